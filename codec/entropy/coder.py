@@ -1,0 +1,104 @@
+"""Symbols to bytes and back with a range coder (constriction), by integer tables alone."""
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.entropy.distribution import FRACTIONS
+from codec.entropy.tables import Tables
+from codec.errors import BitstreamError
+
+SYMBOL_LIMIT = 2**15 - 1
+"""Largest magnitude of a symbol."""
+LONGEST_PREFIX = 17
+"""Zeros that the Exp-Golomb code of an escape may start with."""
+
+Symbols = NDArray[np.int32]
+_BIT = constriction.stream.model.Uniform(2)
+
+
+def _split(means: NDArray[np.int64], levels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Means in 1/32 -> their integer parts, and each symbol's table."""
+    whole = means // FRACTIONS
+    return whole, levels * FRACTIONS + (means - whole * FRACTIONS)
+
+
+class SymbolEncoder:
+    """Codes arrays of symbols one after the other into one stream."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+        self._coder = constriction.stream.queue.RangeEncoder()
+
+    def write(self, symbols: Symbols, means: NDArray[np.int64], levels: NDArray[np.int64]) -> None:
+        """Append symbols (n,) with their means in 1/32 and scale levels. ValueError beyond SYMBOL_LIMIT."""
+        if symbols.size and np.abs(symbols).max() > SYMBOL_LIMIT:
+            raise ValueError(f"a symbol's magnitude exceeds {SYMBOL_LIMIT}")
+        whole, indices = _split(means, levels)
+        residuals, radii = symbols - whole, self.tables.radii[levels]
+        encode, model = self._coder.encode, self.tables.model
+        for residual, radius, index in zip(residuals.tolist(), radii.tolist(), indices.tolist(), strict=True):
+            if -radius <= residual <= radius:
+                encode(residual + radius, model(index))
+            else:
+                encode(2 * radius + 1, model(index))
+                self._escape(2 * (residual - radius - 1) if residual > 0 else 2 * (-residual - radius - 1) + 1)
+
+    def _escape(self, value: int) -> None:
+        """Exp-Golomb code of order zero: as many zeros as value + 1 has further bits, then value + 1."""
+        width = (value + 1).bit_length()
+        for bit in [0] * (width - 1) + [(value + 1) >> i & 1 for i in reversed(range(width))]:
+            self._coder.encode(bit, _BIT)
+
+    @property
+    def bits(self) -> int:
+        """Bits that the stream would have if it ended here."""
+        return int(self._coder.num_bits())
+
+    def finish(self) -> bytes:
+        """The stream: 32-bit words, little-endian."""
+        return bytes(self._coder.get_compressed().astype("<u4").tobytes())
+
+
+class SymbolDecoder:
+    """Reads the arrays back in the order they were written."""
+
+    def __init__(self, tables: Tables, data: bytes) -> None:
+        if len(data) % 4:
+            raise BitstreamError(f"the coded stream has {len(data)} bytes, not a multiple of 4; the file is damaged")
+        self.tables = tables
+        self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
+
+    def read(self, means: NDArray[np.int64], levels: NDArray[np.int64]) -> Symbols:
+        """The next symbols, (n,) int32. Raises BitstreamError when the stream cannot be what an encoder wrote."""
+        whole, indices = _split(means, levels)
+        residuals, radii = np.empty(len(means), np.int64), self.tables.radii[levels]
+        decode, model = self._coder.decode, self.tables.model
+        try:
+            for place, (radius, index) in enumerate(zip(radii.tolist(), indices.tolist(), strict=True)):
+                entry = decode(model(index))
+                residuals[place] = entry - radius if entry <= 2 * radius else self._escaped(radius)
+        except AssertionError:  # how the library reports a state that no encoder produces
+            raise BitstreamError("the coded stream is damaged: it holds a state that no encoder writes") from None
+        symbols = whole + residuals
+        if symbols.size and np.abs(symbols).max() > SYMBOL_LIMIT:
+            raise BitstreamError(f"the coded stream is damaged: a symbol's magnitude exceeds {SYMBOL_LIMIT}")
+        return symbols.astype(np.int32)
+
+    def _escaped(self, radius: int) -> int:
+        width = 0
+        while not self._coder.decode(_BIT):
+            width += 1
+            if width > LONGEST_PREFIX:
+                raise BitstreamError("the coded stream is damaged: an escape code has no end")
+        value = 1
+        for _ in range(width):
+            value = 2 * value + int(self._coder.decode(_BIT))
+        value -= 1
+        magnitude = value // 2 + radius + 1
+        return -magnitude if value % 2 else magnitude
+
+    def close(self) -> None:
+        """Raise BitstreamError unless the stream may end here."""
+        if not self._coder.maybe_exhausted():
+            raise BitstreamError("the coded stream is longer than its symbols; the file is damaged")

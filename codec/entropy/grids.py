@@ -1,0 +1,133 @@
+"""Fixed-point grids and the two arithmetics that the entropy network runs in.
+
+`Simulated` is the float arithmetic of training: values are rounded to the grids, gradients pass straight through.
+`Exact` carries the same numbers as multiples of a power of two in float64. Every product and every partial sum is such a
+multiple below 2**53 units, so any order of summation gives the same value on any machine; where a result is not on a
+grid (division, square root) it is one correctly rounded operation followed by rounding to a grid. Only + - * / sqrt,
+round, comparison, gathering and table look-ups by integers occur.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+EXPONENT_STEPS = 32
+"""Table entries per unit of attention logit."""
+EXPONENT_ENTRIES = 512
+"""Logits further than EXPONENT_ENTRIES / EXPONENT_STEPS below the best weigh nothing."""
+EXPONENT_ONE = 2**20
+"""Table value of a logit difference of zero."""
+POSITION_UNITS = 2**13
+"""Keys of one attention window at most; the room that a score leaves for its position in a sort key."""
+SLOPE = 0.2
+"""Negative slope of the leaky rectifier."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Signed fixed-point numbers of so many bits, so many of them behind the point; the limits are symmetric."""
+
+    bits: int
+    fraction: int
+
+    @property
+    def units(self) -> float:
+        """Units in 1.0."""
+        return float(2**self.fraction)
+
+    @property
+    def limit(self) -> int:
+        """Largest magnitude, in units."""
+        return int(2 ** (self.bits - 1) - 1)
+
+
+ACTIVATION = Grid(16, 9)
+RESIDUAL = Grid(20, 9)
+OUTPUT = Grid(20, 12)
+SCORE_FRACTION = 2 * ACTIVATION.fraction
+
+
+class Arithmetic(Protocol):
+    """What the network computes with beside linear maps. Tensors keep their shape unless said otherwise."""
+
+    def snap(self, x: Tensor, grid: Grid) -> Tensor:
+        """Round to the grid and clamp to its limits."""
+        ...
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Layer normalisation over the last axis, without gain, on the activation grid."""
+        ...
+
+    def leaky(self, x: Tensor) -> Tensor:
+        """Leaky rectifier on the activation grid."""
+        ...
+
+    def best(self, scores: Tensor, count: int) -> Tensor:
+        """Indices along the last axis of the `count` largest scores; among equals the later position wins."""
+        ...
+
+    def exponentials(self, logits: Tensor) -> Tensor:
+        """exp(logit - largest logit) up to a common factor, along the last axis."""
+        ...
+
+
+class Simulated:
+    """Training: differentiable, in whatever float type the tensors have."""
+
+    def snap(self, x: Tensor, grid: Grid) -> Tensor:
+        limit = grid.limit / grid.units
+        clamped = x.clamp(-limit, limit)
+        return clamped + (torch.round(clamped * grid.units) / grid.units - clamped).detach()
+
+    def normalise(self, x: Tensor) -> Tensor:
+        return self.snap(F.layer_norm(x, x.shape[-1:], eps=RESIDUAL.units**-2), ACTIVATION)
+
+    def leaky(self, x: Tensor) -> Tensor:
+        return self.snap(F.leaky_relu(x, SLOPE), ACTIVATION)
+
+    def best(self, scores: Tensor, count: int) -> Tensor:
+        return scores.topk(count, -1, sorted=False).indices
+
+    def exponentials(self, logits: Tensor) -> Tensor:
+        return torch.exp(logits - logits.amax(-1, keepdim=True).detach())
+
+
+class Exact:
+    """Decoding: float64 tensors of whole units. `table` holds the EXPONENT_ENTRIES + 1 integers of the softmax."""
+
+    def __init__(self, table: Tensor) -> None:
+        if table.shape != (EXPONENT_ENTRIES + 1,) or int(table[0]) != EXPONENT_ONE or int(table[-1]) != 0:
+            raise ValueError("not an exponential table")
+        self.table = table.double()
+
+    def snap(self, x: Tensor, grid: Grid) -> Tensor:
+        return torch.round(x * grid.units).clamp_(-grid.limit, grid.limit).mul_(2.0**-grid.fraction)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        count = torch.full((), float(x.shape[-1]), dtype=x.dtype, device=x.device)  # a tensor: exact division on any device
+        mean = self.snap(x.sum(-1, keepdim=True) / count, RESIDUAL)
+        centred = x - mean
+        variance = (centred * centred).sum(-1, keepdim=True) / count
+        return self.snap(centred / torch.sqrt(variance + RESIDUAL.units**-2), ACTIVATION)
+
+    def leaky(self, x: Tensor) -> Tensor:
+        return self.snap(torch.where(x < 0, x * SLOPE, x), ACTIVATION)
+
+    def best(self, scores: Tensor, count: int) -> Tensor:
+        positions = torch.arange(scores.shape[-1], dtype=scores.dtype, device=scores.device)
+        keys = scores * (2.0**SCORE_FRACTION * POSITION_UNITS) + positions  # unique, so no tie is left to the library
+        return keys.topk(count, -1, sorted=False).indices
+
+    def exponentials(self, logits: Tensor) -> Tensor:
+        distance = logits.amax(-1, keepdim=True) - logits
+        index = torch.round(distance * EXPONENT_STEPS).clamp_(max=EXPONENT_ENTRIES)
+        return cast(Tensor, self.table[index.long()])
+
+
+def exponential_table() -> Tensor:
+    """The softmax table as int32: round(2**20 exp(-i / 32)) for i in 0..511, then a zero. Computed at export only."""
+    values = torch.exp(-torch.arange(EXPONENT_ENTRIES, dtype=torch.float64) / EXPONENT_STEPS)
+    return torch.cat([torch.round(EXPONENT_ONE * values), torch.zeros(1, dtype=torch.float64)]).int()

@@ -1,0 +1,207 @@
+"""The exact form of the entropy model: integers only, exported once, proved to stay exact, the same on any machine."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from codec.entropy.distribution import LEVEL_UNITS, RateConstants, distributions, prior_distributions
+from codec.entropy.entroformer import ALPHA_CODES, CHANNELS, Entroformer, EntroformerSettings, RateTable
+from codec.entropy.grids import (
+    ACTIVATION,
+    EXPONENT_ONE,
+    POSITION_UNITS,
+    RESIDUAL,
+    SCORE_FRACTION,
+    Arithmetic,
+    Exact,
+    Grid,
+    exponential_table,
+)
+from codec.entropy.rate import CODE_OF_ONE, crop_tokens
+from codec.entropy.windows import anchors
+from codec.errors import BundleError
+
+LARGEST_EXACT = 2**53
+WEIGHT = 15
+"""Bits of a weight's magnitude."""
+LARGEST_WEIGHT_FRACTION = 20
+
+
+class FixedTable(nn.Module):
+    """A rate table as exported: integer rows on a grid, (256, width)."""
+
+    table: Tensor
+
+    def __init__(self, table: Tensor, grid: Grid) -> None:
+        super().__init__()
+        self.grid = grid
+        self.register_buffer("table", table)
+
+    def forward(self, codes: Tensor, math: Arithmetic) -> Tensor:
+        return math.snap(self.table[codes].sum(1) * 0.25, self.grid)
+
+
+def export(model: Entroformer) -> dict[str, Tensor]:
+    """Integer tensors of all that both sides run: weights int16, biases and tables int32, and each weight's fraction.
+
+    Raises BundleError when a sum could leave the range in which float64 is exact.
+    """
+    integers: dict[str, Tensor] = {"exponential": exponential_table()}
+    constants = RateConstants.computed()
+    integers |= {"alpha": constants.alpha, "inverse": constants.inverse, "level": constants.level}
+    for root, part in model.decoder_modules().items():
+        for name, module in part.named_modules():
+            path = f"{root}.{name}" if name else root
+            if isinstance(module, nn.Linear):
+                integers |= _export_linear(path, module)
+            elif isinstance(module, RateTable):
+                integers[f"{path}.table"] = torch.round(module.table().detach().double() * module.grid.units).int()
+        relative = getattr(part, "relative", None)
+        if relative is not None:
+            integers[f"{root}.relative"] = _to_units(relative, ACTIVATION.fraction, ACTIVATION.limit).short()
+    prove_bounds(integers, model.settings)
+    return integers
+
+
+def _to_units(x: Tensor, fraction: int, limit: int) -> Tensor:
+    return torch.round(x.detach().double() * 2.0**fraction).clamp(-limit, limit)
+
+
+def _export_linear(path: str, linear: nn.Linear) -> dict[str, Tensor]:
+    largest = float(linear.weight.detach().abs().max().clamp(min=2.0**-LARGEST_WEIGHT_FRACTION))
+    fraction = min(LARGEST_WEIGHT_FRACTION, int((torch.tensor(2.0**WEIGHT - 1) / largest).log2().floor()))
+    exported = {
+        f"{path}.weight": _to_units(linear.weight, fraction, 2**WEIGHT - 1).short(),
+        f"{path}.fraction": torch.tensor([fraction], dtype=torch.int32),
+    }
+    if linear.bias is not None:
+        exported[f"{path}.bias"] = _to_units(linear.bias, fraction + ACTIVATION.fraction, 2**31 - 1).int()
+    return exported
+
+
+def prove_bounds(integers: Mapping[str, Tensor], settings: EntroformerSettings) -> dict[str, int]:
+    """The largest possible magnitude of every sum, in units. Raises BundleError where one reaches 2**53.
+
+    Linear maps: sum |w| max|x| + |b|. Attention: scores with their position in the sort key; numerator and denominator
+    of the softmax over the kept keys. Layer norm: the sum and the sum of squares of centred residuals.
+    """
+    bounds: dict[str, int] = {}
+    for name, weight in integers.items():
+        if name.endswith(".weight"):
+            sums = weight.double().abs().sum(1) * ACTIVATION.limit
+            bias = integers.get(name.removesuffix("weight") + "bias")
+            bounds[name] = int((sums if bias is None else sums + bias.double().abs()).max())
+        elif name.endswith(".table"):
+            bounds[name] = int(weight.double().abs().max()) * CHANNELS
+    head, table = settings.dim // settings.heads, integers["exponential"].double()
+    bounds["score"] = 2 * head * ACTIVATION.limit**2
+    bounds["sort key"] = (max(bounds["score"], 2 ** (20 + SCORE_FRACTION)) + 1) * POSITION_UNITS
+    bounds["softmax numerator"] = int(table.max()) * ACTIVATION.limit * settings.top_k
+    bounds["softmax denominator"] = EXPONENT_ONE * settings.top_k
+    bounds["squares"] = settings.dim * (2 * RESIDUAL.limit + 1) ** 2
+    bounds["alpha"] = int(integers["alpha"].max()) * 2**19
+    for name, bound in bounds.items():
+        if bound >= LARGEST_EXACT:
+            raise BundleError(f"the entropy model cannot be exact: {name} may reach {bound}, beyond 2**53; train with smaller weights")
+    return bounds
+
+
+class ExactEntropyModel:
+    """The exported network in exact arithmetic. All methods take and return whole numbers or dyadic fractions."""
+
+    def __init__(self, integers: Mapping[str, Tensor], settings: EntroformerSettings, device: str = "cpu") -> None:
+        self.settings, self.device = settings, torch.device(device)
+        try:
+            self.math = Exact(integers["exponential"].to(self.device))
+            self.constants = RateConstants(*(integers[name] for name in ("alpha", "inverse", "level")))
+            prove_bounds(integers, settings)
+            self.network = _restore(integers, settings).to(self.device)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise BundleError(f"the bundle's entropy model is not of this format version: {error}") from None
+
+    def hyper_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Shape (Z, h, w) of the hyper-latent of a latent tile."""
+        step = 2**self.settings.halvings
+        return self.settings.hyper_channels, -(-height // step), -(-width // step)
+
+    def prior(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Alpha codes (B, 4) -> means in 1/32 and levels of the hyper-latent's channels, (B, Z) int64."""
+        one = float(self.constants.level[CODE_OF_ONE]) / LEVEL_UNITS
+        return _whole(*prior_distributions(self.network.prior(codes.to(self.device), self.math), one, self.math))
+
+    def hyper(self, z: Tensor, codes: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Hyper-latent (B, Z, h', w') -> features of the latent's raster, (B, h w, dim)."""
+        step = 2**self.settings.halvings
+        full = (step * z.shape[-2], step * z.shape[-1])
+        tokens = self.network.hyper_decoder(z.to(self.device).double(), codes.to(self.device), self.math)
+        return crop_tokens(tokens, full, shape)
+
+    def first(self, hyper: Tensor, codes: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Means in 1/32 and levels of the anchors, (B, n, 4) int64, from the hyper-latent alone."""
+        features = hyper[:, anchors(*shape).to(self.device)]
+        return self._distributions(features, torch.zeros_like(features), codes)
+
+    def second(self, hyper: Tensor, symbols: Tensor, codes: Tensor, shape: tuple[int, int], rest: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for the tokens `rest`, given symbols (B, h w, 4) whose anchors are decoded and all others zero."""
+        codes = codes.to(self.device)
+        _, inverse, _ = self.constants.rows(codes, torch.float64)
+        context = self.network.context(symbols.to(self.device).double(), inverse, codes, shape, self.math)
+        rest = rest.to(self.device)
+        return self._distributions(hyper[:, rest], context[:, rest], codes)
+
+    def _distributions(self, hyper: Tensor, context: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, _, level = self.constants.rows(codes.to(self.device), torch.float64)
+        return _whole(*distributions(self.network.parameter_net(hyper, context, self.math), alpha, level, self.math))
+
+    @torch.no_grad()
+    def known_answer(self) -> str:
+        """SHA-256 of the outputs on a fixed pattern: what any machine must compute. Covers cut windows and all parts."""
+        height, width, codes = 37, 41, torch.tensor([[100, 128, 140, 170]])
+        pattern = lambda *shape: (torch.arange(int(torch.tensor(shape).prod())) * 7919 % 23 - 11).view(shape)  # noqa: E731
+        hyper = self.hyper(pattern(1, *self.hyper_shape(height, width)), codes, (height, width))
+        seen = torch.zeros(1, height * width, CHANNELS, dtype=torch.long)
+        seen[:, anchors(height, width)] = pattern(1, len(anchors(height, width)), CHANNELS)
+        every = torch.arange(height * width)
+        parts = [*self.prior(codes), *self.first(hyper, codes, (height, width)), *self.second(hyper, seen, codes, (height, width), every)]
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part.cpu().numpy().astype("<i4").tobytes())
+        return digest.hexdigest()
+
+
+def _whole(mean: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.round(mean * 32).long(), level.long()
+
+
+def _restore(integers: Mapping[str, Tensor], settings: EntroformerSettings) -> Entroformer:
+    """An Entroformer in float64 whose weights are the exported integers on their grids."""
+    network = Entroformer(settings).double().requires_grad_(False).eval()
+    del network.hyper_encoder
+    for root, part in network.decoder_modules().items():
+        for name, module in list(part.named_modules()):
+            path = f"{root}.{name}" if name else root
+            if isinstance(module, nn.Linear):
+                fraction = int(integers[f"{path}.fraction"])
+                module.weight.copy_(_shaped(integers, f"{path}.weight", module.weight) * 2.0**-fraction)
+                if module.bias is not None:
+                    bias = _shaped(integers, f"{path}.bias", module.bias)
+                    module.bias.copy_(bias * 2.0 ** -(fraction + ACTIVATION.fraction))
+            elif isinstance(module, RateTable):
+                shape = torch.empty(ALPHA_CODES, module.knots.shape[1])
+                table = FixedTable(_shaped(integers, f"{path}.table", shape) * 2.0**-module.grid.fraction, module.grid)
+                parent, _, leaf = path.rpartition(".")
+                setattr(network.get_submodule(parent) if parent else network, leaf, table)
+        relative = getattr(part, "relative", None)
+        if relative is not None:
+            relative.copy_(_shaped(integers, f"{root}.relative", relative) * 2.0**-ACTIVATION.fraction)
+    return network
+
+
+def _shaped(integers: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
+    values = integers[name]
+    if values.shape != like.shape or values.is_floating_point():
+        raise ValueError(f"tensor {name} is {values.dtype} {tuple(values.shape)}, expected integers {tuple(like.shape)}")
+    return cast(Tensor, values.double())

@@ -1,0 +1,53 @@
+"""The float model's rate: hyper-latent, both passes of the checkerboard, and their cost in bits. Used in training."""
+
+import torch
+from torch import Tensor
+
+from codec.entropy.distribution import LEVEL_UNITS, RateConstants, bits, distributions, prior_distributions
+from codec.entropy.entroformer import Entroformer
+from codec.entropy.grids import Arithmetic, Simulated
+from codec.entropy.windows import anchors
+
+HYPER_LIMIT = 63
+"""Largest magnitude of a hyper-latent symbol."""
+CODE_OF_ONE = 128
+"""The alpha code of alpha = 1."""
+
+
+def straight_through_round(x: Tensor) -> Tensor:
+    """round(x) whose gradient is that of x."""
+    return x + (torch.round(x) - x).detach()
+
+
+def hyper_latent(model: Entroformer, scaled: Tensor, codes: Tensor, constants: RateConstants) -> Tensor:
+    """alpha y (B, 4, h, w) -> whole hyper-latent symbols (B, Z, ceil(h/4), ceil(w/4)), differentiable straight through."""
+    _, inverse, _ = constants.rows(codes, scaled.dtype)
+    return straight_through_round(model.hyper_encoder(scaled, inverse, codes, Simulated())).clamp(-HYPER_LIMIT, HYPER_LIMIT)
+
+
+def crop_tokens(tokens: Tensor, full: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """Rows of a full raster -> rows of its top left part."""
+    return tokens.unflatten(1, full)[:, : shape[0], : shape[1]].flatten(1, 2)
+
+
+def coded_bits(model: Entroformer, scaled: Tensor, codes: Tensor, constants: RateConstants) -> tuple[Tensor, Tensor]:
+    """Bits of (latent, hyper-latent), (B,) each, of symbols round(alpha y) under the simulated integer model.
+
+    scaled is alpha y, (B, 4, h, w); codes the alpha codes, (B, 4) long.
+    """
+    math: Arithmetic = Simulated()
+    symbols = straight_through_round(scaled)
+    alpha, inverse, level = constants.rows(codes, scaled.dtype)
+    z = hyper_latent(model, scaled, codes, constants)
+    z_mean, z_level = prior_distributions(model.prior(codes, math), float(constants.level[CODE_OF_ONE]) / LEVEL_UNITS, math)
+    hyper_bits = bits(z, z_mean[:, :, None, None], z_level[:, :, None, None]).flatten(1).sum(1)
+
+    shape, steps = (scaled.shape[-2], scaled.shape[-1]), 2**model.settings.halvings
+    hyper = crop_tokens(model.hyper_decoder(z, codes, math), (steps * z.shape[-2], steps * z.shape[-1]), shape)
+    tokens = symbols.flatten(2).transpose(1, 2)
+    first = anchors(*shape).to(scaled.device)
+    seen = torch.zeros(tokens.shape[1], 1, device=scaled.device, dtype=scaled.dtype).index_fill(0, first, 1.0)
+    context = model.context(tokens * seen, inverse, codes, shape, math)
+    outputs = model.parameter_net(hyper, context * (1 - seen), math)
+    mean, scale = distributions(outputs, alpha, level, math)
+    return bits(tokens, mean, scale).flatten(1).sum(1), hyper_bits

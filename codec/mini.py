@@ -1,0 +1,163 @@
+"""The networks of the embedded backbone: an 8x, 4-channel autoencoder and a denoiser, small enough for two CPU cores.
+
+They answer the same calls as diffusers' AutoencoderKL and UNet2DConditionModel, so Backbone treats all backbones alike.
+Normalisation is per pixel and there is no attention, so that a picture decoded in overlapping tiles equals the whole.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import codec.compatibility  # noqa: F401
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class PixelNorm(nn.Module):
+    """Root-mean-square normalisation over the channels of each pixel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6) * self.gain
+
+
+class ResidualBlock(nn.Module):
+    """Pre-normalised two-convolution residual; an embedding, where given, scales and shifts it."""
+
+    def __init__(self, channels: int, embedding: int = 0) -> None:
+        super().__init__()
+        self.norm = PixelNorm(channels)
+        self.inner = nn.Conv2d(channels, channels, 3, padding=1)
+        self.outer = nn.Conv2d(channels, channels, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * channels) if embedding else None
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(cast(Tensor, self.outer.bias))
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        h = self.norm(x)
+        if self.modulation is not None:
+            scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, 1)
+            h = h * (1 + scale) + shift
+        return cast(Tensor, x + self.outer(F.silu(self.inner(F.silu(h)))))
+
+
+@dataclass
+class Encoded:
+    """What an autoencoder's encode returns, in diffusers' shape."""
+
+    latent_dist: DiagonalGaussianDistribution
+
+
+class MiniAutoencoder(ModelMixin, ConfigMixin):
+    """8x reduction to 4 channels: residual convolutions at 1/2, 1/4 and 1/8 scale around a linear 8x8x3 -> 4 transform.
+
+    Pixels are (B, 3, H, W) in [-1, 1] with H and W multiples of 8; latents are (B, 4, H/8, W/8).
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        encoder_channels: tuple[int, int, int] = (32, 64, 128),
+        decoder_channels: tuple[int, int, int] = (40, 80, 144),
+        encoder_blocks: tuple[int, int, int] = (1, 1, 3),
+        decoder_blocks: tuple[int, int, int] = (2, 2, 4),
+        scaling_factor: float = 1.0,
+        latents_mean: tuple[float, ...] | None = None,
+        latents_std: tuple[float, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        c = encoder_channels
+        encoder: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, c[0], 3, padding=1)]
+        for level, blocks in enumerate(encoder_blocks):
+            if level:
+                encoder += [nn.PixelUnshuffle(2), nn.Conv2d(4 * c[level - 1], c[level], 1)]
+            encoder += [ResidualBlock(c[level]) for _ in range(blocks)]
+        encoder += [PixelNorm(c[2]), nn.SiLU(), nn.Conv2d(c[2], 8, 3, padding=1)]
+        self.encoder = nn.Sequential(*encoder)
+
+        c = decoder_channels
+        decoder: list[nn.Module] = [nn.Conv2d(4, c[2], 3, padding=1)]
+        for level, blocks in reversed(list(enumerate(decoder_blocks))):
+            if level < 2:
+                decoder += [nn.Conv2d(c[level + 1], 4 * c[level], 1), nn.PixelShuffle(2)]
+            decoder += [ResidualBlock(c[level]) for _ in range(blocks)]
+        decoder += [PixelNorm(c[0]), nn.SiLU(), nn.Conv2d(c[0], 12, 3, padding=1), nn.PixelShuffle(2)]
+        self.decoder = nn.Sequential(*decoder)
+
+        self.analysis = nn.Conv2d(3, 4, 8, stride=8)
+        self.synthesis = nn.ConvTranspose2d(4, 3, 8, stride=8)
+        last = cast(nn.Conv2d, self.encoder[-1])
+        for layer in (last, cast(nn.Conv2d, self.decoder[-2])):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(cast(Tensor, layer.bias))
+        with torch.no_grad():
+            cast(Tensor, last.bias)[4:] = -6.0  # start with a narrow posterior
+
+    @torch.no_grad()
+    def start_from_patches(self, patches: Tensor) -> None:
+        """Set the linear path to the four principal components of (N, 3, 8, 8) pixel patches."""
+        x = patches.flatten(1).double()
+        mean = x.mean(0)
+        values, vectors = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))
+        basis, deviation = vectors[:, -4:].flip(1), values[-4:].flip(0).sqrt()
+        self.analysis.weight.copy_((basis / deviation).T.reshape(4, 3, 8, 8))
+        cast(Tensor, self.analysis.bias).copy_(-(mean @ basis) / deviation)
+        self.synthesis.weight.copy_((basis * deviation).T.reshape(4, 3, 8, 8))
+        cast(Tensor, self.synthesis.bias).copy_(mean.reshape(3, 64).mean(1))
+
+    def encode(self, pixels: Tensor) -> Encoded:
+        mean, log_variance = self.encoder(pixels).chunk(2, 1)
+        moments = torch.cat([mean + self.analysis(pixels), log_variance.clamp(-12, 2)], 1)
+        return Encoded(DiagonalGaussianDistribution(moments.float()))
+
+    def decode(self, latent: Tensor) -> DecoderOutput:
+        return DecoderOutput(sample=self.decoder(latent) + self.synthesis(latent))
+
+
+class MiniUNet(ModelMixin, ConfigMixin):
+    """Noise predictor on 4-channel latents whose height and width are multiples of 4; no attention, no text.
+
+    sample is (B, 4, h, w), timestep a float tensor (B,) in 0..999; the prompt embedding is accepted and ignored.
+    """
+
+    @register_to_config
+    def __init__(self, channels: tuple[int, int, int] = (80, 128, 176), blocks: int = 2, embedding: int = 128) -> None:
+        super().__init__()
+        c = channels
+        self.embed = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.enter = nn.Conv2d(4, c[0], 3, padding=1)
+        level = lambda width: nn.ModuleList(ResidualBlock(width, embedding) for _ in range(blocks))  # noqa: E731
+        self.down = nn.ModuleList(level(width) for width in c)
+        self.shrink = nn.ModuleList(nn.Conv2d(c[i], c[i + 1], 3, 2, 1) for i in (0, 1))
+        self.grow = nn.ModuleList(nn.Conv2d(c[i + 1], 4 * c[i], 1) for i in (0, 1))
+        self.up = nn.ModuleList(level(width) for width in c[:2])
+        self.leave = nn.Sequential(PixelNorm(c[0]), nn.SiLU(), nn.Conv2d(c[0], 4, 3, padding=1))
+        nn.init.zeros_(cast(nn.Conv2d, self.leave[-1]).weight)
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> UNet2DConditionOutput:
+        frequencies = torch.exp(-math.log(1000) * torch.arange(32, device=sample.device) / 32)
+        angles = timestep.float()[:, None] * frequencies
+        embedding = self.embed(torch.cat([angles.sin(), angles.cos()], 1))
+        h, skips = self.enter(sample), []
+        for i, blocks in enumerate(self.down):
+            for block in cast(nn.ModuleList, blocks):
+                h = block(h, embedding)
+            if i < 2:
+                skips.append(h)
+                h = self.shrink[i](h)
+        for i in (1, 0):
+            h = F.pixel_shuffle(self.grow[i](h), 2) + skips[i]
+            for block in cast(nn.ModuleList, self.up[i]):
+                h = block(h, embedding)
+        return UNet2DConditionOutput(sample=self.leave(h))

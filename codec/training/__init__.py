@@ -1,0 +1,1 @@
+"""Training: backbone pretraining, entropy model and adapter, on accelerate and WebDataset tars."""

@@ -1,0 +1,37 @@
+"""Random numbers of training: every draw is a function of (seed, step) and of the sample's place in the global batch."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Draws:
+    """The draws of one step. Each call draws for the whole global batch and keeps this process's slice.
+
+    So a run gives the same numbers whatever the number of processes, and a resumed run the same as an uninterrupted one.
+    """
+
+    def __init__(self, seed: int, step: int, *, rank: int = 0, world: int = 1, device: torch.device | str = "cpu") -> None:
+        state = np.random.SeedSequence([seed, step]).generate_state(2, np.uint64)
+        self.generator = torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+        self.step, self.rank, self.world, self.device = step, rank, world, device
+
+    def uniform(self, batch: int, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """(batch, *shape) from the uniform density, batch being this process's share."""
+        return low + (high - low) * self._slice(torch.rand((batch * self.world, *shape), generator=self.generator))
+
+    def log_uniform(self, batch: int, low: float, high: float) -> Tensor:
+        """(batch,) log-uniform between low and high."""
+        return low * (high / low) ** self.uniform(batch)
+
+    def normal(self, batch: int, *shape: int) -> Tensor:
+        """(batch, *shape) from the standard normal density."""
+        return self._slice(torch.randn((batch * self.world, *shape), generator=self.generator))
+
+    def integer(self, low: int, high: int) -> int:
+        """One integer in low..high for the whole batch."""
+        return int(torch.randint(low, high + 1, (), generator=self.generator))
+
+    def _slice(self, values: Tensor) -> Tensor:
+        share = len(values) // self.world
+        return values[self.rank * share : (self.rank + 1) * share].to(self.device)

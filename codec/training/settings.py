@@ -1,0 +1,134 @@
+"""Settings of a training run: one frozen dataclass, read from a TOML or JSON file."""
+
+import dataclasses
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from codec.entropy.entroformer import MINI, EntroformerSettings
+from codec.errors import SettingsError
+
+StageName = Literal["autoencoder", "unet", "decoder", "entropy", "adapter", "joint"]
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """One stage: what is trained for how long. Weights of loss terms that a stage does not have are ignored."""
+
+    steps: int
+    batch_size: int = 16
+    """Photos in a global batch, over all processes."""
+    crop_size: int = 128
+    crops_per_image: int = 1
+    learning_rate: float = 4e-4
+    warmup_steps: int = 200
+    final_learning_rate: float = 0.03
+    """Fraction of learning_rate that the cosine schedule ends at."""
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    pixel_l1: float = 1.0
+    pixel_mse: float = 2.0
+    perceptual: float = 1.0
+    perceptual_network: Literal["alex", "vgg"] = "vgg"
+    perceptual_every: int = 1
+    """Compute the perceptual term at every n-th step only, n times as heavy."""
+    kl: float = 1e-4
+    latent_noise: float = 0.35
+    """Largest standard deviation of the noise put on half of the latents, in deviations of each channel."""
+    largest_timestep: float = 350.0
+    """Timesteps are drawn uniformly in log-SNR from 1 up to this one."""
+    alpha: tuple[float, float] = (0.35, 8.0)
+    """Range of the reciprocal bin width, drawn log-uniformly."""
+    quality: tuple[float, float] = (1.0, 64.0)
+    """Range of lambda, drawn log-uniformly for each sample."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """A training run. Sample order and every random draw are functions of (seed, step)."""
+
+    stages: Mapping[StageName, StageSettings]
+    backbone: str = "new"
+    """'new' (a mini backbone from scratch), or whatever Backbone.load accepts."""
+    backbone_hash: str | None = None
+    """Content hash that the backbone must have."""
+    entropy: EntroformerSettings = MINI
+    parameters: Literal["measured", "tied", "learned"] = "measured"
+    """How the exported bundle sets bin width and timestep."""
+    steps: int = 1
+    """DDIM steps of the exported bundle."""
+    seed: int = 1
+    mixed_precision: Literal["no", "bf16"] = "no"
+    exclude: tuple[str, ...] = ("test-*",)
+    """Patterns of member keys that are held out from training and used for evaluation."""
+    checkpoint_every: int = 200
+    checkpoint_seconds: float = 300.0
+    evaluation_images: int = 8
+    evaluation_qualities: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0)
+    name: str = "codec"
+    details: Mapping[str, str] = field(default_factory=dict)
+    """Free text for the bundle's card."""
+
+
+def read_settings(path: str | Path, overrides: Mapping[str, str] | None = None) -> TrainingSettings:
+    """Read a TOML or JSON file; overrides are dotted names and JSON values. Raises SettingsError."""
+    path = Path(path)
+    try:
+        text = path.read_text()
+        data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise SettingsError(f"cannot read settings {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise SettingsError(f"settings {path} are not valid {path.suffix.lstrip('.') or 'TOML'}: {error}") from None
+    for name, value in (overrides or {}).items():
+        *parents, leaf = name.split(".")
+        target = data
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        try:
+            target[leaf] = json.loads(value)
+        except ValueError:
+            target[leaf] = value
+    return typing.cast(TrainingSettings, _build(TrainingSettings, data, str(path)))
+
+
+def to_json(settings: TrainingSettings) -> str:
+    """The settings as JSON that read_settings reads back."""
+    return json.dumps(dataclasses.asdict(settings), indent=1)
+
+
+def _build(kind: Any, data: Any, where: str) -> Any:
+    """Turn parsed data into the annotated type, naming the place of whatever does not fit."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(data, Mapping):
+            raise SettingsError(f"{where}: expected a table, found {data!r}")
+        kinds = typing.get_type_hints(kind)
+        unknown = sorted(set(data) - set(kinds))
+        if unknown:
+            raise SettingsError(f"{where}: no setting is called {unknown[0]!r}; known are {', '.join(kinds)}")
+        try:
+            return typing.cast(Any, kind)(**{k: _build(kinds[k], v, f"{where}: {k}") for k, v in data.items()})
+        except TypeError as error:
+            raise SettingsError(f"{where}: {error}") from None
+    if origin is Literal and data not in arguments:
+        raise SettingsError(f"{where}: {data!r} is not one of {', '.join(map(str, arguments))}")
+    if origin in (Mapping, dict):
+        return {_build(arguments[0], k, where): _build(arguments[1], v, f"{where}: {k}") for k, v in data.items()}
+    if origin is tuple and isinstance(data, list | tuple):
+        if arguments[-1] is not Ellipsis and len(data) != len(arguments):
+            raise SettingsError(f"{where}: expected {len(arguments)} values, found {len(data)}")
+        return tuple(_build(arguments[0], value, where) for value in data)
+    if isinstance(kind, types.UnionType):
+        return data if data is None else _build(arguments[0], data, where)
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if isinstance(kind, type) and (not isinstance(data, kind) or isinstance(data, bool) is not (kind is bool)):
+        raise SettingsError(f"{where}: expected {kind.__name__}, found {data!r}")
+    return data

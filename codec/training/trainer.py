@@ -1,0 +1,150 @@
+"""The training loop: one stage, any number of processes, resumable to the bit."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from codec.training.draws import Draws
+from codec.training.settings import StageSettings
+
+
+class Stage(Protocol):
+    """A model with its loss: called with a batch and the step's draws, returns the scalar loss and named terms."""
+
+    @property
+    def trained(self) -> Mapping[str, nn.Module]:
+        """The modules whose parameters this stage changes."""
+        ...
+
+    def __call__(self, batch: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+class Source(Protocol):
+    """Gives each step its batch; the same (step, rank, world) always gives the same."""
+
+    def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Tensor: ...
+
+
+class Trainer:
+    """Runs a stage from its last checkpoint to its last step; afterwards the modules hold the averaged (EMA) weights."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: StageSettings,
+        stage: Stage,
+        source: Source,
+        accelerator: Accelerator,
+        output: Path,
+        *,
+        seed: int,
+        checkpoint_every: int,
+        checkpoint_seconds: float,
+        scalar: Callable[[str, float, int], None],
+    ) -> None:
+        self.name, self.settings, self.stage, self.source = name, settings, stage, source
+        self.accelerator, self.output, self.seed, self.scalar = accelerator, output, seed, scalar
+        self.checkpoint_every, self.checkpoint_seconds = checkpoint_every, checkpoint_seconds
+        self.parameters = {
+            f"{module}.{parameter}": value
+            for module, trained in stage.trained.items()
+            for parameter, value in trained.named_parameters()
+            if value.requires_grad
+        }
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+        )
+        self.step = 0
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.output / "checkpoints" / f"{self.name}.safetensors"
+
+    def run(self) -> None:
+        """Train to the last step. Progress goes to progress.jsonl and the scalar log; checkpoints are atomic."""
+        main, settings = self.accelerator.is_main_process, self.settings
+        self.averages = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self._resume()
+        model, optimizer = self.accelerator.prepare(self.stage, self.optimizer)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        saved, logged, device = time.monotonic(), 0.0, self.accelerator.device
+        while self.step < settings.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(self.step, settings)
+            batch = self.source.batch(self.step, rank=rank, world=world).to(device)
+            loss, terms = model(batch, Draws(self.seed, self.step, rank=rank, world=world, device=device))
+            self.accelerator.backward(loss)
+            self.accelerator.clip_grad_norm_(self.parameters.values(), settings.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            self._average()
+            self.step += 1
+            last = self.step == settings.steps
+            if main and (time.monotonic() - logged > 2 or last):
+                logged = time.monotonic()
+                self._log({"loss": loss} | terms)
+            if last or self.step % self.checkpoint_every == 0 or time.monotonic() - saved > self.checkpoint_seconds:
+                saved = time.monotonic()
+                if main:
+                    self._save()
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.copy_(self.averages[name])
+
+    def _average(self) -> None:
+        decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.averages.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
+
+    def _log(self, values: Mapping[str, Tensor]) -> None:
+        numbers = {name: round(float(value), 6) for name, value in values.items()}
+        if not math.isfinite(numbers["loss"]):
+            raise FloatingPointError(f"stage {self.name}: the loss is {numbers['loss']} at step {self.step}; lower the learning rate")
+        for name, number in numbers.items():
+            self.scalar(f"{self.name}/{name}", number, self.step)
+        line = {"stage": self.name, "step": self.step, "steps": self.settings.steps} | numbers
+        with (self.output / "progress.jsonl").open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def _save(self) -> None:
+        """Everything that the next step depends on, in one safetensors file put in place whole."""
+        tensors: dict[str, Tensor] = {}
+        for index, (name, value) in enumerate(self.parameters.items()):
+            tensors[f"weight/{name}"], tensors[f"average/{name}"] = value.detach(), self.averages[name]
+            state: dict[str, Any] = self.optimizer.state_dict()["state"].get(index, {})
+            tensors |= {f"{key}/{name}": state[key] for key in ("exp_avg", "exp_avg_sq") if key in state}
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        spool = self.checkpoint.with_suffix(".spool")
+        tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
+        save_file(tensors, spool, metadata={"step": str(self.step), "stage": self.name})
+        os.replace(spool, self.checkpoint)
+
+    def _resume(self) -> None:
+        if not self.checkpoint.exists():
+            return
+        with safe_open(self.checkpoint, "pt") as file, torch.no_grad():
+            self.step = int(file.metadata()["step"])
+            state: dict[int, dict[str, Tensor]] = {}
+            for index, (name, value) in enumerate(self.parameters.items()):
+                value.copy_(file.get_tensor(f"weight/{name}"))
+                self.averages[name] = file.get_tensor(f"average/{name}").to(value.device)
+                moments = {key: file.get_tensor(f"{key}/{name}") for key in ("exp_avg", "exp_avg_sq")}
+                state[index] = {"step": torch.tensor(float(self.step))} | moments
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def learning_rate(step: int, settings: StageSettings) -> float:
+    """Linear warm-up, then a cosine down to final_learning_rate of the peak."""
+    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    cosine = 0.5 * (1 + math.cos(math.pi * step / max(1, settings.steps)))
+    return settings.learning_rate * warm * (settings.final_learning_rate + (1 - settings.final_learning_rate) * cosine)

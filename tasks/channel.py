@@ -1,0 +1,145 @@
+"""A child process that answers one request at a time over its pipes: a JSON line, then raw bytes, each way.
+
+Pictures of strangers are decoded and encoded in such a process. Whatever it does on a request, even ending itself, is
+an answer about that request alone. It limits its own time by an alarm, which also holds when its parent is gone.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, cast
+
+from codec.errors import ArchiveError, FdcError
+
+START_SECONDS = 600.0
+Frame = tuple[dict[str, Any], bytes]
+Handler = Callable[[dict[str, Any], bytes], Frame]
+
+
+class ChildDied(Exception):
+    """The child ended instead of answering; `reason` is timeout, killed or crashed."""
+
+    def __init__(self, status: int) -> None:
+        self.reason = {-signal.SIGALRM: "timeout", -signal.SIGKILL: "killed"}.get(status, "crashed")
+        how = signal.Signals(-status).name if status < 0 else f"status {status}"
+        super().__init__("took too long" if self.reason == "timeout" else f"its process ended with {how}")
+
+
+def send(stream: BinaryIO, header: dict[str, Any], payload: bytes = b"") -> None:
+    """Write one frame."""
+    stream.write(json.dumps({**header, "bytes": len(payload)}).encode() + b"\n" + payload)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> Frame | None:
+    """Read one frame; None at the end of the stream, also when that comes in the middle of a frame."""
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        return None
+    header = json.loads(line)
+    payload = stream.read(header.pop("bytes"))
+    return header, payload
+
+
+class Child:
+    """A process started when first asked, and again after it died. Use it as a context manager.
+
+    `python -m module arguments...` with `threads` computing threads; its main function calls `serve`.
+    """
+
+    def __init__(self, module: str, arguments: Sequence[str], threads: int) -> None:
+        self._command = [sys.executable, "-m", module, *arguments]
+        self._environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._greeting: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process, busy or not."""
+        if self._process is not None:
+            self._process.kill()
+            self._reap()
+
+    def greeting(self) -> dict[str, Any]:
+        """What the child said of itself when it was ready; raises ArchiveError when it does not get there."""
+        self._started()
+        return self._greeting
+
+    def ask(self, header: dict[str, Any], payload: bytes = b"", *, seconds: float) -> Frame:
+        """The child's answer, within `seconds` of computing; raises ChildDied, ArchiveError if it cannot start."""
+        process = self._started()
+        with suppress(BrokenPipeError):
+            send(_pipe(process.stdin), {**header, "seconds": seconds}, payload)
+        answer = receive(_pipe(process.stdout))
+        if answer is None:
+            raise ChildDied(self._reap())
+        return answer
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._environment
+            )
+            answer = receive(_pipe(self._process.stdout))
+            if answer is None:
+                status = self._reap()
+                raise ArchiveError(f"`{' '.join(self._command[1:])}` ended with status {status} before it was ready")
+            self._greeting = answer[0]
+            if "error" in self._greeting:
+                self.close()
+                raise ArchiveError(str(self._greeting["error"]))
+        return self._process
+
+    def _reap(self) -> int:
+        process = cast("subprocess.Popen[bytes]", self._process)
+        self._process = None
+        with suppress(BrokenPipeError):
+            _pipe(process.stdin).close()
+        _pipe(process.stdout).close()
+        return process.wait()
+
+
+def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
+    """The child's side: prepare once, greet, then answer requests until the parent goes away.
+
+    What libraries print goes to the error stream. Of all processes the kernel shall end this one first when memory
+    runs out. An FdcError while preparing is told to the parent as `error`.
+    """
+    requests = sys.stdin.buffer
+    answers = cast(BinaryIO, os.fdopen(os.dup(1), "wb"))
+    os.dup2(2, 1)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    signal.setitimer(signal.ITIMER_REAL, START_SECONDS)
+    try:
+        greeting, handle = prepare()
+    except FdcError as error:
+        send(answers, {"error": str(error)})
+        return
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    with suppress(BrokenPipeError):
+        send(answers, greeting)
+        while request := receive(requests):
+            header, payload = request
+            signal.setitimer(signal.ITIMER_REAL, header["seconds"])
+            answer = handle(header, payload)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            send(answers, *answer)
+
+
+def _pipe(stream: Any) -> BinaryIO:
+    return cast(BinaryIO, stream)

@@ -1,0 +1,124 @@
+"""The one place that names files: keys of pictures, members of tars, and every path inside an archive or a dataset."""
+
+import hashlib
+import os
+import re
+import urllib.parse
+from pathlib import PurePosixPath
+
+ARCHIVE = "archive.json"
+RUNS = "runs"
+UNFINISHED = ".unfinished"
+
+_READS_AS_ESCAPE = re.compile(rb"%(?=[0-9A-Fa-f]{2})")
+_UNSAFE_PARTS = {"": "%00", ".": "%2E", "..": "%2E%2E"}
+
+
+def key_of(name: str) -> str:
+    """The key of a stored name: the relative path as UTF-8, not normalised, reversible by `name_of`.
+
+    Bytes that are no UTF-8 become percent escapes; a percent sign that would read as an escape becomes `%25`.
+    """
+    raw = _READS_AS_ESCAPE.sub(b"%25", os.fsencode(name))
+    return "".join(
+        f"%{ord(character) - 0xDC00:02X}" if "\udc80" <= character <= "\udcff" else character
+        for character in raw.decode("utf-8", "surrogateescape")
+    )
+
+
+def name_of(key: str) -> str:
+    """The stored name that `key_of` was given, undecodable bytes as surrogate escapes."""
+    return os.fsdecode(urllib.parse.unquote_to_bytes(key))
+
+
+def member(row: int, key: str, extension: str) -> str:
+    """The name inside a tar of row 0..999999: WebDataset cuts keys at the first dot, so the key itself stays out.
+
+    >>> member(7, "photos/../a.b.jpg", "fdc")
+    '000007-4f2783ee3f9b16a1.fdc'
+    """
+    return f"{row:06d}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.{extension}"
+
+
+def extension_of(key: str) -> str:
+    """The lower-case extension of a key, letters and digits only; `bin` where it has none."""
+    extension = PurePosixPath(key).suffix[1:].lower()
+    return extension if re.fullmatch(r"[a-z0-9]{1,8}", extension) else "bin"
+
+
+def restored(key: str, extension: str | None) -> str:
+    """The path, relative and inside the target, that a restored picture gets.
+
+    `extension` is appended unless the key ends in it already; None keeps the key as it is. Empty, `.` and `..` parts
+    are percent-escaped, so that no key leaves the target folder.
+    """
+    parts = [_UNSAFE_PARTS.get(part, part).replace("\0", "%00") for part in name_of(key).split("/")]
+    path = "/".join(parts)
+    if extension is None or path.lower().endswith(f".{extension}"):
+        return path
+    return f"{path}.{extension}"
+
+
+def run(number: int) -> str:
+    """The folder of a run, numbered from 1."""
+    return f"{RUNS}/{number:06d}"
+
+
+def listing(number: int, sha256: str) -> str:
+    """The frozen list of sources of a run, named by its content hash."""
+    return f"{run(number)}/listing-{sha256}.parquet"
+
+
+def manifest(number: int) -> str:
+    """The plan of a run; its creation opens the run."""
+    return f"{run(number)}/manifest.json"
+
+
+def shards(number: int) -> str:
+    """The folder of a run's tars."""
+    return f"{run(number)}/shards"
+
+
+def tar(number: int, shard: int, sha256: str) -> str:
+    """A tar of a run, named by its shard and its content hash."""
+    return f"{shards(number)}/{shard:06d}-{sha256[:16]}.tar"
+
+
+def parts(number: int) -> str:
+    """The folder of a run's report parts."""
+    return f"{run(number)}/report"
+
+
+def part(number: int, shard: int) -> str:
+    """The report rows of a shard; the presence of this file commits the shard."""
+    return f"{parts(number)}/part-{shard:06d}.parquet"
+
+
+def shard_of(name: str) -> int:
+    """The shard number in the name of a tar or a part.
+
+    >>> shard_of("runs/000001/report/part-000012.parquet"), shard_of("runs/000001/shards/000012-0123456789abcdef.tar")
+    (12, 12)
+    """
+    found = re.search(r"(\d{6})(-[0-9a-f]{16})?\.(parquet|tar)$", name)
+    if not found:
+        raise ValueError(f"{name!r} names neither a tar nor a part")
+    return int(found[1])
+
+
+def seal(number: int) -> str:
+    """The file whose presence says that a run is complete and never changes again."""
+    return f"{run(number)}/complete.json"
+
+
+def escrow(bundle_id: str) -> str:
+    """The folder that keeps a copy of the bundle a decoder needs."""
+    return f"escrow/{bundle_id}"
+
+
+def dataset_tar(shard: int, sha256: str) -> str:
+    """A tar of a training dataset, named by its number and its content hash."""
+    return f"shards/{shard:06d}-{sha256[:16]}.tar"
+
+
+DATASET_MANIFEST = "manifest.parquet"

@@ -1,0 +1,109 @@
+"""The one schema of the report: what a row says about a source, used by the writer, the readers and the tests.
+
+It grows only by nullable fields at the end. Descriptions and units are in the metadata of each field.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+STATUSES: Mapping[str, str] = {
+    "compressed": "kept as an .fdc file",
+    "fallback": "kept in another format, for the reason given",
+    "unchanged": "touched, but with the content of an earlier version, whose bytes it points at",
+    "failed": "not kept, for the reason given",
+}
+CODECS: Mapping[str, str] = {
+    "fdc": "this package's lossy format",
+    "jxl": "lossless JPEG XL",
+    "original": "the source's own bytes",
+}
+REASONS: Mapping[str, str] = {
+    "content": "failed: read whole, but no picture",
+    "too_large": "failed: larger than a shard may be; not read",
+    "source_changed": "failed: changed between listing and reading; taken again by the next run",
+    "source_missing": "failed: gone between listing and reading; taken again by the next run if it returns",
+    "crashed": "failed: ended the process that decoded and encoded it",
+    "killed": "failed: its process was killed, as for lack of memory",
+    "timeout": "failed: took longer than image_timeout",
+    "encoder": "failed: the encoder raised an error",
+    "would_grow": "fallback: the .fdc file would not be smaller than the source",
+    "transparency": "fallback: the codec keeps no alpha channel",
+    "unverified": "fallback: a second process did not decode the .fdc file to the same symbols",
+}
+NOT_HELD = ("source_changed", "source_missing")
+
+
+def _field(name: str, kind: pa.DataType, description: str, unit: str = "", *, nullable: bool = True) -> pa.Field:
+    metadata = {"description": description} | ({"unit": unit} if unit else {})
+    return pa.field(name, kind, nullable, metadata)
+
+
+def _choice(choices: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {meaning}" for name, meaning in choices.items())
+
+
+_SECONDS = pa.float64()
+
+SCHEMA = pa.schema(
+    [
+        _field("key", pa.string(), "path relative to the source, percent-escaped where it is no UTF-8", nullable=False),
+        _field("version", pa.int32(), "1 for the first content of a key, one more for each other one", nullable=False),
+        _field("source_uri", pa.string(), "where the source was read", nullable=False),
+        _field("source_sha256", pa.string(), "hash of the source, null when it was not read whole"),
+        _field("source_bytes", pa.int64(), "size of the source", "byte", nullable=False),
+        _field("source_format", pa.string(), "format found in the source's bytes, as Pillow names it"),
+        _field("width", pa.int32(), "width after orientation is applied", "pixel"),
+        _field("height", pa.int32(), "height after orientation is applied", "pixel"),
+        _field("status", pa.string(), _choice(STATUSES), nullable=False),
+        _field("codec", pa.string(), _choice(CODECS)),
+        _field("reason", pa.string(), _choice(REASONS)),
+        _field("error", pa.string(), "one line on what failed"),
+        _field("duplicate_of", pa.string(), "first key of the run whose source has the same bytes"),
+        _field("bytes", pa.int64(), "size of the stored file", "byte"),
+        _field("bpp", pa.float64(), "8 * bytes / (width * height)", "bit/pixel"),
+        _field(
+            "psnr_db", pa.float64(), "peak signal-to-noise ratio of the 8-bit reconstruction; null if infinite", "dB"
+        ),
+        _field("ms_ssim", pa.float64(), "multi-scale structural similarity, 0..1; null for 160 pixels and less"),
+        _field("lpips", pa.float64(), "learned perceptual distance by lpips_net, 0 is equal"),
+        _field("lpips_net", pa.string(), "network behind lpips: alex or vgg"),
+        _field("dists", pa.float64(), "deep image structure and texture distance, 0 is equal"),
+        _field("quality_lambda", pa.float64(), "rate-distortion weight as coded in the file"),
+        _field("timestep", pa.float64(), "diffusion timestep as coded in the file, 0 means none", "1 of 1000"),
+        _field("steps", pa.int32(), "denoising steps of the decoder"),
+        _field("latent_bits", pa.int64(), "entropy-coded latent", "bit"),
+        _field("side_bits", pa.int64(), "entropy-coded hyper-latent", "bit"),
+        _field("run", pa.int32(), "run that wrote the row", nullable=False),
+        _field("shard", pa.int32(), "shard of that run", nullable=False),
+        _field("tar", pa.string(), "tar that holds the file, relative to the archive"),
+        _field("offset", pa.int64(), "first byte of the file in the tar", "byte"),
+        _field("length", pa.int64(), "bytes of the file in the tar", "byte"),
+        _field("sha256", pa.string(), "hash of those bytes"),
+        _field("verified", pa.bool_(), "fdc: a second process decoded the same symbols; original: the source's bytes"),
+        _field("encode_seconds", _SECONDS, "time to read the picture and encode it", "s"),
+        _field("decode_seconds", _SECONDS, "time to decode it for the metrics; null without them", "s"),
+        _field("device", pa.string(), "device that encoded it"),
+        _field("bundle_id", pa.string(), "hash of the trained codec"),
+        _field("created_at", pa.timestamp("us", "UTC"), "when the row was made", nullable=False),
+    ],
+    metadata={"schema_version": str(SCHEMA_VERSION)},
+)
+MEASURED_ON_THE_WAY = ("encode_seconds", "decode_seconds", "device", "created_at")
+
+
+def table(rows: list[dict[str, Any]], metadata: Mapping[str, str]) -> pa.Table:
+    """Rows as a table of the one schema, missing fields null; `metadata` is added to the schema's.
+
+    Raises pyarrow.ArrowInvalid for a value of the wrong type and ValueError for a name outside the schema.
+    """
+    unknown = {name for row in rows for name in row} - set(SCHEMA.names)
+    if unknown:
+        raise ValueError(f"the report has no field {', '.join(sorted(unknown))}")
+    schema = SCHEMA.with_metadata(
+        {**SCHEMA.metadata, **{key.encode(): value.encode() for key, value in metadata.items()}}
+    )
+    return pa.Table.from_pylist(rows, schema)

@@ -1,0 +1,150 @@
+"""The child process in which the pictures of a shard are read, encoded and measured, or streams are decoded.
+
+`python -m tasks.worker BUNDLE --device cpu --metrics alex`: models are loaded once, then requests are answered.
+"""
+
+import argparse
+import hashlib
+import importlib
+import time
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.errors import FdcError, ImageError
+from codec.images import Picture, encode_png, read_image
+from tasks.channel import Child, Frame, Handler, serve
+
+CODEC = "codec.codec:Codec"
+
+
+class Coder(Protocol):
+    """What this process needs of codec.Codec."""
+
+    bundle: Any
+
+    def encode(self, picture: Picture, *, quality: float) -> Any: ...
+
+    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Any: ...
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]: ...
+
+    def symbols(self, data: bytes) -> NDArray[np.int32]: ...
+
+
+def worker(bundle: str, *, device: str, threads: int, metrics: str = "none", codec: str = CODEC) -> Child:
+    """The process, from its parent's side. `metrics` is alex, vgg or none; `codec` the class as module:name."""
+    arguments = [bundle, "--device", device, "--metrics", metrics, "--codec", codec]
+    return Child("tasks.worker", arguments, threads)
+
+
+def load(codec: str, bundle: str, device: str) -> Coder:
+    """An instance of the codec class; an empty bundle path means the embedded default."""
+    module, _, name = codec.partition(":")
+    kind = getattr(importlib.import_module(module), name)
+    return cast(Coder, kind.load(bundle or None, device=device))
+
+
+def digest(symbols: NDArray[np.int32]) -> str:
+    """The SHA-256 of symbols (channel, row, column) as little-endian 32-bit integers."""
+    return hashlib.sha256(np.ascontiguousarray(symbols, dtype="<i4").tobytes()).hexdigest()
+
+
+class _Worker:
+    """Answers `encode` and `decode` requests with the models it holds."""
+
+    def __init__(self, codec: Coder, metrics: Any) -> None:
+        self.codec = codec
+        self.metrics = metrics
+
+    def handle(self, header: dict[str, Any], payload: bytes) -> Frame:
+        try:
+            return self.encode(header, payload) if header["do"] == "encode" else self.decode(payload)
+        except ImageError as error:
+            return {"failed": "content", "error": _line(error)}, b""
+        except Exception as error:  # one picture's failure, whatever it is, is one row
+            return {"failed": "encoder", "error": _line(error)}, b""
+
+    def encode(self, header: dict[str, Any], source: bytes) -> Frame:
+        """Read and encode one source; `fallback` in the answer says why the source's own bytes are the better copy."""
+        started = time.perf_counter()
+        picture = read_image(source)
+        answer: dict[str, Any] = {
+            "source_format": picture.source_format,
+            "width": picture.width,
+            "height": picture.height,
+        }
+        if picture.alpha is not None:
+            return answer | {"fallback": "transparency"}, b""
+        if header["target_bpp"] is not None:
+            encoded = self.codec.encode_to_bpp(picture, header["target_bpp"])
+        else:
+            encoded = self.codec.encode(picture, quality=header["quality"])
+        answer["encode_seconds"] = time.perf_counter() - started
+        if len(encoded.data) >= len(source):
+            return answer | {"fallback": "would_grow"}, b""
+        answer |= {
+            "symbols": digest(encoded.symbols),
+            "quality_lambda": float(encoded.quality),
+            "timestep": float(encoded.timestep),
+            "steps": int(encoded.steps),
+            "latent_bits": int(encoded.latent_bits),
+            "side_bits": int(encoded.side_bits),
+        }
+        return answer | self.measure(picture, encoded.data), encoded.data
+
+    def measure(self, picture: Picture, data: bytes) -> dict[str, Any]:
+        """The metrics of the decoded stream; a metric that is undefined is left out and `error` says why."""
+        if self.metrics is None:
+            return {}
+        started = time.perf_counter()
+        decoded = self.codec.decode(data)
+        seconds = time.perf_counter() - started
+        quality = self.metrics.measure(picture.pixels, decoded)
+        fields = ("psnr_db", "ms_ssim", "lpips", "lpips_net", "dists")
+        measured = {field: getattr(quality, field) for field in fields} | {"decode_seconds": seconds}
+        if quality.reasons:
+            measured["error"] = "; ".join(f"{field}: {reason}" for field, reason in sorted(quality.reasons.items()))
+        return measured
+
+    def decode(self, data: bytes) -> Frame:
+        """Decode one stream to a PNG."""
+        pixels = self.codec.decode(data)
+        return {"width": pixels.shape[1], "height": pixels.shape[0]}, encode_png(pixels)
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, FdcError) else f"{type(error).__name__}: {text}"
+
+
+def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], Handler]:
+    codec = load(arguments.codec, arguments.bundle, arguments.device)
+    metrics = None
+    if arguments.metrics != "none":
+        from codec.metrics import Metrics  # its networks take seconds to load
+
+        metrics = Metrics(lpips_net=arguments.metrics, device=arguments.device)
+    home = importlib.import_module(arguments.codec.partition(":")[0])
+    greeting = {
+        "bundle_id": codec.bundle.id,
+        "bundle_path": str(codec.bundle.path),
+        "default_quality": float(home.DEFAULT_QUALITY),
+    }
+    return greeting, _Worker(codec, metrics).handle
+
+
+def main() -> None:
+    """Serve the parent until it goes away."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--metrics", default="none")
+    parser.add_argument("--codec", default=CODEC)
+    arguments = parser.parse_args()
+    serve(lambda: _prepare(arguments))
+
+
+if __name__ == "__main__":
+    main()
