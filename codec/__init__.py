@@ -1,0 +1,66 @@
+"""fdcodec: lossy image compression with a foundation diffusion model.
+
+>>> from codec import Codec, read_image
+>>> codec = Codec.load()
+>>> encoded = codec.encode(read_image("photo.jpg"), quality=8)
+>>> pixels = codec.decode(encoded.data)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from codec.errors import (
+    ArchiveError,
+    BackboneError,
+    BitstreamError,
+    BundleError,
+    FdcError,
+    ImageError,
+    SettingsError,
+)
+
+if TYPE_CHECKING:
+    from codec.backbone import Backbone
+    from codec.bundle import Bundle
+    from codec.codec import Codec, Encoded
+    from codec.images import Picture, encode_png, read_image
+    from codec.metrics import Metrics, Quality
+
+__all__ = [
+    "ArchiveError",
+    "Backbone",
+    "BackboneError",
+    "BitstreamError",
+    "Bundle",
+    "BundleError",
+    "Codec",
+    "Encoded",
+    "FdcError",
+    "ImageError",
+    "Metrics",
+    "Picture",
+    "Quality",
+    "SettingsError",
+    "encode_png",
+    "read_image",
+]
+
+_HOMES = {
+    "Backbone": "codec.backbone",
+    "Bundle": "codec.bundle",
+    "Codec": "codec.codec",
+    "Encoded": "codec.codec",
+    "Metrics": "codec.metrics",
+    "Picture": "codec.images",
+    "Quality": "codec.metrics",
+    "encode_png": "codec.images",
+    "read_image": "codec.images",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that the command line answers without loading torch."""
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'codec' has no attribute {name!r}")

@@ -96,7 +96,7 @@ class Backbone:
             prompt_embedding=prompt_embedding,
             embed_prompt=parts.embed_prompt,
         )
-        if content_hash not in (None, backbone.content_hash):
+        if content_hash is not None and content_hash != backbone.content_hash:
             raise BackboneError(
                 f"{place} holds other weights (content hash {backbone.content_hash}) than the ones asked for "
                 f"({content_hash})"
@@ -185,9 +185,7 @@ class Backbone:
         epsilon = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) x_t (Salimans and Ho, 2022).
         """
         if t.dtype != torch.float32:
-            raise TypeError(
-                f"timesteps must be float32, which holds fractions of 999 exactly enough, and not {t.dtype}"
-            )
+            raise TypeError(f"timesteps must be float32, not {t.dtype}")
         height, width = x_t.shape[-2:]
         prompt = self.prompt_embedding
         if prompt is not None:

@@ -110,7 +110,7 @@ def _read_network(folder: Path, classes: Mapping[str, type[ModelMixin]]) -> Mode
             str(folder),
             variant="fp16" if half_only else None,
             torch_dtype=torch.float32,
-            low_cpu_mem_usage=False,  # copies: weights left in the mapped file are unaligned and vanish with it
+            low_cpu_mem_usage=False,  # copies, see _fill
             local_files_only=True,
             output_loading_info=True,
         )
@@ -192,7 +192,11 @@ def _text_weights(folder: Path) -> Path:
 
 
 def _fill(network: nn.Module, tensors: dict[str, Tensor], place: Path) -> None:
-    """Put the tensors into an empty network, all of them and nothing else, as float32 copies."""
+    """Put the tensors into an empty network, all of them and nothing else, as float32.
+
+    They are copied: left in the mapped file they would change with it, and their alignment, which depends on the
+    layout, changes the last bits of what they compute.
+    """
     expected = network.state_dict().keys()
     _check_names(place, expected - tensors.keys(), tensors.keys() - expected)
     with _explained(place):

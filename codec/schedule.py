@@ -58,7 +58,7 @@ class NoiseSchedule:
         return NoiseSchedule(self.settings, self.log_snr.to(device))
 
     def alpha_bar(self, t: Tensor) -> Tensor:
-        """alpha_bar at real timesteps in 0..999, any shape, linear in log-SNR between the integer ones; differentiable."""
+        """alpha_bar at real timesteps in 0..999, linear in log-SNR between the integer ones; differentiable."""
         position = t.double().clamp(0, TIMESTEPS - 1)
         below = position.detach().floor().clamp(max=TIMESTEPS - 2).long()
         log_snr = torch.lerp(self.log_snr[below], self.log_snr[below + 1], position - below)

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
 from codec.errors import ArchiveError, FdcError
@@ -48,7 +47,7 @@ def receive(stream: BinaryIO) -> Frame | None:
 
 
 class Child:
-    """A process started when first asked, and again after it died. Use it as a context manager.
+    """A process that is started on entering the context, and again when asked after it died.
 
     `python -m module arguments...` with `threads` computing threads; its main function calls `serve`.
     """
@@ -57,30 +56,35 @@ class Child:
         self._command = [sys.executable, "-m", module, *arguments]
         self._environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._process: subprocess.Popen[bytes] | None = None
-        self._greeting: dict[str, Any] = {}
+        self._greeting: dict[str, Any] | None = None
 
     def __enter__(self) -> Self:
+        self._start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the process, busy or not."""
+    def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self._process.kill()
             self._reap()
 
     def greeting(self) -> dict[str, Any]:
         """What the child said of itself when it was ready; raises ArchiveError when it does not get there."""
-        self._started()
+        process = self._process or self._start()
+        if self._greeting is None:
+            answer = receive(_pipe(process.stdout))
+            if answer is None:
+                raise ArchiveError(
+                    f"`python {' '.join(self._command[1:])}` ended with status {self._reap()} at its start"
+                )
+            self._greeting = answer[0]
+        if "error" in self._greeting:
+            raise ArchiveError(self._greeting["error"])
         return self._greeting
 
     def ask(self, header: dict[str, Any], payload: bytes = b"", *, seconds: float) -> Frame:
         """The child's answer, within `seconds` of computing; raises ChildDied, ArchiveError if it cannot start."""
-        process = self._started()
+        self.greeting()
+        process = cast("subprocess.Popen[bytes]", self._process)
         with suppress(BrokenPipeError):
             send(_pipe(process.stdin), {**header, "seconds": seconds}, payload)
         answer = receive(_pipe(process.stdout))
@@ -88,19 +92,11 @@ class Child:
             raise ChildDied(self._reap())
         return answer
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._environment
-            )
-            answer = receive(_pipe(self._process.stdout))
-            if answer is None:
-                status = self._reap()
-                raise ArchiveError(f"`{' '.join(self._command[1:])}` ended with status {status} before it was ready")
-            self._greeting = answer[0]
-            if "error" in self._greeting:
-                self.close()
-                raise ArchiveError(str(self._greeting["error"]))
+    def _start(self) -> "subprocess.Popen[bytes]":
+        self._greeting = None
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._environment
+        )
         return self._process
 
     def _reap(self) -> int:

@@ -1,20 +1,22 @@
 """What there is at a source, less what sealed runs hold, frozen as the Parquet file that a run works through."""
 
-from collections.abc import Iterator, Sequence
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet
 
 from codec.errors import ArchiveError
-from tasks import names, report
+from tasks import manifest, names, report
 from tasks.schema import NOT_HELD
-from tasks.storage import Store, StorageError, sha256_of
+from tasks.storage import Store, sha256_of
 
 BATCH = 10_000
+LARGEST_SOURCE = 10**9
 
 FOUND = pa.schema([("key", pa.string()), ("size", pa.int64()), ("stamp", pa.string())])
 
@@ -26,12 +28,19 @@ LISTING = pa.schema(
         pa.field("size", pa.int64(), True, {"description": "size of the source; null when it is gone", "unit": "byte"}),
         pa.field("stamp", pa.string(), True, {"description": "ETag, or modification time in nanoseconds"}),
         pa.field(
-            "state", pa.string(), False, {"description": "new; changed: kept before with another stamp; gone: no more there"}
+            "state",
+            pa.string(),
+            False,
+            {"description": "new; changed: kept before with another stamp; gone: no more there"},
         ),
-        pa.field("version", pa.int32(), False, {"description": "version of the key if the content is new; if gone, the last"}),
+        pa.field(
+            "version", pa.int32(), False, {"description": "version of the key if the content is new; if gone, the last"}
+        ),
         pa.field("held_sha256", pa.string(), True, {"description": "content of the version kept last"}),
         pa.field("sha256", pa.string(), True, {"description": "content, where another source here has the same size"}),
-        pa.field("duplicate_of", pa.string(), True, {"description": "first key here with that content, unless it is this"}),
+        pa.field(
+            "duplicate_of", pa.string(), True, {"description": "first key here with that content, unless it is this"}
+        ),
     ]
 )
 
@@ -92,7 +101,7 @@ def freeze(source: Store, archive: Store, run: int, limits: Limits, scratch: Pat
     Sources of equal size are read once here, so that equal content is known to every shard. Gone sources come last.
     """
     history = [number for number in report.runs(archive) if number < run]
-    listings = [name for number in history for name in _listings(archive, number)]
+    listings = [manifest.read(archive, number).listing for number in history]
     found = _write_found(source, scratch / "found.parquet")
     with report.database(
         rows=report.rows(archive, history),
@@ -100,7 +109,7 @@ def freeze(source: Store, archive: Store, run: int, limits: Limits, scratch: Pat
         found=pa.dataset.dataset(found),
     ) as connection:
         connection.execute(_PENDING)
-        connection.register("twins", _twins(source, connection, limits.bytes_per_shard))
+        connection.register("twins", _twins(source, connection))
         return _write(source, connection, run, limits, scratch / "listing.parquet")
 
 
@@ -119,12 +128,6 @@ def read(archive: Store, name: str, start: int, stop: int) -> list[dict[str, Any
     return list(pa.concat_tables(wanted).to_pylist()) if wanted else []
 
 
-def _listings(archive: Store, run: int) -> list[str]:
-    import json
-
-    return [json.loads(archive.read(names.manifest(run)))["listing"]]
-
-
 def _write_found(source: Store, path: Path) -> Path:
     with pa.parquet.ParquetWriter(path, FOUND) as writer:
         batch: list[dict[str, Any]] = []
@@ -135,3 +138,62 @@ def _write_found(source: Store, path: Path) -> Path:
                 batch.clear()
         writer.write_batch(pa.RecordBatch.from_pylist(batch, FOUND))
     return path
+
+
+def _twins(source: Store, connection: duckdb.DuckDBPyConnection) -> pa.Table:
+    first: dict[str, str] = {}
+    twins: list[dict[str, str | None]] = []
+    for (key,) in connection.execute(_SAME_SIZE, [LARGEST_SOURCE]).fetchall():
+        try:
+            content = source.sha256(names.name_of(key))
+        except ArchiveError:  # the shard that takes it will say what is wrong with it
+            continue
+        duplicate_of = first.setdefault(content, key)
+        twins.append({"key": key, "sha256": content, "duplicate_of": duplicate_of if duplicate_of != key else None})
+    kinds = pa.schema([("key", pa.string()), ("sha256", pa.string()), ("duplicate_of", pa.string())])
+    return pa.Table.from_pylist(twins, kinds)
+
+
+def _write(source: Store, connection: duckdb.DuckDBPyConnection, run: int, limits: Limits, path: Path) -> Frozen:
+    shards = _Shards(limits)
+    truncated = False
+    gone = 0
+    with pa.parquet.ParquetWriter(path, LISTING) as writer:
+        for batch in connection.sql(_FROZEN, params=[False]).to_arrow_reader(BATCH):
+            rows = _completed(batch.to_pylist(), source, run)
+            taken = list(itertools.takewhile(lambda row: shards.take(row["size"]), rows))
+            writer.write_batch(pa.RecordBatch.from_pylist(taken, LISTING))
+            if len(taken) < len(rows):
+                truncated = True
+                break
+        for batch in connection.sql(_FROZEN, params=[True]).to_arrow_reader(BATCH):
+            gone += batch.num_rows
+            writer.write_batch(pa.RecordBatch.from_pylist(_completed(batch.to_pylist(), source, run), LISTING))
+    return Frozen(path, sha256_of(path), shards.ranges, gone, truncated)
+
+
+def _completed(rows: list[dict[str, Any]], source: Store, run: int) -> list[dict[str, Any]]:
+    return [{**row, "run": run, "uri": source.uri(names.name_of(row["key"]))} for row in rows]
+
+
+class _Shards:
+    """Row ranges filled in order."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.ranges: list[tuple[int, int]] = []
+        self._limits = limits
+        self._bytes = 0
+
+    def take(self, size: int) -> bool:
+        """Put the next source into the last shard, or a new one; False when the run is full."""
+        start, stop = self.ranges[-1] if self.ranges else (0, 0)
+        full = stop - start == self._limits.images_per_shard or self._bytes + size > self._limits.bytes_per_shard
+        if not self.ranges or (full and stop > start):
+            if len(self.ranges) == self._limits.shards:
+                return False
+            self.ranges.append((stop, stop + 1))
+            self._bytes = size
+        else:
+            self.ranges[-1] = (start, stop + 1)
+            self._bytes += size
+        return True

@@ -1,6 +1,5 @@
 """Reading the rows of an archive: sealed runs and open ones, as a pyarrow dataset or in DuckDB, and their totals."""
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
 
-from tasks import names
+from tasks import manifest, names
 from tasks.schema import SCHEMA, STATUSES
 from tasks.storage import Store
 
@@ -32,7 +31,8 @@ def sealed(archive: Store, run: int) -> bool:
 def parts(archive: Store, run: int) -> list[str]:
     """The names of a run's parts: as its seal says, or those that are there so far."""
     if sealed(archive, run):
-        return [part["name"] for part in json.loads(archive.read(names.seal(run)))["parts"]]
+        seal = manifest.from_json(archive.read(names.seal(run)), archive.uri(names.seal(run)))
+        return [part["name"] for part in seal["parts"]]
     return [f"{names.parts(run)}/{name}" for name in archive.children(names.parts(run)) if name.endswith(".parquet")]
 
 

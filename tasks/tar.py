@@ -3,7 +3,6 @@
 import io
 import tarfile
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 
@@ -16,9 +15,7 @@ class Tar:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._tar.close()
 
     def add(self, name: str, data: bytes) -> int:

@@ -5,23 +5,25 @@ with the SHA-256 of the symbols it decodes, which must be the hash of those that
 """
 
 import argparse
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 from tasks.channel import Child, ChildDied, Frame, Handler, serve
-from tasks.worker import CODEC, digest, load
+from tasks.worker import Models, digest, load, parser
 
 
 class Verifier:
     """The process, from its parent's side; a context manager."""
 
-    def __init__(self, bundle: str, *, threads: int, codec: str = CODEC) -> None:
-        self._child = Child("tasks.verify", [bundle, "--codec", codec], threads)
+    def __init__(self, models: Models) -> None:
+        self._child = Child("tasks.verify", replace(models, device="cpu").arguments(), models.threads)
 
-    def __enter__(self) -> "Verifier":
+    def __enter__(self) -> Self:
+        self._child.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._child.close()
+        self._child.__exit__()
 
     def decodes(self, data: bytes, symbols: str, *, seconds: float) -> bool:
         """Whether the file decodes, in time and without ending the process, to the symbols of this hash."""
@@ -32,8 +34,8 @@ class Verifier:
         return answer.get("symbols") == symbols
 
 
-def _prepare(bundle: str, codec: str) -> tuple[dict[str, Any], Handler]:
-    decoder = load(codec, bundle, "cpu")
+def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], Handler]:
+    decoder = load(arguments)
 
     def handle(header: dict[str, Any], data: bytes) -> Frame:
         try:
@@ -46,11 +48,8 @@ def _prepare(bundle: str, codec: str) -> tuple[dict[str, Any], Handler]:
 
 def main() -> None:
     """Serve the parent until it goes away."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle")
-    parser.add_argument("--codec", default=CODEC)
-    arguments = parser.parse_args()
-    serve(lambda: _prepare(arguments.bundle, arguments.codec))
+    arguments = parser(__doc__).parse_args()
+    serve(lambda: _prepare(arguments))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import argparse
 import hashlib
 import importlib
 import time
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -33,17 +34,42 @@ class Coder(Protocol):
     def symbols(self, data: bytes) -> NDArray[np.int32]: ...
 
 
-def worker(bundle: str, *, device: str, threads: int, metrics: str = "none", codec: str = CODEC) -> Child:
-    """The process, from its parent's side. `metrics` is alex, vgg or none; `codec` the class as module:name."""
-    arguments = [bundle, "--device", device, "--metrics", metrics, "--codec", codec]
-    return Child("tasks.worker", arguments, threads)
+@dataclass(frozen=True)
+class Models:
+    """What a child process loads. An empty bundle means the embedded default; `codec` is the class as module:name."""
+
+    bundle: str
+    device: str = "cpu"
+    backbone: str = ""
+    threads: int = 2
+    codec: str = CODEC
+
+    def arguments(self) -> list[str]:
+        """The command line that `parser` reads."""
+        return [self.bundle, "--device", self.device, "--backbone", self.backbone, "--codec", self.codec]
 
 
-def load(codec: str, bundle: str, device: str) -> Coder:
-    """An instance of the codec class; an empty bundle path means the embedded default."""
-    module, _, name = codec.partition(":")
+def worker(models: Models, metrics: str = "none") -> Child:
+    """The process, from its parent's side. `metrics` is alex, vgg or none."""
+    return Child("tasks.worker", [*models.arguments(), "--metrics", metrics], models.threads)
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The command line of every process that loads a codec."""
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("bundle")
+    options.add_argument("--device", default="cpu")
+    options.add_argument("--backbone", default="")
+    options.add_argument("--codec", default=CODEC)
+    return options
+
+
+def load(arguments: argparse.Namespace) -> Coder:
+    """The codec that a command line names."""
+    module, _, name = arguments.codec.partition(":")
     kind = getattr(importlib.import_module(module), name)
-    return cast(Coder, kind.load(bundle or None, device=device))
+    codec = kind.load(arguments.bundle or None, device=arguments.device, backbone=arguments.backbone or None)
+    return cast(Coder, codec)
 
 
 def digest(symbols: NDArray[np.int32]) -> str:
@@ -120,7 +146,7 @@ def _line(error: Exception) -> str:
 
 
 def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], Handler]:
-    codec = load(arguments.codec, arguments.bundle, arguments.device)
+    codec = load(arguments)
     metrics = None
     if arguments.metrics != "none":
         from codec.metrics import Metrics  # its networks take seconds to load
@@ -137,12 +163,9 @@ def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], Handler]:
 
 def main() -> None:
     """Serve the parent until it goes away."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--metrics", default="none")
-    parser.add_argument("--codec", default=CODEC)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--metrics", default="none")
+    arguments = options.parse_args()
     serve(lambda: _prepare(arguments))
 
 

@@ -44,7 +44,7 @@ def code_of_alpha(alpha: float) -> int:
 
 @dataclass(frozen=True)
 class RateConstants:
-    """Integer tables over the alpha code, (256,) each: alpha and 1 / alpha in 1/4096, the level of sigma = alpha in 1/64."""
+    """Integer tables over the alpha code, (256,): alpha and 1 / alpha in 1/4096, the level of sigma = alpha in 1/64."""
 
     alpha: Tensor
     inverse: Tensor
@@ -72,13 +72,14 @@ def distributions(outputs: Tensor, alpha: Tensor, level: Tensor, math_: Arithmet
     parts = math_.snap(outputs, OUTPUT)
     mean = math_.snap(parts[..., :CHANNELS] * alpha, MEAN)
     scale = math_.snap(parts[..., CHANNELS:] * LEVELS_PER_UNIT + level, Grid(13, 0))
-    return mean, scale.clamp(0, LEVELS - 1)
+    return mean, torch.clamp(scale, 0, LEVELS - 1)
 
 
 def prior_distributions(row: Tensor, level_of_one: float, math_: Arithmetic) -> tuple[Tensor, Tensor]:
     """(B, 2 Z) prior rows -> means on the 1/32 grid and levels of the hyper-latent's channels, (B, Z) each."""
     mean, scale = math_.snap(row, OUTPUT).chunk(2, -1)
-    return math_.snap(mean, MEAN), math_.snap(scale * LEVELS_PER_UNIT + level_of_one, Grid(13, 0)).clamp(0, LEVELS - 1)
+    levels = math_.snap(scale * LEVELS_PER_UNIT + level_of_one, Grid(13, 0))
+    return math_.snap(mean, MEAN), torch.clamp(levels, 0, LEVELS - 1)
 
 
 def bits(symbols: Tensor, mean: Tensor, level: Tensor) -> Tensor:

@@ -162,11 +162,11 @@ class ContextNet(nn.Module):
         self.relative = nn.Parameter(0.02 * torch.randn(cells(settings.positions), dim // settings.heads))
         self.embed = nn.Linear(2 * CHANNELS, dim)
         self.rate = RateTable(dim)
-        self.blocks = nn.ModuleList(
-            Block(settings, shifted=bool(i % 2), anchored=True) for i in range(settings.depth)
-        )
+        self.blocks = nn.ModuleList(Block(settings, shifted=bool(i % 2), anchored=True) for i in range(settings.depth))
 
-    def forward(self, symbols: Tensor, inverse: Tensor, codes: Tensor, shape: tuple[int, int], math: Arithmetic) -> Tensor:
+    def forward(
+        self, symbols: Tensor, inverse: Tensor, codes: Tensor, shape: tuple[int, int], math: Arithmetic
+    ) -> Tensor:
         """symbols (B, N, 4) whole numbers; inverse (B, 1, 4) reciprocal alphas on the 2^-12 grid."""
         inputs = torch.cat([symbols, symbols * inverse], -1)
         x = math.snap(self.embed(math.snap(inputs, ACTIVATION)) + self.rate(codes, math)[:, None], RESIDUAL)
@@ -224,7 +224,7 @@ class HyperEncoder(nn.Module):
 
 
 class Entroformer(nn.Module):
-    """All parts of the entropy model. `prior` holds mean and scale of the hyper-latent's channels for each alpha code."""
+    """All parts of the entropy model. `prior` gives mean and scale of the hyper-latent's channels by alpha code."""
 
     def __init__(self, settings: EntroformerSettings) -> None:
         super().__init__()

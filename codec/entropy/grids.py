@@ -1,7 +1,7 @@
 """Fixed-point grids and the two arithmetics that the entropy network runs in.
 
 `Simulated` is the float arithmetic of training: values are rounded to the grids, gradients pass straight through.
-`Exact` carries the same numbers as multiples of a power of two in float64. Every product and every partial sum is such a
+`Exact` carries the same numbers as multiples of a power of two in float64. Each product and partial sum is such a
 multiple below 2**53 units, so any order of summation gives the same value on any machine; where a result is not on a
 grid (division, square root) it is one correctly rounded operation followed by rounding to a grid. Only + - * / sqrt,
 round, comparison, gathering and table look-ups by integers occur.
@@ -107,7 +107,9 @@ class Exact:
         return torch.round(x * grid.units).clamp_(-grid.limit, grid.limit).mul_(2.0**-grid.fraction)
 
     def normalise(self, x: Tensor) -> Tensor:
-        count = torch.full((), float(x.shape[-1]), dtype=x.dtype, device=x.device)  # a tensor: exact division on any device
+        count = torch.full(
+            (), float(x.shape[-1]), dtype=x.dtype, device=x.device
+        )  # a tensor: exact division on any device
         mean = self.snap(x.sum(-1, keepdim=True) / count, RESIDUAL)
         centred = x - mean
         variance = (centred * centred).sum(-1, keepdim=True) / count

@@ -2,13 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from codec.entropy.distribution import LEVEL_UNITS, RateConstants, distributions, prior_distributions
-from codec.entropy.entroformer import ALPHA_CODES, CHANNELS, Entroformer, EntroformerSettings, RateTable
+from codec.entropy.entroformer import ALPHA_CODES, CHANNELS, KNOT_SPACING, Entroformer, EntroformerSettings, RateTable
 from codec.entropy.grids import (
     ACTIVATION,
     EXPONENT_ONE,
@@ -105,7 +104,9 @@ def prove_bounds(integers: Mapping[str, Tensor], settings: EntroformerSettings) 
     bounds["alpha"] = int(integers["alpha"].max()) * 2**19
     for name, bound in bounds.items():
         if bound >= LARGEST_EXACT:
-            raise BundleError(f"the entropy model cannot be exact: {name} may reach {bound}, beyond 2**53; train with smaller weights")
+            raise BundleError(
+                f"the entropy model cannot be exact: {name} may reach {bound}, beyond 2**53; train with smaller weights"
+            )
     return bounds
 
 
@@ -144,7 +145,9 @@ class ExactEntropyModel:
         features = hyper[:, anchors(*shape).to(self.device)]
         return self._distributions(features, torch.zeros_like(features), codes)
 
-    def second(self, hyper: Tensor, symbols: Tensor, codes: Tensor, shape: tuple[int, int], rest: Tensor) -> tuple[Tensor, Tensor]:
+    def second(
+        self, hyper: Tensor, symbols: Tensor, codes: Tensor, shape: tuple[int, int], rest: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The same for the tokens `rest`, given symbols (B, h w, 4) whose anchors are decoded and all others zero."""
         codes = codes.to(self.device)
         _, inverse, _ = self.constants.rows(codes, torch.float64)
@@ -158,14 +161,18 @@ class ExactEntropyModel:
 
     @torch.no_grad()
     def known_answer(self) -> str:
-        """SHA-256 of the outputs on a fixed pattern: what any machine must compute. Covers cut windows and all parts."""
+        """SHA-256 of the outputs on a fixed pattern, the same on any machine. Covers cut windows and all parts."""
         height, width, codes = 37, 41, torch.tensor([[100, 128, 140, 170]])
         pattern = lambda *shape: (torch.arange(int(torch.tensor(shape).prod())) * 7919 % 23 - 11).view(shape)  # noqa: E731
         hyper = self.hyper(pattern(1, *self.hyper_shape(height, width)), codes, (height, width))
         seen = torch.zeros(1, height * width, CHANNELS, dtype=torch.long)
         seen[:, anchors(height, width)] = pattern(1, len(anchors(height, width)), CHANNELS)
         every = torch.arange(height * width)
-        parts = [*self.prior(codes), *self.first(hyper, codes, (height, width)), *self.second(hyper, seen, codes, (height, width), every)]
+        parts = [
+            *self.prior(codes),
+            *self.first(hyper, codes, (height, width)),
+            *self.second(hyper, seen, codes, (height, width), every),
+        ]
         digest = hashlib.sha256()
         for part in parts:
             digest.update(part.cpu().numpy().astype("<i4").tobytes())
@@ -174,6 +181,19 @@ class ExactEntropyModel:
 
 def _whole(mean: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     return torch.round(mean * 32).long(), level.long()
+
+
+def trainable(integers: Mapping[str, Tensor], settings: EntroformerSettings) -> Entroformer:
+    """A float Entroformer whose decoder parts are the exported ones, up to their grids; its hyper-encoder is new."""
+    model = Entroformer(settings)
+    exact = _restore(integers, settings).state_dict()
+    for name, value in model.state_dict().items():
+        if name.endswith(".knots"):
+            rows = torch.arange(len(value)) * KNOT_SPACING
+            value.copy_(exact[name.removesuffix("knots") + "table"][rows.clamp(max=ALPHA_CODES - 1)])
+        elif name in exact:
+            value.copy_(exact[name])
+    return model
 
 
 def _restore(integers: Mapping[str, Tensor], settings: EntroformerSettings) -> Entroformer:
@@ -203,5 +223,7 @@ def _restore(integers: Mapping[str, Tensor], settings: EntroformerSettings) -> E
 def _shaped(integers: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
     values = integers[name]
     if values.shape != like.shape or values.is_floating_point():
-        raise ValueError(f"tensor {name} is {values.dtype} {tuple(values.shape)}, expected integers {tuple(like.shape)}")
-    return cast(Tensor, values.double())
+        raise ValueError(
+            f"tensor {name} is {values.dtype} {tuple(values.shape)}, expected integers {tuple(like.shape)}"
+        )
+    return values.double()

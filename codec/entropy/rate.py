@@ -20,9 +20,10 @@ def straight_through_round(x: Tensor) -> Tensor:
 
 
 def hyper_latent(model: Entroformer, scaled: Tensor, codes: Tensor, constants: RateConstants) -> Tensor:
-    """alpha y (B, 4, h, w) -> whole hyper-latent symbols (B, Z, ceil(h/4), ceil(w/4)), differentiable straight through."""
+    """alpha y (B, 4, h, w) -> whole hyper-latent symbols (B, Z, ceil(h/4), ceil(w/4)), gradient straight through."""
     _, inverse, _ = constants.rows(codes, scaled.dtype)
-    return straight_through_round(model.hyper_encoder(scaled, inverse, codes, Simulated())).clamp(-HYPER_LIMIT, HYPER_LIMIT)
+    z = straight_through_round(model.hyper_encoder(scaled, inverse, codes, Simulated()))
+    return torch.clamp(z, -HYPER_LIMIT, HYPER_LIMIT)
 
 
 def crop_tokens(tokens: Tensor, full: tuple[int, int], shape: tuple[int, int]) -> Tensor:
@@ -39,7 +40,9 @@ def coded_bits(model: Entroformer, scaled: Tensor, codes: Tensor, constants: Rat
     symbols = straight_through_round(scaled)
     alpha, inverse, level = constants.rows(codes, scaled.dtype)
     z = hyper_latent(model, scaled, codes, constants)
-    z_mean, z_level = prior_distributions(model.prior(codes, math), float(constants.level[CODE_OF_ONE]) / LEVEL_UNITS, math)
+    z_mean, z_level = prior_distributions(
+        model.prior(codes, math), float(constants.level[CODE_OF_ONE]) / LEVEL_UNITS, math
+    )
     hyper_bits = bits(z, z_mean[:, :, None, None], z_level[:, :, None, None]).flatten(1).sum(1)
 
     shape, steps = (scaled.shape[-2], scaled.shape[-1]), 2**model.settings.halvings

@@ -41,13 +41,15 @@ def tiles(height: int, width: int) -> Iterator[tuple[slice, slice]]:
 
 
 @torch.no_grad()
-def compress(model: ExactEntropyModel, tables: Tables, symbols: Symbols, hyper: list[Symbols], codes: Tensor) -> CodedStream:
+def compress(
+    model: ExactEntropyModel, tables: Tables, symbols: Symbols, hyper: list[Symbols], codes: Tensor
+) -> CodedStream:
     """Symbols (4, h, w) int32, the hyper-latent (Z, h', w') of each tile, alpha codes (1, 4) -> stream."""
     encoder = SymbolEncoder(tables)
     for z in hyper:
         encoder.write(z.ravel(), *_prior(model, codes, z.shape))
     hyper_bits = encoder.bits
-    passes: list[list[tuple[Symbols, NDArray[np.int64], NDArray[np.int64]]]] = [[], []]
+    passes: list[list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]] = [[], []]
     for (rows, columns), z in zip(tiles(*symbols.shape[1:]), hyper, strict=True):
         tile = symbols[:, rows, columns]
         shape = (tile.shape[1], tile.shape[2])
@@ -89,7 +91,9 @@ def decompress(model: ExactEntropyModel, tables: Tables, data: bytes, shape: tup
     return symbols
 
 
-def _prior(model: ExactEntropyModel, codes: Tensor, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _prior(
+    model: ExactEntropyModel, codes: Tensor, shape: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The prior's means and levels, repeated for each place of a hyper-latent of this shape."""
     area = int(np.prod(shape[1:]))
     means, levels = _arrays(*model.prior(codes))

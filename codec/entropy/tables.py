@@ -1,6 +1,6 @@
 """Integer CDF tables: one for each (position of the mean between two integers, scale level); computed once, at export.
 
-Table (fraction f, level s) is the Gaussian of mean f / 32 and the level's deviation, integrated over the unit bins around
+Table (fraction f, level s) is the Gaussian of mean f / 32 and the level's deviation, integrated over unit bins around
 the integers -R..R with R = ceil(6 sigma) + 2, in counts that sum to 2**24. A last entry is the escape for all others.
 """
 

@@ -1,5 +1,6 @@
 """Geometry of attention: which tokens of a grid form a window, and the relative place of its queries and keys."""
 
+import itertools
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -37,7 +38,7 @@ def window_groups(height: int, width: int, shifted: bool) -> tuple[WindowGroup, 
 
 def _cuts(length: int, shifted: bool) -> list[tuple[int, int]]:
     edges = sorted({0, length, *range(WINDOW - SHIFT if shifted else WINDOW, length, WINDOW)})
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 @lru_cache(maxsize=256)
@@ -55,7 +56,7 @@ def others(height: int, width: int) -> Tensor:
 
 
 def cells(positions: int) -> int:
-    """Rows of a relative-position table: the cells of the diamond |dv| + |dh| <= positions // 2, and one for all beyond."""
+    """Rows of a relative-position table: cells of the diamond |dv| + |dh| <= positions // 2, and one for all beyond."""
     radius = positions // 2
     return 2 * radius * (radius + 1) + 2
 
@@ -68,9 +69,10 @@ def relative_cells(height: int, width: int, positions: int) -> Tensor:
     """
     radius, far = positions // 2, cells(positions) - 1
     lookup = torch.full((2 * radius + 1, 2 * radius + 1), far)
-    inside = [(v, h) for v in range(-radius, radius + 1) for h in range(-radius, radius + 1) if abs(v) + abs(h) <= radius]
-    for cell, (v, h) in enumerate(inside):
-        lookup[v + radius, h + radius] = cell
+    side = range(-radius, radius + 1)
+    inside = [(down, right) for down in side for right in side if abs(down) + abs(right) <= radius]
+    for cell, (down, right) in enumerate(inside):
+        lookup[down + radius, right + radius] = cell
     rows, columns = torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)
     v, h = rows[None] - rows[:, None], columns[None] - columns[:, None]
     near = (v.abs() + h.abs()) <= radius

@@ -1,4 +1,4 @@
-"""Random numbers of training: every draw is a function of (seed, step) and of the sample's place in the global batch."""
+"""Random numbers of training: each is a function of (seed, step) and of the sample's place in the global batch."""
 
 import numpy as np
 import torch
@@ -8,10 +8,12 @@ from torch import Tensor
 class Draws:
     """The draws of one step. Each call draws for the whole global batch and keeps this process's slice.
 
-    So a run gives the same numbers whatever the number of processes, and a resumed run the same as an uninterrupted one.
+    So the numbers do not depend on the number of processes, nor on whether a run was interrupted.
     """
 
-    def __init__(self, seed: int, step: int, *, rank: int = 0, world: int = 1, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, seed: int, step: int, *, rank: int = 0, world: int = 1, device: torch.device | str = "cpu"
+    ) -> None:
         state = np.random.SeedSequence([seed, step]).generate_state(2, np.uint64)
         self.generator = torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
         self.step, self.rank, self.world, self.device = step, rank, world, device

@@ -9,7 +9,9 @@ from codec.perceptual import lpips_network
 from codec.training.settings import StageSettings
 
 
-def distortion(original: Tensor, decoded: Tensor, settings: StageSettings, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+def distortion(
+    original: Tensor, decoded: Tensor, settings: StageSettings, step: int
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Per-sample weighted L1 + MSE + LPIPS of (B, 3, H, W) pictures: ((B,), the terms' batch means by name).
 
     LPIPS is computed at every perceptual_every-th step only and then weighs that many times as much.

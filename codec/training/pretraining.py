@@ -1,15 +1,14 @@
 """Stages that make a mini backbone from photos: autoencoder, denoiser, and the decoder on real predictions."""
 
 from collections.abc import Mapping
-from pathlib import Path
-
-import codec.compatibility  # noqa: F401
+from typing import cast
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from codec.errors import SettingsError
+from codec.backbone import Backbone
+from codec.denoiser import clean_latent
+from codec.entropy.rate import straight_through_round
 from codec.mini import MiniAutoencoder
 from codec.training.draws import Draws
 from codec.training.loss import distortion
@@ -20,6 +19,8 @@ Terms = tuple[Tensor, dict[str, Tensor]]
 
 class AutoencoderStage(nn.Module):
     """Trains encoder and decoder on pixels; half the latents carry noise, so that the decoder stands coarse bins."""
+
+    deviation: Tensor
 
     def __init__(self, settings: StageSettings, autoencoder: MiniAutoencoder) -> None:
         super().__init__()
@@ -34,44 +35,76 @@ class AutoencoderStage(nn.Module):
     def forward(self, pixels: Tensor, draws: Draws) -> Terms:
         posterior = self.autoencoder.encode(pixels).latent_dist
         mean, batch = posterior.mean, len(pixels)
-        with torch.no_grad():  # a running deviation for each channel, the unit of the noise below
-            self.deviation.lerp_(mean.std((0, 2, 3), keepdim=True), 0.01 if draws.step else 1.0)
+        deviation = mean.detach().std((0, 2, 3), keepdim=True)
         noisy = (draws.uniform(batch, 1, 1, 1) < 0.5).float()
         level = draws.uniform(batch, 1, 1, 1, high=self.settings.latent_noise) * noisy
-        latent = mean + draws.normal(batch, *mean.shape[1:]) * (level * self.deviation + posterior.std * (1 - noisy))
+        latent = mean + draws.normal(batch, *mean.shape[1:]) * (level * deviation + posterior.std * (1 - noisy))
         decoded = self.autoencoder.decode(latent).sample
         loss, terms = distortion(pixels, decoded.float(), self.settings, draws.step)
         kl = 0.5 * (mean.square() + posterior.var - 1 - posterior.logvar).flatten(1).mean(1)
         return (loss + self.settings.kl * kl).mean(), terms | {"kl": kl.mean()}
 
 
-def new_autoencoder(patches: Tensor) -> MiniAutoencoder:
-    """An untrained autoencoder whose linear path is the principal components of (N, 3, 8, 8) patches."""
-    autoencoder = MiniAutoencoder()
-    autoencoder.start_from_patches(patches)
-    return autoencoder
+class UNetStage(nn.Module):
+    """Trains the noise predictor on normalised latents, timesteps uniform in log-SNR below largest_timestep."""
+
+    def __init__(self, settings: StageSettings, backbone: Backbone) -> None:
+        super().__init__()
+        self.settings, self.backbone = settings, backbone
+        self.unet = cast(nn.Module, backbone.unet.requires_grad_(True))
+        ends = backbone.alpha_bar(torch.tensor([1.0, settings.largest_timestep], dtype=torch.float64))
+        self.log_snr = torch.logit(ends).tolist()
+
+    @property
+    def trained(self) -> Mapping[str, nn.Module]:
+        return {"unet": self.unet}
+
+    def forward(self, batch: Tensor, draws: Draws) -> Terms:
+        y = latents(self.backbone, batch)
+        high, low = self.log_snr
+        alpha_bar = torch.sigmoid(draws.uniform(len(y), low=low, high=high).double())
+        t = torch.tensor([self.backbone.timestep_of(float(value)) for value in alpha_bar], device=y.device)
+        noise, mixing = draws.normal(len(y), *y.shape[1:]), alpha_bar.float().view(-1, 1, 1, 1)
+        x_t = mixing.sqrt() * y + (1 - mixing).sqrt() * noise
+        loss = (self.backbone.predict_noise(x_t, t) - noise).square().mean()
+        return loss, {"noise_mse": loss}
 
 
-@torch.no_grad()
-def measure_latents(autoencoder: MiniAutoencoder, batches: list[Tensor]) -> None:
-    """Record mean and deviation of each latent channel over the batches in the autoencoder's configuration."""
-    means = torch.cat([autoencoder.encode(pixels).latent_dist.mean.flatten(2).transpose(0, 1).flatten(1) for pixels in batches], 1)
-    autoencoder.register_to_config(
-        latents_mean=[round(value, 6) for value in means.mean(1).tolist()],
-        latents_std=[round(value, 6) for value in means.std(1).tolist()],
-    )
+class DecoderStage(nn.Module):
+    """Trains the decoder alone, on latents as decoding sees them: quantised, then denoised in one step."""
+
+    def __init__(self, settings: StageSettings, backbone: Backbone) -> None:
+        super().__init__()
+        self.settings, self.backbone = settings, backbone
+        autoencoder = cast(MiniAutoencoder, backbone.autoencoder)
+        self.parts = nn.ModuleDict({"decoder": autoencoder.decoder, "synthesis": autoencoder.synthesis})
+        self.parts.requires_grad_(True)
+
+    @property
+    def trained(self) -> Mapping[str, nn.Module]:
+        return {"parts": self.parts}
+
+    def forward(self, pixels: Tensor, draws: Draws) -> Terms:
+        with torch.no_grad():
+            y = self.backbone.encode(pixels)
+            y_hat = denoised(self.backbone, y, draws.log_uniform(len(y), *self.settings.alpha))
+        decoded = self.backbone.decode(y_hat, (pixels.shape[-2], pixels.shape[-1]))
+        loss, terms = distortion(pixels, decoded, self.settings, draws.step)
+        return loss.mean(), terms
 
 
-def save_schedule(folder: Path) -> None:
-    """Write Stable Diffusion's noise schedule, epsilon prediction, beside a mini backbone."""
-    DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="epsilon", clip_sample=False
-    ).save_pretrained(folder / "scheduler")
+def latents(backbone: Backbone, batch: Tensor) -> Tensor:
+    """Cached latents (B, 4, h, w) as they are, pixels (B, 3, H, W) encoded without gradient."""
+    if batch.shape[1] == 4:
+        return batch
+    with torch.no_grad():
+        return backbone.encode(batch)
 
 
-def load_autoencoder(folder: Path) -> MiniAutoencoder:
-    """The mini autoencoder of a backbone folder, ready to be trained on."""
-    try:
-        return MiniAutoencoder.from_pretrained(folder / "vae", torch_dtype=torch.float32)
-    except OSError as error:
-        raise SettingsError(f"no autoencoder in {folder}: run the autoencoder stage first ({error})") from None
+def denoised(backbone: Backbone, y: Tensor, alpha: Tensor) -> Tensor:
+    """y quantised with alpha (B,) and denoised in one step at the timestep of the measured error; differentiable."""
+    alpha = alpha.view(-1, 1, 1, 1)
+    y_hat = straight_through_round(alpha * y) / alpha
+    error = (y_hat - y).detach().square().flatten(1).mean(1)
+    t = torch.tensor([backbone.timestep_of(float(1 / (1 + value))) for value in error], device=y.device)
+    return clean_latent(backbone, y_hat, t)

@@ -54,8 +54,10 @@ class TrainingSettings:
     """A training run. Sample order and every random draw are functions of (seed, step)."""
 
     stages: Mapping[StageName, StageSettings]
+    start: str = ""
+    """A bundle to go on from (a folder, or 'mini' for the embedded one): its backbone, entropy model and estimator."""
     backbone: str = "new"
-    """'new' (a mini backbone from scratch), or whatever Backbone.load accepts."""
+    """'new' (a mini backbone from scratch), or whatever Backbone.load accepts; a start has its own."""
     backbone_hash: str | None = None
     """Content hash that the backbone must have."""
     entropy: EntroformerSettings = MINI
@@ -63,13 +65,14 @@ class TrainingSettings:
     """How the exported bundle sets bin width and timestep."""
     steps: int = 1
     """DDIM steps of the exported bundle."""
+    alpha_at_one: float = 0.5
+    """Reciprocal bin width at lambda = 1."""
     seed: int = 1
     mixed_precision: Literal["no", "bf16"] = "no"
-    exclude: tuple[str, ...] = ("test-*",)
-    """Patterns of member keys that are held out from training and used for evaluation."""
     checkpoint_every: int = 200
     checkpoint_seconds: float = 300.0
     evaluation_images: int = 8
+    """Held-out photos that the exported bundle is measured on."""
     evaluation_qualities: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0)
     name: str = "codec"
     details: Mapping[str, str] = field(default_factory=dict)

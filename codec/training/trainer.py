@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,7 +35,7 @@ class Source(Protocol):
 
 
 class Trainer:
-    """Runs a stage from its last checkpoint to its last step; afterwards the modules hold the averaged (EMA) weights."""
+    """Runs a stage from its last checkpoint to its last step; then the modules hold the averaged (EMA) weights."""
 
     def __init__(
         self,
@@ -108,7 +107,9 @@ class Trainer:
     def _log(self, values: Mapping[str, Tensor]) -> None:
         numbers = {name: round(float(value), 6) for name, value in values.items()}
         if not math.isfinite(numbers["loss"]):
-            raise FloatingPointError(f"stage {self.name}: the loss is {numbers['loss']} at step {self.step}; lower the learning rate")
+            raise FloatingPointError(
+                f"stage {self.name}: the loss is {numbers['loss']} at step {self.step}; lower the learning rate"
+            )
         for name, number in numbers.items():
             self.scalar(f"{self.name}/{name}", number, self.step)
         line = {"stage": self.name, "step": self.step, "steps": self.settings.steps} | numbers
@@ -126,7 +127,7 @@ class Trainer:
         spool = self.checkpoint.with_suffix(".spool")
         tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
         save_file(tensors, spool, metadata={"step": str(self.step), "stage": self.name})
-        os.replace(spool, self.checkpoint)
+        spool.replace(self.checkpoint)
 
     def _resume(self) -> None:
         if not self.checkpoint.exists():

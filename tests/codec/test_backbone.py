@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import pickle
 import shutil
 import socket
@@ -15,7 +16,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from accelerate import init_empty_weights
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -24,6 +25,7 @@ from codec import checkpoint
 from codec.backbone import Backbone
 from codec.errors import BackboneError
 from codec.schedule import NoiseSchedule
+from codec.stable_diffusion import MIRRORS, PUBLISHED_FILES, SD21_CONFIGURATION, SD21_EMPTY_PROMPT
 from tests.codec import tiny_backbones as tiny
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -84,6 +86,11 @@ def refused(source: str | Path, **options: Any) -> str:
     return message
 
 
+def embedding(model: Backbone) -> Tensor:
+    assert model.prompt_embedding is not None
+    return model.prompt_embedding
+
+
 def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -140,19 +147,18 @@ def test_without_a_configuration_a_single_file_is_stable_diffusion_2_1(
     monkeypatch.setattr(checkpoint, "SD21_EMPTY_PROMPT", tiny.EMPTY_PROMPT)
     single = Backbone.load(published / "model.safetensors")
     assert single.content_hash == backbone.content_hash
-    assert torch.equal(single.prompt_embedding, backbone.prompt_embedding)
+    assert torch.equal(embedding(single), embedding(backbone))
 
 
 def test_the_built_in_configuration_has_the_size_of_stable_diffusion_2_1() -> None:
     """83.7 and 865.9 million weights are the published figures."""
-    configuration = checkpoint.SD21_CONFIGURATION
     with init_empty_weights():
-        vae = checkpoint.AutoencoderKL.from_config(configuration["vae"])
-        unet = checkpoint.UNet2DConditionModel.from_config(configuration["unet"])
+        vae = AutoencoderKL.from_config(SD21_CONFIGURATION["vae"])
+        unet = UNet2DConditionModel.from_config(SD21_CONFIGURATION["unet"])
     assert sum(weight.numel() for weight in vae.parameters()) == 83_653_863
     assert sum(weight.numel() for weight in unet.parameters()) == 865_910_724
-    assert NoiseSchedule.from_config(configuration["scheduler"]).prediction_type == "v_prediction"
-    assert len(checkpoint.SD21_EMPTY_PROMPT) == configuration["text_encoder"]["max_position_embeddings"]
+    assert NoiseSchedule.from_config(SD21_CONFIGURATION["scheduler"]).prediction_type == "v_prediction"
+    assert len(SD21_EMPTY_PROMPT) == SD21_CONFIGURATION["text_encoder"]["max_position_embeddings"]
 
 
 def test_an_autoencoder_with_the_attention_names_of_older_diffusers_is_the_same(
@@ -170,8 +176,7 @@ def test_an_autoencoder_with_the_attention_names_of_older_diffusers_is_the_same(
 def test_weights_stored_in_half_precision_compute_in_float32(tmp_path: Path) -> None:
     half = Backbone.load(tiny.write_folder(tmp_path / "half", dtype=torch.float16))
     assert {weight.dtype for weight in [*half.unet.parameters(), *half.autoencoder.parameters()]} == {torch.float32}
-    assert half.prompt_embedding is not None
-    assert half.prompt_embedding.dtype == torch.float32
+    assert embedding(half).dtype == torch.float32
     assert half.predict_noise(noisy_latent(), torch.tensor([5.0, 6.0])).dtype == torch.float32
 
     half.save(tmp_path / "copy")
@@ -184,7 +189,7 @@ def test_a_folder_that_has_only_half_precision_variants_loads(folder: Path, back
     (folder / "text_encoder" / "model.safetensors").rename(folder / "text_encoder" / "model.fp16.safetensors")
     loaded = Backbone.load(folder)
     assert loaded.content_hash == backbone.content_hash
-    assert torch.equal(loaded.prompt_embedding, backbone.prompt_embedding)
+    assert torch.equal(embedding(loaded), embedding(backbone))
 
 
 def test_a_folder_of_shards_loads(folder: Path, backbone: Backbone) -> None:
@@ -201,15 +206,15 @@ def test_a_folder_of_pickled_weights_loads(folder: Path, backbone: Backbone) -> 
     assert Backbone.load(folder).content_hash == backbone.content_hash
 
 
-def test_a_loaded_backbone_does_not_depend_on_its_files(folder: Path, published: Path, tmp_path: Path) -> None:
-    single = tmp_path / "model.safetensors"
-    shutil.copy(published / "model.safetensors", single)
-    models = [Backbone.load(folder), Backbone.load(single, config=published / "configuration")]
-    for file in (folder / "unet" / WEIGHTS, folder / "vae" / WEIGHTS, single):
-        with file.open("r+b") as opened:
-            opened.write(bytes(file.stat().st_size))
-    assert len({model.content_hash for model in models}) == 1
-    assert all(weight.any() for model in models for weight in model.unet.parameters())
+@pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors"])
+def test_a_loaded_backbone_does_not_depend_on_its_file(
+    published: Path, backbone: Backbone, tmp_path: Path, name: str
+) -> None:
+    file = Path(shutil.copy(published / name, tmp_path))
+    single = Backbone.load(file, config=published / "configuration")
+    with file.open("r+b") as opened:
+        opened.write(bytes(file.stat().st_size))
+    assert single.content_hash == backbone.content_hash
 
 
 def test_a_saved_backbone_loads_to_the_same(mini: Backbone, tmp_path: Path) -> None:
@@ -239,10 +244,9 @@ def test_a_backbone_saved_in_half_precision_is_half_the_size_and_another_backbon
 def test_the_empty_prompt_is_embedded_by_the_text_encoder_of_the_source(published: Path, backbone: Backbone) -> None:
     with torch.no_grad():
         expected = tiny.tiny_text_encoder()(torch.tensor([tiny.EMPTY_PROMPT])).last_hidden_state
-    assert backbone.prompt_embedding is not None
-    torch.testing.assert_close(backbone.prompt_embedding, expected)
+    torch.testing.assert_close(embedding(backbone), expected)
     single = Backbone.load(published / "model.ckpt", config=published / "configuration")
-    assert torch.equal(single.prompt_embedding, backbone.prompt_embedding)
+    assert torch.equal(embedding(single), embedding(backbone))
 
 
 def test_with_a_stored_embedding_no_text_encoder_is_needed(folder: Path, backbone: Backbone) -> None:
@@ -330,7 +334,7 @@ def test_equivalent_v_and_epsilon_models_predict_the_same_clean_latent(backbone:
     assert backbone.prediction_type == "v_prediction"
     assert epsilon.prediction_type == "epsilon"
     torch.testing.assert_close(clean(epsilon), clean(backbone), rtol=1e-3, atol=1e-3)
-    raw = backbone.unet(x_t, t, backbone.prompt_embedding.expand(4, -1, -1)).sample
+    raw = backbone.unet(x_t, t, embedding(backbone).expand(4, -1, -1)).sample
     assert (raw - backbone.predict_noise(x_t, t)).abs().max() > 0.1  # v read as epsilon is another prediction
 
 
@@ -339,7 +343,7 @@ def test_a_folder_says_what_its_unet_predicts(tmp_path: Path, backbone: Backbone
     assert loaded.prediction_type == "epsilon"
     assert loaded.content_hash != backbone.content_hash
     t = torch.tensor([3.0, 700.0])
-    output = loaded.unet(noisy_latent(), t, loaded.prompt_embedding.expand(2, -1, -1)).sample
+    output = loaded.unet(noisy_latent(), t, embedding(loaded).expand(2, -1, -1)).sample
     torch.testing.assert_close(loaded.predict_noise(noisy_latent(), t), output)
 
 
@@ -454,7 +458,7 @@ def test_a_file_with_a_published_name_must_be_the_published_file(
 
     content = file.read_bytes()
     genuine = (len(content), hashlib.sha256(content).hexdigest())
-    monkeypatch.setitem(checkpoint.PUBLISHED_FILES, name, genuine)
+    monkeypatch.setitem(PUBLISHED_FILES, name, genuine)
     assert Backbone.load(file, config=configuration).content_hash == backbone.content_hash
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert genuine[1] in refused(file, config=configuration)
@@ -528,13 +532,18 @@ def reshape_a_weight(tensors: dict[str, Tensor]) -> None:
     [(drop_a_weight, "lacks 1 weights"), (add_a_weight, "also holds 1 weights"), (reshape_a_weight, "conv_in.bias")],
 )
 def test_weights_that_do_not_fit_the_configuration_are_refused(
-    folder: Path, damage: Callable[[dict[str, Tensor]], None], reason: str, capfd: pytest.CaptureFixture[str]
+    folder: Path,
+    damage: Callable[[dict[str, Tensor]], None],
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
     tensors = load_file(folder / "unet" / WEIGHTS)
     damage(tensors)
     save_file(tensors, folder / "unet" / WEIGHTS, metadata={"format": "pt"})
     assert reason in refused(folder)
-    assert capfd.readouterr().err == ""
+    assert not caplog.records  # one line is the error's; the libraries' own reports would be a screenful
 
 
 @pytest.mark.parametrize(
@@ -580,7 +589,7 @@ def test_a_flow_matching_scheduler_is_refused(folder: Path) -> None:
 )
 def test_a_model_of_another_kind_is_refused(folder: Path, part: str, change: dict[str, Any], reason: str) -> None:
     edit(folder / part / "config.json", **change)
-    network = checkpoint.AutoencoderKL if part == "vae" else checkpoint.UNet2DConditionModel
+    network = AutoencoderKL if part == "vae" else UNet2DConditionModel
     network.from_config(json.loads((folder / part / "config.json").read_text())).save_pretrained(folder / part)
     assert reason in refused(folder)
 
@@ -654,7 +663,7 @@ def test_a_hub_id_loads_from_the_local_cache(
 def test_mirrors_are_tried_in_order_until_one_has_the_pinned_weights(
     published: Path, folder: Path, backbone: Backbone, hub_cache: Callable[[str, Path], None]
 ) -> None:
-    first, second = checkpoint.MIRRORS["stabilityai/stable-diffusion-2-1"]
+    first, second = MIRRORS["stabilityai/stable-diffusion-2-1"]
     hub_cache(second, published / "folder")
     assert Backbone.load(first).name == second
 

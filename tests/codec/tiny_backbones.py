@@ -30,7 +30,7 @@ SCHEDULER = {
     "beta_schedule": "scaled_linear",
     "num_train_timesteps": 1000,
 }
-TEXT_ENCODER = {
+TEXT_ENCODER: dict[str, Any] = {
     "hidden_size": PROMPT_WIDTH,
     "intermediate_size": 32,
     "num_hidden_layers": 2,

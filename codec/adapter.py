@@ -1,0 +1,53 @@
+"""The parameter estimator: from the unquantised latent and lambda to bin width and timestep (the paper's adapter)."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """Sizes of the estimator and the ranges of what it predicts."""
+
+    channels: tuple[int, int, int] = (32, 48, 64)
+    alphas: int = 1
+    """One reciprocal bin width, or 4: one a channel."""
+    alpha_at_one: float = 0.5
+    """Reciprocal bin width at lambda = 1 that the untrained estimator starts from; it grows with the root of lambda."""
+    largest_timestep: float = 350.0
+    first_timestep: float = 50.0
+
+
+class ParameterEstimator(nn.Module):
+    """(latent, lambda) -> (alpha, t). Three stride-2 convolutions and a global mean, so any size of picture works."""
+
+    def __init__(self, settings: AdapterSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        widths = (5, *settings.channels)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.SiLU()]
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(widths[-1] + 1, settings.alphas + 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, y: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """y (B, 4, h, w) normalised, quality = lambda (B,) -> alpha (B, 4, 1, 1) > 0, t (B,) in 0..largest_timestep.
+
+        alpha is within a factor of four of its start. There is no offset beta: rounding passes it no gradient.
+        """
+        level = quality.log2()
+        plane = (level / 4)[:, None, None, None].expand(-1, 1, *y.shape[-2:])
+        pooled = self.features(torch.cat([y, plane], 1)).mean((2, 3))
+        out = self.head(torch.cat([pooled, level[:, None] / 4], 1))
+        start = math.log2(self.settings.alpha_at_one) + level[:, None] / 2
+        alpha = 2.0 ** (start + 2 * torch.tanh(out[:, :-1]))
+        fraction = self.settings.first_timestep / self.settings.largest_timestep
+        t = self.settings.largest_timestep * torch.sigmoid(out[:, -1] + math.log(fraction / (1 - fraction)))
+        return F.interpolate(alpha[:, None], size=4)[:, 0, :, None, None], t

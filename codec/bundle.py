@@ -1,0 +1,224 @@
+"""A trained codec on disk: JSON configuration, safetensors, and an id that is the hash of all of it.
+
+bundle.json            configuration and the SHA-256 of every file below; its own canonical hash is the id
+entropy.safetensors    the entropy model as integers, and the CDF tables
+encoder.safetensors    what only the encoder runs: hyper-encoder, parameter estimator
+prompt.safetensors     the empty prompt's embedding, where the backbone takes one
+backbone/              the backbone in diffusers layout, where it is embedded
+CARD.md                how it came to be; not part of the id
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from codec.adapter import AdapterSettings, ParameterEstimator
+from codec.backbone import Backbone
+from codec.entropy.entroformer import Entroformer, EntroformerSettings
+from codec.entropy.integer import ExactEntropyModel, export, trainable
+from codec.entropy.tables import Tables, build_counts
+from codec.errors import BundleError
+from codec.quantizer import ParameterMode
+
+FORMAT = 1
+EMBEDDED = Path(__file__).parent / "bundles"
+DEFAULT_BUNDLE = EMBEDDED / "mini"
+CONFIG, ENTROPY, ENCODER, PROMPT, BACKBONE = (
+    "bundle.json",
+    "entropy.safetensors",
+    "encoder.safetensors",
+    "prompt.safetensors",
+    "backbone",
+)
+
+
+@dataclass(frozen=True)
+class BundleConfig:
+    """Everything about a codec that is not a tensor."""
+
+    name: str
+    backbone_hash: str
+    backbone_source: str
+    """'embedded', or where to look for it unless another place is given: a hub id or a path."""
+    entropy: EntroformerSettings
+    adapter: AdapterSettings
+    steps: int = 1
+    """DDIM steps of decoding."""
+    parameters: ParameterMode = "measured"
+    alpha_at_one: float = 0.5
+    """Reciprocal bin width at lambda = 1; it grows with the root of lambda ('measured' and 'tied')."""
+    known_answer: str = ""
+    """SHA-256 that the exact entropy model must reproduce when it is loaded."""
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """SHA-256 of each file of the bundle, by its path in it."""
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the canonical JSON of this configuration, and so of all files."""
+        text = json.dumps({"format": FORMAT} | dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle checked against its hashes, not yet loaded into networks."""
+
+    path: Path
+    config: BundleConfig
+
+    @property
+    def id(self) -> str:
+        return self.config.id
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Bundle":
+        """Read the configuration and check every file's hash. Raises BundleError."""
+        path = Path(path)
+        try:
+            data = json.loads((path / CONFIG).read_text())
+        except OSError:
+            raise BundleError(f"{path} is not a bundle: it has no readable {CONFIG}") from None
+        except ValueError as error:
+            raise BundleError(f"{path / CONFIG} is damaged: {error}") from None
+        config = _read_config(data, path)
+        for name, expected in config.files.items():
+            try:
+                found = hashlib.sha256((path / name).read_bytes()).hexdigest()
+            except OSError:
+                raise BundleError(f"the bundle {path} is incomplete: {name} is missing") from None
+            if found != expected:
+                raise BundleError(
+                    f"the bundle {path} is damaged: {name} does not have the SHA-256 that {CONFIG} states"
+                )
+        return cls(path, config)
+
+    def load_backbone(self, source: str | Path | None = None, device: str = "cpu") -> Backbone:
+        """The bundle's backbone, checked by content hash; `source` overrides where it is looked for."""
+        config = self.config
+        prompt = load_file(self.path / PROMPT)["embedding"] if PROMPT in config.files else None
+        if source is None:
+            source = self.path / BACKBONE if config.backbone_source == "embedded" else config.backbone_source
+        return Backbone.load(source, device=device, prompt_embedding=prompt, content_hash=config.backbone_hash)
+
+    def load_entropy(self, device: str = "cpu") -> tuple[ExactEntropyModel, Tables]:
+        """The exact entropy model, after its known-answer test, and the coder's tables. Raises BundleError."""
+        tensors = load_file(self.path / ENTROPY)
+        tables = Tables(tensors.pop("counts").numpy())
+        model = ExactEntropyModel(tensors, self.config.entropy, device)
+        if model.known_answer() != self.config.known_answer:
+            raise BundleError(
+                f"the entropy model of {self.path} does not compute its known answer on {device}: "
+                "decoding here would not be exact; decode on the CPU and report this machine"
+            )
+        return model, tables
+
+    def trainable_entropy(self) -> Entroformer:
+        """The float entropy model as exported, to be trained on."""
+        model = trainable(load_file(self.path / ENTROPY), self.config.entropy)
+        model.hyper_encoder.load_state_dict(self.load_encoder()[0].hyper_encoder.state_dict())
+        return model
+
+    def load_encoder(self, device: str = "cpu") -> tuple[Entroformer, ParameterEstimator | None]:
+        """The float entropy model, of which only the hyper-encoder is trained, and the estimator where there is one."""
+        tensors = {name: value.float() for name, value in load_file(self.path / ENCODER).items()}
+        model = Entroformer(self.config.entropy)
+        model.hyper_encoder.load_state_dict(_under("hyper_encoder.", tensors))
+        estimator = None
+        if weights := _under("estimator.", tensors):
+            estimator = ParameterEstimator(self.config.adapter)
+            estimator.load_state_dict(weights)
+            estimator.requires_grad_(False).to(device)
+        return model.requires_grad_(False).eval().to(device), estimator
+
+
+def write_bundle(
+    folder: str | Path,
+    config: BundleConfig,
+    entropy: Entroformer,
+    *,
+    backbone: Backbone,
+    estimator: ParameterEstimator | None = None,
+    card: str = "",
+) -> Bundle:
+    """Export a trained codec to a new folder, whole or not at all. An 'embedded' backbone is stored in half precision.
+
+    Raises BundleError when the folder exists or the entropy model cannot be made exact.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise BundleError(f"{folder} exists already: a bundle is never overwritten; remove it or choose another place")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    spool = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        integers = export(entropy)
+        save_file(integers | {"counts": torch.from_numpy(build_counts())}, spool / ENTROPY)
+        encoder = {f"hyper_encoder.{name}": value for name, value in entropy.hyper_encoder.state_dict().items()}
+        if estimator is not None:
+            encoder |= {f"estimator.{name}": value for name, value in estimator.state_dict().items()}
+        save_file({name: value.half().contiguous().cpu() for name, value in encoder.items()}, spool / ENCODER)
+        if backbone.prompt_embedding is not None:
+            save_file({"embedding": backbone.prompt_embedding.cpu().contiguous()}, spool / PROMPT)
+        content_hash = backbone.content_hash
+        if config.backbone_source == "embedded":
+            backbone.save(spool / BACKBONE, dtype=torch.float16)
+            content_hash = Backbone.load(spool / BACKBONE).content_hash
+        files = sorted(file for file in spool.rglob("*") if file.is_file())
+        config = dataclasses.replace(
+            config,
+            backbone_hash=content_hash,
+            known_answer=ExactEntropyModel(integers, config.entropy).known_answer(),
+            files={file.relative_to(spool).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
+        )
+        text = json.dumps({"format": FORMAT} | dataclasses.asdict(config), indent=1)
+        (spool / CONFIG).write_text(text + "\n")
+        (spool / "CARD.md").write_text(card or f"# {config.name}\n")
+        spool.chmod(0o755)
+        spool.rename(folder)
+    except BaseException:
+        shutil.rmtree(spool, ignore_errors=True)
+        raise
+    return Bundle.open(folder)
+
+
+def find_bundle(head: str, folders: Iterable[str | Path] = ()) -> Bundle:
+    """The bundle whose id starts with `head` (16 hex digits), in the folders given, then in the package.
+
+    A folder may be a bundle or hold bundles. Raises BundleError when none fits.
+    """
+    places = [Path(folder) for folder in folders] + [EMBEDDED]
+    for place in places:
+        for candidate in [place, *sorted(place.glob("*/"))]:
+            if (candidate / CONFIG).is_file():
+                bundle = Bundle.open(candidate)
+                if bundle.id.startswith(head):
+                    return bundle
+    looked = ", ".join(map(str, places))
+    raise BundleError(f"no bundle with id {head}... in {looked}; give the folder of the bundle that wrote the file")
+
+
+def _read_config(data: Any, path: Path) -> BundleConfig:
+    try:
+        if data.pop("format") != FORMAT:
+            raise BundleError(
+                f"the bundle {path} has another format than {FORMAT}: a newer release of fdcodec may read it"
+            )
+        entropy = EntroformerSettings(**data.pop("entropy"))
+        adapter = data.pop("adapter")
+        adapter["channels"] = tuple(adapter["channels"])
+        return BundleConfig(entropy=entropy, adapter=AdapterSettings(**adapter), **data)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise BundleError(f"{path / CONFIG} does not describe a bundle: {error}") from None
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

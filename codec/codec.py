@@ -1,0 +1,176 @@
+"""The codec: pictures to .fdc files and back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec import quantizer
+from codec.adapter import ParameterEstimator
+from codec.backbone import Backbone
+from codec.bitstream import File, pack, parse
+from codec.bundle import DEFAULT_BUNDLE, Bundle
+from codec.denoiser import denoise
+from codec.entropy.distribution import RateConstants, code_of_alpha
+from codec.entropy.entroformer import Entroformer
+from codec.entropy.integer import ExactEntropyModel
+from codec.entropy.rate import hyper_latent
+from codec.entropy.stream import Symbols, compress, decompress, tiles
+from codec.entropy.tables import Tables
+from codec.errors import BitstreamError, BundleError, ImageError, SettingsError
+from codec.images import Picture, to_pixels, to_tensor
+from codec.quantizer import Parameters
+
+DEFAULT_QUALITY = 8.0
+"""Lambda when none is asked for."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A finished file with what the encoder knows of it. symbols is (4, ceil(H/8), ceil(W/8)) int32."""
+
+    data: bytes
+    symbols: Symbols
+    quality: float
+    timestep: float
+    steps: int
+    latent_bits: int
+    side_bits: int
+    """Bits of the hyper-latent."""
+
+
+class Codec:
+    """A loaded bundle. Encoding and decoding are deterministic functions of picture, settings, bundle and machine."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backbone: Backbone,
+        entropy: ExactEntropyModel,
+        tables: Tables,
+        encoder: Entroformer,
+        estimator: ParameterEstimator | None,
+    ) -> None:
+        self.bundle, self.backbone, self.entropy, self.tables = bundle, backbone, entropy, tables
+        self.encoder, self.estimator = encoder, estimator
+        self.constants = RateConstants.computed()
+        if bundle.config.parameters == "learned" and estimator is None:
+            raise BundleError(f"the bundle {bundle.path} wants learned parameters but has no estimator")
+
+    @classmethod
+    def load(
+        cls, bundle: str | Path | Bundle | None = None, *, device: str = "cpu", backbone: str | Path | None = None
+    ) -> "Codec":
+        """Load a bundle's folder, or the embedded default. `backbone` says where to find one that is not embedded.
+
+        Raises BundleError, BackboneError.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle or DEFAULT_BUNDLE)
+        entropy, tables = opened.load_entropy(device)
+        encoder, estimator = opened.load_encoder(device)
+        return cls(opened, opened.load_backbone(backbone, device), entropy, tables, encoder, estimator)
+
+    @torch.no_grad()
+    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY) -> Encoded:
+        """Encode at lambda = quality > 0; larger means more bits and less distortion.
+
+        Raises ImageError for a picture with transparency, SettingsError for an impossible quality.
+        """
+        if not 0 < quality < float("inf"):
+            raise SettingsError(f"quality must be a positive number, not {quality}")
+        code = quantizer.code_of_quality(quality)
+        y = self._latent(picture)
+        return self._finish(picture, y, code, self._parameters(y, quantizer.quality_of_code(code)))
+
+    @torch.no_grad()
+    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Encoded:
+        """The largest file of at most `bits_per_pixel` (8 * file bytes / pixels), by bisection over the alpha code.
+
+        Where even the coarsest bins need more, the smallest file.
+        """
+        if not bits_per_pixel > 0:
+            raise SettingsError(f"a target of {bits_per_pixel} bits per pixel is impossible; give a positive number")
+        y = self._latent(picture)
+        best, low, high = self._at_alpha(picture, y, 0), 0, 255
+        while low < high:
+            middle = (low + high + 1) // 2
+            tried = self._at_alpha(picture, y, middle)
+            if 8 * len(tried.data) <= bits_per_pixel * picture.width * picture.height:
+                best, low = tried, middle
+            else:
+                high = middle - 1
+        return best
+
+    @torch.no_grad()
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        """The picture (H, W, 3) of a file. Raises BitstreamError."""
+        file, symbols = self._symbols(data)
+        parameters = file.parameters
+        k = torch.from_numpy(symbols)[None].to(self.backbone.device, torch.float32)
+        y_hat = quantizer.dequantize(k, parameters.alpha.to(k.device))
+        if parameters.timestep_code:
+            t = torch.tensor([parameters.timestep], dtype=torch.float32, device=k.device)
+            y_hat = denoise(self.backbone, y_hat, t, self.bundle.config.steps)
+        pixels = to_pixels(self.backbone.decode(y_hat, (file.height, file.width))[0])
+        if file.grey:
+            grey = np.round(pixels.mean(2, keepdims=True)).astype(np.uint8)
+            pixels = np.repeat(grey, 3, axis=2)
+        return pixels
+
+    def symbols(self, data: bytes) -> Symbols:
+        """The symbols (4, h, w) int32 of a file: exact on every machine; VAE and U-Net are not run."""
+        return self._symbols(data)[1]
+
+    def _symbols(self, data: bytes) -> tuple[File, Symbols]:
+        file = parse(data)
+        if not self.bundle.id.startswith(file.bundle_id):
+            raise BitstreamError(f"the file was written with bundle {file.bundle_id}, not {self.bundle.id[:16]}")
+        codes = file.parameters.channel_codes
+        return file, decompress(self.entropy, self.tables, file.stream, file.latent_shape, codes)
+
+    def _latent(self, picture: Picture) -> Tensor:
+        if picture.alpha is not None:
+            raise ImageError("the picture has transparency, which .fdc does not keep; flatten it first")
+        return self.backbone.encode(to_tensor(picture.pixels)[None].to(self.backbone.device))
+
+    def _parameters(self, y: Tensor, quality: float) -> Parameters:
+        config = self.bundle.config
+        if config.parameters == "learned" and self.estimator is not None:
+            alpha, t = self.estimator(y, torch.tensor([quality], device=y.device))
+            alphas = alpha.flatten().tolist()[:: 4 // config.adapter.alphas]
+            return Parameters(tuple(map(code_of_alpha, alphas)), quantizer.timestep_code(float(t)))
+        code = quantizer.alpha_code_of_quality(quality, config.alpha_at_one)
+        return quantizer.with_timestep((code,), y, self.backbone, config.parameters)
+
+    def _at_alpha(self, picture: Picture, y: Tensor, alpha_code: int) -> Encoded:
+        config = self.bundle.config
+        mode = "measured" if config.parameters == "learned" else config.parameters
+        parameters = quantizer.with_timestep((alpha_code,), y, self.backbone, mode)
+        quality = quantizer.quality_of_alpha_code(alpha_code, config.alpha_at_one)
+        return self._finish(picture, y, quantizer.code_of_quality(quality), parameters)
+
+    def _finish(self, picture: Picture, y: Tensor, quality_code: int, parameters: Parameters) -> Encoded:
+        scaled = parameters.alpha.to(y.device) * y
+        symbols = quantizer.quantize(scaled, torch.ones(1, device=y.device))[0].cpu().numpy().astype(np.int32)
+        codes = parameters.channel_codes
+        hyper = [
+            hyper_latent(self.encoder, scaled[..., rows, columns], codes.to(y.device), self.constants)[0]
+            for rows, columns in tiles(*symbols.shape[1:])
+        ]
+        whole = [z.round().cpu().numpy().astype(np.int32) for z in hyper]
+        coded = compress(self.entropy, self.tables, symbols, whole, codes)
+        file = File(
+            picture.width, picture.height, picture.grey, self.bundle.id[:16], quality_code, parameters, coded.data
+        )
+        return Encoded(
+            data=pack(file),
+            symbols=symbols,
+            quality=file.quality,
+            timestep=parameters.timestep,
+            steps=self.bundle.config.steps if parameters.timestep_code else 0,
+            latent_bits=coded.latent_bits,
+            side_bits=coded.hyper_bits,
+        )

@@ -1,0 +1,194 @@
+"""accelerate launch -m codec.training SETTINGS --data TARS --output FOLDER [--stage NAME ...] [--set name=value ...]"""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import codec.compatibility  # noqa: F401
+
+import torch
+from accelerate import Accelerator
+from torch.utils.tensorboard import SummaryWriter
+
+from codec.adapter import AdapterSettings
+from codec.bundle import Bundle, BundleConfig, write_bundle
+from codec.errors import FdcError, SettingsError
+from codec.training.card import write_card
+from codec.training.data import CropSampler, ShardedImages
+from codec.training.evaluation import averages, evaluate_bundle
+from codec.training.pretraining import AutoencoderStage, DecoderStage, UNetStage
+from codec.training.settings import StageName, StageSettings, TrainingSettings, read_settings, to_json
+from codec.training.stages import AdapterStage, EntropyStage
+from codec.training.trainer import Stage, Trainer
+from codec.training.workspace import Workspace, measure_latents
+
+PATCH_CROPS = 64
+STATISTICS_STEPS = 8
+log = logging.getLogger("codec.training")
+
+
+class Run:
+    """One call of the trainer: the stages asked for, then the export."""
+
+    def __init__(
+        self, settings: TrainingSettings, data: Sequence[Path], held_out: Sequence[Path], output: Path
+    ) -> None:
+        self.settings, self.output = settings, output
+        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+        output.mkdir(parents=True, exist_ok=True)
+        self.images = ShardedImages(data)
+        self.held_out = ShardedImages(held_out) if held_out else self.images
+        self.workspace = Workspace(output, settings, self.accelerator.device)
+
+    def train(self, names: Sequence[StageName]) -> None:
+        """Run the stages in order; one whose steps are done is passed over."""
+        if self.accelerator.is_main_process:
+            (self.output / "settings.json").write_text(to_json(self.settings) + "\n")
+        for name in names:
+            done, steps = self.output / "checkpoints" / f"{name}.done", self.settings.stages[name].steps
+            if done.exists() and int(done.read_text()) >= steps:
+                log.info("stage %s: its %d steps are done", name, steps)
+                continue
+            log.info("stage %s: %d steps", name, steps)
+            self._stage(name, self.settings.stages[name])
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                done.write_text(str(steps))
+            self.accelerator.wait_for_everyone()
+
+    def _stage(self, name: StageName, settings: StageSettings) -> None:
+        workspace = self.workspace
+        source = self._crops(settings)
+        backbone = workspace.backbone(self._patches)
+        entropy, estimator = workspace.entropy(), workspace.estimator()
+        if name in ("adapter", "joint") and not workspace.has("entropy"):
+            raise SettingsError(f"the {name} stage needs a trained entropy model: run the entropy stage first")
+        stage: Stage
+        match name:
+            case "autoencoder":
+                stage = AutoencoderStage(settings, backbone.autoencoder)
+            case "unet":
+                stage = UNetStage(settings, backbone)
+            case "decoder":
+                stage = DecoderStage(settings, backbone)
+            case "entropy":
+                stage = EntropyStage(settings, backbone, entropy)
+            case "adapter" | "joint":
+                stage = AdapterStage(settings, backbone, entropy, estimator, joint=name == "joint")
+        self._trainer(name, settings, stage, source).run()
+        if not self.accelerator.is_main_process:
+            return
+        if name == "autoencoder":
+            backbone.autoencoder.to(self.accelerator.device)
+            batches = [source.batch(-1 - step).to(self.accelerator.device) for step in range(STATISTICS_STEPS)]
+            backbone = measure_latents(backbone, batches)
+        if name in ("autoencoder", "unet", "decoder"):
+            workspace.save_backbone(backbone)
+        if name in ("entropy", "joint"):
+            workspace.save("entropy", entropy)
+        if name in ("adapter", "joint"):
+            workspace.save("estimator", estimator)
+
+    def _crops(self, settings: StageSettings) -> CropSampler:
+        return CropSampler(
+            self.images,
+            seed=self.settings.seed,
+            batch_size=settings.batch_size,
+            crop_size=settings.crop_size,
+            crops_per_image=settings.crops_per_image,
+        )
+
+    def _patches(self) -> torch.Tensor:
+        """8x8 patches of a few crops, for the linear start of a new autoencoder."""
+        crops = CropSampler(self.images, seed=self.settings.seed, batch_size=PATCH_CROPS, crop_size=96).batch(0)
+        return crops.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+
+    def _trainer(self, name: str, settings: StageSettings, stage: Stage, source: CropSampler) -> Trainer:
+        writer = SummaryWriter(str(self.output / "tensorboard")) if self.accelerator.is_main_process else None
+        return Trainer(
+            name,
+            settings,
+            stage,
+            source,
+            self.accelerator,
+            self.output,
+            seed=self.settings.seed,
+            checkpoint_every=self.settings.checkpoint_every,
+            checkpoint_seconds=self.settings.checkpoint_seconds,
+            scalar=writer.add_scalar if writer else lambda *_: None,
+        )
+
+    def export(self) -> Bundle | None:
+        """Write the bundle and measure it on held-out photos; nothing when there is no entropy model yet."""
+        workspace, settings = self.workspace, self.settings
+        if not workspace.has("entropy"):
+            log.info("no bundle: the entropy model is not trained yet")
+            return None
+        learned = workspace.has("estimator")
+        if settings.parameters == "learned" and not learned:
+            raise SettingsError("parameters = 'learned' needs the adapter stage; run it, or choose 'measured'")
+        backbone = workspace.backbone(self._patches)
+        config = BundleConfig(
+            name=settings.name,
+            backbone_hash=backbone.content_hash,
+            backbone_source="embedded" if settings.backbone == "new" else settings.backbone,
+            entropy=settings.entropy,
+            adapter=AdapterSettings(alpha_at_one=settings.alpha_at_one),
+            steps=settings.steps,
+            parameters=settings.parameters,
+            alpha_at_one=settings.alpha_at_one,
+        )
+        folder = self.output / "bundle"
+        shutil.rmtree(folder, ignore_errors=True)
+        estimator = workspace.estimator() if learned else None
+        bundle = write_bundle(folder, config, workspace.entropy(), backbone=backbone, estimator=estimator)
+        count = min(settings.evaluation_images, len(self.held_out))
+        photos = [(self.held_out.key(-1 - i), self.held_out.read(-1 - i)) for i in range(count)]
+        rows = evaluate_bundle(folder, photos, settings.evaluation_qualities)
+        table = averages(rows)
+        (self.output / "evaluation.json").write_text(json.dumps(table, indent=1) + "\n")
+        (folder / "CARD.md").write_text(write_card(bundle, settings, self.images, table))
+        return bundle
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and run; 0 when done, 1 with one line on stderr for a user's mistake."""
+    parser = argparse.ArgumentParser(prog="python -m codec.training", description=__doc__)
+    parser.add_argument("settings", type=Path)
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="WebDataset tars, or folders of them")
+    parser.add_argument("--held-out", type=Path, nargs="+", default=[], help="tars of photos to measure on")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--stage", nargs="+", default=None, help="only these stages, in this order")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="override settings")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        settings = read_settings(given.settings, dict(_pair(text) for text in given.set))
+        names = given.stage or list(settings.stages)
+        unknown = [name for name in names if name not in settings.stages]
+        if unknown:
+            raise SettingsError(f"stage {unknown[0]} has no settings in {given.settings}")
+        run = Run(settings, given.data, given.held_out, given.output)
+        run.train(names)
+        if run.accelerator.is_main_process:
+            run.export()
+        run.accelerator.end_training()
+    except (FdcError, FloatingPointError) as error:
+        print(f"codec.training: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise SettingsError(f"--set takes NAME=VALUE, not {text!r}")
+    return name, value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

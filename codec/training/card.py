@@ -1,0 +1,43 @@
+"""The card of a trained bundle: what made it, and what it measured."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import torch
+
+from codec.bundle import Bundle
+from codec.training.data import ShardedImages
+from codec.training.settings import TrainingSettings
+
+
+def write_card(
+    bundle: Bundle, settings: TrainingSettings, images: ShardedImages, table: Sequence[Mapping[str, object]]
+) -> str:
+    """Markdown: identity, data, settings of every stage, machine, and the held-out measurements."""
+    lines = [
+        f"# {settings.name}",
+        "",
+        f"Bundle id `{bundle.id}`, backbone `{bundle.config.backbone_hash[:16]}`, {datetime.now(UTC):%Y-%m-%d}.",
+        "",
+        *(f"- {name}: {text}" for name, text in settings.details.items()),
+        f"- photos seen: {len(images)}",
+        f"- machine: {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        f"- made with `accelerate launch -m codec.training` and the settings in this table (seed {settings.seed})",
+        "",
+        "| stage | steps | batch | crop | learning rate |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {name} | {stage.steps} | {stage.batch_size} | {stage.crop_size} | {stage.learning_rate:g} |"
+            for name, stage in settings.stages.items()
+        ),
+        "",
+        "Held-out photos, whole files, means:",
+        "",
+        "| lambda | photos | bpp | PSNR | MS-SSIM | LPIPS | timestep | hyper-latent's share |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    columns = ("quality", "photos", "bpp", "psnr_db", "ms_ssim", "lpips", "timestep", "hyper_share")
+    lines += ["| " + " | ".join(str(row[name]) for name in columns) + " |" for row in table]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,45 @@
+"""Measures an exported bundle on held-out photos: real files, decoded again."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from codec.codec import Codec
+from codec.images import read_image
+from codec.metrics import Metrics
+
+Row = dict[str, float | int | str | None]
+
+
+def evaluate_bundle(bundle: Path, photos: Sequence[tuple[str, bytes]], qualities: Iterable[float]) -> list[Row]:
+    """One row for each photo and quality; bpp is 8 * file bytes / pixels."""
+    codec, metrics, rows = Codec.load(bundle), Metrics(dists=False), []
+    for quality in qualities:
+        for key, data in photos:
+            picture = read_image(data)
+            encoded = codec.encode(picture, quality=quality)
+            measured = metrics.measure(picture.pixels, codec.decode(encoded.data))
+            row: Row = {
+                "key": key,
+                "quality": quality,
+                "bpp": 8 * len(encoded.data) / (picture.width * picture.height),
+                "psnr_db": measured.psnr_db,
+                "ms_ssim": measured.ms_ssim,
+                "lpips": measured.lpips,
+                "timestep": encoded.timestep,
+                "hyper_share": encoded.side_bits / max(1, encoded.side_bits + encoded.latent_bits),
+            }
+            rows.append(row)
+    return rows
+
+
+def averages(rows: Sequence[Row]) -> list[Row]:
+    """Rows averaged over photos, one a quality; values that are undefined for a photo are left out of its average."""
+    table = []
+    for quality in dict.fromkeys(row["quality"] for row in rows):
+        chosen = [row for row in rows if row["quality"] == quality]
+        mean: Row = {"quality": quality, "photos": len(chosen)}
+        for name in ("bpp", "psnr_db", "ms_ssim", "lpips", "timestep", "hyper_share"):
+            values = [float(row[name] or 0) for row in chosen if row[name] is not None]
+            mean[name] = round(sum(values) / len(values), 5) if values else None
+        table.append(mean)
+    return table

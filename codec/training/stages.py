@@ -1,0 +1,96 @@
+"""Stages that train a codec on a frozen backbone: entropy model, adapter, and both together."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from codec.adapter import ParameterEstimator
+from codec.backbone import Backbone
+from codec.denoiser import clean_latent
+from codec.entropy.distribution import RateConstants
+from codec.entropy.entroformer import Entroformer
+from codec.entropy.rate import coded_bits, straight_through_round
+from codec.training.draws import Draws
+from codec.training.loss import distortion
+from codec.training.pretraining import Terms, latents
+from codec.training.settings import StageSettings
+
+PIXELS_PER_POSITION = 64
+
+
+class EntropyStage(nn.Module):
+    """Trains the entropy model on true integers k = round(alpha y) of frozen latents, alpha log-uniform.
+
+    The loss is the rate in bits per pixel, each sample in units of its own expected rate, so that no rate dominates.
+    """
+
+    def __init__(self, settings: StageSettings, backbone: Backbone, entropy: Entroformer) -> None:
+        super().__init__()
+        self.settings, self.backbone = settings, backbone
+        self.entropy = entropy.requires_grad_(True)
+        self.constants = RateConstants.computed()
+
+    @property
+    def trained(self) -> Mapping[str, nn.Module]:
+        return {"entropy": self.entropy}
+
+    def forward(self, batch: Tensor, draws: Draws) -> Terms:
+        y = latents(self.backbone, batch)
+        codes = torch.round(128 + 32 * draws.log_uniform(len(y), *self.settings.alpha).log2()).long()
+        alpha = 2.0 ** ((codes - 128) / 32)
+        scaled = alpha.view(-1, 1, 1, 1) * y
+        latent_bits, hyper_bits = rate(self.entropy, scaled, codes[:, None].expand(-1, 4), self.constants)
+        expected = 0.06 * (1 + alpha)  # bits per pixel, roughly
+        bpp = (latent_bits + hyper_bits) / (PIXELS_PER_POSITION * y.shape[-2] * y.shape[-1])
+        terms = {"bpp": bpp.mean(), "hyper_share": hyper_bits.sum() / (latent_bits + hyper_bits).sum()}
+        return (bpp / expected).mean(), terms
+
+
+class AdapterStage(nn.Module):
+    """Trains the parameter estimator through rounding, one U-Net evaluation and the decoder (supplement B).
+
+    loss = rate + lambda * (MSE + perceptual * LPIPS) / SCALE, lambda drawn for each sample. In the joint stage the
+    entropy model is trained as well; in the adapter stage it only tells the rate.
+    """
+
+    SCALE = 100.0
+
+    def __init__(
+        self,
+        settings: StageSettings,
+        backbone: Backbone,
+        entropy: Entroformer,
+        estimator: ParameterEstimator,
+        *,
+        joint: bool,
+    ) -> None:
+        super().__init__()
+        self.settings, self.backbone, self.joint = settings, backbone, joint
+        self.entropy = entropy.requires_grad_(joint)
+        self.estimator = estimator.requires_grad_(True)
+        self.constants = RateConstants.computed()
+
+    @property
+    def trained(self) -> Mapping[str, nn.Module]:
+        return {"estimator": self.estimator} | ({"entropy": self.entropy} if self.joint else {})
+
+    def forward(self, pixels: Tensor, draws: Draws) -> Terms:
+        y = latents(self.backbone, pixels)
+        quality = draws.log_uniform(len(y), *self.settings.quality)
+        alpha, t = self.estimator(y, quality)
+        codes = (128 + 32 * alpha.log2()).round().clamp(0, 255).long().flatten(1)
+        latent_bits, hyper_bits = rate(self.entropy, alpha * y, codes, self.constants)
+        bpp = (latent_bits + hyper_bits) / (pixels.shape[-2] * pixels.shape[-1])
+        y_hat = straight_through_round(alpha * y) / alpha
+        decoded = self.backbone.decode(clean_latent(self.backbone, y_hat, t), (pixels.shape[-2], pixels.shape[-1]))
+        lossy, terms = distortion(pixels, decoded, self.settings, draws.step)
+        loss = bpp + quality * lossy / self.SCALE
+        terms |= {"bpp": bpp.mean(), "alpha": alpha.mean(), "t": t.mean()}
+        return loss.mean(), terms
+
+
+def rate(entropy: Entroformer, scaled: Tensor, codes: Tensor, constants: RateConstants) -> tuple[Tensor, Tensor]:
+    """coded_bits in float32 whatever the mixed precision: the grids are finer than half precision."""
+    with torch.autocast(scaled.device.type, enabled=False):
+        return coded_bits(entropy, scaled.float(), codes, constants)

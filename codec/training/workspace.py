@@ -1,0 +1,116 @@
+"""The folder of a training run: what one stage leaves for the next.
+
+settings.json, progress.jsonl, tensorboard/, evaluation.json
+checkpoints/<stage>.safetensors     where an interrupted stage goes on
+backbone/                           mini backbones: diffusers layout, rewritten whole after a stage
+entropy.safetensors, estimator.safetensors
+bundle/                             the export
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import codec.compatibility  # noqa: F401
+
+import torch
+from diffusers import DDIMScheduler
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from codec.adapter import AdapterSettings, ParameterEstimator
+from codec.backbone import Backbone
+from codec.bundle import DEFAULT_BUNDLE, Bundle
+from codec.entropy.entroformer import Entroformer
+from codec.mini import MiniAutoencoder, MiniUNet
+from codec.schedule import NoiseSchedule
+from codec.training.settings import TrainingSettings
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Loads what earlier stages made, or starts it afresh; saves by replacing whole files and folders."""
+
+    folder: Path
+    settings: TrainingSettings
+    device: torch.device
+
+    def backbone(self, patches: Callable[[], Tensor]) -> Backbone:
+        """The run's backbone: the one given in the settings, the one in the making, or a new one (see new_backbone)."""
+        made = self.folder / "backbone"
+        if made.exists():
+            return Backbone.load(made, device=self.device)
+        if self.settings.start:
+            return self._start().load_backbone(device=str(self.device))
+        if self.settings.backbone != "new":
+            pin = self.settings.backbone_hash
+            return Backbone.load(self.settings.backbone, device=self.device, content_hash=pin)
+        return new_backbone(patches(), self.settings.seed).to(self.device)
+
+    def save_backbone(self, backbone: Backbone) -> None:
+        """Replace the backbone in the making."""
+        spool, made = self.folder / ".backbone", self.folder / "backbone"
+        shutil.rmtree(spool, ignore_errors=True)
+        backbone.save(spool)
+        shutil.rmtree(made, ignore_errors=True)
+        spool.rename(made)
+
+    def entropy(self) -> Entroformer:
+        """The entropy model so far."""
+        torch.manual_seed(self.settings.seed)
+        fresh = self._start().trainable_entropy() if self.settings.start else Entroformer(self.settings.entropy)
+        return self._load("entropy", fresh)
+
+    def estimator(self) -> ParameterEstimator:
+        """The parameter estimator so far."""
+        torch.manual_seed(self.settings.seed)
+        fresh = ParameterEstimator(AdapterSettings(alpha_at_one=self.settings.alpha_at_one))
+        started = self._start().load_encoder()[1] if self.settings.start else None
+        return self._load("estimator", started or fresh)
+
+    def has(self, name: str) -> bool:
+        """Whether a stage has left this network."""
+        return (self.folder / f"{name}.safetensors").exists()
+
+    def save(self, name: str, network: nn.Module) -> None:
+        """Replace a network's weights."""
+        spool = self.folder / f".{name}.safetensors"
+        save_file({key: value.contiguous().cpu() for key, value in network.state_dict().items()}, spool)
+        os.replace(spool, self.folder / f"{name}.safetensors")  # noqa: PTH105
+
+    def _start(self) -> Bundle:
+        start = self.settings.start
+        return Bundle.open(DEFAULT_BUNDLE if start == "mini" else start)
+
+    def _load(self, name: str, network: Network) -> Network:
+        path = self.folder / f"{name}.safetensors"
+        if path.exists():
+            network.load_state_dict(load_file(path))
+        return network.to(self.device)
+
+
+def new_backbone(patches: Tensor, seed: int) -> Backbone:
+    """An untrained mini backbone around the principal components of (N, 3, 8, 8) patches, with SD's noise schedule."""
+    torch.manual_seed(seed)
+    autoencoder, unet = MiniAutoencoder(), MiniUNet()
+    autoencoder.start_from_patches(patches)
+    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+    return Backbone(autoencoder, unet, NoiseSchedule.from_config(scheduler.config), name="mini")
+
+
+@torch.no_grad()
+def measure_latents(backbone: Backbone, batches: list[Tensor]) -> Backbone:
+    """The same mini backbone with mean and deviation of each latent channel over the batches in its configuration."""
+    autoencoder = backbone.autoencoder
+    means = [autoencoder.encode(pixels).latent_dist.mean.transpose(0, 1).flatten(1) for pixels in batches]
+    values = torch.cat(means, 1)
+    autoencoder.register_to_config(
+        latents_mean=[round(value, 6) for value in values.mean(1).tolist()],
+        latents_std=[round(value, 6) for value in values.std(1).tolist()],
+    )
+    return Backbone(autoencoder, backbone.unet, backbone.schedule, name=backbone.name)

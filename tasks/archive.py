@@ -1,0 +1,188 @@
+"""Archives: created, grown by numbered runs, one open at a time, each planned once, worked off and sealed."""
+
+import hashlib
+import importlib.metadata
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from codec.errors import ArchiveError, SettingsError
+from tasks import escrow, listing, manifest, names, report, shard
+from tasks.manifest import Manifest, Settings
+from tasks.shard import SILENT, Job, Progress, encode_shard
+from tasks.storage import Store
+from tasks.worker import Models, worker
+
+ShardMap = Callable[[Job, int], Iterable[report.Totals]]
+"""Calls encode_shard(job, shard) for every shard below the number."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one call did: the runs it finished, none when nothing was new, and their totals."""
+
+    runs: list[int] = field(default_factory=list)
+    totals: report.Totals = field(default_factory=lambda: report.add([]))
+
+
+def compress(
+    source: str,
+    archive: str,
+    settings: Settings = Settings(),  # noqa: B008  # frozen
+    *,
+    models: Models = Models(""),  # noqa: B008  # frozen
+    resume: int | None = None,
+    shard_map: ShardMap | None = None,
+    progress: Progress = SILENT,
+) -> Outcome:
+    """Bring an archive up to date with a source: finish the open run, then take what is new.
+
+    An open run keeps its own settings and bundle. With `resume`, its number, nothing else is done, and settings that
+    differ from its own are refused. Of `models`, the threads are those of the settings. `shard_map` maps encode_shard
+    over the shards of a run, by default one after another.
+    """
+    pictures, store = Store(source), Store(archive)
+    _check_places(pictures, store)
+    if models.bundle and not Path(models.bundle).is_dir():
+        raise SettingsError(f"{models.bundle}: no such bundle folder")
+    create(store)
+
+    def in_order(job: Job, shards: int) -> Iterable[report.Totals]:
+        return (encode_shard(job, number, progress) for number in range(shards))
+
+    def finish(run: int) -> Manifest:
+        job = Job(store.url, run, models.device, models.backbone, models.codec)
+        plan = manifest.read(store, run)
+        progress.begin(plan.images)
+        finished.append((run, work_off(store, plan, job, shard_map or in_order)))
+        return plan
+
+    finished: list[tuple[int, report.Totals]] = []
+    started = open_run(store)
+    if resume is not None:
+        _check_resume(store, resume, started, settings)
+    if started is not None:
+        finish(started)
+    while resume is None:
+        number = plan_run(pictures, store, settings, models)
+        if number is None or not finish(number).truncated:
+            break
+    return Outcome([run for run, _ in finished], report.add([totals for _, totals in finished]))
+
+
+def create(archive: Store) -> None:
+    """Make an archive of an empty place, after showing that its store can hold one; an archive is left as it is."""
+    if not archive.exists(names.ARCHIVE):
+        foreign = [name for name in archive.children("") if not name.startswith("probe-")]
+        if foreign:
+            raise ArchiveError(f"{archive.url}: holds {foreign[0]!r} but is no archive; name an empty folder")
+        document = {
+            "format": manifest.FORMAT,
+            "name": archive.url.rstrip("/").rpartition("/")[2],
+            "probe": archive.probe(),
+            "package_version": importlib.metadata.version("fdcodec"),
+        }
+        archive.publish(names.ARCHIVE, manifest.to_json(document))
+    existing(archive.url)
+
+
+def existing(url: str) -> Store:
+    """The archive at a path or URL; raises ArchiveError where there is none, or one of another format."""
+    archive = Store(url)
+    if not archive.exists(names.ARCHIVE):
+        raise ArchiveError(f"{archive.url}: no archive here; compress-archive makes one")
+    manifest.from_json(archive.read(names.ARCHIVE), archive.uri(names.ARCHIVE))
+    return archive
+
+
+def open_run(archive: Store) -> int | None:
+    """The run that has a manifest but no seal, if there is one."""
+    return next((run for run in reversed(report.runs(archive)) if not report.sealed(archive, run)), None)
+
+
+def plan_run(source: Store, archive: Store, settings: Settings, models: Models) -> int | None:
+    """Open the next run, for what the sealed ones do not hold, and return its number; None when that is nothing.
+
+    Of several runners that plan at once, the one whose manifest is created first wins; the others adopt its plan.
+    """
+    run = max(report.runs(archive), default=0) + 1
+    limits = listing.Limits(settings.max_images_per_shard, settings.max_shard_bytes)
+    with tempfile.TemporaryDirectory() as scratch:
+        frozen = listing.freeze(source, archive, run, limits, Path(scratch))
+        if not frozen.shards:
+            return None
+        with worker(replace(models, device="cpu", threads=settings.threads)) as child:
+            about = child.greeting()
+        escrow.keep(archive, about["bundle_id"], Path(about["bundle_path"]))
+        if settings.quality is None and settings.target_bpp is None:
+            settings = replace(settings, quality=about["default_quality"])
+        plan = Manifest(
+            run=run,
+            parent=run - 1 or None,
+            source=source.url,
+            listing=names.listing(run, frozen.sha256),
+            listing_sha256=frozen.sha256,
+            gone=frozen.gone,
+            truncated=frozen.truncated,
+            shards=tuple(frozen.shards),
+            settings=settings,
+            bundle_id=about["bundle_id"],
+        )
+        archive.publish(plan.listing, frozen.path)
+    archive.publish(names.manifest(run), plan.to_bytes())
+    return run
+
+
+def work_off(archive: Store, plan: Manifest, job: Job, shard_map: ShardMap) -> report.Totals:
+    """Encode all shards of a run that are not done, and seal it; returns the run's totals."""
+    if archive.sha256(plan.listing) != plan.listing_sha256:
+        raise ArchiveError(f"{archive.uri(plan.listing)}: damaged; restore it from a mirror")
+    totals = list(shard_map(job, len(plan.shards)))
+    seal(archive, plan)
+    return report.add(totals)
+
+
+def seal(archive: Store, plan: Manifest) -> None:
+    """Remove what no part names, then declare a run complete; raises ArchiveError while a shard is missing."""
+    parts, tars = [], set()
+    for number in range(len(plan.shards)):
+        name = names.part(plan.run, number)
+        part = shard.committed(archive, plan.run, number)
+        if part is None:
+            raise ArchiveError(f"{archive.uri(name)}: missing; run {plan.run} cannot be sealed before it is done")
+        data = archive.read(name)
+        parts.append({"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+        tars.add(shard.tar_of(part))
+    for tar in (f"{names.shards(plan.run)}/{name}" for name in archive.children(names.shards(plan.run))):
+        if tar not in tars:
+            archive.remove(tar)
+    for name in (f"{names.run(plan.run)}/{name}" for name in archive.children(names.run(plan.run))):
+        if name.endswith(".parquet") and name != plan.listing:
+            archive.remove(name)
+    archive.remove_unfinished(names.run(plan.run))
+    document = {"format": manifest.FORMAT, "run": plan.run, "parts": parts}
+    if not archive.publish(names.seal(plan.run), manifest.to_json(document)):
+        raise ArchiveError(f"{archive.uri(names.seal(plan.run))}: sealed with other parts; audit the archive")
+
+
+def _check_places(source: Store, archive: Store) -> None:
+    if not (source.folder.is_dir() if source.folder is not None else source.children("")):
+        raise ArchiveError(f"{source.url}: no such folder to read pictures from")
+    if f"{archive.url}/".startswith(f"{source.url}/"):
+        raise ArchiveError(f"{archive.url}: lies inside the source {source.url}; keep the archive elsewhere")
+
+
+def _check_resume(archive: Store, run: int, started: int | None, settings: Settings) -> None:
+    if run != started:
+        state = f"run {started} is" if started is not None else "no run is"
+        raise ArchiveError(f"{archive.url}: run {run} cannot be resumed, {state} open")
+    plan = manifest.read(archive, run)
+    own = plan.settings
+    given = settings
+    if settings.quality is None and settings.target_bpp is None and own.target_bpp is None:
+        given = replace(settings, quality=own.quality)
+    if differences := own.differences(given):
+        raise SettingsError(
+            f"run {run} was opened with other settings: {differences}; leave resume out to keep its own"
+        )

@@ -1,0 +1,118 @@
+"""The plan of a run: which sources, in which shards, with which settings and bundle. Written once, never changed."""
+
+import dataclasses
+import importlib.metadata
+import json
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from codec.errors import ArchiveError, SettingsError
+from tasks import names
+from tasks.storage import Store
+
+FORMAT = 1
+LPIPS_NETS = ("alex", "vgg")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides what a run writes, beside its sources and its bundle; raises SettingsError for bad values.
+
+    `quality` is lambda, None meaning the codec's default; `target_bpp`, bits per pixel of the whole file, replaces it.
+    `metrics` measures PSNR, MS-SSIM, LPIPS and DISTS of every picture. `image_timeout` is in seconds of one picture.
+    """
+
+    quality: float | None = None
+    target_bpp: float | None = None
+    max_images_per_shard: int = 2000
+    max_shard_bytes: int = 10**9
+    image_timeout: float = 1800.0
+    max_failed_fraction: float = 1.0
+    verify: bool = True
+    metrics: bool = True
+    lpips_net: str = "alex"
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        if self.quality is not None and self.target_bpp is not None:
+            raise SettingsError("quality and target_bpp exclude each other: give one")
+        for name in ("quality", "target_bpp", "max_images_per_shard", "max_shard_bytes", "image_timeout", "threads"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SettingsError(f"{name} must be above 0, not {value}")
+        if self.max_images_per_shard > 2000:
+            raise SettingsError(f"max_images_per_shard must be at most 2000, not {self.max_images_per_shard}")
+        if not 0 <= self.max_failed_fraction <= 1:
+            raise SettingsError(f"max_failed_fraction must be from 0 to 1, not {self.max_failed_fraction}")
+        if self.lpips_net not in LPIPS_NETS:
+            raise SettingsError(f"lpips_net must be one of {', '.join(LPIPS_NETS)}, not {self.lpips_net!r}")
+
+    def differences(self, given: Self) -> str:
+        """The settings in which `given` differs from these, as `name (given X, here Y)`, empty when none does."""
+        here, there = dataclasses.asdict(self), dataclasses.asdict(given)
+        return ", ".join(
+            f"{name} (given {there[name]}, here {here[name]})" for name in here if here[name] != there[name]
+        )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One run. `shards` are row ranges [start, stop) of the listing; `batch` pictures are encoded at a time."""
+
+    run: int
+    parent: int | None
+    source: str
+    listing: str
+    listing_sha256: str
+    gone: int
+    truncated: bool
+    shards: tuple[tuple[int, int], ...]
+    settings: Settings
+    bundle_id: str
+    batch: int = 1
+    package_version: str = field(default_factory=lambda: importlib.metadata.version("fdcodec"))
+    format: int = FORMAT
+
+    @property
+    def images(self) -> int:
+        """How many sources the run covers."""
+        return sum(stop - start for start, stop in self.shards)
+
+    def to_bytes(self) -> bytes:
+        """The JSON document."""
+        return to_json(dataclasses.asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Self:
+        """The manifest in a JSON document; raises ArchiveError naming `where` it was read."""
+        document = from_json(data, where)
+        try:
+            document["settings"] = Settings(**document["settings"])
+            document["shards"] = tuple((start, stop) for start, stop in document["shards"])
+            return cls(**document)
+        except (TypeError, KeyError, ValueError) as error:
+            raise ArchiveError(f"{where}: not the manifest of a run: {error}") from error
+
+
+def read(archive: Store, run: int) -> Manifest:
+    """The manifest of a run; raises NotFoundError, ArchiveError."""
+    return Manifest.from_bytes(archive.read(names.manifest(run)), archive.uri(names.manifest(run)))
+
+
+def to_json(document: dict[str, Any]) -> bytes:
+    """A document as every file of an archive writes it: the same content gives the same bytes."""
+    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+
+def from_json(data: bytes, where: str) -> dict[str, Any]:
+    """A document of this format; raises ArchiveError for another one."""
+    try:
+        document = json.loads(data)
+        format_ = document["format"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ArchiveError(f"{where}: damaged; restore it from a mirror") from error
+    if format_ != FORMAT:
+        raise ArchiveError(
+            f"{where}: format {format_}, but this release reads {FORMAT}; use a newer release of fdcodec"
+        )
+    return dict(document)

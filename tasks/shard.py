@@ -1,0 +1,249 @@
+"""One shard of a run: its sources encoded, verified and committed as one tar and one part of the report."""
+
+import datetime
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet
+
+from codec.errors import ArchiveError
+from tasks import escrow, listing, manifest, names, report, schema
+from tasks.channel import Child, ChildDied
+from tasks.manifest import Manifest
+from tasks.storage import NotFoundError, StorageError, Store, sha256_of
+from tasks.tar import Tar
+from tasks.verify import Verifier
+from tasks.worker import CODEC, Models, worker
+
+Row = dict[str, Any]
+
+
+class Progress(Protocol):
+    """What wants to know how far a run is."""
+
+    def begin(self, images: int) -> None: ...
+
+    def advance(self, images: int) -> None: ...
+
+
+class Silent:
+    """No progress shown."""
+
+    def begin(self, images: int) -> None:
+        pass
+
+    def advance(self, images: int) -> None:
+        pass
+
+
+SILENT = Silent()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be worked off shard by shard. `backbone` says where the bundle's is found if it is not embedded."""
+
+    archive: str
+    run: int
+    device: str = "cpu"
+    backbone: str = ""
+    codec: str = CODEC
+
+
+def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.Totals:
+    """Encode, verify and commit one shard, unless that is done; returns its totals.
+
+    Raises StorageError when a source or the archive cannot be reached: nothing is committed then, and calling again
+    is right. Raises ArchiveError when more pictures fail than the run's settings allow.
+    """
+    archive = Store(job.archive)
+    plan = manifest.read(archive, job.run)
+    start, stop = plan.shards[shard]
+    done = committed(archive, job.run, shard)
+    if done is not None:
+        progress.advance(stop - start)
+        return report.count(done)
+    entries = listing.read(archive, plan.listing, start, stop)
+    metrics = plan.settings.lpips_net if plan.settings.metrics else "none"
+    with escrow.bundle(archive, plan.bundle_id) as bundle, tempfile.TemporaryDirectory() as scratch:
+        models = Models(bundle, job.device, job.backbone, plan.settings.threads, job.codec)
+        with worker(models, metrics) as encoder, Verifier(models) as verifier:
+            if encoder.greeting()["bundle_id"] != plan.bundle_id:
+                raise ArchiveError(f"{archive.uri(names.escrow(plan.bundle_id))}: not the bundle it is kept as")
+            spool = Path(scratch) / "shard.tar"
+            with Tar(spool) as tar:
+                encoding = _Encoding(archive, plan, shard, job.device, encoder, verifier, tar)
+                for entry in entries:
+                    encoding.add(entry)
+                    progress.advance(1)
+        return _commit(archive, plan, shard, encoding.rows, spool)
+
+
+def committed(archive: Store, run: int, shard: int) -> pa.Table | None:
+    """The rows of a shard that is done, else None."""
+    try:
+        return pa.parquet.read_table(pa.BufferReader(archive.read(names.part(run, shard))))
+    except NotFoundError:
+        return None
+
+
+def tar_of(part: pa.Table) -> str:
+    """The tar that a part names, empty when the shard stored nothing."""
+    return str(part.schema.metadata[b"tar"].decode())
+
+
+class _Encoding:
+    """The rows of a shard, in order, and the tar they fill."""
+
+    def __init__(
+        self,
+        archive: Store,
+        plan: Manifest,
+        shard: int,
+        device: str,
+        encoder: Child,
+        verifier: Verifier,
+        tar: Tar,
+    ) -> None:
+        self.rows: list[Row] = []
+        self._archive, self._source = archive, Store(plan.source)
+        self._plan, self._shard, self._device = plan, shard, device
+        self._encoder, self._verifier, self._tar = encoder, verifier, tar
+
+    def add(self, entry: Row) -> None:
+        """Make the row of one listing entry."""
+        row = {
+            "key": entry["key"],
+            "version": entry["version"],
+            "source_uri": entry["uri"],
+            "source_bytes": entry["size"],
+            "run": self._plan.run,
+            "shard": self._shard,
+            "device": self._device,
+            "bundle_id": self._plan.bundle_id,
+            "created_at": datetime.datetime.now(datetime.UTC),
+        }
+        self.rows.append(row | self._outcome(entry))
+
+    def _outcome(self, entry: Row) -> Row:
+        if entry["size"] > listing.LARGEST_SOURCE:
+            return _failed("too_large", f"{entry['size']} bytes, of which a shard holds {listing.LARGEST_SOURCE}")
+        name = names.name_of(entry["key"])
+        try:
+            source = self._source.read(name)
+            now = self._source.item(name)
+        except NotFoundError:
+            return _failed("source_missing", "not there any more")
+        if (now.size, now.stamp, len(source)) != (entry["size"], entry["stamp"], entry["size"]):
+            return _failed("source_changed", "not what was listed any more")
+        content = hashlib.sha256(source).hexdigest()
+        found = {"source_sha256": content}
+        if content == entry["held_sha256"]:
+            return found | self._held(entry)
+        if content == entry["sha256"]:
+            found["duplicate_of"] = entry["duplicate_of"]
+            if first := self._first(entry["duplicate_of"], content):
+                return first | found
+        return found | self._encoded(entry["key"], source)
+
+    def _held(self, entry: Row) -> Row:
+        """The stored file of the last version kept, for a source that has the same content."""
+        field = pa.compute.field
+        history = report.rows(self._archive, [run for run in report.runs(self._archive) if run < self._plan.run])
+        kept = history.to_table(filter=(field("key") == entry["key"]) & (field("status") != "failed")).to_pylist()
+        last = max(kept, key=lambda row: row["run"])
+        own = ("source_uri", "source_bytes", "run", "shard", "created_at", "duplicate_of")
+        return {name: value for name, value in last.items() if name not in own} | {"status": "unchanged"}
+
+    def _first(self, key: str | None, content: str) -> Row | None:
+        """The outcome of an equal source of this shard, whose stored file then serves both."""
+        row = next((row for row in self.rows if row["key"] == key), None)
+        if row is None or row.get("source_sha256") != content or row["status"] == "unchanged":
+            return None
+        own = ("key", "version", "source_uri", "created_at")
+        return {name: value for name, value in row.items() if name not in own}
+
+    def _encoded(self, key: str, source: bytes) -> Row:
+        settings = self._plan.settings
+        request = {"do": "encode", "quality": settings.quality, "target_bpp": settings.target_bpp}
+        try:
+            answer, data = self._encoder.ask(request, source, seconds=settings.image_timeout)
+        except ChildDied as death:
+            return _failed(death.reason, str(death))
+        if "failed" in answer:
+            return _failed(answer["failed"], answer["error"])
+        symbols, fallback = answer.pop("symbols", None), answer.pop("fallback", None)
+        if symbols is not None and settings.verify:
+            answer["verified"] = self._verifier.decodes(data, symbols, seconds=settings.image_timeout)
+            fallback = None if answer["verified"] else "unverified"
+        if fallback is None:
+            return answer | {"status": "compressed", "codec": "fdc"} | self._stored(key, "fdc", data, answer)
+        about = {name: answer[name] for name in ("source_format", "width", "height")}
+        kept = {"status": "fallback", "codec": "original", "reason": fallback, "verified": True}
+        return about | kept | self._stored(key, names.extension_of(key), source, answer)
+
+    def _stored(self, key: str, extension: str, data: bytes, answer: Row) -> Row:
+        offset = self._tar.add(names.member(len(self.rows), key, extension), data)
+        return {
+            "bytes": len(data),
+            "bpp": 8 * len(data) / (answer["width"] * answer["height"]),
+            "offset": offset,
+            "length": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+
+
+def _failed(reason: str, error: str) -> Row:
+    return {"status": "failed", "reason": reason, "error": error}
+
+
+def _commit(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: Path) -> report.Totals:
+    """Publish the tar under its content hash, then the part that names it; the part is what commits the shard."""
+    _refuse_nonsense(plan, shard, rows)
+    own = [row for row in rows if row["status"] != "unchanged" and "offset" in row]
+    tar = ""
+    if own:
+        _check_offsets(spool, own)
+        digest = sha256_of(spool)
+        tar = names.tar(plan.run, shard, digest)
+        if not archive.publish(tar, spool) or archive.sha256(tar) != digest:
+            raise StorageError(
+                f"{archive.uri(tar)}: what is stored here is not what was written; remove it and run again"
+            )
+    for row in own:
+        row["tar"] = tar
+    table = schema.table(rows, {"run": str(plan.run), "shard": str(shard), "tar": tar})
+    part = pa.BufferOutputStream()
+    pa.parquet.write_table(table, part, compression="zstd")
+    if not archive.publish(names.part(plan.run, shard), part.getvalue().to_pybytes()):
+        winner = committed(archive, plan.run, shard)
+        if winner is None:
+            raise StorageError(f"{archive.uri(names.part(plan.run, shard))}: refused, yet not there; run again")
+        if tar and tar_of(winner) != tar:
+            archive.remove(tar)
+        table = winner
+    return report.count(table)
+
+
+def _refuse_nonsense(plan: Manifest, shard: int, rows: list[Row]) -> None:
+    failed = [row for row in rows if row["status"] == "failed" or row.get("reason") == "unverified"]
+    allowed = plan.settings.max_failed_fraction
+    if len(failed) > allowed * len(rows):
+        first = f"{failed[0]['key']}: {failed[0].get('error', 'unverified')}"
+        raise ArchiveError(
+            f"run {plan.run}, shard {shard}: {len(failed)} of {len(rows)} pictures failed, more than "
+            f"max_failed_fraction {allowed} allows; the first is {first}"
+        )
+
+
+def _check_offsets(spool: Path, rows: list[Row]) -> None:
+    with spool.open("rb") as file:
+        for row in rows:
+            file.seek(row["offset"])
+            if hashlib.sha256(file.read(row["length"])).hexdigest() != row["sha256"]:
+                raise ArchiveError(f"{row['key']}: its bytes are not at the offset its row says; nothing was committed")

@@ -1,0 +1,115 @@
+"""A codec of the same API as codec.Codec without networks, which certain pictures make misbehave.
+
+Symbols are colour block means of 8x8 pixels; the file is a header and deflated pixels with their low bits cut off.
+"""
+
+import hashlib
+import os
+import signal
+import struct
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.errors import BitstreamError, BundleError
+from codec.images import Picture
+
+DEFAULT_QUALITY = 4.0
+FAKE = "tests.fake_codec:FakeCodec"
+
+CRASH, HANG, KILLED, RAISE, CORRUPT, GROW = range(1, 7)
+"""Values of the first pixel's red, after (., 13, 37), that make encoding go wrong."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    data: bytes
+    symbols: NDArray[np.int32]
+    quality: float
+    timestep: float
+    steps: int
+    latent_bits: int
+    side_bits: int
+
+
+@dataclass(frozen=True)
+class FakeBundle:
+    """A folder whose file `salt` makes one bundle's files unreadable with another."""
+
+    path: Path
+
+    @property
+    def salt(self) -> bytes:
+        return (self.path / "salt").read_bytes()
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256(self.salt).hexdigest()
+
+
+class FakeCodec:
+    def __init__(self, bundle: FakeBundle) -> None:
+        self.bundle = bundle
+
+    @classmethod
+    def load(cls, bundle: str | None = None, *, device: str = "cpu", backbone: str | None = None) -> "FakeCodec":
+        if bundle is None or not (Path(bundle) / "salt").is_file():
+            raise BundleError(f"{bundle}: no bundle here; name a folder with one")
+        return cls(FakeBundle(Path(bundle)))
+
+    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY) -> Encoded:
+        return self._encode(picture, quality)
+
+    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Encoded:
+        return self._encode(picture, bits_per_pixel)
+
+    def _encode(self, picture: Picture, quality: float) -> Encoded:
+        pixels = picture.pixels & 0xE0
+        red, *marker = (int(value) for value in picture.pixels[0, 0])
+        fault = red if marker == [13, 37] else 0
+        misbehave(fault)
+        payload = zlib.compress(pixels.tobytes()) + (bytes(100_000) if fault == GROW else b"")
+        if fault == CORRUPT:
+            pixels = pixels ^ 0x80
+            data = self._pack(picture, zlib.compress(pixels.tobytes()))
+        else:
+            data = self._pack(picture, payload)
+        return Encoded(data, _symbols(picture.pixels & 0xE0), quality, 12.5, 3, 8 * len(payload), 16)
+
+    def _pack(self, picture: Picture, payload: bytes) -> bytes:
+        return self.bundle.salt[:4].ljust(4) + struct.pack("<II", picture.width, picture.height) + payload
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        if data[:4] != self.bundle.salt[:4].ljust(4):
+            raise BitstreamError("written with another bundle")
+        width, height = struct.unpack("<II", data[4:12])
+        try:
+            pixels = zlib.decompress(data[12:])
+        except zlib.error as error:
+            raise BitstreamError("damaged") from error
+        return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+
+    def symbols(self, data: bytes) -> NDArray[np.int32]:
+        return _symbols(self.decode(data))
+
+
+def misbehave(fault: int) -> None:
+    if fault == CRASH:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if fault == KILLED:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == RAISE:
+        raise RuntimeError("the encoder\nis out of sorts")
+    while fault == HANG:
+        time.sleep(0.01)
+
+
+def _symbols(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
+    height, width, _ = pixels.shape
+    padded = np.pad(pixels.astype(np.int32), ((0, -height % 8), (0, -width % 8), (0, 0)))
+    blocks = padded.reshape(padded.shape[0] // 8, 8, padded.shape[1] // 8, 8, 3).sum((1, 3)).transpose(2, 0, 1)
+    return np.concatenate([blocks, blocks[:1]]).astype(np.int32)

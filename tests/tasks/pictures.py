@@ -1,0 +1,85 @@
+"""Folders of small pictures and archives of them, for the tests of the protocol."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tasks import report
+from tasks.archive import Outcome, compress
+from tasks.manifest import Settings
+from tasks.schema import MEASURED_ON_THE_WAY
+from tasks.shard import SILENT, Progress
+from tasks.storage import Store
+from tasks.worker import Models
+from tests.fake_codec import FAKE
+
+SMALL = Settings(quality=4.0, max_images_per_shard=3, image_timeout=30, metrics=False, threads=1)
+
+
+def png(seed: int, width: int = 40, height: int = 24, fault: int = 0) -> bytes:
+    """A PNG of noise, other for each seed; `fault` makes the fake codec misbehave."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    pixels[0, 0] = (fault, 13, 37) if fault else (0, 0, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def folder(path: Path, names: dict[str, bytes]) -> Path:
+    """A folder of files."""
+    for name, content in names.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+def bundle(path: Path, salt: str = "salt") -> Path:
+    """A bundle of the fake codec."""
+    return folder(path, {"salt": salt.encode(), "CARD.md": b"made by the tests\n"})
+
+
+def pack(source: Path | str, archive: Path | str, bundle: Path, settings: Settings = SMALL, **options: Any) -> Outcome:
+    """compress with the fake codec."""
+    return compress(str(source), str(archive), settings, models=Models(str(bundle), codec=FAKE), **options)
+
+
+def rows(archive: Path | str, order: str = "run, key") -> list[dict[str, Any]]:
+    """The report without what is measured on the way."""
+    found = report.query(Store(str(archive)), f"SELECT * FROM rows ORDER BY {order}")
+    return [{name: value for name, value in row.items() if name not in MEASURED_ON_THE_WAY} for row in found]
+
+
+def snapshot(archive: Path | str) -> dict[str, str]:
+    """The content hash of every file of an archive; parts count by their rows, and the seal by its parts' names."""
+    store = Store(str(archive))
+    state: dict[str, str] = {}
+    for item in store.list():
+        content = store.read(item.name)
+        if "/report/" in item.name:
+            continue
+        if item.name.endswith("complete.json"):
+            content = json.dumps([part["name"] for part in json.loads(content)["parts"]]).encode()
+        state[item.name] = hashlib.sha256(content).hexdigest()
+    state["rows"] = hashlib.sha256(repr(rows(archive)).encode()).hexdigest()
+    return state
+
+
+class Counter:
+    """A progress that counts."""
+
+    def __init__(self) -> None:
+        self.total = self.done = 0
+
+    def begin(self, images: int) -> None:
+        self.total += images
+
+    def advance(self, images: int) -> None:
+        self.done += images
+
+
+__all__ = ["SILENT", "SMALL", "Counter", "Progress", "bundle", "folder", "pack", "png", "rows", "snapshot"]
