@@ -123,6 +123,10 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
         return DecoderOutput(sample=self.decoder(latent) + self.synthesis(latent))
 
 
+def _level(channels: int, blocks: int, embedding: int) -> nn.ModuleList:
+    return nn.ModuleList(ResidualBlock(channels, embedding) for _ in range(blocks))
+
+
 class MiniUNet(ModelMixin, ConfigMixin):
     """Noise predictor on 4-channel latents whose height and width are multiples of 4; no attention, no text.
 
@@ -135,11 +139,10 @@ class MiniUNet(ModelMixin, ConfigMixin):
         c = channels
         self.embed = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.enter = nn.Conv2d(4, c[0], 3, padding=1)
-        level = lambda width: nn.ModuleList(ResidualBlock(width, embedding) for _ in range(blocks))  # noqa: E731
-        self.down = nn.ModuleList(level(width) for width in c)
+        self.down = nn.ModuleList(_level(width, blocks, embedding) for width in c)
         self.shrink = nn.ModuleList(nn.Conv2d(c[i], c[i + 1], 3, 2, 1) for i in (0, 1))
         self.grow = nn.ModuleList(nn.Conv2d(c[i + 1], 4 * c[i], 1) for i in (0, 1))
-        self.up = nn.ModuleList(level(width) for width in c[:2])
+        self.up = nn.ModuleList(_level(width, blocks, embedding) for width in c[:2])
         self.leave = nn.Sequential(PixelNorm(c[0]), nn.SiLU(), nn.Conv2d(c[0], 4, 3, padding=1))
         nn.init.zeros_(cast(nn.Conv2d, self.leave[-1]).weight)
 

@@ -4,24 +4,25 @@ import functools
 import inspect
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, cast, get_type_hints
 
+import rich.progress
 import typer
 from prefect import Flow
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.runtime import deployment
 from prefect.utilities.callables import parameter_docstrings
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from codec.errors import FdcError, SettingsError
+from tasks.progress import Progress
 
-FATAL = 1
-FAILED_ROWS = 2
+DONE, FATAL, FAILED_ROWS = 0, 1, 2
 
 
 def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False) -> None:
@@ -40,6 +41,7 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
             result = flow(**parameters)
         except FdcError as error:
             typer.echo(f"error: {error}", err=True)
+            traceback.clear_frames(error.__traceback__)  # Prefect keeps it until exit, where DuckDB complains
             raise typer.Exit(FATAL) from None
         raise typer.Exit(show(result))
 
@@ -53,14 +55,14 @@ def _with_options(command: Callable[..., None], function: Callable[..., Any]) ->
     hints, helps = get_type_hints(function), parameter_docstrings(inspect.getdoc(function))
     parameters = []
     for name, parameter in inspect.signature(function).parameters.items():
-        kind = typer.Argument if parameter.default is inspect.Parameter.empty else typer.Option
-        annotation = Annotated[hints[name], kind(help=helps.get(name), show_default=parameter.default is not None)]
-        parameters.append(parameter.replace(annotation=annotation))
-    wrapped = functools.partial(command)
-    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}  # type: ignore[attr-defined]
-    wrapped.__name__ = function.__name__  # type: ignore[attr-defined]
-    return wrapped
+        kind: Any = typer.Argument if parameter.default is inspect.Parameter.empty else typer.Option
+        hint: Any = Annotated[(hints[name], kind(help=helps.get(name)))]
+        parameters.append(parameter.replace(annotation=hint))
+    wrapped: Any = functools.partial(command)
+    wrapped.__signature__ = inspect.Signature(parameters)
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    wrapped.__name__ = function.__name__
+    return cast(Callable[..., None], wrapped)
 
 
 def place(location: str) -> str:
@@ -75,35 +77,31 @@ def place(location: str) -> str:
     return str(Path(location).absolute())
 
 
-class Bar:
-    """How far a run is, as a bar; several runs add up."""
+class _Bar(Progress):
+    """A progress shown by rich; several runs add up."""
 
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
-        self._total = 0
+    def __init__(self, shown: rich.progress.Progress, what: str) -> None:
+        self._shown, self._task, self._total = shown, shown.add_task(what, total=None), 0
 
     def begin(self, images: int) -> None:
-        """There are so many more pictures to do."""
         self._total += images
-        self._progress.update(self._task, total=self._total)
+        self._shown.update(self._task, total=self._total)
 
     def advance(self, images: int) -> None:
-        """So many more are done."""
-        self._progress.advance(self._task, images)
+        self._shown.advance(self._task, images)
 
 
 @contextmanager
-def bar(what: str) -> Iterator[Bar]:
+def bar(what: str) -> Iterator[Progress]:
     """A progress bar on the error stream, invisible unless that is a terminal."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True))
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
-        yield Bar(progress, progress.add_task(what, total=None))
+    columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
+    with rich.progress.Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as shown:
+        yield _Bar(shown, what)
 
 
 def show_table(title: str, row: Mapping[str, Any]) -> None:
     """Print one record as a table of two columns; None shows as a dash."""
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table("", title, header_style="bold")
     for name, value in row.items():
         shown = "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
         table.add_row(name.replace("_", " "), shown)

@@ -10,7 +10,8 @@ from pathlib import Path
 from codec.errors import ArchiveError, SettingsError
 from tasks import escrow, listing, manifest, names, report, shard
 from tasks.manifest import Manifest, Settings
-from tasks.shard import SILENT, Job, Progress, encode_shard
+from tasks.progress import SILENT, Progress
+from tasks.shard import Job, encode_shard
 from tasks.storage import Store
 from tasks.worker import Models, worker
 
@@ -76,7 +77,7 @@ def create(archive: Store) -> None:
     if not archive.exists(names.ARCHIVE):
         foreign = [name for name in archive.children("") if not name.startswith("probe-")]
         if foreign:
-            raise ArchiveError(f"{archive.url}: holds {foreign[0]!r} but is no archive; name an empty folder")
+            raise ArchiveError(f"{archive}: holds {foreign[0]!r} but is no archive; name an empty folder")
         document = {
             "format": manifest.FORMAT,
             "name": archive.url.rstrip("/").rpartition("/")[2],
@@ -91,7 +92,7 @@ def existing(url: str) -> Store:
     """The archive at a path or URL; raises ArchiveError where there is none, or one of another format."""
     archive = Store(url)
     if not archive.exists(names.ARCHIVE):
-        raise ArchiveError(f"{archive.url}: no archive here; compress-archive makes one")
+        raise ArchiveError(f"{archive}: no archive here; compress-archive makes one")
     manifest.from_json(archive.read(names.ARCHIVE), archive.uri(names.ARCHIVE))
     return archive
 
@@ -168,15 +169,15 @@ def seal(archive: Store, plan: Manifest) -> None:
 
 def _check_places(source: Store, archive: Store) -> None:
     if not (source.folder.is_dir() if source.folder is not None else source.children("")):
-        raise ArchiveError(f"{source.url}: no such folder to read pictures from")
-    if f"{archive.url}/".startswith(f"{source.url}/"):
-        raise ArchiveError(f"{archive.url}: lies inside the source {source.url}; keep the archive elsewhere")
+        raise ArchiveError(f"{source}: no such folder to read pictures from")
+    if f"{archive}/".startswith(f"{source}/"):
+        raise ArchiveError(f"{archive}: lies inside the source {source}; keep the archive elsewhere")
 
 
 def _check_resume(archive: Store, run: int, started: int | None, settings: Settings) -> None:
     if run != started:
         state = f"run {started} is" if started is not None else "no run is"
-        raise ArchiveError(f"{archive.url}: run {run} cannot be resumed, {state} open")
+        raise ArchiveError(f"{archive}: run {run} cannot be resumed, {state} open")
     plan = manifest.read(archive, run)
     own = plan.settings
     given = settings

@@ -10,7 +10,7 @@ from codec.errors import ArchiveError
 from tasks import escrow, names, report
 from tasks.archive import existing
 from tasks.channel import Child, ChildDied
-from tasks.shard import SILENT, Progress
+from tasks.progress import SILENT, Progress
 from tasks.storage import Store
 from tasks.worker import Models, worker
 
@@ -84,13 +84,11 @@ def restore(
 
 def plan(archive: Store, target: Store, keys: Sequence[str] | None, models: Models) -> list[Job]:
     """The jobs that restore the keys, one a tar."""
-    chosen = "" if keys is None else "AND list_contains($keys, key)"
-    with report.database(rows=report.rows(archive)) as connection:
-        sql = _LAST_KEPT.format(chosen=chosen)
-        found = connection.sql(sql, params={} if keys is None else {"keys": list(keys)}).to_arrow_table().to_pylist()
+    found = _last_kept(archive, keys)
     missing = sorted(set(keys or ()) - {row["key"] for row in found})
     if missing:
-        raise ArchiveError(f"{archive.url}: holds no picture under the key {missing[0]!r} ({len(missing)} such keys)")
+        more = f", nor under {len(missing) - 1} others given" if len(missing) > 1 else ""
+        raise ArchiveError(f"{archive}: holds no picture under the key {missing[0]!r}{more}; query the report for keys")
     targets = _targets(found)
     grouped: dict[tuple[str, str], list[Member]] = {}
     for row in found:
@@ -99,6 +97,13 @@ def plan(archive: Store, target: Store, keys: Sequence[str] | None, models: Mode
     return [
         Job(archive.url, target.url, bundle_id, tuple(members), models) for (bundle_id, _), members in grouped.items()
     ]
+
+
+def _last_kept(archive: Store, keys: Sequence[str] | None) -> list[dict[str, Any]]:
+    sql = _LAST_KEPT.format(chosen="" if keys is None else "AND list_contains($keys, key)")
+    with report.database(rows=report.rows(archive)) as connection:
+        found = connection.sql(sql, params={} if keys is None else {"keys": list(keys)})
+        return list(found.to_arrow_table().to_pylist())
 
 
 def _targets(rows: list[dict[str, Any]]) -> dict[str, str]:

@@ -5,7 +5,7 @@ import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
@@ -15,33 +15,13 @@ from codec.errors import ArchiveError
 from tasks import escrow, listing, manifest, names, report, schema
 from tasks.channel import Child, ChildDied
 from tasks.manifest import Manifest
+from tasks.progress import SILENT, Progress
 from tasks.storage import NotFoundError, StorageError, Store, sha256_of
 from tasks.tar import Tar
 from tasks.verify import Verifier
 from tasks.worker import CODEC, Models, worker
 
 Row = dict[str, Any]
-
-
-class Progress(Protocol):
-    """What wants to know how far a run is."""
-
-    def begin(self, images: int) -> None: ...
-
-    def advance(self, images: int) -> None: ...
-
-
-class Silent:
-    """No progress shown."""
-
-    def begin(self, images: int) -> None:
-        pass
-
-    def advance(self, images: int) -> None:
-        pass
-
-
-SILENT = Silent()
 
 
 @dataclass(frozen=True)

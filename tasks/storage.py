@@ -59,13 +59,13 @@ class Store:
         self._given = url
         with self._naming_errors("open", ""):
             self._fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
-            self._root = root.rstrip("/")
+        self._root = root.rstrip("/")
         protocols = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
         self.folder = Path(root) if "file" in protocols else None
         self.url = cast(str, self._fs.unstrip_protocol(self._root or root))
 
-    def __repr__(self) -> str:
-        return f"Store({self.url!r})"
+    def __str__(self) -> str:
+        return self.url if self.folder is None else str(self.folder)
 
     def uri(self, name: str) -> str:
         """The address of a name, valid UTF-8 for any name and without credentials."""
@@ -130,7 +130,7 @@ class Store:
                 self.remove(name)
             if not exclusive:
                 raise ArchiveError(
-                    f"{self.url}: two writers can both create one name in this store; keep the archive in another"
+                    f"{self}: two writers can both create one name in this store; keep the archive in another"
                 )
         return "exclusive creation by link" if self.folder is not None else "exclusive creation by If-None-Match"
 
@@ -252,7 +252,7 @@ class Store:
             raise self._named(error, verb, name) from error
 
     def _named(self, error: Exception, verb: str, name: str) -> ArchiveError:
-        where = _without_secrets(names.key_of(f"{self._given}/{name}" if name else self._given))
+        where = _without_secrets(names.key_of(f"{self._given.rstrip('/')}/{name}" if name else self._given))
         if isinstance(error, FileNotFoundError) and verb == "read":
             return NotFoundError(f"{where}: nothing is stored here")
         why = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__

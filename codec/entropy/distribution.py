@@ -88,4 +88,5 @@ def bits(symbols: Tensor, mean: Tensor, level: Tensor) -> Tensor:
     distance = (symbols - mean).abs()
     upper = torch.special.log_ndtr((0.5 - distance) / spread)
     lower = torch.special.log_ndtr((-0.5 - distance) / spread)
-    return -(upper + torch.log1p(-torch.exp(lower - upper).clamp(max=1 - 1e-7))) / math.log(2)
+    nats: Tensor = upper + torch.log1p(-torch.exp(lower - upper).clamp(max=1 - 1e-7))
+    return -nats / math.log(2)

@@ -8,7 +8,7 @@ round, comparison, gathering and table look-ups by integers occur.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -126,7 +126,7 @@ class Exact:
     def exponentials(self, logits: Tensor) -> Tensor:
         distance = logits.amax(-1, keepdim=True) - logits
         index = torch.round(distance * EXPONENT_STEPS).clamp_(max=EXPONENT_ENTRIES)
-        return cast(Tensor, self.table[index.long()])
+        return self.table[index.long()]
 
 
 def exponential_table() -> Tensor:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -163,10 +164,9 @@ class ExactEntropyModel:
     def known_answer(self) -> str:
         """SHA-256 of the outputs on a fixed pattern, the same on any machine. Covers cut windows and all parts."""
         height, width, codes = 37, 41, torch.tensor([[100, 128, 140, 170]])
-        pattern = lambda *shape: (torch.arange(int(torch.tensor(shape).prod())) * 7919 % 23 - 11).view(shape)  # noqa: E731
-        hyper = self.hyper(pattern(1, *self.hyper_shape(height, width)), codes, (height, width))
+        hyper = self.hyper(_pattern(1, *self.hyper_shape(height, width)), codes, (height, width))
         seen = torch.zeros(1, height * width, CHANNELS, dtype=torch.long)
-        seen[:, anchors(height, width)] = pattern(1, len(anchors(height, width)), CHANNELS)
+        seen[:, anchors(height, width)] = _pattern(1, len(anchors(height, width)), CHANNELS)
         every = torch.arange(height * width)
         parts = [
             *self.prior(codes),
@@ -179,6 +179,11 @@ class ExactEntropyModel:
         return digest.hexdigest()
 
 
+def _pattern(*shape: int) -> Tensor:
+    """Small whole numbers without an obvious period."""
+    return (torch.arange(prod(shape)) * 7919 % 23 - 11).view(shape)
+
+
 def _whole(mean: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     return torch.round(mean * 32).long(), level.long()
 
@@ -188,10 +193,12 @@ def trainable(integers: Mapping[str, Tensor], settings: EntroformerSettings) -> 
     model = Entroformer(settings)
     exact = _restore(integers, settings).state_dict()
     for name, value in model.state_dict().items():
+        if name.startswith("hyper_encoder"):
+            continue
         if name.endswith(".knots"):
             rows = torch.arange(len(value)) * KNOT_SPACING
             value.copy_(exact[name.removesuffix("knots") + "table"][rows.clamp(max=ALPHA_CODES - 1)])
-        elif name in exact:
+        else:
             value.copy_(exact[name])
     return model
 

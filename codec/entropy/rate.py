@@ -23,12 +23,13 @@ def hyper_latent(model: Entroformer, scaled: Tensor, codes: Tensor, constants: R
     """alpha y (B, 4, h, w) -> whole hyper-latent symbols (B, Z, ceil(h/4), ceil(w/4)), gradient straight through."""
     _, inverse, _ = constants.rows(codes, scaled.dtype)
     z = straight_through_round(model.hyper_encoder(scaled, inverse, codes, Simulated()))
-    return torch.clamp(z, -HYPER_LIMIT, HYPER_LIMIT)
+    return z.clamp(-HYPER_LIMIT, HYPER_LIMIT)
 
 
 def crop_tokens(tokens: Tensor, full: tuple[int, int], shape: tuple[int, int]) -> Tensor:
     """Rows of a full raster -> rows of its top left part."""
-    return tokens.unflatten(1, full)[:, : shape[0], : shape[1]].flatten(1, 2)
+    grid: Tensor = tokens.unflatten(1, full)
+    return grid[:, : shape[0], : shape[1]].flatten(1, 2)
 
 
 def coded_bits(model: Entroformer, scaled: Tensor, codes: Tensor, constants: RateConstants) -> tuple[Tensor, Tensor]:

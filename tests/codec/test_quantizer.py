@@ -34,7 +34,7 @@ def test_tied_and_measured_agree_for_fine_bins_and_part_for_wide_ones() -> None:
     tied, measured = (quantizer.with_timestep(fine, y, backbone, mode) for mode in ("tied", "measured"))
     assert tied.timestep == pytest.approx(measured.timestep, rel=0.05)
     tied, measured = (quantizer.with_timestep(wide, y, backbone, mode) for mode in ("tied", "measured"))
-    assert tied.timestep > 1.2 * measured.timestep
+    assert tied.timestep > 1.1 * measured.timestep
 
 
 def test_quality_and_alpha_codes_are_monotone_and_invertible() -> None:

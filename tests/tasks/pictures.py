@@ -12,8 +12,8 @@ from PIL import Image
 from tasks import report
 from tasks.archive import Outcome, compress
 from tasks.manifest import Settings
+from tasks.progress import Progress
 from tasks.schema import MEASURED_ON_THE_WAY
-from tasks.shard import SILENT, Progress
 from tasks.storage import Store
 from tasks.worker import Models
 from tests.fake_codec import FAKE
@@ -69,7 +69,7 @@ def snapshot(archive: Path | str) -> dict[str, str]:
     return state
 
 
-class Counter:
+class Counter(Progress):
     """A progress that counts."""
 
     def __init__(self) -> None:
@@ -80,6 +80,3 @@ class Counter:
 
     def advance(self, images: int) -> None:
         self.done += images
-
-
-__all__ = ["SILENT", "SMALL", "Counter", "Progress", "bundle", "folder", "pack", "png", "rows", "snapshot"]

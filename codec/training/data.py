@@ -1,0 +1,174 @@
+"""Training photos from WebDataset tars, read through their offsets; every draw is a function of (seed, step)."""
+
+import io
+import queue
+import tarfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from codec.errors import SettingsError
+
+EXTENSIONS = frozenset(["jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff", "gif"])
+TRIES = 16
+"""Photos that a crop goes on to when one after the other cannot be decoded."""
+CACHED_PHOTOS = 8
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where one photo lies: a tar, and the place of its bytes in it."""
+
+    tar: Path
+    name: str
+    offset: int
+    size: int
+
+
+class ShardedImages:
+    """Random access to the image members of WebDataset tars. Raises SettingsError when there are none."""
+
+    def __init__(self, sources: Sequence[str | Path]) -> None:
+        tars = [tar for source in sources for tar in _tars(Path(source))]
+        self.members = [member for tar in tars for member in _index(tar)]
+        if not self.members:
+            raise SettingsError(
+                f"no photos in {', '.join(map(str, sources))}: give WebDataset tars, or folders of them"
+            )
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def key(self, index: int) -> str:
+        """The member's name in its tar."""
+        return self.members[index].name
+
+    def read(self, index: int) -> bytes:
+        """The original bytes of a photo."""
+        member = self.members[index]
+        with member.tar.open("rb") as stream:
+            stream.seek(member.offset)
+            return stream.read(member.size)
+
+
+class CropSampler:
+    """Random crops: each photo is seen equally often, in an order and at places fixed by the seed."""
+
+    def __init__(
+        self,
+        images: ShardedImages,
+        *,
+        seed: int,
+        batch_size: int,
+        crop_size: int,
+        crops_per_image: int = 1,
+        rescale: tuple[float, float] = (0.5, 1.0),
+        flip: bool = True,
+    ) -> None:
+        if batch_size % crops_per_image:
+            raise SettingsError(f"a batch of {batch_size} cannot hold {crops_per_image} crops of each photo")
+        self.images, self.seed, self.batch_size, self.crop_size = images, seed, batch_size, crop_size
+        self.crops_per_image, self.rescale, self.flip = crops_per_image, rescale, flip
+        self._photo = lru_cache(maxsize=CACHED_PHOTOS)(self._decode)
+
+    def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Tensor:
+        """The rank's slice of the step's batch: (batch_size / world, 3, crop, crop) float32 in [-1, 1].
+
+        The whole batch depends on (seed, step) alone; step may be negative, for draws outside of training.
+        """
+        if self.batch_size % world:
+            raise SettingsError(f"a batch of {self.batch_size} does not divide among {world} processes")
+        share = self.batch_size // world
+        crops = [self._crop(step, place) for place in range(rank * share, (rank + 1) * share)]
+        stacked = torch.from_numpy(np.stack(crops))
+        return stacked.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+
+    def _crop(self, step: int, place: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        draws = np.random.default_rng(np.random.SeedSequence([self.seed, step % 2**64, place]))
+        photo = self._photo_at((step * self.batch_size + place) // self.crops_per_image)
+        scale, size = draws.uniform(*self.rescale), self.crop_size
+        side = min(round(size / scale), photo.width, photo.height)
+        left, top = draws.integers(photo.width - side + 1), draws.integers(photo.height - side + 1)
+        box = (int(left), int(top), int(left) + side, int(top) + side)
+        crop = np.asarray(photo.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0))
+        return crop[:, ::-1] if self.flip and draws.random() < 0.5 else crop
+
+    def _photo_at(self, position: int) -> Image.Image:
+        """The photo at a position of the endless order; one that cannot be decoded gives way to the next."""
+        for attempt in range(TRIES):
+            epoch, place = divmod(position + attempt, len(self.images))
+            photo = self._photo(int(_order(self.seed, epoch, len(self.images))[place]))
+            if photo is not None:
+                return photo
+        raise SettingsError(f"{TRIES} photos in a row cannot be decoded; check the shards with shard-images")
+
+    def _decode(self, index: int) -> Image.Image | None:
+        try:
+            with Image.open(io.BytesIO(self.images.read(index))) as image:
+                return image.convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return None
+
+
+def prefetch(sampler: CropSampler, first_step: int, *, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Tensor]]:
+    """(step, batch) from first_step on for ever, made by one thread ahead of time. Close the iterator to stop it."""
+    ready: queue.Queue[tuple[int, Tensor | BaseException]] = queue.Queue(maxsize=2)
+    stopped = threading.Event()
+
+    def work() -> None:
+        step = first_step
+        while not stopped.is_set():
+            try:
+                item: tuple[int, Tensor | BaseException] = (step, sampler.batch(step, rank=rank, world=world))
+            except Exception as error:  # handed to the reader, who raises it
+                item = (step, error)
+            while not stopped.is_set():
+                try:
+                    ready.put(item, timeout=0.2)
+                    break
+                except queue.Full:
+                    continue
+            step += 1
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            step, batch = ready.get()
+            if isinstance(batch, BaseException):
+                raise batch
+            yield step, batch
+    finally:
+        stopped.set()
+        thread.join()
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """The epoch's permutation of the photos."""
+    return np.random.default_rng(np.random.SeedSequence([seed, epoch % 2**64, count])).permutation(count)
+
+
+def _tars(source: Path) -> list[Path]:
+    if source.is_dir():
+        return sorted(source.rglob("*.tar"))
+    if not source.is_file():
+        raise SettingsError(f"{source} is neither a tar nor a folder of tars")
+    return [source]
+
+
+def _index(tar: Path) -> list[Member]:
+    try:
+        with tarfile.open(tar, "r:") as opened:
+            members = [entry for entry in opened if entry.isfile()]
+    except (tarfile.TarError, OSError) as error:
+        raise SettingsError(f"{tar} is not a whole tar: {error}") from None
+    wanted = [entry for entry in members if entry.name.rpartition(".")[2].lower() in EXTENSIONS]
+    return [Member(tar, entry.name, entry.offset_data, entry.size) for entry in wanted]
