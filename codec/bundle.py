@@ -182,6 +182,8 @@ def write_bundle(
         text = json.dumps({"format": FORMAT} | dataclasses.asdict(config), indent=1)
         (spool / CONFIG).write_text(text + "\n")
         (spool / "CARD.md").write_text(card or f"# {config.name}\n")
+        for file in spool.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)
         spool.chmod(0o755)
         spool.rename(folder)
     except BaseException:

@@ -134,7 +134,7 @@ class MiniUNet(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, channels: tuple[int, int, int] = (80, 128, 176), blocks: int = 2, embedding: int = 128) -> None:
+    def __init__(self, channels: tuple[int, int, int] = (80, 128, 144), blocks: int = 2, embedding: int = 128) -> None:
         super().__init__()
         c = channels
         self.embed = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))

@@ -10,8 +10,8 @@ from flows import command, mapping
 from tasks import report
 from tasks.archive import compress
 from tasks.manifest import Settings
+from tasks.models import Models
 from tasks.storage import Store
-from tasks.worker import Models
 
 
 @flow(name="compress-archive", persist_result=False)

@@ -10,10 +10,10 @@ from pathlib import Path
 from codec.errors import ArchiveError, SettingsError
 from tasks import escrow, listing, manifest, names, report, shard
 from tasks.manifest import Manifest, Settings
+from tasks.models import Models, verifier
 from tasks.progress import SILENT, Progress
 from tasks.shard import Job, encode_shard
 from tasks.storage import Store
-from tasks.worker import Models, worker
 
 ShardMap = Callable[[Job, int], Iterable[report.Totals]]
 """Calls encode_shard(job, shard) for every shard below the number."""
@@ -113,7 +113,7 @@ def plan_run(source: Store, archive: Store, settings: Settings, models: Models) 
         frozen = listing.freeze(source, archive, run, limits, Path(scratch))
         if not frozen.shards:
             return None
-        with worker(replace(models, device="cpu", threads=settings.threads)) as child:
+        with verifier(models) as child:
             about = child.greeting()
         escrow.keep(archive, about["bundle_id"], Path(about["bundle_path"]))
         if settings.quality is None and settings.target_bpp is None:

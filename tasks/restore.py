@@ -10,9 +10,9 @@ from codec.errors import ArchiveError
 from tasks import escrow, names, report
 from tasks.archive import existing
 from tasks.channel import Child, ChildDied
+from tasks.models import Models, worker
 from tasks.progress import SILENT, Progress
 from tasks.storage import Store
-from tasks.worker import Models, worker
 
 SECONDS = 1800.0
 

@@ -15,11 +15,10 @@ from codec.errors import ArchiveError
 from tasks import escrow, listing, manifest, names, report, schema
 from tasks.channel import Child, ChildDied
 from tasks.manifest import Manifest
+from tasks.models import CODEC, Models, decodes, verifier, worker
 from tasks.progress import SILENT, Progress
 from tasks.storage import NotFoundError, StorageError, Store, sha256_of
 from tasks.tar import Tar
-from tasks.verify import Verifier
-from tasks.worker import CODEC, Models, worker
 
 Row = dict[str, Any]
 
@@ -52,12 +51,12 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
     metrics = plan.settings.lpips_net if plan.settings.metrics else "none"
     with escrow.bundle(archive, plan.bundle_id) as bundle, tempfile.TemporaryDirectory() as scratch:
         models = Models(bundle, job.device, job.backbone, plan.settings.threads, job.codec)
-        with worker(models, metrics) as encoder, Verifier(models) as verifier:
+        with worker(models, metrics) as encoder, verifier(models) as decoder:
             if encoder.greeting()["bundle_id"] != plan.bundle_id:
                 raise ArchiveError(f"{archive.uri(names.escrow(plan.bundle_id))}: not the bundle it is kept as")
             spool = Path(scratch) / "shard.tar"
             with Tar(spool) as tar:
-                encoding = _Encoding(archive, plan, shard, job.device, encoder, verifier, tar)
+                encoding = _Encoding(archive, plan, shard, job.device, encoder, decoder, tar)
                 for entry in entries:
                     encoding.add(entry)
                     progress.advance(1)
@@ -87,13 +86,13 @@ class _Encoding:
         shard: int,
         device: str,
         encoder: Child,
-        verifier: Verifier,
+        decoder: Child,
         tar: Tar,
     ) -> None:
         self.rows: list[Row] = []
         self._archive, self._source = archive, Store(plan.source)
         self._plan, self._shard, self._device = plan, shard, device
-        self._encoder, self._verifier, self._tar = encoder, verifier, tar
+        self._encoder, self._decoder, self._tar = encoder, decoder, tar
 
     def add(self, entry: Row) -> None:
         """Make the row of one listing entry."""
@@ -159,7 +158,7 @@ class _Encoding:
             return _failed(answer["failed"], answer["error"])
         symbols, fallback = answer.pop("symbols", None), answer.pop("fallback", None)
         if symbols is not None and settings.verify:
-            answer["verified"] = self._verifier.decodes(data, symbols, seconds=settings.image_timeout)
+            answer["verified"] = decodes(self._decoder, data, symbols, seconds=settings.image_timeout)
             fallback = None if answer["verified"] else "unverified"
         if fallback is None:
             return answer | {"status": "compressed", "codec": "fdc"} | self._stored(key, "fdc", data, answer)

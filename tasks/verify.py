@@ -5,33 +5,10 @@ with the SHA-256 of the symbols it decodes, which must be the hash of those that
 """
 
 import argparse
-from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
-from tasks.channel import Child, ChildDied, Frame, Handler, serve
-from tasks.worker import Models, digest, load, parser
-
-
-class Verifier:
-    """The process, from its parent's side; a context manager."""
-
-    def __init__(self, models: Models) -> None:
-        self._child = Child("tasks.verify", replace(models, device="cpu").arguments(), models.threads)
-
-    def __enter__(self) -> Self:
-        self._child.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._child.__exit__()
-
-    def decodes(self, data: bytes, symbols: str, *, seconds: float) -> bool:
-        """Whether the file decodes, in time and without ending the process, to the symbols of this hash."""
-        try:
-            answer, _ = self._child.ask({}, data, seconds=seconds)
-        except ChildDied:
-            return False
-        return answer.get("symbols") == symbols
+from tasks.channel import Frame, Handler, serve
+from tasks.models import digest, greeting, load, parser
 
 
 def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], Handler]:
@@ -43,7 +20,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], Handler]:
         except Exception as error:  # whatever goes wrong here, the stream is not fit to be kept
             return {"error": str(error)}, b""
 
-    return {"bundle_id": decoder.bundle.id}, handle
+    return greeting(decoder, arguments), handle
 
 
 def main() -> None:

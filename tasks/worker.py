@@ -4,77 +4,13 @@
 """
 
 import argparse
-import hashlib
-import importlib
 import time
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from codec.errors import FdcError, ImageError
 from codec.images import Picture, encode_png, read_image
-from tasks.channel import Child, Frame, Handler, serve
-
-CODEC = "codec.codec:Codec"
-
-
-class Coder(Protocol):
-    """What this process needs of codec.Codec."""
-
-    bundle: Any
-
-    def encode(self, picture: Picture, *, quality: float) -> Any: ...
-
-    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Any: ...
-
-    def decode(self, data: bytes) -> NDArray[np.uint8]: ...
-
-    def symbols(self, data: bytes) -> NDArray[np.int32]: ...
-
-
-@dataclass(frozen=True)
-class Models:
-    """What a child process loads. An empty bundle means the embedded default; `codec` is the class as module:name."""
-
-    bundle: str
-    device: str = "cpu"
-    backbone: str = ""
-    threads: int = 2
-    codec: str = CODEC
-
-    def arguments(self) -> list[str]:
-        """The command line that `parser` reads."""
-        return [self.bundle, "--device", self.device, "--backbone", self.backbone, "--codec", self.codec]
-
-
-def worker(models: Models, metrics: str = "none") -> Child:
-    """The process, from its parent's side. `metrics` is alex, vgg or none."""
-    return Child("tasks.worker", [*models.arguments(), "--metrics", metrics], models.threads)
-
-
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """The command line of every process that loads a codec."""
-    options = argparse.ArgumentParser(description=description)
-    options.add_argument("bundle")
-    options.add_argument("--device", default="cpu")
-    options.add_argument("--backbone", default="")
-    options.add_argument("--codec", default=CODEC)
-    return options
-
-
-def load(arguments: argparse.Namespace) -> Coder:
-    """The codec that a command line names."""
-    module, _, name = arguments.codec.partition(":")
-    kind = getattr(importlib.import_module(module), name)
-    codec = kind.load(arguments.bundle or None, device=arguments.device, backbone=arguments.backbone or None)
-    return cast(Coder, codec)
-
-
-def digest(symbols: NDArray[np.int32]) -> str:
-    """The SHA-256 of symbols (channel, row, column) as little-endian 32-bit integers."""
-    return hashlib.sha256(np.ascontiguousarray(symbols, dtype="<i4").tobytes()).hexdigest()
+from tasks.channel import Frame, Handler, serve
+from tasks.models import Coder, digest, greeting, load, parser
 
 
 class _Worker:
@@ -152,13 +88,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], Handler]:
         from codec.metrics import Metrics  # its networks take seconds to load
 
         metrics = Metrics(lpips_net=arguments.metrics, device=arguments.device)
-    home = importlib.import_module(arguments.codec.partition(":")[0])
-    greeting = {
-        "bundle_id": codec.bundle.id,
-        "bundle_path": str(codec.bundle.path),
-        "default_quality": float(home.DEFAULT_QUALITY),
-    }
-    return greeting, _Worker(codec, metrics).handle
+    return greeting(codec, arguments), _Worker(codec, metrics).handle
 
 
 def main() -> None:

@@ -11,12 +11,15 @@ import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import BitstreamError, BundleError
-from codec.images import Picture
+
+if TYPE_CHECKING:
+    from codec.images import Picture
 
 DEFAULT_QUALITY = 4.0
 FAKE = "tests.fake_codec:FakeCodec"
@@ -61,13 +64,13 @@ class FakeCodec:
             raise BundleError(f"{bundle}: no bundle here; name a folder with one")
         return cls(FakeBundle(Path(bundle)))
 
-    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY) -> Encoded:
+    def encode(self, picture: "Picture", *, quality: float = DEFAULT_QUALITY) -> Encoded:
         return self._encode(picture, quality)
 
-    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Encoded:
+    def encode_to_bpp(self, picture: "Picture", bits_per_pixel: float) -> Encoded:
         return self._encode(picture, bits_per_pixel)
 
-    def _encode(self, picture: Picture, quality: float) -> Encoded:
+    def _encode(self, picture: "Picture", quality: float) -> Encoded:
         pixels = picture.pixels & 0xE0
         red, *marker = (int(value) for value in picture.pixels[0, 0])
         fault = red if marker == [13, 37] else 0
@@ -80,7 +83,7 @@ class FakeCodec:
             data = self._pack(picture, payload)
         return Encoded(data, _symbols(picture.pixels & 0xE0), quality, 12.5, 3, 8 * len(payload), 16)
 
-    def _pack(self, picture: Picture, payload: bytes) -> bytes:
+    def _pack(self, picture: "Picture", payload: bytes) -> bytes:
         return self.bundle.salt[:4].ljust(4) + struct.pack("<II", picture.width, picture.height) + payload
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:

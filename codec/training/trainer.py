@@ -105,7 +105,7 @@ class Trainer:
         torch._foreach_lerp_(list(self.averages.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
 
     def _log(self, values: Mapping[str, Tensor]) -> None:
-        numbers = {name: round(float(value), 6) for name, value in values.items()}
+        numbers = {name: round(float(value.detach()), 6) for name, value in values.items()}
         if not math.isfinite(numbers["loss"]):
             raise FloatingPointError(
                 f"stage {self.name}: the loss is {numbers['loss']} at step {self.step}; lower the learning rate"

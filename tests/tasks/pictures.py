@@ -12,10 +12,10 @@ from PIL import Image
 from tasks import report
 from tasks.archive import Outcome, compress
 from tasks.manifest import Settings
+from tasks.models import Models
 from tasks.progress import Progress
 from tasks.schema import MEASURED_ON_THE_WAY
 from tasks.storage import Store
-from tasks.worker import Models
 from tests.fake_codec import FAKE
 
 SMALL = Settings(quality=4.0, max_images_per_shard=3, image_timeout=30, metrics=False, threads=1)

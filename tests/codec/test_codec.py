@@ -1,0 +1,191 @@
+"""The codec as a whole: files that decode, in any process, to what was encoded."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from codec import BitstreamError, BundleError, Codec, ImageError, Picture, SettingsError, read_image
+from codec.bitstream import pack, parse
+from codec.bundle import DEFAULT_BUNDLE, Bundle, find_bundle
+from codec.metrics import psnr
+from tests.codec.tiny_bundles import tiny_bundle
+from tests.conftest import synthetic
+
+
+@pytest.fixture(scope="module")
+def codec(bundle: Bundle) -> Codec:
+    return Codec.load(bundle)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (8, 8), (65, 130), (16, 1100)])
+def test_any_size_is_restored(shape: tuple[int, int], codec: Codec) -> None:
+    encoded = codec.encode(Picture(synthetic(*shape)))
+    assert codec.decode(encoded.data).shape == (*shape, 3)
+    assert np.array_equal(codec.symbols(encoded.data), encoded.symbols)
+
+
+def test_another_process_decodes_the_same_symbols_from_bytes_and_bundle_alone(
+    codec: Codec, photo: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    encoded = codec.encode(Picture(photo))
+    (tmp_path / "photo.fdc").write_bytes(encoded.data)
+    program = (
+        "import sys, hashlib; from pathlib import Path; from codec import Codec; "
+        "symbols = Codec.load(sys.argv[1]).symbols(Path(sys.argv[2]).read_bytes()); "
+        "print(hashlib.sha256(symbols.astype('<i4').tobytes()).hexdigest())"
+    )
+    command = [sys.executable, "-c", program, str(codec.bundle.path), str(tmp_path / "photo.fdc")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, env={"OMP_NUM_THREADS": "1"})
+    assert answer.stdout.strip() == hashlib.sha256(encoded.symbols.astype("<i4").tobytes()).hexdigest()
+
+
+def test_encoding_twice_gives_the_same_bytes(codec: Codec, photo: NDArray[np.uint8]) -> None:
+    assert codec.encode(Picture(photo), quality=3).data == codec.encode(Picture(photo), quality=3).data
+
+
+def test_rate_and_quality_grow_with_lambda(codec: Codec, photo: NDArray[np.uint8]) -> None:
+    files = [codec.encode(Picture(photo), quality=quality).data for quality in (0.5, 8, 128)]
+    lengths = [len(data) for data in files]
+    assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
+    errors = [psnr(photo, codec.decode(data)) or 99 for data in files]
+    assert errors[0] < errors[-1]
+
+
+def test_target_rate_is_kept(codec: Codec, photo: NDArray[np.uint8]) -> None:
+    area = photo.shape[0] * photo.shape[1]
+    for target in (0.8, 2.0):
+        assert 8 * len(codec.encode_to_bpp(Picture(photo), target).data) <= target * area
+    smallest = codec.encode_to_bpp(Picture(photo), 1e-9)
+    assert len(smallest.data) <= len(codec.encode_to_bpp(Picture(photo), 0.8).data)
+
+
+def test_bits_account_for_the_whole_stream(codec: Codec, photo: NDArray[np.uint8]) -> None:
+    encoded = codec.encode(Picture(photo))
+    assert encoded.latent_bits + encoded.side_bits == 8 * len(parse(encoded.data).stream)
+
+
+def test_grey_stays_grey(codec: Codec, photo: NDArray[np.uint8]) -> None:
+    grey = np.repeat(photo[..., :1], 3, axis=2)
+    decoded = codec.decode(codec.encode(Picture(grey, grey=True)).data)
+    assert (decoded[..., 0] == decoded[..., 1]).all() and (decoded[..., 1] == decoded[..., 2]).all()
+
+
+@pytest.mark.parametrize("parameters", ["measured", "tied", "learned"])
+def test_three_ways_to_set_the_parameters_all_decode(parameters: str, photo: NDArray[np.uint8], tmp_path: Path) -> None:
+    codec = Codec.load(tiny_bundle(tmp_path / "bundle", parameters=parameters))
+    encoded = codec.encode(Picture(photo))
+    assert encoded.timestep > 0
+    assert codec.decode(encoded.data).shape == photo.shape
+
+
+def test_a_timestep_of_zero_bypasses_the_unet(
+    codec: Codec, photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = parse(codec.encode(Picture(photo)).data)
+    still = type(file)(**{**vars(file), "parameters": type(file.parameters)(file.parameters.alpha_codes, 0)})
+    monkeypatch.setattr(codec.backbone, "predict_noise", None)
+    assert codec.decode(pack(still)).shape == photo.shape
+
+
+def test_another_bundles_file_is_refused(codec: Codec, photo: NDArray[np.uint8], tmp_path: Path) -> None:
+    other = Codec.load(tiny_bundle(tmp_path / "other", name="other"))
+    with pytest.raises(BitstreamError, match=f"bundle {other.bundle.id[:16]}"):
+        codec.decode(other.encode(Picture(photo)).data)
+
+
+def test_a_damaged_file_is_refused_by_decoding(codec: Codec, photo: NDArray[np.uint8]) -> None:
+    data = bytearray(codec.encode(Picture(photo)).data)
+    data[len(data) // 2] ^= 4
+    with pytest.raises(BitstreamError, match="checksum"):
+        codec.decode(bytes(data))
+
+
+def test_transparency_and_impossible_qualities_are_refused(codec: Codec, photo: NDArray[np.uint8]) -> None:
+    with pytest.raises(ImageError, match="transparency"):
+        codec.encode(Picture(photo, alpha=photo[..., 0]))
+    for quality in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(SettingsError, match="quality"):
+            codec.encode(Picture(photo), quality=quality)
+
+
+def test_every_file_of_a_bundle_is_checked(bundle: Bundle, tmp_path: Path) -> None:
+    for name in bundle.config.files:
+        broken = tmp_path / name.replace("/", "-")
+        shutil.copytree(bundle.path, broken)
+        data = bytearray((broken / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (broken / name).write_bytes(data)
+        with pytest.raises(BundleError, match=f"{name} does not have"):
+            Bundle.open(broken)
+        (broken / name).unlink()
+        with pytest.raises(BundleError, match=f"{name} is missing"):
+            Bundle.open(broken)
+
+
+def test_a_machine_that_computes_otherwise_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    shutil.copytree(bundle.path, tmp_path / "other")
+    text = json.loads((tmp_path / "other" / "bundle.json").read_text())
+    text["known_answer"] = "0" * 64
+    (tmp_path / "other" / "bundle.json").write_text(json.dumps(text))
+    with pytest.raises(BundleError, match="known answer"):
+        Codec.load(tmp_path / "other")
+
+
+def test_the_id_covers_every_setting_and_file(bundle: Bundle, tmp_path: Path) -> None:
+    assert tiny_bundle(tmp_path / "same").id == bundle.id
+    assert tiny_bundle(tmp_path / "steps", steps=3).id != bundle.id
+
+
+def test_bundles_are_found_by_id_in_folders_and_in_the_package(bundle: Bundle) -> None:
+    assert find_bundle(bundle.id[:16], [bundle.path]).id == bundle.id
+    assert find_bundle(bundle.id[:16], [bundle.path.parent]).id == bundle.id
+    embedded = Bundle.open(DEFAULT_BUNDLE)
+    assert find_bundle(embedded.id[:16]).id == embedded.id
+    with pytest.raises(BundleError, match="give the folder"):
+        find_bundle("0" * 16, [bundle.path])
+
+
+def test_a_bundle_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("codec.bundle.build_counts", fail)
+        with pytest.raises(OSError, match="disk full"):
+            tiny_bundle(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+    tiny_bundle(tmp_path / "new")
+    with pytest.raises(BundleError, match="never overwritten"):
+        tiny_bundle(tmp_path / "new")
+
+
+def test_a_folder_that_is_no_bundle_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no readable bundle\.json"):
+        Codec.load(tmp_path)
+    (tmp_path / "bundle.json").write_text("{")
+    with pytest.raises(BundleError, match="damaged"):
+        Codec.load(tmp_path)
+    (tmp_path / "bundle.json").write_text('{"format": 9}')
+    with pytest.raises(BundleError, match="another format"):
+        Codec.load(tmp_path)
+
+
+def test_the_embedded_default_compresses_real_photos_recognisably(photos: Path) -> None:
+    codec = Codec.load()
+    picture = read_image(photos / "train" / "bsds500" / "test-100007.jpg")
+    encoded = codec.encode(picture)
+    error = psnr(picture.pixels, codec.decode(encoded.data))
+    assert error is not None and error > 20
+    assert 0.02 < 8 * len(encoded.data) / (picture.width * picture.height) < 0.5
+
+
+def test_the_embedded_default_is_at_most_20_megabytes() -> None:
+    folder = DEFAULT_BUNDLE
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 20e6

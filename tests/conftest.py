@@ -1,0 +1,43 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from codec.bundle import Bundle
+from tests.codec.tiny_bundles import tiny_bundle
+
+DATA = Path(os.environ.get("FDC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    """The folder of development photos (train/, eval/, lpips/); tests that need it are skipped where it is absent."""
+    if not DATA.is_dir():
+        pytest.skip(f"no photos at {DATA}: set FDC_TEST_DATA to a folder with train/, eval/ and lpips/")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A tiny bundle with random weights."""
+    return tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture
+def photo() -> NDArray[np.uint8]:
+    """A smooth synthetic picture, 90 x 70 pixels."""
+    return synthetic(70, 90)
+
+
+def synthetic(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Gradients, a disc and a little noise: (height, width, 3)."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width]
+    base = np.stack([rows / height, columns / width, (rows + columns) / (height + width)], 2) * 200
+    disc = (rows - height / 2) ** 2 + (columns - width / 2) ** 2 < (min(height, width) / 3) ** 2
+    pixels = base + 50 * disc[..., None] + rng.normal(0, 3, (height, width, 3))
+    return np.clip(pixels, 0, 255).astype(np.uint8)

@@ -1,0 +1,186 @@
+"""Storage: publishing is exclusive and survives being killed, races and lost replies; errors keep secrets."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+
+from codec.errors import ArchiveError
+from tasks.storage import NotFoundError, StorageError, Store
+
+
+def _publish_many(url: str, content: bytes, start: float, results: Any) -> None:
+    store = Store(url)
+    time.sleep(max(0.0, start - time.time()))
+    results.put([store.publish(f"race/{number}", content * 1000) for number in range(50)])
+
+
+def test_of_two_processes_that_publish_one_name_exactly_one_wins(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    start = time.time() + 3
+    runners = [
+        context.Process(target=_publish_many, args=(str(tmp_path), content, start, results)) for content in (b"a", b"b")
+    ]
+    for runner in runners:
+        runner.start()
+    won = [results.get(timeout=60) for _ in runners]
+    for runner in runners:
+        runner.join()
+    assert all(sum(pair) == 1 for pair in zip(*won, strict=True))
+    contents = {path.read_bytes() for path in (tmp_path / "race").iterdir()}
+    assert contents <= {b"a" * 1000, b"b" * 1000}
+
+
+def test_a_refused_publication_leaves_what_was_there(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    assert store.publish("x/y", b"first")
+    assert not store.publish("x/y", b"second")
+    assert store.read("x/y") == b"first"
+    assert [item.name for item in store.list()] == ["x/y"]
+
+
+def test_publishing_what_stands_there_already_succeeds(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    spool = tmp_path / "spool"
+    spool.write_bytes(b"same")
+    assert store.publish("x", b"same")
+    assert store.publish("x", spool)
+
+
+def test_a_publisher_whose_reply_was_lost_finds_out_that_it_won(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path))
+    create = store._create
+
+    def lose_reply(name: str, content: bytes | Path) -> None:
+        create(name, content)
+        raise TimeoutError("no reply")
+
+    monkeypatch.setattr(store, "_create", lose_reply)
+    assert store.publish("x", b"mine")
+
+
+def test_a_publication_that_cannot_be_told_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path))
+    monkeypatch.setattr(store, "_create", _raise(OSError(28, "No space left on device")))
+    with pytest.raises(StorageError, match="cannot write: No space left on device"):
+        store.publish("x", b"mine")
+
+
+def test_a_half_written_file_is_not_listed_and_is_cleared_away(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.publish("runs/part", b"done")
+    (tmp_path / "runs" / ".0123456789abcdef.unfinished").write_bytes(b"half")
+    assert [item.name for item in store.list()] == ["runs/part"]
+    assert store.children("runs") == ["part"]
+    store.remove_unfinished("runs")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["part"]
+
+
+class CarelessFileSystem(DirFileSystem):
+    """Creates exclusively by looking first and writing then, as most file systems of fsspec do."""
+
+    protocol = "careless"
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(fs=fsspec.filesystem("memory"), path="/careless")
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+        if mode == "create" and self.exists(path):
+            raise FileExistsError(path)
+        time.sleep(0.01)
+        super().pipe_file(path, value)
+
+
+def test_a_store_in_which_two_writers_win_is_refused(tmp_path: Path) -> None:
+    fsspec.register_implementation("careless", CarelessFileSystem, clobber=True)
+    with pytest.raises(ArchiveError, match="keep the archive in another"):
+        Store("careless://archive").probe()
+    assert "link" in Store(str(tmp_path)).probe()
+    assert list(Store(str(tmp_path)).list()) == []
+
+
+def test_errors_name_the_place_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2hunter2")
+    store = Store(str(tmp_path))
+    monkeypatch.setattr(store, "_given", "s3://someone:password@bucket/archive")
+    monkeypatch.setattr(store._fs, "cat_file", _raise(OSError(5, "signature by hunter2hunter2 refused")))
+    with pytest.raises(StorageError) as caught:
+        store.read("x")
+    assert str(caught.value) == "s3://bucket/archive/x: cannot read: signature by *** refused"
+
+
+def test_what_is_not_there_is_told_from_what_cannot_be_read(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for ask in (store.read, store.item, store.sha256):
+        with pytest.raises(NotFoundError):
+            ask("nothing")
+    assert not store.exists("nothing")
+    assert store.children("nothing") == []
+    store.remove("nothing")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StorageError):
+        store.read("folder")
+
+
+def test_a_range_beyond_the_end_is_an_error(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.publish("x", b"0123456789")
+    assert store.read_range("x", 3, 4) == b"3456"
+    with pytest.raises(StorageError, match="7 of 8 bytes at 3"):
+        store.read_range("x", 3, 8)
+
+
+def test_listing_follows_links_once_and_leaves_out_what_is_no_file(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    (root / "sub").mkdir(parents=True)
+    elsewhere.mkdir()
+    (root / "sub" / "a").write_bytes(b"1")
+    (elsewhere / "b").write_bytes(b"22")
+    (root / "linked").symlink_to(elsewhere)
+    (root / "sub" / "loop").symlink_to(root)
+    (root / "itself").symlink_to(root / "itself")
+    (root / "broken").symlink_to(root / "nothing")
+    os.mkfifo(root / "pipe")
+    assert sorted((item.name, item.size) for item in Store(str(root)).list()) == [("linked/b", 2), ("sub/a", 1)]
+
+
+def test_a_name_that_is_no_utf_8_is_listed_read_and_addressed(tmp_path: Path) -> None:
+    raw = os.fsencode(tmp_path) + b"/\xff%FF.jpg"
+    Path(os.fsdecode(raw)).write_bytes(b"x")
+    store = Store(str(tmp_path))
+    (item,) = store.list()
+    assert store.read(item.name) == b"x"
+    assert store.uri(item.name) == f"file://{tmp_path}/%FF%25FF.jpg"
+
+
+def test_a_stamp_changes_with_the_file(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.replace("x", b"one")
+    before = store.item("x")
+    os.utime(tmp_path / "x", ns=(1, 1))
+    assert before.stamp != store.item("x").stamp == "1"
+
+
+def test_replacing_leaves_no_moment_without_a_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path))
+    store.replace("x", b"old")
+    monkeypatch.setattr(Path, "replace", _raise(OSError(5, "killed")))
+    with pytest.raises(StorageError):
+        store.replace("x", b"new")
+    assert store.read("x") == b"old"
+
+
+def _raise(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
