@@ -4,6 +4,7 @@ import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,22 +17,29 @@ from codec.errors import ImageError
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JXL", "HEIF")
 """Formats that are opened, where Pillow or a plug-in reads them; none that calls another program."""
 MAX_PIXELS = 100_000_000
-DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+"""The mode a picture must have for a colour profile of each kind."""
+COLOURS = np.stack(np.meshgrid(*[np.arange(0, 256, 17, dtype=np.uint8)] * 3), -1).reshape(64, 64, 3)
+"""Colours from all over the RGB cube, as a picture."""
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
+"""Two TIFF tags, and the value of the second for inverted grey."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """Upright 8-bit sRGB pixels (H, W, 3), and what the file said beside them."""
 
     pixels: NDArray[np.uint8]
     grey: bool = False
-    """The file held one channel of grey; all three channels are equal."""
+    """The three channels are equal everywhere."""
     source_format: str = "RGB"
     alpha: NDArray[np.uint8] | None = None
     """Transparency (H, W), where any pixel is not opaque."""
     icc: bytes | None = None
     """The colour profile, where the pixels could not be converted to sRGB."""
     exif: bytes | None = None
+    """The file's EXIF block, without the orientation that the pixels already have."""
 
     @property
     def width(self) -> int:
@@ -43,9 +51,10 @@ class Picture:
 
 
 def read_image(source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read a picture whole: upright, converted to sRGB; of an animation the first frame.
+    """Read a picture whole: upright, converted to 8-bit sRGB; of an animation the first frame.
 
-    Raises ImageError for what is no picture, is damaged or cut short, or declares more than max_pixels.
+    Raises ImageError for what is no picture, is damaged or cut short, or declares more than max_pixels (Pillow's own
+    bound on what any picture may declare stays in force beyond that).
     """
     name = "the picture" if isinstance(source, bytes) else str(source)
     try:
@@ -61,17 +70,16 @@ def read_image(source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> P
                 if image.width * image.height > max_pixels:
                     raise ImageError(f"{name} declares {image.width} x {image.height} pixels, more than {max_pixels}")
                 image.load()
-                return _normalise(image)
+                return _normalise(image, name)
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not a picture in a known format") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name} declares more pixels than any real picture has") from None
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, EOFError) as error:
-        raise ImageError(f"{name} is damaged: {str(error) or type(error).__name__}") from None
-    except (ArithmeticError, AttributeError, MemoryError, RuntimeError, NotImplementedError) as error:
-        raise ImageError(f"{name} cannot be decoded: {str(error) or type(error).__name__}") from None
+    except Exception as error:  # decoders raise whatever comes up in a damaged file
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ImageError(f"{name} is damaged or cut short: {reason}") from None
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
@@ -97,32 +105,53 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _normalise(image: Image.Image) -> Picture:
-    source_format, icc = image.format or "unknown", image.info.get("icc_profile")
-    exif = image.info.get("exif")
-    upright = ImageOps.exif_transpose(image)
-    grey = upright.mode in ("1", "L", "LA", "La", "F", *DEEP_MODES)
-    if upright.mode in DEEP_MODES:
-        upright = _eight_bits(upright)
+def _normalise(image: Image.Image, name: str) -> Picture:
+    icc = image.info.get("icc_profile")
+    deep = _deep_range(image, name)
+    upright = _upright(image)
+    exif = upright.info.get("exif")
+    if deep is not None:
+        upright = _eight_bits(upright, *deep)
     alpha = _alpha(upright)
-    upright, icc = _to_srgb(upright, icc)
-    if upright.mode in ("P", "PA", "La", "LA", "1", "F"):
-        upright = upright.convert("RGBA" if alpha is not None else "RGB")
-    pixels = np.asarray(upright.convert("RGB"))
-    if not grey and upright.mode == "RGB" and image.mode == "P":
-        grey = bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
-    return Picture(pixels, grey, source_format, alpha, icc, exif)
+    converted, icc = _to_srgb(upright, icc)
+    return Picture(np.asarray(converted), _is_grey(converted), image.format or "unknown", alpha, icc, exif)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey (as Pillow's I modes hold it) scaled to 8 bits; its own convert would clip."""
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as the EXIF orientation says; an EXIF block that cannot be read is dropped, the pixels are good."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # its parser, too, raises whatever comes up
+        kept = image.copy()
+        kept.info.pop("exif", None)
+        return kept
+
+
+def _deep_range(image: Image.Image, name: str) -> tuple[int, int] | None:
+    """The values of black and of white in a grey picture of more than 8 bits."""
+    if image.mode == "I" and image.format == "PPM":
+        return 0, 65535
+    if image.mode in ("I", "F"):
+        raise ImageError(f"{name} has 32-bit or signed samples, whose white is not defined; convert it to 16 bits")
+    if not image.mode.startswith("I;16"):
+        return None
+    tags = getattr(image, "tag_v2", {})
+    white = int(2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1)
+    return (white, 0) if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else (0, white)
+
+
+def _eight_bits(image: Image.Image, black: int, white: int) -> Image.Image:
+    """Grey of more than 8 bits scaled to 8 (Pillow's own conversion clips), its transparent value as an alpha plane."""
     values = np.asarray(image).astype(np.int64)
-    scale = 257 if values.max(initial=0) > 255 else 1
-    return Image.fromarray(np.clip(values // scale, 0, 255).astype(np.uint8))
+    levels = np.rint((values - black) * (255 / (white - black))).clip(0, 255)
+    grey = Image.fromarray(levels.astype(np.uint8))
+    if (transparent := image.info.get("transparency")) is not None:
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _alpha(image: Image.Image) -> NDArray[np.uint8] | None:
-    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+    if image.has_transparency_data:
         alpha = np.asarray(image.convert("RGBA").getchannel("A"))
         if (alpha < 255).any():
             return alpha
@@ -130,15 +159,33 @@ def _alpha(image: Image.Image) -> NDArray[np.uint8] | None:
 
 
 def _to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
-    """The picture in sRGB with no profile, or unchanged with its profile where that cannot be applied."""
-    if not icc or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
-        return image, None
+    """The colours alone: as sRGB without a profile, or as they are with the profile where that cannot be applied."""
+    plain = image.convert("RGB")
+    if not icc or image.mode == "LAB":  # Pillow itself converts LAB
+        return plain, None
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        mode = "RGBA" if image.mode == "RGBA" else "L" if image.mode == "L" else "RGB"
-        if image.mode == "L":
-            return image, None  # a grey profile holds a tone curve near sRGB's; the values are kept
-        converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode)
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return image, icc
-    return converted or image, None
+        mode = PROFILE_MODES[profile.profile.xcolor_space.strip()]
+        if (mode == "CMYK") != (image.mode == "CMYK") or (mode == "L" and not _is_grey(plain)):
+            return plain, icc
+        return _converted(image.convert(mode) if mode != "RGB" else plain, profile), None
+    except (ImageCms.PyCMSError, OSError, ValueError, KeyError):
+        return plain, icc
+
+
+def _converted(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
+    """Grey stays grey, and a profile that moves no colour by more than one level is sRGB and moves none."""
+    transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), image.mode, "RGB")
+    if image.mode == "RGB":
+        moved = np.asarray(ImageCms.applyTransform(Image.fromarray(COLOURS), transform))
+        if np.abs(moved.astype(int) - COLOURS).max() <= 1:
+            return image
+    converted = cast(Image.Image, ImageCms.applyTransform(image, transform))
+    if image.mode != "CMYK" and _is_grey(image.convert("RGB")):
+        return converted.getchannel("G").convert("RGB")
+    return converted
+
+
+def _is_grey(image: Image.Image) -> bool:
+    pixels = np.asarray(image)
+    return bool((pixels == pixels[..., :1]).all())

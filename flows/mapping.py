@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from tasks import restore, shard
+from tasks import dataset, restore, shard
 from tasks.progress import Progress
 from tasks.report import Totals
 from tasks.storage import StorageError
@@ -47,6 +47,16 @@ encode_shard = task(
     persist_result=False,
 )(shard.encode_shard)
 
+pack_shard = task(
+    name="pack-shard",
+    task_run_name="shard {shard}",
+    retries=3,
+    retry_delay_seconds=[1, 10, 60],
+    retry_condition_fn=_worth_repeating,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)(dataset.pack_shard)
+
 restore_members = task(name="restore-members", cache_policy=NO_CACHE, persist_result=False)(restore.restore_members)
 
 
@@ -54,6 +64,12 @@ restore_members = task(name="restore-members", cache_policy=NO_CACHE, persist_re
 def shard_map(job: shard.Job, shards: int, workers: int, progress: Progress) -> list[Totals]:
     """Encode every shard of a run."""
     return _results(encode_shard, ((job, number, progress) for number in range(shards)), workers)
+
+
+@flow(name="dataset-map", validate_parameters=False, persist_result=False)
+def dataset_map(job: dataset.Job, workers: int, progress: Progress) -> list[int]:
+    """Pack every shard of a training dataset."""
+    return _results(pack_shard, ((job, number, progress) for number in range(job.shards)), workers)
 
 
 @flow(name="member-map", validate_parameters=False, persist_result=False)

@@ -20,7 +20,7 @@ step "shard-images: photos -> WebDataset tars and a manifest"
 python -m flows.shard_images "$out/photos" "$out/shards"
 
 step "train-codec: a few steps on the shipped bundle"
-python -m flows.train_codec --shards "$out/shards" --settings codec/training/settings/demo.toml --output "$out/training"
+python -m flows.train_codec "$out/shards" "$out/training" --settings demo
 
 step "compress-archive: with the shipped bundle; two of the sources are not pictures and become failed rows"
 python -m flows.compress_archive "$out/photos" "$out/archive" || [ $? -eq 2 ]

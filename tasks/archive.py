@@ -108,7 +108,7 @@ def plan_run(source: Store, archive: Store, settings: Settings, models: Models) 
     Of several runners that plan at once, the one whose manifest is created first wins; the others adopt its plan.
     """
     run = max(report.runs(archive), default=0) + 1
-    limits = listing.Limits(settings.max_images_per_shard, settings.max_shard_bytes)
+    limits = listing.Limits(settings.max_images_per_shard, settings.max_shard_bytes, listing.SHARDS_PER_RUN)
     with tempfile.TemporaryDirectory() as scratch:
         frozen = listing.freeze(source, archive, run, limits, Path(scratch))
         if not frozen.shards:

@@ -42,8 +42,9 @@ def receive(stream: BinaryIO) -> Frame | None:
     if not line.endswith(b"\n"):
         return None
     header = json.loads(line)
-    payload = stream.read(header.pop("bytes"))
-    return header, payload
+    length = header.pop("bytes")
+    payload = stream.read(length)
+    return (header, payload) if len(payload) == length else None
 
 
 class Child:

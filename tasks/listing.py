@@ -17,6 +17,7 @@ from tasks.storage import Store, sha256_of
 
 BATCH = 10_000
 LARGEST_SOURCE = 10**9
+SHARDS_PER_RUN = 2000
 
 FOUND = pa.schema([("key", pa.string()), ("size", pa.int64()), ("stamp", pa.string())])
 
@@ -81,7 +82,7 @@ class Limits:
 
     images_per_shard: int
     bytes_per_shard: int
-    shards: int = 2000
+    shards: int
 
 
 @dataclass(frozen=True)

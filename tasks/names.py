@@ -94,18 +94,6 @@ def part(number: int, shard: int) -> str:
     return f"{parts(number)}/part-{shard:06d}.parquet"
 
 
-def shard_of(name: str) -> int:
-    """The shard number in the name of a tar or a part.
-
-    >>> shard_of("runs/000001/report/part-000012.parquet"), shard_of("runs/000001/shards/000012-0123456789abcdef.tar")
-    (12, 12)
-    """
-    found = re.search(r"(\d{6})(-[0-9a-f]{16})?\.(parquet|tar)$", name)
-    if not found:
-        raise ValueError(f"{name!r} names neither a tar nor a part")
-    return int(found[1])
-
-
 def seal(number: int) -> str:
     """The file whose presence says that a run is complete and never changes again."""
     return f"{run(number)}/complete.json"

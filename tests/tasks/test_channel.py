@@ -1,5 +1,6 @@
 """Whatever a child process does on a request costs that request alone."""
 
+import io
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from codec.errors import ArchiveError
-from tasks.channel import Child, ChildDied
+from tasks.channel import Child, ChildDied, receive, send
 
 MODULE = "tests.tasks.misbehaving_child"
 
@@ -62,6 +63,14 @@ def test_a_child_that_cannot_start_says_why() -> None:
 def test_threads_are_those_of_the_plan() -> None:
     with Child(MODULE, [], 3) as child:
         assert child.greeting()["threads"] == "3"
+
+
+def test_an_answer_cut_short_is_none() -> None:
+    whole = io.BytesIO()
+    send(whole, {"a": 1}, b"payload")
+    for length in range(len(whole.getvalue())):
+        assert receive(io.BytesIO(whole.getvalue()[:length])) is None
+    assert receive(io.BytesIO(whole.getvalue())) == ({"a": 1}, b"payload")
 
 
 @pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="this system has no such score")

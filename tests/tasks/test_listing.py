@@ -9,7 +9,7 @@ from tasks.listing import Frozen, Limits
 from tasks.storage import Store
 from tests.tasks.pictures import folder, pack, png
 
-WIDE = Limits(100, 10**9)
+WIDE = Limits(100, 10**9, 9)
 
 
 def freeze(tmp_path: Path, source: Path, limits: Limits = WIDE, run: int = 1, archive: Path | None = None) -> Frozen:
@@ -33,14 +33,14 @@ def test_a_listing_is_sorted_by_key_and_the_same_each_time(tmp_path: Path) -> No
 
 def test_shards_hold_at_most_so_many_pictures_and_bytes(tmp_path: Path) -> None:
     source = folder(tmp_path / "s", {f"{number}": bytes(number + 1) for number in range(6)})
-    assert freeze(tmp_path, source, Limits(4, 100)).shards == [(0, 4), (4, 6)]
-    assert freeze(tmp_path, source, Limits(4, 6)).shards == [(0, 3), (3, 4), (4, 5), (5, 6)]
-    assert freeze(tmp_path, source, Limits(1, 1)).shards == [(number, number + 1) for number in range(6)]
+    assert freeze(tmp_path, source, Limits(4, 100, 9)).shards == [(0, 4), (4, 6)]
+    assert freeze(tmp_path, source, Limits(4, 6, 9)).shards == [(0, 3), (3, 4), (4, 5), (5, 6)]
+    assert freeze(tmp_path, source, Limits(1, 1, 9)).shards == [(number, number + 1) for number in range(6)]
 
 
 def test_a_run_that_is_full_leaves_the_rest_to_the_next(tmp_path: Path) -> None:
     source = folder(tmp_path / "s", {f"{number}": bytes(number + 1) for number in range(6)})
-    frozen = freeze(tmp_path, source, Limits(2, 100, shards=2))
+    frozen = freeze(tmp_path, source, Limits(2, 100, 2))
     assert frozen.truncated
     assert frozen.shards == [(0, 2), (2, 4)]
     assert [row["key"] for row in rows(frozen)] == ["0", "1", "2", "3"]

@@ -64,8 +64,3 @@ def test_an_extension_is_plain_or_bin() -> None:
 
 def test_the_examples_in_the_module_hold() -> None:
     assert doctest.testmod(names).failed == 0
-
-
-def test_what_is_no_shard_has_no_number() -> None:
-    with pytest.raises(ValueError, match="neither"):
-        names.shard_of("runs/000001/manifest.json")

@@ -1,0 +1,51 @@
+"""python -m flows.shard_images SOURCE DATASET: photos into WebDataset tars and a manifest."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+
+from flows import command, mapping
+from tasks.dataset import Settings, failures, pack
+
+
+@flow(name="shard-images", persist_result=False)
+def shard_images(
+    source: str,
+    dataset: str,
+    max_images_per_shard: int = 1000,
+    max_shard_bytes: int = 500_000_000,
+    exclude: list[str] | None = None,
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Pack photos for training: original bytes, each decoded once to find damage; called again, it goes on.
+
+    Args:
+        source: Folder or URL of photos.
+        dataset: Folder or URL for the tars and the manifest.
+        max_images_per_shard: Photos in a tar.
+        max_shard_bytes: Bytes in a tar.
+        exclude: A pattern of keys to leave out, such as test-*; may be given again.
+        workers: Shards packed at a time; 0 for as many as there are processors.
+    """
+    source, dataset = command.place(source), command.place(dataset)
+    settings = Settings(max_images_per_shard, max_shard_bytes, tuple(exclude or ()))
+    count = mapping.workers(workers, 1)
+    with command.bar("sharding") as bar:
+        dataset_map = mapping.on_threads(mapping.dataset_map, count)
+        totals = pack(source, dataset, settings, shard_map=lambda job: dataset_map(job, count, bar), progress=bar)
+    create_table_artifact([totals], key="shard-images", description=f"{source} into {dataset}")
+    return totals | {"errors": failures(dataset)}
+
+
+def show(row: dict[str, Any]) -> int:
+    """Print the totals, and why files are no photos."""
+    errors = row.pop("errors")
+    command.show_table("shard-images", row)
+    for key, error in errors:
+        print(f"{key}: {error}")
+    return command.DONE
+
+
+if __name__ == "__main__":
+    command.run(shard_images, show)

@@ -1,0 +1,79 @@
+"""python -m flows.train_codec SHARDS OUTPUT --settings mini: tars into a trained bundle."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+
+from flows import command
+from tasks.training import Training, evaluation, settings_file, train
+
+
+@task(name="train", cache_policy=NO_CACHE, persist_result=False)
+def train_task(training: Training) -> str:
+    """Train in a subprocess, its lines in this run's log and its steps in a progress artifact."""
+    logger = get_run_logger()
+    shown = create_progress_artifact(0.0, key="train-codec-progress", description="steps of the current stage")
+    with command.bar("training") as bar:
+        done: dict[str, int] = {}
+
+        def progress(record: dict[str, Any]) -> None:
+            stage, step, steps = record["stage"], record["step"], record["steps"]
+            if stage not in done:
+                bar.begin(steps)
+            bar.advance(step - done.get(stage, 0))
+            done[stage] = step
+            update_progress_artifact(shown, 100 * step / steps)  # type: ignore[arg-type]
+            logger.info("%s %d/%d loss %.4f", stage, step, steps, record["loss"])
+
+        return str(train(training, logger.info, progress))
+
+
+@flow(name="train-codec", persist_result=False)
+def train_codec(
+    shards: list[str],
+    output: str,
+    settings: str = "mini",
+    held_out: list[str] | None = None,
+    stage: list[str] | None = None,
+    override: list[str] | None = None,
+    accelerate: str = "",
+) -> dict[str, Any]:
+    """Train a codec with accelerate, resuming from the output's last checkpoint, and measure it on held-out photos.
+
+    Args:
+        shards: A dataset folder or tar of shard-images; may be given again.
+        output: Folder of the run: checkpoints, logs, the bundle.
+        settings: A TOML or JSON file, or the name of a shipped one: mini, demo, sd21.
+        held_out: Tars of photos to measure on; may be given again. The last photos of the shards if not given.
+        stage: Only this stage; may be given again.
+        override: NAME=VALUE of a setting; may be given again.
+        accelerate: A settings file of accelerate, as in infra/accelerate; one process if empty.
+    """
+    data, kept = [command.place(path) for path in shards], [command.place(path) for path in held_out or []]
+    output, settings = command.place(output), str(Path(settings_file(settings)).absolute())
+    training = Training(data, settings, output, kept, stage or (), override or (), accelerate)
+    bundle = train_task(training)
+    table = evaluation(output)
+    create_table_artifact(table, key="train-codec", description="held-out photos, whole files, means")
+    create_markdown_artifact((Path(bundle) / "CARD.md").read_text(), key="train-codec-card")
+    return {"bundle": bundle, "evaluation": table}
+
+
+def show(result: dict[str, Any]) -> int:
+    """Print where the bundle is and what it measured."""
+    for row in result["evaluation"]:
+        command.show_table(f"lambda {row.pop('quality'):g}", row)
+    print(f"bundle: {result['bundle']}")
+    return command.DONE
+
+
+if __name__ == "__main__":
+    command.run(train_codec, show, logs=True)

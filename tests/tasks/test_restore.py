@@ -1,0 +1,95 @@
+"""What was kept comes back: right sizes, own bytes for originals, every range checked."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from codec.errors import ArchiveError
+from tasks.models import Models
+from tasks.restore import Restored, restore
+from tests import fake_codec
+from tests.fake_codec import FAKE
+from tests.tasks import pictures
+from tests.tasks.pictures import SMALL, Counter, folder, pack, png, rows
+
+FAKES = Models("", threads=1, codec=FAKE)
+
+
+def jpeg(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (31, 17, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=100, subsampling=0)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> tuple[Path, Path]:
+    """Pictures of several sizes and kinds, and their archive of two runs with different bundles."""
+    home = tmp_path_factory.mktemp("restore")
+    files = {"a.png": png(1, 33, 9), "x/a.png": png(1, 33, 9), "b.jpg": jpeg(2), "bad.jpg": b"no"}
+    source = folder(home / "s", files | {"grow.PNG": png(3, fault=fake_codec.GROW)})
+    one_shard = replace(SMALL, max_images_per_shard=9)
+    pack(source, home / "a", bundle, one_shard)
+    folder(source, {"b.png": png(5, 8, 8), "a.png": png(6, 12, 13)})
+    pack(source, home / "a", pictures.bundle(home / "other", "other"), one_shard)
+    return source, home / "a"
+
+
+def test_the_last_version_of_every_kept_key_comes_back(packed: tuple[Path, Path], tmp_path: Path) -> None:
+    source, archive = packed
+    progress = Counter()
+    assert restore(str(archive), str(tmp_path / "out"), models=FAKES, progress=progress) == Restored(5, [])
+    assert progress.total == progress.done == 5
+    out = {str(path.relative_to(tmp_path / "out")): path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert out.keys() == {"a.png", "x/a.png", "b.jpg.png", "b.png", "grow.PNG"}
+    sizes = {name: Image.open(path).size for name, path in out.items()}
+    assert sizes == {
+        "a.png": (12, 13),
+        "x/a.png": (33, 9),
+        "b.jpg.png": (17, 31),
+        "b.png": (8, 8),
+        "grow.PNG": (40, 24),
+    }
+    assert out["grow.PNG"].read_bytes() == (source / "grow.PNG").read_bytes()
+    assert np.array_equal(np.asarray(Image.open(out["b.png"])), np.asarray(Image.open(source / "b.png")) & 0xE0)
+
+
+def test_single_keys_come_back_alone(packed: tuple[Path, Path], tmp_path: Path) -> None:
+    assert restore(str(packed[1]), str(tmp_path), ["b.jpg"], models=FAKES).images == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["b.jpg.png"]
+
+
+def test_a_key_that_was_never_kept_is_refused_before_anything_is_written(
+    packed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ArchiveError, match=r"no picture under the key 'bad.jpg'"):
+        restore(str(packed[1]), str(tmp_path / "out"), ["a.png", "bad.jpg"], models=FAKES)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ArchiveError, match="no archive here"):
+        restore(str(tmp_path), str(tmp_path / "out"), models=FAKES)
+
+
+def test_keys_that_would_share_a_name_get_one_each(tmp_path: Path, bundle: Path) -> None:
+    source = folder(tmp_path / "s", {"a.jpg": jpeg(1), "a.jpg.png": png(2)})
+    pack(source, tmp_path / "a", bundle)
+    assert restore(str(tmp_path / "a"), str(tmp_path / "out"), models=FAKES).images == 2
+    sizes = {path.name: Image.open(path).size for path in (tmp_path / "out").iterdir()}
+    assert sizes == {"a.jpg.png": (17, 31), "a.jpg.png.png": (40, 24)}
+
+
+def test_a_damaged_member_is_told_and_the_others_come_back(tmp_path: Path, bundle: Path) -> None:
+    source = folder(tmp_path / "s", {"a.png": png(1), "b.png": png(2)})
+    pack(source, tmp_path / "a", bundle)
+    row = rows(tmp_path / "a")[0]
+    tar = tmp_path / "a" / row["tar"]
+    content = bytearray(tar.read_bytes())
+    content[row["offset"] + 200] ^= 1
+    tar.write_bytes(content)
+    restored = restore(str(tmp_path / "a"), str(tmp_path / "out"), models=FAKES)
+    assert restored.images == 1
+    assert restored.errors == [f"a.png: file://{tar}: damaged at byte {row['offset']}; restore it from a mirror"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
