@@ -15,12 +15,10 @@ from codec.errors import SettingsError
 from codec.images import to_tensor
 from codec.perceptual import Network, dists_network, lpips_network
 
-MS_SSIM_SIDE = 161
-"""Smallest side of a picture whose MS-SSIM is defined: five scales of an 11-pixel window."""
-LPIPS_SIDE = {"alex": 31, "vgg": 16}
-"""Smallest side that leaves each network's last feature map non-empty."""
-DISTS_SIDE = 16
-"""Smallest side that VGG16's four halvings leave one place of."""
+SMALLEST_SIDE = {"ms_ssim": 161, "alex": 31, "vgg": 16, "dists": 16}
+"""Where each metric begins: five scales of an 11-pixel window; one place left in a network's last feature map."""
+MOST_PIXELS = {"ms_ssim": 25_000_000, "alex": 25_000_000, "vgg": 2_500_000, "dists": 4_000_000}
+"""Where each metric ends: at about 6 GB of memory (measured: 0.25, 0.23, 2.4 and 1.5 GB a megapixel)."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,8 @@ class Metrics:
     """
 
     def __init__(self, lpips_net: Network = "alex", device: str = "cpu", dists: bool = True) -> None:
-        if lpips_net not in LPIPS_SIDE:
-            raise SettingsError(f"there is no LPIPS network {lpips_net!r}; choose from {', '.join(LPIPS_SIDE)}")
+        if lpips_net not in ("alex", "vgg"):
+            raise SettingsError(f"there is no LPIPS network {lpips_net!r}; choose alex or vgg")
         self.lpips_net, self.device = lpips_net, device
         self._lpips = lpips_network(lpips_net, device)
         self._dists = dists_network(device) if dists else None
@@ -74,13 +72,12 @@ class Metrics:
             reasons["psnr_db"] = "identical"
         if self._dists is None:
             reasons["dists"] = "not measured"
-        for metric, least in {
-            "ms_ssim": MS_SSIM_SIDE,
-            "lpips": LPIPS_SIDE[self.lpips_net],
-            "dists": DISTS_SIDE,
-        }.items():
-            if min(original.shape[:2]) < least:
-                reasons.setdefault(metric, f"side below {least}")
+        height, width, _ = original.shape
+        for metric, name in {"ms_ssim": "ms_ssim", "lpips": self.lpips_net, "dists": "dists"}.items():
+            if min(height, width) < SMALLEST_SIDE[name]:
+                reasons.setdefault(metric, f"side below {SMALLEST_SIDE[name]}")
+            if height * width > MOST_PIXELS[name]:
+                reasons.setdefault(metric, f"more than {MOST_PIXELS[name]} pixels")
         return reasons
 
 

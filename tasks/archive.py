@@ -161,7 +161,8 @@ def seal(archive: Store, plan: Manifest) -> None:
     for name in (f"{names.run(plan.run)}/{name}" for name in archive.children(names.run(plan.run))):
         if name.endswith(".parquet") and name != plan.listing:
             archive.remove(name)
-    archive.remove_unfinished(names.run(plan.run))
+    for place in (names.run(plan.run), names.escrow(plan.bundle_id)):
+        archive.remove_unfinished(place)
     document = {"format": manifest.FORMAT, "run": plan.run, "parts": parts}
     if not archive.publish(names.seal(plan.run), manifest.to_json(document)):
         raise ArchiveError(f"{archive.uri(names.seal(plan.run))}: sealed with other parts; audit the archive")

@@ -14,8 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.tensorboard import SummaryWriter
 
-from codec.adapter import AdapterSettings
-from codec.bundle import Bundle, BundleConfig, write_bundle
+from codec.bundle import Bundle, write_bundle
 from codec.errors import FdcError, SettingsError
 from codec.training.card import write_card
 from codec.training.data import CropSampler, ShardedImages
@@ -132,20 +131,10 @@ class Run:
         if settings.parameters == "learned" and not learned:
             raise SettingsError("parameters = 'learned' needs the adapter stage; run it, or choose 'measured'")
         backbone = workspace.backbone(self._patches)
-        config = BundleConfig(
-            name=settings.name,
-            backbone_hash=backbone.content_hash,
-            backbone_source="embedded" if settings.backbone == "new" else settings.backbone,
-            entropy=settings.entropy,
-            adapter=AdapterSettings(alpha_at_one=settings.alpha_at_one),
-            steps=settings.steps,
-            parameters=settings.parameters,
-            alpha_at_one=settings.alpha_at_one,
-        )
         folder = self.output / "bundle"
         shutil.rmtree(folder, ignore_errors=True)
         estimator = workspace.estimator() if learned else None
-        bundle = write_bundle(folder, config, workspace.entropy(), backbone=backbone, estimator=estimator)
+        bundle = write_bundle(folder, workspace.config, workspace.entropy(), backbone=backbone, estimator=estimator)
         count = min(settings.evaluation_images, len(self.held_out))
         photos = [(self.held_out.key(-1 - i), self.held_out.read(-1 - i)) for i in range(count)]
         rows = evaluate_bundle(folder, photos, settings.evaluation_qualities)

@@ -7,6 +7,7 @@ entropy.safetensors, estimator.safetensors
 bundle/                             the export
 """
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from codec.adapter import AdapterSettings, ParameterEstimator
 from codec.backbone import Backbone
-from codec.bundle import DEFAULT_BUNDLE, Bundle
+from codec.bundle import DEFAULT_BUNDLE, Bundle, BundleConfig
 from codec.entropy.entroformer import Entroformer
 from codec.mini import MiniAutoencoder, MiniUNet
 from codec.schedule import NoiseSchedule
@@ -63,15 +64,31 @@ class Workspace:
     def entropy(self) -> Entroformer:
         """The entropy model so far."""
         torch.manual_seed(self.settings.seed)
-        fresh = self._start().trainable_entropy() if self.settings.start else Entroformer(self.settings.entropy)
+        fresh = self._start().trainable_entropy() if self.settings.start else Entroformer(self.config.entropy)
         return self._load("entropy", fresh)
 
     def estimator(self) -> ParameterEstimator:
         """The parameter estimator so far."""
         torch.manual_seed(self.settings.seed)
-        fresh = ParameterEstimator(AdapterSettings(alpha_at_one=self.settings.alpha_at_one))
+        fresh = ParameterEstimator(self.config.adapter)
         started = self._start().load_encoder()[1] if self.settings.start else None
         return self._load("estimator", started or fresh)
+
+    @property
+    def config(self) -> BundleConfig:
+        """What the exported bundle says of itself, up to its hashes; a start keeps its sizes."""
+        settings = self.settings
+        chosen = {"name": settings.name, "steps": settings.steps, "parameters": settings.parameters}
+        if settings.start:
+            return dataclasses.replace(self._start().config, **chosen)  # type: ignore[arg-type]
+        return BundleConfig(
+            backbone_hash="",
+            backbone_source="embedded" if settings.backbone == "new" else settings.backbone,
+            entropy=settings.entropy,
+            adapter=AdapterSettings(alpha_at_one=settings.alpha_at_one),
+            alpha_at_one=settings.alpha_at_one,
+            **chosen,  # type: ignore[arg-type]
+        )
 
     def has(self, name: str) -> bool:
         """Whether a stage has left this network."""

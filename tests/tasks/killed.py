@@ -13,6 +13,7 @@ from tests.tasks.pictures import pack
 
 POINTS = {
     "planning, before the archive is described": ("before", "archive.json"),
+    "planning, half of a bundle's file copied": ("linking", "salt"),
     "planning, half of the escrow copied": ("after", "CARD.md"),
     "planning, listing published": ("after", "listing-"),
     "planning, manifest written but not linked": ("linking", "manifest.json"),

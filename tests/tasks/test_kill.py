@@ -36,4 +36,4 @@ def test_killed_and_run_again(
     assert outcome.runs == ([] if point == "sealing, seal published" else [1])
     assert snapshot(archive) == undisturbed
     assert all(row in rows(archive) for row in finished)
-    assert not list((archive / "runs").rglob("*.unfinished"))
+    assert not list(archive.rglob("*.unfinished"))

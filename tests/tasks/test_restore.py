@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from codec.errors import ArchiveError
@@ -20,10 +21,20 @@ FAKES = Models("", threads=1, codec=FAKE)
 
 
 def jpeg(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (31, 17, 3), np.uint8)
+    noise = np.random.default_rng(seed).integers(0, 256, (31, 17, 3), np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=100, subsampling=0)
+    Image.fromarray(noise).save(buffer, "JPEG", quality=100, subsampling=0)
     return buffer.getvalue()
+
+
+def pixels(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def size(path: Path) -> tuple[int, int]:
+    height, width, _ = pixels(path).shape
+    return width, height
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +57,7 @@ def test_the_last_version_of_every_kept_key_comes_back(packed: tuple[Path, Path]
     assert progress.total == progress.done == 5
     out = {str(path.relative_to(tmp_path / "out")): path for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert out.keys() == {"a.png", "x/a.png", "b.jpg.png", "b.png", "grow.PNG"}
-    sizes = {name: Image.open(path).size for name, path in out.items()}
+    sizes = {name: size(path) for name, path in out.items()}
     assert sizes == {
         "a.png": (12, 13),
         "x/a.png": (33, 9),
@@ -55,7 +66,7 @@ def test_the_last_version_of_every_kept_key_comes_back(packed: tuple[Path, Path]
         "grow.PNG": (40, 24),
     }
     assert out["grow.PNG"].read_bytes() == (source / "grow.PNG").read_bytes()
-    assert np.array_equal(np.asarray(Image.open(out["b.png"])), np.asarray(Image.open(source / "b.png")) & 0xE0)
+    assert np.array_equal(pixels(out["b.png"]), pixels(source / "b.png") & 0xE0)
 
 
 def test_single_keys_come_back_alone(packed: tuple[Path, Path], tmp_path: Path) -> None:
@@ -77,7 +88,7 @@ def test_keys_that_would_share_a_name_get_one_each(tmp_path: Path, bundle: Path)
     source = folder(tmp_path / "s", {"a.jpg": jpeg(1), "a.jpg.png": png(2)})
     pack(source, tmp_path / "a", bundle)
     assert restore(str(tmp_path / "a"), str(tmp_path / "out"), models=FAKES).images == 2
-    sizes = {path.name: Image.open(path).size for path in (tmp_path / "out").iterdir()}
+    sizes = {path.name: size(path) for path in (tmp_path / "out").iterdir()}
     assert sizes == {"a.jpg.png": (17, 31), "a.jpg.png.png": (40, 24)}
 
 

@@ -1,0 +1,431 @@
+"""Any image file becomes upright 8-bit sRGB pixels, and every bad one an ImageError of one line."""
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin
+
+from codec.errors import ImageError
+from codec.images import encode_png, read_image, to_pixels, to_tensor
+from tests.conftest import synthetic
+
+PIXELS = synthetic(24, 40)
+RAMP = np.tile(np.arange(256, dtype=np.uint8), (4, 1))
+"""Every level of grey, (4, 256)."""
+DISPLAY_P3 = {"red": (0.680, 0.320), "green": (0.265, 0.690), "blue": (0.150, 0.060)}
+
+
+def stored(image: Image.Image | NDArray[Any], kind: str = "PNG", **options: Any) -> bytes:
+    """The picture as a file of one format."""
+    stream = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """One PNG chunk."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, depth: int, colour: int, *rows: bytes, extra: tuple[bytes, bytes] | None = None) -> bytes:
+    """A PNG file of given declarations, rows, and one more chunk."""
+    body = zlib.compress(b"".join(b"\0" + row for row in rows))
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = [(b"IHDR", header), *([extra] if extra else []), (b"IDAT", body), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, content) for kind, content in chunks)
+
+
+def profile(gamma: float, primaries: dict[str, tuple[float, float]] | None = None) -> bytes:
+    """A colour profile of one power-law tone curve: grey, or RGB with the primaries given (x, y)."""
+    curve = struct.pack(">4s4xIH2x", b"curv", 1, round(gamma * 256))
+    tags = {b"kTRC": curve}
+    if primaries:
+        x, y = np.array([*primaries.values()]).T
+        columns = np.stack([x / y, np.ones(3), (1 - x - y) / y])
+        white = np.array([0.9642, 1.0, 0.8249])
+        columns = columns * np.linalg.solve(columns, white)
+        tags = {name + b"TRC": curve for name in (b"r", b"g", b"b")}
+        for name, column in zip((b"r", b"g", b"b"), columns.T, strict=True):
+            tags[name + b"XYZ"] = struct.pack(">4s4x3i", b"XYZ ", *(round(value * 65536) for value in column))
+    tags[b"wtpt"] = struct.pack(">4s4x3i", b"XYZ ", *(round(value * 65536) for value in (0.9642, 1.0, 0.8249)))
+    place, table, body = 128 + 4 + 12 * len(tags), b"", b""
+    for name, content in tags.items():
+        table += name + struct.pack(">II", place + len(body), len(content))
+        body += content
+    size = place + len(body)
+    header = struct.pack(">I4sI4s4s4s12x4s", size, b"test", 0x02400000, b"mntr", b"RGB " if primaries else b"GRAY", b"XYZ ", b"acsp")
+    header = header.ljust(68, b"\0") + struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
+
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def test_pixels_of_a_lossless_file_come_back_as_they_are() -> None:
+    for kind in ("PNG", "BMP", "TIFF", "PPM"):
+        picture = read_image(stored(PIXELS, kind))
+        assert np.array_equal(picture.pixels, PIXELS)
+        assert (picture.width, picture.height, picture.source_format) == (40, 24, kind)
+        assert not picture.grey and picture.alpha is picture.icc is picture.exif is None
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF", "AVIF"])
+def test_every_format_of_the_list_is_read(kind: str) -> None:
+    picture = read_image(stored(PIXELS, kind))
+    assert picture.pixels.shape == PIXELS.shape and picture.pixels.dtype == np.uint8
+    assert picture.source_format == kind
+    assert np.abs(picture.pixels.astype(int) - PIXELS).mean() < 12
+
+
+def test_a_path_is_read_like_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.b.png").write_bytes(stored(PIXELS))
+    for source in (tmp_path / "a.b.png", str(tmp_path / "a.b.png")):
+        assert np.array_equal(read_image(source).pixels, PIXELS)
+
+
+@pytest.mark.parametrize("orientation", range(9))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_every_exif_orientation_ends_upright(orientation: int, kind: str) -> None:
+    upright = np.zeros((16, 32, 3), np.uint8)
+    upright[:8, :16] = 255  # the corner that marks the upper left
+    turned = {
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: np.rot90(upright, 2).transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }.get(orientation, upright)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    exif[ExifTags.Base.Make] = "maker"
+    options = {"lossless": True} if kind == "WEBP" else {}
+    picture = read_image(stored(np.ascontiguousarray(turned), kind, exif=exif, **options))
+    assert np.abs(picture.pixels.astype(int) - upright).max() <= 2
+    if picture.exif is not None:
+        kept = Image.Exif()
+        kept.load(picture.exif)
+        assert kept.get(ExifTags.Base.Orientation, 1) in (0, 1), "a viewer would turn the upright picture again"
+        assert kept[ExifTags.Base.Make] == "maker"
+
+
+def test_a_broken_exif_block_costs_the_block_and_not_the_picture() -> None:
+    broken = b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0\xff\xff\xff\xff\xff\xff\xff\xff" * 3
+    picture = read_image(stored(PIXELS, exif=broken))
+    assert np.array_equal(picture.pixels, PIXELS)
+
+
+def test_grey_is_flagged_whatever_its_mode() -> None:
+    level = RAMP[:, 60:100]
+    for image in (
+        Image.fromarray(level),
+        Image.fromarray(level).convert("LA"),
+        Image.fromarray(level).convert("P"),
+        Image.fromarray(level).convert("RGB"),
+    ):
+        picture = read_image(stored(image))
+        assert picture.grey and picture.alpha is None
+        assert np.array_equal(picture.pixels, np.repeat(level[..., None], 3, 2))
+    assert read_image(stored(Image.fromarray(level), "JPEG")).grey
+    assert not read_image(stored(PIXELS)).grey
+
+
+def test_one_bit_pictures_are_black_and_white() -> None:
+    bits = PIXELS[..., 0] > 100
+    for kind in ("PNG", "TIFF", "BMP", "PPM"):
+        picture = read_image(stored(Image.fromarray(bits), kind))
+        assert picture.grey
+        assert np.array_equal(picture.pixels[..., 0], np.where(bits, 255, 0))
+
+
+def test_palettes_are_resolved() -> None:
+    image = Image.fromarray(PIXELS).quantize(64)
+    for kind in ("PNG", "GIF", "BMP", "TIFF"):
+        assert np.array_equal(read_image(stored(image, kind)).pixels, np.asarray(image.convert("RGB")))
+
+
+def test_transparency_is_kept_apart_from_the_colours() -> None:
+    alpha = RAMP[:, 100:140].repeat(6, 0)
+    picture = read_image(stored(np.dstack([PIXELS, alpha])))
+    assert np.array_equal(picture.pixels, PIXELS)
+    assert picture.alpha is not None and np.array_equal(picture.alpha, alpha)
+    grey = read_image(stored(Image.merge("LA", [Image.fromarray(PIXELS[..., 0]), Image.fromarray(alpha)])))
+    assert grey.grey and np.array_equal(grey.pixels[..., 0], PIXELS[..., 0])
+    assert grey.alpha is not None and np.array_equal(grey.alpha, alpha)
+
+
+def test_an_opaque_alpha_channel_is_no_transparency() -> None:
+    assert read_image(stored(np.dstack([PIXELS, np.full((24, 40), 255, np.uint8)]))).alpha is None
+
+
+def test_transparent_colours_of_palettes_and_colour_keys_become_alpha() -> None:
+    palette = Image.fromarray(PIXELS).quantize(16)
+    first = np.asarray(palette)
+    levels = bytes(range(0, 160, 10))
+    picture = read_image(stored(palette, transparency=levels))
+    assert picture.alpha is not None and np.array_equal(picture.alpha, np.frombuffer(levels, np.uint8)[first])
+    key = tuple(int(value) for value in PIXELS[3, 5])
+    keyed = read_image(stored(PIXELS, transparency=key))
+    assert keyed.alpha is not None
+    assert np.array_equal(keyed.alpha == 0, (PIXELS[3, 5] == PIXELS).all(2)) and set(np.unique(keyed.alpha)) == {0, 255}
+    assert read_image(stored(palette, "GIF", transparency=int(first[0, 0]))).alpha is not None
+
+
+def test_16_bit_grey_is_scaled_and_not_clipped() -> None:
+    values = np.arange(0, 65536, 16, dtype=np.uint16).reshape(32, 128)
+    expected = np.rint(values / 257)
+    ppm = b"P5 128 32 65535 " + values.astype(">u2").tobytes()
+    for data in (stored(values), stored(values, "TIFF"), ppm):
+        picture = read_image(data)
+        assert picture.grey and np.array_equal(picture.pixels[..., 2], expected)
+
+
+def test_dark_16_bit_grey_stays_dark() -> None:
+    assert read_image(stored(np.full((4, 4), 200, np.uint16))).pixels.max() == 1
+
+
+def test_16_bit_grey_with_a_transparent_value_keeps_its_transparency() -> None:
+    values = np.array([[256, 257], [40000, 65535]], ">u2")
+    picture = read_image(png(2, 2, 16, 0, *map(bytes, values), extra=(b"tRNS", struct.pack(">H", 257))))
+    assert np.array_equal(picture.pixels[..., 0], [[1, 1], [156, 255]])
+    assert picture.alpha is not None and np.array_equal(picture.alpha, [[255, 0], [255, 255]])
+
+
+def test_16_bit_colour_and_grey_with_alpha_keep_their_high_bytes() -> None:
+    rgb = np.array([[[0, 257, 65535], [4 * 257, 5 * 257, 6 * 257]]], ">u2")
+    assert np.array_equal(read_image(png(2, 1, 16, 2, rgb.tobytes())).pixels, [[[0, 1, 255], [4, 5, 6]]])
+    grey = np.array([[[65535, 0], [7 * 257, 65535]]], ">u2")
+    picture = read_image(png(2, 1, 16, 4, grey.tobytes()))
+    assert picture.grey and np.array_equal(picture.pixels[..., 0], [[255, 7]])
+    assert picture.alpha is not None and np.array_equal(picture.alpha, [[0, 255]])
+
+
+def tiff(values: bytes, bits: int, width: int, height: int, photometric: int = 1) -> bytes:
+    """An uncompressed little-endian TIFF of one grey strip."""
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, height)]
+    tags.append((279, len(values)))
+    padded = values + bytes(len(values) % 2)
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(padded)) + padded + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_12_bit_grey_reaches_white() -> None:
+    picture = read_image(tiff(bytes([0x00, 0x0F, 0xFF, 0x80, 0x00, 0x00]), 12, 4, 1))
+    assert picture.pixels[0, :, 0].tolist() == [0, 255, 128, 0]
+
+
+def test_inverted_16_bit_grey_is_turned_over() -> None:
+    picture = read_image(tiff(np.array([0, 65535, 257], "<u2").tobytes(), 16, 3, 1, photometric=0))
+    assert picture.pixels[0, :, 0].tolist() == [255, 0, 254]
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_samples_without_a_defined_white_are_refused(kind: type) -> None:
+    with pytest.raises(ImageError, match="white is not defined"):
+        read_image(stored(np.zeros((4, 4), kind), "TIFF"))
+
+
+def test_cmyk_becomes_rgb() -> None:
+    ink = np.zeros((16, 16, 4), np.uint8)
+    ink[..., 0] = 255
+    for kind in ("JPEG", "TIFF"):
+        pixels = read_image(stored(Image.fromarray(ink, "CMYK"), kind)).pixels
+        assert np.abs(pixels.astype(int) - (0, 255, 255)).max() <= 3
+
+
+def test_lab_becomes_srgb() -> None:
+    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    image = ImageCms.applyTransform(Image.fromarray(PIXELS), to_lab)
+    assert image is not None
+    picture = read_image(stored(image, "TIFF"))
+    assert np.abs(picture.pixels.astype(int) - PIXELS).max() <= 8 and picture.icc is None
+
+
+def test_a_wide_colour_space_is_converted_to_srgb() -> None:
+    icc = profile(2.2, DISPLAY_P3)
+    half = np.full((8, 8, 3), (180, 90, 60), np.uint8)
+    picture = read_image(stored(half, icc_profile=icc))
+    assert picture.icc is None
+    red, green, blue = (int(value) for value in picture.pixels[0, 0])
+    assert red > 183 and green < 90 and blue < 60, "the same colour needs more saturated numbers in sRGB"
+    neutral = read_image(stored(np.full((8, 8, 3), 128, np.uint8), icc_profile=icc))
+    assert neutral.grey and abs(int(neutral.pixels[0, 0, 0]) - 128) <= 1
+
+
+def test_palettes_and_transparent_pictures_are_converted_too() -> None:
+    icc = profile(2.2, DISPLAY_P3)
+    half = np.full((8, 8, 3), (180, 90, 60), np.uint8)
+    wanted = read_image(stored(half, icc_profile=icc)).pixels
+    palette = read_image(stored(Image.fromarray(half).quantize(2), icc_profile=icc))
+    clear = read_image(stored(np.dstack([half, np.full((8, 8), 9, np.uint8)]), icc_profile=icc))
+    assert np.array_equal(palette.pixels, wanted) and np.array_equal(clear.pixels, wanted)
+    assert clear.alpha is not None and (clear.alpha == 9).all()
+
+
+def test_pictures_that_say_srgb_keep_their_pixels() -> None:
+    almost = profile(2.2, None)
+    assert almost != SRGB
+    picture = read_image(stored(PIXELS, icc_profile=SRGB))
+    assert np.array_equal(picture.pixels, PIXELS) and picture.icc is None
+
+
+def test_grey_with_a_profile_of_grey_or_of_colour_stays_grey() -> None:
+    for icc in (profile(1.0), profile(1.0, DISPLAY_P3)):
+        picture = read_image(stored(RAMP, icc_profile=icc))
+        assert picture.grey and picture.icc is None
+        assert abs(int(picture.pixels[0, 128, 0]) - 188) <= 1, "linear light of one half is level 188 in sRGB"
+
+
+@pytest.mark.parametrize(
+    ("image", "icc"),
+    [
+        (Image.fromarray(PIXELS), b"no profile at all"),
+        (Image.fromarray(PIXELS), SRGB[:200]),
+        (Image.fromarray(PIXELS), profile(1.0)),
+        (Image.fromarray(PIXELS).convert("CMYK"), SRGB),
+    ],
+    ids=["text", "truncated", "grey profile of a colour picture", "RGB profile of a CMYK picture"],
+)
+def test_a_profile_that_cannot_be_applied_is_kept_beside_unconverted_pixels(image: Image.Image, icc: bytes) -> None:
+    picture = read_image(stored(image, "TIFF", icc_profile=icc))
+    assert picture.icc == icc
+    assert np.array_equal(picture.pixels, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_an_animation_the_first_frame_is_read(kind: str) -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "lime", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    picture = read_image(stored(frames[0], kind, save_all=True, append_images=frames[1:], **options))
+    assert (picture.pixels == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF"])
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
+def test_a_file_cut_short_is_found(kind: str, part: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = stored(noise, kind)
+    with pytest.raises(ImageError) as caught:
+        read_image(data[: int(len(data) * part)])
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+def test_a_progressive_jpeg_cut_short_is_found() -> None:
+    data = stored(PIXELS, "JPEG", progressive=True)
+    with pytest.raises(ImageError, match="cut short"):
+        read_image(data[: len(data) * 3 // 4])
+
+
+def test_a_file_cut_short_is_found_even_when_the_program_around_tolerates_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES, "reading pictures must leave Pillow's setting alone"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty"),
+        (b"\0" * 1000, "not a picture"),
+        (b"this is no picture\n", "not a picture"),
+        (b"\xff\xd8\xff", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        (png(0, 0, 8, 2), "not a picture|damaged"),
+        (png(4, 4, 8, 2, bytes(12)), "cut short"),
+    ],
+    ids=["empty", "zeros", "text", "three bytes", "EPS", "no area", "too few rows"],
+)
+def test_what_is_no_picture_is_refused_in_one_line(data: bytes, message: str) -> None:
+    with pytest.raises(ImageError, match=message) as caught:
+        read_image(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_text_named_jpg_is_refused_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "note.jpg").write_text("dear diary")
+    with pytest.raises(ImageError, match=r"note\.jpg is not a picture"):
+        read_image(tmp_path / "note.jpg")
+
+
+def test_a_path_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="No such file"):
+        read_image(tmp_path / "absent.png")
+    with pytest.raises(ImageError, match="directory"):
+        read_image(tmp_path)
+
+
+def test_a_damaged_checksum_is_found() -> None:
+    data = bytearray(stored(PIXELS))
+    data[data.index(b"IDAT") + 40] ^= 1
+    with pytest.raises(ImageError, match="damaged"):
+        read_image(bytes(data))
+
+
+@pytest.mark.parametrize(("width", "height"), [(12000, 10000), (14000, 12000), (60000, 60000), (2**31 - 1, 2**31 - 1)])
+def test_a_bomb_is_refused_by_its_declared_size_before_decoding(
+    width: int, height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("a bomb was decoded"))
+    with pytest.raises(ImageError, match=f"declares ({width} x {height}|more) pixels|not a picture"):
+        read_image(png(width, height, 8, 2, bytes(3)))
+
+
+def test_the_limit_on_pixels_can_be_set() -> None:
+    data = stored(PIXELS)
+    assert read_image(data, max_pixels=960).width == 40
+    with pytest.raises(ImageError, match="declares 40 x 24 pixels, more than 959"):
+        read_image(data, max_pixels=959)
+
+
+def test_compressed_text_that_explodes_is_refused() -> None:
+    bomb = b"k\0\0" + zlib.compress(bytes(200_000_000), 9)
+    with pytest.raises(ImageError, match="damaged"):
+        read_image(png(2, 1, 8, 2, bytes(6), extra=(b"zTXt", bomb)))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a\nb"), struct.error("x"), RecursionError(), ZeroDivisionError("y")])
+def test_whatever_a_decoder_raises_is_an_image_error(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    with pytest.raises(ImageError) as caught:
+        read_image(stored(PIXELS))
+    assert "\n" not in str(caught.value)
+
+
+def test_no_warning_of_pillow_leaks() -> None:
+    ifd = TiffImagePlugin.ImageFileDirectory_v2()
+    ifd[270] = "text"
+    data = bytearray(stored(PIXELS, "TIFF", tiffinfo=ifd))
+    palette = stored(Image.fromarray(PIXELS).quantize(4), transparency=bytes([0, 9, 99, 255]))
+    large = stored(Image.new("1", (10000, 9500)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_image(bytes(data))
+        read_image(palette)
+        read_image(large)
+    assert [str(warning.message) for warning in caught] == []
+
+
+def test_a_png_holds_the_pixels_exactly() -> None:
+    assert np.array_equal(read_image(encode_png(PIXELS)).pixels, PIXELS)
+
+
+def test_every_level_survives_the_tensor_and_back() -> None:
+    pixels = np.repeat(RAMP[..., None], 3, 2)
+    tensor = to_tensor(pixels)
+    assert tensor.shape == (3, 4, 256) and tensor.dtype == torch.float32
+    assert tensor.min() == -1 and tensor.max() == 1
+    assert np.array_equal(to_pixels(tensor), pixels)
+
+
+def test_pixels_beyond_the_range_are_clamped() -> None:
+    assert to_pixels(torch.tensor([-3.0, 0.0, 3.0]).view(3, 1, 1)).tolist() == [[[0, 128, 255]]]

@@ -1,0 +1,16 @@
+"""One Prefect server for all flow tests: it takes long to start."""
+
+from collections.abc import Iterator
+
+import pytest
+
+import flows  # noqa: F401  # switches telemetry off before Prefect is imported
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A server with a database of its own."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=180):
+        yield

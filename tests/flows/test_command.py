@@ -1,0 +1,103 @@
+"""Flows as commands: their own parameter names, one-line errors, honest exit codes, no telemetry."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from prefect.runtime import deployment
+
+from codec.errors import SettingsError
+from flows import command
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd or ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("flow", ["compress_archive", "restore_archive"])
+def test_help_names_every_parameter_of_the_flow_and_says_what_it_is(flow: str) -> None:
+    shown = python("-m", f"flows.{flow}", "--help")
+    assert shown.returncode == 0
+    module = __import__(f"flows.{flow}", fromlist=["x"])
+    parameters = getattr(module, flow).parameters.properties
+    for name, about in parameters.items():
+        assert (name if name in ("source", "archive", "target") else f"--{name.replace('_', '-')}") in shown.stdout
+        assert about["description"][:20] in shown.stdout
+
+
+def test_a_users_mistake_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    run = python(
+        "-m", "flows.compress_archive", "nowhere", "archive", cwd=tmp_path, PREFECT_HOME=str(tmp_path / "home")
+    )
+    assert run.returncode == command.FATAL
+    assert run.stderr.strip().splitlines() == [f"error: {tmp_path}/nowhere: no such folder to read pictures from"]
+    assert run.stdout == ""
+
+
+def test_an_unknown_option_is_refused_without_starting_anything() -> None:
+    run = python("-m", "flows.compress_archive", "a", "b", "--qualty", "3")
+    assert run.returncode == 2
+    assert "--qualty" in run.stderr
+
+
+def test_telemetry_is_off_before_prefect_is_imported() -> None:
+    code = "import os, flows; print(os.environ['DO_NOT_TRACK'], os.environ['PREFECT_SERVER_ANALYTICS_ENABLED'])"
+    environment = {name: value for name, value in os.environ.items() if name not in ("DO_NOT_TRACK",)}
+    environment.pop("PREFECT_SERVER_ANALYTICS_ENABLED", None)
+    shown = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert shown.stdout.split() == ["1", "false"]
+    code = "import flows, sys; assert 'prefect' not in sys.modules"
+    assert python("-c", code).returncode == 0
+
+
+def test_the_archive_works_with_prefect_and_torch_left_out() -> None:
+    code = """
+import sys
+sys.modules["prefect"] = None
+import tasks.archive, tasks.restore, tasks.report
+assert "torch" not in sys.modules and "diffusers" not in sys.modules
+"""
+    run = python("-c", code)
+    assert run.returncode == 0, run.stderr
+
+
+def test_relative_places_count_from_here_and_are_refused_in_a_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command.place("photos") == str(Path.cwd() / "photos")
+    assert command.place("/data/photos") == "/data/photos"
+    assert command.place("s3://bucket/photos") == "s3://bucket/photos"
+    monkeypatch.setattr(deployment, "id", "a-deployment", raising=False)
+    with pytest.raises(SettingsError, match="give a full path or a URL"):
+        command.place("photos")
+    assert command.place("s3://bucket/photos") == "s3://bucket/photos"
+
+
+def test_no_progress_bar_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with command.bar("working") as progress:
+        progress.begin(3)
+        progress.advance(1)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_table_shows_numbers_and_gaps(capsys: pytest.CaptureFixture[str]) -> None:
+    command.show_table("totals", {"source_bytes": 12, "bpp": 0.123456, "lpips": None})
+    out = capsys.readouterr().out
+    assert "source bytes" in out
+    assert "0.1235" in out
+    assert "-" in out
+
+
+def test_exit_codes_are_distinct() -> None:
+    assert len({command.DONE, command.FATAL, command.FAILED_ROWS}) == 3
+    assert issubclass(typer.Exit, Exception)

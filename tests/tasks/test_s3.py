@@ -1,0 +1,127 @@
+"""The same promises on an object store, over HTTP."""
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from tasks.models import Models
+from tasks.restore import restore
+from tasks.storage import NotFoundError, StorageError, Store
+from tests.fake_codec import FAKE
+from tests.tasks.object_store import serving
+from tests.tasks.pictures import pack, png, rows, snapshot
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The URL of a bucket; the server's address and credentials are in the environment, as for any user."""
+    with serving() as address, pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": address,
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "planted-secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            patch.setenv(name, value)
+        fsspec.filesystem("s3").mkdir("pictures")
+        yield "s3://pictures"
+
+
+def _publish_many(url: str, content: bytes, start: float, results: Any) -> None:
+    store = Store(url)
+    time.sleep(max(0.0, start - time.time()))
+    results.put([store.publish(f"race/{number}", content) for number in range(20)])
+
+
+def test_of_two_processes_that_publish_one_name_exactly_one_wins(bucket: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    arguments = [(f"{bucket}/race", content, time.time() + 4, results) for content in (b"a", b"b")]
+    runners = [context.Process(target=_publish_many, args=each) for each in arguments]
+    for runner in runners:
+        runner.start()
+    won = [results.get(timeout=60) for _ in runners]
+    for runner in runners:
+        runner.join()
+    assert all(sum(pair) == 1 for pair in zip(*won, strict=True))
+
+
+def test_a_large_file_in_parts_is_published_exclusively_too(bucket: str, tmp_path: Path) -> None:
+    store = Store(f"{bucket}/large")
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(bytes(110 << 20))
+    second.write_bytes(b"1" * (110 << 20))
+    assert store.publish("x", first)
+    assert not store.publish("x", second)
+    assert store.publish("x", first)
+    assert store.size("x") == 110 << 20
+
+
+def test_a_publisher_whose_reply_was_lost_finds_out_that_it_won(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(f"{bucket}/lost")
+    create = store._create
+
+    def lose_reply(name: str, content: bytes | Path) -> None:
+        create(name, content)
+        create(name, content)  # as a client does that saw no reply and asks again
+
+    monkeypatch.setattr(store, "_create", lose_reply)
+    assert store.publish("x", b"mine")
+    assert not store.publish("x", b"other")
+
+
+def test_a_conflict_is_tried_again(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(f"{bucket}/conflict")
+    create, conflicts = store._create, [409, 409]
+
+    class Reply(Exception):
+        response = {"ResponseMetadata": {"HTTPStatusCode": 409}}  # noqa: RUF012
+
+    def conflict(name: str, content: bytes | Path) -> None:
+        if conflicts:
+            conflicts.pop()
+            raise OSError(16, "conflict") from Reply()
+        create(name, content)
+
+    monkeypatch.setattr(store, "_create", conflict)
+    assert store.publish("x", b"mine")
+
+
+def test_a_bucket_that_is_not_there_and_a_secret_that_is(bucket: str) -> None:
+    with pytest.raises(NotFoundError, match="s3://nowhere/x"):
+        Store("s3://nowhere").read("x")
+    with pytest.raises(StorageError, match="s3://nowhere/x: cannot write") as caught:
+        Store("s3://nowhere").publish("x", b"1")
+    assert "planted-secret" not in str(caught.value)
+
+
+def test_pictures_in_a_bucket_become_an_archive_in_a_bucket_and_pictures_again(
+    bucket: str, bundle: Path, tmp_path: Path
+) -> None:
+    source = Store(f"{bucket}/photos")
+    files = {"a.png": png(1), "trip/b c.png": png(2), "trip/d.jpg": b"no picture"}
+    for name, content in files.items():
+        source.replace(name, content)
+    archive = f"{bucket}/archive"
+    assert pack(source.url, archive, bundle).totals["compressed"] == 2
+    state = snapshot(archive)
+    assert pack(source.url, archive, bundle).runs == []
+    assert snapshot(archive) == state
+    source.replace("a.png", png(3))
+    source.remove("trip/d.jpg")
+    assert pack(source.url, archive, bundle).runs == [2]
+    found = [(row["key"], row["version"], row["status"], row["source_uri"]) for row in rows(archive)]
+    assert found == [
+        ("a.png", 1, "compressed", f"{bucket}/photos/a.png"),
+        ("trip/b c.png", 1, "compressed", f"{bucket}/photos/trip/b c.png"),
+        ("trip/d.jpg", 1, "failed", f"{bucket}/photos/trip/d.jpg"),
+        ("a.png", 2, "compressed", f"{bucket}/photos/a.png"),
+    ]
+    models = Models("", threads=1, codec=FAKE)
+    assert restore(archive, f"{bucket}/out", models=models).errors == []
+    assert sorted(item.name for item in Store(f"{bucket}/out").list()) == ["a.png", "trip/b c.png"]

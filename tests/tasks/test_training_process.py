@@ -1,0 +1,106 @@
+"""The training subprocess: followed while it runs, and gone when it ends, however it ends."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codec import SettingsError
+from tasks.training import Training, TrainingError, evaluation, settings_file, train
+
+STANDIN = """
+import json, pathlib, subprocess, sys, time
+settings, output = sys.argv[1], pathlib.Path(sys.argv[sys.argv.index("--output") + 1])
+output.mkdir(exist_ok=True)
+kind = json.loads(pathlib.Path(settings).read_text())["kind"]
+print("begun as", kind, flush=True)
+if kind == "fail":
+    print("codec.training: no photos in here", file=sys.stderr)
+    sys.exit(1)
+if kind == "hang":
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    (output / "pids").write_text(str(child.pid))
+    time.sleep(300)
+with (output / "progress.jsonl").open("a") as stream:
+    for step in range(1, 4):
+        stream.write(json.dumps({"stage": "entropy", "step": step, "steps": 3, "loss": 1 / step}) + "\\n")
+if kind != "empty":
+    (output / "bundle").mkdir(exist_ok=True)
+(output / "evaluation.json").write_text('[{"quality": 8.0, "bpp": 0.1}]')
+"""
+
+
+@pytest.fixture
+def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that describes a training by a stand-in module of this kind."""
+    (tmp_path / "standin_training.py").write_text(STANDIN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def describe(kind: str) -> Training:
+        settings = tmp_path / f"{kind}.json"
+        settings.write_text(json.dumps({"kind": kind}))
+        return Training(["tars"], str(settings), str(tmp_path / "out"), module="standin_training")
+
+    return describe
+
+
+def test_lines_and_progress_are_told_and_the_bundle_returned(standin: Any) -> None:
+    lines: list[str] = []
+    records: list[dict[str, Any]] = []
+    bundle = train(standin("good"), lines.append, records.append)
+    assert bundle.is_dir()
+    assert "begun as good" in lines
+    assert [record["step"] for record in records] == [1, 2, 3]
+    assert evaluation(str(bundle.parent)) == [{"quality": 8.0, "bpp": 0.1}]
+    again: list[dict[str, Any]] = []
+    train(standin("good"), lines.append, again.append)
+    assert len(again) == 3, "records of an earlier call are not told again"
+
+
+def test_a_failed_training_says_its_own_last_word(standin: Any) -> None:
+    with pytest.raises(TrainingError, match=r"status 1: codec\.training: no photos in here"):
+        train(standin("fail"), lambda _: None, lambda _: None)
+    with pytest.raises(TrainingError, match="without a bundle"):
+        train(standin("empty"), lambda _: None, lambda _: None)
+
+
+def test_no_process_is_left_when_the_call_is_interrupted(standin: Any, tmp_path: Path) -> None:
+    pids = tmp_path / "out" / "pids"
+
+    def interrupt() -> None:
+        while not pids.exists() or not pids.read_text():
+            time.sleep(0.1)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        train(standin("hang"), lambda _: None, lambda _: None)
+    child = int(pids.read_text())
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and Path(f"/proc/{child}/stat").exists():
+        if Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
+            break
+        time.sleep(0.1)
+    else:
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+
+def test_the_command_launches_accelerate_with_everything_asked_for() -> None:
+    training = Training(["a", "b"], "demo", "out", ["c"], ["entropy"], ["seed=2"], "two.yaml")
+    command = training.command()
+    assert command[:5] == [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "two.yaml"]
+    text = " ".join(command[5:])
+    assert "--data a b --output out --held-out c --stage entropy --set seed=2" in text
+    assert command[7].endswith("demo.toml")
+
+
+def test_an_unknown_settings_name_lists_the_shipped_ones() -> None:
+    with pytest.raises(SettingsError, match="demo, mini, sd21"):
+        settings_file("nothing")
