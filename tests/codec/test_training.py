@@ -31,6 +31,7 @@ from tests.codec.tiny_backbones import write_folder
 from tests.codec.tiny_bundles import TINY, tiny_backbone, tiny_entropy
 from tests.conftest import synthetic
 
+ACCELERATE = Path(__file__).parents[2] / "infra" / "accelerate"
 SHIPPED = Path(__file__).parents[2] / "codec" / "training" / "settings"
 
 
@@ -265,10 +266,10 @@ def test_two_processes_train_the_weights_of_one(tars: Path, tmp_path: Path, bund
         out = tmp_path / f"out{processes}"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        launch = f"-m accelerate.commands.launch --cpu --num_processes {processes} --num_machines 1"
-        launch += f" --main_process_port {port} --mixed_precision no --dynamo_backend no"
-        command = [sys.executable, *launch.split(), "--module", "codec.training", str(settings)]
+            port = str(free.getsockname()[1])
+        config = ["--config_file", str(ACCELERATE / f"cpu-{processes}.yaml"), "--main_process_port", port]
+        command = [sys.executable, "-m", "accelerate.commands.launch", *config]
+        command += ["--module", "codec.training", str(settings)]
         command += ["--data", str(tars), "--output", str(out)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)

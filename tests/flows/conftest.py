@@ -8,9 +8,10 @@ import flows  # noqa: F401  # switches telemetry off before Prefect is imported
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """A server with a database of its own."""
+def prefect_server() -> Iterator[str]:
+    """The address of a server with a database of its own."""
+    from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=180):
-        yield
+        yield str(PREFECT_API_URL.value())

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 from prefect.runtime import deployment
 
 from codec.errors import SettingsError
@@ -96,8 +95,3 @@ def test_a_table_shows_numbers_and_gaps(capsys: pytest.CaptureFixture[str]) -> N
     assert "source bytes" in out
     assert "0.1235" in out
     assert "-" in out
-
-
-def test_exit_codes_are_distinct() -> None:
-    assert len({command.DONE, command.FATAL, command.FAILED_ROWS}) == 3
-    assert issubclass(typer.Exit, Exception)
