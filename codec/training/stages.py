@@ -50,11 +50,9 @@ class EntropyStage(nn.Module):
 class AdapterStage(nn.Module):
     """Trains the parameter estimator through rounding, one U-Net evaluation and the decoder (supplement B).
 
-    loss = rate + lambda * (MSE + perceptual * LPIPS) / SCALE, lambda drawn for each sample. In the joint stage the
+    loss = bits per pixel + lambda * distortion, pixels in [-1, 1], lambda drawn for each sample. In the joint stage the
     entropy model is trained as well; in the adapter stage it only tells the rate.
     """
-
-    SCALE = 100.0
 
     def __init__(
         self,
@@ -85,7 +83,7 @@ class AdapterStage(nn.Module):
         y_hat = straight_through_round(alpha * y) / alpha
         decoded = self.backbone.decode(clean_latent(self.backbone, y_hat, t), (pixels.shape[-2], pixels.shape[-1]))
         lossy, terms = distortion(pixels, decoded, self.settings, draws.step)
-        loss = bpp + quality * lossy / self.SCALE
+        loss = bpp + quality * lossy
         terms |= {"bpp": bpp.mean(), "alpha": alpha.mean(), "t": t.mean()}
         return loss.mean(), terms
 
