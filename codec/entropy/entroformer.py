@@ -20,6 +20,8 @@ CHANNELS = 4
 """Channels of the latent (`last_channels` of Entroformer)."""
 ALPHA_CODES = 256
 """Values of the alpha code: alpha = 2 ** ((code - 128) / 32)."""
+WINDOWS_AT_ONCE = 2
+"""Windows attended to together: bounds memory, and keeps the scores near the processor."""
 KNOT_SPACING = 15
 """Alpha codes between two trained knots of a rate table."""
 MASKED = -(2.0**20)
@@ -87,8 +89,8 @@ class Block(nn.Module):
         projected = math.snap(self.project(math.normalise(x)), ACTIVATION)
         mixed = torch.zeros_like(x)
         for group in window_groups(*shape, self.shifted):
-            tokens = group.tokens.to(x.device)
-            mixed[:, tokens] = self._attend(projected[:, tokens], group, relative, math)
+            for tokens in group.tokens.to(x.device).split(WINDOWS_AT_ONCE):
+                mixed[:, tokens] = self._attend(projected[:, tokens], group, relative, math)
         x = math.snap(x + math.snap(self.merge(mixed), RESIDUAL), RESIDUAL)
         hidden = math.leaky(math.snap(self.expand(math.normalise(x)), ACTIVATION))
         return math.snap(x + math.snap(self.contract(hidden), RESIDUAL), RESIDUAL)
