@@ -9,6 +9,7 @@ manifest.parquet              all rows; its presence says that the dataset is co
 import fnmatch
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet
 
 from codec.errors import ArchiveError, ImageError, SettingsError
@@ -74,6 +76,7 @@ class Job:
     dataset: str
     plan: str
     shards: int
+    images: int
 
 
 ShardMap = Callable[[Job], Iterable[int]]
@@ -94,6 +97,7 @@ def pack(
     """
     store = Store(dataset)
     job = _plan(Store(source), store, settings)
+    progress.begin(job.images)
     if not store.exists(names.DATASET_MANIFEST):
         store.remove_unfinished()
         for _ in (shard_map or (lambda job: (pack_shard(job, shard, progress) for shard in range(job.shards))))(job):
@@ -108,7 +112,7 @@ def pack_shard(job: Job, shard: int, progress: Progress = SILENT) -> int:
     Raises StorageError when a source cannot be reached: nothing is committed then, and calling again is right.
     """
     store, source = Store(job.dataset), Store(job.source)
-    planned = [row for row in _read(store, job.plan).to_pylist() if row["shard"] == shard]
+    planned = _read(store, job.plan).filter(pa.compute.field("shard") == shard).to_pylist()
     if store.exists(_part(shard)):
         progress.advance(len(planned))
         return len(planned)
@@ -145,6 +149,32 @@ def failures(dataset: str) -> list[tuple[str, str]]:
     return [(row["key"], row["error"]) for row in rows if row["status"] == "failed"]
 
 
+def local_tars(place: str, cache: Path) -> str:
+    """The folder or tar itself where it is local; tars at a URL are copied below the cache, those there already kept.
+
+    Raises SettingsError for a dataset that is not complete, or a place without tars; StorageError.
+    """
+    folder, _, tar = place.rpartition("/") if place.endswith(".tar") else (place, "", "")
+    store = Store(folder or ".")
+    if not tar and store.exists(PLAN) and not store.exists(names.DATASET_MANIFEST):
+        raise SettingsError(f"{store}: this dataset is not complete; run shard-images again, which goes on with it")
+    found = [store.item(tar)] if tar else [item for item in store.list() if item.name.endswith(".tar")]
+    if not found:
+        raise SettingsError(f"{store}: no tars here; make some with shard-images")
+    if store.folder is not None:
+        return str(store.folder / tar)
+    kept = cache / hashlib.sha256(store.url.encode()).hexdigest()[:16]
+    for item in found:
+        copy = kept / item.name
+        if not copy.exists() or copy.stat().st_size != item.size:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            spool = copy.with_name(f".{copy.name}{names.UNFINISHED}")
+            with store.open(item.name) as stream, spool.open("wb") as written:
+                shutil.copyfileobj(stream, written)
+            spool.replace(copy)
+    return str(kept / tar)
+
+
 def _checked(source: Store, entry: Row) -> tuple[Row, bytes]:
     """The row of one source, and its bytes; it is decoded whole, which is what finds a truncated file."""
     name = names.name_of(entry["key"])
@@ -175,7 +205,7 @@ def _plan(source: Store, store: Store, settings: Settings) -> Job:
         content = _parquet(plan)
         name = f"plan-{sha256_of(content)[:16]}.parquet"
         store.publish(name, content)
-        text = json.dumps(wanted | {"plan": name, "shards": shards}, indent=1)
+        text = json.dumps(wanted | {"plan": name, "shards": shards, "images": plan.num_rows}, indent=1)
         store.publish(PLAN, text.encode())  # whoever is first plans for all
     found = json.loads(store.read(PLAN))
     differing = [key for key in wanted if found[key] != wanted[key]]
@@ -184,7 +214,7 @@ def _plan(source: Store, store: Store, settings: Settings) -> Job:
             f"{store}: this dataset was begun with another {differing[0]}: {found[differing[0]]}; "
             "go on with that, or choose a new folder"
         )
-    return Job(str(source), str(store), found["plan"], found["shards"])
+    return Job(str(source), str(store), found["plan"], found["shards"], found["images"])
 
 
 def _planned(source: Store, settings: Settings) -> tuple[pa.Table, int]:

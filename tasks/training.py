@@ -1,22 +1,27 @@
 """Training as a subprocess: accelerate launches codec.training, its progress is followed, its end is clean."""
 
+import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from codec.errors import FdcError, SettingsError
+from tasks.dataset import local_tars
 
 ONE_PROCESS = (
     "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --num_cpu_threads_per_process "
     f"{os.cpu_count() or 1}"
 ).split()
+REASON = re.compile(r"(\[rank\d+\]: )?(codec\.training|[\w.]+(Error|Exception)\b)")
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.5
 SETTINGS = Path(__file__).parent.parent / "codec" / "training" / "settings"
@@ -40,7 +45,11 @@ class Training:
     module: str = "codec.training"
 
     def command(self) -> list[str]:
-        """The command line that is launched."""
+        """The command line to launch. Raises SettingsError for a missing settings file, or an output at a URL."""
+        if "://" in self.output:
+            raise SettingsError(f"{self.output}: a training writes to a local folder; copy its bundle from there")
+        if self.accelerate and not Path(self.accelerate).is_file():
+            raise SettingsError(f"no accelerate settings file {self.accelerate}; see infra/accelerate for some")
         launch = [sys.executable, "-m", "accelerate.commands.launch"]
         launch += ["--config_file", self.accelerate] if self.accelerate else ONE_PROCESS
         options = [settings_file(self.settings), "--data", *self.shards, "--output", self.output]
@@ -64,35 +73,40 @@ def train(training: Training, log: Callable[[str], None], progress: Callable[[di
     """Run the training to its end; returns the bundle's folder.
 
     `log` hears every line that the process prints, `progress` every record that it adds to progress.jsonl. However this
-    call ends, no process of the training is left. Raises TrainingError when the process fails.
+    call ends, no process of the training is left. Tars at a URL are copied into the output first.
+    Raises TrainingError when the process fails, SettingsError for what it cannot start with, ArchiveError.
     """
-    record = Path(training.output) / "progress.jsonl"
-    seen = record.stat().st_size if record.exists() else 0
-    process = subprocess.Popen(
-        training.command(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    last: list[str] = []
-    reader = threading.Thread(target=_relay, args=(process, log, last), daemon=True)
-    reader.start()
-    try:
-        while process.poll() is None:
-            seen = _follow(record, seen, progress)
-            try:
-                process.wait(POLL_SECONDS)
-            except subprocess.TimeoutExpired:
-                continue
-    finally:
-        _stop(process)
-        reader.join()
+    training.command()  # wrong settings are told before anything is copied
+    output = Path(training.output)
+    record, lines = output / "progress.jsonl", _Lines(log)
+    with _only_one(output) as lock:
+        shards = [local_tars(place, output / "data") for place in training.shards]
+        held_out = [local_tars(place, output / "data") for place in training.held_out]
+        seen = record.stat().st_size if record.exists() else 0
+        process = subprocess.Popen(
+            replace(training, shards=shards, held_out=held_out).command(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            pass_fds=[lock],
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        reader = threading.Thread(target=lines.relay, args=(process,), daemon=True)
+        reader.start()
+        try:
+            while process.poll() is None:
+                seen = _follow(record, seen, progress)
+                try:
+                    process.wait(POLL_SECONDS)
+                except subprocess.TimeoutExpired:
+                    continue
+        finally:
+            _stop(process, reader)
     _follow(record, seen, progress)
-    bundle = Path(training.output) / "bundle"
+    bundle = output / "bundle"
     if process.returncode:
-        raise TrainingError(f"training ended with status {process.returncode}: {last[-1] if last else 'no message'}")
+        raise TrainingError(f"training ended with status {process.returncode}: {lines.reason}")
     if not bundle.is_dir():
         raise TrainingError(f"training finished without a bundle in {training.output}: run its entropy stage")
     return bundle
@@ -104,13 +118,39 @@ def evaluation(output: str) -> list[dict[str, Any]]:
     return records
 
 
-def _relay(process: "subprocess.Popen[str]", log: Callable[[str], None], last: list[str]) -> None:
-    assert process.stdout is not None
-    with process.stdout as lines:
-        for line in lines:
-            if text := line.rstrip():
-                last[:] = [text if text.startswith("codec.training:") or not last else last[0]]
-                log(text)
+@contextmanager
+def _only_one(output: Path) -> Iterator[int]:
+    """A lock on the output folder, which the training inherits: it outlives this process if that is killed."""
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(f"another training is at work in {output}: wait for it, or stop it") from None
+        yield lock.fileno()
+
+
+class _Lines:
+    """Passes on what a process prints, and keeps the line that says why it failed."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log, self._first_error, self._last = log, "", "no message"
+
+    @property
+    def reason(self) -> str:
+        """The first error, since accelerate adds its own to it; else the last line."""
+        return self._first_error or self._last
+
+    def relay(self, process: "subprocess.Popen[str]") -> None:
+        """Read to the end, which comes when no process has the output open any more."""
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                if text := line.rstrip():
+                    self._last = text
+                    self._log(text)
+                    if REASON.match(text) and not self._first_error:
+                        self._first_error = text
 
 
 def _follow(record: Path, seen: int, progress: Callable[[dict[str, Any]], None]) -> int:
@@ -127,15 +167,10 @@ def _follow(record: Path, seen: int, progress: Callable[[dict[str, Any]], None])
     return seen
 
 
-def _stop(process: "subprocess.Popen[str]") -> None:
-    """End the whole process group, politely first."""
+def _stop(process: "subprocess.Popen[str]", reader: threading.Thread) -> None:
+    """End the whole process group, politely first: the reader ends with the last process, not with the launcher."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
+        reader.join(STOP_SECONDS)
     process.wait()

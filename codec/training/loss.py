@@ -1,7 +1,5 @@
 """Distortion terms of training on pixels in [-1, 1]."""
 
-from typing import cast
-
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +19,7 @@ def distortion(
     loss = settings.pixel_l1 * l1 + settings.pixel_mse * mse
     terms = {"l1": l1.mean(), "mse": mse.mean()}
     if settings.perceptual and step % settings.perceptual_every == 0:
-        lpips = cast(Tensor, lpips_network(settings.perceptual_network)(original, decoded)).flatten()
+        lpips: Tensor = lpips_network(settings.perceptual_network, original.device)(original, decoded)
         loss = loss + settings.perceptual * settings.perceptual_every * lpips
         terms["lpips"] = lpips.mean()
     return loss, terms

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 from prefect import Task
 from prefect.artifacts import Artifact
-from prefect.client.orchestration import get_client
 
 from codec.errors import ArchiveError, SettingsError
 from flows import command, compress_archive, mapping, restore_archive
@@ -49,7 +48,10 @@ def test_compress_and_restore_as_flows(tmp_path: Path, bundle: Path, capsys: pyt
     row = compress_archive.compress_archive(str(source), str(archive), bundle=str(bundle), workers=2, **SETTINGS)
     assert (row["runs"], row["compressed"], row["failed"]) == ("[1]", 4, 1)
     assert compress_archive.show(row) == command.FAILED_ROWS
-    assert "compress-archive" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "compress-archive" in shown.out
+    for shard in (0, 1):
+        assert f"Task run 'run 1 shard {shard}' - Finished in state Completed" in shown.err
 
     pack(source, tmp_path / "plain" / "archive", bundle, SMALL)
     assert snapshot(archive) == snapshot(tmp_path / "plain" / "archive")
@@ -67,9 +69,6 @@ def test_compress_and_restore_as_flows(tmp_path: Path, bundle: Path, capsys: pyt
     artifact = Artifact.get("compress-archive")
     assert artifact is not None
     assert '"runs": "[]"' in str(artifact.data)
-    with get_client(sync_client=True) as client:
-        tasks = {run.name for run in client.read_task_runs()}
-    assert {"run 1 shard 0", "run 1 shard 1"} <= tasks
 
 
 def test_an_error_leaves_the_flow_as_what_it_is(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """shard-images and train-codec as flows: the same results as the plain functions, artifacts, and one-line errors."""
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -59,5 +60,8 @@ def test_train_codec_ends_in_a_bundle_and_an_artifact_of_what_it_measured(
 def test_mistakes_in_training_stop_the_flow_with_one_line(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no settings file nothing"):
         train_codec.train_codec([str(tmp_path)], str(tmp_path / "out"), settings="nothing")
+    with pytest.raises(SettingsError, match="no tars here"):
+        train_codec.train_codec([str(tmp_path)], str(tmp_path / "out"), settings="demo")
+    tarfile.open(tmp_path / "empty.tar", "w").close()
     with pytest.raises(TrainingError, match="no photos in"):
         train_codec.train_codec([str(tmp_path)], str(tmp_path / "out"), settings="demo")

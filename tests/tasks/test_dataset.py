@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow.parquet
 import pytest
 import webdataset
 
 from codec import ArchiveError, SettingsError
 from codec.training.data import ShardedImages
-from tasks.dataset import Settings, failures, pack
+from tasks.dataset import Settings, failures, local_tars, pack
 from tests.tasks.pictures import Counter, folder, png
 
 SMALL = Settings(max_images_per_shard=3)
@@ -42,7 +43,7 @@ def test_every_source_has_a_row_and_every_photo_its_original_bytes(source: Path,
     totals = pack(str(source), str(tmp_path / "out"), SMALL, progress=progress)
     rows = manifest(tmp_path / "out")
     assert totals == {"photos": 6, "failed": 2, "duplicates": 1, "tars": 3, "bytes": totals["bytes"]}
-    assert progress.done == len(rows) == 8
+    assert progress.done == progress.total == len(rows) == 8
     for key, row in rows.items():
         original = (source / key).read_bytes()
         assert row["bytes"] == len(original)
@@ -84,6 +85,36 @@ def test_webdataset_and_the_trainer_read_the_tars(source: Path, tmp_path: Path) 
         (source / key).read_bytes() for key, row in manifest(tmp_path / "out").items() if row["status"] == "packed"
     ]
     assert len(ShardedImages([tmp_path / "out"])) == 6
+
+
+def test_a_dataset_at_a_url_is_packed_as_a_local_one_and_copied_for_the_trainer(source: Path, tmp_path: Path) -> None:
+    totals = pack(str(source), "memory://photos/dataset", SMALL)
+    assert totals == pack(str(source), str(tmp_path / "out"), SMALL)
+    local = Path(local_tars("memory://photos/dataset", tmp_path / "data"))
+    kept = {str(path.relative_to(local)) for path in local.rglob("*") if path.is_file()}
+    assert kept == {name for name in state(tmp_path / "out") if name.endswith(".tar")}
+    assert [ShardedImages([local]).read(i) for i in range(6)] == [
+        ShardedImages([tmp_path / "out"]).read(i) for i in range(6)
+    ]
+    name = min(kept)
+    whole = (local / name).read_bytes()
+    (local / name).write_bytes(b"half")
+    local_tars("memory://photos/dataset", tmp_path / "data")
+    assert (local / name).read_bytes() == whole
+    assert Path(local_tars(f"memory://photos/dataset/{name}", tmp_path / "data")).read_bytes() == whole
+    fsspec.filesystem("memory").rm("/photos", recursive=True)
+
+
+def test_local_places_are_the_trainers_own(source: Path, tmp_path: Path) -> None:
+    pack(str(source), str(tmp_path / "out"), SMALL)
+    assert local_tars(str(tmp_path / "out"), tmp_path / "data") == str(tmp_path / "out")
+    assert local_tars(f"file://{tmp_path}/out", tmp_path / "data") == str(tmp_path / "out")
+    tar = next((tmp_path / "out").rglob("*.tar"))
+    assert local_tars(str(tar), tmp_path / "data") == str(tar)
+    (tmp_path / "out" / "manifest.parquet").unlink()
+    with pytest.raises(SettingsError, match="not complete; run shard-images again"):
+        local_tars(str(tmp_path / "out"), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
 
 
 def test_packing_again_changes_nothing(source: Path, tmp_path: Path) -> None:

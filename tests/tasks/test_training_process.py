@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -11,15 +12,25 @@ from typing import Any
 
 import pytest
 
-from codec import SettingsError
+from codec import FdcError, SettingsError
 from tasks.training import Training, TrainingError, evaluation, settings_file, train
 
 STANDIN = """
-import json, pathlib, subprocess, sys, time
+import json, os, pathlib, signal, subprocess, sys, time
 settings, output = sys.argv[1], pathlib.Path(sys.argv[sys.argv.index("--output") + 1])
 output.mkdir(exist_ok=True)
 kind = json.loads(pathlib.Path(settings).read_text())["kind"]
 print("begun as", kind, flush=True)
+if kind == "crash":
+    raise MemoryError("no room for this")
+if kind == "tidy":
+    def tidy(*_):
+        time.sleep(1)
+        (output / "tidied").touch()
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, tidy)
+    (output / "pids").write_text(str(os.getpid()))
+    time.sleep(300)
 if kind == "fail":
     print("codec.training: no photos in here", file=sys.stderr)
     sys.exit(1)
@@ -40,12 +51,13 @@ if kind != "empty":
 def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that describes a training by a stand-in module of this kind."""
     (tmp_path / "standin_training.py").write_text(STANDIN)
+    (tmp_path / "one.tar").touch()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     def describe(kind: str) -> Training:
         settings = tmp_path / f"{kind}.json"
         settings.write_text(json.dumps({"kind": kind}))
-        return Training(["tars"], str(settings), str(tmp_path / "out"), module="standin_training")
+        return Training([str(tmp_path / "one.tar")], str(settings), str(tmp_path / "out"), module="standin_training")
 
     return describe
 
@@ -66,12 +78,15 @@ def test_lines_and_progress_are_told_and_the_bundle_returned(standin: Any) -> No
 def test_a_failed_training_says_its_own_last_word(standin: Any) -> None:
     with pytest.raises(TrainingError, match=r"status 1: codec\.training: no photos in here"):
         train(standin("fail"), lambda _: None, lambda _: None)
+    with pytest.raises(TrainingError, match="status 1: MemoryError: no room for this"):
+        train(standin("crash"), lambda _: None, lambda _: None)
     with pytest.raises(TrainingError, match="without a bundle"):
         train(standin("empty"), lambda _: None, lambda _: None)
 
 
-def test_no_process_is_left_when_the_call_is_interrupted(standin: Any, tmp_path: Path) -> None:
-    pids = tmp_path / "out" / "pids"
+def interrupted(training: Training) -> int:
+    """Run a training, interrupt it once it has written its process id, and return that."""
+    pids = Path(training.output) / "pids"
 
     def interrupt() -> None:
         while not pids.exists() or not pids.read_text():
@@ -80,8 +95,45 @@ def test_no_process_is_left_when_the_call_is_interrupted(standin: Any, tmp_path:
 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        train(standin("hang"), lambda _: None, lambda _: None)
-    child = int(pids.read_text())
+        train(training, lambda _: None, lambda _: None)
+    return int(pids.read_text())
+
+
+def test_a_worker_that_outlives_its_launcher_has_time_to_tidy_up(standin: Any, tmp_path: Path) -> None:
+    interrupted(standin("tidy"))
+    assert (tmp_path / "out" / "tidied").exists()
+
+
+def test_a_training_whose_starter_was_killed_keeps_a_second_one_out(standin: Any, tmp_path: Path) -> None:
+    training = standin("hang")
+    program = "import sys; from tasks.training import Training, train; train(Training([sys.argv[1]], *sys.argv[2:4], "
+    program += "module='standin_training'), print, print)"
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
+    arguments = [sys.executable, "-c", program, training.shards[0], training.settings, training.output]
+    starter = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
+    pids = tmp_path / "out" / "pids"
+    while not pids.exists() or not pids.read_text():
+        time.sleep(0.1)
+    starter.kill()
+    starter.wait()
+    try:
+        with pytest.raises(SettingsError, match="another training is at work"):
+            train(standin("good"), lambda _: None, lambda _: None)
+    finally:
+        os.killpg(os.getpgid(int(pids.read_text())), signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            train(standin("good"), lambda _: None, lambda _: None)
+            break
+        except SettingsError:
+            assert time.monotonic() < deadline, "the lock outlives the training"
+            time.sleep(0.1)
+
+
+def test_no_process_is_left_when_the_call_is_interrupted(standin: Any) -> None:
+    child = interrupted(standin("hang"))
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and Path(f"/proc/{child}/stat").exists():
         if Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
@@ -93,12 +145,30 @@ def test_no_process_is_left_when_the_call_is_interrupted(standin: Any, tmp_path:
 
 
 def test_the_command_launches_accelerate_with_everything_asked_for() -> None:
-    training = Training(["a", "b"], "demo", "out", ["c"], ["entropy"], ["seed=2"], "two.yaml")
+    two = str(Path(__file__).parents[2] / "infra" / "accelerate" / "cpu-2.yaml")
+    training = Training(["a", "b"], "demo", "out", ["c"], ["entropy"], ["seed=2"], two)
     command = training.command()
-    assert command[:5] == [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "two.yaml"]
+    assert command[:5] == [sys.executable, "-m", "accelerate.commands.launch", "--config_file", two]
     text = " ".join(command[5:])
     assert "--data a b --output out --held-out c --stage entropy --set seed=2" in text
     assert command[7].endswith("demo.toml")
+
+
+def test_what_cannot_be_started_is_told_before_anything_is(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "plan.json").write_text("{}")
+    out = str(tmp_path / "out")
+    cases = [
+        (Training([str(tmp_path / "none")], "demo", out), "no tars here"),
+        (Training([str(tmp_path / "none.tar")], "demo", out), "nothing is stored here"),
+        (Training([str(tmp_path / "dataset")], "demo", out), "not complete; run shard-images again"),
+        (Training([], "demo", "s3://bucket/out"), "writes to a local folder"),
+        (Training([], "demo", out, accelerate="none.yaml"), "no accelerate settings file none.yaml"),
+    ]
+    for training, message in cases:
+        with pytest.raises(FdcError, match=message):
+            train(training, lambda _: None, lambda _: None)
+    assert not (tmp_path / "out" / "bundle").exists()
 
 
 def test_an_unknown_settings_name_lists_the_shipped_ones() -> None:

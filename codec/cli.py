@@ -1,0 +1,284 @@
+"""The command fdc: encode, decode, info, evaluate. Heavy modules are imported by the commands that need them."""
+
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+import typer.core
+
+from codec.errors import BitstreamError, BundleError, FdcError, SettingsError
+
+if TYPE_CHECKING:
+    from codec.bitstream import File
+    from codec.codec import Codec
+    from codec.entropy.integer import ExactEntropyModel
+    from codec.entropy.stream import Symbols
+    from codec.entropy.tables import Tables
+
+
+class _Commands(typer.core.TyperGroup):
+    """Commands whose FdcError ends as one line and exit status 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FdcError as error:
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Lossy image compression with a foundation diffusion model.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _positive(value: float | Sequence[float] | None) -> Any:
+    for number in [value] if isinstance(value, float) else value or []:
+        if not 0 < number < math.inf:
+            raise typer.BadParameter(f"{number} is not a positive number")
+    return value
+
+
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+Device = Annotated[str, typer.Option(help="Where the networks run, as PyTorch names it: cpu, cuda, ...")]
+BundleFolder = Annotated[
+    str | None, typer.Option("--bundle", help="Folder of a trained codec. [default: the embedded one]")
+]
+BackbonePlace = Annotated[
+    str | None, typer.Option("--backbone", help="Folder, file or hub id of a backbone that the bundle does not embed.")
+]
+QUALITY_HELP = "Lambda: larger means more bits and less distortion."
+
+
+@app.command()
+def encode(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Any picture.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.fdc", help="The file to write.")],
+    quality: Annotated[float | None, typer.Option(help=f"{QUALITY_HELP} [default: 8]", callback=_positive)] = None,
+    target_bpp: Annotated[
+        float | None, typer.Option(help="Most bits per pixel, of the whole file.", callback=_positive)
+    ] = None,
+    bundle: BundleFolder = None,
+    backbone: BackbonePlace = None,
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """Compress a picture."""
+    if quality is not None and target_bpp is not None:
+        raise typer.BadParameter("give --quality or --target-bpp, not both")
+    _check_output(output, force)
+    from codec.images import read_image
+
+    picture = read_image(source)
+    from codec.codec import DEFAULT_QUALITY
+
+    codec = _codec(bundle, backbone, device)
+    if target_bpp is not None:
+        encoded = codec.encode_to_bpp(picture, target_bpp)
+    else:
+        encoded = codec.encode(picture, quality=quality or DEFAULT_QUALITY)
+    with _written(output) as temporary:
+        temporary.write_bytes(encoded.data)
+    bits_per_pixel = 8 * len(encoded.data) / (picture.width * picture.height)
+    typer.echo(
+        f"{output}: {picture.width} x {picture.height}, {len(encoded.data)} bytes, {bits_per_pixel:.4f} bpp, "
+        f"lambda {encoded.quality:.4g}, timestep {encoded.timestep:g}, U-Net steps {encoded.steps}"
+    )
+    if target_bpp is not None and bits_per_pixel > target_bpp:
+        typer.echo(
+            f"warning: no file of this picture is as small as {target_bpp:g} bpp; this is the smallest", err=True
+        )
+
+
+@app.command()
+def decode(
+    source: Annotated[Path, typer.Argument(metavar="IN.fdc", help="A compressed picture.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.png", help="The PNG to write.")],
+    bundle: BundleFolder = None,
+    backbone: BackbonePlace = None,
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """Restore a picture as PNG. The bundle is found by the id in the file, in the package or under --bundle."""
+    if output.suffix.lower() != ".png":
+        raise typer.BadParameter(f"{output} does not end in .png, the one format that is written")
+    _check_output(output, force)
+    data, file = _parsed(source)
+    from codec.images import encode_png
+
+    codec = _codec(bundle, backbone, device, file)
+    pixels = codec.decode(data)
+    with _written(output) as temporary:
+        temporary.write_bytes(encode_png(pixels))
+    typer.echo(f"{output}: {file.width} x {file.height}")
+
+
+@app.command()
+def info(
+    source: Annotated[Path, typer.Argument(metavar="IN.fdc", help="A compressed picture.")],
+    symbols: Annotated[bool, typer.Option("--symbols", help="Decode the symbols and describe them.")] = False,
+    bundle: BundleFolder = None,
+) -> None:
+    """Show every field of a file and where every bit of it went."""
+    data, file = _parsed(source)
+    from codec.account import account
+
+    entropy, missing = None, None
+    try:
+        entropy = _entropy(bundle, file)
+    except BundleError as error:
+        missing = error
+    entries = account(file, entropy)
+    bits_of = {part: sum(entry.bits for entry in entries if entry.part == part) for part in [e.part for e in entries]}
+    lines = [(entry.name, entry.bits, entry.value) for entry in entries]
+    lines += [(part, bits, f"{bits / (8 * len(data)):.2%} of the file") for part, bits in bits_of.items()]
+    total, area = sum(bits_of.values()), file.width * file.height
+    lines.append(("whole file", total, f"{len(data)} bytes, {total / area:.4f} bits per pixel"))
+    for place, (name, bits, text) in enumerate(lines):
+        if place in (len(entries), len(lines) - 1):
+            typer.echo()
+        typer.echo(f"{name:<20} {bits:>9} bits  {text}")
+    if missing and symbols:
+        raise missing
+    if missing:
+        typer.echo(f"the stream is shown as a whole: {missing}", err=True)
+    if entropy and symbols:
+        from codec.entropy.stream import decompress
+
+        _show_symbols(decompress(*entropy, file.stream, file.latent_shape, file.parameters.channel_codes))
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures, also in folders below it.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="PARQUET", help="Write the rows there.")
+    ] = None,
+    quality: Annotated[
+        list[float] | None, typer.Option(help=f"{QUALITY_HELP} May be repeated. [default: 8]", callback=_positive)
+    ] = None,
+    lpips_net: Annotated[Literal["alex", "vgg"], typer.Option(help="The network of LPIPS.")] = "alex",
+    bundle: BundleFolder = None,
+    backbone: BackbonePlace = None,
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """Measure bits per pixel and quality on a folder.
+
+    Each picture is compressed and restored. A file that cannot be compressed is a row that says why; the exit status is
+    1 only when all are.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != output)
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not files:
+        raise SettingsError(f"{folder} is no folder with files in it")
+    if output is not None:
+        _check_output(output, force)
+    import rich.progress
+    from rich.console import Console
+
+    from codec.codec import DEFAULT_QUALITY
+    from codec.evaluation import measure, table, write_parquet
+    from codec.metrics import Metrics
+
+    codec, metrics = _codec(bundle, backbone, device), Metrics(lpips_net, device)
+    progress, rows = Console(stderr=True), []
+    for path in rich.progress.track(files, "evaluate", console=progress, disable=not progress.is_terminal):
+        for value in quality or [DEFAULT_QUALITY]:
+            rows.append({"key": path.relative_to(folder).as_posix(), **measure(codec, metrics, path, value)})
+    Console(width=None if sys.stdout.isatty() else 160).print(table(rows))
+    if output is not None:
+        with _written(output) as temporary:
+            write_parquet(rows, temporary)
+    if all(row["status"] == "failed" for row in rows):
+        raise SettingsError(f"no file of {folder} could be compressed; the table says why")
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app(prog_name="fdc")
+
+
+def _codec(bundle: str | None, backbone: str | None, device: str, file: "File | None" = None) -> "Codec":
+    """The codec of a bundle: the one that wrote `file`, or the one given, or the embedded default."""
+    from codec.bundle import find_bundle
+    from codec.codec import Codec
+
+    _check_device(device)
+    found = find_bundle(file.bundle_id, [bundle] if bundle else []) if file else bundle
+    return Codec.load(found, device=device, backbone=backbone)
+
+
+def _entropy(bundle: str | None, file: "File") -> "tuple[ExactEntropyModel, Tables]":
+    from codec.bundle import find_bundle
+
+    return find_bundle(file.bundle_id, [bundle] if bundle else []).load_entropy()
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # torch asserts that it was built for the device
+        raise SettingsError(f"device {device!r} is not available here; use cpu") from None
+
+
+def _parsed(source: Path) -> "tuple[bytes, File]":
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise BitstreamError(f"cannot read {source}: {error.strerror}") from None
+    from codec.bitstream import parse
+
+    try:
+        return data, parse(data)
+    except BitstreamError as error:
+        raise BitstreamError(f"{source}: {error}") from None
+
+
+def _check_output(output: Path, force: bool) -> None:
+    """Refuse, before the work is done, an output that could not be written after it."""
+    if output.exists() and not force:
+        raise SettingsError(f"{output} exists already; choose another name, or replace it with --force")
+    if not os.access(output.parent, os.W_OK):
+        raise SettingsError(f"cannot write {output}: {output.parent} is no folder that can be written to")
+
+
+@contextmanager
+def _written(output: Path) -> Iterator[Path]:
+    """A temporary file beside the output that takes its name when all went well, and vanishes otherwise."""
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(output)
+    except OSError as error:
+        raise SettingsError(f"cannot write {output}: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _show_symbols(symbols: "Symbols") -> None:
+    """What must agree between machines, and how the symbols of each channel spread."""
+    import hashlib
+
+    import numpy as np
+
+    typer.echo(
+        f"\nsymbols: SHA-256 {hashlib.sha256(symbols.astype('<i4').tobytes()).hexdigest()} (int32, little-endian)"
+    )
+    for channel, values in enumerate(symbols):
+        typer.echo(
+            f"channel {channel}: {values.min()} to {values.max()}, mean {np.mean(values):.3f}, "
+            f"{np.mean(values == 0):.1%} zeros, {len(np.unique(values))} values"
+        )

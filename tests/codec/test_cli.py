@@ -1,0 +1,309 @@
+"""The command fdc does its work, accounts for every byte, and answers a user's mistake with one line."""
+
+import errno
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from codec import Codec, Metrics, Picture, encode_png, read_image
+from codec.account import account
+from codec.bitstream import pack, parse
+from codec.bundle import Bundle
+from codec.cli import app
+from codec.codec import DEFAULT_QUALITY
+from codec.evaluation import COLUMNS
+from codec.quantizer import Parameters
+from tests.codec.tiny_bundles import tiny_bundle
+from tests.conftest import synthetic
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A picture of 90 x 70 in a file."""
+    (tmp_path / "in.png").write_bytes(encode_png(synthetic(70, 90)))
+    return tmp_path / "in.png"
+
+
+@pytest.fixture(scope="module")
+def codec(bundle: Bundle) -> Codec:
+    return Codec.load(bundle)
+
+
+@pytest.fixture
+def file(tmp_path: Path, codec: Codec) -> Path:
+    """The same picture compressed with the tiny bundle."""
+    (tmp_path / "in.fdc").write_bytes(codec.encode(Picture(synthetic(70, 90))).data)
+    return tmp_path / "in.fdc"
+
+
+def fdc(*arguments: object, bundle: Bundle | None = None) -> Any:
+    """Run a command in this process."""
+    options = [] if bundle is None else ["--bundle", str(bundle.path)]
+    return CliRunner().invoke(app, [*map(str, arguments), *options])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_two_processes_encode_and_decode(source: Path, bundle: Bundle, tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", "from codec.cli import main; main()"]
+    for arguments in (
+        ("encode", source, "-o", tmp_path / "a.fdc"),
+        ("decode", tmp_path / "a.fdc", "-o", tmp_path / "a.png"),
+    ):
+        done = subprocess.run(
+            [*command, *map(str, arguments), "--bundle", str(bundle.path)], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert re.fullmatch(r".*: 90 x 70\b.*\n", done.stdout)
+    assert read_image(tmp_path / "a.png").pixels.shape == (70, 90, 3)
+
+
+def test_help_and_mistakes_are_answered_without_loading_torch() -> None:
+    program = (
+        "import sys; from typer.testing import CliRunner; from codec.cli import app; "
+        "codes = [CliRunner().invoke(app, line.split()).exit_code for line in "
+        "('--help', 'encode --help', 'encode', 'encode a -o b --quality 1 --target-bpp 1', 'decode a -o b.jpg')]; "
+        "assert codes == [0, 0, 2, 2, 2], codes; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_help_states_the_true_default() -> None:
+    for command in ("encode", "evaluate"):
+        assert f"[default: {DEFAULT_QUALITY:g}]" in fdc(command, "--help").stdout
+
+
+def test_encode_writes_what_the_library_writes(source: Path, codec: Codec, bundle: Bundle, tmp_path: Path) -> None:
+    picture, output = read_image(source), tmp_path / "out.fdc"
+    for options, expected in (
+        ([], codec.encode(picture)),
+        (["--quality", "3"], codec.encode(picture, quality=3)),
+        (["--target-bpp", "0.8"], codec.encode_to_bpp(picture, 0.8)),
+    ):
+        done = fdc("encode", source, "-o", output, "--force", *options, bundle=bundle)
+        assert done.exit_code == 0, done.output
+        assert output.read_bytes() == expected.data
+        assert f"{len(expected.data)} bytes, {8 * len(expected.data) / 6300:.4f} bpp" in done.stdout
+
+
+def test_a_target_that_no_file_meets_is_said(source: Path, bundle: Bundle, tmp_path: Path) -> None:
+    done = fdc("encode", source, "-o", tmp_path / "out.fdc", "--target-bpp", "0.0001", bundle=bundle)
+    assert done.exit_code == 0 and "this is the smallest" in done.stderr
+
+
+def test_decode_writes_the_pixels_of_the_library(file: Path, codec: Codec, bundle: Bundle, tmp_path: Path) -> None:
+    assert fdc("decode", file, "-o", tmp_path / "out.PNG", bundle=bundle).exit_code == 0
+    assert np.array_equal(read_image(tmp_path / "out.PNG").pixels, codec.decode(file.read_bytes()))
+
+
+def test_the_bundle_of_a_file_is_found_among_others(file: Path, bundle: Bundle, tmp_path: Path) -> None:
+    tiny_bundle(tmp_path / "bundles" / "other", name="other")
+    (tmp_path / "bundles" / "same").symlink_to(bundle.path)
+    done = fdc("decode", file, "-o", tmp_path / "out.png", "--bundle", tmp_path / "bundles")
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "evaluate"])
+def test_an_existing_output_is_kept_unless_forced(
+    command: str, source: Path, file: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    source.rename(tmp_path / "photos" / "in.png")
+    subject = {"encode": tmp_path / "photos" / "in.png", "decode": file, "evaluate": tmp_path / "photos"}[command]
+    output = tmp_path / "out.png"
+    output.write_text("precious")
+    done = fdc(command, subject, "-o", output, bundle=bundle)
+    assert done.exit_code == 1 and "exists already" in done.stderr and "--force" in done.stderr
+    assert output.read_text() == "precious"
+    assert fdc(command, subject, "-o", output, "--force", bundle=bundle).exit_code == 0
+    assert output.read_bytes() != b"precious"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_write_that_fails_half_way_leaves_nothing(
+    error: BaseException, source: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(path: Path, data: bytes) -> None:
+        with path.open("wb") as stream:
+            stream.write(data[: len(data) // 2])
+        raise error
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    done = fdc("encode", source, "-o", tmp_path / "out.fdc", bundle=bundle)
+    assert done.exit_code != 0
+    assert names(tmp_path) == ["in.png"]
+    if isinstance(error, OSError):
+        assert done.stderr == f"error: cannot write {tmp_path / 'out.fdc'}: No space left on device\n"
+
+
+def test_outputs_have_the_permissions_of_any_new_file(source: Path, bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    fdc("encode", source, "-o", tmp_path / "out.fdc", bundle=bundle)
+    assert (tmp_path / "out.fdc").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_info_accounts_for_every_bit(file: Path, codec: Codec, bundle: Bundle) -> None:
+    encoded = codec.encode(Picture(synthetic(70, 90)))
+    done = fdc("info", file, bundle=bundle)
+    assert (done.exit_code, done.stderr) == (0, "")
+    fields, parts, whole = (
+        {line[:20].strip(): int(line[20:30]) for line in block.splitlines()} for block in done.stdout.split("\n\n")
+    )
+    size = 8 * len(encoded.data)
+    assert sum(fields.values()) == sum(parts.values()) == whole["whole file"] == size
+    assert parts["hyper-latent"] == encoded.side_bits and parts["latent"] == encoded.latent_bits
+    assert parts["header"] + parts["side information"] == size - 8 * len(parse(encoded.data).stream)
+    for text in (
+        "90",
+        "70",
+        bundle.id[:16],
+        "8 (code 112)",
+        f"{encoded.timestep:g} (code",
+        f"{len(encoded.data)} bytes",
+    ):
+        assert f" {text}" in done.stdout
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (127, 128), (300, 1100), (40, 17000)])
+@pytest.mark.parametrize("alphas", [1, 4])
+def test_the_account_adds_up_for_any_size(shape: tuple[int, int], alphas: int, codec: Codec) -> None:
+    encoded = codec.encode(Picture(np.zeros((8, 8, 3), np.uint8)))
+    values = {**vars(parse(encoded.data)), "height": shape[0], "width": shape[1], "grey": alphas == 4}
+    values["parameters"] = Parameters((130,) * alphas, 0)
+    data = pack(type(parse(encoded.data))(**values))
+    assert sum(entry.bits for entry in account(parse(data))) == 8 * len(data)
+
+
+def test_the_account_knows_the_hyper_latents_of_several_tiles(codec: Codec) -> None:
+    encoded = codec.encode(Picture(synthetic(16, 1100)))
+    bits = {entry.part: entry.bits for entry in account(parse(encoded.data), (codec.entropy, codec.tables))}
+    assert bits["hyper-latent"] == encoded.side_bits and bits["latent"] == encoded.latent_bits
+
+
+def test_info_describes_the_symbols(file: Path, codec: Codec, bundle: Bundle) -> None:
+    symbols = codec.symbols(file.read_bytes())
+    done = fdc("info", file, "--symbols", bundle=bundle)
+    assert hashlib.sha256(symbols.astype("<i4").tobytes()).hexdigest() in done.stdout
+    for channel, values in enumerate(symbols):
+        assert f"channel {channel}: {values.min()} to {values.max()}, " in done.stdout
+
+
+def test_info_shows_what_it_can_without_the_bundle(file: Path) -> None:
+    done = fdc("info", file)
+    assert done.exit_code == 0 and "no bundle with id" in done.stderr
+    bits = [int(line[20:30]) for line in done.stdout.split("\n\n")[0].splitlines()]
+    assert sum(bits) == 8 * file.stat().st_size
+    refused = fdc("info", file, "--symbols")
+    assert refused.exit_code == 1 and "no bundle with id" in refused.stderr
+
+
+def test_evaluate_measures_every_picture_and_reports_bad_files(codec: Codec, bundle: Bundle, tmp_path: Path) -> None:
+    folder, report = tmp_path / "photos", tmp_path / "it's.parquet"
+    (folder / "sub").mkdir(parents=True)
+    (folder / ".hidden").write_text("x")
+    (folder / "a.png").write_bytes(encode_png(synthetic(170, 180)))
+    (folder / "cut.png").write_bytes(encode_png(synthetic(170, 180))[:9000])
+    (folder / "sub" / "[red]tiny.png").write_bytes(encode_png(synthetic(20, 30)))
+    (folder / "text.jpg").write_text("no picture")
+    done = fdc("evaluate", folder, "-o", report, "--quality", 2, "--quality", 8, bundle=bundle)
+    assert done.exit_code == 0, done.output
+    with duckdb.connect() as database:
+        table = database.execute("SELECT * FROM read_parquet(?)", [str(report)])
+        assert [column[0] for column in table.description] == list(COLUMNS)
+        rows = [dict(zip(COLUMNS, row, strict=True)) for row in table.fetchall()]
+    keys = ["a.png", "cut.png", "sub/[red]tiny.png", "text.jpg"]
+    assert [(row["key"], row["quality_lambda"]) for row in rows] == [(key, value) for key in keys for value in (2, 8)]
+    assert [row["status"] for row in rows[::2]] == ["compressed", "failed", "compressed", "failed"]
+    assert "cut short" in rows[2]["error"] and "not a picture" in rows[6]["error"]
+    assert rows[4]["lpips"] is None and "lpips: side below 31" in rows[4]["error"]
+    picture = read_image(folder / "a.png")
+    encoded = codec.encode(picture, quality=8)
+    quality = Metrics().measure(picture.pixels, codec.decode(encoded.data))
+    expected = {
+        "bytes": len(encoded.data),
+        "bpp": 8 * len(encoded.data) / (170 * 180),
+        "latent_bits": encoded.latent_bits,
+        "side_bits": encoded.side_bits,
+        "psnr_db": quality.psnr_db,
+        "ms_ssim": quality.ms_ssim,
+        "lpips": quality.lpips,
+        "dists": quality.dists,
+        "lpips_net": "alex",
+        "error": None,
+        "bundle_id": bundle.id,
+    }
+    assert {name: rows[1][name] for name in expected} == pytest.approx(expected)
+    assert "[red]tiny.png" in done.stdout and "failed: " in done.stdout and done.stdout.count("mean of 2") == 2
+    assert names(tmp_path) == ["it's.parquet", "photos"]
+
+
+def test_evaluate_fails_where_nothing_could_be_compressed(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    empty = fdc("evaluate", tmp_path / "photos", bundle=bundle)
+    assert empty.exit_code == 1 and "no folder with files" in empty.stderr
+    (tmp_path / "photos" / "text.jpg").write_text("no picture")
+    done = fdc("evaluate", tmp_path / "photos", "-o", tmp_path / "report.parquet", bundle=bundle)
+    assert done.exit_code == 1 and done.stderr.count("\n") == 1
+    assert "text.jpg" in done.stdout and (tmp_path / "report.parquet").is_file()
+
+
+def test_an_earlier_report_in_the_folder_is_no_picture(source: Path, bundle: Bundle) -> None:
+    report = source.parent / "report.parquet"
+    for _ in range(2):
+        done = fdc("evaluate", source.parent, "-o", report, "--force", bundle=bundle)
+        assert done.exit_code == 0 and "failed" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "message"),
+    [
+        ("encode in.png", 2, "--output"),
+        ("encode in.png -o out.fdc --quality 1 --target-bpp 1", 2, "not both"),
+        ("encode in.png -o out.fdc --quality 0", 2, "positive"),
+        ("encode in.png -o out.fdc --quality nan", 2, "positive"),
+        ("encode in.png -o out.fdc --target-bpp -1", 2, "positive"),
+        ("encode in.png -o out.fdc --quality high", 2, "--quality"),
+        ("evaluate . --quality 1 --quality inf", 2, "positive"),
+        ("evaluate . --lpips-net squeeze", 2, "squeeze"),
+        ("decode in.fdc -o out.jpg", 2, "does not end in .png"),
+        ("unknown", 2, "unknown"),
+        ("encode absent.png -o out.fdc", 1, "absent.png: No such file"),
+        ("encode . -o out.fdc", 1, "directory"),
+        ("encode text.jpg -o out.fdc", 1, "text.jpg is not a picture"),
+        ("encode clear.png -o out.fdc", 1, "transparency"),
+        ("encode in.png -o absent/out.fdc", 1, "absent is no folder"),
+        ("encode in.png -o out.fdc --bundle absent", 1, "absent is not a bundle"),
+        ("encode in.png -o out.fdc --device cuda:99", 1, "'cuda:99' is not available"),
+        ("encode in.png -o out.fdc --device nonsense", 1, "'nonsense' is not available"),
+        ("decode absent.fdc -o out.png", 1, "absent.fdc: No such file"),
+        ("decode in.png -o out.png", 1, "in.png: not an .fdc file"),
+        ("decode cut.fdc -o out.png", 1, "cut.fdc: the checksum"),
+        ("decode in.fdc -o out.png", 1, "no bundle with id"),
+        ("info text.jpg", 1, "text.jpg: not an .fdc file"),
+        ("evaluate absent", 1, "absent is no folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_no_traceback(
+    line: str, status: int, message: str, source: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "cut.fdc").write_bytes(file.read_bytes()[:-5])
+    (tmp_path / "clear.png").write_bytes(encode_png(np.zeros((9, 9, 4), np.uint8)))
+    before = names(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = fdc(*line.split())
+    assert done.exit_code == status, done.output
+    assert message in done.stderr and "Traceback" not in done.output
+    if status == 1:
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and done.stdout == ""
+    assert names(tmp_path) == before
