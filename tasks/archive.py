@@ -1,5 +1,6 @@
 """Archives: created, grown by numbered runs, one open at a time, each planned once, worked off and sealed."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import tempfile
@@ -62,7 +63,7 @@ def compress(
     finished: list[tuple[int, report.Totals]] = []
     started = open_run(store)
     if resume is not None:
-        _check_resume(store, resume, started, settings)
+        _check_resume(store, resume, started, pictures, settings, models)
     if started is not None:
         finish(started)
     while resume is None:
@@ -76,7 +77,7 @@ def create(archive: Store) -> None:
     """Make an archive of an empty place, after showing that its store can hold one; an archive is left as it is."""
     if not archive.exists(names.ARCHIVE):
         foreign = [name for name in archive.children("") if not name.startswith("probe-")]
-        if foreign:
+        if foreign and not archive.exists(names.ARCHIVE):  # another runner may have made it just now
             raise ArchiveError(f"{archive}: holds {foreign[0]!r} but is no archive; name an empty folder")
         document = {
             "format": manifest.FORMAT,
@@ -175,16 +176,21 @@ def _check_places(source: Store, archive: Store) -> None:
         raise ArchiveError(f"{archive}: lies inside the source {source}; keep the archive elsewhere")
 
 
-def _check_resume(archive: Store, run: int, started: int | None, settings: Settings) -> None:
+def _check_resume(
+    archive: Store, run: int, started: int | None, source: Store, settings: Settings, models: Models
+) -> None:
     if run != started:
         state = f"run {started} is" if started is not None else "no run is"
         raise ArchiveError(f"{archive}: run {run} cannot be resumed, {state} open")
     plan = manifest.read(archive, run)
-    own = plan.settings
-    given = settings
-    if settings.quality is None and settings.target_bpp is None and own.target_bpp is None:
-        given = replace(settings, quality=own.quality)
-    if differences := own.differences(given):
+    if settings.quality is None and settings.target_bpp is None and plan.settings.target_bpp is None:
+        settings = replace(settings, quality=plan.settings.quality)
+    own, given = dataclasses.asdict(plan.settings), dataclasses.asdict(settings)
+    own["source"], given["source"] = plan.source, source.url
+    if models.bundle:
+        with verifier(models) as child:
+            own["bundle"], given["bundle"] = plan.bundle_id, child.greeting()["bundle_id"]
+    if other := [f"{name} (given {given[name]}, here {own[name]})" for name in own if own[name] != given[name]]:
         raise SettingsError(
-            f"run {run} was opened with other settings: {differences}; leave resume out to keep its own"
+            f"run {run} was opened with other settings: {', '.join(other)}; leave resume out to keep its own"
         )

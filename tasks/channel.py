@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Self, cast
 from codec.errors import ArchiveError, FdcError
 
 START_SECONDS = 600.0
+TOLD_TO_END = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 Frame = tuple[dict[str, Any], bytes]
 Handler = Callable[[dict[str, Any], bytes], Frame]
 
@@ -83,14 +84,21 @@ class Child:
         return self._greeting
 
     def ask(self, header: dict[str, Any], payload: bytes = b"", *, seconds: float) -> Frame:
-        """The child's answer, within `seconds` of computing; raises ChildDied, ArchiveError if it cannot start."""
+        """The child's answer, within `seconds` of computing.
+
+        Raises ChildDied, and ArchiveError if it cannot start or was told from outside to end: that says nothing of the
+        request.
+        """
         self.greeting()
         process = cast("subprocess.Popen[bytes]", self._process)
         with suppress(BrokenPipeError):
             send(_pipe(process.stdin), {**header, "seconds": seconds}, payload)
         answer = receive(_pipe(process.stdout))
         if answer is None:
-            raise ChildDied(self._reap())
+            status = self._reap()
+            if -status in TOLD_TO_END:
+                raise ArchiveError(f"interrupted: a worker process got {signal.Signals(-status).name}; run again")
+            raise ChildDied(status)
         return answer
 
     def _start(self) -> "subprocess.Popen[bytes]":
@@ -120,7 +128,7 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
     os.dup2(2, 1)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the work in hand, and with it the waiting of the parent
     signal.setitimer(signal.ITIMER_REAL, START_SECONDS)
     try:
         greeting, handle = prepare()

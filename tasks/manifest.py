@@ -47,13 +47,6 @@ class Settings:
         if self.lpips_net not in LPIPS_NETS:
             raise SettingsError(f"lpips_net must be one of {', '.join(LPIPS_NETS)}, not {self.lpips_net!r}")
 
-    def differences(self, given: Self) -> str:
-        """The settings in which `given` differs from these, as `name (given X, here Y)`, empty when none does."""
-        here, there = dataclasses.asdict(self), dataclasses.asdict(given)
-        return ", ".join(
-            f"{name} (given {there[name]}, here {here[name]})" for name in here if here[name] != there[name]
-        )
-
 
 @dataclass(frozen=True)
 class Manifest:

@@ -56,7 +56,8 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
                 raise ArchiveError(f"{archive.uri(names.escrow(plan.bundle_id))}: not the bundle it is kept as")
             spool = Path(scratch) / "shard.tar"
             with Tar(spool) as tar:
-                encoding = _Encoding(archive, plan, shard, job.device, encoder, decoder, tar)
+                held = _held(archive, plan.run, [entry["key"] for entry in entries if entry["held_sha256"]])
+                encoding = _Encoding(plan, shard, job.device, held, encoder, decoder, tar)
                 for entry in entries:
                     encoding.add(entry)
                     progress.advance(1)
@@ -76,21 +77,35 @@ def tar_of(part: pa.Table) -> str:
     return str(part.schema.metadata[b"tar"].decode())
 
 
+def _held(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
+    """What earlier runs stored last under some keys, as outcomes for sources that still have that content."""
+    if not keys:
+        return {}
+    field = pa.compute.field
+    history = report.rows(archive, [number for number in report.runs(archive) if number < run])
+    kept = history.to_table(filter=field("key").isin(keys) & (field("status") != "failed")).to_pylist()
+    own = ("source_uri", "source_bytes", "run", "shard", "created_at", "duplicate_of")
+    return {
+        row["key"]: {name: value for name, value in row.items() if name not in own} | {"status": "unchanged"}
+        for row in sorted(kept, key=lambda row: int(row["run"]))
+    }
+
+
 class _Encoding:
     """The rows of a shard, in order, and the tar they fill."""
 
     def __init__(
         self,
-        archive: Store,
         plan: Manifest,
         shard: int,
         device: str,
+        held: dict[str, Row],
         encoder: Child,
         decoder: Child,
         tar: Tar,
     ) -> None:
         self.rows: list[Row] = []
-        self._archive, self._source = archive, Store(plan.source)
+        self._source, self._held = Store(plan.source), held
         self._plan, self._shard, self._device = plan, shard, device
         self._encoder, self._decoder, self._tar = encoder, decoder, tar
 
@@ -123,21 +138,12 @@ class _Encoding:
         content = hashlib.sha256(source).hexdigest()
         found = {"source_sha256": content}
         if content == entry["held_sha256"]:
-            return found | self._held(entry)
+            return found | self._held[entry["key"]]
         if content == entry["sha256"]:
             found["duplicate_of"] = entry["duplicate_of"]
             if first := self._first(entry["duplicate_of"], content):
                 return first | found
         return found | self._encoded(entry["key"], source)
-
-    def _held(self, entry: Row) -> Row:
-        """The stored file of the last version kept, for a source that has the same content."""
-        field = pa.compute.field
-        history = report.rows(self._archive, [run for run in report.runs(self._archive) if run < self._plan.run])
-        kept = history.to_table(filter=(field("key") == entry["key"]) & (field("status") != "failed")).to_pylist()
-        last = max(kept, key=lambda row: row["run"])
-        own = ("source_uri", "source_bytes", "run", "shard", "created_at", "duplicate_of")
-        return {name: value for name, value in last.items() if name not in own} | {"status": "unchanged"}
 
     def _first(self, key: str | None, content: str) -> Row | None:
         """The outcome of an equal source of this shard, whose stored file then serves both."""
@@ -213,7 +219,7 @@ def _refuse_nonsense(plan: Manifest, shard: int, rows: list[Row]) -> None:
     failed = [row for row in rows if row["status"] == "failed" or row.get("reason") == "unverified"]
     allowed = plan.settings.max_failed_fraction
     if len(failed) > allowed * len(rows):
-        first = f"{failed[0]['key']}: {failed[0].get('error', 'unverified')}"
+        first = f"{failed[0]['key']!r}: {failed[0].get('error', 'unverified')}"
         raise ArchiveError(
             f"run {plan.run}, shard {shard}: {len(failed)} of {len(rows)} pictures failed, more than "
             f"max_failed_fraction {allowed} allows; the first is {first}"
@@ -225,4 +231,6 @@ def _check_offsets(spool: Path, rows: list[Row]) -> None:
         for row in rows:
             file.seek(row["offset"])
             if hashlib.sha256(file.read(row["length"])).hexdigest() != row["sha256"]:
-                raise ArchiveError(f"{row['key']}: its bytes are not at the offset its row says; nothing was committed")
+                raise ArchiveError(
+                    f"{row['key']!r}: its bytes are not at the offset its row says; nothing was committed"
+                )

@@ -1,8 +1,7 @@
 """Tars that WebDataset reads and whose bytes depend on their members alone."""
 
-import io
-import tarfile
 from pathlib import Path
+from tarfile import BLOCKSIZE
 from typing import Self
 
 
@@ -10,19 +9,23 @@ class Tar:
     """A tar being written to a local file: owner, mode and time fixed, members in the order they are added."""
 
     def __init__(self, path: Path) -> None:
-        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  # closed by __exit__
+        import webdataset  # takes a second, which readers of this package's reports need not spend
+
+        self._file = path.open("wb")
+        self._writer = webdataset.TarWriter(
+            self._file, user="", group="", mode=0o444, mtime=0, compress=False, encoder=False
+        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._tar.close()
+        self._writer.close()
+        self._file.close()
 
     def add(self, name: str, data: bytes) -> int:
         """Append a member (a name of at most 100 ASCII characters); returns the offset of its first byte."""
-        member = tarfile.TarInfo(name)
-        member.size = len(data)
-        member.mode = 0o444
-        offset = self._tar.offset + tarfile.BLOCKSIZE
-        self._tar.addfile(member, io.BytesIO(data))
-        return offset
+        key, _, extension = name.partition(".")
+        self._writer.write({"__key__": key, extension: data})
+        blocks = -(-len(data) // BLOCKSIZE)
+        return int(self._writer.tarstream.offset) - blocks * BLOCKSIZE

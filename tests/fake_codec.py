@@ -111,7 +111,7 @@ def misbehave(fault: int) -> None:
         time.sleep(0.01)
 
 
-def _symbols(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
+def _symbols(pixels: NDArray[np.integer]) -> NDArray[np.int32]:
     height, width, _ = pixels.shape
     padded = np.pad(pixels.astype(np.int32), ((0, -height % 8), (0, -width % 8), (0, 0)))
     blocks = padded.reshape(padded.shape[0] // 8, 8, padded.shape[1] // 8, 8, 3).sum((1, 3)).transpose(2, 0, 1)

@@ -72,6 +72,16 @@ def test_ranks_together_hold_the_batch_of_one_process(tars: Path) -> None:
         source.batch(0, world=3)
 
 
+def test_every_photo_is_seen_equally_often(tars: Path) -> None:
+    source = sampler(tars, batch_size=7, seed=5)
+    seen: list[int] = []
+    source._photo = lambda index: seen.append(index) or Image.new("RGB", (40, 40))  # type: ignore[func-returns-value, assignment, return-value]
+    for step in range(3):
+        source.batch(step)
+    assert [sorted(seen[start : start + 7]) for start in (0, 7, 14)] == [list(range(7))] * 3
+    assert seen[:7] != seen[7:14]
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its files open
 def test_offsets_lead_to_the_members_bytes(tars: Path) -> None:
     images = ShardedImages([tars / "000000.tar", tars / "000001.tar"])

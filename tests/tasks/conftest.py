@@ -8,6 +8,6 @@ from tests.tasks import pictures
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fake_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the fake codec."""
     return pictures.bundle(tmp_path_factory.mktemp("bundle"))

@@ -17,6 +17,8 @@ def handle(header: dict[str, Any], payload: bytes) -> Frame:
         os.kill(os.getpid(), signal.SIGSEGV)
     if fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "end":
+        os.kill(os.getpid(), signal.SIGTERM)
     if fault == "exit":
         os._exit(3)
     if fault == "print":

@@ -32,6 +32,7 @@ def png(seed: int, width: int = 40, height: int = 24, fault: int = 0) -> bytes:
 
 def folder(path: Path, names: dict[str, bytes]) -> Path:
     """A folder of files."""
+    path.mkdir(parents=True, exist_ok=True)
     for name, content in names.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(content)

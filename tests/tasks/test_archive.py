@@ -26,20 +26,22 @@ Hook = Callable[[str], None]
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> tuple[Path, Path]:
+def packed(tmp_path_factory: pytest.TempPathFactory, fake_bundle: Path) -> tuple[Path, Path]:
     """A source of four pictures and its archive of two shards."""
     home = tmp_path_factory.mktemp("packed")
     source = folder(home / "s", {f"{name}.png": png(seed) for seed, name in enumerate("abcd")})
-    pack(source, home / "a", bundle)
+    pack(source, home / "a", fake_bundle)
     return source, home / "a"
 
 
 @pytest.fixture
 def grown(packed: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
-    """Copies of source and archive to change; the source's modification times are kept."""
+    """Copies of source and archive to change, times of modification kept."""
     source, archive = packed
     shutil.copytree(source, tmp_path / "s")
     shutil.copytree(archive, tmp_path / "a")
+    manifest = tmp_path / "a" / names.manifest(1)
+    manifest.write_text(manifest.read_text().replace(str(source), str(tmp_path / "s")))
     return tmp_path / "s", tmp_path / "a"
 
 
@@ -68,31 +70,31 @@ def test_every_source_has_one_row_and_every_stored_file_is_where_its_row_says(pa
         assert data.startswith(b"salt")
 
 
-def test_nothing_new_opens_no_run(packed: tuple[Path, Path], bundle: Path) -> None:
+def test_nothing_new_opens_no_run(packed: tuple[Path, Path], fake_bundle: Path) -> None:
     source, archive = packed
     state = snapshot(archive)
-    outcome = pack(source, archive, bundle)
+    outcome = pack(source, archive, fake_bundle)
     assert outcome.runs == []
     assert outcome.totals["images"] == 0
     assert snapshot(archive) == state
 
 
-def test_new_pictures_make_the_next_run_and_old_files_stay(grown: tuple[Path, Path], bundle: Path) -> None:
+def test_new_pictures_make_the_next_run_and_old_files_stay(grown: tuple[Path, Path], fake_bundle: Path) -> None:
     source, archive = grown
     state = snapshot(archive)
     folder(source, {"e.png": png(50), "a/z.png": png(51)})
-    assert pack(source, archive, bundle).runs == [2]
+    assert pack(source, archive, fake_bundle).runs == [2]
     assert [row["key"] for row in rows(archive) if row["run"] == 2] == ["a/z.png", "e.png"]
     assert state.items() - snapshot(archive).items() == {("rows", state["rows"])}
 
 
 def test_a_changed_source_is_a_new_version_and_a_touched_one_points_at_the_old_bytes(
-    grown: tuple[Path, Path], bundle: Path
+    grown: tuple[Path, Path], fake_bundle: Path
 ) -> None:
     source, archive = grown
     folder(source, {"a.png": png(99)})
     os.utime(source / "b.png", ns=(1, 1))
-    assert pack(source, archive, bundle).totals["unchanged"] == 1
+    assert pack(source, archive, fake_bundle).totals["unchanged"] == 1
     history = {(row["key"], row["run"]): row for row in rows(archive)}
     assert history["a.png", 2]["version"] == 2
     assert history["a.png", 2]["status"] == "compressed"
@@ -100,22 +102,22 @@ def test_a_changed_source_is_a_new_version_and_a_touched_one_points_at_the_old_b
     assert (touched["status"], touched["version"]) == ("unchanged", 1)
     for field in ("tar", "offset", "length", "sha256", "bpp", "source_sha256"):
         assert touched[field] == history["b.png", 1][field]
-    assert pack(source, archive, bundle).runs == []
+    assert pack(source, archive, fake_bundle).runs == []
 
 
-def test_a_run_starts_only_what_has_no_part(grown: tuple[Path, Path], bundle: Path) -> None:
+def test_a_run_starts_only_what_has_no_part(grown: tuple[Path, Path], fake_bundle: Path) -> None:
     source, archive = grown
     state = snapshot(archive)
     (archive / names.seal(1)).unlink()
     (archive / names.part(1, 1)).unlink()
     first = (archive / names.part(1, 0)).read_bytes()
-    assert pack(source, archive, bundle).runs == [1]
+    assert pack(source, archive, fake_bundle).runs == [1]
     assert (archive / names.part(1, 0)).read_bytes() == first
     assert snapshot(archive) == state
 
 
 def test_a_tar_without_its_part_is_not_done_and_a_foreign_one_is_removed(
-    grown: tuple[Path, Path], bundle: Path
+    grown: tuple[Path, Path], fake_bundle: Path
 ) -> None:
     source, archive = grown
     state = snapshot(archive)
@@ -124,7 +126,7 @@ def test_a_tar_without_its_part_is_not_done_and_a_foreign_one_is_removed(
     orphan = archive / names.tar(1, 0, "f" * 64)
     orphan.write_bytes(b"left by a runner that died")
     assert [row["key"] for row in rows(archive)] == ["d.png"]
-    pack(source, archive, bundle)
+    pack(source, archive, fake_bundle)
     assert not orphan.exists()
     assert snapshot(archive) == state
 
@@ -143,43 +145,48 @@ def test_an_open_run_keeps_its_own_settings_and_its_escrowed_bundle(grown: tuple
     assert {path.name for path in (archive / "escrow").iterdir()} == {row["bundle_id"] for row in found.values()}
 
 
-def test_resuming_a_run_with_other_settings_is_refused_naming_them(grown: tuple[Path, Path], bundle: Path) -> None:
+def test_resuming_a_run_with_other_settings_is_refused_naming_them(
+    grown: tuple[Path, Path], fake_bundle: Path, tmp_path: Path
+) -> None:
     source, archive = grown
     (archive / names.seal(1)).unlink()
     (archive / names.part(1, 1)).unlink()
     with pytest.raises(SettingsError, match=r"quality \(given 7.0, here 4.0\), verify \(given False, here True\)"):
-        pack(source, archive, bundle, replace(SMALL, quality=7.0, verify=False), resume=1)
-    assert pack(source, archive, bundle, replace(SMALL, quality=None), resume=1).runs == [1]
+        pack(source, archive, fake_bundle, replace(SMALL, quality=7.0, verify=False), resume=1)
+    other_source, other_bundle = folder(tmp_path / "t", {}), pictures.bundle(tmp_path / "other", "another")
+    with pytest.raises(SettingsError, match=r"source \(given .*/t, here .*/s\), bundle \(given"):
+        pack(other_source, archive, other_bundle, resume=1)
+    assert pack(source, archive, fake_bundle, replace(SMALL, quality=None), resume=1).runs == [1]
     with pytest.raises(ArchiveError, match="run 1 cannot be resumed, no run is open"):
-        pack(source, archive, bundle, resume=1)
+        pack(source, archive, fake_bundle, resume=1)
 
 
-def test_resuming_does_nothing_else(grown: tuple[Path, Path], bundle: Path) -> None:
+def test_resuming_does_nothing_else(grown: tuple[Path, Path], fake_bundle: Path) -> None:
     source, archive = grown
     (archive / names.seal(1)).unlink()
     folder(source, {"e.png": png(50)})
-    assert pack(source, archive, bundle, resume=1).runs == [1]
+    assert pack(source, archive, fake_bundle, resume=1).runs == [1]
     assert report.runs(Store(str(archive))) == [1]
 
 
 def test_the_loser_of_the_manifest_adopts_the_winners_plan(
-    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = folder(tmp_path / "s", {"a.png": png(1), "b.png": png(2)})
     archive = tmp_path / "a"
 
     def winner() -> None:
         settings = replace(SMALL, quality=9.0, max_images_per_shard=1)
-        archives.plan_run(Store(str(source)), Store(str(archive)), settings, Models(str(bundle), codec=FAKE))
+        archives.plan_run(Store(str(source)), Store(str(archive)), settings, Models(str(fake_bundle), codec=FAKE))
 
     before(monkeypatch, "manifest.json", winner)
-    assert pack(source, archive, bundle).runs == [1]
+    assert pack(source, archive, fake_bundle).runs == [1]
     assert [(row["quality_lambda"], row["shard"]) for row in rows(archive)] == [(9.0, 0), (9.0, 1)]
     assert len(list((archive / "runs").iterdir())) == 1
 
 
 def test_the_loser_of_a_part_removes_its_tar_and_keeps_the_winners_rows(
-    grown: tuple[Path, Path], bundle: Path, monkeypatch: pytest.MonkeyPatch
+    grown: tuple[Path, Path], fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, archive = grown
     winning_part = archive / names.part(1, 1)
@@ -195,7 +202,7 @@ def test_the_loser_of_a_part_removes_its_tar_and_keeps_the_winners_rows(
         pa.parquet.write_table(table.replace_schema_metadata(metadata), winning_part)
 
     before(monkeypatch, "part-000001", winner)
-    pack(source, archive, bundle)
+    pack(source, archive, fake_bundle)
     assert not own.exists()
     assert (archive / winning_tar).exists()
     assert (archive / names.seal(1)).exists()
@@ -221,22 +228,22 @@ def test_the_seal_names_every_part_with_size_and_hash(packed: tuple[Path, Path])
         assert (part["size"], part["sha256"]) == (store.size(part["name"]), store.sha256(part["name"]))
 
 
-def test_a_damaged_listing_stops_the_run(grown: tuple[Path, Path], bundle: Path) -> None:
+def test_a_damaged_listing_stops_the_run(grown: tuple[Path, Path], fake_bundle: Path) -> None:
     source, archive = grown
     (archive / names.seal(1)).unlink()
     frozen = next((archive / names.run(1)).glob("listing-*"))
     frozen.write_bytes(frozen.read_bytes()[:-1] + b"?")
     with pytest.raises(ArchiveError, match=r"listing-.*damaged"):
-        pack(source, archive, bundle)
+        pack(source, archive, fake_bundle)
 
 
 def test_more_runs_follow_until_the_listing_is_empty(
-    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = folder(tmp_path / "s", {f"{name}.png": png(seed) for seed, name in enumerate("abc")})
     monkeypatch.setattr(listing, "SHARDS_PER_RUN", 1)
     progress = Counter()
-    outcome = pack(source, tmp_path / "a", bundle, replace(SMALL, max_images_per_shard=2), progress=progress)
+    outcome = pack(source, tmp_path / "a", fake_bundle, replace(SMALL, max_images_per_shard=2), progress=progress)
     assert outcome.runs == [1, 2]
     assert outcome.totals["images"] == progress.total == progress.done == 3
 
@@ -261,22 +268,22 @@ def test_the_settings_and_surroundings_of_a_run_are_in_its_manifest(packed: tupl
     ],
 )
 def test_a_place_that_cannot_serve_stops_at_once(
-    tmp_path: Path, bundle: Path, make: Callable[[Path], tuple[Path, Path]], message: str
+    tmp_path: Path, fake_bundle: Path, make: Callable[[Path], tuple[Path, Path]], message: str
 ) -> None:
     folder(tmp_path / "s", {"a.png": b"1"})
     folder(tmp_path / "s2", {"holiday.png": b"1"})
     with pytest.raises(ArchiveError, match=message):
-        pack(*make(tmp_path), bundle)
+        pack(*make(tmp_path), fake_bundle)
 
 
-def test_an_archive_of_another_format_is_not_touched(grown: tuple[Path, Path], bundle: Path) -> None:
+def test_an_archive_of_another_format_is_not_touched(grown: tuple[Path, Path], fake_bundle: Path) -> None:
     source, archive = grown
     (archive / names.ARCHIVE).write_text('{"format": 2}')
     with pytest.raises(ArchiveError, match="format 2, but this release reads 1"):
-        pack(source, archive, bundle)
+        pack(source, archive, fake_bundle)
     (archive / names.ARCHIVE).write_text("{")
     with pytest.raises(ArchiveError, match="damaged"):
-        pack(source, archive, bundle)
+        pack(source, archive, fake_bundle)
 
 
 def test_a_wrong_bundle_stops_before_a_run_is_opened(tmp_path: Path) -> None:
@@ -288,13 +295,13 @@ def test_a_wrong_bundle_stops_before_a_run_is_opened(tmp_path: Path) -> None:
     assert report.runs(Store(str(tmp_path / "a"))) == []
 
 
-def test_an_exchanged_bundle_in_escrow_is_noticed(grown: tuple[Path, Path], bundle: Path) -> None:
+def test_an_exchanged_bundle_in_escrow_is_noticed(grown: tuple[Path, Path], fake_bundle: Path) -> None:
     source, archive = grown
     (archive / names.seal(1)).unlink()
     (archive / names.part(1, 0)).unlink()
     next((archive / "escrow").iterdir()).joinpath("salt").write_bytes(b"other")
     with pytest.raises(ArchiveError, match="not the bundle it is kept as"):
-        pack(source, archive, bundle)
+        pack(source, archive, fake_bundle)
 
 
 @pytest.mark.parametrize(

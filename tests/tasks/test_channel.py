@@ -48,6 +48,11 @@ def test_a_death_is_told_and_the_next_request_is_answered(child: Child, fault: s
     assert child.ask({"do": "echo"}, b"again", seconds=10)[1] == b"again"
 
 
+def test_a_child_that_was_told_to_end_is_no_verdict_on_the_request(child: Child) -> None:
+    with pytest.raises(ArchiveError, match="interrupted: a worker process got SIGTERM"):
+        child.ask({"do": "end"}, seconds=10)
+
+
 def test_the_time_limit_is_for_one_request_not_for_all(child: Child) -> None:
     for _ in range(3):
         assert child.ask({"do": "nap"}, seconds=0.6)[0] == {"length": 0}

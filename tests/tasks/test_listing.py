@@ -65,11 +65,11 @@ def test_an_empty_source_has_no_shards(tmp_path: Path) -> None:
     assert freeze(tmp_path, folder(tmp_path / "s", {"x/y": b""}) / "x" / "nothing").shards == []
 
 
-def test_history_decides_what_is_new_changed_and_gone(tmp_path: Path, bundle: Path) -> None:
+def test_history_decides_what_is_new_changed_and_gone(tmp_path: Path, fake_bundle: Path) -> None:
     source = folder(tmp_path / "s", {name: png(seed) for seed, name in enumerate(("kept", "changed", "gone"))})
     folder(source, {"bad": b"no picture"})
     archive = tmp_path / "a"
-    pack(source, archive, bundle)
+    pack(source, archive, fake_bundle)
     (source / "gone").unlink()
     folder(source, {"new": png(7)})
     os.utime(source / "changed", ns=(5, 5))
@@ -80,12 +80,12 @@ def test_history_decides_what_is_new_changed_and_gone(tmp_path: Path, bundle: Pa
     assert frozen.gone == 1
 
 
-def test_what_is_gone_is_listed_once_and_opens_no_run_alone(tmp_path: Path, bundle: Path) -> None:
+def test_what_is_gone_is_listed_once_and_opens_no_run_alone(tmp_path: Path, fake_bundle: Path) -> None:
     source = folder(tmp_path / "s", {"a": png(1), "b": png(2)})
     archive = tmp_path / "a"
-    pack(source, archive, bundle)
+    pack(source, archive, fake_bundle)
     (source / "a").unlink()
-    assert pack(source, archive, bundle).runs == []
+    assert pack(source, archive, fake_bundle).runs == []
     folder(source, {"c": png(3)})
-    assert pack(source, archive, bundle).runs == [2]
+    assert pack(source, archive, fake_bundle).runs == [2]
     assert freeze(tmp_path, source, run=3, archive=archive).gone == 0

@@ -14,14 +14,14 @@ from tests.tasks.pictures import folder, pack, png
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Store:
+def archive(tmp_path_factory: pytest.TempPathFactory, fake_bundle: Path) -> Store:
     """Two runs: three pictures, one of them bad; then one touched and one new."""
     home = tmp_path_factory.mktemp("report")
     source = folder(home / "s", {"a.png": png(1), "b.png": png(2), "c.jpg": b"no"})
-    pack(source, home / "a", bundle)
+    pack(source, home / "a", fake_bundle)
     folder(source, {"d.png": png(4)})
     os.utime(source / "a.png", ns=(1, 1))
-    pack(source, home / "a", bundle)
+    pack(source, home / "a", fake_bundle)
     return Store(str(home / "a"))
 
 

@@ -38,13 +38,13 @@ def size(path: Path) -> tuple[int, int]:
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> tuple[Path, Path]:
+def packed(tmp_path_factory: pytest.TempPathFactory, fake_bundle: Path) -> tuple[Path, Path]:
     """Pictures of several sizes and kinds, and their archive of two runs with different bundles."""
     home = tmp_path_factory.mktemp("restore")
     files = {"a.png": png(1, 33, 9), "x/a.png": png(1, 33, 9), "b.jpg": jpeg(2), "bad.jpg": b"no"}
     source = folder(home / "s", files | {"grow.PNG": png(3, fault=fake_codec.GROW)})
     one_shard = replace(SMALL, max_images_per_shard=9)
-    pack(source, home / "a", bundle, one_shard)
+    pack(source, home / "a", fake_bundle, one_shard)
     folder(source, {"b.png": png(5, 8, 8), "a.png": png(6, 12, 13)})
     pack(source, home / "a", pictures.bundle(home / "other", "other"), one_shard)
     return source, home / "a"
@@ -84,17 +84,17 @@ def test_a_key_that_was_never_kept_is_refused_before_anything_is_written(
         restore(str(tmp_path), str(tmp_path / "out"), models=FAKES)
 
 
-def test_keys_that_would_share_a_name_get_one_each(tmp_path: Path, bundle: Path) -> None:
+def test_keys_that_would_share_a_name_get_one_each(tmp_path: Path, fake_bundle: Path) -> None:
     source = folder(tmp_path / "s", {"a.jpg": jpeg(1), "a.jpg.png": png(2)})
-    pack(source, tmp_path / "a", bundle)
+    pack(source, tmp_path / "a", fake_bundle)
     assert restore(str(tmp_path / "a"), str(tmp_path / "out"), models=FAKES).images == 2
     sizes = {path.name: size(path) for path in (tmp_path / "out").iterdir()}
     assert sizes == {"a.jpg.png": (17, 31), "a.jpg.png.png": (40, 24)}
 
 
-def test_a_damaged_member_is_told_and_the_others_come_back(tmp_path: Path, bundle: Path) -> None:
+def test_a_damaged_member_is_told_and_the_others_come_back(tmp_path: Path, fake_bundle: Path) -> None:
     source = folder(tmp_path / "s", {"a.png": png(1), "b.png": png(2)})
-    pack(source, tmp_path / "a", bundle)
+    pack(source, tmp_path / "a", fake_bundle)
     row = rows(tmp_path / "a")[0]
     tar = tmp_path / "a" / row["tar"]
     content = bytearray(tar.read_bytes())

@@ -101,20 +101,20 @@ def test_a_bucket_that_is_not_there_and_a_secret_that_is(bucket: str) -> None:
 
 
 def test_pictures_in_a_bucket_become_an_archive_in_a_bucket_and_pictures_again(
-    bucket: str, bundle: Path, tmp_path: Path
+    bucket: str, fake_bundle: Path, tmp_path: Path
 ) -> None:
     source = Store(f"{bucket}/photos")
     files = {"a.png": png(1), "trip/b c.png": png(2), "trip/d.jpg": b"no picture"}
     for name, content in files.items():
         source.replace(name, content)
     archive = f"{bucket}/archive"
-    assert pack(source.url, archive, bundle).totals["compressed"] == 2
+    assert pack(source.url, archive, fake_bundle).totals["compressed"] == 2
     state = snapshot(archive)
-    assert pack(source.url, archive, bundle).runs == []
+    assert pack(source.url, archive, fake_bundle).runs == []
     assert snapshot(archive) == state
     source.replace("a.png", png(3))
     source.remove("trip/d.jpg")
-    assert pack(source.url, archive, bundle).runs == [2]
+    assert pack(source.url, archive, fake_bundle).runs == [2]
     found = [(row["key"], row["version"], row["status"], row["source_uri"]) for row in rows(archive)]
     assert found == [
         ("a.png", 1, "compressed", f"{bucket}/photos/a.png"),

@@ -16,6 +16,7 @@ from PIL import Image
 from codec.errors import ArchiveError
 from tasks import listing, names, report, shard
 from tasks.storage import StorageError, Store
+from tasks.tar import Tar
 from tests import fake_codec
 from tests.tasks.pictures import SMALL, folder, pack, png, rows
 
@@ -29,7 +30,7 @@ def transparent() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> tuple[Path, Path, dict[str, dict[str, Any]]]:
+def mixed(tmp_path_factory: pytest.TempPathFactory, fake_bundle: Path) -> tuple[Path, Path, dict[str, dict[str, Any]]]:
     """A source of good and bad files in one shard, its archive, and its rows by key."""
     home = tmp_path_factory.mktemp("mixed")
     files = {
@@ -48,7 +49,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> tuple[Path,
         "transparent.png": transparent(),
     }
     source = folder(home / "s", files)
-    pack(source, home / "a", bundle, replace(ONE_SHARD, image_timeout=2.0))
+    pack(source, home / "a", fake_bundle, replace(ONE_SHARD, image_timeout=2.0))
     return source, home / "a", {row["key"]: row for row in rows(home / "a")}
 
 
@@ -104,10 +105,10 @@ def test_equal_content_is_stored_once_in_a_shard_and_names_the_first_key(mixed: 
 
 
 def test_equal_content_in_another_shard_names_the_first_key_and_has_bytes_of_its_own(
-    tmp_path: Path, bundle: Path
+    tmp_path: Path, fake_bundle: Path
 ) -> None:
     source = folder(tmp_path / "s", {"a.png": png(1), "b.png": png(1)})
-    pack(source, tmp_path / "a", bundle, replace(SMALL, max_images_per_shard=1))
+    pack(source, tmp_path / "a", fake_bundle, replace(SMALL, max_images_per_shard=1))
     first, second = rows(tmp_path / "a")
     assert second["duplicate_of"] == "a.png"
     assert second["tar"] != first["tar"]
@@ -136,29 +137,29 @@ def test_members_have_a_fixed_owner_mode_and_time(mixed: Mixed) -> None:
     assert about == {(0, 0, "", "", 0, 0o444)}
 
 
-def test_a_planted_fault_would_pass_unverified(tmp_path: Path, bundle: Path) -> None:
+def test_a_planted_fault_would_pass_unverified(tmp_path: Path, fake_bundle: Path) -> None:
     source = folder(tmp_path / "s", {"corrupt.png": png(8, fault=fake_codec.CORRUPT)})
-    pack(source, tmp_path / "a", bundle, replace(ONE_SHARD, verify=False))
+    pack(source, tmp_path / "a", fake_bundle, replace(ONE_SHARD, verify=False))
     (row,) = rows(tmp_path / "a")
     assert (row["status"], row["verified"]) == ("compressed", None)
 
 
-def test_more_failures_than_allowed_stop_the_run_before_it_commits(tmp_path: Path, bundle: Path) -> None:
+def test_more_failures_than_allowed_stop_the_run_before_it_commits(tmp_path: Path, fake_bundle: Path) -> None:
     source = folder(tmp_path / "s", {"a.png": png(1), "b.jpg": b"x", "c.jpg": b"yy"})
     strict = replace(ONE_SHARD, max_failed_fraction=0.5)
-    with pytest.raises(ArchiveError, match=r"2 of 3 pictures failed.*max_failed_fraction 0.5.*first is b.jpg"):
-        pack(source, tmp_path / "a", bundle, strict)
+    with pytest.raises(ArchiveError, match=r"2 of 3 pictures failed.*max_failed_fraction 0.5.*first is 'b.jpg'"):
+        pack(source, tmp_path / "a", fake_bundle, strict)
     assert rows(tmp_path / "a") == []
     (source / "a.png").rename(source / "b.jpg")
-    assert pack(source, tmp_path / "b", bundle, strict).totals["failed"] == 1
+    assert pack(source, tmp_path / "b", fake_bundle, strict).totals["failed"] == 1
 
 
-def test_a_failed_source_is_not_tried_again_until_it_changes(tmp_path: Path, bundle: Path) -> None:
+def test_a_failed_source_is_not_tried_again_until_it_changes(tmp_path: Path, fake_bundle: Path) -> None:
     source = folder(tmp_path / "s", {"a.png": b"not yet a picture"})
-    assert pack(source, tmp_path / "a", bundle).totals["failed"] == 1
-    assert pack(source, tmp_path / "a", bundle).runs == []
+    assert pack(source, tmp_path / "a", fake_bundle).totals["failed"] == 1
+    assert pack(source, tmp_path / "a", fake_bundle).runs == []
     folder(source, {"a.png": png(1)})
-    assert pack(source, tmp_path / "a", bundle).totals["compressed"] == 1
+    assert pack(source, tmp_path / "a", fake_bundle).totals["compressed"] == 1
     assert [(row["version"], row["status"]) for row in rows(tmp_path / "a")] == [(1, "failed"), (1, "compressed")]
 
 
@@ -175,26 +176,26 @@ def while_reading(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], 
 
 
 def test_a_source_that_changes_or_vanishes_is_not_held(
-    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = folder(tmp_path / "s", {"changes.png": png(1), "stays.png": png(2), "vanishes.png": png(3)})
     with monkeypatch.context() as patch:
         while_reading(patch, "changes.png", lambda: os.utime(source / "changes.png", ns=(7, 7)))
         while_reading(patch, "vanishes.png", (source / "vanishes.png").unlink)
-        pack(source, tmp_path / "a", bundle)
+        pack(source, tmp_path / "a", fake_bundle)
     assert [(row["status"], row["reason"], row["source_sha256"] is None) for row in rows(tmp_path / "a")] == [
         ("failed", "source_changed", True),
         ("compressed", None, False),
         ("failed", "source_missing", True),
     ]
     folder(source, {"vanishes.png": png(3)})
-    pack(source, tmp_path / "a", bundle)
+    pack(source, tmp_path / "a", fake_bundle)
     second = [(row["key"], row["status"], row["version"]) for row in rows(tmp_path / "a") if row["run"] == 2]
     assert second == [("changes.png", "compressed", 1), ("vanishes.png", "compressed", 1)]
 
 
 def test_an_io_error_commits_no_row_and_the_next_call_completes(
-    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = folder(tmp_path / "s", {"a.png": png(1), "b.png": png(2)})
 
@@ -204,42 +205,44 @@ def test_an_io_error_commits_no_row_and_the_next_call_completes(
     with monkeypatch.context() as patch:
         while_reading(patch, "b.png", fail)
         with pytest.raises(StorageError, match="on fire"):
-            pack(source, tmp_path / "a", bundle)
+            pack(source, tmp_path / "a", fake_bundle)
     assert rows(tmp_path / "a") == []
-    assert pack(source, tmp_path / "a", bundle).totals["compressed"] == 2
+    assert pack(source, tmp_path / "a", fake_bundle).totals["compressed"] == 2
 
 
 def test_a_source_larger_than_a_shard_may_be_is_not_read(
-    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = folder(tmp_path / "s", {"a.png": png(1), "huge.png": png(2) + bytes(9000)})
     monkeypatch.setattr(listing, "LARGEST_SOURCE", 9000)
-    pack(source, tmp_path / "a", bundle)
+    pack(source, tmp_path / "a", fake_bundle)
     assert [row["reason"] for row in rows(tmp_path / "a")] == [None, "too_large"]
 
 
 def test_an_offset_that_is_wrong_is_noticed_before_anything_is_committed(
-    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = folder(tmp_path / "s", {"a.png": png(1)})
-    add = shard.Tar.add
-    monkeypatch.setattr(shard.Tar, "add", lambda self, name, data: add(self, name, data) + 1)
-    with pytest.raises(ArchiveError, match=r"a.png: its bytes are not at the offset"):
-        pack(source, tmp_path / "a", bundle)
+    add = Tar.add
+    monkeypatch.setattr(Tar, "add", lambda self, name, data: add(self, name, data) + 1)
+    with pytest.raises(ArchiveError, match=r"'a.png': its bytes are not at the offset"):
+        pack(source, tmp_path / "a", fake_bundle)
     assert list((tmp_path / "a" / names.run(1)).glob("*/*")) == []
 
 
-def test_a_tar_that_the_store_altered_is_noticed(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tar_that_the_store_altered_is_noticed(
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = folder(tmp_path / "s", {"a.png": png(1)})
     sha256 = Store.sha256
     monkeypatch.setattr(Store, "sha256", lambda self, name: "0" * 64 if name.endswith(".tar") else sha256(self, name))
     with pytest.raises(StorageError, match="not what was written"):
-        pack(source, tmp_path / "a", bundle)
+        pack(source, tmp_path / "a", fake_bundle)
     assert rows(tmp_path / "a") == []
 
 
-def test_a_shard_without_pictures_has_a_part_and_no_tar(tmp_path: Path, bundle: Path) -> None:
+def test_a_shard_without_pictures_has_a_part_and_no_tar(tmp_path: Path, fake_bundle: Path) -> None:
     source = folder(tmp_path / "s", {"a.jpg": b"x"})
-    assert pack(source, tmp_path / "a", bundle).totals["failed"] == 1
+    assert pack(source, tmp_path / "a", fake_bundle).totals["failed"] == 1
     assert not (tmp_path / "a" / names.shards(1)).exists()
-    assert pack(source, tmp_path / "a", bundle).runs == []
+    assert pack(source, tmp_path / "a", fake_bundle).runs == []

@@ -85,7 +85,7 @@ def test_a_half_written_file_is_not_listed_and_is_cleared_away(tmp_path: Path) -
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["part"]
 
 
-class CarelessFileSystem(DirFileSystem):
+class CarelessFileSystem(DirFileSystem):  # type: ignore[misc]  # fsspec is untyped
     """Creates exclusively by looking first and writing then, as most file systems of fsspec do."""
 
     protocol = "careless"

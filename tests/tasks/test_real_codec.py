@@ -1,0 +1,76 @@
+"""The archive with the shipped codec: real pictures in, verified and measured files, pictures of the same size out."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from codec import Codec
+from tasks import report
+from tasks.archive import compress
+from tasks.manifest import Settings
+from tasks.restore import restore
+from tasks.storage import Store
+from tests.conftest import synthetic
+from tests.tasks.pictures import folder
+
+
+def encoded(kind: str, height: int, width: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(synthetic(height, width)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Three pictures, a damaged one, and their archive with the shipped bundle."""
+    home = tmp_path_factory.mktemp("real")
+    large = encoded("PNG", 168, 200)
+    files = {"large.png": large, "small.jpg": encoded("JPEG", 37, 51), "cut.png": large[:-99], "again.png": large}
+    source = folder(home / "s", files)
+    compress(str(source), str(home / "a"), Settings(threads=1))
+    return source, home / "a"
+
+
+def test_every_picture_is_verified_and_measured(packed: tuple[Path, Path]) -> None:
+    found = {row["key"]: row for row in report.query(Store(str(packed[1])), "SELECT * FROM rows")}
+    assert {key: row["status"] for key, row in found.items()} == {
+        "again.png": "compressed",
+        "large.png": "compressed",
+        "small.jpg": "compressed",
+        "cut.png": "failed",
+    }
+    row = found["large.png"]
+    assert (row["width"], row["height"], row["source_format"]) == (200, 168, "PNG")
+    assert row["verified"]
+    assert row["bpp"] == 8 * row["bytes"] / (200 * 168) < 8
+    assert 15 < row["psnr_db"] < 60
+    assert 0.3 < row["ms_ssim"] < 1
+    assert 0 < row["lpips"] < 1
+    assert row["lpips_net"] == "alex"
+    assert row["latent_bits"] + row["side_bits"] <= 8 * row["bytes"]
+    assert row["encode_seconds"] > 0 < row["decode_seconds"]
+    assert row["duplicate_of"] == "again.png"
+    small = found["small.jpg"]
+    assert small["ms_ssim"] is None
+    assert "ms_ssim" in small["error"]
+
+
+def test_what_is_restored_is_what_the_codec_decodes(packed: tuple[Path, Path], tmp_path: Path) -> None:
+    _, archive = packed
+    assert restore(str(archive), str(tmp_path)).errors == []
+    sizes = {}
+    for path in tmp_path.iterdir():
+        with Image.open(path) as image:
+            sizes[path.name] = image.size
+    assert sizes == {"large.png": (200, 168), "again.png": (200, 168), "small.jpg.png": (51, 37)}
+
+    store = Store(str(archive))
+    (row,) = report.query(store, "SELECT * FROM rows WHERE key = 'large.png'")
+    codec = Codec.load(archive / "escrow" / row["bundle_id"])
+    decoded = codec.decode(store.read_range(row["tar"], row["offset"], row["length"]))
+    with Image.open(tmp_path / "large.png") as image:
+        difference = np.abs(np.asarray(image).astype(int) - decoded)
+    assert difference.max() <= 1
