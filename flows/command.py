@@ -3,11 +3,15 @@
 import functools
 import inspect
 import logging
+import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, cast, get_type_hints
 
 import rich.progress
@@ -22,7 +26,8 @@ from rich.table import Table
 from codec.errors import FdcError, SettingsError
 from tasks.progress import Progress
 
-DONE, FATAL, FAILED_ROWS = 0, 1, 2
+DONE, FATAL, FAILED_ROWS, INTERRUPTED = 0, 1, 2, 130
+SECONDS_TO_STOP = 5.0
 
 
 def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False) -> None:
@@ -36,6 +41,8 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
             if isinstance(handler, PrefectConsoleHandler):
                 handler.setLevel(logging.CRITICAL)
 
+    signal.signal(signal.SIGINT, _interrupted)
+
     def command(**parameters: Any) -> None:
         try:
             result = flow(**parameters)
@@ -48,6 +55,16 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(help=inspect.cleandoc(flow.fn.__doc__ or "").partition("\n\nArgs:")[0])(_with_options(command, flow.fn))
     app()
+
+
+def _interrupted(_signal: int, _frame: FrameType | None) -> None:
+    """Stop soon: the temporary server got the interrupt as well, and Prefect would wait minutes for its answers."""
+    typer.echo("interrupted: the same command goes on from here", err=True)
+    logging.disable(logging.CRITICAL)
+    patience = threading.Timer(SECONDS_TO_STOP, os._exit, [INTERRUPTED])
+    patience.daemon = True
+    patience.start()
+    raise KeyboardInterrupt
 
 
 def _with_options(command: Callable[..., None], function: Callable[..., Any]) -> Callable[..., None]:

@@ -1,8 +1,10 @@
 """Flows as commands: their own parameter names, one-line errors, honest exit codes, no telemetry."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,10 @@ from prefect.runtime import deployment
 
 from codec.errors import SettingsError
 from flows import command
+from tasks import names
+from tests import fake_codec
+from tests.tasks.pictures import bundle as fake_bundle
+from tests.tasks.pictures import folder, png
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,6 +49,37 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     assert run.returncode == command.FATAL
     assert run.stderr.strip().splitlines() == [f"error: {tmp_path}/nowhere: no such folder to read pictures from"]
     assert run.stdout == ""
+
+
+def test_an_interrupt_stops_soon_and_commits_nothing(tmp_path: Path, prefect_server: str) -> None:
+    source = folder(tmp_path / "s", {"hangs.png": png(1, fault=fake_codec.HANG)})
+    code = f"""
+from functools import partial
+from flows import command, compress_archive
+compress_archive.Models = partial(compress_archive.Models, codec={fake_codec.FAKE!r})
+command.run(compress_archive.compress_archive, compress_archive.show)
+"""
+    places = [str(source), str(tmp_path / "a"), "--bundle", str(fake_bundle(tmp_path / "bundle")), "--no-metrics"]
+    flow = subprocess.Popen(
+        [sys.executable, "-c", code, *places],
+        cwd=ROOT,
+        env={**os.environ, "PREFECT_API_URL": prefect_server},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    manifest = tmp_path / "a" / names.manifest(1)
+    deadline = time.time() + 120
+    while time.time() < deadline and not manifest.exists():
+        time.sleep(0.2)
+    time.sleep(8)
+    os.killpg(flow.pid, signal.SIGINT)
+    _, said = flow.communicate(timeout=60)
+    assert flow.returncode == command.INTERRUPTED
+    assert "interrupted: the same command goes on from here" in said
+    assert "Traceback" not in said
+    assert manifest.exists()
+    assert not list((tmp_path / "a").rglob("part-*"))
 
 
 def test_an_unknown_option_is_refused_without_starting_anything() -> None:
