@@ -5,7 +5,7 @@ They run on the threads of this process; `shard_map.with_options(task_runner=...
 
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import Flow, Task, flow, task
@@ -37,26 +37,21 @@ def _worth_repeating(_task: Any, _run: Any, state: Any) -> bool:
     return isinstance(state.data, StorageError)
 
 
-encode_shard = task(
-    name="encode-shard",
-    task_run_name="run {job.run} shard {shard}",
-    retries=3,
-    retry_delay_seconds=[1, 10, 60],
-    retry_condition_fn=_worth_repeating,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)(shard.encode_shard)
+def _shard_task(name: str, run_name: str, function: Callable[P, Result]) -> Task[P, Result]:
+    """A task that works off one shard; when storage failed it is tried again."""
+    return task(
+        name=name,
+        task_run_name=run_name,
+        retries=3,
+        retry_delay_seconds=[1, 10, 60],
+        retry_condition_fn=_worth_repeating,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )(function)
 
-pack_shard = task(
-    name="pack-shard",
-    task_run_name="shard {shard}",
-    retries=3,
-    retry_delay_seconds=[1, 10, 60],
-    retry_condition_fn=_worth_repeating,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)(dataset.pack_shard)
 
+encode_shard = _shard_task("encode-shard", "run {job.run} shard {shard}", shard.encode_shard)
+pack_shard = _shard_task("pack-shard", "shard {shard}", dataset.pack_shard)
 restore_members = task(name="restore-members", cache_policy=NO_CACHE, persist_result=False)(restore.restore_members)
 
 

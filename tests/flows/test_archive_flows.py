@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 SETTINGS: dict[str, Any] = {
     "quality": 4.0,
     "max_images_per_shard": 3,
-    "image_timeout": 30,
+    "image_timeout": 600.0,
     "metrics": False,
     "threads": 1,
 }

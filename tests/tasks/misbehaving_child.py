@@ -25,7 +25,7 @@ def handle(header: dict[str, Any], payload: bytes) -> Frame:
         print("a line on standard output")
         os.write(1, b"another, past Python's own buffer\n")
     if fault == "nap":
-        time.sleep(0.3)
+        time.sleep(0.5)
     while fault == "hang":
         time.sleep(1)
     return {"length": len(payload)}, payload

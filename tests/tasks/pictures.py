@@ -18,7 +18,7 @@ from tasks.schema import MEASURED_ON_THE_WAY
 from tasks.storage import Store
 from tests.fake_codec import FAKE
 
-SMALL = Settings(quality=4.0, max_images_per_shard=3, image_timeout=30.0, metrics=False, threads=1)
+SMALL = Settings(quality=4.0, max_images_per_shard=3, image_timeout=600.0, metrics=False, threads=1)
 
 
 def png(seed: int, width: int = 40, height: int = 24, fault: int = 0) -> bytes:

@@ -49,7 +49,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, fake_bundle: Path) -> tuple[
         "transparent.png": transparent(),
     }
     source = folder(home / "s", files)
-    pack(source, home / "a", fake_bundle, replace(ONE_SHARD, image_timeout=2.0))
+    pack(source, home / "a", fake_bundle, replace(ONE_SHARD, image_timeout=8.0))
     return source, home / "a", {row["key"]: row for row in rows(home / "a")}
 
 
