@@ -39,14 +39,14 @@ def coded_bits(
     constants: RateConstants,
     *,
     seen: Tensor | None = None,
-    breadth: float = 1.0,
+    math: Arithmetic | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Bits of (latent, hyper-latent), (B,) each, of symbols round(alpha y) under the simulated integer model.
 
     scaled is alpha y, (B, 4, h, w); codes the alpha codes, (B, 4) long. For pretraining, `seen` (h w,) bool takes the
-    place of the checkerboard's anchors, and `breadth` scales how many keys attention keeps.
+    place of the checkerboard's anchors. Another arithmetic than Simulated() may be given.
     """
-    math: Arithmetic = Simulated(breadth)
+    math = math or Simulated()
     alpha, inverse, level = constants.rows(codes, scaled.dtype)
     z = hyper_latent(model, scaled, codes, constants)
     z_mean, z_level = prior_distributions(

@@ -43,10 +43,16 @@ def tiles(height: int, width: int) -> Iterator[tuple[slice, slice]]:
 
 @torch.no_grad()
 def compress(
-    model: ExactEntropyModel, tables: Tables, symbols: Symbols, hyper: list[Symbols], codes: Tensor
+    model: ExactEntropyModel,
+    tables: Tables,
+    symbols: Symbols,
+    hyper: list[Symbols],
+    codes: Tensor,
+    *,
+    encoder: SymbolEncoder | None = None,
 ) -> CodedStream:
     """Symbols (4, h, w) int32, the hyper-latent (Z, h', w') of each tile, alpha codes (1, 4) -> stream."""
-    encoder = SymbolEncoder(tables)
+    encoder = encoder or SymbolEncoder(tables)
     for z in hyper:
         encoder.write(z.ravel(), *_prior(model, codes, z.shape))
     hyper_bits = encoder.bits

@@ -10,6 +10,7 @@ from codec.backbone import Backbone
 from codec.denoiser import clean_latent
 from codec.entropy.distribution import RateConstants
 from codec.entropy.entroformer import Entroformer
+from codec.entropy.grids import Arithmetic, Simulated
 from codec.entropy.rate import coded_bits, straight_through_round
 from codec.training.draws import Draws
 from codec.training.loss import distortion
@@ -46,7 +47,7 @@ class EntropyStage(nn.Module):
             codes[:, None].expand(-1, 4),
             self.constants,
             seen=self._mask(y.shape[-2] * y.shape[-1], draws),
-            breadth=2.0 ** draws.number(-1, 1) if self.settings.random_top_k else 1.0,
+            math=Simulated(2.0 ** draws.number(-1, 1)) if self.settings.random_top_k else None,
         )
         expected = 0.06 * (1 + alpha)  # bits per pixel, roughly
         bpp = (latent_bits + hyper_bits) / (PIXELS_PER_POSITION * y.shape[-2] * y.shape[-1])
@@ -108,8 +109,8 @@ def rate(
     constants: RateConstants,
     *,
     seen: Tensor | None = None,
-    breadth: float = 1.0,
+    math: Arithmetic | None = None,
 ) -> tuple[Tensor, Tensor]:
     """coded_bits in float32 whatever the mixed precision: the grids are finer than half precision."""
     with torch.autocast(scaled.device.type, enabled=False):
-        return coded_bits(entropy, scaled.float(), codes, constants, seen=seen, breadth=breadth)
+        return coded_bits(entropy, scaled.float(), codes, constants, seen=seen, math=math)

@@ -9,6 +9,7 @@ import torch
 
 from codec.entropy.distribution import RateConstants
 from codec.entropy.entroformer import Entroformer, EntroformerSettings
+from codec.entropy.grids import Simulated
 from codec.entropy.integer import ExactEntropyModel, export
 from codec.entropy.rate import coded_bits, hyper_latent
 from codec.entropy.stream import compress, decompress, tiles
@@ -132,7 +133,7 @@ def test_masked_pretraining_hides_what_is_not_drawn_and_trains_every_weight() ->
     scaled = 2 * torch.randn(2, 4, 8, 8)
     seen = torch.rand(64) < 0.3
     bits = [
-        coded_bits(model, scaled, CODES.expand(2, -1), constants, seen=mask, breadth=breadth)[0].sum().item()
+        coded_bits(model, scaled, CODES.expand(2, -1), constants, seen=mask, math=Simulated(breadth))[0].sum().item()
         for mask, breadth in ((seen, 1.0), (torch.zeros(64, dtype=torch.bool), 1.0), (seen, 0.5), (None, 1.0))
     ]
     assert len(set(bits)) == 4
