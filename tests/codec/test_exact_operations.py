@@ -76,7 +76,7 @@ def watched() -> Iterator[Watch]:
 
 def forbidden(order: str) -> set[str]:
     """What the exact path of a whole encoding and decoding calls that it must not."""
-    model = tiny_entropy(dataclasses.replace(TINY, order=order)).requires_grad_(False)  # type: ignore[arg-type]
+    model = tiny_entropy(dataclasses.replace(TINY, order=order, channel_conditioning=True)).requires_grad_(False)  # type: ignore[arg-type]
     integers, tables = export(model), Tables(build_counts())
     symbols = (np.arange(4 * 9 * 35).reshape(4, 9, 35) * 7919 % 13 - 6).astype(np.int32)
     z = np.ones(ExactEntropyModel(integers, model.settings).hyper_shape(9, 35), np.int32)
