@@ -20,6 +20,7 @@ from codec.images import to_pixels, to_tensor
 from codec.metrics import psnr
 from codec.mini import MiniAutoencoder, MiniUNet
 from codec.tiling import Tiling, Tilings, bands, whole
+from tests.benchmarks.any_size import large_photo, seam_figures
 from tests.codec.tiny_backbones import tiny_mini, write_folder
 from tests.conftest import synthetic
 
@@ -260,6 +261,21 @@ def test_seams_are_invisible_in_a_photo(mini: Backbone, usual: Backbone) -> None
 
 def quality(image: NDArray[np.uint8], original: NDArray[np.uint8], columns: NDArray[np.bool_]) -> float:
     return psnr(image[:, columns], original[:, columns]) or 99.0
+
+
+def test_the_benchmark_sees_a_colour_step_and_a_bad_seam() -> None:
+    original = large_photo(4096)[:256]
+    noise = np.random.default_rng(0).integers(-3, 4, original.shape)
+    stepped, smeared = noise.copy(), noise.copy()
+    stepped[:, 1368:] += 4
+    smeared[:, 1362:1374] += 4
+    good, with_step, with_smear = (
+        seam_figures(original, (original + error).clip(0, 255).astype(np.uint8), [1368, 2728])
+        for error in (noise, stepped, smeared)
+    )
+    assert abs(good[1] - good[2]) < 0.3 and good[3] < good[4] + 0.5
+    assert with_step[3] > with_step[4] + 3
+    assert with_smear[1] < with_smear[2] - 0.3
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder", "unet"])
