@@ -21,7 +21,7 @@ from codec.entropy.rate import hyper_latent
 from codec.entropy.stream import Symbols, compress, decompress, tiles
 from codec.entropy.tables import Tables
 from codec.errors import BitstreamError, BundleError, ImageError, SettingsError
-from codec.images import Picture, to_pixels, to_tensor
+from codec.images import Picture, to_pixels
 from codec.quantizer import Parameters
 
 DEFAULT_QUALITY = 8.0
@@ -114,11 +114,7 @@ class Codec:
         if parameters.timestep_code:
             t = torch.tensor([parameters.timestep], dtype=torch.float32, device=k.device)
             y_hat = denoise(self.backbone, y_hat, t, self.bundle.config.steps)
-        pixels = to_pixels(self.backbone.decode(y_hat, (file.height, file.width))[0])
-        if file.grey:
-            grey = np.round(pixels.mean(2, keepdims=True)).astype(np.uint8)
-            pixels = np.repeat(grey, 3, axis=2)
-        return pixels
+        return self._pixels(y_hat, file)
 
     def symbols(self, data: bytes) -> Symbols:
         """The symbols (4, h, w) int32 of a file: exact on every machine; VAE and U-Net are not run."""
@@ -131,10 +127,20 @@ class Codec:
         codes = file.parameters.channel_codes
         return file, decompress(self.entropy, self.tables, file.stream, file.latent_shape, codes)
 
+    def _pixels(self, latent: Tensor, file: File) -> NDArray[np.uint8]:
+        pixels, row = np.empty((file.height, file.width, 3), np.uint8), 0
+        for band in self.backbone.decode_bands(latent, (file.height, file.width)):
+            finished = to_pixels(band[0])
+            if file.grey:
+                finished = np.round(finished.mean(2, keepdims=True)).astype(np.uint8)
+            pixels[row : row + len(finished)] = finished
+            row += len(finished)
+        return pixels
+
     def _latent(self, picture: Picture) -> Tensor:
         if picture.alpha is not None:
             raise ImageError("the picture has transparency, which .fdc does not keep; flatten it first")
-        return self.backbone.encode(to_tensor(picture.pixels)[None].to(self.backbone.device))
+        return self.backbone.encode_pixels(picture.pixels)
 
     def _parameters(self, y: Tensor, quality: float) -> Parameters:
         config = self.bundle.config
