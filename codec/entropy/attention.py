@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.entropy.grids import ACTIVATION, RESIDUAL, Arithmetic
-from codec.entropy.windows import REACH, cells, raster_keys, raster_rows, relative_cells, window_groups
+from codec.entropy.windows import REACH, near_tokens, raster_keys, raster_rows, window_groups
 
 WINDOWS_AT_ONCE = 2
 """Windows attended to together: bounds memory, and keeps the scores near the processor."""
@@ -31,9 +31,11 @@ class KeyCache:
 class Block(nn.Module):
     """Pre-normalised transformer block. Tokens are (B, N, dim) rows of a raster, on the residual grid."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: int, top_k: int, positions: int, *, shifted: bool) -> None:
+    def __init__(
+        self, dim: int, heads: int, mlp_ratio: int, top_k: int, positions: int, window: int, *, shifted: bool
+    ) -> None:
         super().__init__()
-        self.heads, self.top_k, self.positions, self.shifted = heads, top_k, positions, shifted
+        self.heads, self.top_k, self.positions, self.window, self.shifted = heads, top_k, positions, window, shifted
         self.scale = 2.0 ** -round(log2(dim / heads) / 2 - 0.25)  # a power of two near the usual one
         self.project = nn.Linear(dim, 3 * dim, bias=False)
         self.merge = nn.Linear(dim, dim, bias=False)
@@ -49,12 +51,13 @@ class Block(nn.Module):
         """
         projected = self._projected(x, math)
         mixed = torch.zeros_like(x)
-        for group in window_groups(*shape, self.shifted):
-            places = relative_cells(group.height, group.width, self.positions).to(x.device)
+        for group in window_groups(*shape, self.window, self.shifted):
+            near, inside = (part.to(x.device) for part in near_tokens(group.height, group.width, self.positions))
             for tokens in group.tokens.to(x.device).split(WINDOWS_AT_ONCE if seen is None else 1):
                 visible = None if seen is None else seen[tokens[0]]
                 query, key, value = self._heads(projected[:, tokens])
-                mixed[:, tokens] = _merged(self._in_window(query, key, value, relative, places, visible, math))
+                attended = self._in_window(query, key, value, relative, near, inside, visible, math)
+                mixed[:, tokens] = _merged(attended)
         return self._finished(x, mixed, math)
 
     def in_raster_order(self, x: Tensor, relative: Tensor, shape: tuple[int, int], math: Arithmetic) -> Tensor:
@@ -110,19 +113,31 @@ class Block(nn.Module):
         key: Tensor,
         value: Tensor,
         relative: Tensor,
-        places: Tensor,
+        near: Tensor,
+        inside: Tensor,
         visible: Tensor | None,
         math: Arithmetic,
     ) -> Tensor:
-        """(B, heads, W, n, dim / heads) thrice -> the same. With `visible` (n,) bool, keys are those and one's own."""
+        """(B, heads, W, n, dim / heads) thrice -> the same. With `visible` (n,) bool, keys are those and one's own.
+
+        All keys count as far, and the few near ones are then put right.
+        """
+        far, own = relative[-1], (query * (key + relative[len(relative) // 2 - 1])).sum(-1, keepdim=True)
+        nearness = query @ (relative[:-1] - far).T
         if visible is None:
-            weights, total = self._weights(self._scores(query, key, relative, places), math)
+            scores = (query @ (key + far).transpose(-1, -2)).scatter_add(
+                -1, near.expand_as(nearness), nearness * inside
+            )
+            weights, total = self._weights(scores, math)
             return math.snap(weights @ value / total, ACTIVATION)
         chosen = visible.nonzero()[:, 0]
-        scores = self._scores(query, key[..., chosen, :], relative, places[:, chosen])
-        centre = cells(self.positions) // 2 - 1
-        own = (query * (key + relative[centre])).sum(-1, keepdim=True).masked_fill(visible[:, None], MASKED)
-        weights, total = self._weights(torch.cat([scores, own], -1), math)
+        scores = query @ (key[..., chosen, :] + far).transpose(-1, -2)
+        if len(chosen):
+            ranks = (visible.cumsum(0) - 1).clamp(min=0)  # of the visible among themselves
+            nearness = nearness * (inside & visible[near])
+            scores = scores.scatter_add(-1, ranks[near].expand_as(nearness), nearness)
+        scores = torch.cat([scores, own.masked_fill(visible[:, None], MASKED)], -1)
+        weights, total = self._weights(scores, math)
         return math.snap((weights[..., :-1] @ value[..., chosen, :] + weights[..., -1:] * value) / total, ACTIVATION)
 
     def _weights(self, scores: Tensor, math: Arithmetic) -> tuple[Tensor, Tensor]:

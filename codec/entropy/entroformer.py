@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from codec.entropy.attention import Block, KeyCache
 from codec.entropy.grids import ACTIVATION, RESIDUAL, Arithmetic, Grid, Simulated
-from codec.entropy.windows import cells
+from codec.entropy.windows import HYPER_WINDOW, WINDOW, cells
 
 CHANNELS = 4
 """Channels of the latent (`last_channels` of Entroformer)."""
@@ -48,9 +48,9 @@ class EntroformerSettings:
     channel_conditioning: bool = False
     """Whether a symbol's distribution depends on the position's channels before it. Slower, and hardly fewer bits."""
 
-    def block(self, *, shifted: bool) -> Block:
+    def block(self, window: int, *, shifted: bool) -> Block:
         """A transformer block of these sizes."""
-        return Block(self.dim, self.heads, self.mlp_ratio, self.top_k, self.positions, shifted=shifted)
+        return Block(self.dim, self.heads, self.mlp_ratio, self.top_k, self.positions, window, shifted=shifted)
 
 
 MINI = EntroformerSettings()
@@ -87,7 +87,9 @@ class HyperDecoder(nn.Module):
         self.relative = nn.Parameter(0.02 * torch.randn(cells(settings.positions), dim // settings.heads))
         self.embed = nn.Linear(settings.hyper_channels, dim)
         self.rate = RateTable(dim)
-        self.blocks = nn.ModuleList(settings.block(shifted=bool(i % 2)) for i in range(settings.halvings + 1))
+        self.blocks = nn.ModuleList(
+            settings.block(HYPER_WINDOW, shifted=bool(i % 2)) for i in range(settings.halvings + 1)
+        )
         self.grow = nn.ModuleList(nn.Linear(9 * dim, 4 * dim) for _ in range(settings.halvings))
 
     def forward(self, z: Tensor, codes: Tensor, math: Arithmetic) -> Tensor:
@@ -115,7 +117,7 @@ class ContextNet(nn.Module):
         self.relative = nn.Parameter(0.02 * torch.randn(cells(settings.positions), dim // settings.heads))
         self.embed = nn.Linear(2 * CHANNELS * known, dim)
         self.rate = RateTable(dim)
-        self.blocks = nn.ModuleList(settings.block(shifted=bool(i % 2)) for i in range(settings.depth))
+        self.blocks = nn.ModuleList(settings.block(WINDOW, shifted=bool(i % 2)) for i in range(settings.depth))
 
     def forward(
         self,
@@ -220,7 +222,9 @@ class HyperEncoder(nn.Module):
         self.relative = nn.Parameter(0.02 * torch.randn(cells(settings.positions), dim // settings.heads))
         self.embed = nn.Linear(2 * CHANNELS, dim)
         self.rate = RateTable(dim)
-        self.blocks = nn.ModuleList(settings.block(shifted=bool(i % 2)) for i in range(settings.halvings + 1))
+        self.blocks = nn.ModuleList(
+            settings.block(HYPER_WINDOW, shifted=bool(i % 2)) for i in range(settings.halvings + 1)
+        )
         self.shrink = nn.ModuleList(nn.Conv2d(dim, dim, 3, 2, 1) for _ in range(settings.halvings))
         self.head = nn.Linear(dim, settings.hyper_channels)
 

@@ -121,7 +121,7 @@ class Exact:
 
     def best(self, scores: Tensor, count: int) -> Tensor:
         positions = torch.arange(scores.shape[-1], dtype=scores.dtype, device=scores.device)
-        keys = scores * (2.0**SCORE_FRACTION * POSITION_UNITS) + positions  # unique, so no tie is left to the library
+        keys = torch.add(positions, scores, alpha=2**SCORE_FRACTION * POSITION_UNITS)  # unique: no ties for the library
         return keys.topk(min(count, scores.shape[-1]), -1, sorted=False).indices
 
     def exponentials(self, logits: Tensor) -> Tensor:

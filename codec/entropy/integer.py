@@ -106,7 +106,7 @@ def prove_bounds(integers: Mapping[str, Tensor], settings: EntroformerSettings) 
         elif name.endswith(".table"):
             bounds[name] = int(weight.double().abs().max()) * CHANNELS
     head, table = settings.dim // settings.heads, integers["exponential"].double()
-    bounds["score"] = 2 * head * ACTIVATION.limit**2
+    bounds["score"] = 4 * head * ACTIVATION.limit**2
     bounds["sort key"] = (max(bounds["score"], 2 ** (20 + SCORE_FRACTION)) + 1) * POSITION_UNITS
     bounds["softmax numerator"] = int(table.max()) * ACTIVATION.limit * settings.top_k
     bounds["softmax denominator"] = EXPONENT_ONE * settings.top_k

@@ -7,10 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-WINDOW = 32
-"""Side of an attention window in tokens."""
-SHIFT = 16
-"""Offset of the windows in odd blocks."""
+WINDOW, HYPER_WINDOW = 32, 16
+"""Side of an attention window in tokens: of the context transformer, and of the hyper-encoder and hyper-decoder."""
 REACH = 16
 """Rows above, and columns to each side, that a position sees in raster order."""
 
@@ -25,21 +23,21 @@ class WindowGroup:
 
 
 @lru_cache(maxsize=256)
-def window_groups(height: int, width: int, shifted: bool) -> tuple[WindowGroup, ...]:
+def window_groups(height: int, width: int, window: int, shifted: bool) -> tuple[WindowGroup, ...]:
     """All windows of a grid, grouped by shape. They start at (0, 0), or half a window earlier when shifted.
 
     Border windows are cut, never padded.
     """
     raster = torch.arange(height * width).view(height, width)
     groups: dict[tuple[int, int], list[Tensor]] = {}
-    for top, bottom in _cuts(height, shifted):
-        for left, right in _cuts(width, shifted):
+    for top, bottom in _cuts(height, window, shifted):
+        for left, right in _cuts(width, window, shifted):
             groups.setdefault((bottom - top, right - left), []).append(raster[top:bottom, left:right].flatten())
     return tuple(WindowGroup(torch.stack(tokens), *shape) for shape, tokens in groups.items())
 
 
-def _cuts(length: int, shifted: bool) -> list[tuple[int, int]]:
-    edges = sorted({0, length, *range(WINDOW - SHIFT if shifted else WINDOW, length, WINDOW)})
+def _cuts(length: int, window: int, shifted: bool) -> list[tuple[int, int]]:
+    edges = sorted({0, length, *range(window // 2 if shifted else window, length, window)})
     return list(itertools.pairwise(edges))
 
 
@@ -57,10 +55,19 @@ def cells(positions: int) -> int:
 
 
 @lru_cache(maxsize=256)
-def relative_cells(height: int, width: int, positions: int) -> Tensor:
-    """(n, n) table row for each (query, key) pair of a height x width window."""
-    rows, columns = torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)
-    return cells_of(rows[None] - rows[:, None], columns[None] - columns[:, None], positions)
+def near_tokens(height: int, width: int, positions: int) -> tuple[Tensor, Tensor]:
+    """For each token of a height x width window the tokens in the cells of the diamond around it, in the cells' order.
+
+    Indices (n, cells - 1) into the window, and whether there is such a token; where not, the index is the token's own.
+    """
+    radius = positions // 2
+    side = range(-radius, radius + 1)
+    down, right = torch.tensor([(v, h) for v in side for h in side if abs(v) + abs(h) <= radius]).T
+    rows = torch.arange(height).repeat_interleave(width)[:, None] + down
+    columns = torch.arange(width).repeat(height)[:, None] + right
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    own = torch.arange(height * width)[:, None]
+    return torch.where(inside, rows * width + columns, own), inside
 
 
 def cells_of(down: Tensor, right: Tensor, positions: int) -> Tensor:

@@ -12,7 +12,7 @@ from codec.entropy.entroformer import MINI, Entroformer
 from codec.entropy.grids import ACTIVATION, Exact, Simulated, exponential_table
 from codec.entropy.rate import coded_bits, hyper_latent
 from codec.entropy.tables import TOTAL, Tables, build_counts, layout
-from codec.entropy.windows import anchor_mask, relative_cells, window_groups
+from codec.entropy.windows import anchor_mask, cells_of, near_tokens, window_groups
 from codec.errors import BitstreamError, BundleError
 from tests.codec.tiny_bundles import TINY, tiny_entropy
 
@@ -225,19 +225,21 @@ def test_a_symbol_too_large_is_refused_before_coding(tables: Tables) -> None:
 
 def test_windows_cover_each_token_once_and_are_cut_at_borders() -> None:
     for shifted in (False, True):
-        groups = window_groups(70, 33, shifted)
+        groups = window_groups(70, 33, 32, shifted)
         tokens = torch.cat([group.tokens.flatten() for group in groups])
         assert sorted(tokens.tolist()) == list(range(70 * 33))
         assert all(group.height <= 32 and group.width <= 32 for group in groups)
-    assert {(g.height, g.width) for g in window_groups(64, 32, True)} == {(16, 16), (32, 16)}
+    assert {(g.height, g.width) for g in window_groups(64, 32, 32, True)} == {(16, 16), (32, 16)}
 
 
 def test_relative_cells_tell_near_offsets_apart_and_pool_the_far() -> None:
-    table = relative_cells(8, 8, 7)
-    assert table[0, 0] == 12
-    assert table[0, 63] == 25
-    assert len(set(table[27].tolist())) == 26
-    assert table[27, 28] == table[0, 1]
+    down, right = torch.tensor([0, -3, 0, 0, 3, 2, 7]), torch.tensor([0, 0, -1, 1, 0, 2, 0])
+    assert cells_of(down, right, 7).tolist() == [12, 0, 11, 13, 24, 25, 25]
+    near, inside = near_tokens(8, 8, 7)
+    assert near[27, 12] == 27
+    assert near[27, 13] == 28
+    assert inside[27].all()
+    assert inside[0].sum() == 10
 
 
 def test_both_passes_of_the_checkerboard_cover_the_grid() -> None:
