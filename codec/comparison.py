@@ -174,6 +174,8 @@ def draw(compared: Comparison, places: Sequence[Path], ours: str | None, span: t
             axis.invert_yaxis()
     last.axis("off")
     last.legend(*figure.axes[0].get_legend_handles_labels(), loc="center", fontsize=12, frameon=False)
-    last.set_title(f"mean of {len(compared.images)} photos; up is better", fontsize=12)
+    last.set_title(
+        f"mean of {len(compared.images)} photos; up is better\ndotted: of those that reach the rate", fontsize=12
+    )
     for place in places:
         figure.savefig(place, dpi=110)

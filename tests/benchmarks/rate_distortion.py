@@ -143,7 +143,7 @@ def report(output: Path, rates: Sequence[float], mine: str | None) -> str:
     mine = mine or next(iter(candidates), None)
     text = markdown(compared, rates, mine)
     (output / "report.md").write_text(text)
-    draw(compared, [output / "curves.png", output / "curves.svg"], mine, (RATES[0], RATES[-1]))
+    draw(compared, [output / "curves.png", output / "curves.svg"], mine, (TABLE[0], 0.32))
     return text
 
 

@@ -140,6 +140,13 @@ def test_the_embedded_default_lands_within_three_per_cent_of_a_rate() -> None:
     assert min(0.97 * size, size - 64) <= len(codec.encode_to_bpp(picture, 0.2).data) <= size
 
 
+@pytest.mark.parametrize(("name", "bpp"), [("100007", 0.1), ("15062", 0.15), ("175083", 0.2)])
+def test_photos_land_within_three_per_cent_of_a_rate(name: str, bpp: float, photos: Path) -> None:
+    picture = read_image(photos / "train" / "bsds500" / f"test-{name}.jpg")
+    size = bpp * picture.width * picture.height / 8
+    assert min(0.97 * size, size - 64) <= len(Codec.load().encode_to_bpp(picture, bpp).data) <= size
+
+
 def test_the_embedded_default_keeps_a_floor_or_says_what_it_reaches() -> None:
     codec, picture = Codec.load(), Picture(read_image(CAT).pixels[:128, 60:188])
     encoded = codec.encode_to_quality(picture, min_psnr_db=20)
