@@ -92,7 +92,7 @@ class Codec:
 
         A picture that has no file so large, or none so small, gets the nearest that it has. Raises as encode does.
         """
-        if not bits_per_pixel > 0:
+        if not 0 < bits_per_pixel < float("inf"):
             raise SettingsError(f"a target of {bits_per_pixel} bits per pixel is impossible; give a positive number")
         y = self._latent(picture)
         size = bits_per_pixel * picture.width * picture.height / 8

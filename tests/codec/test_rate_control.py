@@ -56,14 +56,22 @@ def test_the_largest_file_within_a_size_is_found(code: int) -> None:
 
 def test_a_size_out_of_reach_gets_the_nearest_file() -> None:
     assert found(Made(), 99).code == 0
-    assert found(Made(), math.inf).code == 255
+    assert found(Made(), 1e12).code == 255
 
 
-def test_a_size_is_found_in_nine_trials_at_most() -> None:
+def test_a_size_is_found_in_few_trials() -> None:
+    for growth in (0.010, 0.013, 0.017):
+        grown = {code: round(1500 * math.exp(growth * (code - 110))) for code in range(256)}
+        trials = []
+        for code in range(80, 180):
+            encode = Made(grown)
+            assert found(encode, grown[code]).code == code
+            trials.append(encode.trials)
+        assert sum(trials) / len(trials) < 5.5
     for size in range(0, 3000, 7):
         encode = Made()
         found(encode, size)
-        assert encode.trials <= 9
+        assert encode.trials <= 14
 
 
 def test_sizes_that_fall_a_little_are_never_exceeded() -> None:
@@ -101,6 +109,12 @@ def test_a_floor_that_nothing_meets_names_the_best() -> None:
 def test_a_bound_on_lpips_needs_a_picture_that_has_one() -> None:
     with pytest.raises(SettingsError, match="no bound on LPIPS is possible for this picture: side below 31"):
         coarsest_reaching(Floor(max_lpips=0.1), BLACK, shades)
+
+
+@pytest.mark.parametrize("bpp", [0, -1, math.nan, math.inf])
+def test_impossible_rates_are_refused(bpp: float, codec: Codec) -> None:
+    with pytest.raises(SettingsError, match="bits per pixel is impossible"):
+        codec.encode_to_bpp(Picture(BLACK), bpp)
 
 
 @pytest.mark.parametrize("bounds", [(), (0.0,), (-1.0,), (math.nan,), (math.inf,), (30.0, 0.0)])
