@@ -117,10 +117,7 @@ def _differences(compared: Comparison, rates: Sequence[float], ours: str, titles
     for bpp in rates:
         for codec in (codec for codec in compared.codecs if codec != ours):
             columns = [compared.difference(ours, codec, metric, bpp) for metric in METRICS]
-            cells = []
-            for values, metric in zip(columns, METRICS, strict=True):
-                spread = [format(bound, f"+{metric.form}") for bound in bootstrap_interval(values)] if values else []
-                cells.append(f"{fmean(values):+{metric.form}} ({' to '.join(spread)})" if values else "-")
+            cells = [_difference(values, metric) for values, metric in zip(columns, METRICS, strict=True)]
             lines.append(f"| {bpp:.2f} | {codec} | {max(map(len, columns))} | {' | '.join(cells)} |")
     return lines
 
@@ -139,6 +136,14 @@ def _savings(compared: Comparison, ours: str, titles: str) -> list[str]:
         cells = [f"{100 * np.expm1(fmean(logs)):+.1f} % ({len(logs)})" if logs else "-" for logs in columns]
         lines.append(f"| {codec} | {' | '.join(cells)} |")
     return lines
+
+
+def _difference(values: Sequence[float], metric: Metric) -> str:
+    """The mean, and its interval where there is more than one photo to draw from."""
+    if not values:
+        return "-"
+    low, high = (format(bound, f"+{metric.form}") for bound in bootstrap_interval(values))
+    return f"{fmean(values):+{metric.form}}" + (f" ({low} to {high})" if len(values) > 1 else "")
 
 
 def _mean(values: Sequence[float], metric: Metric) -> str:
