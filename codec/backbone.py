@@ -2,22 +2,25 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
 
 import codec.compatibility  # noqa: F401
 
+import numpy as np
 import torch
 from diffusers import ModelMixin
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from codec import checkpoint
 from codec.errors import BackboneError
+from codec.images import to_tensor
 from codec.schedule import NoiseSchedule
+from codec.tiling import Tilings, bands, continued, whole
 
 CHANNELS = 4
 REDUCTION = 8
@@ -32,6 +35,7 @@ class Backbone:
     The networks given are taken over and frozen in place; gradients flow through them to their inputs. Latents are
     (B, 4, ceil(H/8), ceil(W/8)), each channel normalised with latents_mean and latents_std (a scaling_factor s is a
     standard deviation of 1/s). prompt_embedding is (1, L, D); without it, embed_prompt computes it when first needed.
+    Networks run whole on what fits a tile of `tilings`, and tile by tile on what is larger.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Backbone:
         self.autoencoder = autoencoder.eval().requires_grad_(False).float()
         self.unet = unet.eval().requires_grad_(False).float()
         self.schedule = schedule
+        self.tilings = Tilings.of(autoencoder, unet)
         self._statistics = _latent_statistics(name, autoencoder.config)
         self._embed_prompt = embed_prompt
         self._prompt_embedding = None if prompt_embedding is None else self._checked(prompt_embedding)
@@ -167,16 +172,40 @@ class Backbone:
 
         The picture is continued to multiples of 8 by repeating its last row and column.
         """
-        mean = self.autoencoder.encode(_continued(pixels, REDUCTION)).latent_dist.mean
-        return cast(Tensor, (mean.float() - self._mean) / self._std)
+        return self._encode(lambda rows, columns: pixels[..., rows, columns], (pixels.shape[-2], pixels.shape[-1]))
+
+    def encode_pixels(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """encode of one picture (H, W, 3) of 8 bits, which is never in memory as a whole in float32."""
+        return self._encode(
+            lambda rows, columns: to_tensor(pixels[rows, columns])[None].to(self.device),
+            (pixels.shape[0], pixels.shape[1]),
+        )
+
+    def _encode(self, read: Callable[[slice, slice], Tensor], size: tuple[int, int]) -> Tensor:
+        def mean(rows: slice, columns: slice) -> Tensor:
+            tile = continued(read(_in_pixels(rows), _in_pixels(columns)), REDUCTION)
+            return cast(Tensor, self.autoencoder.encode(tile).latent_dist.mean)
+
+        return (whole(mean, _latent_size(size), self.tilings.encoder).float() - self._mean) / self._std
 
     def decode(self, latent: Tensor, size: tuple[int, int]) -> Tensor:
         """A normalised latent (B, 4, ceil(H/8), ceil(W/8)) to pixels (B, 3, H, W) of size (H, W), not clamped."""
+        return torch.cat(list(self.decode_bands(latent, size)), -2)
+
+    def decode_bands(self, latent: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
+        """What decode gives, in full-width bands (B, 3, any height, W) from top to bottom, computed one at a time."""
         height, width = size
-        if tuple(latent.shape[-2:]) != (-(-height // REDUCTION), -(-width // REDUCTION)):
+        if tuple(latent.shape[-2:]) != _latent_size(size):
             raise ValueError(f"a picture of {height}x{width} has no latent of {tuple(latent.shape[-2:])}")
-        pixels = self.autoencoder.decode(latent * self._std + self._mean).sample
-        return cast(Tensor, pixels[..., :height, :width].float())
+
+        def pixels(rows: slice, columns: slice) -> Tensor:
+            sample: Tensor = self.autoencoder.decode(latent[..., rows, columns] * self._std + self._mean).sample
+            return sample.float()
+
+        row = 0
+        for band in bands(pixels, _latent_size(size), self.tilings.decoder, scale=REDUCTION):
+            yield band[..., : height - row, :width]
+            row += band.shape[-2]
 
     def predict_noise(self, x_t: Tensor, t: Tensor) -> Tensor:
         """The noise epsilon in x_t = sqrt(alpha_bar) y + sqrt(1 - alpha_bar) epsilon, float32, at any latent size.
@@ -186,17 +215,22 @@ class Backbone:
         """
         if t.dtype != torch.float32:
             raise TypeError(f"timesteps must be float32, not {t.dtype}")
-        height, width = x_t.shape[-2:]
         prompt = self.prompt_embedding
         if prompt is not None:
             prompt = prompt.expand(len(x_t), -1, -1)
-        sample = _continued(x_t, _multiple(self.unet.config))
-        output = self.unet(sample, t, encoder_hidden_states=prompt).sample[..., :height, :width].float()
+
+        def prediction(rows: slice, columns: slice) -> Tensor:
+            tile = x_t[..., rows, columns]
+            sample = continued(tile, self.tilings.unet.multiple)
+            output: Tensor = self.unet(sample, t, encoder_hidden_states=prompt).sample
+            return output[..., : tile.shape[-2], : tile.shape[-1]].float()
+
+        output = whole(prediction, (x_t.shape[-2], x_t.shape[-1]), self.tilings.unet)
         if self.prediction_type == "epsilon":
-            return cast(Tensor, output)
+            return output
         alpha_bar = self.alpha_bar(t.double())[:, None, None, None]  # 1 - alpha_bar would lose digits in float32
         signal, noise = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
-        return cast(Tensor, signal * output + noise * x_t.float())
+        return signal * output + noise * x_t.float()
 
     def alpha_bar(self, t: Tensor) -> Tensor:
         """alpha_bar at timesteps t in 0..999, of any shape, linear in log-SNR between integer steps; differentiable.
@@ -252,14 +286,12 @@ def _latent_statistics(name: str, config: Mapping[str, Any]) -> tuple[Tensor, Te
     return torch.tensor(mean).view(1, CHANNELS, 1, 1), torch.tensor(scaled).view(1, CHANNELS, 1, 1)
 
 
-def _multiple(unet: Mapping[str, Any]) -> int:
-    """What the sides of a latent must be divisible by: two to the number of halvings."""
-    return int(2 ** (len(unet.get("block_out_channels") or unet["channels"]) - 1))
+def _latent_size(size: tuple[int, int]) -> tuple[int, int]:
+    return -(-size[0] // REDUCTION), -(-size[1] // REDUCTION)
 
 
-def _continued(x: Tensor, multiple: int) -> Tensor:
-    height, width = x.shape[-2:]
-    return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+def _in_pixels(latents: slice) -> slice:
+    return slice(REDUCTION * latents.start, REDUCTION * latents.stop)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

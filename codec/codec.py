@@ -21,7 +21,7 @@ from codec.entropy.rate import hyper_latent
 from codec.entropy.stream import Symbols, compress, decompress, tiles
 from codec.entropy.tables import Tables
 from codec.errors import BitstreamError, BundleError, ImageError, SettingsError
-from codec.images import Picture, to_pixels, to_tensor
+from codec.images import Picture, to_pixels
 from codec.quantizer import Parameters
 from codec.rate_control import Floor, coarsest_reaching, largest_within
 
@@ -136,13 +136,19 @@ class Codec:
         if parameters.timestep_code:
             t = torch.tensor([parameters.timestep], dtype=torch.float32, device=k.device)
             y_hat = denoise(self.backbone, y_hat, t, self.bundle.config.steps)
-        pixels = to_pixels(self.backbone.decode(y_hat, size)[0])
-        return np.repeat(np.round(pixels.mean(2, keepdims=True)).astype(np.uint8), 3, axis=2) if grey else pixels
+        pixels, row = np.empty((*size, 3), np.uint8), 0
+        for band in self.backbone.decode_bands(y_hat, size):
+            finished = to_pixels(band[0])
+            if grey:
+                finished = np.round(finished.mean(2, keepdims=True)).astype(np.uint8)
+            pixels[row : row + len(finished)] = finished
+            row += len(finished)
+        return pixels
 
     def _latent(self, picture: Picture) -> Tensor:
         if picture.alpha is not None:
             raise ImageError("the picture has transparency, which .fdc does not keep; flatten it first")
-        return self.backbone.encode(to_tensor(picture.pixels)[None].to(self.backbone.device))
+        return self.backbone.encode_pixels(picture.pixels)
 
     def _parameters(self, y: Tensor, quality: float) -> Parameters:
         config = self.bundle.config

@@ -114,6 +114,18 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
         self.synthesis.weight.copy_((basis * deviation).T.reshape(4, 3, 8, 8))
         cast(Tensor, self.synthesis.bias).copy_(mean.reshape(3, 64).mean(1))
 
+    @property
+    def encoder_reach(self) -> int:
+        """How far away, in latents, a pixel can change a latent."""
+        half, quarter, eighth = cast(tuple[int, int, int], self.config.encoder_blocks)
+        return math.ceil((2 * (1 + 2 * half) + 4 * 2 * quarter + 8 * (2 * eighth + 1)) / 8)
+
+    @property
+    def decoder_reach(self) -> int:
+        """How far away, in latents, a latent can change a pixel."""
+        half, quarter, eighth = cast(tuple[int, int, int], self.config.decoder_blocks)
+        return math.ceil((8 * (1 + 2 * eighth) + 4 * 2 * quarter + 2 * (2 * half + 1)) / 8)
+
     def encode(self, pixels: Tensor) -> Encoded:
         mean, log_variance = self.encoder(pixels).chunk(2, 1)
         moments = torch.cat([mean + self.analysis(pixels), log_variance.clamp(-12, 2)], 1)
@@ -145,6 +157,14 @@ class MiniUNet(ModelMixin, ConfigMixin):
         self.up = nn.ModuleList(_level(width, blocks, embedding) for width in c[:2])
         self.leave = nn.Sequential(PixelNorm(c[0]), nn.SiLU(), nn.Conv2d(c[0], 4, 3, padding=1))
         nn.init.zeros_(cast(nn.Conv2d, self.leave[-1]).weight)
+
+    @property
+    def reach(self) -> int:
+        """How far away, in latents, a latent can change the prediction."""
+        convolutions = 2 * int(self.config.blocks)
+        fine, half, quarter = 2 * (1 + convolutions), 2 * convolutions, convolutions
+        strides, alignment = 1 + 2, 3
+        return fine + 2 * half + 4 * quarter + strides + alignment
 
     def forward(
         self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any

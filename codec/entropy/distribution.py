@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codec.entropy.entroformer import ALPHA_CODES, CHANNELS
+from codec.entropy.entroformer import ALPHA_CODES
 from codec.entropy.grids import OUTPUT, Arithmetic, Grid
 
 FRACTIONS = 32
@@ -68,11 +68,10 @@ class RateConstants:
 
 
 def distributions(outputs: Tensor, alpha: Tensor, level: Tensor, math_: Arithmetic) -> tuple[Tensor, Tensor]:
-    """(B, n, 8) outputs -> means on the 1/32 grid and levels in 0..127, (B, n, 4) each."""
-    parts = math_.snap(outputs, OUTPUT)
-    mean = math_.snap(parts[..., :CHANNELS] * alpha, MEAN)
-    scale = math_.snap(parts[..., CHANNELS:] * LEVELS_PER_UNIT + level, Grid(13, 0))
-    return mean, torch.clamp(scale, 0, LEVELS - 1)
+    """(B, n, 2 c) outputs of c channels -> means on the 1/32 grid and levels in 0..127, (B, n, c) each."""
+    mean, scale = math_.snap(outputs, OUTPUT).chunk(2, -1)
+    scale = math_.snap(scale * LEVELS_PER_UNIT + level, Grid(13, 0))
+    return math_.snap(mean * alpha, MEAN), torch.clamp(scale, 0, LEVELS - 1)
 
 
 def prior_distributions(row: Tensor, level_of_one: float, math_: Arithmetic) -> tuple[Tensor, Tensor]:

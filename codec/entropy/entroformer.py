@@ -1,32 +1,32 @@
 """The entropy network after Entroformer (Qian et al., ICLR 2022), for 4-channel latents, on fixed-point grids.
 
 A hyper-decoder turns the hyper-latent into features at each position; a context transformer adds what the positions
-decoded in the first pass (the checkerboard's anchors) say about the others; a parameter net gives mean and scale. The
-same modules run in two arithmetics (grids.py): simulated for training, exact for coding.
+decoded before it say about a position; a parameter net gives mean and scale of one channel after the other. Positions
+are coded in one of two orders: in two passes, first the checkerboard's anchors and then all others, or one by one in
+raster order. The same modules run in two arithmetics (grids.py): simulated for training, exact for coding.
 """
 
 from dataclasses import dataclass
-from math import log2
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec.entropy.attention import Block, KeyCache
 from codec.entropy.grids import ACTIVATION, RESIDUAL, Arithmetic, Grid, Simulated
-from codec.entropy.windows import WindowGroup, anchors, cells, relative_cells, window_groups
+from codec.entropy.windows import cells
 
 CHANNELS = 4
 """Channels of the latent (`last_channels` of Entroformer)."""
 ALPHA_CODES = 256
 """Values of the alpha code: alpha = 2 ** ((code - 128) / 32)."""
-WINDOWS_AT_ONCE = 2
-"""Windows attended to together: bounds memory, and keeps the scores near the processor."""
 KNOT_SPACING = 15
 """Alpha codes between two trained knots of a rate table."""
-MASKED = -(2.0**20)
-"""Score of a key that must not be seen; below any real score, and still exact as a sort key."""
-OUTPUTS = 2 * CHANNELS
+NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1))
+"""Positions, as (row, column) offsets, whose symbols are the input of a position in raster order."""
+
+Order = Literal["parallel", "serial"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,14 @@ class EntroformerSettings:
     hyper_channels: int = 16
     halvings: int = 2
     """Times that the hyper-latent halves the latent's resolution."""
+    order: Order = "parallel"
+    """'parallel' codes a tile in two passes, 'serial' position by position: fewer bits, far slower decoding."""
+    channel_conditioning: bool = False
+    """Whether a symbol's distribution depends on the position's channels before it. Slower, and hardly fewer bits."""
+
+    def block(self, *, shifted: bool) -> Block:
+        """A transformer block of these sizes."""
+        return Block(self.dim, self.heads, self.mlp_ratio, self.top_k, self.positions, shifted=shifted)
 
 
 MINI = EntroformerSettings()
@@ -70,64 +78,6 @@ class RateTable(nn.Module):
         return math.snap(self.table()[codes].sum(1) * 0.25, self.grid)
 
 
-class Block(nn.Module):
-    """Pre-normalised transformer block: top-k attention inside windows, then a two-layer perceptron."""
-
-    def __init__(self, settings: EntroformerSettings, *, shifted: bool, anchored: bool = False) -> None:
-        super().__init__()
-        dim = settings.dim
-        self.heads, self.top_k, self.positions = settings.heads, settings.top_k, settings.positions
-        self.shifted, self.anchored = shifted, anchored
-        self.scale = 2.0 ** -round(log2(dim / settings.heads) / 2 - 0.25)  # a power of two near the usual one
-        self.project = nn.Linear(dim, 3 * dim, bias=False)
-        self.merge = nn.Linear(dim, dim, bias=False)
-        self.expand = nn.Linear(dim, settings.mlp_ratio * dim)
-        self.contract = nn.Linear(settings.mlp_ratio * dim, dim)
-
-    def forward(self, x: Tensor, relative: Tensor, shape: tuple[int, int], math: Arithmetic) -> Tensor:
-        """x (B, N, dim) on the residual grid, relative (cells, dim / heads) on the activation grid."""
-        projected = math.snap(self.project(math.normalise(x)), ACTIVATION)
-        mixed = torch.zeros_like(x)
-        for group in window_groups(*shape, self.shifted):
-            for tokens in group.tokens.to(x.device).split(WINDOWS_AT_ONCE):
-                mixed[:, tokens] = self._attend(projected[:, tokens], group, relative, math)
-        x = math.snap(x + math.snap(self.merge(mixed), RESIDUAL), RESIDUAL)
-        hidden = math.leaky(math.snap(self.expand(math.normalise(x)), ACTIVATION))
-        return math.snap(x + math.snap(self.contract(hidden), RESIDUAL), RESIDUAL)
-
-    def _attend(self, projected: Tensor, group: WindowGroup, relative: Tensor, math: Arithmetic) -> Tensor:
-        """(B, W, n, 3 dim) queries, keys and values -> (B, W, n, dim).
-
-        Keys are all tokens, or the anchors and the query's own token.
-        """
-        batch, windows, n, width = projected.shape
-        split = projected.view(batch, windows, n, 3, self.heads, width // 3 // self.heads)
-        query, key, value = split.permute(3, 0, 1, 4, 2, 5)
-        places = relative_cells(group.height, group.width, self.positions).to(projected.device)
-        near = query @ relative.T
-        visible = anchors(group.height, group.width).to(projected.device) if self.anchored else slice(None)
-        places = places[:, visible]
-        keys, values = key[..., visible, :], value[..., visible, :]
-        scores = query @ keys.transpose(-1, -2) + near.gather(-1, places.expand(*near.shape[:-1], places.shape[-1]))
-        if self.anchored:
-            own = (query * key).sum(-1, keepdim=True) + near[..., cells(self.positions) // 2 - 1, None]
-            is_anchor = torch.zeros(n, 1, dtype=torch.bool, device=own.device)
-            is_anchor[visible] = True  # already among the keys
-            scores = torch.cat([scores, own.masked_fill(is_anchor, MASKED)], -1)
-        count = min(self.top_k, scores.shape[-1])
-        kept = math.best(scores.detach(), count)
-        logits = scores.gather(-1, kept)
-        weights = math.exponentials(logits * self.scale) * (logits > MASKED / 2)
-        total = weights.sum(-1, keepdim=True)
-        weights = torch.zeros_like(scores).scatter(-1, kept, weights)
-        if self.anchored:
-            mixed = weights[..., :-1] @ values + weights[..., -1:] * value
-        else:
-            mixed = weights @ values
-        mixed = math.snap(mixed / total, ACTIVATION)
-        return mixed.transpose(2, 3).reshape(batch, windows, n, -1)
-
-
 class HyperDecoder(nn.Module):
     """Hyper-latent (B, Z, h, w) and rate rows -> features (B, N, dim) at 2 ** halvings times the resolution."""
 
@@ -137,7 +87,7 @@ class HyperDecoder(nn.Module):
         self.relative = nn.Parameter(0.02 * torch.randn(cells(settings.positions), dim // settings.heads))
         self.embed = nn.Linear(settings.hyper_channels, dim)
         self.rate = RateTable(dim)
-        self.blocks = nn.ModuleList(Block(settings, shifted=bool(i % 2)) for i in range(settings.halvings + 1))
+        self.blocks = nn.ModuleList(settings.block(shifted=bool(i % 2)) for i in range(settings.halvings + 1))
         self.grow = nn.ModuleList(nn.Linear(9 * dim, 4 * dim) for _ in range(settings.halvings))
 
     def forward(self, z: Tensor, codes: Tensor, math: Arithmetic) -> Tensor:
@@ -156,42 +106,108 @@ class HyperDecoder(nn.Module):
 
 
 class ContextNet(nn.Module):
-    """Symbols of the anchors (zero elsewhere) -> features (B, N, dim) on the residual grid."""
+    """Symbols (zero where unknown) -> features (B, N, dim) of each position, on the residual grid."""
 
     def __init__(self, settings: EntroformerSettings) -> None:
         super().__init__()
         dim = settings.dim
+        known = len(NEIGHBOURS) if settings.order == "serial" else 1
         self.relative = nn.Parameter(0.02 * torch.randn(cells(settings.positions), dim // settings.heads))
-        self.embed = nn.Linear(2 * CHANNELS, dim)
+        self.embed = nn.Linear(2 * CHANNELS * known, dim)
         self.rate = RateTable(dim)
-        self.blocks = nn.ModuleList(Block(settings, shifted=bool(i % 2), anchored=True) for i in range(settings.depth))
+        self.blocks = nn.ModuleList(settings.block(shifted=bool(i % 2)) for i in range(settings.depth))
 
     def forward(
-        self, symbols: Tensor, inverse: Tensor, codes: Tensor, shape: tuple[int, int], math: Arithmetic
+        self,
+        symbols: Tensor,
+        inverse: Tensor,
+        codes: Tensor,
+        shape: tuple[int, int],
+        math: Arithmetic,
+        seen: Tensor | None = None,
     ) -> Tensor:
-        """symbols (B, N, 4) whole numbers; inverse (B, 1, 4) reciprocal alphas on the 2^-12 grid."""
-        inputs = torch.cat([symbols, symbols * inverse], -1)
-        x = math.snap(self.embed(math.snap(inputs, ACTIVATION)) + self.rate(codes, math)[:, None], RESIDUAL)
+        """symbols (B, N, 4) whole numbers; inverse (B, 1, 4) reciprocal alphas on the 2^-12 grid.
+
+        With `seen` (N,) bool, in parallel order, those symbols are known; without, in serial order, each position
+        knows the ones before it.
+        """
         relative = math.snap(self.relative, ACTIVATION)
-        for block in self.blocks:
-            x = block(x, relative, shape, math)
+        if seen is not None:
+            x = self._embedded(symbols * seen[:, None], inverse, codes, math)
+            for block in self._blocks():
+                x = block(x, relative, shape, math, seen)
+        else:
+            x = self._embedded(_causal_neighbours(symbols, shape), inverse, codes, math)
+            for block in self._blocks():
+                x = block.in_raster_order(x, relative, shape, math)
         return x
+
+    def caches(self, batch: int, shape: tuple[int, int]) -> list[KeyCache]:
+        """What `step` remembers of a raster, empty."""
+        return [block.cache(batch, shape) for block in self._blocks()]
+
+    def step(
+        self,
+        neighbours: Tensor,
+        inverse: Tensor,
+        codes: Tensor,
+        place: tuple[int, int],
+        caches: list[KeyCache],
+        math: Arithmetic,
+    ) -> Tensor:
+        """The serial forward for one position, in raster order: neighbours (B, 1, 16) -> (B, 1, dim)."""
+        relative = math.snap(self.relative, ACTIVATION)
+        x = self._embedded(neighbours, inverse, codes, math)
+        for block, cache in zip(self._blocks(), caches, strict=True):
+            x = block.step(x, relative, place, cache, math)
+        return x
+
+    def _embedded(self, symbols: Tensor, inverse: Tensor, codes: Tensor, math: Arithmetic) -> Tensor:
+        scaled = symbols * inverse.repeat(1, 1, symbols.shape[-1] // CHANNELS)
+        inputs = math.snap(torch.cat([symbols, scaled], -1), ACTIVATION)
+        return math.snap(self.embed(inputs) + self.rate(codes, math)[:, None], RESIDUAL)
+
+    def _blocks(self) -> list[Block]:
+        return [cast(Block, block) for block in self.blocks]
 
 
 class ParameterNet(nn.Module):
-    """Features -> (mean, scale) of each channel, in units of the latent before scaling by alpha."""
+    """Features -> (mean, scale) of each channel, in units of the latent before scaling by alpha, not yet on a grid.
+
+    The first layer is linear in the features and in the position's known channels; so the features' part is computed
+    once, and each channel adds what the ones before it say.
+    """
 
     def __init__(self, settings: EntroformerSettings) -> None:
         super().__init__()
-        self.inner = nn.Linear(2 * settings.dim, 2 * settings.dim)
-        self.outer = nn.Linear(2 * settings.dim, OUTPUTS)
+        self.features = 2 * settings.dim
+        self.conditioned = settings.channel_conditioning
+        self.inner = nn.Linear(self.features + 2 * CHANNELS * self.conditioned, self.features)
+        self.outer = nn.Linear(self.features, 2 * CHANNELS)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
 
-    def forward(self, hyper: Tensor, context: Tensor, math: Arithmetic) -> Tensor:
-        """(B, n, dim) twice -> (B, n, 8), means then scales, not yet on a grid."""
+    def forward(self, hyper: Tensor, context: Tensor, symbols: Tensor, inverse: Tensor, math: Arithmetic) -> Tensor:
+        """(B, n, dim) twice and symbols (B, n, 4) -> (B, n, 8): means, then scales, each given the channels before."""
+        base = self.base(hyper, context, math)
+        outputs = [self.channel(base, symbols, inverse, channel, math) for channel in range(CHANNELS)]
+        return torch.stack(outputs, -1).flatten(-2)
+
+    def base(self, hyper: Tensor, context: Tensor, math: Arithmetic) -> Tensor:
+        """The features' part of the first layer, (B, n, 2 dim)."""
         both = torch.cat([math.normalise(hyper), math.snap(context, ACTIVATION)], -1)
-        return cast(Tensor, self.outer(math.leaky(math.snap(self.inner(both), ACTIVATION))))
+        return F.linear(both, self.inner.weight[:, : self.features], self.inner.bias)
+
+    def channel(self, base: Tensor, symbols: Tensor, inverse: Tensor, channel: int, math: Arithmetic) -> Tensor:
+        """(B, n, 2): mean and scale of a channel; of symbols (B, n, 4) only the channels before it are looked at."""
+        if self.conditioned and channel:
+            known = symbols[..., :channel]
+            values = math.snap(torch.cat([known, known * inverse[..., :channel]], -1), ACTIVATION)
+            columns = [self.features + part * CHANNELS + i for part in (0, 1) for i in range(channel)]
+            base = base + F.linear(values, self.inner.weight[:, columns])
+        hidden = math.leaky(math.snap(base, ACTIVATION))
+        rows = [channel, CHANNELS + channel]
+        return F.linear(hidden, self.outer.weight[rows], self.outer.bias[rows])
 
 
 class HyperEncoder(nn.Module):
@@ -204,7 +220,7 @@ class HyperEncoder(nn.Module):
         self.relative = nn.Parameter(0.02 * torch.randn(cells(settings.positions), dim // settings.heads))
         self.embed = nn.Linear(2 * CHANNELS, dim)
         self.rate = RateTable(dim)
-        self.blocks = nn.ModuleList(Block(settings, shifted=bool(i % 2)) for i in range(settings.halvings + 1))
+        self.blocks = nn.ModuleList(settings.block(shifted=bool(i % 2)) for i in range(settings.halvings + 1))
         self.shrink = nn.ModuleList(nn.Conv2d(dim, dim, 3, 2, 1) for _ in range(settings.halvings))
         self.head = nn.Linear(dim, settings.hyper_channels)
 
@@ -242,6 +258,24 @@ class Entroformer(nn.Module):
         names: tuple[Literal["prior", "hyper_decoder", "context", "parameter_net"], ...]
         names = ("prior", "hyper_decoder", "context", "parameter_net")
         return {name: cast(nn.Module, getattr(self, name)) for name in names}
+
+
+def _causal_neighbours(symbols: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(B, N, 4) raster -> (B, N, 16): the symbols of each position's NEIGHBOURS, zeros outside."""
+    height, width = shape
+    padded = F.pad(symbols.unflatten(1, shape), (0, 0, 1, 1, 1, 0))
+    shifted = [padded[:, 1 + v : 1 + v + height, 1 + h : 1 + h + width] for v, h in NEIGHBOURS]
+    return torch.cat(shifted, -1).flatten(1, 2)
+
+
+def causal_neighbours(symbols: Tensor, shape: tuple[int, int], place: tuple[int, int]) -> Tensor:
+    """One position's row of the above, (B, 1, 16)."""
+    near, width = [], shape[1]
+    for v, h in NEIGHBOURS:
+        row, column = place[0] + v, place[1] + h
+        inside = row >= 0 and 0 <= column < width
+        near.append(symbols[:, row * width + column] if inside else torch.zeros_like(symbols[:, 0]))
+    return torch.cat(near, -1)[:, None]
 
 
 def _neighbourhoods(x: Tensor, height: int, width: int) -> Tensor:

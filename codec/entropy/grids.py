@@ -66,7 +66,7 @@ class Arithmetic(Protocol):
         ...
 
     def best(self, scores: Tensor, count: int) -> Tensor:
-        """Indices along the last axis of the `count` largest scores; among equals the later position wins."""
+        """Indices along the last axis of the `count` largest scores, or of all; of equal ones the later come first."""
         ...
 
     def exponentials(self, logits: Tensor) -> Tensor:
@@ -75,7 +75,10 @@ class Arithmetic(Protocol):
 
 
 class Simulated:
-    """Training: differentiable, in whatever float type the tensors have."""
+    """Training: differentiable, in whatever float type the tensors have. `breadth` scales how many keys are kept."""
+
+    def __init__(self, breadth: float = 1.0) -> None:
+        self.breadth = breadth
 
     def snap(self, x: Tensor, grid: Grid) -> Tensor:
         limit = grid.limit / grid.units
@@ -89,7 +92,7 @@ class Simulated:
         return self.snap(F.leaky_relu(x, SLOPE), ACTIVATION)
 
     def best(self, scores: Tensor, count: int) -> Tensor:
-        return scores.topk(count, -1, sorted=False).indices
+        return scores.topk(min(round(count * self.breadth), scores.shape[-1]), -1, sorted=False).indices
 
     def exponentials(self, logits: Tensor) -> Tensor:
         return torch.exp(logits - logits.amax(-1, keepdim=True).detach())
@@ -107,9 +110,7 @@ class Exact:
         return torch.round(x * grid.units).clamp_(-grid.limit, grid.limit).mul_(2.0**-grid.fraction)
 
     def normalise(self, x: Tensor) -> Tensor:
-        count = torch.full(
-            (), float(x.shape[-1]), dtype=x.dtype, device=x.device
-        )  # a tensor: exact division on any device
+        count = torch.full((1,), float(x.shape[-1]), dtype=x.dtype, device=x.device)  # x / scalar is inexact on GPUs
         mean = self.snap(x.sum(-1, keepdim=True) / count, RESIDUAL)
         centred = x - mean
         variance = (centred * centred).sum(-1, keepdim=True) / count
@@ -121,7 +122,7 @@ class Exact:
     def best(self, scores: Tensor, count: int) -> Tensor:
         positions = torch.arange(scores.shape[-1], dtype=scores.dtype, device=scores.device)
         keys = scores * (2.0**SCORE_FRACTION * POSITION_UNITS) + positions  # unique, so no tie is left to the library
-        return keys.topk(count, -1, sorted=False).indices
+        return keys.topk(min(count, scores.shape[-1]), -1, sorted=False).indices
 
     def exponentials(self, logits: Tensor) -> Tensor:
         distance = logits.amax(-1, keepdim=True) - logits

@@ -1,14 +1,23 @@
 """The exact form of the entropy model: integers only, exported once, proved to stay exact, the same on any machine."""
 
 import hashlib
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from codec.entropy.distribution import LEVEL_UNITS, RateConstants, distributions, prior_distributions
-from codec.entropy.entroformer import ALPHA_CODES, CHANNELS, KNOT_SPACING, Entroformer, EntroformerSettings, RateTable
+from codec.entropy.entroformer import (
+    ALPHA_CODES,
+    CHANNELS,
+    KNOT_SPACING,
+    Entroformer,
+    EntroformerSettings,
+    RateTable,
+    causal_neighbours,
+)
 from codec.entropy.grids import (
     ACTIVATION,
     EXPONENT_ONE,
@@ -21,7 +30,7 @@ from codec.entropy.grids import (
     exponential_table,
 )
 from codec.entropy.rate import CODE_OF_ONE, crop_tokens
-from codec.entropy.windows import anchors
+from codec.entropy.windows import anchor_mask
 from codec.errors import BundleError
 
 LARGEST_EXACT = 2**53
@@ -141,42 +150,73 @@ class ExactEntropyModel:
         tokens = self.network.hyper_decoder(z.to(self.device).double(), codes.to(self.device), self.math)
         return crop_tokens(tokens, full, shape)
 
-    def first(self, hyper: Tensor, codes: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Means in 1/32 and levels of the anchors, (B, n, 4) int64, from the hyper-latent alone."""
-        features = hyper[:, anchors(*shape).to(self.device)]
-        return self._distributions(features, torch.zeros_like(features), codes)
-
-    def second(
-        self, hyper: Tensor, symbols: Tensor, codes: Tensor, shape: tuple[int, int], rest: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The same for the tokens `rest`, given symbols (B, h w, 4) whose anchors are decoded and all others zero."""
+    def context(self, symbols: Tensor, codes: Tensor, shape: tuple[int, int], seen: Tensor | None = None) -> Tensor:
+        """Features (B, h w, dim) from all symbols (B, h w, 4): those `seen` in parallel order, in serial order for each
+        position those before it."""
         codes = codes.to(self.device)
         _, inverse, _ = self.constants.rows(codes, torch.float64)
-        context = self.network.context(symbols.to(self.device).double(), inverse, codes, shape, self.math)
-        rest = rest.to(self.device)
-        return self._distributions(hyper[:, rest], context[:, rest], codes)
+        seen = None if seen is None else seen.to(self.device)
+        features: Tensor = self.network.context(
+            symbols.to(self.device).double(), inverse, codes, shape, self.math, seen
+        )
+        return features
 
-    def _distributions(self, hyper: Tensor, context: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, _, level = self.constants.rows(codes.to(self.device), torch.float64)
-        return _whole(*distributions(self.network.parameter_net(hyper, context, self.math), alpha, level, self.math))
+    def raster(self, codes: Tensor, shape: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+        """For decoding in serial order: a function that takes the symbols so far (1, h w, 4) and gives the features
+        (1, 1, dim) of the next position, the same as `context` gives them."""
+        codes = codes.to(self.device)
+        _, inverse, _ = self.constants.rows(codes, torch.float64)
+        caches, places = self.network.context.caches(1, shape), itertools.product(range(shape[0]), range(shape[1]))
+
+        def step(symbols: Tensor) -> Tensor:
+            place = next(places)
+            near = causal_neighbours(symbols, shape, place).to(self.device).double()
+            return self.network.context.step(near, inverse, codes, place, caches, self.math)
+
+        return step
+
+    def parameters(self, hyper: Tensor, context: Tensor | None, codes: Tensor) -> "Parameters":
+        """Features of n positions, without context in the first pass -> what gives their distributions."""
+        context = torch.zeros_like(hyper) if context is None else context
+        return Parameters(self, self.network.parameter_net.base(hyper, context, self.math), codes.to(self.device))
 
     @torch.no_grad()
     def known_answer(self) -> str:
         """SHA-256 of the outputs on a fixed pattern, the same on any machine. Covers cut windows and all parts."""
-        height, width, codes = 37, 41, torch.tensor([[100, 128, 140, 170]])
-        hyper = self.hyper(_pattern(1, *self.hyper_shape(height, width)), codes, (height, width))
-        seen = torch.zeros(1, height * width, CHANNELS, dtype=torch.long)
-        seen[:, anchors(height, width)] = _pattern(1, len(anchors(height, width)), CHANNELS)
-        every = torch.arange(height * width)
-        parts = [
-            *self.prior(codes),
-            *self.first(hyper, codes, (height, width)),
-            *self.second(hyper, seen, codes, (height, width), every),
-        ]
+        shape, codes = (37, 41), torch.tensor([[100, 128, 140, 170]])
+        hyper = self.hyper(_pattern(1, *self.hyper_shape(*shape)), codes, shape)
+        symbols, seen = _pattern(1, shape[0] * shape[1], CHANNELS), None
+        parts = [*self.prior(codes)]
+        if self.settings.order == "parallel":
+            seen = anchor_mask(*shape)
+            parts += self.parameters(hyper, None, codes).of_all(symbols)
+        parts += self.parameters(hyper, self.context(symbols, codes, shape, seen), codes).of_all(symbols)
         digest = hashlib.sha256()
         for part in parts:
             digest.update(part.cpu().numpy().astype("<i4").tobytes())
         return digest.hexdigest()
+
+
+class Parameters:
+    """Distributions of n positions: all at once where the symbols are known, or channel after channel in decoding."""
+
+    def __init__(self, model: ExactEntropyModel, base: Tensor, codes: Tensor) -> None:
+        self.model, self.base = model, base
+        self.alpha, self.inverse, self.level = model.constants.rows(codes, torch.float64)
+
+    def of_channel(self, symbols: Tensor, channel: int) -> tuple[Tensor, Tensor]:
+        """Means in 1/32 and levels (B, n) int64 of a channel, given the channels before it in symbols (B, n, 4)."""
+        net, math = self.model.network.parameter_net, self.model.math
+        symbols = symbols.to(self.base.device).double()
+        outputs = net.channel(self.base, symbols, self.inverse, channel, math)
+        alpha, level = (table[..., channel : channel + 1] for table in (self.alpha, self.level))
+        mean, scale = _whole(*distributions(outputs, alpha, level, math))
+        return mean[..., 0], scale[..., 0]
+
+    def of_all(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for all channels, (B, 4, n) each."""
+        means, levels = zip(*(self.of_channel(symbols, channel) for channel in range(CHANNELS)), strict=True)
+        return torch.stack(means, 1), torch.stack(levels, 1)
 
 
 def _pattern(*shape: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The float model's rate: hyper-latent, both passes of the checkerboard, and their cost in bits. Used in training."""
+"""The float model's rate: hyper-latent and latent in the model's order, and their cost in bits. Used in training."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from codec.entropy.distribution import LEVEL_UNITS, RateConstants, bits, distributions, prior_distributions
 from codec.entropy.entroformer import Entroformer
 from codec.entropy.grids import Arithmetic, Simulated
-from codec.entropy.windows import anchors
+from codec.entropy.windows import anchor_mask
 
 HYPER_LIMIT = 63
 """Largest magnitude of a hyper-latent symbol."""
@@ -32,13 +32,21 @@ def crop_tokens(tokens: Tensor, full: tuple[int, int], shape: tuple[int, int]) -
     return grid[:, : shape[0], : shape[1]].flatten(1, 2)
 
 
-def coded_bits(model: Entroformer, scaled: Tensor, codes: Tensor, constants: RateConstants) -> tuple[Tensor, Tensor]:
+def coded_bits(
+    model: Entroformer,
+    scaled: Tensor,
+    codes: Tensor,
+    constants: RateConstants,
+    *,
+    seen: Tensor | None = None,
+    math: Arithmetic | None = None,
+) -> tuple[Tensor, Tensor]:
     """Bits of (latent, hyper-latent), (B,) each, of symbols round(alpha y) under the simulated integer model.
 
-    scaled is alpha y, (B, 4, h, w); codes the alpha codes, (B, 4) long.
+    scaled is alpha y, (B, 4, h, w); codes the alpha codes, (B, 4) long. For pretraining, `seen` (h w,) bool takes the
+    place of the checkerboard's anchors. Another arithmetic than Simulated() may be given.
     """
-    math: Arithmetic = Simulated()
-    symbols = straight_through_round(scaled)
+    math = math or Simulated()
     alpha, inverse, level = constants.rows(codes, scaled.dtype)
     z = hyper_latent(model, scaled, codes, constants)
     z_mean, z_level = prior_distributions(
@@ -48,10 +56,12 @@ def coded_bits(model: Entroformer, scaled: Tensor, codes: Tensor, constants: Rat
 
     shape, steps = (scaled.shape[-2], scaled.shape[-1]), 2**model.settings.halvings
     hyper = crop_tokens(model.hyper_decoder(z, codes, math), (steps * z.shape[-2], steps * z.shape[-1]), shape)
-    tokens = symbols.flatten(2).transpose(1, 2)
-    first = anchors(*shape).to(scaled.device)
-    seen = torch.zeros(tokens.shape[1], 1, device=scaled.device, dtype=scaled.dtype).index_fill(0, first, 1.0)
-    context = model.context(tokens * seen, inverse, codes, shape, math)
-    outputs = model.parameter_net(hyper, context * (1 - seen), math)
+    tokens = straight_through_round(scaled).flatten(2).transpose(1, 2)
+    if model.settings.order == "serial":
+        context = model.context(tokens, inverse, codes, shape, math)
+    else:
+        seen = (anchor_mask(*shape) if seen is None else seen).to(scaled.device)
+        context = model.context(tokens, inverse, codes, shape, math, seen) * ~seen[:, None]
+    outputs = model.parameter_net(hyper, context, tokens, inverse, math)
     mean, scale = distributions(outputs, alpha, level, math)
     return bits(tokens, mean, scale).flatten(1).sum(1), hyper_bits

@@ -11,6 +11,8 @@ WINDOW = 32
 """Side of an attention window in tokens."""
 SHIFT = 16
 """Offset of the windows in odd blocks."""
+REACH = 16
+"""Rows above, and columns to each side, that a position sees in raster order."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,10 @@ def _cuts(length: int, shifted: bool) -> list[tuple[int, int]]:
 
 
 @lru_cache(maxsize=256)
-def anchors(height: int, width: int) -> Tensor:
-    """Raster indices of the first coding pass: tokens whose row + column is odd."""
+def anchor_mask(height: int, width: int) -> Tensor:
+    """(N,) bool: the tokens of the first coding pass, whose row + column is odd."""
     rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]
-    return ((rows + columns) % 2 == 1).flatten().nonzero()[:, 0]
-
-
-@lru_cache(maxsize=256)
-def others(height: int, width: int) -> Tensor:
-    """Raster indices of the second coding pass: tokens whose row + column is even."""
-    rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]
-    return ((rows + columns) % 2 == 0).flatten().nonzero()[:, 0]
+    return ((rows + columns) % 2 == 1).flatten()
 
 
 def cells(positions: int) -> int:
@@ -63,17 +58,43 @@ def cells(positions: int) -> int:
 
 @lru_cache(maxsize=256)
 def relative_cells(height: int, width: int, positions: int) -> Tensor:
-    """(n, n) table row for each (query, key) pair of a height x width window.
+    """(n, n) table row for each (query, key) pair of a height x width window."""
+    rows, columns = torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)
+    return cells_of(rows[None] - rows[:, None], columns[None] - columns[:, None], positions)
 
-    Diamond cells are numbered in raster order of (key row - query row, key column - query column); the last is "far".
+
+def cells_of(down: Tensor, right: Tensor, positions: int) -> Tensor:
+    """Table rows of offsets (key row - query row, key column - query column), of any shape.
+
+    Diamond cells are numbered in raster order of the offsets; the last is "far".
     """
     radius, far = positions // 2, cells(positions) - 1
     lookup = torch.full((2 * radius + 1, 2 * radius + 1), far)
     side = range(-radius, radius + 1)
-    inside = [(down, right) for down in side for right in side if abs(down) + abs(right) <= radius]
-    for cell, (down, right) in enumerate(inside):
-        lookup[down + radius, right + radius] = cell
-    rows, columns = torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)
-    v, h = rows[None] - rows[:, None], columns[None] - columns[:, None]
-    near = (v.abs() + h.abs()) <= radius
-    return torch.where(near, lookup[v.clamp(-radius, radius) + radius, h.clamp(-radius, radius) + radius], far)
+    inside = [(v, h) for v in side for h in side if abs(v) + abs(h) <= radius]
+    for cell, (v, h) in enumerate(inside):
+        lookup[v + radius, h + radius] = cell
+    near = (down.abs() + right.abs()) <= radius
+    return torch.where(near, lookup[down.clamp(-radius, radius) + radius, right.clamp(-radius, radius) + radius], far)
+
+
+@lru_cache(maxsize=64)
+def raster_rows(above: int, width: int, positions: int) -> tuple[Tensor, Tensor]:
+    """Attention in raster order from a row to the `above` rows over it and itself, all keys in raster order.
+
+    The table row (width, (above + 1) width) of each pair, and whether the key is hidden: later than the query, or more
+    than REACH columns away.
+    """
+    query = torch.arange(width)[:, None]
+    row, column = torch.arange(above + 1).repeat_interleave(width), torch.arange(width).repeat(above + 1)
+    hidden = ((column - query).abs() > REACH) | ((row == above) & (column > query))
+    return cells_of((row - above).expand(width, -1), column - query, positions), hidden
+
+
+@lru_cache(maxsize=1024)
+def raster_keys(above: int, left: int, right: int, positions: int) -> Tensor:
+    """Table rows (keys,) of the keys of one position in raster order: `above` rows from `left` columns before it to
+    `right` after, then those before it in its own row, then itself."""
+    side, before = torch.arange(-left, right + 1), torch.arange(-left, 1)
+    down = torch.cat([torch.arange(-above, 0).repeat_interleave(len(side)), torch.zeros_like(before)])
+    return cells_of(down, torch.cat([side.repeat(above), before]), positions)

@@ -30,9 +30,13 @@ class Draws:
         """(batch, *shape) from the standard normal density."""
         return self._slice(torch.randn((batch * self.world, *shape), generator=self.generator))
 
-    def integer(self, low: int, high: int) -> int:
-        """One integer in low..high for the whole batch."""
-        return int(torch.randint(low, high + 1, (), generator=self.generator))
+    def number(self, low: float, high: float) -> float:
+        """One number between low and high for the whole batch."""
+        return low + (high - low) * float(torch.rand((), generator=self.generator))
+
+    def permutation(self, count: int) -> Tensor:
+        """0..count - 1 in random order, the same for the whole batch."""
+        return torch.randperm(count, generator=self.generator).to(self.device)
 
     def _slice(self, values: Tensor) -> Tensor:
         share = len(values) // self.world

@@ -43,6 +43,11 @@ class StageSettings:
     """Largest standard deviation of the noise put on half of the latents, in deviations of each channel."""
     largest_timestep: float = 350.0
     """Timesteps are drawn uniformly in log-SNR from 1 up to this one."""
+    mask_ratio: float = 0.0
+    """Entropy stage in parallel order: where positive, this fraction of the positions, drawn anew each step, takes the
+    second pass instead of the checkerboard's half."""
+    random_top_k: bool = False
+    """Entropy stage: attention keeps between half and twice as many keys as the model's top_k, drawn anew each step."""
     alpha: tuple[float, float] = (0.35, 8.0)
     """Range of the reciprocal bin width, drawn log-uniformly."""
     quality: tuple[float, float] = (1.0, 64.0)

@@ -10,6 +10,7 @@ from codec.backbone import Backbone
 from codec.denoiser import clean_latent
 from codec.entropy.distribution import RateConstants
 from codec.entropy.entroformer import Entroformer
+from codec.entropy.grids import Arithmetic, Simulated
 from codec.entropy.rate import coded_bits, straight_through_round
 from codec.training.draws import Draws
 from codec.training.loss import distortion
@@ -40,11 +41,24 @@ class EntropyStage(nn.Module):
         codes = torch.round(128 + 32 * draws.log_uniform(len(y), *self.settings.alpha).log2()).long()
         alpha = 2.0 ** ((codes - 128) / 32)
         scaled = alpha.view(-1, 1, 1, 1) * y
-        latent_bits, hyper_bits = rate(self.entropy, scaled, codes[:, None].expand(-1, 4), self.constants)
+        latent_bits, hyper_bits = rate(
+            self.entropy,
+            scaled,
+            codes[:, None].expand(-1, 4),
+            self.constants,
+            seen=self._mask(y.shape[-2] * y.shape[-1], draws),
+            math=Simulated(2.0 ** draws.number(-1, 1)) if self.settings.random_top_k else None,
+        )
         expected = 0.06 * (1 + alpha)  # bits per pixel, roughly
         bpp = (latent_bits + hyper_bits) / (PIXELS_PER_POSITION * y.shape[-2] * y.shape[-1])
         terms = {"bpp": bpp.mean(), "hyper_share": hyper_bits.sum() / (latent_bits + hyper_bits).sum()}
         return (bpp / expected).mean(), terms
+
+    def _mask(self, positions: int, draws: Draws) -> Tensor | None:
+        """The positions that the others may look at, or None for the checkerboard's anchors."""
+        if not self.settings.mask_ratio:
+            return None
+        return draws.permutation(positions) < round((1 - self.settings.mask_ratio) * positions)
 
 
 class AdapterStage(nn.Module):
@@ -88,7 +102,15 @@ class AdapterStage(nn.Module):
         return loss.mean(), terms
 
 
-def rate(entropy: Entroformer, scaled: Tensor, codes: Tensor, constants: RateConstants) -> tuple[Tensor, Tensor]:
+def rate(
+    entropy: Entroformer,
+    scaled: Tensor,
+    codes: Tensor,
+    constants: RateConstants,
+    *,
+    seen: Tensor | None = None,
+    math: Arithmetic | None = None,
+) -> tuple[Tensor, Tensor]:
     """coded_bits in float32 whatever the mixed precision: the grids are finer than half precision."""
     with torch.autocast(scaled.device.type, enabled=False):
-        return coded_bits(entropy, scaled.float(), codes, constants)
+        return coded_bits(entropy, scaled.float(), codes, constants, seen=seen, math=math)

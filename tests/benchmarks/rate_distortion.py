@@ -19,7 +19,7 @@ from codec.baselines import NAMES, Baseline, Pixels, available, largest_within
 from codec.codec import Codec
 from codec.comparison import METRICS, Comparison, Row, draw, markdown
 from codec.errors import FdcError, SettingsError
-from codec.images import Picture, encode_png, read_image, to_pixels, to_tensor
+from codec.images import Picture, encode_png, read_image, to_pixels
 from codec.metrics import Metrics
 from codec.quantizer import QUALITY_CODES, quality_of_code
 
@@ -120,7 +120,7 @@ def ceiling(codec: Codec) -> Baseline:
 
     def encode(pixels: Pixels, _: float) -> bytes:
         with torch.no_grad():
-            y = codec.backbone.encode(to_tensor(pixels)[None].to(codec.backbone.device))
+            y = codec.backbone.encode_pixels(pixels)
             return encode_png(to_pixels(codec.backbone.decode(y, pixels.shape[:2])[0]))
 
     name = f"autoencoder-{codec.bundle.id[:8]}"

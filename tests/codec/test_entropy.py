@@ -12,7 +12,7 @@ from codec.entropy.entroformer import MINI, Entroformer
 from codec.entropy.grids import ACTIVATION, Exact, Simulated, exponential_table
 from codec.entropy.rate import coded_bits, hyper_latent
 from codec.entropy.tables import TOTAL, Tables, build_counts, layout
-from codec.entropy.windows import anchors, others, relative_cells, window_groups
+from codec.entropy.windows import anchor_mask, relative_cells, window_groups
 from codec.errors import BitstreamError, BundleError
 from tests.codec.tiny_bundles import TINY, tiny_entropy
 
@@ -89,20 +89,21 @@ def test_threads_batches_and_repetition_leave_every_output_unchanged(exact: inte
     torch.manual_seed(5)
     shape, codes = (37, 29), CODES.repeat(3, 1)
     z = torch.randint(-5, 6, (3, *exact.hyper_shape(*shape)))
-    seen = torch.randint(-4, 5, (3, shape[0] * shape[1], 4))
-    seen[:, others(*shape)] = 0
-    rest = others(*shape)
+    symbols = torch.randint(-4, 5, (3, shape[0] * shape[1], 4))
+
+    def distributions(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        hyper = exact.hyper(z[part], codes[part], shape)
+        context = exact.context(symbols[part], codes[part], shape, anchor_mask(*shape))
+        return exact.parameters(hyper, context, codes[part]).of_all(symbols[part])
+
     with torch.no_grad():
-        whole = exact.hyper(z, codes, shape)
-        together = exact.second(whole, seen, codes, shape, rest)
+        together = distributions(slice(None))
         threads = torch.get_num_threads()
         try:
             for count in (1, 2, 3):
                 torch.set_num_threads(count)
                 for i in range(3):
-                    one = exact.hyper(z[i : i + 1], CODES, shape)
-                    assert torch.equal(one[0], whole[i])
-                    alone = exact.second(one, seen[i : i + 1], CODES, shape, rest)
+                    alone = distributions(slice(i, i + 1))
                     assert all(torch.equal(a[0], b[i]) for a, b in zip(alone, together, strict=True))
         finally:
             torch.set_num_threads(threads)
@@ -240,21 +241,20 @@ def test_relative_cells_tell_near_offsets_apart_and_pool_the_far() -> None:
 
 
 def test_both_passes_of_the_checkerboard_cover_the_grid() -> None:
-    both = torch.cat([anchors(5, 7), others(5, 7)])
-    assert sorted(both.tolist()) == list(range(35))
-    assert 0 in others(5, 7).tolist()
+    first = anchor_mask(5, 7)
+    assert first.tolist() == [(i // 7 + i % 7) % 2 == 1 for i in range(35)]
+    assert not first[0]
 
 
-def test_anchor_distributions_do_not_depend_on_the_symbols(exact: integer.ExactEntropyModel) -> None:
+def test_the_second_pass_looks_at_the_anchors_and_at_nothing_else(exact: integer.ExactEntropyModel) -> None:
     shape = (12, 12)
-    z = torch.ones(1, *exact.hyper_shape(*shape), dtype=torch.long)
+    first = anchor_mask(*shape)
     with torch.no_grad():
-        features = exact.hyper(z, CODES, shape)
-        seen = torch.zeros(1, 144, 4, dtype=torch.long)
-        quiet = exact.second(features, seen, CODES, shape, others(*shape))
-        seen[:, anchors(*shape)] = 7
-        loud = exact.second(features, seen, CODES, shape, others(*shape))
-    assert not torch.equal(quiet[0], loud[0])
+        quiet = exact.context(torch.zeros(1, 144, 4, dtype=torch.long), CODES, shape, first)
+        loud = exact.context(7 * first.long()[None, :, None].expand(1, 144, 4), CODES, shape, first)
+        hidden = exact.context(7 * (~first).long()[None, :, None].expand(1, 144, 4), CODES, shape, first)
+    assert not torch.equal(quiet[:, ~first], loud[:, ~first])
+    assert torch.equal(quiet, hidden)
 
 
 def test_bits_are_those_of_the_discretised_gaussian() -> None:

@@ -1,0 +1,143 @@
+"""The transformer block of the entropy network: top-k attention with relative positions, then a perceptron.
+
+Attention comes in two kinds. Inside windows, all keys are seen, or only those that are already decoded and the query's
+own. In raster order, a position sees the 16 rows above it and the 16 positions before it, 16 columns to each side; the
+whole raster at once (encoder, training) and position by position with cached keys (decoder) give the same numbers.
+"""
+
+from dataclasses import dataclass
+from math import log2
+
+import torch
+from torch import Tensor, nn
+
+from codec.entropy.grids import ACTIVATION, RESIDUAL, Arithmetic
+from codec.entropy.windows import REACH, cells, raster_keys, raster_rows, relative_cells, window_groups
+
+WINDOWS_AT_ONCE = 2
+"""Windows attended to together: bounds memory, and keeps the scores near the processor."""
+MASKED = -(2.0**20)
+"""Score of a key that must not be seen; below any real score, and still exact as a sort key."""
+
+
+@dataclass
+class KeyCache:
+    """Keys and values of one block over a raster, (B, heads, h, w, dim / heads) each, filled in raster order."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Block(nn.Module):
+    """Pre-normalised transformer block. Tokens are (B, N, dim) rows of a raster, on the residual grid."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int, top_k: int, positions: int, *, shifted: bool) -> None:
+        super().__init__()
+        self.heads, self.top_k, self.positions, self.shifted = heads, top_k, positions, shifted
+        self.scale = 2.0 ** -round(log2(dim / heads) / 2 - 0.25)  # a power of two near the usual one
+        self.project = nn.Linear(dim, 3 * dim, bias=False)
+        self.merge = nn.Linear(dim, dim, bias=False)
+        self.expand = nn.Linear(dim, mlp_ratio * dim)
+        self.contract = nn.Linear(mlp_ratio * dim, dim)
+
+    def forward(
+        self, x: Tensor, relative: Tensor, shape: tuple[int, int], math: Arithmetic, seen: Tensor | None = None
+    ) -> Tensor:
+        """Attention inside windows. relative is (cells, dim / heads) on the activation grid.
+
+        seen (N,) bool, the same for all of the batch: the tokens that others may look at; all of them without it.
+        """
+        projected = self._projected(x, math)
+        mixed = torch.zeros_like(x)
+        for group in window_groups(*shape, self.shifted):
+            places = relative_cells(group.height, group.width, self.positions).to(x.device)
+            for tokens in group.tokens.to(x.device).split(WINDOWS_AT_ONCE if seen is None else 1):
+                visible = None if seen is None else seen[tokens[0]]
+                query, key, value = self._heads(projected[:, tokens])
+                mixed[:, tokens] = _merged(self._in_window(query, key, value, relative, places, visible, math))
+        return self._finished(x, mixed, math)
+
+    def in_raster_order(self, x: Tensor, relative: Tensor, shape: tuple[int, int], math: Arithmetic) -> Tensor:
+        """Causal attention over a whole raster at once."""
+        height, width = shape
+        query, key, value = self._heads(self._projected(x, math).unflatten(1, shape))
+        rows = []
+        for row in range(height):
+            top = max(0, row - REACH)
+            places, hidden = (part.to(x.device) for part in raster_rows(row - top, width, self.positions))
+            keys, values = (part[:, :, top : row + 1].flatten(2, 3) for part in (key, value))
+            scores = self._scores(query[:, :, row], keys, relative, places).masked_fill(hidden, MASKED)
+            weights, total = self._weights(scores, math)
+            rows.append(math.snap(weights @ values / total, ACTIVATION).transpose(1, 2).flatten(2))
+        return self._finished(x, torch.cat(rows, 1), math)
+
+    def cache(self, batch: int, shape: tuple[int, int]) -> KeyCache:
+        """An empty cache for a raster."""
+        weight = self.project.weight
+        size = (batch, self.heads, *shape, weight.shape[1] // self.heads)
+        return KeyCache(weight.new_zeros(size), weight.new_zeros(size))
+
+    def step(self, x: Tensor, relative: Tensor, place: tuple[int, int], cache: KeyCache, math: Arithmetic) -> Tensor:
+        """in_raster_order for one position (B, 1, dim), whose key and value join the cache."""
+        row, column = place
+        query, key, value = self._heads(self._projected(x, math))
+        cache.keys[:, :, row, column], cache.values[:, :, row, column] = key[:, :, 0], value[:, :, 0]
+        top, left = max(0, row - REACH), max(0, column - REACH)
+        right = min(cache.keys.shape[3], column + REACH + 1)
+        keys, values = (
+            torch.cat([part[:, :, top:row, left:right].flatten(2, 3), part[:, :, row, left : column + 1]], 2)
+            for part in (cache.keys, cache.values)
+        )
+        places = raster_keys(row - top, column - left, right - column - 1, self.positions).to(x.device)
+        weights, total = self._weights(self._scores(query, keys, relative, places), math)
+        return self._finished(x, _merged(math.snap(weights @ values / total, ACTIVATION)), math)
+
+    def _projected(self, x: Tensor, math: Arithmetic) -> Tensor:
+        return math.snap(self.project(math.normalise(x)), ACTIVATION)
+
+    def _heads(self, projected: Tensor) -> tuple[Tensor, ...]:
+        """(B, ..., n, 3 dim) -> queries, keys and values, (B, heads, ..., n, dim / heads) each."""
+        split = projected.unflatten(-1, (3, self.heads, -1)).movedim((-3, -2), (0, 2))
+        return split[0], split[1], split[2]
+
+    def _scores(self, query: Tensor, key: Tensor, relative: Tensor, places: Tensor) -> Tensor:
+        near = query @ relative.T
+        return query @ key.transpose(-1, -2) + near.gather(-1, places.expand(*near.shape[:-1], places.shape[-1]))
+
+    def _in_window(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        relative: Tensor,
+        places: Tensor,
+        visible: Tensor | None,
+        math: Arithmetic,
+    ) -> Tensor:
+        """(B, heads, W, n, dim / heads) thrice -> the same. With `visible` (n,) bool, keys are those and one's own."""
+        if visible is None:
+            weights, total = self._weights(self._scores(query, key, relative, places), math)
+            return math.snap(weights @ value / total, ACTIVATION)
+        chosen = visible.nonzero()[:, 0]
+        scores = self._scores(query, key[..., chosen, :], relative, places[:, chosen])
+        centre = cells(self.positions) // 2 - 1
+        own = (query * (key + relative[centre])).sum(-1, keepdim=True).masked_fill(visible[:, None], MASKED)
+        weights, total = self._weights(torch.cat([scores, own], -1), math)
+        return math.snap((weights[..., :-1] @ value[..., chosen, :] + weights[..., -1:] * value) / total, ACTIVATION)
+
+    def _weights(self, scores: Tensor, math: Arithmetic) -> tuple[Tensor, Tensor]:
+        """Weights of all keys, zero but for the top_k best, and their sum (..., 1)."""
+        kept = math.best(scores.detach(), self.top_k)
+        logits = scores.gather(-1, kept)
+        weights = math.exponentials(logits * self.scale) * (logits > MASKED / 2)
+        return torch.zeros_like(scores).scatter(-1, kept, weights), weights.sum(-1, keepdim=True)
+
+    def _finished(self, x: Tensor, mixed: Tensor, math: Arithmetic) -> Tensor:
+        x = math.snap(x + math.snap(self.merge(mixed), RESIDUAL), RESIDUAL)
+        hidden = math.leaky(math.snap(self.expand(math.normalise(x)), ACTIVATION))
+        return math.snap(x + math.snap(self.contract(hidden), RESIDUAL), RESIDUAL)
+
+
+def _merged(mixed: Tensor) -> Tensor:
+    """(B, heads, ..., n, dim / heads) -> (B, ..., n, dim)."""
+    return mixed.movedim(1, -2).flatten(-2)

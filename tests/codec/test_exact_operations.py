@@ -1,0 +1,129 @@
+"""The exact path uses no operation whose result depends on the machine.
+
+Tests on one CPU cannot show that a convolution, or a division by a number, differs on a GPU; so calls are watched.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from codec.entropy.grids import ACTIVATION, Exact
+from codec.entropy.integer import ExactEntropyModel, export
+from codec.entropy.stream import compress, decompress
+from codec.entropy.tables import Tables, build_counts
+from tests.codec.tiny_bundles import TINY, tiny_entropy
+
+CODES = torch.tensor([[140, 120, 150, 133]])
+
+EXACT = {
+    # sums of products that stay below 2**53, in any order
+    *("mm", "bmm", "addmm", "sum", "dot", "mv"),
+    # single operations that IEEE 754 rounds correctly
+    *("add", "sub", "rsub", "mul", "sqrt", "round", "clamp", "neg", "abs"),
+    # comparisons and choices
+    *("lt", "gt", "ge", "le", "eq", "where", "masked_fill", "logical_not", "bitwise_not", "bitwise_or", "bitwise_and"),
+    *("amax", "topk", "nonzero", "remainder", "bitwise_right_shift"),
+    # moving numbers
+    *("gather", "scatter", "index", "index_put", "index_copy", "index_select", "cat", "stack", "constant_pad_nd"),
+    *("view", "_unsafe_view", "reshape", "expand", "permute", "transpose", "t", "unsqueeze", "squeeze", "slice"),
+    *("select", "split", "split_with_sizes", "unbind", "clone", "copy", "_to_copy", "detach", "alias", "contiguous"),
+    *("lift_fresh", "repeat", "repeat_interleave", "unfold", "as_strided", "movedim", "item", "_local_scalar_dense"),
+    # making them
+    *("zeros", "zeros_like", "ones_like", "full", "new_zeros", "new_full", "new_empty", "empty", "empty_like"),
+    *("arange", "fill", "zero", "empty_strided", "new_empty_strided", "scalar_tensor", "full_like"),
+}
+SPECIAL = {"div"}
+"""Exact between two tensors of one device, where both have a dimension; x / number is x * (1 / number) on a GPU."""
+
+
+class Watch(TorchDispatchMode):
+    """Notes every operation that is not known to be exact, and every floating type but float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.calls = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__.rstrip("_")
+        self.calls += 1
+        if name in SPECIAL:
+            divisor = args[1]
+            if not isinstance(divisor, Tensor) or divisor.dim() == 0 or kwargs:
+                self.found.add(f"{name} by a number")
+        elif name not in EXACT:
+            self.found.add(name)
+        for value in [*args, result]:
+            if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64:
+                self.found.add(f"{name} in {value.dtype}")
+        return result
+
+
+@contextmanager
+def watched() -> Iterator[Watch]:
+    with Watch() as watch:
+        yield watch
+
+
+def forbidden(order: str) -> set[str]:
+    """What the exact path of a whole encoding and decoding calls that it must not."""
+    model = tiny_entropy(dataclasses.replace(TINY, order=order, channel_conditioning=True)).requires_grad_(False)  # type: ignore[arg-type]
+    integers, tables = export(model), Tables(build_counts())
+    symbols = (np.arange(4 * 9 * 35).reshape(4, 9, 35) * 7919 % 13 - 6).astype(np.int32)
+    z = np.ones(ExactEntropyModel(integers, model.settings).hyper_shape(9, 35), np.int32)
+    with watched() as watch:
+        exact = ExactEntropyModel(integers, model.settings)
+        exact.known_answer()
+        data = compress(exact, tables, symbols, [z], CODES).data
+        assert np.array_equal(decompress(exact, tables, data, (9, 35), CODES), symbols)
+    assert watch.calls > 500
+    return watch.found
+
+
+@pytest.mark.parametrize("order", ["parallel", "serial"])
+def test_the_exact_path_calls_only_exact_operations(order: str) -> None:
+    assert not forbidden(order)
+
+
+def gelu(self: Exact, x: Tensor) -> Tensor:
+    return self.snap(F.gelu(x), ACTIVATION)
+
+
+def softmax(self: Exact, logits: Tensor) -> Tensor:
+    return torch.softmax(logits, -1)
+
+
+def divided(self: Exact, x: Tensor) -> Tensor:
+    return self.snap(x / 3.0, ACTIVATION)
+
+
+def rounded_to_float32(self: Exact, x: Tensor) -> Tensor:
+    return x.float().double()
+
+
+def convolved(self: Exact, x: Tensor) -> Tensor:
+    return F.conv1d(x, torch.ones(x.shape[1], 1, 1, dtype=x.dtype), groups=x.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("method", "planted", "named"),
+    [
+        ("leaky", gelu, "gelu"),
+        ("exponentials", softmax, "_softmax"),
+        ("leaky", divided, "div by a number"),
+        ("leaky", rounded_to_float32, "_to_copy in torch.float32"),
+        ("leaky", convolved, "convolution"),
+    ],
+)
+def test_a_planted_operation_is_found(method: str, planted: Any, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Exact, method, planted)
+    assert named in forbidden("parallel")
