@@ -15,6 +15,7 @@ from codec.errors import (
     BundleError,
     FdcError,
     ImageError,
+    QualityError,
     SettingsError,
 )
 
@@ -39,6 +40,7 @@ __all__ = [
     "Metrics",
     "Picture",
     "Quality",
+    "QualityError",
     "SettingsError",
     "encode_png",
     "read_image",

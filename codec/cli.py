@@ -68,14 +68,22 @@ def encode(
     target_bpp: Annotated[
         float | None, typer.Option(help="Most bits per pixel, of the whole file.", callback=_positive)
     ] = None,
+    min_psnr: Annotated[
+        float | None, typer.Option(help="Least PSNR in dB; the smallest file that has it.", callback=_positive)
+    ] = None,
+    max_lpips: Annotated[
+        float | None,
+        typer.Option(help="Greatest LPIPS (AlexNet); the smallest file that keeps it.", callback=_positive),
+    ] = None,
     bundle: BundleFolder = None,
     backbone: BackbonePlace = None,
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
     """Compress a picture."""
-    if quality is not None and target_bpp is not None:
-        raise typer.BadParameter("give --quality or --target-bpp, not both")
+    floor = min_psnr is not None or max_lpips is not None
+    if (quality is not None) + (target_bpp is not None) + floor > 1:
+        raise typer.BadParameter("give one of --quality, --target-bpp, and a floor (--min-psnr, --max-lpips)")
     _check_output(output, force)
     from codec.images import read_image
 
@@ -85,6 +93,8 @@ def encode(
     codec = _codec(bundle, backbone, device)
     if target_bpp is not None:
         encoded = codec.encode_to_bpp(picture, target_bpp)
+    elif floor:
+        encoded = codec.encode_to_quality(picture, min_psnr_db=min_psnr, max_lpips=max_lpips)
     else:
         encoded = codec.encode(picture, quality=quality or DEFAULT_QUALITY)
     with _written(output) as temporary:

@@ -23,6 +23,7 @@ from codec.entropy.tables import Tables
 from codec.errors import BitstreamError, BundleError, ImageError, SettingsError
 from codec.images import Picture, to_pixels
 from codec.quantizer import Parameters
+from codec.rate_control import Floor, coarsest_reaching, largest_within
 
 DEFAULT_QUALITY = 8.0
 """Lambda when none is asked for."""
@@ -87,34 +88,36 @@ class Codec:
 
     @torch.no_grad()
     def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Encoded:
-        """The largest file of at most `bits_per_pixel` (8 * file bytes / pixels), by bisection over the alpha code.
+        """The largest file of at most `bits_per_pixel` (8 * file bytes / pixels), at most 3 % or 64 bytes below it.
 
-        Where even the coarsest bins need more, the smallest file.
+        A picture that has no file so large, or none so small, gets the nearest that it has. Raises as encode does.
         """
-        if not bits_per_pixel > 0:
+        if not 0 < bits_per_pixel < float("inf"):
             raise SettingsError(f"a target of {bits_per_pixel} bits per pixel is impossible; give a positive number")
         y = self._latent(picture)
-        best, low, high = self._at_alpha(picture, y, 0), 0, 255
-        while low < high:
-            middle = (low + high + 1) // 2
-            tried = self._at_alpha(picture, y, middle)
-            if 8 * len(tried.data) <= bits_per_pixel * picture.width * picture.height:
-                best, low = tried, middle
-            else:
-                high = middle - 1
-        return best
+        size = bits_per_pixel * picture.width * picture.height / 8
+        return largest_within(lambda code: self._at_alpha(picture, y, code), size)
+
+    @torch.no_grad()
+    def encode_to_quality(
+        self, picture: Picture, *, min_psnr_db: float | None = None, max_lpips: float | None = None
+    ) -> Encoded:
+        """The smallest file with at least this PSNR and at most this LPIPS (AlexNet): slightly wider bins miss them.
+
+        The pixels measured are those that decoding gives on this machine. Raises QualityError, naming the best that can
+        be had, where no file meets the floor; SettingsError for an impossible one; otherwise as encode does.
+        """
+        floor = Floor(min_psnr_db, max_lpips)
+        y = self._latent(picture)
+        code = coarsest_reaching(floor, picture.pixels, lambda code: self._preview(picture, y, code))
+        return self._at_alpha(picture, y, code)
 
     @torch.no_grad()
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """The picture (H, W, 3) of a file. Raises BitstreamError."""
         file, symbols = self._symbols(data)
-        parameters = file.parameters
         k = torch.from_numpy(symbols)[None].to(self.backbone.device, torch.float32)
-        y_hat = quantizer.dequantize(k, parameters.alpha.to(k.device))
-        if parameters.timestep_code:
-            t = torch.tensor([parameters.timestep], dtype=torch.float32, device=k.device)
-            y_hat = denoise(self.backbone, y_hat, t, self.bundle.config.steps)
-        return self._pixels(y_hat, file)
+        return self._restore(k, file.parameters, (file.height, file.width), file.grey)
 
     def symbols(self, data: bytes) -> Symbols:
         """The symbols (4, h, w) int32 of a file: exact on every machine; VAE and U-Net are not run."""
@@ -127,11 +130,16 @@ class Codec:
         codes = file.parameters.channel_codes
         return file, decompress(self.entropy, self.tables, file.stream, file.latent_shape, codes)
 
-    def _pixels(self, latent: Tensor, file: File) -> NDArray[np.uint8]:
-        pixels, row = np.empty((file.height, file.width, 3), np.uint8), 0
-        for band in self.backbone.decode_bands(latent, (file.height, file.width)):
+    def _restore(self, k: Tensor, parameters: Parameters, size: tuple[int, int], grey: bool) -> NDArray[np.uint8]:
+        """Symbols (1, 4, h, w) float32 -> pixels (H, W, 3)."""
+        y_hat = quantizer.dequantize(k, parameters.alpha.to(k.device))
+        if parameters.timestep_code:
+            t = torch.tensor([parameters.timestep], dtype=torch.float32, device=k.device)
+            y_hat = denoise(self.backbone, y_hat, t, self.bundle.config.steps)
+        pixels, row = np.empty((*size, 3), np.uint8), 0
+        for band in self.backbone.decode_bands(y_hat, size):
             finished = to_pixels(band[0])
-            if file.grey:
+            if grey:
                 finished = np.round(finished.mean(2, keepdims=True)).astype(np.uint8)
             pixels[row : row + len(finished)] = finished
             row += len(finished)
@@ -151,12 +159,19 @@ class Codec:
         code = quantizer.alpha_code_of_quality(quality, config.alpha_at_one)
         return quantizer.with_timestep((code,), y, self.backbone, config.parameters)
 
+    def _with_alpha(self, y: Tensor, alpha_code: int) -> Parameters:
+        mode = self.bundle.config.parameters
+        return quantizer.with_timestep((alpha_code,), y, self.backbone, "measured" if mode == "learned" else mode)
+
     def _at_alpha(self, picture: Picture, y: Tensor, alpha_code: int) -> Encoded:
-        config = self.bundle.config
-        mode = "measured" if config.parameters == "learned" else config.parameters
-        parameters = quantizer.with_timestep((alpha_code,), y, self.backbone, mode)
-        quality = quantizer.quality_of_alpha_code(alpha_code, config.alpha_at_one)
-        return self._finish(picture, y, quantizer.code_of_quality(quality), parameters)
+        quality = quantizer.quality_of_alpha_code(alpha_code, self.bundle.config.alpha_at_one)
+        return self._finish(picture, y, quantizer.code_of_quality(quality), self._with_alpha(y, alpha_code))
+
+    def _preview(self, picture: Picture, y: Tensor, alpha_code: int) -> NDArray[np.uint8]:
+        """What the file at this alpha code decodes to, without making it."""
+        parameters = self._with_alpha(y, alpha_code)
+        k = quantizer.quantize(y, parameters.alpha.to(y.device))
+        return self._restore(k, parameters, (picture.height, picture.width), picture.grey)
 
     def _finish(self, picture: Picture, y: Tensor, quality_code: int, parameters: Parameters) -> Encoded:
         scaled = parameters.alpha.to(y.device) * y

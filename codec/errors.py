@@ -25,5 +25,9 @@ class SettingsError(FdcError):
     """A setting has a value, or a name, that does not exist."""
 
 
+class QualityError(FdcError):
+    """No file of a picture reaches the quality that was asked for."""
+
+
 class ArchiveError(FdcError):
     """An archive, its store or its source is not in the state that the request needs."""

@@ -1,7 +1,7 @@
 """Quality of 8-bit reconstructions: PSNR, MS-SSIM, LPIPS, DISTS; None with a reason where one is undefined."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -46,24 +46,38 @@ class Metrics:
         self._lpips = lpips_network(lpips_net, device)
         self._dists = dists_network(device) if dists else None
 
-    @torch.no_grad()
     def measure(self, original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> Quality:
         """Compare two 8-bit (H, W, 3) pictures of one size. Raises ValueError for others."""
-        if not _comparable(original, decoded):
-            raise ValueError(
-                "metrics compare two 8-bit (H, W, 3) pictures of one size, not "
-                f"{original.dtype} {original.shape} and {decoded.dtype} {decoded.shape}"
-            )
-        reasons = self._reasons(original, decoded)
-        first, second = (to_tensor(pixels)[None].to(self.device) for pixels in (original, decoded))
-        measures: dict[str, Callable[[], float | Tensor]] = {
-            "psnr_db": lambda: psnr(original, decoded),
-            "ms_ssim": lambda: ms_ssim(127.5 * (first + 1), 127.5 * (second + 1), data_range=255),
-            "lpips": lambda: self._lpips(first, second),
-            "dists": lambda: cast(nn.Module, self._dists)(first, second),
+        return self.measure_all(original, [decoded])[0]
+
+    def measure_all(self, original: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]]) -> list[Quality]:
+        """Compare several reconstructions with one original, whose features are computed once for a batch of them."""
+        for pixels in decoded:
+            if not _comparable(original, pixels):
+                raise ValueError(
+                    "metrics compare two 8-bit (H, W, 3) pictures of one size, not "
+                    f"{original.dtype} {original.shape} and {pixels.dtype} {pixels.shape}"
+                )
+        return [quality for batch in _batches(decoded) for quality in self._measure(original, batch)]
+
+    @torch.no_grad()
+    def _measure(self, original: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]]) -> list[Quality]:
+        reasons = [self._reasons(original, pixels) for pixels in decoded]
+        undefined = set.intersection(*map(set, reasons))
+        first = to_tensor(original)[None].to(self.device)
+        others = torch.stack([to_tensor(pixels) for pixels in decoded]).to(self.device)
+        measures: dict[str, Callable[[], Sequence[float] | Tensor]] = {
+            "psnr_db": lambda: [psnr(original, pixels) for pixels in decoded],
+            "ms_ssim": lambda: _ms_ssim(first.expand_as(others), others),
+            "lpips": lambda: self._lpips(first, others),
+            "dists": lambda: cast(nn.Module, self._dists)(first, others),
         }
-        values = {name: None if name in reasons else float(measure()) for name, measure in measures.items()}
-        return Quality(**values, lpips_net=self.lpips_net, reasons=reasons)
+        columns = {name: list(map(float, measure())) for name, measure in measures.items() if name not in undefined}
+        rows = [
+            {name: None if name in why else columns[name][place] for name in measures}
+            for place, why in enumerate(reasons)
+        ]
+        return [Quality(**row, lpips_net=self.lpips_net, reasons=why) for row, why in zip(rows, reasons, strict=True)]
 
     def _reasons(self, original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> dict[str, str]:
         """Why a metric of this pair is undefined, for each that is."""
@@ -86,6 +100,19 @@ def psnr(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> float:
     difference = np.subtract(original, decoded, dtype=np.int64)
     error = np.square(difference).sum()  # in integers: exact
     return 10 * math.log10(255**2 * difference.size / error) if error else math.inf
+
+
+def _ms_ssim(first: Tensor, second: Tensor) -> Tensor:
+    """Of each pair in [-1, 1], (B,)."""
+    return cast(Tensor, ms_ssim(127.5 * (first + 1), 127.5 * (second + 1), data_range=255, size_average=False))
+
+
+def _batches(decoded: Sequence[NDArray[np.uint8]]) -> Iterator[Sequence[NDArray[np.uint8]]]:
+    """As many pictures at a time as the hungriest network has room for, and at least one."""
+    if decoded:
+        together = max(1, MOST_PIXELS["vgg"] // max(1, decoded[0].shape[0] * decoded[0].shape[1]))
+        for start in range(0, len(decoded), together):
+            yield decoded[start : start + together]
 
 
 def _comparable(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> bool:

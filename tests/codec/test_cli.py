@@ -101,6 +101,18 @@ def test_a_target_that_no_file_meets_is_said(source: Path, bundle: Bundle, tmp_p
     assert done.exit_code == 0 and "this is the smallest" in done.stderr
 
 
+def test_encode_keeps_a_floor_or_says_in_one_line_that_no_file_does(
+    source: Path, codec: Codec, bundle: Bundle, tmp_path: Path
+) -> None:
+    expected = codec.encode_to_quality(read_image(source), min_psnr_db=15, max_lpips=0.7)
+    done = fdc("encode", source, "-o", tmp_path / "a.fdc", "--min-psnr", 15, "--max-lpips", 0.7, bundle=bundle)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "a.fdc").read_bytes() == expected.data
+    done = fdc("encode", source, "-o", tmp_path / "b.fdc", "--min-psnr", 80, bundle=bundle)
+    assert done.exit_code == 1 and done.stdout == "" and not (tmp_path / "b.fdc").exists()
+    assert re.fullmatch(r"error: no file of this picture reaches a PSNR of 80 dB; the best is [\d.]+ dB\n", done.stderr)
+
+
 def test_decode_writes_the_pixels_of_the_library(file: Path, codec: Codec, bundle: Bundle, tmp_path: Path) -> None:
     assert fdc("decode", file, "-o", tmp_path / "out.PNG", bundle=bundle).exit_code == 0
     assert np.array_equal(read_image(tmp_path / "out.PNG").pixels, codec.decode(file.read_bytes()))
@@ -268,7 +280,11 @@ def test_an_earlier_report_in_the_folder_is_no_picture(source: Path, bundle: Bun
     ("line", "status", "message"),
     [
         ("encode in.png", 2, "--output"),
-        ("encode in.png -o out.fdc --quality 1 --target-bpp 1", 2, "not both"),
+        ("encode in.png -o out.fdc --quality 1 --target-bpp 1", 2, "give one of"),
+        ("encode in.png -o out.fdc --quality 1 --min-psnr 30", 2, "give one of"),
+        ("encode in.png -o out.fdc --target-bpp 1 --max-lpips 0.1", 2, "give one of"),
+        ("encode in.png -o out.fdc --min-psnr nan", 2, "positive"),
+        ("encode in.png -o out.fdc --max-lpips 0", 2, "positive"),
         ("encode in.png -o out.fdc --quality 0", 2, "positive"),
         ("encode in.png -o out.fdc --quality nan", 2, "positive"),
         ("encode in.png -o out.fdc --target-bpp -1", 2, "positive"),

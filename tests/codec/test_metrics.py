@@ -77,6 +77,20 @@ def test_a_photo_sized_pair_has_every_metric_and_no_reason(metrics: Metrics) -> 
     assert quality.dists is not None and 0 < quality.dists < 1
 
 
+def test_many_reconstructions_measure_as_each_alone(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = synthetic(170, 200)
+    decoded = [noisy(clean, 4), clean.copy(), noisy(clean, 16)]
+    monkeypatch.setitem(MOST_PIXELS, "vgg", 2 * 170 * 200)  # batches of two and one
+    together = metrics.measure_all(clean, decoded)
+    for alone, quality in zip((metrics.measure(clean, pixels) for pixels in decoded), together, strict=True):
+        assert quality.reasons == alone.reasons
+        for name in ("psnr_db", "ms_ssim", "lpips", "dists"):
+            assert getattr(quality, name) == (
+                None if getattr(alone, name) is None else pytest.approx(getattr(alone, name), abs=1e-6)
+            )
+    assert metrics.measure_all(clean, []) == []
+
+
 def test_identical_pictures_have_no_finite_psnr(metrics: Metrics) -> None:
     clean = synthetic(170, 200)
     quality = metrics.measure(clean, clean.copy())

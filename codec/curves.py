@@ -1,0 +1,58 @@
+"""Arithmetic of rate-distortion curves: values at a rate, bits at equal quality, intervals of paired differences."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = Sequence[float] | NDArray[np.float64]
+
+
+def at_rate(rates: Numbers, values: Numbers, rate: float) -> float | None:
+    """The value at a rate, linear in the logarithm of the rates > 0, which need no order; None outside of them."""
+    if not len(rates) or not min(rates) <= rate <= max(rates):
+        return None
+    order = np.argsort(rates)
+    return float(np.interp(np.log(rate), np.log(np.asarray(rates)[order]), np.asarray(values)[order]))
+
+
+def log_rate_difference(rates: Numbers, qualities: Numbers, other_rates: Numbers, other: Numbers) -> float | None:
+    """The mean of ln(rate / other rate) at equal quality, over the qualities that both curves have; larger is better.
+
+    Bjontegaard's measure with log rates piecewise linear in quality. Points that cost more bits for no more quality are
+    left out. None where the curves have no quality in common, and for a curve of one point.
+    """
+    (x, y), (u, v) = _front(rates, qualities), _front(other_rates, other)
+    low, high = max(x[0], u[0]), min(x[-1], u[-1])
+    if not low < high:
+        return None
+    places = np.unique(np.clip(np.concatenate([x, u, [low, high]]), low, high))
+    difference = np.interp(places, x, y) - np.interp(places, u, v)
+    return float(np.trapezoid(difference, places) / (high - low))
+
+
+def bd_rate(rates: Numbers, qualities: Numbers, other_rates: Numbers, other: Numbers) -> float | None:
+    """How many per cent more bits the first curve needs at equal quality: log_rate_difference in other words."""
+    difference = log_rate_difference(rates, qualities, other_rates, other)
+    return None if difference is None else 100 * float(np.expm1(difference))
+
+
+def bootstrap_interval(
+    differences: Numbers, *, draws: int = 10_000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """The percentile interval of the mean of paired differences, from means of samples drawn with replacement."""
+    values = np.asarray(differences, np.float64)
+    picks = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
+    tail = (1 - level) / 2
+    low, high = np.quantile(values[picks].mean(1), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _front(rates: Numbers, qualities: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rising qualities, and the logarithms of the rates at which each is first reached."""
+    kept: list[tuple[float, float]] = []
+    for rate, quality in sorted(zip(rates, qualities, strict=True), key=lambda point: (point[0], -point[1])):
+        if not kept or quality > kept[-1][0]:
+            kept.append((quality, float(np.log(rate))))
+    x, y = zip(*kept, strict=True)
+    return np.array(x), np.array(y)
