@@ -11,8 +11,9 @@ from torch import Tensor
 from codec import quantizer
 from codec.adapter import ParameterEstimator
 from codec.backbone import Backbone
-from codec.bitstream import File, pack, parse
+from codec.bitstream import DEFAULT_MAX_PIXELS, MAX_PIXELS, MAX_SIDE, File, pack, parse
 from codec.bundle import DEFAULT_BUNDLE, Bundle
+from codec.chunks import Chunks
 from codec.denoiser import denoise
 from codec.entropy.distribution import RateConstants, code_of_alpha
 from codec.entropy.entroformer import Entroformer
@@ -74,40 +75,57 @@ class Codec:
         return cls(opened, opened.load_backbone(backbone, device), entropy, tables, encoder, estimator)
 
     @torch.no_grad()
-    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY) -> Encoded:
+    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY, keep_exif: bool = True) -> Encoded:
         """Encode at lambda = quality > 0; larger means more bits and less distortion.
 
-        Raises ImageError for a picture with transparency, SettingsError for an impossible quality.
+        The colours are coded as they are, also where they are transparent. Alpha plane and colour profile are kept
+        without loss, since the picture looks wrong without them; so is the EXIF block unless `keep_exif` is false:
+        date, camera and place cannot be had again from the pixels. Raises ImageError for a picture beyond what a file
+        can hold, SettingsError for an impossible quality.
         """
         if not 0 < quality < float("inf"):
             raise SettingsError(f"quality must be a positive number, not {quality}")
         code = quantizer.code_of_quality(quality)
-        y = self._latent(picture)
-        return self._finish(picture, y, code, self._parameters(y, quantizer.quality_of_code(code)))
+        chunks, y = Chunks.of(picture, keep_exif=keep_exif), self._latent(picture)
+        return self._finish(picture, chunks, y, code, self._parameters(y, quantizer.quality_of_code(code)))
 
     @torch.no_grad()
-    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Encoded:
+    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float, *, keep_exif: bool = True) -> Encoded:
         """The largest file of at most `bits_per_pixel` (8 * file bytes / pixels), by bisection over the alpha code.
 
         Where even the coarsest bins need more, the smallest file.
         """
         if not bits_per_pixel > 0:
             raise SettingsError(f"a target of {bits_per_pixel} bits per pixel is impossible; give a positive number")
-        y = self._latent(picture)
-        best, low, high = self._at_alpha(picture, y, 0), 0, 255
+        chunks, y = Chunks.of(picture, keep_exif=keep_exif), self._latent(picture)
+        best, low, high = self._at_alpha(picture, chunks, y, 0), 0, 255
         while low < high:
             middle = (low + high + 1) // 2
-            tried = self._at_alpha(picture, y, middle)
+            tried = self._at_alpha(picture, chunks, y, middle)
             if 8 * len(tried.data) <= bits_per_pixel * picture.width * picture.height:
                 best, low = tried, middle
             else:
                 high = middle - 1
         return best
 
+    def decode(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+        """The colours (H, W, 3) of a file. Raises BitstreamError, also for one that declares more than max_pixels."""
+        return self._pixels(*self._symbols(data, max_pixels))
+
+    def decode_picture(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
+        """All that a file keeps: the colours as `decode` gives them, alpha plane, colour profile, EXIF block."""
+        file, symbols = self._symbols(data, max_pixels)
+        return file.chunks.picture(self._pixels(file, symbols), grey=file.grey)
+
+    def symbols(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Symbols:
+        """The symbols (4, h, w) int32 of a file: exact on every machine; VAE and U-Net are not run.
+
+        Time and memory are bounded by the pixels that the file declares, and so by max_pixels; FORMAT.md has figures.
+        """
+        return self._symbols(data, max_pixels)[1]
+
     @torch.no_grad()
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """The picture (H, W, 3) of a file. Raises BitstreamError."""
-        file, symbols = self._symbols(data)
+    def _pixels(self, file: File, symbols: Symbols) -> NDArray[np.uint8]:
         parameters = file.parameters
         k = torch.from_numpy(symbols)[None].to(self.backbone.device, torch.float32)
         y_hat = quantizer.dequantize(k, parameters.alpha.to(k.device))
@@ -120,20 +138,19 @@ class Codec:
             pixels = np.repeat(grey, 3, axis=2)
         return pixels
 
-    def symbols(self, data: bytes) -> Symbols:
-        """The symbols (4, h, w) int32 of a file: exact on every machine; VAE and U-Net are not run."""
-        return self._symbols(data)[1]
-
-    def _symbols(self, data: bytes) -> tuple[File, Symbols]:
-        file = parse(data)
+    def _symbols(self, data: bytes, max_pixels: int) -> tuple[File, Symbols]:
+        file = parse(data, max_pixels=max_pixels)
         if not self.bundle.id.startswith(file.bundle_id):
             raise BitstreamError(f"the file was written with bundle {file.bundle_id}, not {self.bundle.id[:16]}")
         codes = file.parameters.channel_codes
         return file, decompress(self.entropy, self.tables, file.stream, file.latent_shape, codes)
 
     def _latent(self, picture: Picture) -> Tensor:
-        if picture.alpha is not None:
-            raise ImageError("the picture has transparency, which .fdc does not keep; flatten it first")
+        width, height = picture.width, picture.height
+        if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+            raise ImageError(
+                f"{width} x {height} pixels are more than a file can hold ({MAX_SIDE} a side, {MAX_PIXELS} in all)"
+            )
         return self.backbone.encode(to_tensor(picture.pixels)[None].to(self.backbone.device))
 
     def _parameters(self, y: Tensor, quality: float) -> Parameters:
@@ -145,14 +162,16 @@ class Codec:
         code = quantizer.alpha_code_of_quality(quality, config.alpha_at_one)
         return quantizer.with_timestep((code,), y, self.backbone, config.parameters)
 
-    def _at_alpha(self, picture: Picture, y: Tensor, alpha_code: int) -> Encoded:
+    def _at_alpha(self, picture: Picture, chunks: Chunks, y: Tensor, alpha_code: int) -> Encoded:
         config = self.bundle.config
         mode = "measured" if config.parameters == "learned" else config.parameters
         parameters = quantizer.with_timestep((alpha_code,), y, self.backbone, mode)
         quality = quantizer.quality_of_alpha_code(alpha_code, config.alpha_at_one)
-        return self._finish(picture, y, quantizer.code_of_quality(quality), parameters)
+        return self._finish(picture, chunks, y, quantizer.code_of_quality(quality), parameters)
 
-    def _finish(self, picture: Picture, y: Tensor, quality_code: int, parameters: Parameters) -> Encoded:
+    def _finish(
+        self, picture: Picture, chunks: Chunks, y: Tensor, quality_code: int, parameters: Parameters
+    ) -> Encoded:
         scaled = parameters.alpha.to(y.device) * y
         symbols = quantizer.quantize(scaled, torch.ones(1, device=y.device))[0].cpu().numpy().astype(np.int32)
         codes = parameters.channel_codes
@@ -162,8 +181,9 @@ class Codec:
         ]
         whole = [z.round().cpu().numpy().astype(np.int32) for z in hyper]
         coded = compress(self.entropy, self.tables, symbols, whole, codes)
+        bundle_id = self.bundle.id[:16]
         file = File(
-            picture.width, picture.height, picture.grey, self.bundle.id[:16], quality_code, parameters, coded.data
+            picture.width, picture.height, picture.grey, bundle_id, quality_code, parameters, coded.data, chunks
         )
         return Encoded(
             data=pack(file),
