@@ -120,7 +120,7 @@ class Codec:
     def symbols(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Symbols:
         """The symbols (4, h, w) int32 of a file: exact on every machine; VAE and U-Net are not run.
 
-        Time and memory are bounded by the pixels that the file declares, and so by max_pixels; FORMAT.md has figures.
+        Time and memory are bounded by the pixels that the file declares, and so by max_pixels (FORMAT.md, section 4).
         """
         return self._symbols(data, max_pixels)[1]
 
