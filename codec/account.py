@@ -12,7 +12,7 @@ from codec.entropy.integer import ExactEntropyModel
 from codec.entropy.stream import tiles
 from codec.entropy.tables import Tables
 
-Part = Literal["header", "side information", "hyper-latent", "latent", "stream"]
+Part = Literal["header", "side information", "hyper-latent", "latent", "stream", "chunks"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,13 @@ def account(file: File, entropy: tuple[ExactEntropyModel, Tables] | None = None)
     """
     parameters, length = file.parameters, len(file.stream)
     alphas = ", ".join(f"{alpha_of_code(code):.4f} (code {code})" for code in parameters.alpha_codes)
+    chunks = {
+        "alpha plane": file.chunks.alpha,
+        "colour profile": file.chunks.icc,
+        "EXIF block": file.chunks.exif,
+    }
     kinds = ["four alpha codes"] * (len(parameters.alpha_codes) == 4) + ["grey"] * file.grey
+    kinds += [name for name, chunk in chunks.items() if chunk]
     fields: list[tuple[Part, str, str, int]] = [
         ("header", "magic", MAGIC.decode(), len(MAGIC)),
         ("header", "version", str(VERSION), 1),
@@ -54,6 +60,10 @@ def account(file: File, entropy: tuple[ExactEntropyModel, Tables] | None = None)
         shape = entropy[0].hyper_shape(rows, columns)
         entries.append(Entry("hyper-latent", "hyper-latent", " x ".join(map(str, shape)), hyper))
         entries.append(Entry("latent", "latent", f"4 x {rows} x {columns}", 8 * length - hyper))
+    for name, chunk in chunks.items():
+        if chunk:
+            size = len(chunk.coded)
+            entries.append(Entry("chunks", name, f"of {len(chunk.content)} bytes", 8 * (_varint_bytes(size) + size)))
     return [*entries, Entry("header", "checksum", "correct", 32)]
 
 

@@ -75,12 +75,13 @@ def encode(
         float | None,
         typer.Option(help="Greatest LPIPS (AlexNet); the smallest file that keeps it.", callback=_positive),
     ] = None,
+    exif: Annotated[bool, typer.Option(help="Keep the EXIF block: date, camera, place.")] = True,
     bundle: BundleFolder = None,
     backbone: BackbonePlace = None,
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """Compress a picture."""
+    """Compress a picture. Transparency is kept without loss."""
     floor = min_psnr is not None or max_lpips is not None
     if (quality is not None) + (target_bpp is not None) + floor > 1:
         raise typer.BadParameter("give one of --quality, --target-bpp, and a floor (--min-psnr, --max-lpips)")
@@ -92,11 +93,11 @@ def encode(
 
     codec = _codec(bundle, backbone, device)
     if target_bpp is not None:
-        encoded = codec.encode_to_bpp(picture, target_bpp)
+        encoded = codec.encode_to_bpp(picture, target_bpp, keep_exif=exif)
     elif floor:
-        encoded = codec.encode_to_quality(picture, min_psnr_db=min_psnr, max_lpips=max_lpips)
+        encoded = codec.encode_to_quality(picture, min_psnr_db=min_psnr, max_lpips=max_lpips, keep_exif=exif)
     else:
-        encoded = codec.encode(picture, quality=quality or DEFAULT_QUALITY)
+        encoded = codec.encode(picture, quality=quality or DEFAULT_QUALITY, keep_exif=exif)
     with _written(output) as temporary:
         temporary.write_bytes(encoded.data)
     bits_per_pixel = 8 * len(encoded.data) / (picture.width * picture.height)
@@ -119,7 +120,10 @@ def decode(
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """Restore a picture as PNG. The bundle is found by the id in the file, in the package or under --bundle."""
+    """Restore a picture as PNG, with its transparency and metadata.
+
+    The bundle is found by the id in the file, in the package or under --bundle.
+    """
     if output.suffix.lower() != ".png":
         raise typer.BadParameter(f"{output} does not end in .png, the one format that is written")
     _check_output(output, force)
@@ -127,9 +131,9 @@ def decode(
     from codec.images import encode_png
 
     codec = _codec(bundle, backbone, device, file)
-    pixels = codec.decode(data)
+    picture = codec.decode_picture(data)
     with _written(output) as temporary:
-        temporary.write_bytes(encode_png(pixels))
+        temporary.write_bytes(encode_png(picture))
     typer.echo(f"{output}: {file.width} x {file.height}")
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from codec import quantizer
 from codec.adapter import ParameterEstimator
 from codec.backbone import Backbone
-from codec.bitstream import File, pack, parse
+from codec.bitstream import DEFAULT_MAX_PIXELS, MAX_PIXELS, MAX_SIDE, File, pack, parse
 from codec.bundle import DEFAULT_BUNDLE, Bundle
+from codec.chunks import Chunks
 from codec.denoiser import denoise
 from codec.entropy.distribution import RateConstants, code_of_alpha
 from codec.entropy.entroformer import Entroformer
@@ -75,32 +76,40 @@ class Codec:
         return cls(opened, opened.load_backbone(backbone, device), entropy, tables, encoder, estimator)
 
     @torch.no_grad()
-    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY) -> Encoded:
+    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY, keep_exif: bool = True) -> Encoded:
         """Encode at lambda = quality > 0; larger means more bits and less distortion.
 
-        Raises ImageError for a picture with transparency, SettingsError for an impossible quality.
+        The colours are coded as they are, also where they are transparent. Alpha plane and colour profile are kept
+        without loss, since the picture looks wrong without them; so is the EXIF block unless `keep_exif` is false:
+        date, camera and place cannot be had again from the pixels. Raises ImageError for a picture beyond what a file
+        can hold, SettingsError for an impossible quality.
         """
         if not 0 < quality < float("inf"):
             raise SettingsError(f"quality must be a positive number, not {quality}")
         code = quantizer.code_of_quality(quality)
-        y = self._latent(picture)
-        return self._finish(picture, y, code, self._parameters(y, quantizer.quality_of_code(code)))
+        chunks, y = Chunks.of(picture, keep_exif=keep_exif), self._latent(picture)
+        return self._finish(picture, chunks, y, code, self._parameters(y, quantizer.quality_of_code(code)))
 
     @torch.no_grad()
-    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Encoded:
+    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float, *, keep_exif: bool = True) -> Encoded:
         """The largest file of at most `bits_per_pixel` (8 * file bytes / pixels), at most 3 % or 64 bytes below it.
 
         A picture that has no file so large, or none so small, gets the nearest that it has. Raises as encode does.
         """
         if not 0 < bits_per_pixel < float("inf"):
             raise SettingsError(f"a target of {bits_per_pixel} bits per pixel is impossible; give a positive number")
-        y = self._latent(picture)
+        chunks, y = Chunks.of(picture, keep_exif=keep_exif), self._latent(picture)
         size = bits_per_pixel * picture.width * picture.height / 8
-        return largest_within(lambda code: self._at_alpha(picture, y, code), size)
+        return largest_within(lambda code: self._at_alpha(picture, chunks, y, code), size)
 
     @torch.no_grad()
     def encode_to_quality(
-        self, picture: Picture, *, min_psnr_db: float | None = None, max_lpips: float | None = None
+        self,
+        picture: Picture,
+        *,
+        min_psnr_db: float | None = None,
+        max_lpips: float | None = None,
+        keep_exif: bool = True,
     ) -> Encoded:
         """The smallest file with at least this PSNR and at most this LPIPS (AlexNet): slightly wider bins miss them.
 
@@ -108,23 +117,33 @@ class Codec:
         be had, where no file meets the floor; SettingsError for an impossible one; otherwise as encode does.
         """
         floor = Floor(min_psnr_db, max_lpips)
-        y = self._latent(picture)
+        chunks, y = Chunks.of(picture, keep_exif=keep_exif), self._latent(picture)
         code = coarsest_reaching(floor, picture.pixels, lambda code: self._preview(picture, y, code))
-        return self._at_alpha(picture, y, code)
+        return self._at_alpha(picture, chunks, y, code)
+
+    def decode(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+        """The colours (H, W, 3) of a file. Raises BitstreamError, also for one that declares more than max_pixels."""
+        return self._pixels(*self._symbols(data, max_pixels))
+
+    def decode_picture(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
+        """All that a file keeps: the colours as `decode` gives them, alpha plane, colour profile, EXIF block."""
+        file, symbols = self._symbols(data, max_pixels)
+        return file.chunks.picture(self._pixels(file, symbols), grey=file.grey)
+
+    def symbols(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Symbols:
+        """The symbols (4, h, w) int32 of a file: exact on every machine; VAE and U-Net are not run.
+
+        Time and memory are bounded by the pixels that the file declares, and so by max_pixels (FORMAT.md, section 4).
+        """
+        return self._symbols(data, max_pixels)[1]
 
     @torch.no_grad()
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """The picture (H, W, 3) of a file. Raises BitstreamError."""
-        file, symbols = self._symbols(data)
+    def _pixels(self, file: File, symbols: Symbols) -> NDArray[np.uint8]:
         k = torch.from_numpy(symbols)[None].to(self.backbone.device, torch.float32)
         return self._restore(k, file.parameters, (file.height, file.width), file.grey)
 
-    def symbols(self, data: bytes) -> Symbols:
-        """The symbols (4, h, w) int32 of a file: exact on every machine; VAE and U-Net are not run."""
-        return self._symbols(data)[1]
-
-    def _symbols(self, data: bytes) -> tuple[File, Symbols]:
-        file = parse(data)
+    def _symbols(self, data: bytes, max_pixels: int) -> tuple[File, Symbols]:
+        file = parse(data, max_pixels=max_pixels)
         if not self.bundle.id.startswith(file.bundle_id):
             raise BitstreamError(f"the file was written with bundle {file.bundle_id}, not {self.bundle.id[:16]}")
         codes = file.parameters.channel_codes
@@ -146,8 +165,11 @@ class Codec:
         return pixels
 
     def _latent(self, picture: Picture) -> Tensor:
-        if picture.alpha is not None:
-            raise ImageError("the picture has transparency, which .fdc does not keep; flatten it first")
+        width, height = picture.width, picture.height
+        if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+            raise ImageError(
+                f"{width} x {height} pixels are more than a file can hold ({MAX_SIDE} a side, {MAX_PIXELS} in all)"
+            )
         return self.backbone.encode_pixels(picture.pixels)
 
     def _parameters(self, y: Tensor, quality: float) -> Parameters:
@@ -163,9 +185,9 @@ class Codec:
         mode = self.bundle.config.parameters
         return quantizer.with_timestep((alpha_code,), y, self.backbone, "measured" if mode == "learned" else mode)
 
-    def _at_alpha(self, picture: Picture, y: Tensor, alpha_code: int) -> Encoded:
+    def _at_alpha(self, picture: Picture, chunks: Chunks, y: Tensor, alpha_code: int) -> Encoded:
         quality = quantizer.quality_of_alpha_code(alpha_code, self.bundle.config.alpha_at_one)
-        return self._finish(picture, y, quantizer.code_of_quality(quality), self._with_alpha(y, alpha_code))
+        return self._finish(picture, chunks, y, quantizer.code_of_quality(quality), self._with_alpha(y, alpha_code))
 
     def _preview(self, picture: Picture, y: Tensor, alpha_code: int) -> NDArray[np.uint8]:
         """What the file at this alpha code decodes to, without making it."""
@@ -173,7 +195,9 @@ class Codec:
         k = quantizer.quantize(y, parameters.alpha.to(y.device))
         return self._restore(k, parameters, (picture.height, picture.width), picture.grey)
 
-    def _finish(self, picture: Picture, y: Tensor, quality_code: int, parameters: Parameters) -> Encoded:
+    def _finish(
+        self, picture: Picture, chunks: Chunks, y: Tensor, quality_code: int, parameters: Parameters
+    ) -> Encoded:
         scaled = parameters.alpha.to(y.device) * y
         symbols = quantizer.quantize(scaled, torch.ones(1, device=y.device))[0].cpu().numpy().astype(np.int32)
         codes = parameters.channel_codes
@@ -183,8 +207,9 @@ class Codec:
         ]
         whole = [z.round().cpu().numpy().astype(np.int32) for z in hyper]
         coded = compress(self.entropy, self.tables, symbols, whole, codes)
+        bundle_id = self.bundle.id[:16]
         file = File(
-            picture.width, picture.height, picture.grey, self.bundle.id[:16], quality_code, parameters, coded.data
+            picture.width, picture.height, picture.grey, bundle_id, quality_code, parameters, coded.data, chunks
         )
         return Encoded(
             data=pack(file),

@@ -82,11 +82,31 @@ def read_image(source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> P
         raise ImageError(f"{name} is damaged or cut short: {reason}") from None
 
 
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Pixels (H, W, 3), or (H, W) grey, as a PNG file."""
+def encode_png(picture: Picture | NDArray[np.uint8]) -> bytes:
+    """Pixels (H, W, 3), or (H, W) grey, as a PNG file; of a picture also alpha plane, colour profile and EXIF block.
+
+    A grey picture becomes a grey PNG. A profile of another kind than the pixels, which PNG does not allow, is left out.
+    """
+    if not isinstance(picture, Picture):
+        return _png(Image.fromarray(picture))
+    grey = picture.grey and _space(picture.icc) in (b"", b"GRAY")
+    image = Image.fromarray(picture.pixels[..., 0] if grey else picture.pixels)
+    if picture.alpha is not None:
+        image.putalpha(Image.fromarray(picture.alpha))
+    fitting = _space(picture.icc) == (b"GRAY" if grey else b"RGB ")
+    beside = {"icc_profile": picture.icc if fitting else None, "exif": picture.exif}
+    return _png(image, **{name: value for name, value in beside.items() if value})
+
+
+def _png(image: Image.Image, **beside: bytes) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=4)
+    image.save(stream, "PNG", compress_level=4, **beside)
     return stream.getvalue()
+
+
+def _space(icc: bytes | None) -> bytes:
+    """The colour space that a profile says it is for, empty where there is none."""
+    return (icc or b"")[16:20]
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:

@@ -31,7 +31,7 @@ REASONS: Mapping[str, str] = {
     "timeout": "failed: took longer than image_timeout",
     "encoder": "failed: the encoder raised an error",
     "would_grow": "fallback: the .fdc file would not be smaller than the source",
-    "transparency": "fallback: the codec keeps no alpha channel",
+    "unsupported": "fallback: beyond what an .fdc file holds: its longest side, or the size of its metadata",
     "unverified": "fallback: a second process did not decode the .fdc file to the same symbols",
 }
 NOT_HELD = ("source_changed", "source_missing")

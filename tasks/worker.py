@@ -37,12 +37,13 @@ class _Worker:
             "width": picture.width,
             "height": picture.height,
         }
-        if picture.alpha is not None:
-            return answer | {"fallback": "transparency"}, b""
-        if header["target_bpp"] is not None:
-            encoded = self.codec.encode_to_bpp(picture, header["target_bpp"])
-        else:
-            encoded = self.codec.encode(picture, quality=header["quality"])
+        try:
+            if header["target_bpp"] is not None:
+                encoded = self.codec.encode_to_bpp(picture, header["target_bpp"])
+            else:
+                encoded = self.codec.encode(picture, quality=header["quality"])
+        except ImageError:  # the picture was read whole; it is the format that cannot hold it
+            return answer | {"fallback": "unsupported"}, b""
         answer["encode_seconds"] = time.perf_counter() - started
         if len(encoded.data) >= len(source):
             return answer | {"fallback": "would_grow"}, b""
@@ -71,9 +72,9 @@ class _Worker:
         return measured
 
     def decode(self, data: bytes) -> Frame:
-        """Decode one stream to a PNG."""
-        pixels = self.codec.decode(data)
-        return {"width": pixels.shape[1], "height": pixels.shape[0]}, encode_png(pixels)
+        """Decode one file to a PNG with its transparency and metadata."""
+        picture = self.codec.decode_picture(data)
+        return {"width": picture.width, "height": picture.height}, encode_png(picture)
 
 
 def _line(error: Exception) -> str:

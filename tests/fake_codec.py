@@ -11,20 +11,17 @@ import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.errors import BitstreamError, BundleError
-
-if TYPE_CHECKING:
-    from codec.images import Picture
+from codec.errors import BitstreamError, BundleError, ImageError
+from codec.images import Picture
 
 DEFAULT_QUALITY = 4.0
 FAKE = "tests.fake_codec:FakeCodec"
 
-CRASH, HANG, KILLED, RAISE, CORRUPT, GROW = range(1, 7)
+CRASH, HANG, KILLED, RAISE, CORRUPT, GROW, UNSUPPORTED = range(1, 8)
 """Values of the first pixel's red, after (., 13, 37), that make encoding go wrong."""
 
 
@@ -64,13 +61,13 @@ class FakeCodec:
             raise BundleError(f"{bundle}: no bundle here; name a folder with one")
         return cls(FakeBundle(Path(bundle)))
 
-    def encode(self, picture: "Picture", *, quality: float = DEFAULT_QUALITY) -> Encoded:
+    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY) -> Encoded:
         return self._encode(picture, quality)
 
-    def encode_to_bpp(self, picture: "Picture", bits_per_pixel: float) -> Encoded:
+    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Encoded:
         return self._encode(picture, bits_per_pixel)
 
-    def _encode(self, picture: "Picture", quality: float) -> Encoded:
+    def _encode(self, picture: Picture, quality: float) -> Encoded:
         pixels = picture.pixels & 0xE0
         red, *marker = (int(value) for value in picture.pixels[0, 0])
         fault = red if marker == [13, 37] else 0
@@ -83,7 +80,7 @@ class FakeCodec:
             data = self._pack(picture, payload)
         return Encoded(data, _symbols(picture.pixels & 0xE0), quality, 12.5, 3, 8 * len(payload), 16)
 
-    def _pack(self, picture: "Picture", payload: bytes) -> bytes:
+    def _pack(self, picture: Picture, payload: bytes) -> bytes:
         return self.bundle.salt[:4].ljust(4) + struct.pack("<II", picture.width, picture.height) + payload
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
@@ -96,6 +93,9 @@ class FakeCodec:
             raise BitstreamError("damaged") from error
         return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
+    def decode_picture(self, data: bytes) -> Picture:
+        return Picture(self.decode(data))
+
     def symbols(self, data: bytes) -> NDArray[np.int32]:
         return _symbols(self.decode(data))
 
@@ -105,6 +105,8 @@ def misbehave(fault: int) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
     if fault == KILLED:
         os.kill(os.getpid(), signal.SIGKILL)
+    if fault == UNSUPPORTED:
+        raise ImageError("more than a file can hold")
     if fault == RAISE:
         raise RuntimeError("the encoder\nis out of sorts")
     while fault == HANG:

@@ -1,11 +1,13 @@
 """Symbols to bytes and back with a range coder (constriction), by integer tables alone."""
 
+import math
+
 import constriction
 import numpy as np
 from numpy.typing import NDArray
 
 from codec.entropy.distribution import FRACTIONS
-from codec.entropy.tables import Tables
+from codec.entropy.tables import TOTAL, Tables
 from codec.errors import BitstreamError
 
 SYMBOL_LIMIT = 2**15 - 1
@@ -66,20 +68,32 @@ class SymbolDecoder:
     def __init__(self, tables: Tables, data: bytes) -> None:
         if len(data) % 4:
             raise BitstreamError(f"the coded stream has {len(data)} bytes, not a multiple of 4; the file is damaged")
+        if not data:
+            raise BitstreamError("the coded stream is empty; the file is damaged")
         self.tables = tables
         self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
+        self._room = 8.0 * len(data) + 1  # the one is for what rounding does to the sum of logarithms
 
     def read(self, means: NDArray[np.int64], levels: NDArray[np.int64]) -> Symbols:
-        """The next symbols, (n,) int32. Raises BitstreamError when the stream cannot be what an encoder wrote."""
+        """The next symbols, (n,) int32. Raises BitstreamError when the stream cannot be what an encoder wrote.
+
+        Past its end the coder reads zeros and would go on for ever. No stream holds symbols of more information than it
+        has bits, so that is checked after each call, and a short stream ends the work in the part where it ran out.
+        """
         whole, indices = _split(means, levels)
-        residuals, radii = np.empty(len(means), np.int64), self.tables.radii[levels]
+        entries, residuals = np.empty(len(means), np.int64), np.empty(len(means), np.int64)
+        radii = self.tables.radii[levels]
         decode, model = self._coder.decode, self.tables.model
         try:
             for place, (radius, index) in enumerate(zip(radii.tolist(), indices.tolist(), strict=True)):
-                entry = decode(model(index))
+                entries[place] = entry = decode(model(index))
                 residuals[place] = entry - radius if entry <= 2 * radius else self._escaped(radius)
         except AssertionError:  # how the library reports a state that no encoder produces
             raise BitstreamError("the coded stream is damaged: it holds a state that no encoder writes") from None
+        counts = self.tables.counts[self.tables.starts[indices] + entries]
+        self._room -= math.log2(TOTAL) * len(counts) - float(np.log2(counts).sum())
+        if self._room < 0:
+            raise BitstreamError("the coded stream is shorter than its symbols; the file is damaged")
         symbols = whole + residuals
         if symbols.size and np.abs(symbols).max() > SYMBOL_LIMIT:
             raise BitstreamError(f"the coded stream is damaged: a symbol's magnitude exceeds {SYMBOL_LIMIT}")
@@ -91,6 +105,7 @@ class SymbolDecoder:
             width += 1
             if width > LONGEST_PREFIX:
                 raise BitstreamError("the coded stream is damaged: an escape code has no end")
+        self._room -= 2 * width + 1
         value = 1
         for _ in range(width):
             value = 2 * value + int(self._coder.decode(_BIT))

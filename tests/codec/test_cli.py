@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from codec import Codec, Metrics, Picture, encode_png, read_image
@@ -116,6 +117,22 @@ def test_encode_keeps_a_floor_or_says_in_one_line_that_no_file_does(
 def test_decode_writes_the_pixels_of_the_library(file: Path, codec: Codec, bundle: Bundle, tmp_path: Path) -> None:
     assert fdc("decode", file, "-o", tmp_path / "out.PNG", bundle=bundle).exit_code == 0
     assert np.array_equal(read_image(tmp_path / "out.PNG").pixels, codec.decode(file.read_bytes()))
+
+
+@pytest.mark.parametrize("option", ["--exif", "--no-exif"])
+def test_transparency_and_exif_go_through_both_commands(option: str, bundle: Bundle, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    alpha = synthetic(70, 90)[..., 1]
+    source = Picture(synthetic(70, 90), alpha=alpha, exif=exif.tobytes())
+    (tmp_path / "in.png").write_bytes(encode_png(source))
+    assert fdc("encode", tmp_path / "in.png", "-o", tmp_path / "a.fdc", option, bundle=bundle).exit_code == 0
+    assert fdc("decode", tmp_path / "a.fdc", "-o", tmp_path / "a.png", bundle=bundle).exit_code == 0
+    restored = read_image(tmp_path / "a.png")
+    assert restored.alpha is not None and np.array_equal(restored.alpha, alpha)
+    assert (restored.exif is not None) == (option == "--exif")
+    shown = fdc("info", tmp_path / "a.fdc", bundle=bundle).stdout
+    assert "alpha plane" in shown and ("EXIF block" in shown) == (option == "--exif")
 
 
 def test_the_bundle_of_a_file_is_found_among_others(file: Path, bundle: Bundle, tmp_path: Path) -> None:
@@ -296,7 +313,6 @@ def test_an_earlier_report_in_the_folder_is_no_picture(source: Path, bundle: Bun
         ("encode absent.png -o out.fdc", 1, "absent.png: No such file"),
         ("encode . -o out.fdc", 1, "directory"),
         ("encode text.jpg -o out.fdc", 1, "text.jpg is not a picture"),
-        ("encode clear.png -o out.fdc", 1, "transparency"),
         ("encode in.png -o absent/out.fdc", 1, "absent is no folder"),
         ("encode in.png -o out.fdc --bundle absent", 1, "absent is not a bundle"),
         ("encode in.png -o out.fdc --device cuda:99", 1, "'cuda:99' is not available"),
@@ -314,7 +330,6 @@ def test_a_mistake_is_one_line_and_no_traceback(
 ) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "cut.fdc").write_bytes(file.read_bytes()[:-5])
-    (tmp_path / "clear.png").write_bytes(encode_png(np.zeros((9, 9, 4), np.uint8)))
     before = names(tmp_path)
     monkeypatch.chdir(tmp_path)
     done = fdc(*line.split())

@@ -16,6 +16,9 @@ from tasks.storage import Store
 from tests.conftest import synthetic
 from tests.tasks.pictures import folder
 
+MASK = np.tile(np.arange(51, dtype=np.uint8) * 5, (37, 1))
+MAKER = 0x010F
+
 
 def encoded(kind: str, height: int, width: int) -> bytes:
     buffer = io.BytesIO()
@@ -23,12 +26,23 @@ def encoded(kind: str, height: int, width: int) -> bytes:
     return buffer.getvalue()
 
 
+def transparent() -> bytes:
+    """A PNG of 51 x 37 with an alpha plane and an EXIF block."""
+    exif = Image.Exif()
+    exif[MAKER] = "maker"
+    buffer = io.BytesIO()
+    Image.fromarray(np.dstack([synthetic(37, 51), MASK])).save(buffer, "PNG", exif=exif)
+    return buffer.getvalue()
+
+
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Three pictures, a damaged one, and their archive with the shipped bundle."""
+    """Four pictures, a damaged one, and their archive with the shipped bundle."""
     home = tmp_path_factory.mktemp("real")
     large = encoded("PNG", 168, 200)
-    files = {"large.png": large, "small.jpg": encoded("JPEG", 37, 51), "cut.png": large[:-99], "again.png": large}
+    small = encoded("JPEG", 37, 51)
+    files = {"large.png": large, "small.jpg": small, "cut.png": large[:-99], "again.png": large}
+    files["clear.png"] = transparent()
     source = folder(home / "s", files)
     compress(str(source), str(home / "a"), Settings(threads=1))
     return source, home / "a"
@@ -38,6 +52,7 @@ def test_every_picture_is_verified_and_measured(packed: tuple[Path, Path]) -> No
     found = {row["key"]: row for row in report.query(Store(str(packed[1])), "SELECT * FROM rows")}
     assert {key: row["status"] for key, row in found.items()} == {
         "again.png": "compressed",
+        "clear.png": "compressed",
         "large.png": "compressed",
         "small.jpg": "compressed",
         "cut.png": "failed",
@@ -65,7 +80,11 @@ def test_what_is_restored_is_what_the_codec_decodes(packed: tuple[Path, Path], t
     for path in tmp_path.iterdir():
         with Image.open(path) as image:
             sizes[path.name] = image.size
-    assert sizes == {"large.png": (200, 168), "again.png": (200, 168), "small.jpg.png": (51, 37)}
+            if path.name == "clear.png":
+                assert np.array_equal(np.asarray(image.getchannel("A")), MASK)
+                assert image.getexif()[MAKER] == "maker"
+    small = (51, 37)
+    assert sizes == {"large.png": (200, 168), "again.png": (200, 168), "small.jpg.png": small, "clear.png": small}
 
     store = Store(str(archive))
     (row,) = report.query(store, "SELECT * FROM rows WHERE key = 'large.png'")

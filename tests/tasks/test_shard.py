@@ -1,6 +1,5 @@
 """Nothing is lost: whatever a source is or does, it ends as the row it should, and the shard goes on."""
 
-import io
 import os
 import tarfile
 from collections.abc import Callable
@@ -8,10 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import webdataset
-from PIL import Image
 
 from codec.errors import ArchiveError
 from tasks import listing, names, report, shard
@@ -21,12 +18,6 @@ from tests import fake_codec
 from tests.tasks.pictures import SMALL, folder, pack, png, rows
 
 ONE_SHARD = replace(SMALL, max_images_per_shard=100)
-
-
-def transparent() -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((16, 16, 4), 100, np.uint8), "RGBA").save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +37,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, fake_bundle: Path) -> tuple[
         "raise.png": png(7, fault=fake_codec.RAISE),
         "corrupt.png": png(8, fault=fake_codec.CORRUPT),
         "grow.PNG": png(9, fault=fake_codec.GROW),
-        "transparent.png": transparent(),
+        "unsupported.png": png(10, fault=fake_codec.UNSUPPORTED),
     }
     source = folder(home / "s", files)
     pack(source, home / "a", fake_bundle, replace(ONE_SHARD, image_timeout=8.0))
@@ -70,7 +61,7 @@ def test_every_source_ends_as_the_row_it_should(mixed: Mixed) -> None:
         "raise.png": ("failed", "encoder"),
         "corrupt.png": ("fallback", "unverified"),
         "grow.PNG": ("fallback", "would_grow"),
-        "transparent.png": ("fallback", "transparency"),
+        "unsupported.png": ("fallback", "unsupported"),
     }
 
 
@@ -86,7 +77,7 @@ def test_a_failed_row_says_why_in_one_line_and_has_no_bytes(mixed: Mixed) -> Non
 
 def test_a_fallback_keeps_the_sources_own_bytes(mixed: Mixed) -> None:
     source, archive, found = mixed
-    for key in ("corrupt.png", "grow.PNG", "transparent.png"):
+    for key in ("corrupt.png", "grow.PNG", "unsupported.png"):
         row = found[key]
         assert row["codec"] == "original"
         kept = Store(str(archive)).read_range(row["tar"], row["offset"], row["length"])

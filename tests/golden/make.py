@@ -1,0 +1,101 @@
+"""python -m tests.golden.make: writes the golden files of format version 1, once.
+
+bundles.tar.xz   small frozen bundles of random weights, one for each kind of entropy model
+NAME.fdc         files that have every feature of the format
+symbols.json     what each of them must decode to, for ever
+
+Files that exist are never written again: a decoder that reads them otherwise is wrong, not they.
+"""
+
+import hashlib
+import json
+import sys
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from codec import Codec, Picture
+from codec.adapter import AdapterSettings
+from codec.bitstream import parse
+from codec.bundle import Bundle
+from codec.errors import SettingsError
+from tests.codec.image_files import DISPLAY_P3, profile
+from tests.codec.tiny_bundles import tiny_bundle
+from tests.conftest import synthetic
+
+GOLDEN = Path(__file__).parent
+BUNDLES, SYMBOLS = "bundles.tar.xz", "symbols.json"
+KINDS: Mapping[str, Mapping[str, object]] = {
+    "parallel": {},
+    "four-alphas": {"parameters": "learned", "adapter": AdapterSettings(channels=(4, 4, 4), alphas=4)},
+}
+"""Settings of the bundles by name."""
+
+
+def pictures() -> dict[str, tuple[Picture, float]]:
+    """Pictures and their lambdas: odd sizes, one pixel, two tiles, grey, chunks, extreme rates."""
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    grey = np.repeat(synthetic(33, 47, seed=5)[..., :1], 3, axis=2)
+    mask = np.tile(np.arange(31, dtype=np.uint8) * 8, (57, 1))
+    return {
+        "one-pixel": (Picture(synthetic(1, 1, seed=1)), 8.0),
+        "odd": (Picture(synthetic(7, 3, seed=2)), 8.0),
+        "plain": (Picture(synthetic(64, 96, seed=3)), 8.0),
+        "two-tiles-wide": (Picture(synthetic(16, 1033, seed=4)), 2.0),
+        "two-tiles-high": (Picture(synthetic(1040, 9, seed=4)), 2.0),
+        "grey": (Picture(grey, grey=True), 8.0),
+        "alpha": (Picture(synthetic(57, 31, seed=6), alpha=mask), 8.0),
+        "binary-alpha": (Picture(grey, grey=True, alpha=np.where(grey[..., 0] > 100, 255, 0).astype(np.uint8)), 8.0),
+        "icc-exif": (Picture(synthetic(40, 40, seed=7), icc=profile(2.2, DISPLAY_P3), exif=exif.tobytes()), 8.0),
+        "lowest-lambda": (Picture(synthetic(90, 70, seed=8)), 0.02),
+        "highest-lambda": (Picture(synthetic(32, 24, seed=9)), 3000.0),
+        "flat": (Picture(np.full((200, 136, 3), 77, np.uint8), grey=True), 0.5),
+    }
+
+
+def described(codec: Codec, kind: str, data: bytes) -> dict[str, Any]:
+    """What must never change about a file: its bundle, its size, its symbols and its chunks."""
+    file = parse(data)
+    chunks = {"alpha": file.chunks.alpha, "icc": file.chunks.icc, "exif": file.chunks.exif}
+    return {
+        "bundle": kind,
+        "width": file.width,
+        "height": file.height,
+        "grey": file.grey,
+        "symbols": hashlib.sha256(codec.symbols(data).astype("<i4").tobytes()).hexdigest(),
+        **{name: chunk and hashlib.sha256(chunk.content).hexdigest() for name, chunk in chunks.items()},
+    }
+
+
+def bundles(folder: Path) -> dict[str, Bundle]:
+    """The frozen bundles, unpacked into an empty folder."""
+    with tarfile.open(GOLDEN / BUNDLES) as archive:
+        archive.extractall(folder, filter="data")
+    return {path.name: Bundle.open(path) for path in sorted(folder.iterdir())}
+
+
+def make(folder: Path) -> None:
+    """Write everything into a folder that has none of it. Raises SettingsError where it has."""
+    if (folder / BUNDLES).exists() or (folder / SYMBOLS).exists():
+        raise SettingsError(f"{folder} has golden files; they are never changed, only added to by a new version")
+    expected: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for kind, changes in KINDS.items():
+            codec = Codec.load(tiny_bundle(Path(scratch) / kind, **changes))
+            for name, (picture, quality) in pictures().items():
+                encoded = codec.encode(picture, quality=quality)
+                (folder / f"{kind}-{name}.fdc").write_bytes(encoded.data)
+                expected[f"{kind}-{name}.fdc"] = described(codec, kind, encoded.data)
+        with tarfile.open(folder / BUNDLES, "w:xz", preset=9) as archive:
+            archive.add(scratch, arcname=".")
+    (folder / SYMBOLS).write_text(json.dumps(expected, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]) if len(sys.argv) > 1 else GOLDEN)
