@@ -62,12 +62,6 @@ class BundleConfig:
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """SHA-256 of each file of the bundle, by its path in it."""
 
-    @property
-    def id(self) -> str:
-        """SHA-256 of the canonical JSON of this configuration, and so of all files."""
-        text = json.dumps({"format": FORMAT} | dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
-
 
 @dataclass(frozen=True)
 class Bundle:
@@ -75,10 +69,8 @@ class Bundle:
 
     path: Path
     config: BundleConfig
-
-    @property
-    def id(self) -> str:
-        return self.config.id
+    id: str
+    """SHA-256 of the configuration's canonical JSON, and so of all files."""
 
     @classmethod
     def open(cls, path: str | Path) -> "Bundle":
@@ -90,6 +82,7 @@ class Bundle:
             raise BundleError(f"{path} is not a bundle: it has no readable {CONFIG}") from None
         except ValueError as error:
             raise BundleError(f"{path / CONFIG} is damaged: {error}") from None
+        canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))  # as written: settings may be added one day
         config = _read_config(data, path)
         for name, expected in config.files.items():
             try:
@@ -100,7 +93,7 @@ class Bundle:
                 raise BundleError(
                     f"the bundle {path} is damaged: {name} does not have the SHA-256 that {CONFIG} states"
                 )
-        return cls(path, config)
+        return cls(path, config, hashlib.sha256(canonical.encode()).hexdigest())
 
     def load_backbone(self, source: str | Path | None = None, device: str = "cpu") -> Backbone:
         """The bundle's backbone, checked by content hash; `source` overrides where it is looked for."""

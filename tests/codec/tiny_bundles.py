@@ -38,11 +38,11 @@ def tiny_entropy(settings: EntroformerSettings = TINY, seed: int = 1) -> Entrofo
     return model
 
 
-def tiny_bundle(folder: Path, **changes: object) -> Bundle:
+def tiny_bundle(folder: Path, *, entropy: EntroformerSettings = TINY, **changes: object) -> Bundle:
     """A whole bundle in a new folder."""
     values: dict[str, object] = {"name": "tiny", "backbone_source": "embedded", "steps": 2}
     values |= {"adapter": AdapterSettings(channels=(4, 4, 4)), **changes}
-    config = BundleConfig(backbone_hash="", entropy=TINY, **values)  # type: ignore[arg-type]
+    config = BundleConfig(backbone_hash="", entropy=entropy, **values)  # type: ignore[arg-type]
     torch.manual_seed(2)
     estimator = ParameterEstimator(config.adapter)
-    return write_bundle(folder, config, tiny_entropy(), backbone=tiny_backbone(), estimator=estimator)
+    return write_bundle(folder, config, tiny_entropy(entropy), backbone=tiny_backbone(), estimator=estimator)

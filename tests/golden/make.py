@@ -7,6 +7,7 @@ symbols.json     what each of them must decode to, for ever
 Files that exist are never written again: a decoder that reads them otherwise is wrong, not they.
 """
 
+import dataclasses
 import hashlib
 import json
 import sys
@@ -23,6 +24,7 @@ from codec import Codec, Picture
 from codec.adapter import AdapterSettings
 from codec.bitstream import parse
 from codec.bundle import Bundle
+from codec.entropy.entroformer import EntroformerSettings
 from codec.errors import SettingsError
 from tests.codec.image_files import DISPLAY_P3, profile
 from tests.codec.tiny_bundles import tiny_bundle
@@ -30,11 +32,17 @@ from tests.conftest import synthetic
 
 GOLDEN = Path(__file__).parent
 BUNDLES, SYMBOLS = "bundles.tar.xz", "symbols.json"
-KINDS: Mapping[str, Mapping[str, object]] = {
-    "parallel": {},
-    "four-alphas": {"parameters": "learned", "adapter": AdapterSettings(channels=(4, 4, 4), alphas=4)},
+SIZES = EntroformerSettings(dim=16, depth=2, heads=2, top_k=8, hyper_channels=4)
+KINDS: Mapping[str, Mapping[str, Any]] = {
+    "parallel": {"entropy": SIZES},
+    "conditioned": {
+        "entropy": dataclasses.replace(SIZES, channel_conditioning=True),
+        "parameters": "learned",
+        "adapter": AdapterSettings(channels=(4, 4, 4), alphas=4),
+    },
+    "serial": {"entropy": dataclasses.replace(SIZES, order="serial")},
 }
-"""Settings of the bundles by name."""
+"""Settings of the bundles by name; the second also has an alpha for each channel."""
 
 
 def pictures() -> dict[str, tuple[Picture, float]]:

@@ -1,0 +1,43 @@
+"""Files written with version 1 decode to the same symbols and chunks for ever."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codec import Codec
+from codec.bitstream import pack, parse
+from codec.errors import SettingsError
+from tests.golden.make import BUNDLES, GOLDEN, KINDS, SYMBOLS, bundles, described, make, pictures
+
+EXPECTED = json.loads((GOLDEN / SYMBOLS).read_text())
+
+
+@pytest.fixture(scope="module")
+def codecs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Codec]:
+    return {name: Codec.load(bundle) for name, bundle in bundles(tmp_path_factory.mktemp("golden")).items()}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_golden_file_decodes_as_it_always_did(name: str, codecs: dict[str, Codec]) -> None:
+    data, expected = (GOLDEN / name).read_bytes(), EXPECTED[name]
+    codec = codecs[expected["bundle"]]
+    assert described(codec, expected["bundle"], data) == expected
+    assert pack(parse(data)) == data
+    picture = codec.decode_picture(data)
+    assert picture.pixels.shape == (expected["height"], expected["width"], 3)
+    if expected["grey"]:
+        assert np.array_equal(picture.pixels, np.repeat(picture.pixels[..., :1], 3, axis=2))
+
+
+def test_every_golden_file_is_listed_and_every_kind_has_all_pictures() -> None:
+    assert {path.name for path in GOLDEN.glob("*.fdc")} == set(EXPECTED)
+    assert set(EXPECTED) == {f"{kind}-{name}.fdc" for kind in KINDS for name in pictures()}
+    assert sum(path.stat().st_size for path in GOLDEN.iterdir() if path.is_file()) <= 1_000_000
+
+
+def test_golden_files_are_never_written_again(tmp_path: Path) -> None:
+    (tmp_path / BUNDLES).touch()
+    with pytest.raises(SettingsError, match="never changed"):
+        make(tmp_path)
