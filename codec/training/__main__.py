@@ -14,11 +14,13 @@ import torch
 from accelerate import Accelerator
 from torch.utils.tensorboard import SummaryWriter
 
+from codec.backbone import Backbone
 from codec.bundle import Bundle, write_bundle
 from codec.errors import FdcError, SettingsError
 from codec.training.card import write_card
-from codec.training.data import CropSampler, ShardedImages
+from codec.training.data import CropSampler, ShardedImages, Source
 from codec.training.evaluation import averages, evaluate_bundle
+from codec.training.latents import CachedLatents
 from codec.training.pretraining import AutoencoderStage, DecoderStage, UNetStage
 from codec.training.settings import StageName, StageSettings, TrainingSettings, read_settings, to_json
 from codec.training.stages import AdapterStage, EntropyStage
@@ -78,7 +80,8 @@ class Run:
                 stage = EntropyStage(settings, backbone, entropy)
             case "adapter" | "joint":
                 stage = AdapterStage(settings, backbone, entropy, estimator, joint=name == "joint")
-        self._trainer(name, settings, stage, source).run()
+        latents = settings.cached_batches and name in ("unet", "entropy")
+        self._trainer(name, settings, stage, self._cached(source, backbone, settings) if latents else source).run()
         if not self.accelerator.is_main_process:
             return
         if name == "autoencoder":
@@ -101,12 +104,15 @@ class Run:
             crops_per_image=settings.crops_per_image,
         )
 
+    def _cached(self, crops: CropSampler, backbone: Backbone, settings: StageSettings) -> CachedLatents:
+        return CachedLatents(crops, backbone, settings.cached_batches, self.output / "latents", self.accelerator)
+
     def _patches(self) -> torch.Tensor:
         """8x8 patches of a few crops, for the linear start of a new autoencoder."""
         crops = CropSampler(self.images, seed=self.settings.seed, batch_size=PATCH_CROPS, crop_size=96).batch(0)
         return crops.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
 
-    def _trainer(self, name: str, settings: StageSettings, stage: Stage, source: CropSampler) -> Trainer:
+    def _trainer(self, name: str, settings: StageSettings, stage: Stage, source: Source) -> Trainer:
         writer = SummaryWriter(str(self.output / "tensorboard")) if self.accelerator.is_main_process else None
         return Trainer(
             name,

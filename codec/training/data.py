@@ -1,13 +1,14 @@
 """Training photos from WebDataset tars, read through their offsets; every draw is a function of (seed, step)."""
 
 import io
-import queue
 import tarfile
-import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ EXTENSIONS = frozenset(["jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff
 TRIES = 16
 """Photos that a crop goes on to when one after the other cannot be decoded."""
 CACHED_PHOTOS = 8
+BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -117,37 +119,25 @@ class CropSampler:
             return None
 
 
-def prefetch(sampler: CropSampler, first_step: int, *, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Tensor]]:
-    """(step, batch) from first_step on for ever, made by one thread ahead of time. Close the iterator to stop it."""
-    ready: queue.Queue[tuple[int, Tensor | BaseException]] = queue.Queue(maxsize=2)
-    stopped = threading.Event()
+class Source(Protocol):
+    """Gives each step its batch; the same (step, rank, world) always gives the same."""
 
-    def work() -> None:
-        step = first_step
-        while not stopped.is_set():
-            try:
-                item: tuple[int, Tensor | BaseException] = (step, sampler.batch(step, rank=rank, world=world))
-            except Exception as error:  # handed to the reader, who raises it
-                item = (step, error)
-            while not stopped.is_set():
-                try:
-                    ready.put(item, timeout=0.2)
-                    break
-                except queue.Full:
-                    continue
-            step += 1
+    def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Tensor: ...
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            step, batch = ready.get()
-            if isinstance(batch, BaseException):
-                raise batch
-            yield step, batch
-    finally:
-        stopped.set()
-        thread.join()
+
+def prefetch(source: Source, steps: Iterable[int], *, rank: int = 0, world: int = 1) -> Generator[Tensor]:
+    """The steps' batches in order, each made by a thread while the one before it is used."""
+    with ThreadPoolExecutor(1, "batches") as thread:
+        coming: deque[Future[Tensor]] = deque()
+        try:
+            for step in steps:
+                coming.append(thread.submit(source.batch, step, rank=rank, world=world))
+                if len(coming) > BATCHES_AHEAD:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            thread.shutdown(cancel_futures=True)
 
 
 @lru_cache(maxsize=4)

@@ -43,6 +43,8 @@ class StageSettings:
     """Largest standard deviation of the noise put on half of the latents, in deviations of each channel."""
     largest_timestep: float = 350.0
     """Timesteps are drawn uniformly in log-SNR from 1 up to this one."""
+    cached_batches: int = 0
+    """Unet and entropy stage: encode this many batches once and go round their latents; 0 encodes each batch anew."""
     mask_ratio: float = 0.0
     """Entropy stage in parallel order: where positive, this fraction of the positions, drawn anew each step, takes the
     second pass instead of the checkerboard's half."""

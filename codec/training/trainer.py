@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from codec.training.data import Source, prefetch
 from codec.training.draws import Draws
 from codec.training.settings import StageSettings
 
@@ -26,12 +28,6 @@ class Stage(Protocol):
         ...
 
     def __call__(self, batch: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]: ...
-
-
-class Source(Protocol):
-    """Gives each step its batch; the same (step, rank, world) always gives the same."""
-
-    def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Tensor: ...
 
 
 class Trainer:
@@ -77,25 +73,27 @@ class Trainer:
         model, optimizer = self.accelerator.prepare(self.stage, self.optimizer)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         saved, logged, device = time.monotonic(), 0.0, self.accelerator.device
-        while self.step < settings.steps:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(self.step, settings)
-            batch = self.source.batch(self.step, rank=rank, world=world).to(device)
-            loss, terms = model(batch, Draws(self.seed, self.step, rank=rank, world=world, device=device))
-            self.accelerator.backward(loss)
-            self.accelerator.clip_grad_norm_(self.parameters.values(), settings.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            self._average()
-            self.step += 1
-            last = self.step == settings.steps
-            if main and (time.monotonic() - logged > 2 or last):
-                logged = time.monotonic()
-                self._log({"loss": loss} | terms)
-            if last or self.step % self.checkpoint_every == 0 or time.monotonic() - saved > self.checkpoint_seconds:
-                saved = time.monotonic()
-                if main:
-                    self._save()
+        batches = prefetch(self.source, range(self.step, settings.steps), rank=rank, world=world)
+        with closing(batches):
+            for batch in batches:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(self.step, settings)
+                draws = Draws(self.seed, self.step, rank=rank, world=world, device=device)
+                loss, terms = model(batch.to(device), draws)
+                self.accelerator.backward(loss)
+                self.accelerator.clip_grad_norm_(self.parameters.values(), settings.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+                self._average()
+                self.step += 1
+                last = self.step == settings.steps
+                if main and (time.monotonic() - logged > 2 or last):
+                    logged = time.monotonic()
+                    self._log({"loss": loss} | terms)
+                if last or self.step % self.checkpoint_every == 0 or time.monotonic() - saved > self.checkpoint_seconds:
+                    saved = time.monotonic()
+                    if main:
+                        self._save()
         with torch.no_grad():
             for name, value in self.parameters.items():
                 value.copy_(self.averages[name])

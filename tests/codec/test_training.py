@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,13 @@ from torch import Tensor, nn
 
 from codec import BackboneError, Codec, Picture, SettingsError
 from codec.adapter import AdapterSettings, ParameterEstimator
+from codec.backbone import Backbone
 from codec.bundle import Bundle
 from codec.entropy.distribution import alpha_of_code
 from codec.training.__main__ import main
 from codec.training.data import CropSampler, ShardedImages, prefetch
 from codec.training.draws import Draws
+from codec.training.latents import CachedLatents
 from codec.training.settings import StageSettings, TrainingSettings, read_settings, to_json
 from codec.training.stages import AdapterStage
 from codec.training.trainer import Trainer, learning_rate
@@ -106,14 +109,40 @@ def test_shards_without_photos_are_refused(tmp_path: Path) -> None:
         ShardedImages([tmp_path])
 
 
-def test_prefetching_gives_the_batches_in_order_and_stops(tars: Path) -> None:
-    source = sampler(tars)
-    batches = prefetch(source, 7)
-    for expected in (7, 8, 9):
-        step, batch = next(batches)
-        assert step == expected
-        assert torch.equal(batch, source.batch(step))
-    batches.close()  # type: ignore[attr-defined]
+def test_prefetching_gives_the_batches_in_order_and_can_be_left_early(tars: Path) -> None:
+    source, threads = sampler(tars), threading.active_count()
+    batches = prefetch(source, range(7, 12))
+    assert torch.equal(next(batches), source.batch(7))
+    assert torch.equal(next(batches), source.batch(8))
+    batches.close()
+    assert threading.active_count() == threads
+    assert [len(batch) for batch in prefetch(source, range(3))] == [4, 4, 4]
+
+
+def test_a_batch_that_cannot_be_made_ahead_of_time_stops_the_run_as_it_would_have(tars: Path) -> None:
+    class Broken:
+        def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Tensor:
+            raise SettingsError(f"no photo for step {step}")
+
+    with pytest.raises(SettingsError, match="step 0"):
+        list(prefetch(Broken(), range(5)))
+
+
+def test_cached_latents_are_those_of_the_backbone_and_are_encoded_once(
+    tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crops, backbone, accelerator = sampler(tars), tiny_backbone(), Accelerator()
+    cached = CachedLatents(crops, backbone, 2, tmp_path, accelerator)
+    with torch.no_grad():
+        assert torch.equal(cached.batch(5), backbone.encode(crops.batch(1)))
+    assert torch.equal(cached.batch(1, rank=1, world=2), cached.batch(1)[2:])
+    monkeypatch.setattr(Backbone, "encode", lambda *_: pytest.fail("encoded again"))
+    assert torch.equal(CachedLatents(crops, backbone, 2, tmp_path, accelerator).batch(0), cached.batch(0))
+
+
+def test_latents_of_another_backbone_are_not_taken_from_the_cache(tars: Path, tmp_path: Path) -> None:
+    first, second = (CachedLatents(sampler(tars), tiny_backbone(s), 1, tmp_path, Accelerator()) for s in (1, 2))
+    assert not torch.equal(first.batch(0), second.batch(0))
 
 
 def test_draws_of_two_ranks_are_those_of_one_process() -> None:
@@ -234,8 +263,9 @@ def test_every_stage_runs_and_the_export_codes(tars: Path, tmp_path: Path, bundl
 
 def test_a_mini_backbone_is_made_from_photos_alone(tars: Path, tmp_path: Path) -> None:
     stage = {"steps": 1, "batch_size": 2, "crop_size": 32, "perceptual": 0.0, "warmup_steps": 1}
-    names = ("autoencoder", "unet", "entropy", "decoder")
-    settings = settings_file(tmp_path, stages=dict.fromkeys(names, stage))
+    cached = stage | {"cached_batches": 1, "mask_ratio": 0.5, "random_top_k": True}
+    stages = {"autoencoder": stage, "unet": cached, "entropy": cached, "decoder": stage}
+    settings = settings_file(tmp_path, stages=stages)
     assert main([str(settings), "--data", str(tars), "--output", str(tmp_path / "out")]) == 0
     codec = Codec.load(tmp_path / "out" / "bundle")
     assert codec.decode(codec.encode(Picture(synthetic(40, 50))).data).shape == (40, 50, 3)

@@ -1,0 +1,47 @@
+"""Latents encoded once: for a backbone that is far slower than the network to be trained on them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from codec.backbone import Backbone
+from codec.training.data import CropSampler
+
+
+class CachedLatents:
+    """The latents of a sampler's first batches, (batch, 4, crop / 8, crop / 8) each, gone round for ever.
+
+    They are kept in one file, whose name has what they depend on: the backbone's content and the sampler's settings.
+    """
+
+    def __init__(
+        self, sampler: CropSampler, backbone: Backbone, batches: int, folder: Path, accelerator: Accelerator
+    ) -> None:
+        self.batches = batches
+        named = (sampler.seed, sampler.crop_size, sampler.batch_size, sampler.crops_per_image, len(sampler.images))
+        self.file = folder / f"{backbone.content_hash[:16]}-{batches}-{'-'.join(map(str, named))}.safetensors"
+        if accelerator.is_main_process and not self.file.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            spool = self.file.with_suffix(".spool")
+            save_file({str(step): _encoded(backbone, sampler.batch(step)) for step in range(batches)}, spool)
+            os.replace(spool, self.file)  # noqa: PTH105
+        accelerator.wait_for_everyone()
+        self._opened: Any = safe_open(self.file, "pt")
+
+    def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Tensor:
+        """The rank's slice of the step's latents."""
+        latents = self._opened.get_slice(str(step % self.batches))
+        share = latents.get_shape()[0] // world
+        chosen: Tensor = latents[rank * share : (rank + 1) * share]
+        return chosen
+
+
+@torch.no_grad()
+def _encoded(backbone: Backbone, pixels: Tensor) -> Tensor:
+    return backbone.encode(pixels.to(backbone.device)).cpu().contiguous()
