@@ -1,5 +1,6 @@
 """The card of a trained bundle: what made it, and what it measured."""
 
+import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ import torch
 
 from codec.bundle import Bundle
 from codec.training.data import ShardedImages
-from codec.training.settings import TrainingSettings
+from codec.training.settings import StageSettings, TrainingSettings
 
 
 def write_card(
@@ -26,12 +27,9 @@ def write_card(
         + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
         f"- made with `accelerate launch -m codec.training` and the settings in this table (seed {settings.seed})",
         "",
-        "| stage | steps | batch | crop | learning rate |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {name} | {stage.steps} | {stage.batch_size} | {stage.crop_size} | {stage.learning_rate:g} |"
-            for name, stage in settings.stages.items()
-        ),
+        "| stage | steps | other than the defaults |",
+        "|---|---|---|",
+        *(f"| {name} | {stage.steps} | {_changes(stage)} |" for name, stage in settings.stages.items()),
         "",
         "Held-out photos, whole files, means:",
         "",
@@ -41,3 +39,10 @@ def write_card(
     columns = ("quality", "photos", "bpp", "psnr_db", "ms_ssim", "lpips", "timestep", "hyper_share")
     lines += ["| " + " | ".join(str(row[name]) for name in columns) + " |" for row in table]
     return "\n".join(lines) + "\n"
+
+
+def _changes(stage: StageSettings) -> str:
+    """The settings of a stage that are not the defaults of codec/training/settings.py."""
+    defaults = dataclasses.asdict(StageSettings(steps=stage.steps))
+    chosen = dataclasses.asdict(stage)
+    return ", ".join(f"{name} {value}" for name, value in chosen.items() if value != defaults[name]) or "none"
