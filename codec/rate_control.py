@@ -4,17 +4,24 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import QualityError, SettingsError
 
-if TYPE_CHECKING:
-    from codec.codec import Encoded
-
 Pixels = NDArray[np.uint8]
+
+
+class File(Protocol):
+    """A finished file."""
+
+    @property
+    def data(self) -> bytes: ...
+
+
+Finished = TypeVar("Finished", bound=File)
 
 FINEST = 255
 """The largest alpha code: the narrowest bins."""
@@ -54,7 +61,7 @@ class Reached:
         return faithful and (floor.max_lpips is None or self.lpips <= floor.max_lpips)
 
 
-def largest_within(encode: Callable[[int], "Encoded"], size: float) -> "Encoded":
+def largest_within(encode: Callable[[int], Finished], size: float) -> Finished:
     """The file of at most `size` bytes, at an alpha code whose successor gives a larger one.
 
     Where even the coarsest bins need more, their file, the smallest of all. Every trial is a real file: the first few
