@@ -10,7 +10,7 @@ from codec.backbone import Backbone
 from codec.denoiser import clean_latent
 from codec.entropy.distribution import RateConstants
 from codec.entropy.entroformer import Entroformer
-from codec.entropy.grids import Arithmetic, Simulated
+from codec.entropy.grids import Simulated
 from codec.entropy.rate import coded_bits, straight_through_round
 from codec.training.draws import Draws
 from codec.training.loss import distortion
@@ -41,14 +41,13 @@ class EntropyStage(nn.Module):
         codes = torch.round(128 + 32 * draws.log_uniform(len(y), *self.settings.alpha).log2()).long()
         alpha = 2.0 ** ((codes - 128) / 32)
         scaled = alpha.view(-1, 1, 1, 1) * y
-        latent_bits, hyper_bits = rate(
-            self.entropy,
-            scaled,
-            codes[:, None].expand(-1, 4),
-            self.constants,
-            seen=self._mask(y.shape[-2] * y.shape[-1], draws),
-            math=Simulated(2.0 ** draws.number(-1, 1)) if self.settings.random_top_k else None,
-        )
+        seen = self._mask(y.shape[-2] * y.shape[-1], draws)
+        math = Simulated(2.0 ** draws.number(-1, 1)) if self.settings.random_top_k else None
+        with _full_precision(y):
+            codes = codes[:, None].expand(-1, 4)
+            latent_bits, hyper_bits = coded_bits(
+                self.entropy, scaled.float(), codes, self.constants, seen=seen, math=math
+            )
         expected = 0.06 * (1 + alpha)  # bits per pixel, roughly
         bpp = (latent_bits + hyper_bits) / (PIXELS_PER_POSITION * y.shape[-2] * y.shape[-1])
         terms = {"bpp": bpp.mean(), "hyper_share": hyper_bits.sum() / (latent_bits + hyper_bits).sum()}
@@ -92,7 +91,8 @@ class AdapterStage(nn.Module):
         quality = draws.log_uniform(len(y), *self.settings.quality)
         alpha, t = self.estimator(y, quality)
         codes = (128 + 32 * alpha.log2()).round().clamp(0, 255).long().flatten(1)
-        latent_bits, hyper_bits = rate(self.entropy, alpha * y, codes, self.constants)
+        with _full_precision(y):
+            latent_bits, hyper_bits = coded_bits(self.entropy, (alpha * y).float(), codes, self.constants)
         bpp = (latent_bits + hyper_bits) / (pixels.shape[-2] * pixels.shape[-1])
         y_hat = straight_through_round(alpha * y) / alpha
         decoded = self.backbone.decode(clean_latent(self.backbone, y_hat, t), (pixels.shape[-2], pixels.shape[-1]))
@@ -102,15 +102,6 @@ class AdapterStage(nn.Module):
         return loss.mean(), terms
 
 
-def rate(
-    entropy: Entroformer,
-    scaled: Tensor,
-    codes: Tensor,
-    constants: RateConstants,
-    *,
-    seen: Tensor | None = None,
-    math: Arithmetic | None = None,
-) -> tuple[Tensor, Tensor]:
-    """coded_bits in float32 whatever the mixed precision: the grids are finer than half precision."""
-    with torch.autocast(scaled.device.type, enabled=False):
-        return coded_bits(entropy, scaled.float(), codes, constants, seen=seen, math=math)
+def _full_precision(x: Tensor) -> torch.autocast:
+    """No mixed precision: the entropy model's grids are finer than half precision."""
+    return torch.autocast(x.device.type, enabled=False)

@@ -1,18 +1,13 @@
-"""Promises of the backbone: every published layout loads to the same model, and nothing foreign loads at all."""
+"""Promises of the backbone: every published layout loads to the same model, which is known by its content."""
 
 import hashlib
 import json
-import logging
-import pickle
 import shutil
-import socket
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import codec.compatibility  # noqa: F401
 
-import huggingface_hub.constants
 import pytest
 import torch
 from accelerate import init_empty_weights
@@ -23,76 +18,16 @@ from torch import Tensor
 
 from codec import checkpoint
 from codec.backbone import Backbone
-from codec.errors import BackboneError
 from codec.schedule import NoiseSchedule
-from codec.stable_diffusion import MIRRORS, PUBLISHED_FILES, SD21_CONFIGURATION, SD21_EMPTY_PROMPT
+from codec.stable_diffusion import PUBLISHED_FILES, SD21_CONFIGURATION, SD21_EMPTY_PROMPT
 from tests.codec import tiny_backbones as tiny
+from tests.codec.tiny_backbones import WEIGHTS, edit, embedding, refused
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Any attempt to reach a network fails the test, also one that the library under test swallows."""
-    attempts = []
-
-    def refuse(*arguments: Any, **_: Any) -> None:
-        attempts.append(arguments)
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    yield
-    assert not attempts
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One model in every layout: folder/, model.ckpt, model.safetensors, and configuration/ for the single files."""
-    root = tmp_path_factory.mktemp("published")
-    tiny.write_folder(root / "folder")
-    tiny.write_configuration(root / "configuration", root / "folder")
-    tiny.write_single_file(root / "model.ckpt")
-    tiny.write_single_file(root / "model.safetensors")
-    return root
-
-
-@pytest.fixture
-def folder(published: Path, tmp_path: Path) -> Path:
-    """A copy of the diffusers folder that a test may damage."""
-    return Path(shutil.copytree(published / "folder", tmp_path / "damaged"))
-
-
-@pytest.fixture(scope="module")
-def backbone(published: Path) -> Backbone:
-    return Backbone.load(published / "folder")
-
-
-@pytest.fixture(scope="module")
-def mini() -> Backbone:
-    return tiny.tiny_mini()
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 def noisy_latent(height: int = 8, width: int = 8, batch: int = 2) -> Tensor:
     return torch.randn(batch, 4, height, width, generator=torch.Generator().manual_seed(7))
-
-
-def refused(source: str | Path, **options: Any) -> str:
-    """The message of the BackboneError that loading raises, which must be one line."""
-    with pytest.raises(BackboneError) as caught:
-        Backbone.load(source, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def embedding(model: Backbone) -> Tensor:
-    assert model.prompt_embedding is not None
-    return model.prompt_embedding
-
-
-def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 # --- every layout loads to the same model -----------------------------------------------------------------------------
@@ -387,39 +322,6 @@ def test_gradients_reach_the_inputs_and_never_the_weights(kind: str, request: py
     assert not model.autoencoder.training
 
 
-# --- the noise schedule -----------------------------------------------------------------------------------------------
-
-
-def test_alpha_bar_is_the_schedule_at_integer_steps_and_linear_in_log_snr_between(mini: Backbone) -> None:
-    table = DDIMScheduler(**tiny.SCHEDULER).alphas_cumprod
-    torch.testing.assert_close(mini.alpha_bar(torch.arange(1000.0)), table)
-    assert mini.alpha_bar(torch.tensor(0)).item() == pytest.approx(1 - 0.00085)
-    steps = torch.tensor([10.0, 10.25, 11.0], dtype=torch.float64)
-    low, middle, high = torch.logit(mini.alpha_bar(steps))
-    torch.testing.assert_close(middle, 0.75 * low + 0.25 * high)
-
-
-def test_alpha_bar_has_the_gradient_of_its_slope(mini: Backbone) -> None:
-    t = torch.tensor([0.5, 20.3, 998.9], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(mini.alpha_bar, (t,))
-
-
-@pytest.mark.parametrize("t", [0.0, 0.125, 99.5, 998.875, 999.0])
-def test_timestep_of_undoes_alpha_bar(mini: Backbone, t: float) -> None:
-    alpha_bar = mini.alpha_bar(torch.tensor(t, dtype=torch.float64)).item()
-    assert mini.timestep_of(alpha_bar) == pytest.approx(t, abs=1e-9)
-
-
-@pytest.mark.parametrize("alpha_bar, t", [(1.0, 0.0), (0.0, 999.0)])
-def test_timestep_of_ends_where_the_schedule_ends(mini: Backbone, alpha_bar: float, t: float) -> None:
-    assert mini.timestep_of(alpha_bar) == t
-
-
-def test_a_schedule_that_ends_in_pure_noise_stays_finite() -> None:
-    schedule = NoiseSchedule.from_config({**tiny.SCHEDULER, "rescale_betas_zero_snr": True})
-    assert schedule.alpha_bar(torch.tensor([998.5, 999.0])).gt(0).all()
-
-
 # --- the content hash -------------------------------------------------------------------------------------------------
 
 
@@ -462,239 +364,3 @@ def test_a_file_with_a_published_name_must_be_the_published_file(
     assert Backbone.load(file, config=configuration).content_hash == backbone.content_hash
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert genuine[1] in refused(file, config=configuration)
-
-
-# --- what does not load -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("part", ["vae", "unet", "scheduler", "tokenizer", "text_encoder"])
-def test_a_missing_subfolder_is_named(folder: Path, part: str) -> None:
-    shutil.rmtree(folder / part)
-    message = refused(folder)
-    assert part in message
-    assert str(folder) in message
-
-
-@pytest.mark.parametrize("file", ["vae/config.json", "unet/config.json", "scheduler/scheduler_config.json"])
-@pytest.mark.parametrize("content", [None, "", "[1, 2]", "{"])
-def test_a_damaged_configuration_is_named(folder: Path, file: str, content: str | None) -> None:
-    if content is None:
-        (folder / file).unlink()
-    else:
-        (folder / file).write_text(content)
-    assert file in refused(folder)
-
-
-@pytest.mark.parametrize("part", ["vae", "unet"])
-@pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
-def test_truncated_weights_are_refused(folder: Path, part: str, kept: float) -> None:
-    weights = folder / part / WEIGHTS
-    content = weights.read_bytes()
-    weights.write_bytes(content[: int(kept * len(content))])
-    assert f"{folder / part} cannot be read" in refused(folder)
-
-
-@pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors"])
-@pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
-def test_a_truncated_single_file_is_refused(published: Path, tmp_path: Path, name: str, kept: float) -> None:
-    content = (published / name).read_bytes()
-    (tmp_path / name).write_bytes(content[: int(kept * len(content))])
-    assert f"{tmp_path / name} cannot be read" in refused(tmp_path / name, config=published / "configuration")
-
-
-def test_a_truncated_text_encoder_is_refused_when_the_prompt_is_needed(folder: Path) -> None:
-    weights = folder / "text_encoder" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(BackboneError, match="text_encoder"):
-        _ = Backbone.load(folder).prompt_embedding
-
-
-@pytest.mark.parametrize("part", ["vae", "unet", "text_encoder"])
-def test_missing_weight_files_are_refused(folder: Path, part: str) -> None:
-    next((folder / part).glob("*.safetensors")).unlink()
-    assert str(folder / part) in refused(folder)
-
-
-def drop_a_weight(tensors: dict[str, Tensor]) -> None:
-    del tensors["conv_in.bias"]
-
-
-def add_a_weight(tensors: dict[str, Tensor]) -> None:
-    tensors["extra.weight"] = torch.zeros(1)
-
-
-def reshape_a_weight(tensors: dict[str, Tensor]) -> None:
-    tensors["conv_in.bias"] = torch.zeros(5)
-
-
-@pytest.mark.parametrize(
-    "damage, reason",
-    [(drop_a_weight, "lacks 1 weights"), (add_a_weight, "also holds 1 weights"), (reshape_a_weight, "conv_in.bias")],
-)
-def test_weights_that_do_not_fit_the_configuration_are_refused(
-    folder: Path,
-    damage: Callable[[dict[str, Tensor]], None],
-    reason: str,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
-    tensors = load_file(folder / "unet" / WEIGHTS)
-    damage(tensors)
-    save_file(tensors, folder / "unet" / WEIGHTS, metadata={"format": "pt"})
-    assert reason in refused(folder)
-    assert not caplog.records  # one line is the error's; the libraries' own reports would be a screenful
-
-
-@pytest.mark.parametrize(
-    "file, change, reason",
-    [
-        ("vae/config.json", {"_class_name": "AutoencoderTiny"}, "only AutoencoderKL and MiniAutoencoder are loaded"),
-        ("unet/config.json", {"_class_name": "FluxTransformer2DModel"}, "only UNet2DConditionModel and MiniUNet"),
-        ("unet/config.json", {"_class_name": None}, "the class None"),
-        ("vae/config.json", {"latents_mean": [0.0] * 16}, "four means"),
-        ("vae/config.json", {"scaling_factor": 0}, "four positive deviations"),
-        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "only epsilon and v_prediction"),
-        ("scheduler/scheduler_config.json", {"num_train_timesteps": 4000}, "4000 timesteps"),
-        ("scheduler/scheduler_config.json", {"beta_schedule": "sigmoid"}, "do not give a schedule"),
-    ],
-)
-def test_a_foreign_setting_is_refused(folder: Path, file: str, change: dict[str, Any], reason: str) -> None:
-    edit(folder / file, **change)
-    assert reason in refused(folder)
-
-
-def test_a_flow_matching_scheduler_is_refused(folder: Path) -> None:
-    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
-    assert "FlowMatchEulerDiscreteScheduler has no beta schedule" in refused(folder)
-
-
-@pytest.mark.parametrize(
-    "part, change, reason",
-    [
-        ("unet", {"in_channels": 9}, "[4, 9, 4] latent channels"),
-        ("unet", {"class_embed_type": "timestep"}, "class_embed_type"),
-        ("vae", {"latent_channels": 16}, "[16, 4, 4] latent channels"),
-        (
-            "vae",
-            {
-                "block_out_channels": [8, 16],
-                "down_block_types": ["DownEncoderBlock2D"] * 2,
-                "up_block_types": ["UpDecoderBlock2D"] * 2,
-            },
-            "does not reduce pictures by 8",
-        ),
-    ],
-)
-def test_a_model_of_another_kind_is_refused(folder: Path, part: str, change: dict[str, Any], reason: str) -> None:
-    edit(folder / part / "config.json", **change)
-    network = AutoencoderKL if part == "vae" else UNet2DConditionModel
-    network.from_config(json.loads((folder / part / "config.json").read_text())).save_pretrained(folder / part)
-    assert reason in refused(folder)
-
-
-def test_a_pickle_that_runs_code_is_refused_before_it_runs(published: Path, folder: Path, tmp_path: Path) -> None:
-    class Payload:
-        def __reduce__(self) -> tuple[Callable[..., Any], tuple[Path]]:
-            return Path.touch, (tmp_path / "ran",)
-
-    (tmp_path / "hostile.ckpt").write_bytes(pickle.dumps({"state_dict": Payload()}))
-    torch.save({"state_dict": Payload()}, tmp_path / "hostile-zip.ckpt")
-    for name in ("hostile.ckpt", "hostile-zip.ckpt"):
-        assert f"{name} cannot be read" in refused(tmp_path / name, config=published / "configuration")
-    (folder / "unet" / WEIGHTS).unlink()
-    torch.save({"conv_in.bias": Payload()}, folder / "unet" / "diffusion_pytorch_model.bin")
-    assert "unet cannot be read" in refused(folder)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_single_file_of_another_model_is_refused(published: Path, tmp_path: Path) -> None:
-    save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
-    assert "lacks" in refused(tmp_path / "other.safetensors", config=published / "configuration")
-
-
-def test_a_configuration_that_is_no_folder_is_refused(published: Path, tmp_path: Path) -> None:
-    assert "no folder vae, unet, scheduler, text_encoder" in refused(published / "model.ckpt", config=tmp_path)
-
-
-@pytest.mark.parametrize("source", ["nowhere", "./nowhere/at/all", "nowhere/model.safetensors"])
-def test_a_source_that_does_not_exist_is_named(source: str) -> None:
-    assert f"no backbone at {source}" in refused(source)
-
-
-def test_a_file_of_another_type_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("no weights")
-    assert "ends in .safetensors or .ckpt" in refused(tmp_path / "notes.txt")
-
-
-def test_a_device_that_is_not_there_is_refused(published: Path) -> None:
-    assert "cannot be put on device xpu:99" in refused(published / "folder", device="xpu:99")
-
-
-# --- the model hub ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], None]:
-    """An offline hub whose local cache the test fills: cache(repository, folder)."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-
-    def cache(repository: str, source: Path) -> None:
-        root = tmp_path / "cache" / f"models--{repository.replace('/', '--')}"
-        commit = hashlib.sha1(repository.encode()).hexdigest()
-        shutil.copytree(source, root / "snapshots" / commit)
-        (root / "refs").mkdir()
-        (root / "refs" / "main").write_text(commit)
-
-    return cache
-
-
-def test_a_hub_id_loads_from_the_local_cache(
-    published: Path, backbone: Backbone, hub_cache: Callable[[str, Path], None]
-) -> None:
-    hub_cache("someone/tiny", published / "folder")
-    loaded = Backbone.load("someone/tiny")
-    assert loaded.content_hash == backbone.content_hash
-    assert loaded.name == "someone/tiny"
-
-
-def test_mirrors_are_tried_in_order_until_one_has_the_pinned_weights(
-    published: Path, folder: Path, backbone: Backbone, hub_cache: Callable[[str, Path], None]
-) -> None:
-    first, second = MIRRORS["stabilityai/stable-diffusion-2-1"]
-    hub_cache(second, published / "folder")
-    assert Backbone.load(first).name == second
-
-    edit(folder / "vae" / "config.json", scaling_factor=0.5)
-    hub_cache(first, folder)
-    assert Backbone.load(first).name == first
-    assert Backbone.load(first, content_hash=backbone.content_hash).name == second
-    message = refused(first, content_hash="0" * 64)
-    assert first in message
-    assert second in message
-
-
-@pytest.mark.usefixtures("hub_cache")
-def test_an_unreachable_hub_is_one_clear_line() -> None:
-    message = refused("someone/unknown")
-    assert "someone/unknown" in message
-    assert "give a local folder or file" in message
-
-
-def test_text_encoders_are_fetched_only_when_they_are_needed(
-    published: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[list[str]] = []
-
-    def fetch(repository: str, *, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
-        asked.append(allow_patterns)
-        return str(published / "folder")
-
-    monkeypatch.setattr(checkpoint, "snapshot_download", fetch)
-    Backbone.load("someone/tiny", prompt_embedding=backbone.prompt_embedding)
-    Backbone.load("someone/tiny")
-    assert "unet/*.safetensors" in asked[0]
-    assert not any("text_encoder" in pattern for pattern in asked[0])
-    assert "text_encoder/*.safetensors" in asked[1]

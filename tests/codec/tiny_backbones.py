@@ -8,6 +8,7 @@ from typing import Any
 
 import codec.compatibility  # noqa: F401
 
+import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import DIFFUSERS_TO_LDM_MAPPING
@@ -16,9 +17,11 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from codec.backbone import Backbone
+from codec.errors import BackboneError
 from codec.mini import MiniAutoencoder, MiniUNet
 from codec.schedule import NoiseSchedule
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 PROMPT_LENGTH = 8
 PROMPT_WIDTH = 16
 EMPTY_PROMPT = [3, 4, 0, 0, 0, 0, 0, 0]
@@ -232,3 +235,21 @@ def _open_clip(text: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content))
+
+
+def refused(source: str | Path, **options: Any) -> str:
+    """The message of the BackboneError that loading raises, which must be one line."""
+    with pytest.raises(BackboneError) as caught:
+        Backbone.load(source, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def embedding(model: Backbone) -> Tensor:
+    assert model.prompt_embedding is not None
+    return model.prompt_embedding
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
