@@ -3,14 +3,14 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from codec.perceptual import lpips_network
+from codec.perceptual import dists_network, lpips_network
 from codec.training.settings import StageSettings
 
 
 def distortion(
     original: Tensor, decoded: Tensor, settings: StageSettings, step: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Per-sample weighted L1 + MSE + LPIPS of (B, 3, H, W) pictures: ((B,), the terms' batch means by name).
+    """Per-sample weighted L1 + MSE + LPIPS + DISTS of (B, 3, H, W) pictures: ((B,), the terms' batch means by name).
 
     LPIPS is computed at every perceptual_every-th step only and then weighs that many times as much.
     """
@@ -22,4 +22,8 @@ def distortion(
         lpips: Tensor = lpips_network(settings.perceptual_network, original.device)(original, decoded)
         loss = loss + settings.perceptual * settings.perceptual_every * lpips
         terms["lpips"] = lpips.mean()
+    if settings.structural:
+        dists: Tensor = dists_network(original.device)(original, decoded)
+        loss = loss + settings.structural * dists
+        terms["dists"] = dists.mean()
     return loss, terms

@@ -37,7 +37,9 @@ class StageSettings:
     perceptual: float = 1.0
     perceptual_network: Literal["alex", "vgg"] = "vgg"
     perceptual_every: int = 1
-    """Compute the perceptual term at every n-th step only, n times as heavy."""
+    """Compute the LPIPS term at every n-th step only, n times as heavy."""
+    structural: float = 0.0
+    """Weight of DISTS, computed at every step."""
     kl: float = 1e-4
     latent_noise: float = 0.35
     """Largest standard deviation of the noise put on half of the latents, in deviations of each channel."""
