@@ -43,22 +43,38 @@ class Block(nn.Module):
         self.contract = nn.Linear(mlp_ratio * dim, dim)
 
     def forward(
-        self, x: Tensor, relative: Tensor, shape: tuple[int, int], math: Arithmetic, seen: Tensor | None = None
+        self,
+        x: Tensor,
+        relative: Tensor,
+        shape: tuple[int, int],
+        math: Arithmetic,
+        seen: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """Attention inside windows. relative is (cells, dim / heads) on the activation grid.
 
         seen (N,) bool, the same for all of the batch: the tokens that others may look at; all of them without it.
+        wanted (N,) bool, with `seen` only: the tokens to return, (B, wanted, dim), when the others serve as keys alone.
         """
         projected = self._projected(x, math)
         mixed = torch.zeros_like(x)
         for group in window_groups(*shape, self.window, self.shifted):
             near, inside = (part.to(x.device) for part in near_tokens(group.height, group.width, self.positions))
             for tokens in group.tokens.to(x.device).split(WINDOWS_AT_ONCE if seen is None else 1):
-                visible = None if seen is None else seen[tokens[0]]
                 query, key, value = self._heads(projected[:, tokens])
-                attended = self._in_window(query, key, value, relative, near, inside, visible, math)
+                if seen is None:
+                    attended = self._in_window(query, key, value, relative, near, inside, math)
+                else:
+                    asking = torch.ones_like(tokens[0]) if wanted is None else wanted[tokens[0]]
+                    asking, visible = asking.nonzero()[:, 0], seen[tokens[0]]
+                    tokens = tokens[:, asking]
+                    attended = self._among_seen(
+                        query, key, value, relative, near[asking], inside[asking], visible, asking, math
+                    )
                 mixed[:, tokens] = _merged(attended)
-        return self._finished(x, mixed, math)
+        return (
+            self._finished(x, mixed, math) if wanted is None else self._finished(x[:, wanted], mixed[:, wanted], math)
+        )
 
     def in_raster_order(self, x: Tensor, relative: Tensor, shape: tuple[int, int], math: Arithmetic) -> Tensor:
         """Causal attention over a whole raster at once."""
@@ -115,37 +131,47 @@ class Block(nn.Module):
         relative: Tensor,
         near: Tensor,
         inside: Tensor,
-        visible: Tensor | None,
         math: Arithmetic,
     ) -> Tensor:
-        """(B, heads, W, n, dim / heads) thrice -> the same. With `visible` (n,) bool, keys are those and one's own.
-
-        All keys count as far, and the few near ones are then put right.
-        """
-        far, own = relative[-1], (query * (key + relative[len(relative) // 2 - 1])).sum(-1, keepdim=True)
+        """(B, heads, W, n, dim / heads) thrice -> the same. All count as far; the near ones are then put right."""
+        far = relative[-1]
         nearness = query @ (relative[:-1] - far).T
-        if visible is None:
-            scores = (query @ (key + far).transpose(-1, -2)).scatter_add(
-                -1, near.expand_as(nearness), nearness * inside
-            )
-            weights, total = self._weights(scores, math)
-            return math.snap(weights @ value / total, ACTIVATION)
-        chosen = visible.nonzero()[:, 0]
-        scores = query @ (key[..., chosen, :] + far).transpose(-1, -2)
-        if len(chosen):
-            ranks = (visible.cumsum(0) - 1).clamp(min=0)  # of the visible among themselves
-            nearness = nearness * (inside & visible[near])
-            scores = scores.scatter_add(-1, ranks[near].expand_as(nearness), nearness)
-        scores = torch.cat([scores, own.masked_fill(visible[:, None], MASKED)], -1)
+        scores = (query @ (key + far).transpose(-1, -2)).scatter_add(-1, near.expand_as(nearness), nearness * inside)
         weights, total = self._weights(scores, math)
-        return math.snap((weights[..., :-1] @ value[..., chosen, :] + weights[..., -1:] * value) / total, ACTIVATION)
+        return math.snap(weights @ value / total, ACTIVATION)
+
+    def _among_seen(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        relative: Tensor,
+        near: Tensor,
+        inside: Tensor,
+        visible: Tensor,
+        asking: Tensor,
+        math: Arithmetic,
+    ) -> Tensor:
+        """The same for the queries with the indices `asking`, whose rows near and inside are; keys are those `visible`
+        (n,) bool and the query's own."""
+        query, key_own, value_own = (part[..., asking, :] for part in (query, key, value))
+        key, value = (part[..., visible, :] for part in (key, value))
+        far, own_cell = relative[-1], relative[len(relative) // 2 - 1]
+        own = (query * (key_own + own_cell)).sum(-1, keepdim=True).masked_fill(visible[asking][:, None], MASKED)
+        scores = query @ (key + far).transpose(-1, -2)
+        if key.shape[-2]:
+            ranks = (visible.cumsum(0) - 1).clamp(min=0)  # of the visible among themselves
+            nearness = query @ (relative[:-1] - far).T * (inside & visible[near])
+            scores = scores.scatter_add(-1, ranks[near].expand_as(nearness), nearness)
+        weights, total = self._weights(torch.cat([scores, own], -1), math)
+        return math.snap((weights[..., :-1] @ value + weights[..., -1:] * value_own) / total, ACTIVATION)
 
     def _weights(self, scores: Tensor, math: Arithmetic) -> tuple[Tensor, Tensor]:
         """Weights of all keys, zero but for the top_k best, and their sum (..., 1)."""
         kept = math.best(scores.detach(), self.top_k)
         logits = scores.gather(-1, kept)
         weights = math.exponentials(logits * self.scale) * (logits > MASKED / 2)
-        return torch.zeros_like(scores).scatter(-1, kept, weights), weights.sum(-1, keepdim=True)
+        return torch.zeros_like(scores).scatter_(-1, kept, weights), weights.sum(-1, keepdim=True)
 
     def _finished(self, x: Tensor, mixed: Tensor, math: Arithmetic) -> Tensor:
         x = math.snap(x + math.snap(self.merge(mixed), RESIDUAL), RESIDUAL)

@@ -74,8 +74,8 @@ class SymbolDecoder:
         self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
         self._room = 8.0 * len(data) + 1  # the one is for what rounding does to the sum of logarithms
 
-    def read(self, means: NDArray[np.int64], levels: NDArray[np.int64]) -> Symbols:
-        """The next symbols, (n,) int32. Raises BitstreamError when the stream cannot be what an encoder wrote.
+    def read(self, means: NDArray[np.int64], levels: NDArray[np.int64], limit: int = SYMBOL_LIMIT) -> Symbols:
+        """The next symbols, (n,) int32, of magnitudes up to limit. BitstreamError for what no encoder wrote.
 
         Past its end the coder reads zeros and would go on for ever. No stream holds symbols of more information than it
         has bits, so that is checked after each call, and a short stream ends the work in the part where it ran out.
@@ -95,8 +95,8 @@ class SymbolDecoder:
         if self._room < 0:
             raise BitstreamError("the coded stream is shorter than its symbols; the file is damaged")
         symbols = whole + residuals
-        if symbols.size and np.abs(symbols).max() > SYMBOL_LIMIT:
-            raise BitstreamError(f"the coded stream is damaged: a symbol's magnitude exceeds {SYMBOL_LIMIT}")
+        if symbols.size and np.abs(symbols).max() > limit:
+            raise BitstreamError(f"the coded stream is damaged: a symbol's magnitude exceeds {limit}")
         return symbols.astype(np.int32)
 
     def _escaped(self, radius: int) -> int:

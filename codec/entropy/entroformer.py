@@ -127,17 +127,21 @@ class ContextNet(nn.Module):
         shape: tuple[int, int],
         math: Arithmetic,
         seen: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """symbols (B, N, 4) whole numbers; inverse (B, 1, 4) reciprocal alphas on the 2^-12 grid.
 
         With `seen` (N,) bool, in parallel order, those symbols are known; without, in serial order, each position
-        knows the ones before it.
+        knows the ones before it. With `wanted` (N,) bool the result has those positions only: the last block then
+        computes nothing for the others.
         """
         relative = math.snap(self.relative, ACTIVATION)
         if seen is not None:
             x = self._embedded(symbols * seen[:, None], inverse, codes, math)
-            for block in self._blocks():
+            *blocks, last = self._blocks()
+            for block in blocks:
                 x = block(x, relative, shape, math, seen)
+            x = last(x, relative, shape, math, seen, wanted)
         else:
             x = self._embedded(_causal_neighbours(symbols, shape), inverse, codes, math)
             for block in self._blocks():

@@ -107,7 +107,7 @@ class Exact:
         self.table = table.double()
 
     def snap(self, x: Tensor, grid: Grid) -> Tensor:
-        return torch.round(x * grid.units).clamp_(-grid.limit, grid.limit).mul_(2.0**-grid.fraction)
+        return (x * grid.units).round_().clamp_(-grid.limit, grid.limit).mul_(2.0**-grid.fraction)
 
     def normalise(self, x: Tensor) -> Tensor:
         count = torch.full((1,), float(x.shape[-1]), dtype=x.dtype, device=x.device)  # x / scalar is inexact on GPUs
@@ -117,7 +117,7 @@ class Exact:
         return self.snap(centred / torch.sqrt(variance + RESIDUAL.units**-2), ACTIVATION)
 
     def leaky(self, x: Tensor) -> Tensor:
-        return self.snap(torch.where(x < 0, x * SLOPE, x), ACTIVATION)
+        return self.snap(torch.maximum(x, x * SLOPE), ACTIVATION)
 
     def best(self, scores: Tensor, count: int) -> Tensor:
         positions = torch.arange(scores.shape[-1], dtype=scores.dtype, device=scores.device)

@@ -150,14 +150,21 @@ class ExactEntropyModel:
         tokens = self.network.hyper_decoder(z.to(self.device).double(), codes.to(self.device), self.math)
         return crop_tokens(tokens, full, shape)
 
-    def context(self, symbols: Tensor, codes: Tensor, shape: tuple[int, int], seen: Tensor | None = None) -> Tensor:
+    def context(
+        self,
+        symbols: Tensor,
+        codes: Tensor,
+        shape: tuple[int, int],
+        seen: Tensor | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
         """Features (B, h w, dim) from all symbols (B, h w, 4): those `seen` in parallel order, in serial order for each
-        position those before it."""
+        position those before it. With `seen`, of the positions `wanted` only, where given."""
         codes = codes.to(self.device)
         _, inverse, _ = self.constants.rows(codes, torch.float64)
-        seen = None if seen is None else seen.to(self.device)
+        seen, wanted = (None if mask is None else mask.to(self.device) for mask in (seen, wanted))
         features: Tensor = self.network.context(
-            symbols.to(self.device).double(), inverse, codes, shape, self.math, seen
+            symbols.to(self.device).double(), inverse, codes, shape, self.math, seen, wanted
         )
         return features
 

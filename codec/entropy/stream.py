@@ -15,6 +15,7 @@ from torch import Tensor
 from codec.entropy.coder import SymbolDecoder, SymbolEncoder
 from codec.entropy.entroformer import CHANNELS
 from codec.entropy.integer import ExactEntropyModel, Parameters
+from codec.entropy.rate import HYPER_LIMIT
 from codec.entropy.tables import Tables
 from codec.entropy.windows import anchor_mask
 
@@ -73,7 +74,7 @@ def decompress(model: ExactEntropyModel, tables: Tables, data: bytes, shape: tup
     hyper = []
     for _, _, size in places:
         z_shape = model.hyper_shape(*size)
-        hyper.append(decoder.read(*_prior(model, codes, z_shape)).reshape(z_shape))
+        hyper.append(decoder.read(*_prior(model, codes, z_shape), HYPER_LIMIT).reshape(z_shape))
     read = _read_raster if model.settings.order == "serial" else _read_passes
     for (rows, columns, size), z in zip(places, hyper, strict=True):
         tokens = read(decoder, model, model.hyper(torch.from_numpy(z)[None], codes, size), codes, size)
@@ -111,7 +112,7 @@ def _passes(
     places = first.nonzero()[:, 0]
     yield places, model.parameters(hyper[:, places], None, codes)
     places = (~first).nonzero()[:, 0]
-    yield places, model.parameters(hyper[:, places], model.context(tokens, codes, shape, first)[:, places], codes)
+    yield places, model.parameters(hyper[:, places], model.context(tokens, codes, shape, first, ~first), codes)
 
 
 def _write_raster(

@@ -223,6 +223,17 @@ def test_a_symbol_too_large_is_refused_before_coding(tables: Tables) -> None:
         SymbolEncoder(tables).write(np.array([2**15], np.int32), np.array([0]), np.array([5]))
 
 
+def test_a_hyper_latent_that_no_encoder_writes_is_refused(exact: integer.ExactEntropyModel, tables: Tables) -> None:
+    symbols, codes = np.zeros((4, 8, 8), np.int32), torch.full((1, 4), 128)
+    z = np.zeros(exact.hyper_shape(8, 8), np.int32)
+    z[0, 0, 0] = 63
+    largest = stream.compress(exact, tables, symbols, [z], codes).data
+    assert np.array_equal(stream.decompress(exact, tables, largest, (8, 8), codes), symbols)
+    z[0, 0, 0] = 64
+    with pytest.raises(BitstreamError, match="exceeds 63"):
+        stream.decompress(exact, tables, stream.compress(exact, tables, symbols, [z], codes).data, (8, 8), codes)
+
+
 def test_windows_cover_each_token_once_and_are_cut_at_borders() -> None:
     for shifted in (False, True):
         groups = window_groups(70, 33, 32, shifted)
@@ -257,6 +268,14 @@ def test_the_second_pass_looks_at_the_anchors_and_at_nothing_else(exact: integer
         hidden = exact.context(7 * (~first).long()[None, :, None].expand(1, 144, 4), CODES, shape, first)
     assert not torch.equal(quiet[:, ~first], loud[:, ~first])
     assert torch.equal(quiet, hidden)
+
+
+def test_positions_that_nobody_asks_for_change_no_other(exact: integer.ExactEntropyModel) -> None:
+    shape, codes = (37, 41), torch.full((1, 4), 140)
+    symbols = torch.randint(-9, 9, (1, shape[0] * shape[1], 4), generator=torch.Generator().manual_seed(1))
+    anchors = anchor_mask(*shape)
+    everywhere = exact.context(symbols, codes, shape, anchors)
+    assert torch.equal(exact.context(symbols, codes, shape, anchors, ~anchors), everywhere[:, ~anchors])
 
 
 def test_bits_are_those_of_the_discretised_gaussian() -> None:

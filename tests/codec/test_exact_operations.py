@@ -27,7 +27,7 @@ EXACT = {
     # single operations that IEEE 754 rounds correctly; x / number is none: on a GPU it is x * (1 / number)
     *("add", "sub", "rsub", "mul", "div", "sqrt", "round", "clamp", "neg", "abs"),
     # comparisons and choices
-    *("lt", "gt", "ge", "le", "eq", "where", "masked_fill", "amax", "topk"),
+    *("lt", "gt", "ge", "le", "eq", "where", "masked_fill", "amax", "maximum", "topk"),
     # moving numbers
     *("gather", "scatter", "scatter_add", "index", "index_put", "cat", "stack", "constant_pad_nd"),
     *("view", "_unsafe_view", "reshape", "expand", "permute", "transpose", "t", "unsqueeze", "squeeze", "slice"),
