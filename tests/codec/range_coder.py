@@ -43,7 +43,7 @@ class RangeDecoder:
             value = 2 * value + self.entry(half)
         return value - 1
 
-    def read(self, means: NDArray[np.int64], levels: NDArray[np.int64]) -> NDArray[np.int32]:
+    def read(self, means: NDArray[np.int64], levels: NDArray[np.int64], limit: int = 2**15 - 1) -> NDArray[np.int32]:
         symbols = []
         for mean, level in zip(means.tolist(), levels.tolist(), strict=True):
             table = level * 32 + mean % 32
@@ -54,6 +54,7 @@ class RangeDecoder:
                 value = self.escape()
                 residual = -(value // 2 + reach + 1) if value % 2 else value // 2 + reach + 1
             symbols.append(mean // 32 + residual)
+            assert abs(symbols[-1]) <= limit
         return np.array(symbols, np.int32)
 
     def close(self) -> None:
