@@ -137,7 +137,7 @@ class Bundle:
 def write_bundle(
     folder: str | Path,
     config: BundleConfig,
-    entropy: Entroformer,
+    entropy: "Entroformer | Bundle",
     *,
     backbone: Backbone,
     estimator: ParameterEstimator | None = None,
@@ -145,6 +145,7 @@ def write_bundle(
 ) -> Bundle:
     """Export a trained codec to a new folder, whole or not at all. An 'embedded' backbone is stored in half precision.
 
+    The entropy model of another bundle is taken over as it is, integer by integer, so both give the same symbols.
     Raises BundleError when the folder exists or the entropy model cannot be made exact.
     """
     folder = Path(folder)
@@ -153,9 +154,12 @@ def write_bundle(
     folder.parent.mkdir(parents=True, exist_ok=True)
     spool = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        integers = export(entropy)
-        save_file(integers | {"counts": torch.from_numpy(build_counts())}, spool / ENTROPY)
-        encoder = {f"hyper_encoder.{name}": value for name, value in entropy.hyper_encoder.state_dict().items()}
+        if isinstance(entropy, Bundle):
+            integers, trained = load_file(entropy.path / ENTROPY), entropy.load_encoder()[0]
+        else:
+            integers, trained = export(entropy) | {"counts": torch.from_numpy(build_counts())}, entropy
+        save_file(integers, spool / ENTROPY)
+        encoder = {f"hyper_encoder.{name}": value for name, value in trained.hyper_encoder.state_dict().items()}
         if estimator is not None:
             encoder |= {f"estimator.{name}": value for name, value in estimator.state_dict().items()}
         save_file({name: value.half().contiguous().cpu() for name, value in encoder.items()}, spool / ENCODER)
@@ -169,7 +173,7 @@ def write_bundle(
         config = dataclasses.replace(
             config,
             backbone_hash=content_hash,
-            known_answer=ExactEntropyModel(integers, config.entropy).known_answer(),
+            known_answer=_known_answer(integers, config.entropy),
             files={file.relative_to(spool).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
         )
         text = json.dumps({"format": FORMAT} | dataclasses.asdict(config), indent=1)
@@ -183,6 +187,11 @@ def write_bundle(
         shutil.rmtree(spool, ignore_errors=True)
         raise
     return Bundle.open(folder)
+
+
+def _known_answer(tensors: Mapping[str, Tensor], settings: EntroformerSettings) -> str:
+    integers = {name: value for name, value in tensors.items() if name != "counts"}
+    return ExactEntropyModel(integers, settings).known_answer()
 
 
 def find_bundle(head: str, folders: Iterable[str | Path] = ()) -> Bundle:

@@ -140,7 +140,8 @@ class Run:
         folder = self.output / "bundle"
         shutil.rmtree(folder, ignore_errors=True)
         estimator = workspace.estimator() if learned else None
-        bundle = write_bundle(folder, workspace.config, workspace.entropy(), backbone=backbone, estimator=estimator)
+        entropy = workspace.entropy_to_export()
+        bundle = write_bundle(folder, workspace.config, entropy, backbone=backbone, estimator=estimator)
         count = min(settings.evaluation_images, len(self.held_out))
         photos = [(self.held_out.key(-1 - i), self.held_out.read(-1 - i)) for i in range(count)]
         rows = evaluate_bundle(folder, photos, settings.evaluation_qualities)

@@ -261,6 +261,17 @@ def test_every_stage_runs_and_the_export_codes(tars: Path, tmp_path: Path, bundl
     assert Bundle.open(out / "bundle").id == first
 
 
+def test_a_stage_of_the_backbone_alone_goes_on_from_a_bundle_and_keeps_its_entropy_model(
+    tars: Path, tmp_path: Path, bundle: Bundle
+) -> None:
+    stage = {"steps": 1, "batch_size": 2, "crop_size": 32, "perceptual": 0.0, "structural": 1.0, "warmup_steps": 1}
+    settings = settings_file(tmp_path, start=str(bundle.path), stages={"decoder": stage})
+    assert main([str(settings), "--data", str(tars), "--output", str(tmp_path / "out")]) == 0
+    made = Bundle.open(tmp_path / "out" / "bundle")
+    assert made.config.backbone_hash != bundle.config.backbone_hash
+    assert made.config.known_answer == bundle.config.known_answer
+
+
 def test_a_mini_backbone_is_made_from_photos_alone(tars: Path, tmp_path: Path) -> None:
     stage = {"steps": 1, "batch_size": 2, "crop_size": 32, "perceptual": 0.0, "warmup_steps": 1}
     cached = stage | {"cached_batches": 1, "mask_ratio": 0.5, "random_top_k": True}
