@@ -1,7 +1,7 @@
 """The folder of a training run: what one stage leaves for the next.
 
 settings.json, progress.jsonl, tensorboard/, evaluation.json
-checkpoints/<stage>.safetensors     where an interrupted stage goes on
+checkpoints/<stage>.json            where an interrupted stage goes on (checkpoint.py)
 backbone/                           mini backbones: diffusers layout, rewritten whole after a stage
 entropy.safetensors, estimator.safetensors
 bundle/                             the export
