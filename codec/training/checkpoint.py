@@ -1,4 +1,4 @@
-"""What an interrupted stage goes on from: tensors in pieces that are small enough to travel, and an index put in last."""
+"""What an interrupted stage goes on from: tensors in pieces small enough to travel, and an index put in place last."""
 
 import json
 import os

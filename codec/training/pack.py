@@ -1,7 +1,7 @@
-"""python -m codec.training.pack DATA OUTPUT.tar: crops of photos in one tar of a given size, to train where they travel.
+"""python -m codec.training.pack DATA OUTPUT.tar: crops of photos in one tar of a given size, small enough to travel.
 
-Each photo gives a crop in turn, in an order and at places fixed by the seed, until the tar is full; the crops are stored
-as JPEG at quality 95 without chroma subsampling. Training on the tar is training on the photos, with less to choose from.
+Each photo gives a crop in turn, in an order and at places fixed by the seed, until the tar is full. Crops are stored as
+JPEG at quality 95 without chroma subsampling; training on the tar is training on the photos, with less to choose from.
 """
 
 import argparse
