@@ -86,11 +86,15 @@ class Store:
                 self._create(name, content)
                 return True
             except Exception as error:  # any client's failure: the store itself is asked what holds
-                if self._holds(name, content):
+                stands = self._holds(name, content)
+                if stands:
                     return True
-                if isinstance(error, FileExistsError) or _http_status(error) == 412:
+                refused = isinstance(error, FileExistsError) or _http_status(error) == 412
+                if refused and stands is False:
                     return False
-                if _http_status(error) != 409 or wait is None:
+                # a conflict: by 409, refused for a name that has gone since, or a sealing runner took our spool away
+                conflict = refused or _http_status(error) == 409 or isinstance(error, FileNotFoundError)
+                if not conflict or wait is None:
                     raise self._named(error, "write", name) from error
                 time.sleep(wait)
         raise AssertionError("unreachable")
@@ -108,12 +112,13 @@ class Store:
             path.hardlink_to(spooled)
         files.sync(path.parent)
 
-    def _holds(self, name: str, content: bytes | Path) -> bool:
+    def _holds(self, name: str, content: bytes | Path) -> bool | None:
+        """Whether exactly this content stands under a name; None where nothing does."""
         try:
             size = content.stat().st_size if isinstance(content, Path) else len(content)
             return self.size(name) == size and self.sha256(name) == sha256_of(content)
         except NotFoundError:
-            return False
+            return None
 
     def probe(self, rounds: int = 5) -> str:
         """Show that when two writers create one key exactly one wins, and say how; raises ArchiveError otherwise."""
