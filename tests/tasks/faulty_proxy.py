@@ -29,14 +29,14 @@ STALL = 2.5
 
 @dataclass(frozen=True)
 class Rule:
-    """Every `every`-th request whose "METHOD path" matches suffers `act`; once only if `once`.
+    """Every `every`-th request whose "METHOD path" matches suffers the next of `acts`; only one does if `once`.
 
     Acts: a status; drop (before it is served); lose (the reply, after it was served); stall (the reply comes too late);
     drip (the body comes in drops); cut (it ends half-way); kill-before, kill-middle (half of its body has come) and
     kill-after (it was served, no reply) end the process that was named.
     """
 
-    act: str
+    acts: list[str]
     pattern: str
     every: int = 1
     once: bool = False
@@ -97,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
             _State.seen += 1
             if _State.seen % rule.every or (rule.once and _State.seen > rule.every):
                 return ""
-            return rule.act
+            return rule.acts[(_State.seen // rule.every - 1) % len(rule.acts)]
 
     def _send(self, status: int, headers: list[tuple[str, str]], data: bytes, act: str = "") -> None:
         self.send_response_only(status)
@@ -164,9 +164,9 @@ class Proxy:
     def __init__(self, address: str) -> None:
         self.address = address
 
-    def rule(self, act: str | None = None, pattern: str = "", *, every: int = 1, once: bool = False) -> None:
-        """What happens from now on; nothing without an act."""
-        self._ask("rule", asdict(Rule(act, pattern, every, once)) if act else {})
+    def rule(self, *acts: str, pattern: str = ".", every: int = 1, once: bool = False) -> None:
+        """What happens from now on; nothing without acts."""
+        self._ask("rule", asdict(Rule(list(acts), pattern, every, once)) if acts else {})
 
     def kill(self, pid: int) -> None:
         """The process that the rule kills."""

@@ -1,5 +1,6 @@
 """An object store over an unreliable wire: killed, refused, cut off, without a reply, an archive ends as it should."""
 
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,30 +23,22 @@ ATTEMPTS = 8
 PHOTOS = "s3://wire/photos"
 
 KILLS = {
-    "planning, listing half sent": ("kill-middle", "PUT .*/listing-"),
     "planning, manifest half sent": ("kill-middle", "PUT .*/manifest.json"),
     "planning, manifest published, reply lost": ("kill-after", "PUT .*/manifest.json"),
     "encoding, the tar half spooled": ("kill-before", "GET .*/photos/b.png"),
-    "committing, tar half sent": ("kill-middle", r"PUT .*/000000-\w*.tar"),
     "committing, tar published without its part": ("kill-after", r"PUT .*/000000-\w*.tar"),
     "committing, part half sent": ("kill-middle", "PUT .*/part-000000"),
     "committing, part published, reply lost": ("kill-after", "PUT .*/part-000000"),
-    "sealing, before an orphan is removed": ("kill-before", "DELETE .*-ffffffffffffffff.tar"),
     "sealing, orphan removed, reply lost": ("kill-after", "DELETE .*-ffffffffffffffff.tar"),
     "sealing, seal half sent": ("kill-middle", "PUT .*/complete.json"),
     "sealing, seal published, reply lost": ("kill-after", "PUT .*/complete.json"),
 }
 
 FAULTS = {
-    "internal errors": ("500", "."),
-    "throttling": ("503", "."),
-    "connections dropped": ("drop", "."),
-    "replies lost": ("lose", "."),
-    "replies too late": ("stall", "."),
-    "slow reads": ("drip", "GET"),
-    "reads cut off": ("cut", "GET"),
-    "conflicts": ("409", "PUT"),
-    "refusals without reason": ("412", "PUT"),
+    "internal errors and throttling": (["500", "503"], "."),
+    "connections dropped and replies lost": (["drop", "lose"], "."),
+    "replies too late, slow reads and reads cut off": (["drip", "cut", "stall"], "GET"),
+    "conflicts and refusals without reason": (["409", "412"], "PUT"),
 }
 
 
@@ -83,15 +76,14 @@ def test_killed_and_run_again(point: str, proxy: Proxy, fake_bundle: Path, undis
     proxy.rule()
     archives.create(Store(archive))
     Store(archive).publish(ORPHAN, b"left by a runner that died")
-    proxy.rule(*KILLS[point], once=True)
+    act, pattern = KILLS[point]
+    proxy.rule(act, pattern=pattern, once=True)
     runner = runners.start(PHOTOS, archive, fake_bundle, environment={**ENVIRONMENT, "AWS_ENDPOINT_URL": proxy.address})
     proxy.kill(runner.pid or 0)
     assert runners.end(runner) == -signal.SIGKILL
-    finished = rows(archive)
     outcome = pack(PHOTOS, archive, fake_bundle)
     assert outcome.runs == ([] if point == "sealing, seal published, reply lost" else [1])
     assert snapshot(archive) == undisturbed
-    assert all(row in rows(archive) for row in finished)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -99,8 +91,8 @@ def test_a_run_completes_or_a_later_one_completes_it(
     fault: str, proxy: Proxy, fake_bundle: Path, undisturbed: dict[str, str]
 ) -> None:
     archive = f"s3://wire/fault-{list(FAULTS).index(fault)}/archive"
-    act, pattern = FAULTS[fault]
-    proxy.rule(act, pattern, every=9 if pattern == "." else 3)
+    acts, pattern = FAULTS[fault]
+    proxy.rule(*acts, pattern=pattern, every=9 if pattern == "." else 3)
     for _ in range(ATTEMPTS):
         try:
             pack(PHOTOS, archive, fake_bundle)
@@ -110,14 +102,14 @@ def test_a_run_completes_or_a_later_one_completes_it(
             assert "planted-secret" not in str(error)
     else:
         pytest.fail(f"not complete after {ATTEMPTS} attempts")
-    requests = proxy.log()
+    suffered = [request for request in proxy.log() if re.search(pattern, request)]
+    assert len(suffered) > 20
     proxy.rule()
-    assert len(requests) > 20
     assert snapshot(archive) == undisturbed
 
 
 def test_a_store_that_answers_nothing_but_errors_fails_clearly(proxy: Proxy, fake_bundle: Path) -> None:
-    proxy.rule("500", "PUT .*/part-000000")
+    proxy.rule("500", pattern="PUT .*/part-000000")
     archive = "s3://wire/broken/archive"
     with pytest.raises(StorageError, match=r"part-000000.parquet: cannot write"):
         pack(PHOTOS, archive, fake_bundle)
