@@ -22,7 +22,7 @@ import fsspec
 import pyarrow.fs
 
 from codec.errors import ArchiveError
-from tasks import files, names
+from tasks import files, names, s3
 
 CHUNK = 4 << 20
 CONFLICT_WAITS = (0.1, 0.3, 1.0, 3.0)
@@ -173,17 +173,8 @@ class Store:
         """
         if not self.has_etags:
             return []
-        aborted = []
         with self._naming_errors("abort uploads", prefix):
-            bucket, key = self._bucket_and_prefix(prefix)
-            for page in self._s3_pages("list_multipart_uploads", Bucket=bucket, Prefix=key):
-                for upload in page.get("Uploads", ()):
-                    if upload["Initiated"].timestamp() > time.time() - older_than:
-                        continue
-                    with suppress(FileNotFoundError):  # completed or aborted meanwhile
-                        self._fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
-                    aborted.append(upload["Key"].removeprefix(self._bucket_and_prefix("")[1]))
-        return aborted
+            return [self._name(path) for path in s3.abort_uploads(self._fs, self._place(prefix), older_than)]
 
     # --- reading
 
@@ -262,32 +253,16 @@ class Store:
             for name, status in files.walk(self.folder, prefix):
                 yield _local_item(name, status)
         elif self.has_etags:
-            bucket, key = self._bucket_and_prefix(prefix)
-            root = self._bucket_and_prefix("")[1]
-            for page in self._s3_pages("list_objects_v2", Bucket=bucket, Prefix=key):
-                for found in page.get("Contents", ()):
-                    if not found["Key"].endswith("/"):
-                        yield Item(found["Key"].removeprefix(root), found["Size"], found["ETag"].strip('"'))
+            for path, size, etag in s3.objects(self._fs, self._place(prefix)):
+                yield Item(self._name(path), size, etag)
         else:
             with suppress(FileNotFoundError):
                 for folder, _, found in self._fs.walk(self._place(prefix), detail=True, on_error="raise"):
                     for name, info in found.items():
-                        yield _item(f"{folder}/{name}".removeprefix(self._root).lstrip("/"), info)
+                        yield _item(self._name(f"{folder}/{name}"), info)
 
-    def _bucket_and_prefix(self, folder: str) -> tuple[str, str]:
-        bucket, key, _ = self._fs.split_path(self._place(folder))
-        return bucket, f"{key}/" if key else ""
-
-    def _s3_pages(self, call: str, **request: Any) -> Iterator[dict[str, Any]]:
-        """The pages of a listing, one in memory at a time; s3fs would hold all of it."""
-        while True:
-            page = self._fs.call_s3(call, **request)
-            yield page
-            if not page.get("IsTruncated"):
-                return
-            for marker in ("ContinuationToken", "KeyMarker", "UploadIdMarker"):
-                if following := page.get(f"Next{marker}"):
-                    request[marker] = following
+    def _name(self, path: str) -> str:
+        return path.removeprefix(self._root).lstrip("/")
 
     def _place(self, folder: str) -> str:
         return self._path(folder) if folder else self._root
