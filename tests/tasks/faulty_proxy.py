@@ -105,7 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers:
             if name.lower() not in skipped:
                 self.send_header(name, value)
-        if self.command != "HEAD":
+        if self.command == "HEAD":
+            data = b""
+        else:
             self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if act == "cut":

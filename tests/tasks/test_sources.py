@@ -93,12 +93,12 @@ def test_the_tars_of_a_dataset_are_a_source_under_the_original_keys(
     dataset.pack(str(photos), str(sharded), dataset.Settings(max_images_per_shard=2))
     pack(sharded, tmp_path / "a", fake_bundle)
     found = {row["key"]: row for row in rows(tmp_path / "a")}
-    assert set(found) == {"a.png", "trip/b c.png", "trip/%41.png"}
+    assert set(found) == {"a.png", "trip/b c.png", "trip/%2541.png"}
     for key, entry in entries(photos).items():
         if key in found:
             content = open_source(str(photos)).fetch(entry)
             assert found[key]["source_sha256"] == hashlib.sha256(content).hexdigest()
-    assert found["trip/%41.png"]["duplicate_of"] == "a.png"
+    assert found["trip/%2541.png"]["duplicate_of"] == "a.png"
     assert pack(sharded, tmp_path / "a", fake_bundle).runs == []
 
     tar = next(sharded.rglob("*.tar"))
