@@ -193,7 +193,7 @@ def proxying(server: str) -> Iterator[Proxy]:
     process = subprocess.Popen([sys.executable, __file__, str(port), server.removeprefix("http://")])
     proxy = Proxy(f"http://127.0.0.1:{port}")
     try:
-        deadline = time.time() + 60
+        deadline = time.time() + 300
         while True:
             try:
                 proxy.rule()

@@ -30,7 +30,7 @@ def serving(log: Path | None = None) -> Iterator[str]:
 
 
 def _wait(address: str) -> None:
-    deadline = time.time() + 60
+    deadline = time.time() + 300
     while True:
         try:
             urllib.request.urlopen(f"{address}/moto-api/", timeout=5).close()
