@@ -21,6 +21,8 @@ from tasks.storage import StorageError, Store, sha256_of
 BATCH = 10_000
 LARGEST_SOURCE = 10**9
 SHARDS_PER_RUN = 2000
+HISTORY = ["key", "run", "status", "reason", "version", "source_sha256", "source_uri", "tar"]
+"""What planning asks of the report."""
 
 LISTING = pa.schema(
     [
@@ -123,9 +125,9 @@ def freeze(
     try:
         found = sources.write_found(source, scratch / "found.parquet")
         with report.database(
-            rows=report.rows(archive, history),
-            listings=report.dataset(archive, listings, LISTING),
-            found=pa.dataset.dataset(found),
+            rows=_frugal(report.rows(archive, history), HISTORY),
+            listings=_frugal(report.dataset(archive, listings, LISTING), ["key", "run", "size", "stamp", "state"]),
+            found=_frugal(pa.dataset.dataset(found), sources.FOUND.names),
         ) as connection:
             connection.execute(_PENDING, {"retry_failed_to": retry_failed_to})
             _find_twins(source, connection, scratch)
@@ -148,6 +150,11 @@ def read(archive: Store, name: str, start: int, stop: int) -> list[dict[str, Any
                 wanted.append(listing.read_row_group(group).slice(low - first, high - low))
             first += length
     return list(pa.concat_tables(wanted).to_pylist()) if wanted else []
+
+
+def _frugal(dataset: pa.dataset.Dataset, columns: list[str]) -> pa.dataset.Scanner:
+    """A scan of some columns that holds few rows at a time; by itself pyarrow reads two million ahead of DuckDB."""
+    return dataset.scanner(columns=columns, batch_size=BATCH, batch_readahead=2, fragment_readahead=1)
 
 
 def _find_twins(source: Source, connection: duckdb.DuckDBPyConnection, scratch: Path) -> None:
