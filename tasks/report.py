@@ -16,6 +16,11 @@ from tasks.storage import Store
 
 Totals = dict[str, int]
 
+MEMORY = "384MB"
+"""What DuckDB may hold before it spills to disk."""
+THREADS = 4
+"""Each takes its part of that memory."""
+
 
 def runs(archive: Store) -> list[int]:
     """The numbers of all runs that were opened, ascending."""
@@ -50,11 +55,14 @@ def dataset(archive: Store, files: list[str], schema: pa.Schema) -> pyarrow.data
 
 
 @contextmanager
-def database(**tables: pyarrow.dataset.Dataset) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB connection with the datasets as views; it spills to a temporary folder and loads no extension."""
+def database(**tables: pyarrow.dataset.Dataset | pyarrow.dataset.Scanner) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB connection with datasets, or scans of them, as views; it spills to a folder and loads no extension."""
     with tempfile.TemporaryDirectory() as spill:
         config = {
             "temp_directory": spill,
+            "memory_limit": MEMORY,
+            "threads": THREADS,
+            "preserve_insertion_order": False,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }
