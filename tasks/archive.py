@@ -114,9 +114,7 @@ def plan_run(source: Store, archive: Store, settings: Settings, models: Models) 
         frozen = listing.freeze(source, archive, run, limits, Path(scratch))
         if not frozen.shards:
             return None
-        with verifier(models) as child:
-            about = child.greeting()
-        escrow.keep(archive, about["bundle_id"], Path(about["bundle_path"]))
+        about = escrow.keep(archive, models)
         if settings.quality is None and settings.target_bpp is None:
             settings = replace(settings, quality=about["default_quality"])
         plan = Manifest(
@@ -162,7 +160,7 @@ def seal(archive: Store, plan: Manifest) -> None:
     for name in (f"{names.run(plan.run)}/{name}" for name in archive.children(names.run(plan.run))):
         if name.endswith(".parquet") and name != plan.listing:
             archive.remove(name)
-    for place in (names.run(plan.run), names.escrow(plan.bundle_id)):
+    for place in (names.run(plan.run), names.ESCROW):
         archive.remove_unfinished(place)
     document = {"format": manifest.FORMAT, "run": plan.run, "parts": parts}
     if not archive.publish(names.seal(plan.run), manifest.to_json(document)):
@@ -172,6 +170,8 @@ def seal(archive: Store, plan: Manifest) -> None:
 def _check_places(source: Store, archive: Store) -> None:
     if not (source.folder.is_dir() if source.folder is not None else source.children("")):
         raise ArchiveError(f"{source}: no such folder to read pictures from")
+    if source.exists(names.ARCHIVE):
+        raise ArchiveError(f"{source}: is an archive; what is lossy is not compressed again, name the originals")
     if f"{archive}/".startswith(f"{source}/"):
         raise ArchiveError(f"{archive}: lies inside the source {source}; keep the archive elsewhere")
 
