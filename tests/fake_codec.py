@@ -86,7 +86,7 @@ class FakeCodec:
     ) -> Encoded:
         if (min_psnr_db or 0) > OUT_OF_REACH:
             raise QualityError(f"no file reaches {min_psnr_db} dB")
-        return self._encode(picture, 2 * above, mask=0xFF)
+        return self._encode(picture, 2 * above, mask=0xF0)
 
     def _encode(self, picture: Picture, quality: float, mask: int = 0xE0) -> Encoded:
         pixels = picture.pixels & mask
