@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec import checkpoint, lossless
+from codec import lossless
 from codec.errors import BackboneError, FdcError, ImageError, ImageLimitError, QualityError
 from codec.images import Picture, encode_png, read_image
 from codec.rate_control import Floor, measure
@@ -118,6 +118,8 @@ class _Worker:
 
     def backbone(self, header: dict[str, Any]) -> Frame:
         """Save the bundle's backbone to a folder, with the texts that state the licence of its weights."""
+        from codec import checkpoint  # with diffusers, which only a process that holds such a backbone has loaded
+
         source, folder = header["source"] or self.codec.bundle.config.backbone_source, Path(header["folder"])
         licences = checkpoint.licences(source)
         if not licences:
