@@ -16,6 +16,9 @@ from tasks.storage import Store
 
 Totals = dict[str, int]
 
+MEMORY = "512MB"
+"""What DuckDB may hold before it spills to disk."""
+
 
 def runs(archive: Store) -> list[int]:
     """The numbers of all runs that were opened, ascending."""
@@ -55,6 +58,8 @@ def database(**tables: pyarrow.dataset.Dataset) -> Iterator[duckdb.DuckDBPyConne
     with tempfile.TemporaryDirectory() as spill:
         config = {
             "temp_directory": spill,
+            "memory_limit": MEMORY,
+            "preserve_insertion_order": False,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }

@@ -17,6 +17,7 @@ from tasks.channel import Child, ChildDied
 from tasks.manifest import Manifest
 from tasks.models import CODEC, Models, decodes, verifier, worker
 from tasks.progress import SILENT, Progress
+from tasks.sources import ChangedError, open_source
 from tasks.storage import NotFoundError, StorageError, Store, sha256_of
 from tasks.tar import Tar
 
@@ -109,7 +110,7 @@ class _Encoding:
         tar: Tar,
     ) -> None:
         self.rows: list[Row] = []
-        self._source, self._held = Store(plan.source), held
+        self._source, self._held = open_source(plan.source), held
         self._plan, self._shard, self._device = plan, shard, device
         self._encoder, self._decoder, self._tar = encoder, decoder, tar
 
@@ -131,13 +132,11 @@ class _Encoding:
     def _outcome(self, entry: Row) -> Row:
         if entry["size"] > listing.LARGEST_SOURCE:
             return _failed("too_large", f"{entry['size']} bytes, of which a shard holds {listing.LARGEST_SOURCE}")
-        name = names.name_of(entry["key"])
         try:
-            source = self._source.read(name)
-            now = self._source.item(name)
+            source = self._source.fetch(entry)
         except NotFoundError:
             return _failed("source_missing", "not there any more")
-        if (now.size, now.stamp, len(source)) != (entry["size"], entry["stamp"], entry["size"]):
+        except ChangedError:
             return _failed("source_changed", "not what was listed any more")
         content = hashlib.sha256(source).hexdigest()
         found = {"source_sha256": content}
@@ -207,6 +206,17 @@ def _failed(reason: str, error: str) -> Row:
 def _commit(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: Path) -> report.Totals:
     """Publish the tar under its content hash, then the part that names it; the part is what commits the shard."""
     _refuse_nonsense(plan, shard, rows)
+    try:
+        return report.count(_published(archive, plan, shard, rows, spool))
+    except ArchiveError:
+        winner = committed(archive, plan.run, shard)
+        if winner is None:
+            raise
+        return report.count(winner)  # another runner was faster, and may have sealed the run and removed our tar
+
+
+def _published(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: Path) -> pa.Table:
+    """The part that stands: ours, or that of another runner, whose tar then stays instead of ours."""
     own = [row for row in rows if row["status"] != "unchanged" and "offset" in row]
     tar = ""
     if own:
@@ -222,14 +232,14 @@ def _commit(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: 
     table = schema.table(rows, {"run": str(plan.run), "shard": str(shard), "tar": tar})
     part = pa.BufferOutputStream()
     pa.parquet.write_table(table, part, compression="zstd")
-    if not archive.publish(names.part(plan.run, shard), part.getvalue().to_pybytes()):
-        winner = committed(archive, plan.run, shard)
-        if winner is None:
-            raise StorageError(f"{archive.uri(names.part(plan.run, shard))}: refused, yet not there; run again")
-        if tar and tar_of(winner) != tar:
-            archive.remove(tar)
-        table = winner
-    return report.count(table)
+    if archive.publish(names.part(plan.run, shard), part.getvalue().to_pybytes()):
+        return table
+    winner = committed(archive, plan.run, shard)
+    if winner is None:
+        raise StorageError(f"{archive.uri(names.part(plan.run, shard))}: refused, yet not there; run again")
+    if tar and tar_of(winner) != tar:
+        archive.remove(tar)
+    return winner
 
 
 def _refuse_nonsense(plan: Manifest, shard: int, rows: list[Row]) -> None:
