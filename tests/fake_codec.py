@@ -150,7 +150,7 @@ def misbehave(fault: int) -> None:
         raise RuntimeError("the encoder\nis out of sorts")
     eaten = []
     while fault == EAT:
-        eaten.append(b"x" * 2**25)
+        eaten.append(b"x" * 2**26)
     while fault == HANG:
         time.sleep(0.01)
 

@@ -13,7 +13,7 @@ from tests.tasks.nasty import Row, corpus, links
 from tests.tasks.pictures import SMALL, bundle, folder, pack, rows
 
 TABLE = corpus()
-LIMITS = replace(SMALL, max_images_per_shard=2000, image_timeout=10.0, image_memory=10**9)
+LIMITS = replace(SMALL, max_images_per_shard=2000, image_timeout=12.0, image_memory=5 * 10**8)
 Found = dict[str, dict[str, Any]]
 
 
@@ -86,6 +86,9 @@ def test_what_was_not_decoded_has_no_size(packed: tuple[Store, Found]) -> None:
     row = packed[1]["size/bomb.png"]
     assert row["width"] is row["height"] is row["bpp"] is None
     assert "60000 x 60000" in row["error"] or "more pixels" in row["error"]
+    kept = [row for row in packed[1].values() if row["width"] is not None and row["bytes"] is not None]
+    bits, pixels = sum(8 * row["bytes"] for row in kept), sum(row["width"] * row["height"] for row in kept)
+    assert report.means(packed[0], [1])["bpp"] == pytest.approx(bits / pixels)
 
 
 def test_no_two_keys_share_bytes_unless_they_are_twins(packed: tuple[Store, Found]) -> None:
