@@ -19,6 +19,7 @@ from pathlib import Path
 
 from codec.errors import ArchiveError, SettingsError
 from tasks import files, names, wheel
+from tasks.channel import Child, ChildDied
 from tasks.models import Models, worker
 from tasks.storage import Store, sha256_of
 
@@ -48,11 +49,7 @@ def keep(archive: Store, models: Models) -> dict[str, str]:
         if not archive.exists(f"{folder}/{names.SUMS}"):
             contents: dict[str, bytes | Path] = dict(_local(Path(about["bundle_path"])))
             if about["backbone"] is not None:
-                answer, _ = child.ask(
-                    {"do": "backbone", "source": models.backbone, "folder": scratch}, seconds=SAVE_SECONDS
-                )
-                if "failed" in answer:
-                    raise SettingsError(answer["error"])
+                _save_backbone(child, models.backbone, scratch)
                 place = posixpath.relpath(names.backbone(about["backbone"]), folder)
                 contents |= {f"{place}/{name}": path for name, path in _local(Path(scratch))}
             _publish(archive, folder, contents)
@@ -97,6 +94,15 @@ def faults(archive: Store) -> Iterator[str]:
                     yield f"{archive.uri(path)}: damaged; restore it from a mirror"
 
 
+def _save_backbone(child: Child, source: str, folder: str) -> None:
+    try:
+        answer, _ = child.ask({"do": "backbone", "source": source, "folder": folder}, seconds=SAVE_SECONDS)
+    except ChildDied as death:
+        raise ArchiveError(f"the backbone cannot be put into the archive: {death}") from death
+    if "failed" in answer:
+        raise SettingsError(answer["error"])
+
+
 def _local(folder: Path) -> Iterator[tuple[str, Path]]:
     return ((name, folder / name) for name, _ in sorted(files.walk(folder)))
 
@@ -106,7 +112,8 @@ def _publish(archive: Store, folder: str, contents: Mapping[str, bytes | Path]) 
     sums = _sums_of(contents)
     if not archive.exists(f"{folder}/{names.SUMS}"):
         for name, content in contents.items():
-            archive.publish(posixpath.normpath(f"{folder}/{name}"), content)
+            if name != names.SUMS:
+                archive.publish(posixpath.normpath(f"{folder}/{name}"), content)
         archive.publish(f"{folder}/{names.SUMS}", sums)
 
 
@@ -116,10 +123,12 @@ def _sums_of(contents: Mapping[str, bytes | Path]) -> bytes:
 
 
 def _sums(archive: Store, folder: str) -> dict[str, str]:
-    """SHA-256 by name, relative to the archive."""
-    lines = archive.read(f"{folder}/{names.SUMS}").decode().splitlines()
-    listed = (line.split("  ", 1) for line in lines)
-    return {posixpath.normpath(f"{folder}/{name}"): expected for expected, name in listed}
+    """SHA-256 by name, relative to the archive; raises ArchiveError for a list that is none or leads elsewhere."""
+    lines = archive.read(f"{folder}/{names.SUMS}").decode(errors="replace").splitlines()
+    listed = {posixpath.normpath(f"{folder}/{line[66:]}"): line[:64] for line in lines}
+    if not all(name.startswith(f"{names.ESCROW}/") for name in listed):
+        raise ArchiveError(f"{archive.uri(f'{folder}/{names.SUMS}')}: damaged; restore it from a mirror")
+    return listed
 
 
 @functools.cache

@@ -120,7 +120,7 @@ class _Worker:
         """Save the bundle's backbone to a folder, with the texts that state the licence of its weights."""
         from codec import checkpoint  # with diffusers, which only a process that holds such a backbone has loaded
 
-        source, folder = header["source"] or self.codec.bundle.config.backbone_source, Path(header["folder"])
+        source, folder = header["source"] or self.codec.bundle.backbone_place(), Path(header["folder"])
         licences = checkpoint.licences(source)
         if not licences:
             raise BackboneError(

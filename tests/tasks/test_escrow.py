@@ -96,6 +96,13 @@ def test_a_remote_copy_is_fetched_and_checked(tmp_path: Path) -> None:
         pass
 
 
+def test_a_list_that_leads_out_of_the_archive_is_refused(tmp_path: Path) -> None:
+    archive = Store(f"memory://{tmp_path.name}-hostile")
+    archive.replace(f"{names.escrow('b')}/{names.SUMS}", b"0" * 64 + b"  ../../../outside\n")
+    with pytest.raises(ArchiveError, match="SHA256SUMS: damaged"), escrow.bundle(archive, "b"):
+        pass
+
+
 def test_a_backbone_that_is_not_embedded_is_kept_with_its_licence(tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     tiny_backbone().save(weights)
@@ -114,6 +121,10 @@ def test_a_backbone_that_is_not_embedded_is_kept_with_its_licence(tmp_path: Path
             patch.chdir(tmp_path)
             weights.rename(tmp_path / "elsewhere")
             assert Bundle.open(path).load_backbone().content_hash == bundle.config.backbone_hash
+            moved = Store(str(tmp_path / f"{name}-moved"))
+            escrow.keep(moved, Models(path, threads=1))
+            assert moved.read(f"{kept}/LICENSE") == b"as you like it"
+            assert list(escrow.faults(moved)) == []
             (tmp_path / "elsewhere").rename(weights)
     with escrow.bundle(archive, bundle.id, with_backbone=False) as path:
         weights.rename(tmp_path / "elsewhere")
