@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from codec.errors import ImageError, ImageLimitError
 
@@ -142,7 +142,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _reduced(image: Image.Image, data: bytes) -> str | None:
+def _reduced(image: ImageFile.ImageFile, data: bytes) -> str | None:
     if getattr(image, "n_frames", 1) > 1:
         return FRAMES
     if _is_deep(image, data):
@@ -150,16 +150,16 @@ def _reduced(image: Image.Image, data: bytes) -> str | None:
     return None if image.mode in RGB_MODES else COLOURS_BEYOND
 
 
-def _is_deep(image: Image.Image, data: bytes) -> bool:
+def _is_deep(image: ImageFile.ImageFile, data: bytes) -> bool:
     """Whether the file's samples have more than 8 bits, which Pillow shows of grey and hides of colour."""
     if image.format == "PNG":
         return data[PNG_DEPTH] > 8
     if image.format == "TIFF":
-        return max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (1,))) > 8
+        return bool(max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (1,))) > 8)
     if image.format == "AVIF":
         return bool(data[data.find(b"av1C") + 6] & AVIF_DEEP)
     levels = image.tile[0].args if image.format == "PPM" else ()
-    return image.mode.startswith("I") or (isinstance(levels, tuple) and len(levels) == 2 and levels[1] > 255)
+    return image.mode.startswith("I") or (isinstance(levels, tuple) and len(levels) == 2 and int(levels[1]) > 255)
 
 
 def _normalise(image: Image.Image, name: str, reduced: str | None) -> Picture:

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from codec.errors import ArchiveError, SettingsError
 from tasks import files, names, wheel
@@ -38,7 +39,7 @@ in them standard JPEG XL, and the rows that say which file is which picture are 
 """
 
 
-def keep(archive: Store, models: Models) -> dict[str, str]:
+def keep(archive: Store, models: Models) -> dict[str, Any]:
     """Put bundle, backbone and software into the archive unless it has them; returns what the bundle's codec says.
 
     Raises BundleError, BackboneError for models that do not load, SettingsError for a backbone without a licence text.
