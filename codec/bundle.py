@@ -33,6 +33,8 @@ from codec.quantizer import ParameterMode
 FORMAT = 1
 EMBEDDED = Path(__file__).parent / "bundles"
 DEFAULT_BUNDLE = EMBEDDED / "mini"
+BACKBONES = "backbones"
+"""The folder beside bundles in which those that they do not embed are found by content hash, as in an archive."""
 CONFIG, ENTROPY, ENCODER, PROMPT, BACKBONE = (
     "bundle.json",
     "entropy.safetensors",
@@ -97,11 +99,16 @@ class Bundle:
 
     def load_backbone(self, source: str | Path | None = None, device: str = "cpu") -> Backbone:
         """The bundle's backbone, checked by content hash; `source` overrides where it is looked for."""
-        config = self.config
-        prompt = load_file(self.path / PROMPT)["embedding"] if PROMPT in config.files else None
-        if source is None:
-            source = self.path / BACKBONE if config.backbone_source == "embedded" else config.backbone_source
-        return Backbone.load(source, device=device, prompt_embedding=prompt, content_hash=config.backbone_hash)
+        prompt = load_file(self.path / PROMPT)["embedding"] if PROMPT in self.config.files else None
+        place = self.backbone_place() if source is None else source
+        return Backbone.load(place, device=device, prompt_embedding=prompt, content_hash=self.config.backbone_hash)
+
+    def backbone_place(self) -> str | Path:
+        """Where the backbone is looked for: in the bundle, else among those beside it, else where the bundle says."""
+        if self.config.backbone_source == "embedded":
+            return self.path / BACKBONE
+        beside = self.path.parent / BACKBONES / self.config.backbone_hash
+        return beside if beside.is_dir() else self.config.backbone_source
 
     def load_entropy(self, device: str = "cpu") -> tuple[ExactEntropyModel, Tables]:
         """The exact entropy model, after its known-answer test, and the coder's tables. Raises BundleError."""
