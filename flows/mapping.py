@@ -68,7 +68,7 @@ def dataset_map(job: dataset.Job, workers: int, progress: Progress) -> list[int]
 
 
 @flow(name="member-map", validate_parameters=False, persist_result=False)
-def member_map(jobs: list[restore.Job], workers: int, progress: Progress) -> list[restore.Restored]:
+def member_map(jobs: Iterable[restore.Job], workers: int, progress: Progress) -> list[restore.Restored]:
     """Restore the members of every tar."""
     return _results(restore_members, ((job, progress) for job in jobs), workers)
 

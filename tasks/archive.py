@@ -14,7 +14,7 @@ from tasks.manifest import Manifest, Settings
 from tasks.models import Models, verifier
 from tasks.progress import SILENT, Progress
 from tasks.shard import Job, encode_shard
-from tasks.storage import Store
+from tasks.storage import NotFoundError, Store
 
 ShardMap = Callable[[Job, int], Iterable[report.Totals]]
 """Calls encode_shard(job, shard) for every shard below the number."""
@@ -92,9 +92,11 @@ def create(archive: Store) -> None:
 def existing(url: str) -> Store:
     """The archive at a path or URL; raises ArchiveError where there is none, or one of another format."""
     archive = Store(url)
-    if not archive.exists(names.ARCHIVE):
-        raise ArchiveError(f"{archive}: no archive here; compress-archive makes one")
-    manifest.from_json(archive.read(names.ARCHIVE), archive.uri(names.ARCHIVE))
+    try:
+        document = archive.read(names.ARCHIVE)
+    except NotFoundError:
+        raise ArchiveError(f"{archive}: no archive here; compress-archive makes one") from None
+    manifest.from_json(document, archive.uri(names.ARCHIVE))
     return archive
 
 

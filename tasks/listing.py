@@ -51,14 +51,17 @@ _PENDING = f"""
         SELECT r.key, r.status, r.reason, l.size, l.stamp FROM rows r JOIN listings l USING (key, run)
         QUALIFY row_number() OVER (PARTITION BY r.key ORDER BY r.run DESC) = 1
     ), last_kept AS (
-        SELECT key, version, source_sha256 FROM rows WHERE status <> 'failed'
+        SELECT key, version, source_sha256 FROM rows WHERE tar IS NOT NULL
         QUALIFY row_number() OVER (PARTITION BY key ORDER BY run DESC) = 1
+    ), forgotten AS (
+        SELECT key FROM rows WHERE status = 'forgotten'
     ), last_listed AS (
         SELECT key, state FROM listings QUALIFY row_number() OVER (PARTITION BY key ORDER BY run DESC) = 1
     )
     SELECT f.key, f.size, f.stamp, if(k.key IS NULL, 'new', 'changed') AS state,
            coalesce(k.version, 0) + 1 AS version, k.source_sha256 AS held_sha256
-    FROM found f LEFT JOIN last_row h USING (key) LEFT JOIN last_kept k USING (key)
+    FROM found f ANTI JOIN forgotten USING (key)
+    LEFT JOIN last_row h USING (key) LEFT JOIN last_kept k USING (key)
     WHERE h.key IS NULL OR h.size <> f.size OR h.stamp <> f.stamp
           OR (h.status = 'failed' AND h.reason IN {NOT_HELD})
     UNION ALL

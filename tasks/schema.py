@@ -15,6 +15,7 @@ STATUSES: Mapping[str, str] = {
     "fallback": "kept in another format, for the reason given",
     "unchanged": "touched, but with the content of an earlier version, whose bytes it points at",
     "failed": "not kept, for the reason given",
+    "forgotten": "was kept; its bytes were erased for good, and the key is never taken again",
 }
 CODECS: Mapping[str, str] = {
     "fdc": "this package's lossy format",
@@ -89,6 +90,7 @@ SCHEMA = pa.schema(
         _field("device", pa.string(), "device that encoded it"),
         _field("bundle_id", pa.string(), "hash of the trained codec"),
         _field("created_at", pa.timestamp("us", "UTC"), "when the row was made", nullable=False),
+        _field("symbols_sha256", pa.string(), "fdc: hash of the symbols in the file, as little-endian 32-bit integers"),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )

@@ -82,8 +82,8 @@ def _held(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
     if not keys:
         return {}
     field = pa.compute.field
-    history = report.rows(archive, [number for number in report.runs(archive) if number < run])
-    kept = history.to_table(filter=field("key").isin(keys) & (field("status") != "failed")).to_pylist()
+    history = report.lookup(archive, keys)
+    kept = history.filter((field("run") < run) & field("tar").is_valid()).to_pylist()
     own = ("source_uri", "source_bytes", "run", "shard", "created_at", "duplicate_of")
     return {
         row["key"]: {name: value for name, value in row.items() if name not in own} | {"status": "unchanged"}
@@ -167,7 +167,8 @@ class _Encoding:
             answer["verified"] = decodes(self._decoder, data, symbols, seconds=settings.image_timeout)
             fallback = None if answer["verified"] else "unverified"
         if fallback is None:
-            return answer | {"status": "compressed", "codec": "fdc"} | self._stored(key, "fdc", data, answer)
+            answer |= {"status": "compressed", "codec": "fdc", "symbols_sha256": symbols}
+            return answer | self._stored(key, "fdc", data, answer)
         about = {name: answer[name] for name in ("source_format", "width", "height")}
         kept = {"status": "fallback", "codec": "original", "reason": fallback, "verified": True}
         return about | kept | self._stored(key, names.extension_of(key), source, answer)
