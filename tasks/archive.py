@@ -10,6 +10,7 @@ from pathlib import Path
 
 from codec.errors import ArchiveError, SettingsError
 from tasks import escrow, listing, manifest, names, report, shard
+from tasks.forget import refuse_unfinished
 from tasks.manifest import Manifest, Settings
 from tasks.models import Models, verifier
 from tasks.progress import SILENT, Progress
@@ -140,6 +141,7 @@ def plan_run(source: Store, archive: Store, settings: Settings, models: Models) 
 
 def work_off(archive: Store, plan: Manifest, job: Job, shard_map: ShardMap) -> report.Totals:
     """Encode all shards of a run that are not done, and seal it; returns the run's totals."""
+    refuse_unfinished(archive)
     if archive.sha256(plan.listing) != plan.listing_sha256:
         raise ArchiveError(f"{archive.uri(plan.listing)}: damaged; restore it from a mirror")
     totals = list(shard_map(job, len(plan.shards)))

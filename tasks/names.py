@@ -67,6 +67,11 @@ def run(number: int) -> str:
     return f"{RUNS}/{number:06d}"
 
 
+def run_of(name: str) -> int:
+    """The run whose folder a name lies in."""
+    return int(name.split("/")[1])
+
+
 def listing(number: int, sha256: str) -> str:
     """The frozen list of sources of a run, named by its content hash."""
     return f"{run(number)}/listing-{sha256}.parquet"

@@ -3,16 +3,17 @@
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
 
 from codec.errors import ArchiveError
-from tasks import escrow, names, report
+from tasks import names, report
 from tasks.archive import existing
 from tasks.channel import Child, ChildDied
+from tasks.decoders import Decoders
 from tasks.models import Models, worker
 from tasks.progress import SILENT, Progress
 from tasks.storage import Store
@@ -50,6 +51,7 @@ class Member:
     source_format: str | None
     width: int | None
     height: int | None
+    bundle_id: str
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,6 @@ class Job:
 
     archive: str
     target: str
-    bundle_id: str
     members: tuple[Member, ...]
     models: Models
 
@@ -102,7 +103,7 @@ def restore(
 def find(archive: Store, keys: Sequence[str], as_of: int | None = None) -> list[Member]:
     """The members that hold the last kept version of some keys, those that are none left out, and their targets."""
     with _chosen(archive, keys, as_of) as chosen:
-        return [member for _, members in _by_tar(chosen) for member in members]
+        return [member for members in _by_tar(chosen) for member in members]
 
 
 @contextmanager
@@ -128,16 +129,15 @@ def _refuse_missing(archive: Store, chosen: duckdb.DuckDBPyConnection, keys: Seq
 
 def _jobs(archive: Store, target: Store, chosen: duckdb.DuckDBPyConnection, models: Models) -> Iterator[Job]:
     """The jobs that restore what was chosen, one a tar."""
-    for bundle_id, members in _by_tar(chosen):
-        yield Job(archive.url, target.url, bundle_id, members, models)
+    for members in _by_tar(chosen):
+        yield Job(archive.url, target.url, members, models)
 
 
-def _by_tar(chosen: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, tuple[Member, ...]]]:
-    may_share = chosen.sql(_MAY_SHARE_A_NAME).to_arrow_table().to_pylist()
-    targets = _targets(may_share)
+def _by_tar(chosen: duckdb.DuckDBPyConnection) -> Iterator[tuple[Member, ...]]:
+    targets = _targets(chosen.sql(_MAY_SHARE_A_NAME).to_arrow_table().to_pylist())
     rows = (row for batch in chosen.sql(_BY_TAR).to_arrow_reader(BATCH) for row in batch.to_pylist())
-    for (bundle_id, _), group in itertools.groupby(rows, key=lambda row: (row.pop("bundle_id"), row["tar"])):
-        yield bundle_id, tuple(Member(target=targets.get(row["key"]) or _target(row), **row) for row in group)
+    for _, group in itertools.groupby(rows, key=lambda row: (row["bundle_id"], row["tar"])):
+        yield tuple(Member(target=targets.get(row["key"]) or _target(row), **row) for row in group)
 
 
 def _target(row: dict[str, Any]) -> str:
@@ -165,16 +165,12 @@ def restore_members(job: Job, progress: Progress = SILENT) -> Restored:
     """Restore the members of one tar; a damaged one is an error line and does not stop the others."""
     archive, target = Store(job.archive), Store(job.target)
     errors: list[str] = []
-    with ExitStack() as stack:
-        decoder: Child | None = None
+    with Decoders(archive, job.models, worker) as decoders:
         for member in job.members:
             try:
                 data = read_member(archive, member)
                 if member.codec != "original":
-                    if decoder is None:
-                        bundle = stack.enter_context(escrow.bundle(archive, job.bundle_id))
-                        decoder = stack.enter_context(worker(replace(job.models, bundle=bundle)))
-                    data = _decoded(decoder, member, data)
+                    data = decoded(decoders.get(member.bundle_id), member, data)
                 target.replace(member.target, data)
             except ArchiveError as error:
                 errors.append(f"{member.key}: {error}")
@@ -190,7 +186,8 @@ def read_member(archive: Store, member: Member) -> bytes:
     return data
 
 
-def _decoded(decoder: Child, member: Member, data: bytes) -> bytes:
+def decoded(decoder: Child, member: Member, data: bytes) -> bytes:
+    """The file that a member's bytes decode to, of the size that was encoded; raises ArchiveError."""
     try:
         answer, png = decoder.ask({"do": "decode"}, data, seconds=SECONDS)
     except ChildDied as death:

@@ -90,7 +90,11 @@ SCHEMA = pa.schema(
         _field("device", pa.string(), "device that encoded it"),
         _field("bundle_id", pa.string(), "hash of the trained codec"),
         _field("created_at", pa.timestamp("us", "UTC"), "when the row was made", nullable=False),
-        _field("symbols_sha256", pa.string(), "fdc: hash of the symbols in the file, as little-endian 32-bit integers"),
+        _field(
+            "content_sha256",
+            pa.string(),
+            "hash of what the file decodes to. fdc: its symbols as little-endian 32-bit integers",
+        ),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )

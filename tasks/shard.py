@@ -167,7 +167,7 @@ class _Encoding:
             answer["verified"] = decodes(self._decoder, data, symbols, seconds=settings.image_timeout)
             fallback = None if answer["verified"] else "unverified"
         if fallback is None:
-            answer |= {"status": "compressed", "codec": "fdc", "symbols_sha256": symbols}
+            answer |= {"status": "compressed", "codec": "fdc", "content_sha256": symbols}
             return answer | self._stored(key, "fdc", data, answer)
         about = {name: answer[name] for name in ("source_format", "width", "height")}
         kept = {"status": "fallback", "codec": "original", "reason": fallback, "verified": True}

@@ -30,6 +30,7 @@ def make(
     """
     store = Store(str(url))
     store.publish(names.ARCHIVE, manifest.to_json({"format": manifest.FORMAT, "name": "made"}))
+    store.publish(f"{names.escrow(BUNDLE)}/config.json", b"{}")
     kept: dict[str, dict[str, Any]] = {}
     for run, contents in enumerate(runs, 1):
         plan = _plan(store, run, contents, per_shard)
