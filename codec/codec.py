@@ -109,16 +109,19 @@ class Codec:
         *,
         min_psnr_db: float | None = None,
         max_lpips: float | None = None,
+        above: float = 0,
         keep_exif: bool = True,
     ) -> Encoded:
         """The smallest file with at least this PSNR and at most this LPIPS (AlexNet): slightly wider bins miss them.
 
-        The pixels measured are those that decoding gives on this machine. Raises QualityError, naming the best that can
-        be had, where no file meets the floor; SettingsError for an impossible one; otherwise as encode does.
+        With `above`, a lambda that is known to miss them, the smallest beyond it. The pixels measured are those that
+        decoding gives on this machine. Raises QualityError, naming the best that can be had, where no file meets the
+        floor; SettingsError for an impossible one; otherwise as encode does.
         """
         floor = Floor(min_psnr_db, max_lpips)
         chunks, y = Chunks.of(picture, keep_exif=keep_exif), self._latent(picture)
-        code = coarsest_reaching(floor, picture.pixels, lambda code: self._preview(picture, y, code))
+        missed = quantizer.alpha_code_of_quality(above, self.bundle.config.alpha_at_one) if above else -1
+        code = coarsest_reaching(floor, picture.pixels, lambda code: self._preview(picture, y, code), missed)
         return self._at_alpha(picture, chunks, y, code)
 
     def decode(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:

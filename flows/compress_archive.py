@@ -20,9 +20,13 @@ def compress_archive(
     archive: str,
     quality: float | None = None,
     target_bpp: float | None = None,
+    min_psnr_db: float | None = None,
+    max_lpips: float | None = None,
+    keep_exif: bool = True,
     max_images_per_shard: int = 2000,
     max_shard_bytes: int = 10**9,
     image_timeout: float = 1800.0,
+    image_memory: int = 16 * 10**9,
     max_failed_fraction: float = 1.0,
     verify: bool = True,
     metrics: bool = True,
@@ -40,9 +44,13 @@ def compress_archive(
         archive: Folder or URL of the archive, made if it is not there.
         quality: Lambda, larger is better and bigger. The codec's default if neither this nor target_bpp is given.
         target_bpp: Bits per pixel of the whole file, instead of quality.
+        min_psnr_db: Floor of PSNR: lambda rises until it is met, else the picture is kept without loss.
+        max_lpips: Bound on LPIPS (AlexNet), kept in the same way.
+        keep_exif: Keep the EXIF block in .fdc files; what is kept without loss keeps all it has.
         max_images_per_shard: Pictures in a tar.
         max_shard_bytes: Bytes of sources in a tar.
         image_timeout: Seconds that one picture may take.
+        image_memory: Bytes that the process of one picture may come to hold.
         max_failed_fraction: Stop, instead of committing a shard, when more of its pictures fail.
         verify: Decode every file again in a second process before it is kept.
         metrics: Measure PSNR, MS-SSIM, LPIPS and DISTS of every picture.
@@ -53,8 +61,9 @@ def compress_archive(
         workers: Shards encoded at a time; 0 for as many as there are processors for their threads.
         resume: Finish this run and do nothing else; refused when its settings are not those given.
     """
-    limits = (max_images_per_shard, max_shard_bytes, image_timeout, max_failed_fraction)
-    settings = Settings(quality, target_bpp, *limits, verify=verify, metrics=metrics, threads=threads)
+    kept = (quality, target_bpp, min_psnr_db, max_lpips, keep_exif)
+    limits = (max_images_per_shard, max_shard_bytes, image_timeout, image_memory, max_failed_fraction)
+    settings = Settings(*kept, *limits, verify=verify, metrics=metrics, threads=threads)
     source, archive = command.place(source), command.place(archive)
     count = mapping.workers(workers, threads)
     shard_map = mapping.on_threads(mapping.shard_map, count)

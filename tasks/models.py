@@ -22,9 +22,19 @@ class Coder(Protocol):
 
     bundle: Any
 
-    def encode(self, picture: "Picture", *, quality: float) -> Any: ...
+    def encode(self, picture: "Picture", *, quality: float, keep_exif: bool) -> Any: ...
 
-    def encode_to_bpp(self, picture: "Picture", bits_per_pixel: float) -> Any: ...
+    def encode_to_bpp(self, picture: "Picture", bits_per_pixel: float, *, keep_exif: bool) -> Any: ...
+
+    def encode_to_quality(
+        self,
+        picture: "Picture",
+        *,
+        min_psnr_db: float | None,
+        max_lpips: float | None,
+        above: float,
+        keep_exif: bool,
+    ) -> Any: ...
 
     def decode(self, data: bytes) -> NDArray[np.uint8]: ...
 
@@ -48,23 +58,23 @@ class Models:
         return [self.bundle, "--device", self.device, "--backbone", self.backbone, "--codec", self.codec]
 
 
-def worker(models: Models, metrics: str = "none") -> Child:
+def worker(models: Models, metrics: str = "none", memory: int | None = None) -> Child:
     """The process that encodes, measures and decodes, `tasks.worker`. `metrics` is alex, vgg or none."""
-    return Child("tasks.worker", [*models.arguments(), "--metrics", metrics], models.threads)
+    return Child("tasks.worker", [*models.arguments(), "--metrics", metrics], models.threads, memory)
 
 
-def verifier(models: Models) -> Child:
+def verifier(models: Models, memory: int | None = None) -> Child:
     """The process that decodes again, `tasks.verify`. It computes on the CPU, whatever encoded."""
-    return Child("tasks.verify", replace(models, device="cpu").arguments(), models.threads)
+    return Child("tasks.verify", replace(models, device="cpu").arguments(), models.threads, memory)
 
 
-def decodes(child: Child, data: bytes, symbols: str, *, seconds: float) -> bool:
-    """Whether the verifier decodes a file, in time and without ending, to the symbols of this hash."""
+def decodes(child: Child, data: bytes, content: str, *, seconds: float) -> bool:
+    """Whether the verifier decodes a file, in time and without ending, to the content of this hash."""
     try:
         answer, _ = child.ask({}, data, seconds=seconds)
     except ChildDied:
         return False
-    return answer.get("symbols") == symbols
+    return answer.get("content") == content
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -51,7 +51,8 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
     metrics = plan.settings.lpips_net if plan.settings.metrics else "none"
     with escrow.bundle(archive, plan.bundle_id) as bundle, tempfile.TemporaryDirectory() as scratch:
         models = Models(bundle, job.device, job.backbone, plan.settings.threads, job.codec)
-        with worker(models, metrics) as encoder, verifier(models) as decoder:
+        memory = plan.settings.image_memory
+        with worker(models, metrics, memory) as encoder, verifier(models, memory) as decoder:
             if encoder.greeting()["bundle_id"] != plan.bundle_id:
                 raise ArchiveError(f"{archive.uri(names.escrow(plan.bundle_id))}: not the bundle it is kept as")
             spool = Path(scratch) / "shard.tar"
@@ -155,29 +156,43 @@ class _Encoding:
 
     def _encoded(self, key: str, source: bytes) -> Row:
         settings = self._plan.settings
-        request = {"do": "encode", "quality": settings.quality, "target_bpp": settings.target_bpp}
+        asked = ("quality", "target_bpp", "min_psnr_db", "max_lpips", "keep_exif")
+        request = {"do": "encode"} | {name: getattr(settings, name) for name in asked}
         try:
             answer, data = self._encoder.ask(request, source, seconds=settings.image_timeout)
         except ChildDied as death:
             return _failed(death.reason, str(death))
         if "failed" in answer:
             return _failed(answer["failed"], answer["error"])
-        symbols, fallback = answer.pop("symbols", None), answer.pop("fallback", None)
-        if symbols is not None and settings.verify:
-            answer["verified"] = decodes(self._decoder, data, symbols, seconds=settings.image_timeout)
+        content, fallback = answer.pop("content", None), answer.pop("fallback", None)
+        if content is not None and settings.verify:
+            answer["verified"] = decodes(self._decoder, data, content, seconds=settings.image_timeout)
             fallback = None if answer["verified"] else "unverified"
         if fallback is None:
-            answer |= {"status": "compressed", "codec": "fdc", "content_sha256": symbols}
+            answer |= {"status": "compressed", "codec": "fdc", "content_sha256": content}
             return answer | self._stored(key, "fdc", data, answer)
-        about = {name: answer[name] for name in ("source_format", "width", "height")}
-        kept = {"status": "fallback", "codec": "original", "reason": fallback, "verified": True}
-        return about | kept | self._stored(key, names.extension_of(key), source, answer)
+        about = {name: answer.get(name) for name in ("source_format", "width", "height", "error")}
+        return about | {"status": "fallback", "reason": fallback} | self._without_loss(key, source, about)
+
+    def _without_loss(self, key: str, source: bytes, about: Row) -> Row:
+        """The source as JPEG XL where that is smaller and comes back exactly, else its own bytes."""
+        seconds = self._plan.settings.image_timeout
+        if about["width"] is not None:  # what was not decoded for its size is not decoded here either
+            try:
+                answer, data = self._encoder.ask({"do": "keep"}, source, seconds=seconds)
+            except ChildDied:
+                answer, data = {}, b""
+            if "content" in answer and decodes(self._decoder, data, answer["content"], seconds=seconds):
+                kept = {"codec": "jxl", "verified": True, "content_sha256": answer["content"]}
+                return kept | self._stored(key, "jxl", data, about)
+        extension = names.extension_of(key)
+        return {"codec": "original", "verified": True} | self._stored(key, extension, source, about)
 
     def _stored(self, key: str, extension: str, data: bytes, answer: Row) -> Row:
         offset = self._tar.add(names.member(len(self.rows), key, extension), data)
         return {
             "bytes": len(data),
-            "bpp": 8 * len(data) / (answer["width"] * answer["height"]),
+            "bpp": 8 * len(data) / (answer["width"] * answer["height"]) if answer["width"] is not None else None,
             "offset": offset,
             "length": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),

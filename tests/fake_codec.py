@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.errors import BitstreamError, BundleError, ImageError
+from codec.errors import BitstreamError, BundleError, ImageError, QualityError
 from codec.images import Picture
 
 DEFAULT_QUALITY = 4.0
 FAKE = "tests.fake_codec:FakeCodec"
+OUT_OF_REACH = 90.0
+"""A floor in dB that no file of this codec meets."""
 
 CRASH, HANG, KILLED, RAISE, CORRUPT, GROW, UNSUPPORTED = range(1, 8)
 """Values of the first pixel's red, after (., 13, 37), that make encoding go wrong."""
@@ -61,14 +63,27 @@ class FakeCodec:
             raise BundleError(f"{bundle}: no bundle here; name a folder with one")
         return cls(FakeBundle(Path(bundle)))
 
-    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY) -> Encoded:
+    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY, keep_exif: bool = True) -> Encoded:
         return self._encode(picture, quality)
 
-    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Encoded:
+    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float, *, keep_exif: bool = True) -> Encoded:
         return self._encode(picture, bits_per_pixel)
 
-    def _encode(self, picture: Picture, quality: float) -> Encoded:
-        pixels = picture.pixels & 0xE0
+    def encode_to_quality(
+        self,
+        picture: Picture,
+        *,
+        min_psnr_db: float | None = None,
+        max_lpips: float | None = None,
+        above: float = 0,
+        keep_exif: bool = True,
+    ) -> Encoded:
+        if (min_psnr_db or 0) > OUT_OF_REACH:
+            raise QualityError(f"no file reaches {min_psnr_db} dB")
+        return self._encode(picture, 2 * above, mask=0xFF)
+
+    def _encode(self, picture: Picture, quality: float, mask: int = 0xE0) -> Encoded:
+        pixels = picture.pixels & mask
         red, *marker = (int(value) for value in picture.pixels[0, 0])
         fault = red if marker == [13, 37] else 0
         misbehave(fault)
@@ -78,7 +93,7 @@ class FakeCodec:
             data = self._pack(picture, zlib.compress(pixels.tobytes()))
         else:
             data = self._pack(picture, payload)
-        return Encoded(data, _symbols(picture.pixels & 0xE0), quality, 12.5, 3, 8 * len(payload), 16)
+        return Encoded(data, _symbols(picture.pixels & mask), quality, 12.5, 3, 8 * len(payload), 16)
 
     def _pack(self, picture: Picture, payload: bytes) -> bytes:
         return self.bundle.salt[:4].ljust(4) + struct.pack("<II", picture.width, picture.height) + payload

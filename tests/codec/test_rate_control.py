@@ -108,7 +108,7 @@ def test_a_floor_that_nothing_meets_names_the_best() -> None:
 
 
 def test_a_bound_on_lpips_needs_a_picture_that_has_one() -> None:
-    with pytest.raises(SettingsError, match="no bound on LPIPS is possible for this picture: side below 31"):
+    with pytest.raises(QualityError, match="no bound on LPIPS is possible for this picture: side below 31"):
         coarsest_reaching(Floor(max_lpips=0.1), BLACK, shades)
 
 
