@@ -97,7 +97,7 @@ SCHEMA = pa.schema(
         _field(
             "content_sha256",
             pa.string(),
-            "hash of what the file decodes to. fdc: its symbols as little-endian 32-bit integers; jxl: the JPEG or pixels",
+            "hash of what the file decodes to: an fdc file's symbols as <i4, a jxl file's JPEG or pixels",
         ),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},

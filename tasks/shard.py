@@ -58,7 +58,7 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
             spool = Path(scratch) / "shard.tar"
             with Tar(spool) as tar:
                 held = _held(archive, plan.run, [entry["key"] for entry in entries if entry["held_sha256"]])
-                encoding = _Encoding(plan, shard, job.device, held, encoder, decoder, tar)
+                encoding = Encoding(plan, shard, job.device, held, encoder, decoder, tar)
                 for entry in entries:
                     encoding.add(entry)
                     progress.advance(1)
@@ -92,7 +92,7 @@ def _held(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
     }
 
 
-class _Encoding:
+class Encoding:
     """The rows of a shard, in order, and the tar they fill."""
 
     def __init__(
