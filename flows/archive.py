@@ -76,7 +76,7 @@ def forget(
     """Erase the bytes of some keys for good, all versions, and leave a tombstone row for each."""
     with _one_line():
         rows = erase(archives.existing(archive), keys or [])
-    print(f"{rows} rows are tombstones now")
+    print(f"tombstones: {rows}")
 
 
 def _show(found: Status) -> None:
