@@ -38,12 +38,13 @@ def compress_archive(
     device: str = "cpu",
     workers: int = 0,
     resume: int | None = None,
+    retry_failed: bool = False,
     plan: bool = False,
 ) -> dict[str, Any]:
     """Finish the archive's open run, if any, then compress what is new or changed at the source.
 
     Args:
-        source: Folder or URL of pictures.
+        source: Folder or URL of pictures, a Parquet or CSV file or S3 Inventory that lists them, or a sharded dataset.
         archive: Folder or URL of the archive, made if it is not there.
         quality: Lambda, larger is better and bigger. The codec's default if neither this nor target_bpp is given.
         target_bpp: Bits per pixel of the whole file, instead of quality.
@@ -63,6 +64,7 @@ def compress_archive(
         device: cpu, cuda or cuda:N.
         workers: Shards encoded at a time; 0 for as many as there are processors for their threads.
         resume: Finish this run and do nothing else; refused when its settings are not those given.
+        retry_failed: Take again what failed before.
         plan: Write nothing, but predict objects, requests, bytes and hours, from a sample of 20 pictures.
     """
     kept = (quality, target_bpp, min_psnr_db, max_lpips, keep_exif)
@@ -77,7 +79,8 @@ def compress_archive(
     shard_map = mapping.on_threads(mapping.shard_map, count)
     with command.bar("compressing") as bar:
         mapped = partial(shard_map, workers=count, progress=bar)
-        outcome = compress(source, archive, settings, models=models, resume=resume, shard_map=mapped, progress=bar)
+        again = {"resume": resume, "retry_failed": retry_failed}
+        outcome = compress(source, archive, settings, models=models, **again, shard_map=mapped, progress=bar)
     row = {"runs": str(outcome.runs), **outcome.totals, **report.means(Store(archive), outcome.runs)}
     create_table_artifact([row], key="compress-archive", description=f"{source} into {archive}")
     return row

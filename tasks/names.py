@@ -151,4 +151,5 @@ def dataset_tar(shard: int, sha256: str) -> str:
     return f"shards/{shard:06d}-{sha256[:16]}.tar"
 
 
+DATASET_PLAN = "plan.json"
 DATASET_MANIFEST = "manifest.parquet"

@@ -18,6 +18,9 @@ from tasks.storage import Store
 
 Totals = dict[str, int]
 
+MEMORY = "512MB"
+"""What DuckDB may hold before it spills to disk."""
+
 
 def runs(archive: Store, after: int = 0) -> list[int]:
     """The numbers of all runs that were opened, or of those after one, ascending."""
@@ -90,6 +93,8 @@ def database(**views: Any) -> Iterator[duckdb.DuckDBPyConnection]:
     with tempfile.TemporaryDirectory() as spill:
         config = {
             "temp_directory": spill,
+            "memory_limit": MEMORY,
+            "preserve_insertion_order": False,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }

@@ -17,6 +17,7 @@ from tasks.channel import Child, ChildDied
 from tasks.manifest import Manifest
 from tasks.models import CODEC, Models, decodes, verifier, worker
 from tasks.progress import SILENT, Progress
+from tasks.sources import ChangedError, open_source
 from tasks.storage import NotFoundError, StorageError, Store, sha256_of
 from tasks.tar import Tar
 
@@ -106,7 +107,7 @@ class Encoding:
         tar: Tar,
     ) -> None:
         self.rows: list[Row] = []
-        self._source, self._held = Store(plan.source), held
+        self._source, self._held = open_source(plan.source), held
         self._plan, self._shard, self._device = plan, shard, device
         self._encoder, self._decoder, self._tar = encoder, decoder, tar
 
@@ -128,13 +129,11 @@ class Encoding:
     def _outcome(self, entry: Row) -> Row:
         if entry["size"] > listing.LARGEST_SOURCE:
             return _failed("too_large", f"{entry['size']} bytes, of which a shard holds {listing.LARGEST_SOURCE}")
-        name = names.name_of(entry["key"])
         try:
-            source = self._source.read(name)
-            now = self._source.item(name)
+            source = self._source.fetch(entry)
         except NotFoundError:
             return _failed("source_missing", "not there any more")
-        if (now.size, now.stamp, len(source)) != (entry["size"], entry["stamp"], entry["size"]):
+        except ChangedError:
             return _failed("source_changed", "not what was listed any more")
         content = hashlib.sha256(source).hexdigest()
         found = {"source_sha256": content}

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -53,6 +53,7 @@ class Store:
     """A folder: local (a path or file://) or remote (s3:// and every other fsspec URL).
 
     Names are relative to it and use `/`. Every failure is an ArchiveError of one line that holds no credentials.
+    `has_etags` says that the stamps of its items follow content, not time.
     """
 
     def __init__(self, url: str) -> None:
@@ -62,6 +63,7 @@ class Store:
         self._root = root.rstrip("/")
         protocols = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
         self.folder = Path(root) if "file" in protocols else None
+        self.has_etags = "s3" in protocols
         self.url = cast(str, self._fs.unstrip_protocol(self._root or root))
 
     def __str__(self) -> str:
@@ -110,7 +112,7 @@ class Store:
         try:
             size = content.stat().st_size if isinstance(content, Path) else len(content)
             return self.size(name) == size and self.sha256(name) == sha256_of(content)
-        except ArchiveError:
+        except NotFoundError:
             return False
 
     def probe(self, rounds: int = 5) -> str:
@@ -166,6 +168,26 @@ class Store:
         if self.folder is not None:
             files.remove_unfinished(self.folder / prefix)
 
+    def abort_uploads(self, prefix: str = "", *, older_than: float = 0.0) -> builtins.list[str]:
+        """Abort the multipart uploads that killed writers left under a folder; returns the names they were for.
+
+        An S3 store keeps and bills their bytes, and no listing shows them; other stores have none. Those begun within
+        the last `older_than` seconds are spared: their writers may be at work.
+        """
+        if not self.has_etags:
+            return []
+        aborted = []
+        with self._naming_errors("abort uploads", prefix):
+            bucket, key = self._bucket_and_prefix(prefix)
+            for page in self._s3_pages("list_multipart_uploads", Bucket=bucket, Prefix=key):
+                for upload in page.get("Uploads", ()):
+                    if upload["Initiated"].timestamp() > time.time() - older_than:
+                        continue
+                    with suppress(FileNotFoundError):  # completed or aborted meanwhile
+                        self._fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
+                    aborted.append(upload["Key"].removeprefix(self._bucket_and_prefix("")[1]))
+        return aborted
+
     # --- reading
 
     def read(self, name: str) -> bytes:
@@ -219,7 +241,7 @@ class Store:
         """The names directly in a folder, without its path, sorted; none where there is no such folder."""
         with self._naming_errors("list", prefix):
             try:
-                paths = self._fs.ls(self._path(prefix) if prefix else self._root, detail=False)
+                paths = self._fs.ls(self._place(prefix), detail=False)
             except FileNotFoundError:
                 return []
         found = (path.rstrip("/").rpartition("/")[2] for path in paths)
@@ -243,10 +265,36 @@ class Store:
         if self.folder is not None:
             for name, status in files.walk(self.folder, prefix):
                 yield _local_item(name, status)
-            return
-        for path, info in self._fs.find(self._path(prefix) if prefix else self._root, detail=True).items():
-            if info["type"] == "file" and not path.endswith("/"):
-                yield _item(path.removeprefix(self._root).lstrip("/"), info)
+        elif self.has_etags:
+            bucket, key = self._bucket_and_prefix(prefix)
+            root = self._bucket_and_prefix("")[1]
+            for page in self._s3_pages("list_objects_v2", Bucket=bucket, Prefix=key):
+                for found in page.get("Contents", ()):
+                    if not found["Key"].endswith("/"):
+                        yield Item(found["Key"].removeprefix(root), found["Size"], found["ETag"].strip('"'))
+        else:
+            with suppress(FileNotFoundError):
+                for folder, _, found in self._fs.walk(self._place(prefix), detail=True, on_error="raise"):
+                    for name, info in found.items():
+                        yield _item(f"{folder}/{name}".removeprefix(self._root).lstrip("/"), info)
+
+    def _bucket_and_prefix(self, folder: str) -> tuple[str, str]:
+        bucket, key, _ = self._fs.split_path(self._place(folder))
+        return bucket, f"{key}/" if key else ""
+
+    def _s3_pages(self, call: str, **request: Any) -> Iterator[dict[str, Any]]:
+        """The pages of a listing, one in memory at a time; s3fs would hold all of it."""
+        while True:
+            page = self._fs.call_s3(call, **request)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            for marker in ("ContinuationToken", "KeyMarker", "UploadIdMarker"):
+                if following := page.get(f"Next{marker}"):
+                    request[marker] = following
+
+    def _place(self, folder: str) -> str:
+        return self._path(folder) if folder else self._root
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

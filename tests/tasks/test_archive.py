@@ -17,6 +17,7 @@ from tasks import archive as archives
 from tasks import listing, names, report
 from tasks.manifest import Manifest, Settings
 from tasks.models import Models
+from tasks.sources import open_source
 from tasks.storage import Store
 from tests.fake_codec import FAKE
 from tests.tasks import pictures
@@ -177,7 +178,7 @@ def test_the_loser_of_the_manifest_adopts_the_winners_plan(
 
     def winner() -> None:
         settings = replace(SMALL, quality=9.0, max_images_per_shard=1)
-        archives.plan_run(Store(str(source)), Store(str(archive)), settings, Models(str(fake_bundle), codec=FAKE))
+        archives.plan_run(open_source(str(source)), Store(str(archive)), settings, Models(str(fake_bundle), codec=FAKE))
 
     before(monkeypatch, "manifest.json", winner)
     assert pack(source, archive, fake_bundle).runs == [1]
