@@ -37,22 +37,21 @@ def audit_archive(
     models = Models("", device, backbone, threads)
     with command.bar("auditing") as bar:
         found = audit(archive, sample=sample, seed=seed, repair_from=mirror, models=models, progress=bar)
-    row = {"objects": found.objects, "pictures": found.pictures, "problems": len(found.problems)}
+    row = {"objects": found.objects, "pictures": found.pictures, "problems": found.found}
     row |= {"repaired": found.repaired, "findings": found.findings}
-    create_table_artifact([row, *found.problems[:SHOWN]], key="audit-archive", description=archive)
-    return row | {"left": [problem for problem in found.problems if not problem["repaired"]]}
+    left = [problem for problem in found.problems if not problem["repaired"]]
+    create_table_artifact([row], key="audit-archive", description=archive)
+    return row | {"left": left[:SHOWN]}
 
 
 def show(row: dict[str, Any]) -> int:
     """Print the totals and the problems that are left; the exit status says whether there are any."""
     left = row.pop("left")
     command.show_table("audit-archive", row)
-    for problem in left[:SHOWN]:
+    for problem in left:
         picture = f" ({problem['key']})" if problem["key"] is not None else ""
         print(f"{problem['state']}: {problem['name']}{picture}: {problem['detail']}")
-    if len(left) > SHOWN:
-        print(f"and {len(left) - SHOWN} more in {row['findings']}")
-    return command.FAILED_ROWS if left else command.DONE
+    return command.FAILED_ROWS if row["problems"] > row["repaired"] else command.DONE
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from tasks.storage import NotFoundError, StorageError, Store, sha256_of
 SECONDS = 1800.0
 DAY = 86_400.0
 FINDINGS_PER_BATCH = 10_000
+KEPT_PROBLEMS = 1000
 
 STATES = {
     "ok": "is what it should be",
@@ -46,24 +47,24 @@ FINDINGS = pa.schema(
         pa.field("key", pa.string(), True, {"description": "picture, where the finding is about one file of a tar"}),
         pa.field("state", pa.string(), False, {"description": "; ".join(f"{k}: {v}" for k, v in STATES.items())}),
         pa.field("detail", pa.string(), True, {"description": "what is wrong, in one line"}),
-        pa.field("repaired", pa.bool_(), False, {"description": "whether the mirror's copy was put in its place"}),
+        pa.field("repaired", pa.bool_(), False, {"description": "whether it was put right"}),
     ]
 )
 
 
 @dataclass(frozen=True)
 class Audited:
-    """How many objects and pictures were looked at, those that are not in order, and the name of the findings' file."""
+    """How many objects and pictures were looked at, how many problems there are, and how many of those were put right.
+
+    `problems` are the first thousand findings that are not ok; `findings` is the name of the file that has all.
+    """
 
     objects: int
     pictures: int
+    found: int
+    repaired: int
     problems: list[dict[str, Any]]
     findings: str
-
-    @property
-    def repaired(self) -> int:
-        """How many problems are none any more."""
-        return sum(problem["repaired"] for problem in self.problems)
 
 
 def audit(
@@ -95,14 +96,14 @@ def audit(
             _Audit(store, mirror, Path(scratch), notes, decoders, sample, random.Random(seed), progress).whole()
             notes.flush()
         store.publish(name, path)
-    return Audited(notes.objects, notes.pictures, notes.problems, name)
+    return Audited(notes.objects, notes.pictures, notes.found, notes.repaired, notes.problems, name)
 
 
 class _Notes:
-    """The findings, written as they come; problems are also kept."""
+    """The findings, written as they come and counted; the first problems are also kept."""
 
     def __init__(self, writer: pa.parquet.ParquetWriter) -> None:
-        self.objects = self.pictures = 0
+        self.objects = self.pictures = self.found = self.repaired = 0
         self.problems: list[dict[str, Any]] = []
         self._writer, self._waiting = writer, list[dict[str, Any]]()
 
@@ -114,8 +115,11 @@ class _Notes:
             self.objects += 1
         else:
             self.pictures += 1
+        self.repaired += repaired
         if state != "ok":
-            self.problems.append(finding)
+            self.found += 1
+            if len(self.problems) < KEPT_PROBLEMS:
+                self.problems.append(finding)
         self._waiting.append(finding)
         if len(self._waiting) == FINDINGS_PER_BATCH:
             self.flush()
@@ -144,6 +148,7 @@ class _Audit:
     named: set[str] = field(default_factory=set)
     useless: set[str] = field(default_factory=set)
     rows: int = 0
+    fetched: tuple[str, str] = ("", "")
 
     def whole(self) -> None:
         """Check all that is there."""
@@ -162,7 +167,7 @@ class _Audit:
             if not name.startswith(ours):
                 self.notes.add(name, "foreign", "nothing names it; remove it if it is not yours")
         for name in self.archive.abort_uploads(older_than=DAY):
-            self.notes.add(name, "dangling", "aborted")
+            self.notes.add(name, "dangling", "aborted", repaired=True)
 
     def compacted(self) -> tables.Table:
         """Check the generation of tables that holds."""
@@ -306,15 +311,20 @@ class _Audit:
             return False
         copy = self.local(self.mirror, name)
         self.archive.remove(name)
-        return self.archive.publish(name, copy)
+        stands = self.archive.publish(name, copy)
+        self.fetched = ("", "")
+        return stands
 
     def local(self, store: Store, name: str) -> Path:
-        """A local file with the content of an object, which the next call may overwrite."""
+        """A local file with the content of an object, fetched once until the next object is asked for."""
         if store.folder is not None:
             return store.folder / name
         path = self.scratch / "object"
-        with store.open(name) as source, path.open("wb") as copy:
-            shutil.copyfileobj(source, copy, 1 << 20)
+        if self.fetched != (store.url, name):
+            self.fetched = ("", "")
+            with store.open(name) as source, path.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
+            self.fetched = (store.url, name)
         return path
 
 

@@ -95,3 +95,18 @@ def test_every_command_does_on_a_bucket_what_it_does_on_a_folder(bucket: Bucket,
     with fsspec.open(f"fdc://trip/g.jpg::{url}") as file:
         assert file.read() == b"ggg"
     assert not any(b"bbb" in Store(url).read(item.name) for item in store.list())
+
+
+def test_an_upload_that_a_killed_writer_left_is_aborted_once_it_is_old(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{bucket.url}/uploads"
+    make(url, RUNS[:1])
+    s3 = fsspec.filesystem("s3")
+    s3.call_s3("create_multipart_upload", Bucket="owners", Key="uploads/runs/000001/shards/000009-abc.tar")
+    assert audit(url).problems == []  # its writer may be at work
+    monkeypatch.setattr("tasks.audit.DAY", -60.0)
+    assert [(problem["state"], problem["name"]) for problem in audit(url).problems] == [
+        ("dangling", "runs/000001/shards/000009-abc.tar")
+    ]
+    assert audit(url).problems == []
