@@ -4,15 +4,16 @@ import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from codec.errors import ImageError, ImageLimitError
+
+if TYPE_CHECKING:  # processes that only read pictures start without torch
+    from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JXL", "HEIF")
 """Formats that are opened, where Pillow or a plug-in reads them; none that calls another program."""
@@ -121,13 +122,17 @@ def _space(icc: bytes | None) -> bytes:
     return (icc or b"")[16:20]
 
 
-def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+def to_tensor(pixels: NDArray[np.uint8]) -> "Tensor":
     """(H, W, 3) 8-bit -> (3, H, W) float32 in [-1, 1]."""
+    import torch
+
     return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1).contiguous() / 127.5 - 1
 
 
-def to_pixels(tensor: Tensor) -> NDArray[np.uint8]:
+def to_pixels(tensor: "Tensor") -> NDArray[np.uint8]:
     """(3, H, W) in [-1, 1] -> (H, W, 3) 8-bit, clamped and rounded."""
+    import torch
+
     scaled = ((tensor.detach().float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
     return np.ascontiguousarray(scaled.permute(1, 2, 0).cpu().numpy())
 

@@ -79,8 +79,8 @@ def compress_archive(
     shard_map = mapping.on_threads(mapping.shard_map, count)
     with command.bar("compressing") as bar:
         mapped = partial(shard_map, workers=count, progress=bar)
-        again = {"resume": resume, "retry_failed": retry_failed}
-        outcome = compress(source, archive, settings, models=models, **again, shard_map=mapped, progress=bar)
+        run = partial(compress, source, archive, settings, models=models, shard_map=mapped, progress=bar)
+        outcome = run(resume=resume, retry_failed=retry_failed)
     row = {"runs": str(outcome.runs), **outcome.totals, **report.means(Store(archive), outcome.runs)}
     create_table_artifact([row], key="compress-archive", description=f"{source} into {archive}")
     return row

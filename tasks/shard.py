@@ -205,6 +205,17 @@ def _failed(reason: str, error: str) -> Row:
 def _commit(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: Path) -> report.Totals:
     """Publish the tar under its content hash, then the part that names it; the part is what commits the shard."""
     _refuse_nonsense(plan, shard, rows)
+    try:
+        return report.count(_published(archive, plan, shard, rows, spool))
+    except ArchiveError:
+        winner = committed(archive, plan.run, shard)
+        if winner is None:
+            raise
+        return report.count(winner)  # another runner was faster, and may have sealed the run and removed our tar
+
+
+def _published(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: Path) -> pa.Table:
+    """The part that stands: ours, or that of another runner, whose tar then stays instead of ours."""
     own = [row for row in rows if row["status"] != "unchanged" and "offset" in row]
     tar = ""
     if own:
@@ -220,14 +231,14 @@ def _commit(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: 
     table = schema.table(rows, {"run": str(plan.run), "shard": str(shard), "tar": tar})
     part = pa.BufferOutputStream()
     pa.parquet.write_table(table, part, compression="zstd")
-    if not archive.publish(names.part(plan.run, shard), part.getvalue().to_pybytes()):
-        winner = committed(archive, plan.run, shard)
-        if winner is None:
-            raise StorageError(f"{archive.uri(names.part(plan.run, shard))}: refused, yet not there; run again")
-        if tar and tar_of(winner) != tar:
-            archive.remove(tar)
-        table = winner
-    return report.count(table)
+    if archive.publish(names.part(plan.run, shard), part.getvalue().to_pybytes()):
+        return table
+    winner = committed(archive, plan.run, shard)
+    if winner is None:
+        raise StorageError(f"{archive.uri(names.part(plan.run, shard))}: refused, yet not there; run again")
+    if tar and tar_of(winner) != tar:
+        archive.remove(tar)
+    return winner
 
 
 def _refuse_nonsense(plan: Manifest, shard: int, rows: list[Row]) -> None:

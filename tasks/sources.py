@@ -52,13 +52,13 @@ class Source(ABC):
     def fetch(self, entry: dict[str, Any]) -> bytes:
         """The bytes of a listed entry; raises NotFoundError, ChangedError, StorageError."""
 
+    @abstractmethod
     def tail(self, entry: dict[str, Any]) -> str:
         """A hash of an entry's last bytes, which differ between most pictures of one size; raises ArchiveError."""
-        return hashlib.sha256(self.fetch(entry)[-TAIL:]).hexdigest()
 
+    @abstractmethod
     def sha256(self, entry: dict[str, Any]) -> str:
-        """The hash of an entry's bytes; raises ArchiveError."""
-        return hashlib.sha256(self.fetch(entry)).hexdigest()
+        """The hash of an entry's bytes as they are now, read in pieces; raises ArchiveError."""
 
 
 def open_source(url: str) -> Source:
@@ -93,7 +93,32 @@ def batched(items: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[st
         yield batch
 
 
-class Folder(Source):
+class _Stored(Source):
+    """Pictures that are files of their own in some store."""
+
+    @abstractmethod
+    def _locate(self, entry: dict[str, Any]) -> tuple[Store, str]: ...
+
+    def fetch(self, entry: dict[str, Any]) -> bytes:
+        store, name = self._locate(entry)
+        data = store.read(name)
+        now = store.item(name)
+        if (now.size, now.stamp, len(data)) != (entry["size"], entry["stamp"], entry["size"]):
+            raise ChangedError(f"{entry['uri']}: not what was listed any more")
+        return data
+
+    def tail(self, entry: dict[str, Any]) -> str:
+        store, name = self._locate(entry)
+        length = min(entry["size"], TAIL)
+        data = store.read_range(name, entry["size"] - length, length) if length else b""
+        return hashlib.sha256(data).hexdigest()
+
+    def sha256(self, entry: dict[str, Any]) -> str:
+        store, name = self._locate(entry)
+        return store.sha256(name)
+
+
+class Folder(_Stored):
     """All files below a folder or URL; keys are paths relative to it."""
 
     def __init__(self, store: Store) -> None:
@@ -114,17 +139,11 @@ class Folder(Source):
             uri = self._store.uri(item.name)
             yield {"key": names.key_of(item.name), "uri": uri, "size": item.size, "stamp": item.stamp}
 
-    def fetch(self, entry: dict[str, Any]) -> bytes:
-        return _fetched(self._store, self._name(entry), entry)
-
-    def tail(self, entry: dict[str, Any]) -> str:
-        return _tail(self._store, self._name(entry), entry["size"])
-
-    def _name(self, entry: dict[str, Any]) -> str:
-        return names.name_of(entry["key"])
+    def _locate(self, entry: dict[str, Any]) -> tuple[Store, str]:
+        return self._store, names.name_of(entry["key"])
 
 
-class Listed(Source):
+class Listed(_Stored):
     """The files that a listing names, on one store or several.
 
     A path relative to the listing's folder is its own key; the key of a URL is what follows its scheme, so that
@@ -147,12 +166,6 @@ class Listed(Source):
             entries = [self._entry(row) for row in batch]
             yield from inventory.in_parallel(self._complete, entries)
 
-    def fetch(self, entry: dict[str, Any]) -> bytes:
-        return _fetched(*self._locate(entry["uri"]), entry)
-
-    def tail(self, entry: dict[str, Any]) -> str:
-        return _tail(*self._locate(entry["uri"]), entry["size"])
-
     def _entry(self, row: inventory.Row) -> dict[str, Any]:
         location = row.location
         if location.startswith("/"):
@@ -168,15 +181,15 @@ class Listed(Source):
         """The entry with size and stamp as its store says them, where the listing does not."""
         if entry["size"] is not None and entry["stamp"] is not None:
             return entry
-        store, name = self._locate(entry["uri"])
+        store, name = self._locate(entry)
         try:
             item = store.item(name)
         except NotFoundError:  # its row will say so
             return entry | {"size": 0, "stamp": ""}
         return entry | {"size": item.size, "stamp": item.stamp}
 
-    def _locate(self, uri: str) -> tuple[Store, str]:
-        address = names.name_of(uri)
+    def _locate(self, entry: dict[str, Any]) -> tuple[Store, str]:
+        address = names.name_of(entry["uri"])
         scheme, _, rest = address.partition("://")
         authority, _, name = rest.partition("/")
         root = f"{scheme}://{authority}" if authority else f"{scheme}:///"
@@ -220,17 +233,3 @@ class Packed(Source):
 
     def sha256(self, entry: dict[str, Any]) -> str:
         return str(entry["stamp"])
-
-
-def _fetched(store: Store, name: str, entry: dict[str, Any]) -> bytes:
-    data = store.read(name)
-    now = store.item(name)
-    if (now.size, now.stamp, len(data)) != (entry["size"], entry["stamp"], entry["size"]):
-        raise ChangedError(f"{entry['uri']}: not what was listed any more")
-    return data
-
-
-def _tail(store: Store, name: str, size: int) -> str:
-    length = min(size, TAIL)
-    data = store.read_range(name, size - length, length) if length else b""
-    return hashlib.sha256(data).hexdigest()

@@ -22,7 +22,7 @@ import fsspec
 import pyarrow.fs
 
 from codec.errors import ArchiveError
-from tasks import files, names
+from tasks import files, names, s3
 
 CHUNK = 4 << 20
 CONFLICT_WAITS = (0.1, 0.3, 1.0, 3.0)
@@ -86,11 +86,15 @@ class Store:
                 self._create(name, content)
                 return True
             except Exception as error:  # any client's failure: the store itself is asked what holds
-                if self._holds(name, content):
+                stands = self._holds(name, content)
+                if stands:
                     return True
-                if isinstance(error, FileExistsError) or _http_status(error) == 412:
+                refused = isinstance(error, FileExistsError) or _http_status(error) == 412
+                if refused and stands is False:
                     return False
-                if _http_status(error) != 409 or wait is None:
+                # a conflict: by 409, refused for a name that has gone since, or a sealing runner took our spool away
+                conflict = refused or _http_status(error) == 409 or isinstance(error, FileNotFoundError)
+                if not conflict or wait is None:
                     raise self._named(error, "write", name) from error
                 time.sleep(wait)
         raise AssertionError("unreachable")
@@ -108,12 +112,13 @@ class Store:
             path.hardlink_to(spooled)
         files.sync(path.parent)
 
-    def _holds(self, name: str, content: bytes | Path) -> bool:
+    def _holds(self, name: str, content: bytes | Path) -> bool | None:
+        """Whether exactly this content stands under a name; None where nothing does."""
         try:
             size = content.stat().st_size if isinstance(content, Path) else len(content)
             return self.size(name) == size and self.sha256(name) == sha256_of(content)
         except NotFoundError:
-            return False
+            return None
 
     def probe(self, rounds: int = 5) -> str:
         """Show that when two writers create one key exactly one wins, and say how; raises ArchiveError otherwise."""
@@ -176,17 +181,8 @@ class Store:
         """
         if not self.has_etags:
             return []
-        aborted = []
         with self._naming_errors("abort uploads", prefix):
-            bucket, key = self._bucket_and_prefix(prefix)
-            for page in self._s3_pages("list_multipart_uploads", Bucket=bucket, Prefix=key):
-                for upload in page.get("Uploads", ()):
-                    if upload["Initiated"].timestamp() > time.time() - older_than:
-                        continue
-                    with suppress(FileNotFoundError):  # completed or aborted meanwhile
-                        self._fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
-                    aborted.append(upload["Key"].removeprefix(self._bucket_and_prefix("")[1]))
-        return aborted
+            return [self._name(path) for path in s3.abort_uploads(self._fs, self._place(prefix), older_than)]
 
     # --- reading
 
@@ -266,32 +262,16 @@ class Store:
             for name, status in files.walk(self.folder, prefix):
                 yield _local_item(name, status)
         elif self.has_etags:
-            bucket, key = self._bucket_and_prefix(prefix)
-            root = self._bucket_and_prefix("")[1]
-            for page in self._s3_pages("list_objects_v2", Bucket=bucket, Prefix=key):
-                for found in page.get("Contents", ()):
-                    if not found["Key"].endswith("/"):
-                        yield Item(found["Key"].removeprefix(root), found["Size"], found["ETag"].strip('"'))
+            for path, size, etag in s3.objects(self._fs, self._place(prefix)):
+                yield Item(self._name(path), size, etag)
         else:
             with suppress(FileNotFoundError):
                 for folder, _, found in self._fs.walk(self._place(prefix), detail=True, on_error="raise"):
                     for name, info in found.items():
-                        yield _item(f"{folder}/{name}".removeprefix(self._root).lstrip("/"), info)
+                        yield _item(self._name(f"{folder}/{name}"), info)
 
-    def _bucket_and_prefix(self, folder: str) -> tuple[str, str]:
-        bucket, key, _ = self._fs.split_path(self._place(folder))
-        return bucket, f"{key}/" if key else ""
-
-    def _s3_pages(self, call: str, **request: Any) -> Iterator[dict[str, Any]]:
-        """The pages of a listing, one in memory at a time; s3fs would hold all of it."""
-        while True:
-            page = self._fs.call_s3(call, **request)
-            yield page
-            if not page.get("IsTruncated"):
-                return
-            for marker in ("ContinuationToken", "KeyMarker", "UploadIdMarker"):
-                if following := page.get(f"Next{marker}"):
-                    request[marker] = following
+    def _name(self, path: str) -> str:
+        return path.removeprefix(self._root).lstrip("/")
 
     def _place(self, folder: str) -> str:
         return self._path(folder) if folder else self._root

@@ -18,7 +18,7 @@ def serving(log: Path | None = None) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", "tests.tasks.object_store", str(port)]
     with (log or Path(os.devnull)).open("wb") as errors:
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
     try:
@@ -39,3 +39,16 @@ def _wait(address: str) -> None:
             if time.time() > deadline:
                 raise
             time.sleep(0.2)
+
+
+def _serve(port: int) -> None:
+    """One request at a time: the server looks before it creates, and would let two creators of one name win."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import run_simple
+
+    application = DomainDispatcherApplication(create_backend_app)
+    run_simple("127.0.0.1", port, application, threaded=False, request_handler=MotoRequestHandler)
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

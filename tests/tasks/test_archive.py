@@ -186,6 +186,44 @@ def test_the_loser_of_the_manifest_adopts_the_winners_plan(
     assert len(list((archive / "runs").iterdir())) == 1
 
 
+def test_a_run_that_another_runner_opened_meanwhile_is_adopted(
+    grown: tuple[Path, Path], fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, archive = grown
+    folder(source, {"e.png": png(50)})
+    store, models = Store(str(archive)), Models(str(fake_bundle), codec=FAKE)
+    assert archives.plan_run(open_source(str(source)), store, SMALL, models) == 2
+    assert archives.plan_run(open_source(str(source)), store, SMALL, models) == 2
+    monkeypatch.setattr(archives, "open_run", lambda _: None)  # as seen by a runner that looked just before
+    pack(source, archive, fake_bundle)
+    assert [row["key"] for row in rows(archive) if row["run"] > 1] == ["e.png"]
+
+
+def test_a_closed_run_goes_without_its_missing_shards_and_their_pictures_return_in_the_next(
+    grown: tuple[Path, Path], fake_bundle: Path
+) -> None:
+    source, archive = grown
+    store = Store(str(archive))
+    with pytest.raises(ArchiveError, match="run 1 cannot be closed, no run is open"):
+        archives.close_run(store, 1, "why not")
+    (archive / names.seal(1)).unlink()
+    late = (archive / names.part(1, 0)).read_bytes()
+    (archive / names.part(1, 0)).unlink()
+    with pytest.raises(SettingsError, match="give one"):
+        archives.close_run(store, 1, " ")
+    assert archives.close_run(store, 1, "the disk of its machine died") == [0]
+    seal = json.loads((archive / names.seal(1)).read_bytes())
+    assert seal["closed"] == {"reason": "the disk of its machine died", "missing": [0]}
+    assert [row["key"] for row in rows(archive)] == ["d.png"]
+    assert not list((archive / names.shards(1)).glob("000000-*"))
+
+    (archive / names.part(1, 0)).write_bytes(late)  # a runner that did not hear of it
+    with pytest.raises(ArchiveError, match=r"run 1 was closed meanwhile \(the disk of its machine died\)"):
+        archives.seal(store, Manifest.from_bytes(store.read(names.manifest(1)), ""))
+    assert pack(source, archive, fake_bundle).runs == [2]
+    assert sorted(row["key"] for row in rows(archive)) == ["a.png", "b.png", "c.png", "d.png"]
+
+
 def test_the_loser_of_a_part_removes_its_tar_and_keeps_the_winners_rows(
     grown: tuple[Path, Path], fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
