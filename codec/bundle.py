@@ -33,6 +33,8 @@ from codec.quantizer import ParameterMode
 FORMAT = 1
 EMBEDDED = Path(__file__).parent / "bundles"
 DEFAULT_BUNDLE = EMBEDDED / "mini"
+BACKBONES = "backbones"
+"""The folder beside bundles in which those that they do not embed are found by content hash, as in an archive."""
 CONFIG, ENTROPY, ENCODER, PROMPT, BACKBONE = (
     "bundle.json",
     "entropy.safetensors",
@@ -100,7 +102,9 @@ class Bundle:
         config = self.config
         prompt = load_file(self.path / PROMPT)["embedding"] if PROMPT in config.files else None
         if source is None:
-            source = self.path / BACKBONE if config.backbone_source == "embedded" else config.backbone_source
+            beside = self.path.parent / BACKBONES / config.backbone_hash
+            elsewhere = str(beside) if beside.is_dir() else config.backbone_source
+            source = self.path / BACKBONE if config.backbone_source == "embedded" else elsewhere
         return Backbone.load(source, device=device, prompt_embedding=prompt, content_hash=config.backbone_hash)
 
     def load_entropy(self, device: str = "cpu") -> tuple[ExactEntropyModel, Tables]:

@@ -127,9 +127,7 @@ def plan_run(
         frozen = listing.freeze(source, archive, run, limits, Path(scratch), retry_failed_to=retry_failed_to)
         if not frozen.shards:
             return None
-        with verifier(models) as child:
-            about = child.greeting()
-        escrow.keep(archive, about["bundle_id"], Path(about["bundle_path"]))
+        about = escrow.keep(archive, models)
         if settings.quality is None and settings.target_bpp is None:
             settings = replace(settings, quality=about["default_quality"])
         plan = Manifest(
@@ -213,7 +211,7 @@ def _remove_orphans(archive: Store, plan: Manifest, tars: set[str]) -> None:
     for name in (f"{names.run(plan.run)}/{name}" for name in archive.children(names.run(plan.run))):
         if name.endswith(".parquet") and name != plan.listing:
             archive.remove(name)
-    for place in (names.run(plan.run), names.escrow(plan.bundle_id)):
+    for place in (names.run(plan.run), names.ESCROW):
         archive.remove_unfinished(place)
         archive.abort_uploads(place)
 

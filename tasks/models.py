@@ -21,6 +21,7 @@ class Coder(Protocol):
     """What this process needs of codec.Codec."""
 
     bundle: Any
+    backbone: Any
 
     def encode(self, picture: "Picture", *, quality: float, keep_exif: bool) -> Any: ...
 
@@ -102,9 +103,11 @@ def digest(symbols: NDArray[np.int32]) -> str:
 
 def greeting(codec: Coder, arguments: argparse.Namespace) -> dict[str, Any]:
     """What a process with a codec says of itself."""
+    embedded = codec.bundle.config.backbone_source == "embedded"
     home = importlib.import_module(arguments.codec.partition(":")[0])
     return {
         "bundle_id": codec.bundle.id,
         "bundle_path": str(codec.bundle.path),
+        "backbone": None if embedded else str(codec.bundle.config.backbone_hash),
         "default_quality": float(home.DEFAULT_QUALITY),
     }

@@ -107,9 +107,24 @@ def seal(number: int) -> str:
     return f"{run(number)}/complete.json"
 
 
+ESCROW = "escrow"
+BACKBONES = f"{ESCROW}/backbones"
+SUMS = "SHA256SUMS"
+
+
 def escrow(bundle_id: str) -> str:
     """The folder that keeps a copy of the bundle a decoder needs."""
-    return f"escrow/{bundle_id}"
+    return f"{ESCROW}/{bundle_id}"
+
+
+def backbone(content_hash: str) -> str:
+    """The folder that keeps a backbone which bundles do not embed."""
+    return f"{BACKBONES}/{content_hash}"
+
+
+def software(sha256: str) -> str:
+    """The folder that keeps a version of this package, named by the hash of its list of hashes."""
+    return f"{ESCROW}/software/{sha256[:16]}"
 
 
 CURRENT = "tables/CURRENT.json"

@@ -50,7 +50,10 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
         return report.count(done)
     entries = listing.read(archive, plan.listing, start, stop)
     metrics = plan.settings.lpips_net if plan.settings.metrics else "none"
-    with escrow.bundle(archive, plan.bundle_id) as bundle, tempfile.TemporaryDirectory() as scratch:
+    with (
+        escrow.bundle(archive, plan.bundle_id, with_backbone=not job.backbone) as bundle,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
         models = Models(bundle, job.device, job.backbone, plan.settings.threads, job.codec)
         memory = plan.settings.image_memory
         with worker(models, metrics, memory) as encoder, verifier(models, memory) as decoder:

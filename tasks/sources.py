@@ -66,6 +66,8 @@ def open_source(url: str) -> Source:
     if url.endswith(inventory.EXTENSIONS):
         return Listed(url)
     store = Store(url)
+    if store.exists(names.ARCHIVE):
+        raise ArchiveError(f"{store}: is an archive; what is lossy is not compressed again, name the originals")
     if store.exists(names.DATASET_MANIFEST):
         return Packed(store)
     if store.exists(names.DATASET_PLAN) and "shards" in store.children(""):

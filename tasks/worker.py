@@ -4,14 +4,16 @@
 """
 
 import argparse
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codec import lossless
-from codec.errors import FdcError, ImageError, ImageLimitError, QualityError
+from codec.errors import BackboneError, FdcError, ImageError, ImageLimitError, QualityError
 from codec.images import Picture, encode_png, read_image
 from codec.rate_control import Floor, measure
 from tasks.channel import Frame, Handler, serve
@@ -21,7 +23,7 @@ TimedPixels = tuple[NDArray[np.uint8], float]
 
 
 class _Worker:
-    """Answers `encode`, `keep` and `decode` requests with the models it holds."""
+    """Answers `encode`, `keep`, `decode` and `backbone` requests with the models it holds."""
 
     def __init__(self, codec: Coder, metrics: Any) -> None:
         self.codec = codec
@@ -34,6 +36,8 @@ class _Worker:
                     return self.encode(header, payload)
                 case "keep":
                     return self.keep(payload)
+                case "backbone":
+                    return self.backbone(header)
                 case _:
                     return self.decode(payload)
         except ImageError as error:
@@ -111,6 +115,22 @@ class _Worker:
         if kept is None or len(kept) >= len(source):
             return {}, b""
         return {"content": lossless.content_hash(source)}, kept
+
+    def backbone(self, header: dict[str, Any]) -> Frame:
+        """Save the bundle's backbone to a folder, with the texts that state the licence of its weights."""
+        from codec import checkpoint  # with diffusers, which only a process that holds such a backbone has loaded
+
+        source, folder = header["source"] or self.codec.bundle.config.backbone_source, Path(header["folder"])
+        licences = checkpoint.licences(source)
+        if not licences:
+            raise BackboneError(
+                f"{source}: no licence beside the weights; an archive keeps the backbone together with its licence, so "
+                "put the text there as LICENSE"
+            )
+        self.codec.backbone.save(folder)
+        for text in licences:
+            shutil.copyfile(text, folder / text.name)
+        return {}, b""
 
     def timed_decode(self, data: bytes) -> TimedPixels:
         """The colours of an .fdc file and the seconds that decoding took."""

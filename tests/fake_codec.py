@@ -11,9 +11,11 @@ import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFile
 
 from codec.errors import BitstreamError, BundleError, ImageError, QualityError
 from codec.images import Picture
@@ -23,8 +25,10 @@ FAKE = "tests.fake_codec:FakeCodec"
 OUT_OF_REACH = 90.0
 """A floor in dB that no file of this codec meets."""
 
-CRASH, HANG, KILLED, RAISE, CORRUPT, GROW, UNSUPPORTED = range(1, 8)
+CRASH, HANG, KILLED, RAISE, CORRUPT, GROW, UNSUPPORTED, EAT = range(1, 9)
 """Values of the first pixel's red, after (., 13, 37), that make encoding go wrong."""
+FAULT = b"FAULT "
+"""How a file begins that makes reading go wrong."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class FakeBundle:
     """A folder whose file `salt` makes one bundle's files unreadable with another."""
 
     path: Path
+    config = SimpleNamespace(backbone_source="embedded")
 
     @property
     def salt(self) -> bytes:
@@ -61,6 +66,7 @@ class FakeCodec:
     def load(cls, bundle: str | None = None, *, device: str = "cpu", backbone: str | None = None) -> "FakeCodec":
         if bundle is None or not (Path(bundle) / "salt").is_file():
             raise BundleError(f"{bundle}: no bundle here; name a folder with one")
+        Image.register_open("HEIF", _HostileFile, lambda prefix: prefix.startswith(FAULT))
         return cls(FakeBundle(Path(bundle)))
 
     def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY, keep_exif: bool = True) -> Encoded:
@@ -80,7 +86,7 @@ class FakeCodec:
     ) -> Encoded:
         if (min_psnr_db or 0) > OUT_OF_REACH:
             raise QualityError(f"no file reaches {min_psnr_db} dB")
-        return self._encode(picture, 2 * above, mask=0xFF)
+        return self._encode(picture, 2 * above, mask=0xF0)
 
     def _encode(self, picture: Picture, quality: float, mask: int = 0xE0) -> Encoded:
         pixels = picture.pixels & mask
@@ -115,6 +121,19 @@ class FakeCodec:
         return _symbols(self.decode(data))
 
 
+class _HostileFile(ImageFile.ImageFile):
+    """A picture on which Pillow's decoder crashes, takes all memory, or never ends, as its bytes after FAULT say."""
+
+    format = "HEIF"
+
+    def _open(self) -> None:
+        self._mode, self._size = "RGB", (8, 8)
+
+    def load(self) -> None:  # type: ignore[override]
+        self.fp.seek(len(FAULT))
+        misbehave({b"crash": CRASH, b"memory": EAT, b"endless": HANG}[self.fp.read()])
+
+
 def level() -> int:
     """FAKE_CODEC_LEVEL: other bytes for the same symbols, as another machine's encoder may write them."""
     return int(os.environ.get("FAKE_CODEC_LEVEL", "6"))
@@ -129,6 +148,9 @@ def misbehave(fault: int) -> None:
         raise ImageError("more than a file can hold")
     if fault == RAISE:
         raise RuntimeError("the encoder\nis out of sorts")
+    eaten = []
+    while fault == EAT:
+        eaten.append(b"x" * 2**25)
     while fault == HANG:
         time.sleep(0.01)
 
