@@ -9,6 +9,7 @@ or missing object is replaced by the mirror's, if that one is what its name or i
 import datetime
 import hashlib
 import random
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -22,7 +23,7 @@ import pyarrow.parquet
 
 from codec.errors import ArchiveError
 from tasks import archive as archives
-from tasks import forget, manifest, names, report, tables
+from tasks import escrow, forget, manifest, names, report, tables
 from tasks.decoders import Decoders
 from tasks.models import Models, decodes, verifier
 from tasks.progress import SILENT, Progress
@@ -154,6 +155,9 @@ class _Audit:
         """Check all that is there."""
         self.objects = {item.name: item.size for item in self.archive.list()}
         self.check(names.ARCHIVE, _no_document)
+        for name in sorted(self.objects):
+            if name.startswith(f"{names.ESCROW}/") and name.endswith(f"/{names.SUMS}"):
+                self.escrow(name)
         compacted = self.compacted()
         there = [names.run_of(name) for name in self.objects if name.startswith(f"{names.RUNS}/")]
         last = max([*there, compacted.runs])
@@ -162,7 +166,7 @@ class _Audit:
             if run == compacted.runs and compacted.rows != self.rows:
                 detail = f"has {compacted.rows} rows, but its runs have {self.rows}; remove it and compact again"
                 self.notes.add(names.CURRENT, "damaged", detail)
-        ours = ("escrow/", *(f"{folder}/" for folder in (names.TABLES, names.AUDITS, names.FORGET)))
+        ours = tuple(f"{folder}/" for folder in (names.ESCROW, names.TABLES, names.AUDITS, names.FORGET))
         for name in sorted(self.objects.keys() - self.named):
             if not name.startswith(ours):
                 self.notes.add(name, "foreign", "nothing names it; remove it if it is not yours")
@@ -184,8 +188,7 @@ class _Audit:
             return
         plan = manifest.read(self.archive, run)
         self.check(plan.listing, _not_hashed(plan.listing_sha256))
-        if not any(name.startswith(f"{names.escrow(plan.bundle_id)}/") for name in self.objects):
-            self.bundle_problem(plan.bundle_id, "missing", "the archive holds no copy of this bundle")
+        self.escrow(f"{names.escrow(plan.bundle_id)}/{names.SUMS}")
         if run == last and names.seal(run) not in self.objects:
             parts = [(name, _no_part) for name in report.parts(self.archive, run)]
             self.named |= {name for name in self.objects if name.startswith(f"{names.run(run)}/")}
@@ -201,6 +204,12 @@ class _Audit:
             else:
                 shard = f"{names.shards(run)}/{name[-14:-8]}-"
                 self.named |= {tar for tar in self.objects if tar.startswith(shard)}
+
+    def escrow(self, listed: str) -> None:
+        """Check a list of hashes in the escrow and the files that it names, once."""
+        if listed not in self.named and self.check(listed, _no_sums):
+            for name, sha256 in escrow.sums(self.archive, listed.rpartition("/")[0]).items():
+                self.check(name, _not_hashed(sha256))
 
     def part(self, name: str) -> None:
         """Check what the rows of a part name."""
@@ -257,7 +266,8 @@ class _Audit:
             try:
                 decoder = self.decoders.get(bundle_id)
             except ArchiveError as error:
-                self.bundle_problem(bundle_id, "damaged", str(error))
+                self.useless.add(bundle_id)
+                self.notes.add(names.escrow(bundle_id), "damaged", str(error))
                 self.content(tar, row, data)
                 return
             if not decodes(decoder, data, row["content_sha256"], seconds=SECONDS):
@@ -265,27 +275,6 @@ class _Audit:
                 self.notes.add(tar, "undecodable", detail, key=row["key"])
                 return
         self.notes.add(tar, key=row["key"])
-
-    def bundle_problem(self, bundle_id: str, state: str, detail: str) -> None:
-        """Note a bundle that is no good, and put the mirror's copy of it in its place, once."""
-        if bundle_id in self.useless:
-            return
-        folder = names.escrow(bundle_id)
-        repaired = False
-        if self.mirror is not None:
-            for item in list(self.mirror.list(folder)):
-                copy = self.local(self.mirror, item.name)
-                if not self.archive.publish(item.name, copy):
-                    self.archive.remove(item.name)
-                    self.archive.publish(item.name, copy)
-            try:
-                self.decoders.get(bundle_id)
-                repaired = True
-            except ArchiveError as error:
-                detail = f"{detail}; with the mirror's copy: {error}"
-        if not repaired:
-            self.useless.add(bundle_id)
-        self.notes.add(folder, state, detail, repaired=repaired)
 
     def check(self, name: str, wrong: Wrong) -> bool:
         """Note whether an object is in order, and whether it was put in order; False if it is not."""
@@ -334,6 +323,11 @@ def _no_document(path: Path) -> str:
     except ArchiveError as error:
         return str(error).removeprefix(": ").partition(";")[0]
     return ""
+
+
+def _no_sums(path: Path) -> str:
+    lines = path.read_text(errors="replace").splitlines()
+    return "" if all(re.fullmatch(r"[0-9a-f]{64}  .+", line) for line in lines) else "no list of hashes"
 
 
 def _no_part(path: Path) -> str:

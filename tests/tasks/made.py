@@ -31,6 +31,8 @@ def make(
     store = Store(str(url))
     store.publish(names.ARCHIVE, manifest.to_json({"format": manifest.FORMAT, "name": "made"}))
     store.publish(f"{names.escrow(BUNDLE)}/config.json", b"{}")
+    sums = f"{hashlib.sha256(b'{}').hexdigest()}  config.json\n"
+    store.publish(f"{names.escrow(BUNDLE)}/{names.SUMS}", sums.encode())
     kept: dict[str, dict[str, Any]] = {}
     for run, contents in enumerate(runs, 1):
         plan = _plan(store, run, contents, per_shard)

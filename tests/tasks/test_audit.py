@@ -85,11 +85,6 @@ def bad_table(archive: Path) -> str:
     return bad(next(archive.glob("tables/000001/rows-*")).relative_to(archive).as_posix())(archive)
 
 
-def no_bundle(archive: Path) -> str:
-    (archive / names.escrow(BUNDLE) / "config.json").unlink()
-    return f"missing {names.escrow(BUNDLE)}"
-
-
 FAULTS: dict[str, Fault] = {
     "a bit of a picture": in_a_member,
     "a bit between pictures": between_members,
@@ -103,6 +98,8 @@ FAULTS: dict[str, Fault] = {
     "a damaged seal": bad(names.seal(3)),
     "a damaged table": bad_table,
     "a damaged pointer to the tables": bad(names.CURRENT),
+    "a missing file of the bundle": no(f"{names.escrow(BUNDLE)}/config.json"),
+    "a missing bundle": no(f"{names.escrow(BUNDLE)}/{names.SUMS}"),
     "a missing archive.json": no(names.ARCHIVE),
 }
 
@@ -136,12 +133,6 @@ def test_a_fault_is_found_and_repaired_from_a_mirror(fault: str, archive: Path, 
     assert repaired.repaired == len(repaired.problems) == 1
     assert audit(str(archive)).problems == []
     assert tree(archive) == state
-
-
-def test_a_lost_bundle_is_found(archive: Path, sound: Path) -> None:
-    expected = no_bundle(archive)
-    problem = audit(str(archive)).problems[0]
-    assert f"{problem['state']} {problem['name']}" == expected
 
 
 def test_what_a_mirror_has_wrong_too_is_not_taken(archive: Path, sound: Path, tmp_path: Path) -> None:
