@@ -21,36 +21,17 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
 
-from codec.errors import ArchiveError
+from codec.errors import ArchiveError, SettingsError
 from tasks import archive as archives
 from tasks import escrow, forget, manifest, names, report, tables
 from tasks.decoders import Decoders
+from tasks.findings import SCHEMA, Findings
 from tasks.models import Models, decodes, verifier
 from tasks.progress import SILENT, Progress
 from tasks.storage import NotFoundError, StorageError, Store, sha256_of
 
 SECONDS = 1800.0
 DAY = 86_400.0
-FINDINGS_PER_BATCH = 10_000
-KEPT_PROBLEMS = 1000
-
-STATES = {
-    "ok": "is what it should be",
-    "missing": "is named, but not there",
-    "damaged": "is not what its hash, its name or its format says",
-    "undecodable": "has the right bytes, but they do not decode to what was encoded",
-    "foreign": "is there, but nothing names it",
-    "dangling": "was an upload that a killed writer left; aborted",
-}
-FINDINGS = pa.schema(
-    [
-        pa.field("name", pa.string(), False, {"description": "object, relative to the archive"}),
-        pa.field("key", pa.string(), True, {"description": "picture, where the finding is about one file of a tar"}),
-        pa.field("state", pa.string(), False, {"description": "; ".join(f"{k}: {v}" for k, v in STATES.items())}),
-        pa.field("detail", pa.string(), True, {"description": "what is wrong, in one line"}),
-        pa.field("repaired", pa.bool_(), False, {"description": "whether it was put right"}),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -81,8 +62,10 @@ def audit(
 
     `sample` is the fraction of pictures whose bytes are read and decoded, drawn by `seed`, anew each time if None; all
     other checks are whole. `models` says with what the files are decoded; the bundles are the archive's own copies.
-    Raises ArchiveError where there is no archive, or while an erasure is unfinished.
+    Raises SettingsError for a sample outside 0..1, ArchiveError without an archive, or while an erasure is unfinished.
     """
+    if not 0 < sample <= 1:
+        raise SettingsError(f"sample must be above 0 and at most 1, not {sample}")
     store = Store(archive)
     if not repair_from or not store.children(names.RUNS):
         store = archives.existing(archive)
@@ -92,43 +75,12 @@ def audit(
     name = names.audit(stamp)
     with tempfile.TemporaryDirectory() as scratch, Decoders(store, models, verifier) as decoders:
         path = Path(scratch) / "findings.parquet"
-        with pa.parquet.ParquetWriter(path, FINDINGS, compression="zstd") as writer:
-            notes = _Notes(writer)
+        with pa.parquet.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+            notes = Findings(writer)
             _Audit(store, mirror, Path(scratch), notes, decoders, sample, random.Random(seed), progress).whole()
             notes.flush()
         store.publish(name, path)
     return Audited(notes.objects, notes.pictures, notes.found, notes.repaired, notes.problems, name)
-
-
-class _Notes:
-    """The findings, written as they come and counted; the first problems are also kept."""
-
-    def __init__(self, writer: pa.parquet.ParquetWriter) -> None:
-        self.objects = self.pictures = self.found = self.repaired = 0
-        self.problems: list[dict[str, Any]] = []
-        self._writer, self._waiting = writer, list[dict[str, Any]]()
-
-    def add(
-        self, name: str, state: str = "ok", detail: str | None = None, *, key: str | None = None, repaired: bool = False
-    ) -> None:
-        finding = {"name": name, "key": key, "state": state, "detail": detail, "repaired": repaired}
-        if key is None:
-            self.objects += 1
-        else:
-            self.pictures += 1
-        self.repaired += repaired
-        if state != "ok":
-            self.found += 1
-            if len(self.problems) < KEPT_PROBLEMS:
-                self.problems.append(finding)
-        self._waiting.append(finding)
-        if len(self._waiting) == FINDINGS_PER_BATCH:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is waiting."""
-        self._writer.write_batch(pa.RecordBatch.from_pylist(self._waiting, FINDINGS))
-        self._waiting.clear()
 
 
 Wrong = Callable[[Path], str]
@@ -140,7 +92,7 @@ class _Audit:
     archive: Store
     mirror: Store | None
     scratch: Path
-    notes: _Notes
+    notes: Findings
     decoders: Decoders
     sample: float
     draw: random.Random

@@ -34,7 +34,8 @@ class Decoders:
     def get(self, bundle_id: str) -> Child:
         """The process that has loaded the archive's copy of a bundle; raises ArchiveError when that is no good."""
         if bundle_id not in self._started:
-            bundle = self._stack.enter_context(escrow.bundle(self._archive, bundle_id))
+            copy = escrow.bundle(self._archive, bundle_id, with_backbone=not self._models.backbone)
+            bundle = self._stack.enter_context(copy)
             child = self._stack.enter_context(self._start(replace(self._models, bundle=bundle)))
             if child.greeting()["bundle_id"] != bundle_id:
                 where = self._archive.uri(names.escrow(bundle_id))

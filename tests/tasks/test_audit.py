@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from codec.errors import ArchiveError
+from codec.errors import ArchiveError, SettingsError
 from tasks import compaction, names, report, schema
-from tasks.audit import FINDINGS, audit
+from tasks.audit import audit
+from tasks.findings import SCHEMA
 from tasks.models import Models
 from tasks.storage import Store
 from tests.fake_codec import FAKE
@@ -108,7 +109,7 @@ def test_a_sound_archive_passes_and_every_object_and_picture_is_written_down(arc
     audited = audit(str(archive))
     assert audited.problems == []
     found = pa.parquet.read_table(archive / audited.findings)
-    assert found.schema.equals(FINDINGS)
+    assert found.schema.equals(SCHEMA)
     assert set(found.column("state").to_pylist()) == {"ok"}
     pictures = [key for key in found.column("key").to_pylist() if key is not None]
     assert sorted(pictures) == ["a", "b", "b", "c", "d", "f", "h", "trip/g.jpg"]
@@ -177,6 +178,11 @@ def test_a_sample_reads_some_pictures_only_and_repairs_the_tar(archive: Path, so
     assert {problem["state"] for problem in found.problems} == {"damaged"}
     assert audit(str(archive), sample=0.01, repair_from=str(sound)).repaired == 2
     assert audit(str(archive)).problems == []
+
+
+def test_a_sample_of_nothing_is_refused(archive: Path) -> None:
+    with pytest.raises(SettingsError, match="sample must be above 0 and at most 1, not 0"):
+        audit(str(archive), sample=0)
 
 
 def test_a_tar_that_ends_too_soon_is_damaged_also_in_a_sample(archive: Path) -> None:
