@@ -43,7 +43,7 @@ def restore_archive(
             keys or None,
             as_of=as_of,
             models=Models("", device, backbone, threads),
-            job_map=lambda jobs: member_map(jobs, count, bar),
+            job_map=lambda jobs: member_map(lambda: jobs, count, bar),
             progress=bar,
         )
     row = {"restored": restored.images, "failed": len(restored.errors)}
