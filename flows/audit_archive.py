@@ -37,7 +37,7 @@ def audit_archive(
     models = Models("", device, backbone, threads)
     with command.bar("auditing") as bar:
         found = audit(archive, sample=sample, seed=seed, repair_from=mirror, models=models, progress=bar)
-    row = {"objects": found.objects, "pictures": found.pictures, "problems": found.found}
+    row: dict[str, Any] = {"objects": found.objects, "pictures": found.pictures, "problems": found.found}
     row |= {"repaired": found.repaired, "findings": found.findings}
     left = [problem for problem in found.problems if not problem["repaired"]]
     create_table_artifact([row], key="audit-archive", description=archive)

@@ -141,6 +141,7 @@ class _Audit:
         plan = manifest.read(self.archive, run)
         self.check(plan.listing, _not_hashed(plan.listing_sha256))
         self.escrow(f"{names.escrow(plan.bundle_id)}/{names.SUMS}")
+        parts: list[tuple[str, Wrong]]
         if run == last and names.seal(run) not in self.objects:
             parts = [(name, _no_part) for name in report.parts(self.archive, run)]
             self.named |= {name for name in self.objects if name.startswith(f"{names.run(run)}/")}

@@ -29,7 +29,7 @@ _FOLDERS = f"SELECT DISTINCT split_part(substr(key, length($folder) + 1), '/', 1
 )
 
 
-class ArchiveFileSystem(AbstractFileSystem):  # type: ignore[misc]
+class ArchiveFileSystem(AbstractFileSystem):
     """The kept pictures of one archive, each in its last version; looked at anew by each call.
 
     `fo` and `target_protocol` say where the archive is, as fsspec gives them for a chained URL; credentials come from
