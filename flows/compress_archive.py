@@ -1,5 +1,6 @@
 """python -m flows.compress_archive SOURCE ARCHIVE: a folder of pictures into a verified archive with a report."""
 
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from tasks import report
 from tasks.archive import compress
 from tasks.manifest import Settings
 from tasks.models import Models
+from tasks.plan import predict
 from tasks.storage import Store
 
 
@@ -37,6 +39,7 @@ def compress_archive(
     workers: int = 0,
     resume: int | None = None,
     retry_failed: bool = False,
+    plan: bool = False,
 ) -> dict[str, Any]:
     """Finish the archive's open run, if any, then compress what is new or changed at the source.
 
@@ -62,16 +65,20 @@ def compress_archive(
         workers: Shards encoded at a time; 0 for as many as there are processors for their threads.
         resume: Finish this run and do nothing else; refused when its settings are not those given.
         retry_failed: Take again what failed before.
+        plan: Write nothing, but predict objects, requests, bytes and hours, from a sample of 20 pictures.
     """
     kept = (quality, target_bpp, min_psnr_db, max_lpips, keep_exif)
     limits = (max_images_per_shard, max_shard_bytes, image_timeout, image_memory, max_failed_fraction)
     settings = Settings(*kept, *limits, verify=verify, metrics=metrics, threads=threads)
     source, archive = command.place(source), command.place(archive)
     count = mapping.workers(workers, threads)
+    models = Models(bundle, device, backbone)
+    if plan:
+        with command.bar("sampling") as bar:
+            return asdict(predict(source, archive, settings, models=models, workers=count, progress=bar))
     shard_map = mapping.on_threads(mapping.shard_map, count)
     with command.bar("compressing") as bar:
         mapped = partial(shard_map, workers=count, progress=bar)
-        models = Models(bundle, device, backbone)
         run = partial(compress, source, archive, settings, models=models, shard_map=mapped, progress=bar)
         outcome = run(resume=resume, retry_failed=retry_failed)
     row = {"runs": str(outcome.runs), **outcome.totals, **report.means(Store(archive), outcome.runs)}
@@ -81,6 +88,9 @@ def compress_archive(
 
 def show(row: dict[str, Any]) -> int:
     """Print the totals; the exit status says whether rows failed."""
+    if "hours" in row:
+        command.show_table("plan", row)
+        return command.DONE
     command.show_table("compress-archive" if row["images"] else "nothing is new", row)
     return command.FAILED_ROWS if row["failed"] else command.DONE
 

@@ -68,9 +68,9 @@ def dataset_map(job: dataset.Job, workers: int, progress: Progress) -> list[int]
 
 
 @flow(name="member-map", validate_parameters=False, persist_result=False)
-def member_map(jobs: list[restore.Job], workers: int, progress: Progress) -> list[restore.Restored]:
-    """Restore the members of every tar."""
-    return _results(restore_members, ((job, progress) for job in jobs), workers)
+def member_map(jobs: Callable[[], Iterable[restore.Job]], workers: int, progress: Progress) -> list[restore.Restored]:
+    """Restore the members of every tar; `jobs` is a call, as Prefect would use an iterator up to show it."""
+    return _results(restore_members, ((job, progress) for job in jobs()), workers)
 
 
 def _results(task: Task[..., Result], calls: Iterable[tuple[Any, ...]], workers: int) -> list[Result]:

@@ -11,12 +11,13 @@ from typing import Any
 
 from codec.errors import ArchiveError, SettingsError
 from tasks import escrow, listing, manifest, names, report, shard
+from tasks.forget import refuse_unfinished
 from tasks.manifest import Manifest, Settings
 from tasks.models import Models, verifier
 from tasks.progress import SILENT, Progress
 from tasks.shard import Job, encode_shard
 from tasks.sources import Source, open_source
-from tasks.storage import Store
+from tasks.storage import NotFoundError, Store
 
 ShardMap = Callable[[Job, int], Iterable[report.Totals]]
 """Calls encode_shard(job, shard) for every shard below the number."""
@@ -97,9 +98,11 @@ def create(archive: Store) -> None:
 def existing(url: str) -> Store:
     """The archive at a path or URL; raises ArchiveError where there is none, or one of another format."""
     archive = Store(url)
-    if not archive.exists(names.ARCHIVE):
-        raise ArchiveError(f"{archive}: no archive here; compress-archive makes one")
-    manifest.from_json(archive.read(names.ARCHIVE), archive.uri(names.ARCHIVE))
+    try:
+        document = archive.read(names.ARCHIVE)
+    except NotFoundError:
+        raise ArchiveError(f"{archive}: no archive here; compress-archive makes one") from None
+    manifest.from_json(document, archive.uri(names.ARCHIVE))
     return archive
 
 
@@ -146,6 +149,7 @@ def plan_run(
 
 def work_off(archive: Store, plan: Manifest, job: Job, shard_map: ShardMap) -> report.Totals:
     """Encode all shards of a run that are not done, and seal it; returns the run's totals."""
+    refuse_unfinished(archive)
     if archive.sha256(plan.listing) != plan.listing_sha256:
         raise ArchiveError(f"{archive.uri(plan.listing)}: damaged; restore it from a mirror")
     totals = list(shard_map(job, len(plan.shards)))

@@ -73,7 +73,7 @@ def bundle(archive: Store, bundle_id: str, *, with_backbone: bool = True) -> Ite
         yield str(archive.folder / folder)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        for name, expected in _sums(archive, folder).items():
+        for name, expected in sums(archive, folder).items():
             if with_backbone or not name.startswith(f"{names.BACKBONES}/"):
                 path = Path(temporary) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def faults(archive: Store) -> Iterator[str]:
     for item in archive.list(names.ESCROW):
         folder, _, name = item.name.rpartition("/")
         if name == names.SUMS:
-            for path, expected in _sums(archive, folder).items():
+            for path, expected in sums(archive, folder).items():
                 if not archive.exists(path):
                     yield f"{archive.uri(path)}: missing; restore it from a mirror"
                 elif archive.sha256(path) != expected:
@@ -123,7 +123,7 @@ def _sums_of(contents: Mapping[str, bytes | Path]) -> bytes:
     return "".join(f"{sha256_of(content)}  {name}\n" for name, content in sorted(listed.items())).encode()
 
 
-def _sums(archive: Store, folder: str) -> dict[str, str]:
+def sums(archive: Store, folder: str) -> dict[str, str]:
     """SHA-256 by name, relative to the archive; raises ArchiveError for a list that is none or leads elsewhere."""
     lines = archive.read(f"{folder}/{names.SUMS}").decode(errors="replace").splitlines()
     listed = {posixpath.normpath(f"{folder}/{line[66:]}"): line[:64] for line in lines}

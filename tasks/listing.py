@@ -50,8 +50,10 @@ LISTING = pa.schema(
 
 _PENDING = f"""
     CREATE TEMP TABLE pending AS
-    WITH here AS (
-        SELECT DISTINCT ON (key) * FROM found ORDER BY key, stamp
+    WITH forgotten AS (
+        SELECT DISTINCT key FROM rows WHERE status = 'forgotten'
+    ), here AS (
+        SELECT DISTINCT ON (key) * FROM found ANTI JOIN forgotten USING (key) ORDER BY key, stamp
     ), last_row AS (
         SELECT key, max(run) AS run, arg_max({{'status': status, 'reason': reason}}, run) AS said
         FROM rows SEMI JOIN here USING (key) GROUP BY key

@@ -15,6 +15,7 @@ STATUSES: Mapping[str, str] = {
     "fallback": "kept in another format, for the reason given",
     "unchanged": "touched, but with the content of an earlier version, whose bytes it points at",
     "failed": "not kept, for the reason given",
+    "forgotten": "was kept; its bytes were erased for good, and the key is never taken again",
 }
 CODECS: Mapping[str, str] = {
     "fdc": "this package's lossy format",
@@ -93,6 +94,11 @@ SCHEMA = pa.schema(
         _field("device", pa.string(), "device that encoded it"),
         _field("bundle_id", pa.string(), "hash of the trained codec"),
         _field("created_at", pa.timestamp("us", "UTC"), "when the row was made", nullable=False),
+        _field(
+            "content_sha256",
+            pa.string(),
+            "hash of what the file decodes to: an fdc file's symbols as <i4, a jxl file's JPEG or pixels",
+        ),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )

@@ -62,7 +62,7 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
             spool = Path(scratch) / "shard.tar"
             with Tar(spool) as tar:
                 held = _held(archive, plan.run, [entry["key"] for entry in entries if entry["held_sha256"]])
-                encoding = _Encoding(plan, shard, job.device, held, encoder, decoder, tar)
+                encoding = Encoding(plan, shard, job.device, held, encoder, decoder, tar)
                 for entry in entries:
                     encoding.add(entry)
                     progress.advance(1)
@@ -87,8 +87,8 @@ def _held(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
     if not keys:
         return {}
     field = pa.compute.field
-    history = report.rows(archive, [number for number in report.runs(archive) if number < run])
-    kept = history.to_table(filter=field("key").isin(keys) & (field("status") != "failed")).to_pylist()
+    history = report.lookup(archive, keys)
+    kept = history.filter((field("run") < run) & field("tar").is_valid()).to_pylist()
     own = ("source_uri", "source_bytes", "run", "shard", "created_at", "duplicate_of")
     return {
         row["key"]: {name: value for name, value in row.items() if name not in own} | {"status": "unchanged"}
@@ -96,7 +96,7 @@ def _held(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
     }
 
 
-class _Encoding:
+class Encoding:
     """The rows of a shard, in order, and the tar they fill."""
 
     def __init__(
@@ -171,7 +171,8 @@ class _Encoding:
             answer["verified"] = decodes(self._decoder, data, content, seconds=settings.image_timeout)
             fallback = None if answer["verified"] else "unverified"
         if fallback is None:
-            return answer | {"status": "compressed", "codec": "fdc"} | self._stored(key, "fdc", data, answer)
+            answer |= {"status": "compressed", "codec": "fdc", "content_sha256": content}
+            return answer | self._stored(key, "fdc", data, answer)
         about = {name: answer.get(name) for name in ("source_format", "width", "height", "error")}
         return about | {"status": "fallback", "reason": fallback} | self._without_loss(key, source, about)
 
@@ -184,7 +185,8 @@ class _Encoding:
             except ChildDied:
                 answer, data = {}, b""
             if "content" in answer and decodes(self._decoder, data, answer["content"], seconds=seconds):
-                return {"codec": "jxl", "verified": True} | self._stored(key, "jxl", data, about)
+                kept = {"codec": "jxl", "verified": True, "content_sha256": answer["content"]}
+                return kept | self._stored(key, "jxl", data, about)
         extension = names.extension_of(key)
         return {"codec": "original", "verified": True} | self._stored(key, extension, source, about)
 

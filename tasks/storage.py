@@ -160,6 +160,14 @@ class Store:
             except FileNotFoundError:
                 return
 
+    def remove_folder(self, name: str) -> None:
+        """Delete a folder and all in it; deleting what is not there is no error."""
+        with self._naming_errors("remove", name):
+            try:
+                self._fs.rm(self._path(name), recursive=True)
+            except FileNotFoundError:
+                return
+
     def remove_unfinished(self, prefix: str = "") -> None:
         """Delete the temporary files that killed writers left under a prefix; remote stores have none."""
         if self.folder is not None:
@@ -179,9 +187,10 @@ class Store:
     # --- reading
 
     def read(self, name: str) -> bytes:
-        """All bytes of a name; raises NotFoundError, StorageError."""
+        """All bytes of a name, in one request; raises NotFoundError, StorageError."""
+        one_request = {} if self.folder is not None else {"max_concurrency": 1}  # s3fs asks for the size otherwise
         with self._naming_errors("read", name):
-            return cast(bytes, self._fs.cat_file(self._path(name)))
+            return cast(bytes, self._fs.cat_file(self._path(name), **one_request))
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`, in one request; raises StorageError when there are fewer."""
