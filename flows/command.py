@@ -95,7 +95,7 @@ def place(location: str) -> str:
 
 
 class _Bar(Progress):
-    """A progress shown by rich; several runs add up."""
+    """A progress shown by rich; several runs add up. What another process gets of it is silent."""
 
     def __init__(self, shown: rich.progress.Progress, what: str) -> None:
         self._shown, self._task, self._total = shown, shown.add_task(what, total=None), 0
@@ -106,6 +106,9 @@ class _Bar(Progress):
 
     def advance(self, images: int) -> None:
         self._shown.advance(self._task, images)
+
+    def __reduce__(self) -> tuple[type[Progress], tuple[()]]:
+        return Progress, ()
 
 
 @contextmanager

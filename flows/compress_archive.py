@@ -32,6 +32,8 @@ def compress_archive(
     device: str = "cpu",
     workers: int = 0,
     resume: int | None = None,
+    engine: mapping.Engine = "threads",
+    dask_address: str = "",
 ) -> dict[str, Any]:
     """Finish the archive's open run, if any, then compress what is new or changed at the source.
 
@@ -52,15 +54,16 @@ def compress_archive(
         device: cpu, cuda or cuda:N.
         workers: Shards encoded at a time; 0 for as many as there are processors for their threads.
         resume: Finish this run and do nothing else; refused when its settings are not those given.
+        engine: threads of this process, or dask for other processes. The archive is the same.
+        dask_address: A Dask scheduler on the loopback interface or at tls://; local processes if empty.
     """
     limits = (max_images_per_shard, max_shard_bytes, image_timeout, max_failed_fraction)
     settings = Settings(quality, target_bpp, *limits, verify=verify, metrics=metrics, threads=threads)
     source, archive = command.place(source), command.place(archive)
-    count = mapping.workers(workers, threads)
-    shard_map = mapping.on_threads(mapping.shard_map, count)
-    with command.bar("compressing") as bar:
-        mapped = partial(shard_map, workers=count, progress=bar)
-        models = Models(bundle, device, backbone)
+    models = Models(bundle, device, backbone)
+    shards = mapping.engine(engine, mapping.workers(workers, threads), address=dask_address, device=device)
+    with command.bar("compressing") as bar, shards as (count, runner):
+        mapped = partial(mapping.shard_map.with_options(task_runner=runner), workers=count, progress=bar)
         outcome = compress(source, archive, settings, models=models, resume=resume, shard_map=mapped, progress=bar)
     row = {"runs": str(outcome.runs), **outcome.totals, **report.means(Store(archive), outcome.runs)}
     create_table_artifact([row], key="compress-archive", description=f"{source} into {archive}")
