@@ -23,9 +23,9 @@ CONNECT_SECONDS = 30
 def dask_runner(workers: int, device: str, address: str = "") -> Iterator[tuple[int, TaskRunner[Any]]]:
     """The number of workers, and a task runner of Dask for the subflows that are called within the context.
 
-    With an address the workers are those that its scheduler has now, otherwise `workers` new processes of one shard each
-    on the loopback interface. On a GPU a shard asks for the resource GPU, of which `dask worker --resources GPU=1` offers
-    one. Raises SettingsError where Dask is not installed, does not answer, or could be reached by others.
+    With an address the workers are those that its scheduler has now, otherwise so many new processes on the loopback
+    interface. On a GPU a shard asks for the resource GPU, of which `dask worker --resources GPU=1` offers one.
+    Raises SettingsError where Dask is not installed, does not answer, or could be reached by others.
     """
     try:
         import dask

@@ -108,12 +108,12 @@ def test_progress_counts_pictures_that_other_processes_finish(
 
 
 def test_a_shard_on_a_gpu_goes_where_dask_has_one(workers: distributed.LocalCluster) -> None:
-    with mapping.engine("dask", 0, address=workers.scheduler_address, device="cuda"):
-        with distributed.Client(workers, set_as_default=False) as client:
-            waiting = client.submit(os.getpid, pure=False)
-            with pytest.raises(TimeoutError):
-                waiting.result(timeout=2)
-            waiting.cancel()
+    cuda = mapping.engine("dask", 0, address=workers.scheduler_address, device="cuda")
+    with cuda, distributed.Client(workers, set_as_default=False) as client:
+        waiting = client.submit(os.getpid, pure=False)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=2)
+        waiting.cancel()
     with distributed.Client(workers, set_as_default=False) as client:
         assert client.submit(os.getpid, pure=False).result(timeout=60)
 
@@ -128,7 +128,7 @@ def test_an_address_that_only_this_machine_or_tls_reaches_is_taken(address: str)
 )
 def test_any_other_address_is_refused(address: str) -> None:
     with (
-        pytest.raises(SettingsError, match="use a tls:// address, or 127.0.0.1"),
+        pytest.raises(SettingsError, match="use a tls:// address"),
         mapping.engine("dask", 1, address=address),
     ):
         pass

@@ -45,10 +45,13 @@ def test_models_load_once_for_all_shards_of_a_process(planned: Store, monkeypatc
 
 def test_a_pair_is_lent_to_one_shard_at_a_time_and_not_after_an_error(planned: Store, fake_bundle: Path) -> None:
     bundle_id = planned.children("escrow")[0]
-    with children.lent(planned, bundle_id, MODELS, "none") as first:
-        with pytest.raises(RuntimeError), children.lent(planned, bundle_id, MODELS, "none") as second:
-            assert second is not first
-            raise RuntimeError
+    with (
+        children.lent(planned, bundle_id, MODELS, "none") as first,
+        pytest.raises(RuntimeError),
+        children.lent(planned, bundle_id, MODELS, "none") as second,
+    ):
+        assert second is not first
+        raise RuntimeError
     with children.lent(planned, bundle_id, MODELS, "none") as again:
         assert again is first
 
