@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import dask.config
 import distributed
 import pytest
 
@@ -116,6 +117,18 @@ def test_a_shard_on_a_gpu_goes_where_dask_has_one(workers: distributed.LocalClus
         waiting.cancel()
     with distributed.Client(workers, set_as_default=False) as client:
         assert client.submit(os.getpid, pure=False).result(timeout=60)
+
+
+def test_workers_behind_tls_are_reached_with_the_certificates_of_dasks_settings() -> None:
+    tls = distributed.Security.temporary()
+    certificates = {"cert": tls.tls_client_cert, "key": tls.tls_client_key}
+    settings = {"ca-file": tls.tls_ca_file, "client": certificates}
+    local = {"n_workers": 1, "processes": False, "protocol": "tls://", "security": tls, "dashboard_address": None}
+    with distributed.LocalCluster(**local) as behind_tls:
+        assert behind_tls.scheduler_address.startswith("tls://")
+        reach = mapping.engine("dask", 0, address=behind_tls.scheduler_address)
+        with dask.config.set({"distributed.comm.tls": settings}), reach as (count, _):
+            assert count == 1
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "localhost:8786", "[::1]:8786", "tls://scheduler:8786"])

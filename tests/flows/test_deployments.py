@@ -27,7 +27,7 @@ from flows.serve import NAMES
 from tasks import names, report
 from tasks.dataset import pack
 from tasks.storage import Store
-from tests.flows.conftest import ROOT, Server, free_port
+from tests.flows.conftest import PATIENCE, ROOT, Server, free_port
 from tests.tasks.pictures import folder, png
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -46,7 +46,7 @@ def deploy(server: Server, where: Path, kind: str = "process", **places: str) ->
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     script = ["bash", str(INFRA / "deploy.sh"), kind]
-    return subprocess.run(script, cwd=where, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    return subprocess.run(script, cwd=where, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def started(printed: str) -> UUID:
     return UUID(found[1])
 
 
-def until(true: Callable[[], Any], what: str, seconds: float = 300) -> Any:
+def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """Wait until something is true; returns it."""
     deadline = time.monotonic() + seconds
     while not (found := true()):
