@@ -73,6 +73,8 @@ def worker(server: Server, deployed: None, elsewhere: Path) -> Iterator[Path]:
     yield log
     process.terminate()
     process.wait()
+    for left in processes(elsewhere.parent):  # of a test that failed before it cancelled its run
+        psutil.Process(left).kill()
 
 
 def prefect(server: Server, where: Path, *arguments: str) -> str:

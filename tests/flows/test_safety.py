@@ -39,7 +39,7 @@ def in_a_terminal(program: str, home: Path) -> str:
     ours = ("PREFECT", "DO_NOT_TRACK", "CI", "GITHUB", "PYTEST")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environment |= {"PREFECT_HOME": str(home), "PYTHONPATH": str(ROOT), "TERM": "xterm"}
-    alone = "import socket\ndef refuse(*_): raise OSError('no network')\nsocket.socket.connect = refuse\n"
+    alone = "import socket\ndef refuse(*_): print('network'); raise OSError\nsocket.socket.connect = refuse\n"
     terminal, end = pty.openpty()
     try:
         run = subprocess.run(
@@ -62,7 +62,6 @@ def test_nothing_is_reported_from_an_interactive_terminal_either(tmp_path: Path)
     assert "telemetry" in prefect_alone.lower(), "Prefect alone reports its use from a terminal, and says so"
     ours = in_a_terminal("import flows.compress_archive" + asks.format(False), tmp_path / "ours")
     assert ours == ""
-    assert not list((tmp_path / "ours").rglob("*milestones*"))
 
 
 def test_pickles_are_only_read_where_the_reader_admits_nothing_but_arrays() -> None:
@@ -74,8 +73,9 @@ def test_pickles_are_only_read_where_the_reader_admits_nothing_but_arrays() -> N
     imports = re.compile(r"^\s*(import|from) (pickle|cloudpickle|dill|joblib|shelve|marshal)\b", re.MULTILINE)
     assert {name for name, text in sources.items() if imports.search(text)} == {"codec/perceptual.py"}
     assert "class _ArrayUnpickler(pickle.Unpickler)" in sources["codec/perceptual.py"]
-    loads = re.compile(r"torch\.(load|save)\((?![^)]*weights_only=True)")
-    assert not [name for name, text in sources.items() if loads.search(text)]
+    loads = [line for text in sources.values() for line in text.splitlines() if "torch.load(" in line]
+    assert loads and all("weights_only=True" in line for line in loads)
+    assert not [name for name, text in sources.items() if "torch.save(" in text]
     assert not [name for name, text in sources.items() if "persist_result=True" in text]
 
 
@@ -129,13 +129,9 @@ def test_a_secret_is_in_no_log_database_manifest_report_or_artifact(
     assert failed.returncode == command.FATAL
     printed = done.stdout + done.stderr + failed.stdout + failed.stderr
 
+    assert b"s3://nowhere" in printed
     found = holding("s3://safe/photos", server, printed, archive)
-    assert {
-        "server database",
-        "printed",
-        "runs/000001/manifest.json",
-        "runs/000001/report/part-000000.parquet",
-    } <= found
+    assert found >= {"server database", "runs/000001/manifest.json", "runs/000001/report/part-000000.parquet"}
     for name, secret in SECRETS.items():
         assert holding(secret, server, printed, archive) == set(), name
     assert not list((tmp_path / "home").rglob("storage/*")), "no result was kept, pickled or not"
@@ -144,7 +140,7 @@ def test_a_secret_is_in_no_log_database_manifest_report_or_artifact(
 def test_a_url_with_a_password_never_reaches_prefect(server: Server, tmp_path: Path) -> None:
     run = compress(server, tmp_path / "home", "https://me:planted-password@host/photos", str(tmp_path / "a"))
     assert run.returncode == command.FATAL
-    assert run.stderr.decode().startswith("error: source: a URL with a password would be stored by Prefect")
+    assert "error: source: a URL with a password would be stored by Prefect" in run.stderr.decode()
     assert b"planted-password" not in run.stdout + run.stderr
     assert b"planted-password" not in b"".join(part.read_bytes() for part in server.database.parent.glob("prefect.db*"))
 

@@ -1,4 +1,4 @@
-"""The rights of infra/s3/policy.json are enough for a run, and none is there for nothing, on a server that checks them."""
+"""A run needs the rights of infra/s3/policy.json and no others, on a server that checks them."""
 
 import json
 import urllib.request
@@ -43,7 +43,8 @@ class Cloud:
         self.unchecked_requests("0")
 
     def unchecked_requests(self, count: str) -> None:
-        urllib.request.urlopen(f"{self.address}/moto-api/reset-auth", data=count.encode(), timeout=60).close()
+        address, plain = f"{self.address}/moto-api/reset-auth", {"Content-Type": "text/plain"}
+        urllib.request.urlopen(urllib.request.Request(address, count.encode(), plain), timeout=60).close()
 
 
 @pytest.fixture(scope="module")
