@@ -121,13 +121,13 @@ def test_a_shard_on_a_gpu_goes_where_dask_has_one(workers: distributed.LocalClus
 
 def test_workers_behind_tls_are_reached_with_the_certificates_of_dasks_settings() -> None:
     tls = distributed.Security.temporary()
-    certificates = {"cert": tls.tls_client_cert, "key": tls.tls_client_key}
-    settings = {"ca-file": tls.tls_ca_file, "client": certificates}
+    found = {"ca-file": tls.tls_ca_file, "client.cert": tls.tls_client_cert, "client.key": tls.tls_client_key}
+    settings = {f"distributed.comm.tls.{name}": value for name, value in found.items()}
     local = {"n_workers": 1, "processes": False, "protocol": "tls://", "security": tls, "dashboard_address": None}
     with distributed.LocalCluster(**local) as behind_tls:
         assert behind_tls.scheduler_address.startswith("tls://")
         reach = mapping.engine("dask", 0, address=behind_tls.scheduler_address)
-        with dask.config.set({"distributed.comm.tls": settings}), reach as (count, _):
+        with dask.config.set(settings), reach as (count, _):
             assert count == 1
 
 
