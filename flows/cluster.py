@@ -29,7 +29,7 @@ def dask_runner(workers: int, device: str, address: str = "") -> Iterator[tuple[
     """
     try:
         import dask
-        from prefect_dask import DaskTaskRunner
+        from prefect_dask.task_runners import DaskTaskRunner
     except ImportError:
         raise SettingsError("engine dask is not installed: pip install 'fdcodec[dask]'") from None
     gpu = {"GPU": 1} if device.startswith("cuda") else {}

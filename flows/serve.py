@@ -4,14 +4,15 @@ The deployments are all named `served`, so they stand beside those of infra/pref
 """
 
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from prefect import Flow, serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Cron
 from prefect.settings import PREFECT_API_URL
+from prefect.types.entrypoint import EntrypointType
 
 from codec.errors import SettingsError
 from flows import command
@@ -43,15 +44,14 @@ def deployments(source: str = "", archive: str = "") -> list[RunnerDeployment]:
     found = []
     for name in NAMES:
         schedule, parameters = scheduled.get(name, (None, {}))
-        found.append(
-            flow(name).to_deployment(
-                "served",
-                schedules=[schedule] if schedule else None,
-                parameters=parameters,
-                concurrency_limit=limit if name in ONE_AT_A_TIME else None,
-                entrypoint_type=EntrypointType.MODULE_PATH,
-            )
+        deployment = flow(name).to_deployment(
+            "served",
+            schedules=[schedule] if schedule else None,
+            parameters=parameters,
+            concurrency_limit=limit if name in ONE_AT_A_TIME else None,
+            entrypoint_type=EntrypointType.MODULE_PATH,
         )
+        found.append(cast(RunnerDeployment, deployment))
     return found
 
 
