@@ -40,6 +40,8 @@ def compress_archive(
     resume: int | None = None,
     retry_failed: bool = False,
     plan: bool = False,
+    engine: mapping.Engine = "threads",
+    dask_address: str = "",
 ) -> dict[str, Any]:
     """Finish the archive's open run, if any, then compress what is new or changed at the source.
 
@@ -66,19 +68,21 @@ def compress_archive(
         resume: Finish this run and do nothing else; refused when its settings are not those given.
         retry_failed: Take again what failed before.
         plan: Write nothing, but predict objects, requests, bytes and hours, from a sample of 20 pictures.
+        engine: threads of this process, or dask for other processes. The archive is the same.
+        dask_address: A Dask scheduler on the loopback interface or at tls://; local processes if empty.
     """
     kept = (quality, target_bpp, min_psnr_db, max_lpips, keep_exif)
     limits = (max_images_per_shard, max_shard_bytes, image_timeout, image_memory, max_failed_fraction)
     settings = Settings(*kept, *limits, verify=verify, metrics=metrics, threads=threads)
     source, archive = command.place(source), command.place(archive)
-    count = mapping.workers(workers, threads)
     models = Models(bundle, device, backbone)
+    count = mapping.workers(workers, threads)
     if plan:
         with command.bar("sampling") as bar:
             return asdict(predict(source, archive, settings, models=models, workers=count, progress=bar))
-    shard_map = mapping.on_threads(mapping.shard_map, count)
-    with command.bar("compressing") as bar:
-        mapped = partial(shard_map, workers=count, progress=bar)
+    shards = mapping.engine(engine, count, address=dask_address, device=device)
+    with command.bar("compressing") as bar, shards as (count, runner):
+        mapped = partial(mapping.shard_map.with_options(task_runner=runner), workers=count, progress=bar)
         run = partial(compress, source, archive, settings, models=models, shard_map=mapped, progress=bar)
         outcome = run(resume=resume, retry_failed=retry_failed)
     row = {"runs": str(outcome.runs), **outcome.totals, **report.means(Store(archive), outcome.runs)}

@@ -12,10 +12,10 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from codec.errors import ArchiveError
-from tasks import escrow, listing, manifest, names, report, schema
+from tasks import children, listing, manifest, names, report, schema
 from tasks.channel import Child, ChildDied
 from tasks.manifest import Manifest
-from tasks.models import CODEC, Models, decodes, verifier, worker
+from tasks.models import CODEC, Models, decodes
 from tasks.progress import SILENT, Progress
 from tasks.sources import ChangedError, open_source
 from tasks.storage import NotFoundError, StorageError, Store, sha256_of
@@ -50,22 +50,16 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
         return report.count(done)
     entries = listing.read(archive, plan.listing, start, stop)
     metrics = plan.settings.lpips_net if plan.settings.metrics else "none"
-    with (
-        escrow.bundle(archive, plan.bundle_id, with_backbone=not job.backbone) as bundle,
-        tempfile.TemporaryDirectory() as scratch,
-    ):
-        models = Models(bundle, job.device, job.backbone, plan.settings.threads, job.codec)
-        memory = plan.settings.image_memory
-        with worker(models, metrics, memory) as encoder, verifier(models, memory) as decoder:
-            if encoder.greeting()["bundle_id"] != plan.bundle_id:
-                raise ArchiveError(f"{archive.uri(names.escrow(plan.bundle_id))}: not the bundle it is kept as")
-            spool = Path(scratch) / "shard.tar"
-            with Tar(spool) as tar:
-                held = _held(archive, plan.run, [entry["key"] for entry in entries if entry["held_sha256"]])
-                encoding = Encoding(plan, shard, job.device, held, encoder, decoder, tar)
-                for entry in entries:
-                    encoding.add(entry)
-                    progress.advance(1)
+    models = Models("", job.device, job.backbone, plan.settings.threads, job.codec)
+    memory = plan.settings.image_memory
+    with tempfile.TemporaryDirectory() as scratch:
+        spool = Path(scratch) / "shard.tar"
+        with children.lent(archive, plan.bundle_id, models, metrics, memory) as pair, Tar(spool) as tar:
+            held = _held(archive, plan.run, [entry["key"] for entry in entries if entry["held_sha256"]])
+            encoding = Encoding(plan, shard, job.device, held, pair.encoder, pair.decoder, tar)
+            for entry in entries:
+                encoding.add(entry)
+                progress.advance(1)
         return _commit(archive, plan, shard, encoding.rows, spool)
 
 

@@ -46,7 +46,8 @@ class Run:
         seconds: float = math.inf,
     ) -> None:
         self.settings, self.output, self.deadline = settings, output, time.monotonic() + seconds
-        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+        on_cpu = not torch.accelerator.is_available()  # without this, processes on the CPU train each for itself
+        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=settings.mixed_precision)
         output.mkdir(parents=True, exist_ok=True)
         self.images = ShardedImages(data)
         self.held_out = ShardedImages(held_out) if held_out else self.images

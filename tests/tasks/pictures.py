@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import tasks.escrow
-import tasks.shard
+import tasks.children
 import tasks.verify
 import tasks.worker
 from tasks import report
@@ -89,10 +89,15 @@ def in_process() -> Iterator[None]:
         return InProcess(tasks.verify, models)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks.shard, "worker", worker)
-        patch.setattr(tasks.shard, "verifier", verifier)
-        patch.setattr(tasks.escrow, "worker", worker)
+        for module, name, played in (
+            (tasks.children, "worker", worker),
+            (tasks.children, "verifier", verifier),
+            (tasks.escrow, "worker", worker),
+        ):
+            patch.setattr(module, name, played)
+        tasks.children.dismiss_all()
         yield
+        tasks.children.dismiss_all()
 
 
 def rows(archive: Path | str, order: str = "run, key") -> list[dict[str, Any]]:
