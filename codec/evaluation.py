@@ -8,7 +8,7 @@ A picture is named by its path below the folder of pictures. Rows of other codec
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,10 @@ class Evaluation:
         place.parent.mkdir(parents=True, exist_ok=True)
         write_parquet(rows, partial := place.with_suffix(".partial"))
         partial.replace(place)
+
+    def rows_of(self, job: Job) -> list[Row]:
+        """The rows of a job that is done."""
+        return read_rows([self._place(job.baseline.name, job.image)])
 
     def rows(self) -> list[Row]:
         """All rows, by codec, picture and bits."""
@@ -220,16 +224,15 @@ def pictures_of(folder: Path) -> list[str]:
     return found
 
 
-def evaluate(
-    pictures: Path, folder: Path, codecs: Iterable[Baseline], rates: Sequence[float], told: Callable[[Job], None]
-) -> None:
-    """Measure all pictures with all codecs, one after the other, going on where it stopped; `told` hears each job."""
-    kept, meters = Evaluation(folder), None
-    for job in jobs(pictures, codecs, rates):
+def evaluate(jobs: Iterable[Job], folder: Path, device: str = "cpu") -> list[Row]:
+    """Do what is not done yet, one job after the other; returns the rows of all."""
+    kept, meters, rows = Evaluation(folder), None, list[Row]()
+    for job in jobs:
         if kept.pending(job):
-            meters = meters or Meters()
+            meters = meters or Meters(device)
             kept.measure(job, meters)
-        told(job)
+        rows += kept.rows_of(job)
+    return rows
 
 
 def jobs(pictures: Path, codecs: Iterable[Baseline], rates: Sequence[float]) -> list[Job]:

@@ -44,10 +44,11 @@ def figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def save(drawn: Any, place: Path) -> None:
-    """Write a figure as PNG and SVG, without the time, so that the same figure is the same file."""
+def save(drawn: Any, place: Path, *, svg: bool = True) -> None:
+    """Write a figure as PNG and, of lines and points, as SVG."""
     drawn.savefig(place.with_suffix(".png"), dpi=110)
-    drawn.savefig(place.with_suffix(".svg"), metadata={"Date": None})
+    if svg:
+        drawn.savefig(place.with_suffix(".svg"))
 
 
 def draw_curves(

@@ -1,50 +1,65 @@
-"""The report of an evaluation folder: report.parquet, report.md, and the figures curves and published."""
+"""The report of an evaluation folder: report.parquet, report.md, index.html, and the figures curves and published."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+from markdown_it import MarkdownIt
 
-from codec import published
+from codec import plots, published
 from codec.baselines.ours import NAME
 from codec.comparison import Comparison, markdown
 from codec.errors import SettingsError
 from codec.evaluation import Evaluation, setting_name, write_parquet
+from codec.experiments import folder_of
 from codec.realism import NETWORK, PATCH, kernel_distance
 
 TABLE = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 """Bits per pixel at which the report compares."""
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Evaluation</title>
+<style>
+  :root { color-scheme: light dark; }
+  body { font: 16px/1.5 system-ui, sans-serif; margin: 1.5rem auto; max-width: 72rem; padding: 0 1rem; }
+  table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 0.85rem; }
+  th, td { border-bottom: 1px solid #8884; padding: 0.2rem 0.6rem; text-align: left; white-space: nowrap; }
+  img { background: white; border-radius: 4px; height: auto; max-width: 100%; }
+  li { overflow-wrap: anywhere; }
+</style>
+"""
 
 
-def write_report(
-    folder: Path, *, missing: Mapping[str, str], ours: str | None = None, rates: Sequence[float] = TABLE
-) -> str:
-    """Write the report of all rows in the folder and return its Markdown; `missing` says which codecs did not run.
+def write_report(folder: Path, codecs: Sequence[str], missing: Mapping[str, str]) -> str:
+    """Write the report of the folder's rows of these codecs, with the experiments that were made; return its Markdown.
 
-    `ours` is compared with all others (default: this codec, if it was measured with one bundle). Raises SettingsError
-    where nothing was measured, or several bundles were and none is chosen.
+    `missing` says which codecs did not run, and why. Raises SettingsError where nothing was measured.
     """
     kept = Evaluation(folder)
-    compared = Comparison(kept.rows())
-    if not compared.rows or (ours is not None and ours not in compared.codecs):
-        raise SettingsError(f"{folder} has no rows of {ours or 'any codec'}: measure it first")
-    candidates = [name for name in compared.codecs if name.startswith(f"{NAME}-")]
-    if ours is None and len(candidates) > 1:
-        raise SettingsError(f"several bundles were measured; choose one: {', '.join(candidates)}")
-    ours = ours or next(iter(candidates), None)
+    compared = Comparison(row for row in kept.rows() if row["codec"] in codecs)
+    if not compared.rows:
+        raise SettingsError(f"{folder} has no rows of {', '.join(codecs) or 'any codec'}")
+    ours = next((name for name in compared.codecs if name.startswith(f"{NAME}-")), None)
     realism = realism_of(kept, compared)
-    text = "# Evaluation\n\n" + markdown(compared, rates, ours) + _realism(realism) + _published(compared, ours)
+    text = "# Evaluation\n\n" + markdown(compared, TABLE, ours)
+    if compared.codecs:
+        text += "\n## Curves\n\n![Rate-distortion curves](curves.png)\n"
+        plots.draw_curves(compared, realism, folder / "curves", ours)
+    text += _realism(realism)
+    if ours and _measured_of_table(compared, ours):
+        plots.draw_published(compared, folder / "published", ours)
+        text += _published(compared, ours)
     if missing:
         text += "\n## Unavailable\n\n" + "".join(f"- {name}: {reason}\n" for name, reason in missing.items())
+    for said in sorted(folder_of(folder, ours.removeprefix(f"{NAME}-")).glob("*.md")) if ours else ():
+        place = said.parent.relative_to(folder).as_posix()
+        text += "\n" + said.read_text().replace("](", f"]({place}/")
     write_parquet(compared.rows, folder / "report.parquet")
     (folder / "report.md").write_text(text)
-    if compared.codecs:
-        from codec import plots  # matplotlib is an extra, and slow to import
-
-        plots.draw_curves(compared, realism, folder / "curves", ours)
-        if ours and _measured_of_table(compared, ours):
-            plots.draw_published(compared, folder / "published", ours)
+    (folder / "index.html").write_text(PAGE + MarkdownIt("commonmark").enable("table").render(text))
     return text
 
 
@@ -76,9 +91,7 @@ def _realism(realism: Sequence[tuple[str, float, float]]) -> str:
     return title + note + table + "".join(f"| {c} | {bpp:.4f} | {1000 * value:.2f} |\n" for c, bpp, value in realism)
 
 
-def _published(compared: Comparison, ours: str | None) -> str:
-    if ours is None or not _measured_of_table(compared, ours):
-        return ""
+def _published(compared: Comparison, ours: str) -> str:
     lines = [
         "",
         "## Published bit rates",
@@ -94,7 +107,7 @@ def _published(compared: Comparison, ours: str | None) -> str:
         figures = " | ".join(f"{values[number]:g}" for values in published.BITS_PER_PIXEL.values())
         rates = [r["bpp"] for r in compared.measured if r["codec"] == ours and Path(r["image"]).stem == photo]
         lines.append(f"| {photo} | {figures} | {f'{min(rates):.4f} to {max(rates):.4f}' if rates else '-'} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", "![Published and measured bit rates](published.png)"]) + "\n"
 
 
 def _measured_of_table(compared: Comparison, ours: str) -> bool:

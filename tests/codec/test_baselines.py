@@ -1,13 +1,14 @@
 """Other codecs make real files that decode, and one that cannot run says why."""
 
 import sys
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from codec import SettingsError
-from codec.baselines import NAMES, Baseline, Command, available, external, largest_within
+from codec.baselines import NAMES, Baseline, Command, available, largest_within
+from codec.baselines.external import read_commands
 from codec.metrics import psnr
 from tests.conftest import synthetic
 
@@ -16,7 +17,8 @@ COPY = f'{sys.executable} -c "import shutil, sys; shutil.copy(*sys.argv[1:3])" {
 
 
 def by_program(encode: str = COPY, decode: str = COPY) -> Baseline:
-    return external(Command("copied", encode, decode, (1, 2), ".bin"))
+    ((found,), _) = available(["copied"], [Command("copied", encode, decode, (1, 2), seconds=1)])
+    return found
 
 
 def test_what_pillow_writes_is_always_there_and_every_codec_is_accounted_for() -> None:
@@ -49,20 +51,22 @@ def test_a_codec_without_its_library_is_unavailable_and_says_what_to_install(
 
 
 def test_a_format_that_this_pillow_lacks_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codec.baselines.features.check", lambda _: False)
+    monkeypatch.setattr("codec.baselines.classical.features.check", lambda _: False)
     assert available(["avif"]) == ([], {"avif": "this Pillow was built without avif"})
 
 
 def test_a_program_that_is_not_on_the_path_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert available(["bpg"]) == ([], {"bpg": "the program bpgenc is not on PATH"})
-    with pytest.raises(SettingsError, match="copied cannot run here: the program absent is not on PATH"):
-        by_program(decode="absent {input} {output}")
+    commands = [Command("own", "absent {input} {output}", COPY, (1,))]
+    assert available(["own"], commands) == ([], {"own": "the program absent is not on PATH"})
 
 
 def test_an_unknown_codec_is_refused() -> None:
-    with pytest.raises(SettingsError, match="no codec 'gif' to compare with; choose from jpeg"):
+    with pytest.raises(SettingsError, match="no codec 'gif' to compare with; choose from hevc"):
         available(["gif"])
+    with pytest.raises(SettingsError, match="the name 'jpeg' is taken"):
+        available(["jpeg"], [Command("jpeg", COPY, COPY, (1,))])
 
 
 def test_external_programs_are_a_codec() -> None:
@@ -79,24 +83,38 @@ def test_external_programs_are_a_codec() -> None:
         ("import time; time.sleep(60)", "of copied did not end within 1 s"),
     ],
 )
-def test_an_external_program_that_fails_or_hangs_is_one_line(
-    program: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("codec.baselines.COMMAND_SECONDS", 1.0)
+def test_an_external_program_that_fails_or_hangs_is_one_line(program: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         by_program(encode=f'{sys.executable} -c "{program}"').encode(synthetic(8, 8), 1)
 
 
-def test_a_setting_for_a_rate_is_found_and_files_are_made_once() -> None:
-    made: list[float] = []
+def test_external_codecs_are_described_in_a_file(tmp_path: Path) -> None:
+    described = tmp_path / "codecs.toml"
+    described.write_text("[hfd]\nencode = 'a {input}'\ndecode = 'b'\nsettings = [1, 2]\npoints = [2]\nseconds = 5")
+    assert read_commands(described) == [Command("hfd", "a {input}", "b", (1, 2), points=(2,), seconds=5)]
+    for text in ("[hfd]\nencode = 'a'", "[hfd]\nencoder = 'a'", "hfd = 1", "[", "[hfd]\nsettings = 3"):
+        described.write_text(text)
+        with pytest.raises(SettingsError, match="does not describe codecs by a table"):
+            read_commands(described)
+    with pytest.raises(SettingsError, match="cannot read"):
+        read_commands(tmp_path / "absent.toml")
 
-    def encode(_: Any, setting: float) -> bytes:
-        made.append(setting)
-        return bytes(int(10 * setting))
 
-    baseline = Baseline("lengths", "1", tuple(range(1, 101)), encode, lambda _: synthetic(1, 1))
-    tried: dict[float, bytes] = {}
-    for size, setting in ((10, 1), (19, 1), (20, 2), (567, 56), (9999, 100), (3, 1)):
-        assert largest_within(baseline, synthetic(1, 1), size, tried) == setting
-        assert len(tried[setting]) == 10 * setting
-    assert len(made) == len(set(made))
+@pytest.mark.parametrize("growth", [1, 5])
+def test_a_setting_for_a_rate_is_found_in_few_trials(growth: float) -> None:
+    settings = tuple(range(1, 101))
+
+    def trials(size: float, expected: int) -> int:
+        made: list[float] = []
+
+        def length(setting: float) -> int:
+            made.append(setting)
+            return int(10 * setting**growth)
+
+        assert largest_within(settings, size, length) == expected
+        return len(made)
+
+    for setting in (1, 2, 3, 56, 99, 100):
+        assert trials(10 * setting**growth, setting) <= 12
+        assert trials(10 * setting**growth + 9, setting) <= 12
+    assert trials(3, 1) == 1
