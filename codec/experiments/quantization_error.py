@@ -72,7 +72,7 @@ def _draw(errors: dict[tuple[float, bool], NDArray[np.float64]], place: Path) ->
     axes = drawn.subplots(2, len(QUALITIES), sharey=True)
     for (quality, dither), values in errors.items():
         axis = axes[int(dither), QUALITIES.index(quality)]
-        axis.hist(values, BINS, (-0.5, 0.5), density=True, color=colour("avif" if dither else "hevc"), alpha=0.75)
+        axis.hist(values, BINS, range=(-0.5, 0.5), density=True, color=colour("avif" if dither else "hevc"), alpha=0.75)
         axis.axhline(1, color="black", linewidth=1.2, linestyle="--", label="uniform density")
         axis.set_title(f"λ {quality:g}, {'with' if dither else 'without'} dither: KS {ks_statistic(values):.4f}")
         axis.set(xlabel="error / bin width", xlim=(-0.5, 0.5))

@@ -55,7 +55,9 @@ def test_differences_are_paired_and_have_intervals() -> None:
 def test_bits_at_equal_quality_count_the_direction_of_the_metric() -> None:
     rows = [row("jpeg", "a", bpp, value) for bpp, value in ((0.2, 0.4), (0.4, 0.2))]
     rows += [row("fdcodec-1", "a", bpp, value) for bpp, value in ((0.1, 0.4), (0.2, 0.2))]
-    assert cells(markdown(Comparison(rows), [0.2], "fdcodec-1"), "jpeg | - |")[3] == "-50.0 % (1)"  # LPIPS falls with bits
+    assert (
+        cells(markdown(Comparison(rows), [0.2], "fdcodec-1"), "jpeg | - |")[3] == "-50.0 % (1)"
+    )  # LPIPS falls with bits
     better = [{**each, "psnr_db": -each["psnr_db"]} for each in rows]
     assert cells(markdown(Comparison(better), [0.2], "fdcodec-1"), "jpeg | -50")[1] == "-50.0 % (1)"
 
