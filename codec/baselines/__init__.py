@@ -6,7 +6,7 @@ here.
 
 from collections.abc import Callable, Iterable
 
-from codec.baselines import classical, external
+from codec.baselines import classical, external, learned
 from codec.baselines.baseline import Baseline, Pixels, UnavailableError, largest_within
 from codec.baselines.external import Command
 from codec.errors import SettingsError
@@ -20,6 +20,7 @@ _MAKERS: dict[str, Callable[[], Baseline]] = {
     "webp": classical.webp,
     "jpeg": classical.jpeg,
     "bpg": lambda: external.external(external.BPG),
+    **learned.makers(),
 }
 NAMES = tuple(_MAKERS)
 """The codecs that can be asked for."""
