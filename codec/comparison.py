@@ -134,7 +134,8 @@ def _equal_rates(compared: Comparison, rates: Sequence[float], titles: str) -> l
         for codec in compared.codecs:
             columns = [list(compared.at(codec, metric, bpp).values()) for metric in METRICS]
             cells = " | ".join(_mean(column, metric.form) for column, metric in zip(columns, METRICS, strict=True))
-            lines.append(f"| {bpp:.2f} | {codec} | {max(map(len, columns))} | {cells} |")
+            if any(columns):
+                lines.append(f"| {bpp:.2f} | {codec} | {max(map(len, columns))} | {cells} |")
     return lines
 
 
@@ -146,7 +147,8 @@ def _differences(compared: Comparison, rates: Sequence[float], ours: str, titles
         for codec in (codec for codec in compared.codecs if codec != ours):
             columns = [compared.difference(ours, codec, metric, bpp) for metric in METRICS]
             cells = [_difference(values, metric) for values, metric in zip(columns, METRICS, strict=True)]
-            lines.append(f"| {bpp:.2f} | {codec} | {max(map(len, columns))} | {' | '.join(cells)} |")
+            if any(columns):
+                lines.append(f"| {bpp:.2f} | {codec} | {max(map(len, columns))} | {' | '.join(cells)} |")
     return lines
 
 

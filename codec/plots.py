@@ -56,69 +56,76 @@ def draw_curves(
 ) -> None:
     """Each metric, and the kernel distance (codec, mean bpp, KID), against bits per pixel.
 
-    Solid where all pictures contribute to the mean, dotted where at least half of them do.
+    A dot is a point of a codec: the means of rate and value over all pictures; points that some picture lacks are left
+    out.
     """
     drawn = figure(15, 9.5)
     *axes, last = drawn.subplots(2, 3).flat
-    rates = [row["bpp"] for row in compared.measured if row["bpp"] is not None and row["codec"] == ours]
-    rates = rates or [row["bpp"] for row in compared.measured if row["bpp"] is not None]
-    span = (0.9 * min(rates), 1.3 * max(rates))
-    grid = np.geomspace(*span, 60)
     order = [*(codec for codec in compared.codecs if codec != ours), *([ours] if ours in compared.codecs else [])]
     for axis, metric in zip(axes, METRICS, strict=True):
         for codec in order:
-            columns = [list(compared.at(codec, metric, bpp).values()) for bpp in grid]
-            style = {"color": colour(codec, order), "linewidth": 3 if codec == ours else 1.8}
-            for least, dashes in ((len(compared.images), "-"), ((len(compared.images) + 1) // 2, ":")):
-                means = [fmean(column) if len(column) >= max(1, least) else np.nan for column in columns]
-                axis.plot(grid, means, dashes, label=codec if dashes == "-" else None, **style)
+            _curve(axis, _means(compared, codec, metric.name), codec, order, ours)
         for name in compared.ceilings:
             if (level := compared.ceiling(name, metric)) is not None:
                 axis.axhline(level, color=colour(name), linestyle="--", linewidth=1, label=f"{name} (no quantisation)")
-        _axis(axis, span, metric.label + (", reversed" if metric.lower else ""))
-        if metric.lower:
-            axis.invert_yaxis()
+        _axis(axis, metric.label, reversed_=metric.lower)
     for codec in order:
-        points = [(bpp, 1000 * value) for name, bpp, value in realism if name == codec]
-        if points:
-            style = {"color": colour(codec, order), "linewidth": 3 if codec == ours else 1.8}
-            last.plot(*zip(*points, strict=True), "o-", markersize=4, **style)
-    _axis(last, span, f"KID × 1000 ({NETWORK}, {PATCH} px), reversed")
-    last.invert_yaxis()
+        _curve(last, [(bpp, 1000 * value) for name, bpp, value in realism if name == codec], codec, order, ours)
+    _axis(last, f"KID × 1000 ({NETWORK}, {PATCH} px)", reversed_=True)
     if not realism:
-        last.text(0.5, 0.5, "no picture as large as a patch", transform=last.transAxes, ha="center", color="0.4")
-    drawn.suptitle(
-        f"Means of {len(compared.images)} pictures, whole files. Up is better everywhere. "
-        "Dotted: of those pictures that reach the rate (at least half).",
-        fontsize=12,
-    )
+        last.text(0.5, 0.5, "not measured", transform=last.transAxes, ha="center", color="0.4")
+    drawn.suptitle(f"Means of {len(compared.images)} pictures, whole files; up is better everywhere", fontsize=13)
     drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=11, frameon=False)
     save(drawn, place)
+
+
+def _means(compared: Comparison, codec: str, metric: str) -> list[tuple[float, float]]:
+    """(mean bpp, mean value) of each point that all pictures have."""
+    whole = [
+        [(row["bpp"], row[metric]) for row in rows if row[metric] is not None]
+        for (name, *_), rows in compared.points().items()
+        if name == codec
+    ]
+    sides = [zip(*pairs, strict=True) for pairs in whole if len(pairs) == len(compared.images)]
+    return sorted((fmean(rates), fmean(values)) for rates, values in sides)
+
+
+def _curve(
+    axis: Any, points: Sequence[tuple[float, float]], codec: str, order: Sequence[str], ours: str | None
+) -> None:
+    if points:
+        width = 3 if codec == ours else 1.6
+        style = {"color": colour(codec, order), "linewidth": width, "markersize": 2 * width + 1}
+        axis.plot(*zip(*points, strict=True), "o-", label=codec, **style)
 
 
 def draw_published(compared: Comparison, place: Path, ours: str) -> None:
     """The published bit rates of each photo beside those of this codec's files; photos that were not measured lack."""
     drawn = figure(11, 5.2)
     axis = drawn.subplots()
-    markers = {"Ours": ("*", "published codec"), "HFD": ("s", "HFD"), "CDC": ("^", "CDC"), "ILLM": ("D", "ILLM")}
+    markers = {"Ours": ("*", "the paper's codec"), "HFD": ("s", "HFD"), "CDC": ("^", "CDC"), "ILLM": ("D", "ILLM")}
     places = np.arange(len(published.PHOTOS))
     for method, (marker, label) in markers.items():
         style = {"facecolors": "none", "edgecolors": "0.35", "s": 110 if marker == "*" else 55}
         axis.scatter(places, published.BITS_PER_PIXEL[method], marker=marker, label=f"{label}, published", **style)
     for number, photo in enumerate(published.PHOTOS):
         rows = [row for row in compared.measured if row["codec"] == ours and Path(row["image"]).stem == photo]
-        label = f"{ours}, measured (lambda 1 to 32 upwards)" if number == 0 else None
-        axis.plot([number] * len(rows), [row["bpp"] for row in rows], "o-", color=colour(ours), alpha=0.9, label=label)
+        label = f"{ours}, measured, lambda rising" if number == 0 else None
+        rates = [row["bpp"] for row in rows]
+        axis.plot([number + 0.25] * len(rates), rates, "o-", markersize=4, color=colour(ours), label=label)
     axis.set(xticks=places, xticklabels=published.PHOTOS, ylabel="bits per pixel, whole file", ylim=(0, None))
     axis.set_title(f"Published bit rates ({published.SOURCE}; no qualities published) and this codec's files")
     axis.grid(axis="y", alpha=0.3)
-    axis.legend(loc="upper right", fontsize=9)
+    drawn.legend(loc="outside lower center", ncols=5, fontsize=10, frameon=False)
     save(drawn, place)
 
 
-def _axis(axis: Any, span: tuple[float, float], title: str) -> None:
-    axis.set(xscale="log", xlabel="bits per pixel, whole file", title=title, xlim=span)
-    ticks = [bpp for bpp in TICKS if span[0] <= bpp <= span[1]]
+def _axis(axis: Any, title: str, *, reversed_: bool) -> None:
+    axis.set(xscale="log", xlabel="bits per pixel, whole file", title=title + (", reversed" if reversed_ else ""))
+    low, high = axis.get_xlim()
+    ticks = [bpp for bpp in TICKS if low <= bpp <= high]
     axis.set_xticks(ticks, [f"{bpp:g}" for bpp in ticks])
     axis.minorticks_off()
     axis.grid(alpha=0.3)
+    if reversed_:
+        axis.invert_yaxis()

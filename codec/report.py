@@ -15,7 +15,7 @@ from codec.evaluation import Evaluation, setting_name, write_parquet
 from codec.experiments import folder_of
 from codec.realism import NETWORK, PATCH, kernel_distance
 
-TABLE = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
+TABLE = (0.07, 0.10, 0.15, 0.20)
 """Bits per pixel at which the report compares."""
 PAGE = """<!doctype html>
 <html lang="en">

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from codec.contest import Contest
-from codec.errors import SettingsError
+from codec.errors import ImageError, SettingsError
 from codec.evaluation import pictures_of
+from codec.images import read_image
 
 EXPERIMENTS = ("one_step", "timesteps", "quantization_error", "sheets")
 """Fig. 1; Fig. 4 and section E; section C; Figs. 5 to 16."""
@@ -40,6 +41,21 @@ def folder_of(output: Path, bundle_id: str) -> Path:
 
 
 def spread(pictures: Sequence[Path], count: int) -> list[Path]:
-    """So many of the pictures, evenly spaced."""
+    """So many of the pictures, evenly spaced; one that cannot be read gives way to its neighbour.
+
+    Raises SettingsError where none can be read.
+    """
     kept = min(count, len(pictures))
-    return [pictures[place * len(pictures) // kept] for place in range(kept)]
+    parts = [pictures[n * len(pictures) // kept : (n + 1) * len(pictures) // kept] for n in range(kept)]
+    found = [next((picture for picture in part if _readable(picture)), None) for part in parts]
+    if not any(found):
+        raise SettingsError(f"none of {len(pictures)} files is a picture that can be read")
+    return [picture for picture in found if picture is not None]
+
+
+def _readable(picture: Path) -> bool:
+    try:
+        read_image(picture)
+    except ImageError:
+        return False
+    return True

@@ -22,8 +22,8 @@ GAIN = 16
 def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
     """Draw one_step.png; the table is over several pictures."""
     metrics, cells, shown = Metrics("alex", dists=False), dict[tuple[float, int], list[list[float]]](), []
-    several = max(codec.bundle.config.steps, 4)
-    for number, source in enumerate(spread(pictures, PICTURES)):
+    several, chosen = STEPS[-1], spread(pictures, PICTURES)
+    for number, source in enumerate(chosen):
         for quality in QUALITIES:
             file = coded(codec, source, quality)
             t = file.encoded.timestep
@@ -36,11 +36,11 @@ def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
                 cells.setdefault((quality, steps), []).append([np.nan if v is None else v for v in values])
             if number == 0:
                 shown.append((quality, t, results[1], results[several]))
-    _draw(shown, several, source=spread(pictures, PICTURES)[0].name, place=folder / "one_step")
+    _draw(shown, several, source=chosen[0].name, place=folder / "one_step")
     lines = [
         "## One step beside several (Fig. 1)",
         "",
-        f"Means of {len(spread(pictures, PICTURES))} pictures. Training",
+        f"Means of {len(chosen)} pictures. Training",
     ]
     lines += ["uses the clean latent predicted in one step; the last column says how near it is to that of more steps."]
     lines += [

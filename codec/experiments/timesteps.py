@@ -32,11 +32,12 @@ class Point:
 
 def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
     """Draw timesteps.png and .svg; the tables say how often and by how much the prediction misses the best."""
-    points = [point for source in spread(pictures, PICTURES) for point in sweep(codec, source)]
+    chosen = spread(pictures, PICTURES)
+    points = [point for source in chosen for point in sweep(codec, source)]
     _draw(points, folder / "timesteps")
     lines = ["## Forced timesteps beside the predicted one (Fig. 4, section E)", ""]
     lines += [
-        f"{PICTURES} pictures at {len(QUALITIES)} lambdas, each file decoded from the timestep that it holds and from"
+        f"{len(chosen)} pictures at {len(QUALITIES)} lambdas, each decoded from the timestep in its file and from"
     ]
     lines += [
         f"{', '.join(f'{t:g}' for t in TIMESTEPS)}; {codec.bundle.config.steps} DDIM steps. The prediction is best"

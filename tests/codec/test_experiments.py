@@ -138,7 +138,12 @@ def test_an_experiment_that_is_there_is_not_repeated(contest: Contest, bundle: B
         run("elo", contest)
 
 
-def test_pictures_are_spread_over_the_folder() -> None:
-    paths = [Path(str(number)) for number in range(24)]
-    assert [path.name for path in spread(paths, 3)] == ["0", "8", "16"]
-    assert spread(paths[:2], 3) == paths[:2]
+def test_pictures_are_spread_over_the_folder_and_bad_files_are_passed_over(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number:02}.png" for number in range(24)]
+    for path in paths:
+        path.write_bytes(encode_png(synthetic(4, 5)))
+    paths[8].write_text("no picture")
+    assert [path.stem for path in spread(paths, 3)] == ["00", "09", "16"]
+    assert spread(paths[:2], 3) == paths[:2] and spread(paths[7:9], 2) == paths[7:8]
+    with pytest.raises(SettingsError, match="none of 1 files is a picture"):
+        spread(paths[8:9], 2)

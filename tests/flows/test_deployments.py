@@ -15,7 +15,7 @@ from tests.tasks.pictures import folder, png
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 ROOT = Path(__file__).parents[2]
-NAMES = {"shard-images", "train-codec", "compress-archive", "restore-archive"}
+NAMES = {"shard-images", "train-codec", "compress-archive", "restore-archive", "evaluate-codec"}
 
 
 def prefect(where: Path, *arguments: str) -> str:
