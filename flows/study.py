@@ -1,0 +1,88 @@
+"""python -m flows.study serve PLACE...: pictures beside their originals; with --study, a study of which is closer."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from codec import elo as ratings
+from codec.errors import FdcError
+from flows import command
+from tasks.models import Models
+from tasks.study import export as exports
+from tasks.study.gallery import opened
+from tasks.study.server import study_app, viewer_app
+from tasks.study.study import DATABASE, Study
+
+app = typer.Typer(help="Look at pictures, hold a study, rate the methods.", add_completion=False, no_args_is_help=True)
+Names = Annotated[list[str] | None, typer.Option(help="May be repeated; all if not given.")]
+
+
+@app.command()
+def serve(
+    places: Annotated[list[str] | None, typer.Argument(help="An evaluation folder, or archives of one source.")] = None,
+    study: Annotated[Path | None, typer.Option(help="Folder of a study, made if it is not there.")] = None,
+    participant: Annotated[list[str] | None, typer.Option(help="A name or code to let in; may be repeated.")] = None,
+    method: Names = None,
+    image: Names = None,
+    comparisons: Annotated[int | None, typer.Option(help="Drawn for each participant. [default: all]", min=1)] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from other machines.")] = "127.0.0.1",
+    port: int = 8321,
+    backbone: Annotated[str, typer.Option(help="Where the backbone is, if a bundle does not embed it.")] = "",
+    device: str = "cpu",
+    threads: int = 2,
+) -> None:
+    """Start the page, and stop it with Ctrl-C. A study that is there goes on; its pictures are frozen in it."""
+    with ExitStack() as stack:
+        there = study is not None and (study / DATABASE).is_file()
+        if not places and not there:
+            raise typer.BadParameter("name an evaluation folder or an archive")
+        if study is None:
+            application = viewer_app(opened(places or [], Models("", device, backbone, threads), stack))
+        else:
+            if there:
+                held = Study(study)
+            else:
+                gallery = opened(places or [], Models("", device, backbone, threads), stack)
+                chosen = {"methods": method or [], "images": image or []}
+                held = Study.create(study, gallery, per_participant=comparisons, **chosen)
+            held.invite(participant or [])
+            typer.echo(f"participants: {', '.join(held.participants()) or 'none, let some in with --participant'}")
+            application = study_app(held)
+        typer.echo(f"http://{host}:{port}/")
+        uvicorn.run(application, host=host, port=port, log_level="warning")
+
+
+@app.command()
+def export(study: Annotated[Path, typer.Argument(help="Folder of a study.")]) -> None:
+    """Write the answers and the exact images and bitrates as Parquet into the study's folder."""
+    for path in exports.export(Study(study)):
+        typer.echo(path)
+
+
+@app.command()
+def elo(
+    answers: Annotated[Path, typer.Argument(help="Folder of a study, or its answers.parquet.")],
+    output: Annotated[list[Path] | None, typer.Option(help="Figure; may be repeated. [default: elo.svg]")] = None,
+    k: Annotated[float, typer.Option(help="Most points that one game moves.")] = 32.0,
+    group_k: Annotated[float | None, typer.Option(help="K of aggregated updates. [default: k, or less]")] = None,
+    start: Annotated[float, typer.Option(help="Rating of everybody before the first game.")] = 1500.0,
+    orders: Annotated[int, typer.Option(help="Monte Carlo orders.")] = 10_000,
+    seed: int = 0,
+) -> None:
+    """Rate the methods by three aggregations: a table, and box plots."""
+    settings = ratings.Settings(k, group_k, start, orders, seed)
+    games = exports.games(answers)
+    results = [ratings.rate(games, aggregation, settings) for aggregation in ratings.AGGREGATIONS]
+    typer.echo(ratings.markdown(games, results, settings))
+    ratings.draw(results, output or [Path("elo.svg")])
+
+
+if __name__ == "__main__":
+    try:
+        app(standalone_mode=True)
+    except FdcError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(command.FATAL) from None
