@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 
 import pyarrow.parquet
 
-from codec.errors import ArchiveError, FdcError, SettingsError
+from codec.errors import ArchiveError, SettingsError
 from codec.images import FORMATS, Picture, read_image
 from tasks import names, report
 from tasks.archive import existing
@@ -49,6 +49,8 @@ class Folder:
     """An evaluation folder, or one made by hand. Raises SettingsError for a folder that is neither."""
 
     def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise SettingsError(f"{folder}: no such folder")
         self._folder = folder.resolve()
         self._originals = {
             _name(path, self._folder / ORIGINALS): path for path in _pictures(self._folder, self._folder / ORIGINALS)
@@ -178,6 +180,3 @@ def check(gallery: Gallery, kind: str, chosen: Sequence[str]) -> list[str]:
     if missing := [name for name in chosen if name not in there]:
         raise SettingsError(f"no {kind} {', '.join(missing)} here; there are {', '.join(there[:20])}")
     return list(chosen or there)
-
-
-__all__ = ["Archives", "FdcError", "Folder", "Gallery", "available", "check", "opened"]
