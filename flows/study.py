@@ -23,6 +23,7 @@ Names = Annotated[list[str] | None, typer.Option(help="May be repeated; all if n
 @app.command()
 def serve(
     places: Annotated[list[str] | None, typer.Argument(help="An evaluation folder, or archives of one source.")] = None,
+    originals: Annotated[Path | None, typer.Option(help="Folder of an evaluation's originals.")] = None,
     study: Annotated[Path | None, typer.Option(help="Folder of a study, made if it is not there.")] = None,
     participant: Annotated[list[str] | None, typer.Option(help="A name or code to let in; may be repeated.")] = None,
     method: Names = None,
@@ -40,12 +41,12 @@ def serve(
         if not places and not there:
             raise typer.BadParameter("name an evaluation folder or an archive")
         if study is None:
-            application = viewer_app(opened(places or [], Models("", device, backbone, threads), stack))
+            application = viewer_app(opened(places or [], originals, Models("", device, backbone, threads), stack))
         else:
             if there:
                 held = Study(study)
             else:
-                gallery = opened(places or [], Models("", device, backbone, threads), stack)
+                gallery = opened(places or [], originals, Models("", device, backbone, threads), stack)
                 chosen = {"methods": method or [], "images": image or []}
                 held = Study.create(study, gallery, per_participant=comparisons, **chosen)
             held.invite(participant or [])

@@ -1,8 +1,8 @@
 """Originals and their reconstructions by method, of an evaluation folder or of archives.
 
-An evaluation folder holds `rows.parquet`, a row for each image, codec and setting, whose `reconstruction` is the path
-of a whole-image PNG in it, and `originals/<image>.png`. A folder made by hand needs no rows: `originals/` beside one
-folder a method, with files of the same names.
+An evaluation folder, as evaluate-codec leaves it, holds Parquet files below `rows/`, whose `picture` is the path of a
+whole-image reconstruction in the folder; the originals are where they were measured. A folder made by hand needs no
+rows: `originals/` beside one folder a method, with files of the same names.
 """
 
 import functools
@@ -21,7 +21,7 @@ from tasks.models import Models
 from tasks.pictures import Pictures
 from tasks.storage import Store
 
-ROWS, ORIGINALS = "rows.parquet", "originals"
+ROWS, ORIGINALS = "rows", "originals"
 FIGURES = ("bpp", "psnr_db", "ms_ssim", "lpips", "lpips_alex", "lpips_vgg", "dists")
 """Columns that the page shows beside a reconstruction."""
 SUFFIXES = {f".{name.lower()}" for name in FORMATS} | {".jpg", ".tif"}
@@ -46,26 +46,27 @@ class Gallery(Protocol):
 
 
 class Folder:
-    """An evaluation folder, or one made by hand. Raises SettingsError for a folder that is neither."""
+    """An evaluation folder, or one made by hand; `originals` is a folder, by default the one in it.
 
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise SettingsError(f"{folder}: no such folder")
-        self._folder = folder.resolve()
-        self._originals = {
-            _name(path, self._folder / ORIGINALS): path for path in _pictures(self._folder, self._folder / ORIGINALS)
-        }
+    Raises SettingsError for a folder that is neither.
+    """
+
+    def __init__(self, folder: Path, originals: Path | None = None) -> None:
+        self._folder, source = folder.resolve(), (originals or folder / ORIGINALS).resolve()
+        for needed in (folder, source):
+            if not needed.is_dir():
+                raise SettingsError(f"{needed}: no such folder; --originals names the originals of an evaluation")
+        self._originals = {name: path for path in _pictures(source, source) for name in _names(path, source)}
         self._paths: dict[tuple[str, str], Path] = {}
         self._figures: dict[tuple[str, str], Figures] = {}
-        if (self._folder / ROWS).is_file():
-            self._take_rows(pyarrow.parquet.read_table(self._folder / ROWS).to_pylist())
+        if (folder / ROWS).is_dir():
+            self._take_rows()
         else:
             self._take_folders()
-        found = sorted({image for image, _ in self._paths})
-        self.images = [image for image in found if image in self._originals]
+        self.images = sorted({image for image, _ in self._paths if image in self._originals})
         self.methods = sorted({method for _, method in self._paths})
         if not self.images:
-            raise SettingsError(f"{folder}: holds no reconstructions of pictures in {ORIGINALS}/")
+            raise SettingsError(f"{folder}: holds no reconstructions of pictures in {source}")
 
     def figures(self, image: str, method: str) -> Figures | None:
         return self._figures.get((image, method))
@@ -76,21 +77,22 @@ class Folder:
     def reconstruction(self, image: str, method: str) -> Picture:
         return read_image(self._paths[image, method])
 
-    def _take_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        kept = [row for row in rows if row.get("reconstruction")]
-        settings: dict[str, set[str]] = {}
-        for row in kept:
-            settings.setdefault(row["codec"], set()).add(str(row["setting"]))
-        for row in kept:
-            method = row["codec"] if len(settings[row["codec"]]) == 1 else f"{row['codec']} {row['setting']}"
-            key = (str(row["image"]), method)
-            self._paths[key] = _inside(self._folder, self._folder / row["reconstruction"])
+    def _take_rows(self) -> None:
+        files = sorted((self._folder / ROWS).rglob("*.parquet"))
+        rows = [row for file in files for row in pyarrow.parquet.read_table(file).to_pylist() if row["picture"]]
+        points: dict[str, set[str]] = {}
+        for row in rows:
+            points.setdefault(row["codec"], set()).add(_point(row))
+        for row in rows:
+            method = row["codec"] if len(points[row["codec"]]) == 1 else f"{row['codec']} {_point(row)}"
+            key = (row["image"], method)
+            self._paths[key] = _inside(self._folder, self._folder / row["picture"])
             self._figures[key] = {name: row[name] for name in FIGURES if row.get(name) is not None}
 
     def _take_folders(self) -> None:
         for folder in sorted(path for path in self._folder.iterdir() if path.is_dir() and path.name != ORIGINALS):
             for path in _pictures(self._folder, folder):
-                key = (_name(path, folder), folder.name)
+                key = (_names(path, folder)[1], folder.name)
                 self._paths[key], self._figures[key] = path, {}
 
 
@@ -129,10 +131,10 @@ class Archives:
         return self._pictures[method].kept(self._rows[method][image])
 
 
-def opened(places: Sequence[str], models: Models, stack: ExitStack) -> Gallery:
+def opened(places: Sequence[str], originals: Path | None, models: Models, stack: ExitStack) -> Gallery:
     """The gallery of one evaluation folder, or of one or more archives, which the stack will close."""
     if len(places) == 1 and Path(places[0]).is_dir() and not (Path(places[0]) / names.ARCHIVE).is_file():
-        return Folder(Path(places[0]))
+        return Folder(Path(places[0]), originals)
     return stack.enter_context(Archives(places, models))
 
 
@@ -158,8 +160,15 @@ def _pictures(root: Path, folder: Path) -> list[Path]:
     return [_inside(root, path) for path in found]
 
 
-def _name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).with_suffix("").as_posix()
+def _names(path: Path, folder: Path) -> tuple[str, str]:
+    """What a picture is called: its path below a folder, with and without its extension."""
+    below = path.relative_to(folder)
+    return below.as_posix(), below.with_suffix("").as_posix()
+
+
+def _point(row: Mapping[str, Any]) -> str:
+    """A rate that was asked for, or else a codec's own setting."""
+    return f"at {row['asked_bpp']:g}" if row["asked_bpp"] is not None else f"{row['setting']:g}"
 
 
 def _inside(root: Path, path: Path) -> Path:

@@ -17,23 +17,24 @@ def evaluation(folder: Path, images: int = 3, width: int = 620, height: int = 56
     """Originals, three methods of known quality, and rows whose bits per pixel tell image and method apart."""
     rows = []
     for number in range(images):
-        image, pixels = f"set/photo{number}", synthetic(height, width, number)
-        save(folder / "originals" / f"{image}.png", pixels)
+        image, pixels = f"set/photo{number}.png", synthetic(height, width, number)
+        save(folder / "originals" / image, pixels)
         for place, (method, step) in enumerate(METHODS.items()):
-            path = f"reconstructions/{method}/1/{image}.png"
+            path = f"pictures/{method}/setting-1/{image}"
             save(folder / path, (pixels // step * step + step // 2).astype(np.uint8))
             rows.append(
                 {
                     "image": image,
                     "codec": method,
-                    "setting": 1,
+                    "asked_bpp": None,
+                    "setting": 1.0,
                     "bpp": 1.0 / (place + 1) + number / 100,
                     "psnr_db": 40.0 - 5 * place,
                     "error": None,
-                    "reconstruction": path,
+                    "picture": path,
                 }
             )
-    write_rows(folder, [*rows, {**rows[0], "codec": "broken", "error": "hung", "reconstruction": None}])
+    write_rows(folder, [*rows, {**rows[0], "codec": "broken", "error": "hung", "picture": None}])
     return folder
 
 
@@ -43,4 +44,8 @@ def save(path: Path, pixels: np.ndarray) -> None:  # type: ignore[type-arg]
 
 
 def write_rows(folder: Path, rows: list[dict[str, object]]) -> None:
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet")
+    """One file for each codec and picture, as an evaluation leaves them."""
+    for number, row in enumerate(rows):
+        file = folder / "rows" / str(row["codec"]) / f"{number}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(pa.Table.from_pylist([row]), file)

@@ -1,6 +1,7 @@
 """A study keeps its promises: frozen pictures, random order and sides, every answer once, nothing forged."""
 
 import random
+import shutil
 import threading
 from collections import Counter
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from tasks.study.gallery import Archives, Folder, opened
 from tasks.study.server import study_app, viewer_app
 from tasks.study.study import AlreadyAnswered, ForgedComparison, Study, UnknownParticipant
 from tests.fake_codec import FAKE
-from tests.tasks.galleries import METHODS, evaluation, save, write_rows
+from tests.tasks.galleries import METHODS, evaluation, write_rows
 from tests.tasks.pictures import folder, pack, png
 
 
@@ -73,19 +74,17 @@ def test_fewer_comparisons_can_be_drawn(evaluated: Path, tmp_path: Path) -> None
 
 
 def test_pictures_are_centre_crops_of_whole_images_frozen_in_the_study(evaluated: Path, tmp_path: Path) -> None:
-    for path in evaluated.rglob("*.png"):
-        save(tmp_path / "e" / path.relative_to(evaluated), read_image(path).pixels)
-    write_rows(tmp_path / "e", pyarrow.parquet.read_table(evaluated / "rows.parquet").to_pylist())
-    held = Study.create(tmp_path / "study", Folder(tmp_path / "e"), images=["set/photo1"])
+    shutil.copytree(evaluated, tmp_path / "e")
+    held = Study.create(tmp_path / "study", Folder(tmp_path / "e"), images=["set/photo1.png"])
     for path in (tmp_path / "e").rglob("*.png"):
         path.unlink()
     held.invite(["ada"])
     comparison = held.state("ada").comparison
     assert comparison is not None
     ((image, left, _),) = shown(held, "ada")[:1]
-    for side, source in (("original", "originals"), ("left", f"reconstructions/{left}/1")):
+    for side, source in (("original", "originals"), ("left", f"pictures/{left}/setting-1")):
         with Image.open(held.crop(comparison, side)) as crop:  # type: ignore[arg-type]
-            whole = read_image(evaluated / source / f"{image}.png").pixels
+            whole = read_image(evaluated / source / image).pixels
             assert (np.asarray(crop) == whole[24 : 24 + 512, 54 : 54 + 512]).all()
 
 
@@ -178,10 +177,10 @@ def test_the_browser_is_not_told_which_method_is_where(study: Study) -> None:
 
 
 OUTSIDE = (
-    "../../rows.parquet",
-    "..%2f..%2frows.parquet",
+    "../../study.sqlite",
+    "..%2f..%2fstudy.sqlite",
     "%2e%2e/%2e%2e/study.sqlite",
-    "....//rows.parquet",
+    "....//study.sqlite",
     "/etc/passwd",
     "..%5c..%5cstudy.sqlite",
     "x%00.png",
@@ -204,7 +203,7 @@ def test_a_link_or_a_row_that_leads_out_of_the_folder_is_refused(tmp_path: Path)
     with pytest.raises(SettingsError, match=r"ours/b.png: leads out of"):
         Folder(by_hand)
     rows = folder(tmp_path / "rows", {"originals/a.png": png(1)})
-    write_rows(rows, [{"image": "a", "codec": "x", "setting": 1, "reconstruction": "../secret.png"}])
+    write_rows(rows, [{"image": "a", "codec": "x", "asked_bpp": None, "setting": 1.0, "picture": "../secret.png"}])
     with pytest.raises(SettingsError, match="leads out of"):
         Folder(rows)
 
@@ -222,13 +221,13 @@ def test_answers_and_images_are_exported_with_bitrates(study: Study) -> None:
     assert rows[0]["seconds"] == 2.5
     kept = {(row["image"], row["method"]): row for row in pyarrow.parquet.read_table(images).to_pylist()}
     assert len(kept) == 3 * 4
-    assert kept["set/photo2", "middling"]["bpp"] == 0.52
-    assert kept["set/photo2", None]["bpp"] is None
-    row = kept["set/photo0", "fine"]
+    assert kept["set/photo2.png", "middling"]["bpp"] == 0.52
+    assert kept["set/photo2.png", None]["bpp"] is None
+    row = kept["set/photo0.png", "fine"]
     assert (row["width"], row["height"], row["crop_left"], row["crop_top"]) == (620, 560, 54, 24)
     assert (study.folder / "crops" / f"{row['crop']}.png").is_file()
     lines = table.read_text().splitlines()
-    assert lines[0] == "| bpp | set/photo0 | set/photo1 | set/photo2 |"
+    assert lines[0] == "| bpp | set/photo0.png | set/photo1.png | set/photo2.png |"
     assert "| middling | 0.5 | 0.51 | 0.52 |" in lines
 
 
@@ -270,24 +269,26 @@ def test_a_study_that_cannot_be_made_says_why(evaluated: Path, study: Study, tmp
 
 
 def test_methods_with_several_settings_are_told_apart(tmp_path: Path) -> None:
-    folder(tmp_path, {"originals/a.png": png(1), "r/1.png": png(2), "r/2.png": png(3), "r/3.png": png(4)})
-    write_rows(
-        tmp_path,
-        [
-            {"image": "a", "codec": codec, "setting": setting, "bpp": 0.5, "reconstruction": f"r/{number}.png"}
-            for number, (codec, setting) in enumerate([("webp", "0.1"), ("webp", "0.2"), ("ours", "8")], 1)
-        ],
-    )
-    gallery = Folder(tmp_path)
-    assert gallery.methods == ["ours", "webp 0.1", "webp 0.2"]
-    assert (gallery.reconstruction("a", "webp 0.2").pixels == read_image(png(3)).pixels).all()
+    originals = folder(tmp_path / "photos", {"a.png": png(1)})
+    folder(tmp_path / "e", {"r/1.png": png(2), "r/2.png": png(3), "r/3.png": png(4)})
+    points = [("webp", 0.1, 20.0), ("webp", 0.2, 47.0), ("ours", None, 8.0)]
+    rows = [
+        {"image": "a.png", "codec": codec, "asked_bpp": asked, "setting": setting, "picture": f"r/{number}.png"}
+        for number, (codec, asked, setting) in enumerate(points, 1)
+    ]
+    write_rows(tmp_path / "e", rows)
+    gallery = Folder(tmp_path / "e", originals)
+    assert gallery.methods == ["ours", "webp at 0.1", "webp at 0.2"]
+    assert (gallery.reconstruction("a.png", "webp at 0.2").pixels == read_image(png(3)).pixels).all()
+    with pytest.raises(SettingsError, match="--originals names the originals"):
+        Folder(tmp_path / "e")
 
 
 def test_the_viewer_serves_pictures_by_number(evaluated: Path) -> None:
     client = TestClient(viewer_app(Folder(evaluated)), raise_server_exceptions=False)
     assert client.get("/api/gallery").json()["methods"] == ["coarse", "fine", "middling"]
     assert client.get("/api/images/1").json()["figures"][1] == {"bpp": 1.01, "psnr_db": 40.0}
-    assert client.get("/api/images", params={"find": "PHOTO2"}).json() == [{"number": 2, "name": "set/photo2"}]
+    assert client.get("/api/images", params={"find": "PHOTO2"}).json() == [{"number": 2, "name": "set/photo2.png"}]
     assert client.get("/pictures/2/original.png").headers["content-type"] == "image/png"
     assert client.get("/pictures/2/1.png").status_code == 200
     for wrong in ("3/original", "-1/original", "0/3", "0/-1"):
@@ -301,7 +302,7 @@ def test_an_archive_shows_what_it_keeps_beside_its_sources(tmp_path: Path, fake_
     (source / "b.png").unlink()
     places = [str(tmp_path / name) for name in ("one", "two")]
     with ExitStack() as stack:
-        gallery = opened(places, Models("", codec=FAKE), stack)
+        gallery = opened(places, None, Models("", codec=FAKE), stack)
         assert isinstance(gallery, Archives)
         assert (gallery.images, gallery.methods) == (["a.png", "b.png"], ["one", "two"])
         client = TestClient(viewer_app(gallery), raise_server_exceptions=False)
@@ -311,4 +312,4 @@ def test_an_archive_shows_what_it_keeps_beside_its_sources(tmp_path: Path, fake_
         assert missing.status_code == 404
         assert "nothing is stored here" in missing.json()["detail"]
     with pytest.raises(ArchiveError, match="no archive here"):
-        opened([str(tmp_path / "nowhere")], Models(""), ExitStack())
+        opened([str(tmp_path / "nowhere")], None, Models(""), ExitStack())
