@@ -9,7 +9,6 @@ import uvicorn
 
 from codec import elo as ratings
 from codec.errors import FdcError
-from flows import command
 from tasks.models import Models
 from tasks.study import export as exports
 from tasks.study.gallery import opened
@@ -83,7 +82,7 @@ def elo(
 
 if __name__ == "__main__":
     try:
-        app(standalone_mode=True)
+        app()
     except FdcError as error:
         typer.echo(f"error: {error}", err=True)
-        raise SystemExit(command.FATAL) from None
+        raise SystemExit(1) from None

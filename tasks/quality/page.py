@@ -32,8 +32,9 @@ METRICS = {
 
 _LATEST = """
     CREATE TEMP TABLE latest AS
-    SELECT * FROM rows WHERE tar IS NOT NULL
-    QUALIFY row_number() OVER (PARTITION BY archive, key ORDER BY run DESC) = 1
+    SELECT archive, key, run, codec, width, height, bytes, bpp, psnr_db, ms_ssim, lpips, dists
+    FROM rows WHERE status <> 'failed'
+    QUALIFY row_number() OVER (PARTITION BY archive, key ORDER BY run DESC) = 1 AND tar IS NOT NULL
 """
 _OVERVIEW = """
     SELECT count(*) AS pictures, 8.0 * sum(bytes) / sum(width::BIGINT * height) FILTER (bytes IS NOT NULL) AS bpp,
@@ -56,7 +57,11 @@ _CELLS = """
     FROM found, span GROUP BY ALL
 """
 _WORST = """
-    SELECT * FROM latest WHERE {name} IS NOT NULL AND codec = 'fdc' ORDER BY {name} {order}, archive, key LIMIT {most}
+    WITH worst AS (
+        SELECT archive, key, run FROM latest WHERE {name} IS NOT NULL AND codec = 'fdc'
+        ORDER BY {name} {order}, archive, key LIMIT {most}
+    )
+    SELECT rows.* FROM rows SEMI JOIN worst USING (archive, key, run) ORDER BY {name} {order}, archive, key
 """
 
 

@@ -139,8 +139,8 @@ def opened(places: Sequence[str], originals: Path | None, models: Models, stack:
 
 
 _LATEST = """
-    SELECT * FROM rows WHERE tar IS NOT NULL AND width IS NOT NULL
-    QUALIFY row_number() OVER (PARTITION BY key ORDER BY run DESC) = 1
+    SELECT * FROM rows WHERE status <> 'failed'
+    QUALIFY row_number() OVER (PARTITION BY key ORDER BY run DESC) = 1 AND tar IS NOT NULL AND width IS NOT NULL
 """
 
 

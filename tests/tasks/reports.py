@@ -1,6 +1,7 @@
 """Reports with known figures, without pictures behind them."""
 
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pyarrow.parquet
 
 from tasks import manifest, names
 from tasks.archive import create
+from tasks.listing import LISTING
 from tasks.schema import table
 from tasks.storage import Store
 
@@ -42,20 +44,22 @@ def row(number: int, run: int) -> dict[str, Any]:
     }
 
 
-def archive_of(path: Path, pictures: int, runs: int = 1) -> str:
-    """An archive of runs that each hold some pictures; its tars are missing."""
+def archive_of(path: Path, pictures: int, runs: int = 1, forgotten: Sequence[int] = ()) -> str:
+    """An archive of runs that each hold some pictures, of which the last run forgets a few; its tars are missing."""
     store = Store(str(path))
     create(store)
     for run in range(1, runs + 1):
         rows = [row(number + pictures * (run - 1), run) for number in range(pictures)]
+        if run == runs:
+            kept = ("key", "version", "source_uri", "source_bytes", "shard", "created_at")
+            old = [{name: row(number, run)[name] for name in kept} for number in forgotten]
+            rows += [{**each, "run": run + 1, "status": "forgotten"} for each in old]
         (path / names.parts(run)).mkdir(parents=True)
         pyarrow.parquet.write_table(table(rows, {"tar": ""}), path / names.part(run, 0))
         plan = manifest.Manifest(
             run, run - 1 or None, "/nowhere", names.listing(run, "0" * 64), "0" * 64, 0, False, ((0, pictures),),
             manifest.Settings(quality=8.0), "b" * 64,
         )  # fmt: skip
-        from tasks.listing import LISTING
-
         pyarrow.parquet.write_table(LISTING.empty_table(), path / plan.listing)
         store.publish(names.manifest(run), plan.to_bytes())
     return str(path)

@@ -11,11 +11,13 @@ import pytest
 
 from codec.errors import ArchiveError, SettingsError
 from tasks import listing, manifest, report
+from tasks.archive import create
 from tasks.quality.questions import QUESTIONS, SQL, answer, sql
 from tasks.storage import Store
 from tests import fake_codec
 from tests.tasks.object_store import serving
 from tests.tasks.pictures import folder, pack, png
+from tests.tasks.reports import archive_of
 
 Rows = list[dict[str, Any]]
 Ask = Callable[[str], Rows]
@@ -190,8 +192,6 @@ def test_runs_beside_each_other(ask: Ask) -> None:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A report of 100 pictures whose metrics are known: PSNR 20, 20.1, ..., LPIPS 0.01, 0.02, ..."""
-    from tests.tasks.reports import archive_of
-
     return archive_of(tmp_path_factory.mktemp("measured") / "archive", 100)
 
 
@@ -213,6 +213,14 @@ def test_pictures_below_a_floor_which_is_a_variable(measured: str) -> None:
     ]
 
 
+def test_forgotten_pictures_count_no_more(tmp_path: Path) -> None:
+    archive = archive_of(tmp_path / "a", 20, forgotten=[0, 19])
+    assert answer(archive, "savings").to_pylist()[0]["pictures"] == 18
+    quality = {row["metric"]: row for row in answer(archive, "quality").to_pylist()}
+    assert (quality["psnr_db"]["pictures"], quality["psnr_db"]["worst"], quality["lpips"]["worst"]) == (18, 20.1, 0.19)
+    assert [row["pictures"] for row in answer(archive, "trends").to_pylist()] == [20]
+
+
 def test_many_archives_are_asked_at_once(archive: str, measured: str, remote: str) -> None:
     rows = answer([archive, measured, remote, archive], "savings").to_pylist()
     assert rows[0]["pictures"] == 7 + 100 + 7
@@ -231,8 +239,6 @@ def test_what_cannot_be_asked(archive: str, tmp_path: Path) -> None:
 
 
 def test_an_empty_archive_answers_with_nothing(tmp_path: Path) -> None:
-    from tasks.archive import create
-
     create(Store(str(tmp_path / "a")))
     assert [answer(str(tmp_path / "a"), question).num_rows for question in QUESTIONS if question != "savings"] == [
         0

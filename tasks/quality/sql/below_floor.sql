@@ -1,8 +1,8 @@
 -- Which pictures miss a floor? SET VARIABLE min_psnr_db, min_ms_ssim, max_lpips or max_dists for other floors.
 WITH latest AS (
     SELECT * FROM rows
-    WHERE tar IS NOT NULL
-    QUALIFY row_number() OVER (PARTITION BY archive, key ORDER BY run DESC) = 1
+    WHERE status <> 'failed'
+    QUALIFY row_number() OVER (PARTITION BY archive, key ORDER BY run DESC) = 1 AND tar IS NOT NULL
 )
 SELECT archive, key, run, round(bpp, 4) AS bpp, round(psnr_db, 2) AS psnr_db, round(ms_ssim, 4) AS ms_ssim,
        round(lpips, 4) AS lpips, round(dists, 4) AS dists,

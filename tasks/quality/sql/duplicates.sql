@@ -1,8 +1,8 @@
 -- Which sources are there more than once? The last version of each picture counts.
 WITH latest AS (
     SELECT archive, key, source_sha256, source_bytes FROM rows
-    WHERE source_sha256 IS NOT NULL AND status <> 'failed'
-    QUALIFY row_number() OVER (PARTITION BY archive, key ORDER BY run DESC) = 1
+    WHERE status <> 'failed'
+    QUALIFY row_number() OVER (PARTITION BY archive, key ORDER BY run DESC) = 1 AND tar IS NOT NULL
 )
 SELECT archive, source_sha256, count(*) AS copies, (sum(source_bytes) - any_value(source_bytes))::BIGINT AS repeated_bytes,
        list(key ORDER BY key)[:5] AS first_keys

@@ -4,7 +4,7 @@ WITH written AS (
            min(quality_lambda) AS least_lambda, max(quality_lambda) AS greatest_lambda,
            strftime(min(created_at)::TIMESTAMP, '%Y-%m-%d %H:%M') AS first_written
     FROM rows
-    WHERE status <> 'unchanged'
+    WHERE status NOT IN ('unchanged', 'forgotten')
     GROUP BY archive, run, bundle_id, device
 )
 SELECT archive, run, source, left(written.bundle_id, 16) AS bundle, device, settings.quality AS quality,

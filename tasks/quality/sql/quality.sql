@@ -1,8 +1,8 @@
 -- How is quality distributed, and how bad is its tail? The last kept version of each picture counts.
 WITH measured AS (
     SELECT psnr_db, ms_ssim, lpips, dists FROM rows
-    WHERE tar IS NOT NULL
-    QUALIFY row_number() OVER (PARTITION BY archive, key ORDER BY run DESC) = 1
+    WHERE status <> 'failed'
+    QUALIFY row_number() OVER (PARTITION BY archive, key ORDER BY run DESC) = 1 AND tar IS NOT NULL
 ), quality AS (
     SELECT metric, value, if(metric IN ('lpips', 'dists'), -value, value) AS good
     FROM (UNPIVOT measured ON psnr_db, ms_ssim, lpips, dists INTO NAME metric VALUE value)

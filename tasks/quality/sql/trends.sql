@@ -5,6 +5,6 @@ SELECT archive, run, count(*) AS pictures, count(*) FILTER (status = 'failed') A
        round(avg(psnr_db), 3) AS psnr_db, round(avg(ms_ssim), 4) AS ms_ssim,
        round(avg(lpips), 4) AS lpips, round(avg(dists), 4) AS dists
 FROM rows
-WHERE status <> 'unchanged'
+WHERE status NOT IN ('unchanged', 'forgotten')
 GROUP BY ALL
 ORDER BY archive, run
