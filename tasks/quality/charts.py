@@ -41,13 +41,15 @@ class Axis:
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             values = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
-            return [value for value in values if self.low <= value <= self.high]
-        raw = (self.high - self.low) / 4
+            values = [value for value in values if self.low <= value <= self.high]
+            if len(values) > 2:
+                return values
+        raw = (self.high - self.low) / 5
         unit = 10.0 ** math.floor(math.log10(raw))
         step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= raw)
         step = max(step, 1.0) if self.whole else step
-        first = math.ceil(self.low / step - 1e-9)
-        return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [number * step for number in range(first, last + 1)]
 
 
 def across(low: float, high: float, *, log: bool = False, whole: bool = False) -> Axis:

@@ -18,7 +18,7 @@ from tasks.quality.thumbnails import Pair, pairs
 
 SHOWN = 30
 """Rows of an answer that the page shows."""
-BINS = 36
+MOST_BINS, FEWEST_BINS = 36, 8
 GRID = (64, 44)
 
 METRICS = {
@@ -103,17 +103,21 @@ def gather(
     """Ask archives everything. The `worst` pictures by LPIPS, or by PSNR where that was not measured, are decoded."""
     with questions.database(places) as connection:
         answers = {name: connection.sql(questions.sql(name)).to_arrow_table() for name in questions.QUESTIONS}
+        archives = [row["archive"] for row in answers["savings"].to_pylist() if row["archive"] and not row["folder"]]
+        if len(archives) == 1:  # its total is the total
+            answers["savings"] = pa.concat_tables([answers["savings"].slice(0, 1), answers["savings"].slice(2)])
         connection.execute(_LATEST)
         overview = connection.sql(_OVERVIEW).to_arrow_table().to_pylist()[0]
+        bins = min(MOST_BINS, max(FEWEST_BINS, round(2 * overview["pictures"] ** 0.5)))
         measured = [name for name in METRICS if overview[name] is not None]
         worst_by = next((name for name in ("lpips", "psnr_db") if name in measured), "")
         rows = _worst(connection, worst_by, worst)
         report = Report(
-            archives=[row["archive"] for row in answers["savings"].to_pylist() if row["archive"] and not row["folder"]],
+            archives=archives,
             made=datetime.datetime.now(datetime.UTC),
             overview=overview,
             answers=answers,
-            distributions=[chart for name in measured if (chart := _distribution(connection, name))],
+            distributions=[chart for name in measured if (chart := _distribution(connection, name, bins))],
             against_rate=[chart for name in measured if name != "bpp" and (chart := _against_rate(connection, name))],
             trends=[chart for name in (*measured, "failed") if (chart := _trend(answers["trends"], name))],
             worst_by=METRICS[worst_by][0].partition(",")[0] if worst_by else "",
@@ -155,11 +159,11 @@ def markdown(report: Report, place: str) -> str:
     return "\n".join([*lines, "", f"Page: `{place}`", ""])
 
 
-def _distribution(connection: duckdb.DuckDBPyConnection, name: str) -> Chart | None:
-    found = connection.sql(_BINS.format(name=name, bins=BINS)).fetchall()
+def _distribution(connection: duckdb.DuckDBPyConnection, name: str, bins: int) -> Chart | None:
+    found = connection.sql(_BINS.format(name=name, bins=bins)).fetchall()
     if not found:
         return None
-    counts = [0] * BINS
+    counts = [0] * bins
     for *_, count, place in found:
         counts[place] = count
     title = METRICS[name][0]

@@ -35,9 +35,11 @@ def _number(kind: pa.DataType) -> bool:
 
 
 def shown(name: str, value: Any) -> str:
-    """A value of a column as text; nothing is a dash."""
+    """A value of a column as text; nothing is a dash, or stands for all of them."""
     if value is None:
-        return "–"
+        return "all" if name in ("archive", "folder") else "–"
+    if name.endswith("sha256"):
+        return str(value[:16])
     if name == NAMES_OF_METRICS:
         return LABELS.get(value, str(value))
     if name == "bytes" or name.endswith("_bytes"):

@@ -105,7 +105,8 @@ def test_an_archive_without_metrics_has_a_page_without_charts_of_them(tmp_path: 
 
 
 def test_axes_have_round_ticks() -> None:
-    assert charts.across(0, 1).ticks() == pytest.approx([0, 0.5, 1])
+    assert charts.across(0, 1).ticks() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert charts.across(0.08, 0.17, log=True).ticks() == pytest.approx([0.08, 0.1, 0.12, 0.14, 0.16])
     assert charts.across(0.04, 2.5, log=True).ticks() == pytest.approx([0.05, 0.1, 0.2, 0.5, 1, 2])
     assert charts.across(1, 3, whole=True).ticks() == [1, 2, 3]
     assert charts.across(1, 1).low < 1 < charts.across(1, 1).high
@@ -122,4 +123,6 @@ def test_values_are_written_for_people() -> None:
     assert shown("psnr_db", 31.234) == "31.23"
     assert shown("seconds", None) == "–"
     assert shown("first_keys", ["a", "b"]) == "a, b"
+    assert shown("folder", None) == "all"
+    assert shown("source_sha256", "0123456789abcdef" * 4) == "0123456789abcdef"
     assert shown("metric", "psnr_db") == "PSNR, dB"
