@@ -77,14 +77,14 @@ class Games:
         if any(one == other for one, other in zip(first, second, strict=True)):
             raise SettingsError("a game of a method against itself says nothing: remove it")
         place = {player: index for index, player in enumerate(players)}
-        numbered = [
-            np.array([place[name] for name in first], np.int32),
-            np.array([place[name] for name in second], np.int32),
-            np.array(score, np.float64),
-            np.unique(np.array(participant), return_inverse=True)[1].astype(np.int32),
-            np.unique(np.array(image), return_inverse=True)[1].astype(np.int32),
-        ]
-        return cls(players, *numbered)
+        return cls(
+            players,
+            first=np.array([place[name] for name in first], np.int32),
+            second=np.array([place[name] for name in second], np.int32),
+            score=np.array(score, np.float64),
+            participant=np.unique(np.array(participant), return_inverse=True)[1].astype(np.int32),
+            image=np.unique(np.array(image), return_inverse=True)[1].astype(np.int32),
+        )
 
     def __len__(self) -> int:
         return len(self.score)
@@ -92,7 +92,7 @@ class Games:
     @cached_property
     def wins(self) -> NDArray[np.float64]:
         """(players, players): what the row scored against the column."""
-        return self.tally(np.zeros(len(self), np.int32))[0]
+        return self.tally(np.zeros(len(self), np.int32)).sum(0)
 
     def tally(self, group: Indices) -> NDArray[np.float64]:
         """(groups, players, players): what the row scored against the column in each group."""

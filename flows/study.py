@@ -46,8 +46,9 @@ def serve(
                 held = Study(study)
             else:
                 gallery = opened(places or [], originals, Models("", device, backbone, threads), stack)
-                chosen = {"methods": method or [], "images": image or []}
-                held = Study.create(study, gallery, per_participant=comparisons, **chosen)
+                held = Study.create(
+                    study, gallery, methods=method or [], images=image or [], per_participant=comparisons
+                )
             held.invite(participant or [])
             typer.echo(f"participants: {', '.join(held.participants()) or 'none, let some in with --participant'}")
             application = study_app(held)

@@ -18,7 +18,7 @@ from tasks.study.study import AlreadyAnswered, Choice, ForgedComparison, Study, 
 PAGE = Path(__file__).parent / "page"
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'"
 HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-STATUS = {UnknownParticipant: 403, ForgedComparison: 403, AlreadyAnswered: 409}
+STATUS: dict[type[Exception], int] = {UnknownParticipant: 403, ForgedComparison: 403, AlreadyAnswered: 409}
 FOUND = 50
 """Names that a search returns."""
 
