@@ -32,26 +32,21 @@ def serve(
     port: int = 8321,
     backbone: Annotated[str, typer.Option(help="Where the backbone is, if a bundle does not embed it.")] = "",
     device: str = "cpu",
-    threads: int = 2,
 ) -> None:
     """Start the page, and stop it with Ctrl-C. A study that is there goes on; its pictures are frozen in it."""
     with ExitStack() as stack:
-        there = study is not None and (study / DATABASE).is_file()
-        if not places and not there:
-            raise typer.BadParameter("name an evaluation folder or an archive")
-        if study is None:
-            application = viewer_app(opened(places or [], originals, Models("", device, backbone, threads), stack))
-        else:
-            if there:
-                held = Study(study)
-            else:
-                gallery = opened(places or [], originals, Models("", device, backbone, threads), stack)
-                held = Study.create(
-                    study, gallery, methods=method or [], images=image or [], per_participant=comparisons
-                )
-            held.invite(participant or [])
-            typer.echo(f"participants: {', '.join(held.participants()) or 'none, let some in with --participant'}")
+        gallery = opened(places, originals, Models("", device, backbone), stack) if places else None
+        if study is not None:
+            if gallery is not None and not (study / DATABASE).is_file():
+                Study.create(study, gallery, methods=method or (), images=image or (), per_participant=comparisons)
+            held = Study(study)
+            held.invite(participant or ())
+            typer.echo(f"participants: {', '.join(held.participants()) or 'none; let some in with --participant'}")
             application = study_app(held)
+        elif gallery is not None:
+            application = viewer_app(gallery)
+        else:
+            raise typer.BadParameter("name an evaluation folder or an archive")
         typer.echo(f"http://{host}:{port}/")
         uvicorn.run(application, host=host, port=port, log_level="warning")
 
@@ -81,9 +76,14 @@ def elo(
     ratings.draw(results, output or [Path("elo.svg")])
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run a command; an FdcError is one line and exit status 1."""
     try:
         app()
     except FdcError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -76,6 +77,7 @@ def test_equal_methods_have_intervals_that_overlap() -> None:
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@hypothesis.settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_points_are_moved_and_never_made(aggregation: str, data: st.DataObject) -> None:
     names = st.sampled_from("abcd")

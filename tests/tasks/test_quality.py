@@ -64,8 +64,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory, fake_bundle: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def remote(tmp_path_factory: pytest.TempPathFactory, fake_bundle: Path, bucket: str) -> str:
-    return build(tmp_path_factory.mktemp("owner") / "source", f"{bucket}/archive", fake_bundle)
+def remote(archive: str, bucket: str) -> str:
+    """The same archive, carried to the bucket."""
+    fsspec.filesystem("s3").put(f"{archive}/", f"{bucket}/archive/", recursive=True)
+    return f"{bucket}/archive"
 
 
 def with_files(connection: duckdb.DuckDBPyConnection, archive: str) -> Ask:

@@ -53,12 +53,19 @@ def test_names_from_an_archive_are_text_on_the_page(report: page.Report) -> None
     assert "&lt;b&gt;one&lt;/b&gt;" in html
 
 
-def test_an_original_is_shown_only_with_the_content_that_was_compressed(tmp_path: Path, fake_bundle: Path) -> None:
-    source = folder(tmp_path / "s", {f"{name}.png": png(number) for number, name in enumerate("abc")})
-    pack(source, tmp_path / "a", fake_bundle)
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory, fake_bundle: Path) -> str:
+    """An archive without metrics of three pictures, of which one changed since and one is gone."""
+    home = tmp_path_factory.mktemp("packed")
+    source = folder(home / "s", {f"{name}.png": png(number) for number, name in enumerate("abc")})
+    pack(source, home / "a", fake_bundle)
     folder(source, {"b.png": png(9)})
     (source / "c.png").unlink()
-    with questions.database([str(tmp_path / "a")]) as connection:
+    return str(home / "a")
+
+
+def test_an_original_is_shown_only_with_the_content_that_was_compressed(packed: str) -> None:
+    with questions.database([packed]) as connection:
         rows = connection.sql("FROM rows ORDER BY key").to_arrow_table().to_pylist()
     same, changed, gone = pairs(rows, Models("", codec=FAKE))
     assert all(pair.kept.data for pair in (same, changed, gone))
@@ -95,13 +102,12 @@ def test_the_page_asks_nothing_of_the_network_and_fits_a_phone(report: page.Repo
         assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") != dark
 
 
-def test_an_archive_without_metrics_has_a_page_without_charts_of_them(tmp_path: Path, fake_bundle: Path) -> None:
-    pack(folder(tmp_path / "s", {"a.png": png(1)}), tmp_path / "a", fake_bundle)
-    report = page.gather([str(tmp_path / "a")], Models("", codec=FAKE))
+def test_an_archive_without_metrics_has_a_page_without_charts_of_them(packed: str) -> None:
+    report = page.gather([packed], Models("", codec=FAKE))
     assert [chart.title for chart in report.distributions] == ["Bits per pixel"]
     assert (report.worst, report.trends, report.against_rate) == ([], [], [])
     assert "the worst" not in page.html(report)
-    assert "**1 pictures**" in page.markdown(report, "page.html")
+    assert "**3 pictures**" in page.markdown(report, "page.html")
 
 
 def test_axes_have_round_ticks() -> None:

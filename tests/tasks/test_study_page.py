@@ -229,6 +229,7 @@ def test_everything_is_on_the_screen_of_a_desk_and_of_a_phone(
 
 
 def test_the_viewer_goes_through_pictures_and_methods(browser: Any, viewer_address: str) -> None:
+    from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.select import Select
 
     browser.get(viewer_address)
@@ -244,9 +245,7 @@ def test_the_viewer_goes_through_pictures_and_methods(browser: Any, viewer_addre
     until(browser, SHOWN)
     assert in_step(browser) == WHOLE
     assert "pictures/1/2.png" in element(browser, "left").find_element("tag name", "img").get_attribute("src")
-    name = element(browser, "image")
-    name.clear()
-    name.send_keys("photo2\n")
+    element(browser, "image").send_keys(Keys.CONTROL + "a" + Keys.NULL + "photo2" + Keys.ENTER)
     until(browser, "return document.getElementById('place').textContent === '3 of 3'")
     browser.refresh()
     until(browser, "return document.getElementById('place').textContent === '3 of 3'")

@@ -66,6 +66,7 @@ async function search() {
 
 element("image").addEventListener("input", search);
 element("image").addEventListener("change", async () => {
+  if (!element("image").value.trim()) return void (element("image").value = image.name);
   const [first] = await search();
   if (first) show(first.number);
   else element("message").textContent = "No picture has that in its name.";
