@@ -106,8 +106,9 @@ class Games:
 class Result:
     """The final ratings (orders, players) of one aggregation, and those of resampled studies for the intervals.
 
-    The games' units are drawn with replacement: participants, or images where these are the tournaments. `resampled`
-    is None where there is one unit only, from which no spread can be learnt.
+    The games' units are drawn with replacement: participants, or images where these are the tournaments. Each drawn
+    study is replayed in one random order, so that the intervals hold the spread over orders too and are on the safe
+    side. `resampled` is None where there is one unit only, from which no spread can be learnt.
     """
 
     aggregation: Aggregation
@@ -260,7 +261,7 @@ def draw(results: Sequence[Result], places: Sequence[Path]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2 * len(results), 4.0), layout="constrained")
-    panels = figure.subplots(1, len(results), squeeze=False)[0]
+    panels = figure.subplots(1, len(results), squeeze=False, sharey=True)[0]
     order = results[0].ranking
     line = {"color": "0.25", "linewidth": 1.0}
     for axis, result in zip(panels, results, strict=True):
