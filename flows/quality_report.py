@@ -1,0 +1,50 @@
+"""python -m flows.quality_report ARCHIVE...: a page on what archives saved, how good they are and what went wrong."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from flows import command
+from tasks.models import Models
+from tasks.quality import page
+from tasks.storage import Store
+
+
+@flow(name="quality-report", persist_result=False)
+def quality_report(
+    archives: list[str],
+    output: str = "quality-report.html",
+    worst: int = 50,
+    backbone: str = "",
+    device: str = "cpu",
+    threads: int = 2,
+) -> dict[str, Any]:
+    """Write one HTML file, which needs nothing else, about one archive or several.
+
+    Args:
+        archives: Folders or URLs of archives.
+        output: File or URL of the page; it is replaced.
+        worst: Worst pictures shown beside their originals; each is decoded for that.
+        backbone: Where the backbone is, if an archive's bundle does not embed it.
+        device: cpu, cuda or cuda:N.
+        threads: Computing threads of the decoder.
+    """
+    places, output = [command.place(archive) for archive in archives], command.place(output)
+    with command.bar("decoding the worst") as bar:
+        report = page.gather(places, Models("", device, backbone, threads), worst=worst, progress=bar)
+    folder, _, name = output.rpartition("/")
+    Store(folder).replace(name, page.html(report).encode())
+    create_markdown_artifact(page.markdown(report, output), key="quality-report", description=", ".join(places))
+    missing = sum(bool(pair.kept.missing) for pair in report.worst)
+    return {**report.total, "unreadable": missing, "page": output}
+
+
+def show(row: dict[str, Any]) -> int:
+    """Print the totals; a worst picture that the archive cannot give back is a failed row."""
+    command.show_table("quality-report", {name: row[name] for name in row if name not in ("archive", "folder")})
+    return command.FAILED_ROWS if row["unreadable"] else command.DONE
+
+
+if __name__ == "__main__":
+    command.run(quality_report, show)

@@ -1,0 +1,137 @@
+"""Small charts as inline SVG, coloured by the page's style sheet, so that they follow its light or dark scheme.
+
+All are 340 x 190 units with the plot in BOX, and scale with the column that holds them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+WIDTH, HEIGHT = 340, 190
+LEFT, TOP, RIGHT, BOTTOM = 44, 12, 328, 160
+SERIES = 6
+"""How many lines have a colour of their own."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A range of values along `start`..`end` of the drawing; linear, logarithmic, or marked at whole numbers only."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+    whole: bool = False
+
+    def __call__(self, value: float) -> float:
+        return self.start + (self._scaled(value) - self._scaled(self.low)) * self._slope
+
+    @property
+    def _slope(self) -> float:
+        return (self.end - self.start) / (self._scaled(self.high) - self._scaled(self.low))
+
+    def _scaled(self, value: float) -> float:
+        return math.log(value) if self.log else value
+
+    def ticks(self) -> list[float]:
+        """A few round values within the range."""
+        if self.log:
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            values = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
+            values = [value for value in values if self.low <= value <= self.high]
+            if len(values) > 2:
+                return values
+        raw = (self.high - self.low) / 5
+        unit = 10.0 ** math.floor(math.log10(raw))
+        step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= raw)
+        step = max(step, 1.0) if self.whole else step
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [number * step for number in range(first, last + 1)]
+
+
+def across(low: float, high: float, *, log: bool = False, whole: bool = False) -> Axis:
+    """The horizontal axis over a range, widened where it is a single value."""
+    return Axis(*_widened(low, high, log), LEFT, RIGHT, log, whole)
+
+
+def upwards(low: float, high: float, *, turned: bool = False, whole: bool = False) -> Axis:
+    """The vertical axis over a range, `turned` with the low end at the top."""
+    ends = (TOP, BOTTOM) if turned else (BOTTOM, TOP)
+    return Axis(*_widened(low, high, False), *ends, whole=whole)
+
+
+def _widened(low: float, high: float, log: bool) -> tuple[float, float]:
+    if low < high:
+        return low, high
+    return (low / 1.5, high * 1.5) if log else (low - max(abs(low), 1) / 10, high + max(abs(high), 1) / 10)
+
+
+def histogram(title: str, low: float, high: float, counts: Sequence[int]) -> Markup:
+    """Bars of equal width over low..high."""
+    x, y = across(low, high), upwards(0, max(counts), whole=True)
+    width = (x.high - x.low) / len(counts)
+    parts = []
+    for number, count in enumerate(counts):
+        if count:
+            start, end = x(x.low + number * width), x(x.low + (number + 1) * width)
+            label = f"{x.low + number * width:.4g} to {x.low + (number + 1) * width:.4g}: {count}"
+            parts.append(
+                f'<rect class="bar" x="{start + 0.5:.1f}" y="{y(count):.1f}" width="{max(end - start - 1, 0.8):.1f}" '
+                f'height="{BOTTOM - y(count):.1f}"><title>{label}</title></rect>'
+            )
+    return _chart(title, x, y, "".join(parts))
+
+
+def density(title: str, x: Axis, y: Axis, cells: Sequence[tuple[float, float, int]]) -> Markup:
+    """A dot in each cell of a grid, given by its middle, whose area and strength follow the count."""
+    most = max(count for *_, count in cells)
+    parts = []
+    for column, row, count in cells:
+        share = math.sqrt(count / most)
+        parts.append(
+            f'<circle class="dot" cx="{x(column):.1f}" cy="{y(row):.1f}" r="{1.4 + 1.6 * share:.2f}" '
+            f'opacity="{0.35 + 0.65 * share:.2f}"/>'
+        )
+    return _chart(title, x, y, "".join(parts))
+
+
+def lines(title: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Markup:
+    """A line for each named series of points, over whole numbers such as runs."""
+    points = [point for _, line in series for point in line]
+    x = across(min(first for first, _ in points), max(first for first, _ in points), whole=True)
+    low, high = min(second for _, second in points), max(second for _, second in points)
+    room = (high - low) * 0.1
+    y = upwards(low - room, high + room)
+    parts = []
+    for number, (name, line) in enumerate(series):
+        style = f"series-{number % SERIES}"
+        path = " ".join(f"{x(first):.1f},{y(second):.1f}" for first, second in line)
+        parts.append(f'<polyline class="line {style}" points="{path}"/>')
+        for first, second in line:
+            label = Markup.escape(f"{name}, run {first:g}: {second:.4g}")
+            parts.append(
+                f'<circle class="mark {style}" cx="{x(first):.1f}" cy="{y(second):.1f}" r="2.6">'
+                f"<title>{label}</title></circle>"
+            )
+    return _chart(title, x, y, "".join(parts))
+
+
+def _chart(title: str, x: Axis, y: Axis, inside: str) -> Markup:
+    grid = []
+    for value in y.ticks():
+        at = y(value)
+        grid.append(f'<line class="grid" x1="{LEFT}" x2="{RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        grid.append(f'<text class="tick end" x="{LEFT - 7}" y="{at + 3.5:.1f}">{_short(value)}</text>')
+    for value in x.ticks():
+        grid.append(f'<text class="tick middle" x="{x(value):.1f}" y="{BOTTOM + 17}">{_short(value)}</text>')
+    return Markup(
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{Markup.escape(title)}">{"".join(grid)}'
+        f'<line class="axis" x1="{LEFT}" x2="{RIGHT}" y1="{BOTTOM}" y2="{BOTTOM}"/>{inside}</svg>'
+    )
+
+
+def _short(value: float) -> str:
+    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.10g}"

@@ -1,0 +1,98 @@
+"""The saved questions: SQL over three views, `rows`, `runs` and `listings`, of one or many archives.
+
+Each file of `sql/` is one query that also runs in any DuckDB session with those views. Every view starts with a column
+`archive`; a question's variables have defaults and are set with SET VARIABLE.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset
+
+from codec.errors import SettingsError
+from tasks import archive as archives
+from tasks import listing, manifest, report
+
+SQL = Path(__file__).parent / "sql"
+QUESTIONS: Mapping[str, str] = {
+    "savings": "What did we save, in all and by folder?",
+    "months": "How many bytes were written each month, at how many bits per pixel?",
+    "quality": "How is quality distributed, and how bad is its tail?",
+    "below_floor": "Which pictures miss a floor?",
+    "fallbacks": "What was kept in another format, and why?",
+    "failures": "What failed, and why?",
+    "duplicates": "Which sources are there more than once?",
+    "changes": "Which sources changed or vanished?",
+    "cost": "What did each run cost in time, by stage?",
+    "provenance": "Which bundle and settings wrote what?",
+    "trends": "How do runs compare?",
+}
+
+
+def sql(question: str) -> str:
+    """The text of a saved query; raises SettingsError for a question that is not saved."""
+    if question not in QUESTIONS:
+        raise SettingsError(f"{question!r} is no saved question: choose from {', '.join(QUESTIONS)}")
+    return (SQL / f"{question}.sql").read_text(encoding="utf-8")
+
+
+def answer(places: str | Sequence[str], question: str, **variables: float) -> pa.Table:
+    """The answer to a saved question about one archive or several, by path or URL, as a pyarrow table.
+
+    >>> answer("s3://bucket/archive", "below_floor", min_psnr_db=30).to_pandas()
+    """
+    text = sql(question)
+    with database([places] if isinstance(places, str) else places) as connection:
+        for name, value in variables.items():
+            connection.execute(f"SET VARIABLE {_identifier(name)} = {float(value)!r}")
+        return connection.sql(text).to_arrow_table()
+
+
+@contextmanager
+def database(places: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB connection with the three views over archives; raises ArchiveError for a place that is none."""
+    stores = list({store.url: store for store in map(archives.existing, places)}.values())
+    if not stores:
+        raise SettingsError("name at least one archive")
+    tables: dict[str, pyarrow.dataset.Dataset] = {}
+    runs: list[dict[str, Any]] = []
+    for number, store in enumerate(stores):
+        plans = [manifest.read(store, run) for run in report.runs(store)]
+        tables[f"rows_{number}"] = report.rows(store)
+        tables[f"listings_{number}"] = report.dataset(store, [plan.listing for plan in plans], listing.LISTING)
+        runs += [{"archive": str(store), **_described(plan)} for plan in plans]
+    with report.database(**tables) as connection:
+        for view in ("rows", "listings"):
+            parts = [f"SELECT {_literal(str(store))} AS archive, * FROM {view}_{n}" for n, store in enumerate(stores)]
+            connection.execute(f"CREATE VIEW {view} AS {' UNION ALL '.join(parts)}")
+        connection.register(
+            "runs", pa.Table.from_pylist(runs or [{"archive": "", **_described(_NONE)}]).slice(0, len(runs))
+        )
+        yield connection
+
+
+_NONE = manifest.Manifest(0, None, "", "", "", 0, False, (), manifest.Settings(), "")
+"""Gives the view of an archive without runs its columns."""
+
+
+def _described(plan: manifest.Manifest) -> dict[str, Any]:
+    names = ("run", "parent", "source", "bundle_id", "package_version", "gone")
+    return {name: getattr(plan, name) for name in names} | {
+        "images": plan.images,
+        "settings": dataclasses.asdict(plan.settings),
+    }
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _identifier(name: str) -> str:
+    if not name.isidentifier():
+        raise SettingsError(f"{name!r} cannot be the name of a variable")
+    return name

@@ -1,0 +1,74 @@
+"""How the page writes values: sizes, percentages, decimals, and the columns of an answer."""
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+DECIMALS = {"bpp": 3, "psnr_db": 2, "ms_ssim": 4, "lpips": 4, "dists": 4, "saved_percent": 1}
+LABELS = {"bpp": "bpp", "psnr_db": "PSNR, dB", "ms_ssim": "MS-SSIM", "lpips": "LPIPS", "dists": "DISTS"}
+NAMES_OF_METRICS = "metric"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of an answer: its name in the query, its heading, and whether it holds numbers."""
+
+    name: str
+    label: str
+    number: bool
+
+
+def columns(answer: pa.Table, many: bool) -> list[Column]:
+    """The columns to show; the archive only where there are many."""
+    return [
+        Column(field.name, LABELS.get(field.name, field.name.replace("_", " ")), _number(field.type))
+        for field in answer.schema
+        if many or field.name != "archive"
+    ]
+
+
+def _number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def shown(name: str, value: Any) -> str:
+    """A value of a column as text; nothing is a dash, or stands for all of them."""
+    if value is None:
+        return "all" if name in ("archive", "folder") else "–"
+    if name.endswith("sha256"):
+        return str(value[:16])
+    if name == NAMES_OF_METRICS:
+        return LABELS.get(value, str(value))
+    if name == "bytes" or name.endswith("_bytes"):
+        return size(int(value))
+    if name == "saved_percent":
+        return f"{value:.1f} %"
+    if isinstance(value, float):
+        return f"{value:,.{DECIMALS[name]}f}" if name in DECIMALS else f"{value:,.6g}"
+    if isinstance(value, int) and name != "run":
+        return f"{value:,}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def size(count: int) -> str:
+    """Bytes in the largest decimal unit that leaves at least 1.
+
+    >>> size(1_234_567)
+    '1.23 MB'
+    """
+    value = float(count)
+    for unit in UNITS:
+        if abs(value) < 1000 or unit == UNITS[-1]:
+            break
+        value /= 1000
+    return f"{count} bytes" if unit == UNITS[0] else f"{value:.3g} {unit}"
+
+
+def data_uri(webp: bytes) -> str:
+    """A picture as an address that holds it."""
+    return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"

@@ -1,0 +1,76 @@
+"""Thumbnails of the worst pictures, small enough to be part of a page."""
+
+import io
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from codec.errors import ArchiveError
+from codec.images import Picture
+from tasks.models import Models
+from tasks.pictures import Pictures
+from tasks.progress import SILENT, Progress
+from tasks.storage import Store
+
+LARGEST = 20_000
+"""Bytes of a thumbnail."""
+SIDE = 360
+QUALITIES = (82, 70, 55, 40, 25)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A WebP file, or the reason why there is none."""
+
+    data: bytes = b""
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A row of the report beside its two pictures."""
+
+    row: Row
+    original: Thumbnail
+    kept: Thumbnail
+
+
+def pairs(rows: Sequence[Row], models: Models, progress: Progress = SILENT) -> list[Pair]:
+    """The pictures of rows, whose column `archive` says where they are; what cannot be had is said in its place."""
+    progress.begin(len(rows))
+    found = []
+    with ExitStack() as stack:
+        opened: dict[str, Pictures] = {}
+        for row in rows:
+            place = row["archive"]
+            if place not in opened:
+                opened[place] = stack.enter_context(Pictures(Store(place), models))
+            found.append(Pair(row, _of(opened[place].original, row), _of(opened[place].kept, row)))
+            progress.advance(1)
+    return found
+
+
+def _of(read: Callable[[Row], Picture], row: Row) -> Thumbnail:
+    try:
+        return Thumbnail(thumbnail(read(row)))
+    except ArchiveError as error:
+        return Thumbnail(missing=str(error))
+
+
+def thumbnail(picture: Picture) -> bytes:
+    """A WebP file of at most LARGEST bytes, at most SIDE pixels a side."""
+    side = SIDE
+    while True:
+        image = Image.fromarray(picture.pixels)
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        for quality in QUALITIES:
+            stream = io.BytesIO()
+            image.save(stream, "WEBP", quality=quality, method=4)
+            if stream.tell() <= LARGEST:
+                return stream.getvalue()
+        side = side * 3 // 4

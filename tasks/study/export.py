@@ -1,0 +1,91 @@
+"""What a study found, as files: answers and images as Parquet, bitrates as a table, and the answers as Elo games."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from codec.elo import Games
+from codec.errors import SettingsError
+from tasks.study.study import DATABASE, Study
+
+ANSWERS, IMAGES, TABLE = "answers.parquet", "images.parquet", "images.md"
+
+_ANSWERS = """
+    SELECT participant, position, image, "left", "right", choice,
+           CASE choice WHEN 'left' THEN "left" ELSE "right" END AS closer, answered_at, seconds
+    FROM answers JOIN comparisons ON comparison = id ORDER BY participant, position
+"""
+_IMAGES = """
+    SELECT image, nullif(method, '') AS method, bpp, width, height, crop_left, crop_top, pixels_sha256, crop
+    FROM images ORDER BY image, method
+"""
+
+ANSWER_SCHEMA = pa.schema(
+    [
+        pa.field("participant", pa.string(), False, {"description": "name or code"}),
+        pa.field("position", pa.int32(), False, {"description": "place in the participant's order, from 0"}),
+        pa.field("image", pa.string(), False, {"description": "name of the image"}),
+        pa.field("left", pa.string(), False, {"description": "method shown on the left"}),
+        pa.field("right", pa.string(), False, {"description": "method shown on the right"}),
+        pa.field("choice", pa.string(), False, {"description": "left or right: closer to the original"}),
+        pa.field("closer", pa.string(), False, {"description": "the method chosen"}),
+        pa.field("answered_at", pa.string(), False, {"description": "when, UTC, ISO 8601"}),
+        pa.field("seconds", pa.float64(), False, {"description": "time from showing to choosing", "unit": "s"}),
+    ]
+)
+IMAGE_SCHEMA = pa.schema(
+    [
+        pa.field("image", pa.string(), False, {"description": "name of the image"}),
+        pa.field("method", pa.string(), True, {"description": "null: the original"}),
+        pa.field("bpp", pa.float64(), True, {"description": "of the whole image's file", "unit": "bit/pixel"}),
+        pa.field("width", pa.int32(), False, {"description": "of the whole image", "unit": "pixel"}),
+        pa.field("height", pa.int32(), False, {"description": "of the whole image", "unit": "pixel"}),
+        pa.field("crop_left", pa.int32(), False, {"description": "first column shown", "unit": "pixel"}),
+        pa.field("crop_top", pa.int32(), False, {"description": "first row shown", "unit": "pixel"}),
+        pa.field("pixels_sha256", pa.string(), False, {"description": "hash of all pixels, 8-bit RGB, row by row"}),
+        pa.field("crop", pa.string(), False, {"description": "SHA-256, and name in crops/, of the PNG shown"}),
+    ]
+)
+
+
+def export(study: Study) -> list[Path]:
+    """Write answers, images and the table of bitrates into the study's folder; returns their paths."""
+    paths = [study.folder / name for name in (ANSWERS, IMAGES, TABLE)]
+    images = _table(study, _IMAGES, IMAGE_SCHEMA)
+    pyarrow.parquet.write_table(_table(study, _ANSWERS, ANSWER_SCHEMA), paths[0])
+    pyarrow.parquet.write_table(images, paths[1])
+    paths[2].write_text(bitrates(images), encoding="utf-8")
+    return paths
+
+
+def bitrates(images: pa.Table) -> str:
+    """The bits per pixel of every method on every image, as in the supplement's Table 1."""
+    found = {(row["method"], row["image"]): row["bpp"] for row in images.to_pylist() if row["method"]}
+    names = sorted({image for _, image in found})
+    lines = [f"| bpp | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    for method in sorted({method for method, _ in found}):
+        cells = [found.get((method, image)) for image in names]
+        lines.append(f"| {method} | {' | '.join('-' if bpp is None else f'{bpp:.3g}' for bpp in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def games(place: Path) -> Games:
+    """The games of a study's folder or of its exported answers; raises SettingsError for anything else."""
+    if (place / DATABASE).is_file():
+        rows = _table(Study(place), _ANSWERS, ANSWER_SCHEMA)
+    else:
+        try:
+            rows = pyarrow.parquet.read_table(place, columns=["left", "right", "choice", "participant", "image"])
+        except (OSError, pa.ArrowInvalid) as error:
+            raise SettingsError(f"{place}: neither a study nor its answers: {str(error).splitlines()[0]}") from None
+    left, right, choice, participant, image = (
+        rows.column(name).to_pylist() for name in ("left", "right", "choice", "participant", "image")
+    )
+    return Games.of(left, right, [float(chosen == "left") for chosen in choice], participant, image)
+
+
+def _table(study: Study, sql: str, schema: pa.Schema) -> pa.Table:
+    with study.database() as database:
+        rows = database.execute(sql).fetchall()
+    return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema)

@@ -1,0 +1,191 @@
+"""Originals and their reconstructions by method, of an evaluation folder or of archives.
+
+An evaluation folder, as evaluate-codec leaves it, holds Parquet files below `rows/`, whose `picture` is the path of a
+whole-image reconstruction in the folder; the originals are where they were measured. A folder made by hand needs no
+rows: `originals/` beside one folder a method, with files of the same names.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import pyarrow.parquet
+
+from codec.errors import ArchiveError, SettingsError
+from codec.images import FORMATS, Picture, read_image
+from tasks import names, report
+from tasks.archive import existing
+from tasks.models import Models
+from tasks.pictures import Pictures
+from tasks.storage import Store
+
+ROWS, ORIGINALS = "rows", "originals"
+FIGURES = ("bpp", "psnr_db", "ms_ssim", "lpips", "lpips_alex", "lpips_vgg", "dists")
+"""Columns that the page shows beside a reconstruction."""
+SUFFIXES = {f".{name.lower()}" for name in FORMATS} | {".jpg", ".tif"}
+DECODED = 24
+"""Pictures of archives that are held in memory."""
+
+Figures = Mapping[str, float]
+
+
+class Gallery(Protocol):
+    """Images by name, methods by name; a picture that cannot be had raises an FdcError."""
+
+    images: list[str]
+    methods: list[str]
+
+    def figures(self, image: str, method: str) -> Figures | None:
+        """What is known of a reconstruction, None where there is none."""
+
+    def original(self, image: str) -> Picture: ...
+
+    def reconstruction(self, image: str, method: str) -> Picture: ...
+
+
+class Folder:
+    """An evaluation folder, or one made by hand; `originals` is a folder, by default the one in it.
+
+    Raises SettingsError for a folder that is neither.
+    """
+
+    def __init__(self, folder: Path, originals: Path | None = None) -> None:
+        self._folder, source = folder.resolve(), (originals or folder / ORIGINALS).resolve()
+        for needed in (folder, source):
+            if not needed.is_dir():
+                raise SettingsError(f"{needed}: no such folder; --originals names the originals of an evaluation")
+        self._originals = {name: path for path in _pictures(source, source) for name in _names(path, source)}
+        self._paths: dict[tuple[str, str], Path] = {}
+        self._figures: dict[tuple[str, str], Figures] = {}
+        if (folder / ROWS).is_dir():
+            self._take_rows()
+        else:
+            self._take_folders()
+        self.images = sorted({image for image, _ in self._paths if image in self._originals})
+        self.methods = sorted({method for _, method in self._paths})
+        if not self.images:
+            raise SettingsError(f"{folder}: holds no reconstructions of pictures in {source}")
+
+    def figures(self, image: str, method: str) -> Figures | None:
+        return self._figures.get((image, method))
+
+    def original(self, image: str) -> Picture:
+        return read_image(self._originals[image])
+
+    def reconstruction(self, image: str, method: str) -> Picture:
+        return read_image(self._paths[image, method])
+
+    def _take_rows(self) -> None:
+        files = sorted((self._folder / ROWS).rglob("*.parquet"))
+        rows = [row for file in files for row in pyarrow.parquet.read_table(file).to_pylist() if row["picture"]]
+        points: dict[str, set[str]] = {}
+        for row in rows:
+            points.setdefault(row["codec"], set()).add(_point(row))
+        for row in rows:
+            method = row["codec"] if len(points[row["codec"]]) == 1 else f"{row['codec']} {_point(row)}"
+            key = (row["image"], method)
+            self._paths[key] = _inside(self._folder, self._folder / row["picture"])
+            self._figures[key] = {name: row[name] for name in FIGURES if row.get(name) is not None}
+
+    def _take_folders(self) -> None:
+        for folder in sorted(path for path in self._folder.iterdir() if path.is_dir() and path.name != ORIGINALS):
+            for path in _pictures(self._folder, folder):
+                key = (_names(path, folder)[1], folder.name)
+                self._paths[key], self._figures[key] = path, {}
+
+
+class Archives:
+    """Archives of the same sources, one method each; a context that holds their decoders."""
+
+    def __init__(self, places: Sequence[str], models: Models) -> None:
+        self._models, self._stack = models, ExitStack()
+        self._stores = {_short(store.url, places): store for store in map(existing, places)}
+        self._rows = {method: _latest(store) for method, store in self._stores.items()}
+        self._pictures: dict[str, Pictures] = {}
+        self.methods = list(self._stores)
+        self.images = sorted({key for rows in self._rows.values() for key in rows})
+        self.original = functools.lru_cache(DECODED)(self._original)
+        self.reconstruction = functools.lru_cache(DECODED)(self._reconstruction)
+        if not self.images:
+            raise ArchiveError(f"{', '.join(places)}: holds no pictures yet")
+
+    def __enter__(self) -> Self:
+        for method, store in self._stores.items():
+            self._pictures[method] = self._stack.enter_context(Pictures(store, self._models))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def figures(self, image: str, method: str) -> Figures | None:
+        row = self._rows[method].get(image)
+        return None if row is None else {name: row[name] for name in FIGURES if row.get(name) is not None}
+
+    def _original(self, image: str) -> Picture:
+        method = next(method for method in self.methods if image in self._rows[method])
+        return self._pictures[method].original(self._rows[method][image])
+
+    def _reconstruction(self, image: str, method: str) -> Picture:
+        return self._pictures[method].kept(self._rows[method][image])
+
+
+def opened(places: Sequence[str], originals: Path | None, models: Models, stack: ExitStack) -> Gallery:
+    """The gallery of one evaluation folder, or of one or more archives, which the stack will close."""
+    if len(places) == 1 and Path(places[0]).is_dir() and not (Path(places[0]) / names.ARCHIVE).is_file():
+        return Folder(Path(places[0]), originals)
+    return stack.enter_context(Archives(places, models))
+
+
+_LATEST = """
+    SELECT * FROM rows WHERE status <> 'failed'
+    QUALIFY row_number() OVER (PARTITION BY key ORDER BY run DESC) = 1 AND tar IS NOT NULL AND width IS NOT NULL
+"""
+
+
+def _latest(archive: Store) -> dict[str, dict[str, Any]]:
+    return {row["key"]: row for row in report.query(archive, _LATEST)}
+
+
+def _short(url: str, places: Sequence[str]) -> str:
+    name = url.rstrip("/").rpartition("/")[2]
+    ends = [place.rstrip("/").rpartition("/")[2] for place in places]
+    return name if ends.count(name) <= 1 else url
+
+
+def _pictures(root: Path, folder: Path) -> list[Path]:
+    """The picture files below a folder of the root; one that a link leads out of the root is refused."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return [_inside(root, path) for path in found]
+
+
+def _names(path: Path, folder: Path) -> tuple[str, str]:
+    """What a picture is called: its path below a folder, with and without its extension."""
+    below = path.relative_to(folder)
+    return below.as_posix(), below.with_suffix("").as_posix()
+
+
+def _point(row: Mapping[str, Any]) -> str:
+    """A rate that was asked for, or else a codec's own setting."""
+    return f"at {row['asked_bpp']:g}" if row["asked_bpp"] is not None else f"{row['setting']:g}"
+
+
+def _inside(root: Path, path: Path) -> Path:
+    """The path, if it is inside the root with all links followed; raises SettingsError."""
+    if not path.resolve().is_relative_to(root):
+        raise SettingsError(f"{path}: leads out of {root}; pictures outside it are not served")
+    return path
+
+
+def available(gallery: Gallery, image: str, method: str) -> bool:
+    """Whether a gallery lists this reconstruction."""
+    return gallery.figures(image, method) is not None
+
+
+def check(gallery: Gallery, kind: str, chosen: Sequence[str]) -> list[str]:
+    """The chosen images or methods, all if none; raises SettingsError for one that is not there."""
+    there = gallery.images if kind == "images" else gallery.methods
+    if missing := [name for name in chosen if name not in there]:
+        raise SettingsError(f"no {kind} {', '.join(missing)} here; there are {', '.join(there[:20])}")
+    return list(chosen or there)

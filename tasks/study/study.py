@@ -1,0 +1,232 @@
+"""A study: its frozen crops, its participants, the comparisons each is shown, and their answers, in one folder.
+
+    <study>/study.sqlite         everything that is known
+    <study>/crops/<sha256>.png   the exact pictures shown
+
+The browser learns nothing but the id of a comparison; which method is on which side stays here until the export.
+"""
+
+import datetime
+import hashlib
+import itertools
+import random
+import secrets
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.errors import FdcError, SettingsError
+from codec.images import encode_png
+from tasks.study.gallery import Gallery, available, check
+
+SIDE = 512
+DATABASE, CROPS = "study.sqlite", "crops"
+ORIGINAL = ""
+"""The method of an original in the table of images."""
+
+Choice = Literal["left", "right"]
+
+_TABLES = """
+    CREATE TABLE images (
+        image TEXT, method TEXT, bpp REAL, width INTEGER, height INTEGER, crop_left INTEGER, crop_top INTEGER,
+        pixels_sha256 TEXT, crop TEXT NOT NULL, PRIMARY KEY (image, method)
+    );
+    CREATE TABLE participants (name TEXT PRIMARY KEY);
+    CREATE TABLE comparisons (
+        id TEXT PRIMARY KEY, participant TEXT NOT NULL REFERENCES participants, position INTEGER NOT NULL,
+        image TEXT NOT NULL, "left" TEXT NOT NULL, "right" TEXT NOT NULL, UNIQUE (participant, position),
+        FOREIGN KEY (image, "left") REFERENCES images, FOREIGN KEY (image, "right") REFERENCES images
+    );
+    CREATE TABLE answers (
+        comparison TEXT PRIMARY KEY REFERENCES comparisons, choice TEXT NOT NULL CHECK (choice IN ('left', 'right')),
+        answered_at TEXT NOT NULL, seconds REAL NOT NULL
+    );
+    CREATE TABLE settings (per_participant INTEGER);
+"""
+
+
+class UnknownParticipant(FdcError):
+    """Nobody of that name takes part."""
+
+
+class ForgedComparison(FdcError):
+    """No comparison of this participant has that id."""
+
+
+class AlreadyAnswered(FdcError):
+    """The comparison has its answer."""
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a participant is, and the id of the comparison to be shown, None at the end."""
+
+    done: int
+    total: int
+    comparison: str | None
+
+
+class Study:
+    """A study in a folder. Raises SettingsError where there is none."""
+
+    def __init__(self, folder: Path, choose: random.Random | None = None) -> None:
+        self.folder = folder
+        self._choose = choose or random.SystemRandom()
+        if not (folder / DATABASE).is_file():
+            raise SettingsError(f"{folder}: no study here; name a new folder and what to compare")
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        gallery: Gallery,
+        *,
+        methods: Sequence[str] = (),
+        images: Sequence[str] = (),
+        per_participant: int | None = None,
+        choose: random.Random | None = None,
+    ) -> "Study":
+        """Freeze the centre crops of all methods on all images. A folder where this was interrupted may be named again.
+
+        `per_participant` comparisons are drawn for each participant; all pairs of methods on all images if None.
+        Raises SettingsError for a folder in use and for methods that do not cover the images at the originals' size.
+        """
+        methods, images = check(gallery, "methods", methods), check(gallery, "images", images)
+        if len(methods) < 2:
+            raise SettingsError("a study needs two methods at least")
+        unfinished = folder / f"{DATABASE}.unfinished"
+        (folder / CROPS).mkdir(parents=True, exist_ok=True)
+        if foreign := {path.name for path in folder.iterdir()} - {CROPS, unfinished.name}:
+            raise SettingsError(f"{folder}: holds {min(foreign)} already; name a new folder")
+        unfinished.unlink(missing_ok=True)
+        rows = [row for image in images for row in _frozen(folder / CROPS, gallery, image, methods)]
+        with _connected(unfinished) as database:
+            database.executescript(_TABLES)
+            database.executemany(f"INSERT INTO images VALUES ({', '.join('?' * 9)})", rows)
+            database.execute("INSERT INTO settings VALUES (?)", [per_participant])
+        unfinished.rename(folder / DATABASE)
+        return cls(folder, choose)
+
+    def invite(self, participants: Sequence[str]) -> None:
+        """Let people take part, by name or code; those who do already stay."""
+        with self.database() as database:
+            database.executemany("INSERT OR IGNORE INTO participants VALUES (?)", [[name] for name in participants])
+
+    def participants(self) -> list[str]:
+        """Everybody who may take part."""
+        with self.database() as database:
+            return [name for (name,) in database.execute("SELECT name FROM participants ORDER BY name")]
+
+    def state(self, participant: str) -> State:
+        """Where a participant is; the first call draws the comparisons. Raises UnknownParticipant."""
+        with self.database() as database:
+            database.execute("BEGIN IMMEDIATE")
+            if database.execute("SELECT 1 FROM participants WHERE name = ?", [participant]).fetchone() is None:
+                raise UnknownParticipant("nobody of that name takes part; ask who runs the study")
+            if database.execute("SELECT 1 FROM comparisons WHERE participant = ?", [participant]).fetchone() is None:
+                self._draw(database, participant)
+            return _state(database, participant)
+
+    def answer(self, participant: str, comparison: str, choice: Choice, seconds: float) -> State:
+        """Store an answer at once, and say what comes next. `seconds` is how long the pictures were looked at.
+
+        Raises UnknownParticipant, ForgedComparison, AlreadyAnswered; nothing is stored then.
+        """
+        self.state(participant)
+        with self.database() as database:
+            database.execute("BEGIN IMMEDIATE")
+            now = _state(database, participant)
+            if now.comparison != comparison:
+                own = database.execute(
+                    "SELECT answers.comparison FROM comparisons LEFT JOIN answers ON comparison = id "
+                    "WHERE id = ? AND participant = ?",
+                    [comparison, participant],
+                ).fetchone()
+                if own is not None and own[0] is not None:
+                    raise AlreadyAnswered("this comparison has its answer already")
+                raise ForgedComparison("not the comparison that was shown")
+            stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+            database.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", [comparison, choice, stamp, seconds])
+            return _state(database, participant)
+
+    def crop(self, comparison: str, side: Choice | Literal["original"]) -> Path:
+        """The PNG on one side of a comparison; raises ForgedComparison for an id that was never given."""
+        method = f'"{side}"' if side != "original" else f"'{ORIGINAL}'"
+        with self.database() as database:
+            row = database.execute(
+                f"SELECT crop FROM comparisons JOIN images USING (image) WHERE id = ? AND method = {method}",
+                [comparison],
+            ).fetchone()
+        if row is None:
+            raise ForgedComparison("no such comparison")
+        return self.folder / CROPS / f"{row[0]}.png"
+
+    @contextmanager
+    def database(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: committed at the end, rolled back by an error."""
+        with _connected(self.folder / DATABASE) as database:
+            yield database
+
+    def _draw(self, database: sqlite3.Connection, participant: str) -> None:
+        methods: dict[str, list[str]] = {}
+        for image, method in database.execute("SELECT image, method FROM images WHERE method <> ? ORDER BY 1, 2", [""]):
+            methods.setdefault(image, []).append(method)
+        pairs = [(image, pair) for image in methods for pair in itertools.combinations(methods[image], 2)]
+        (most,) = database.execute("SELECT per_participant FROM settings").fetchone()
+        drawn = self._choose.sample(pairs, min(most or len(pairs), len(pairs)))
+        for position, (image, pair) in enumerate(drawn):
+            sides = self._choose.sample(pair, 2)
+            values = [secrets.token_urlsafe(12), participant, position, image, *sides]
+            database.execute("INSERT INTO comparisons VALUES (?, ?, ?, ?, ?, ?)", values)
+
+
+@contextmanager
+def _connected(path: Path) -> Iterator[sqlite3.Connection]:
+    database = sqlite3.connect(path, timeout=30)
+    try:
+        database.execute("PRAGMA foreign_keys = ON")
+        with database:
+            yield database
+    finally:
+        database.close()
+
+
+def _state(database: sqlite3.Connection, participant: str) -> State:
+    rows = database.execute(
+        "SELECT id, answers.comparison IS NOT NULL FROM comparisons LEFT JOIN answers ON comparison = id "
+        "WHERE participant = ? ORDER BY position",
+        [participant],
+    ).fetchall()
+    waiting = [comparison for comparison, answered in rows if not answered]
+    return State(len(rows) - len(waiting), len(rows), waiting[0] if waiting else None)
+
+
+def _frozen(crops: Path, gallery: Gallery, image: str, methods: Sequence[str]) -> list[list[object]]:
+    """The rows of one image: its original and each method's reconstruction, whose crops are written."""
+    original = gallery.original(image).pixels
+    rows = [_row(crops, image, ORIGINAL, None, original)]
+    for method in methods:
+        if not available(gallery, image, method):
+            raise SettingsError(f"{method} has no reconstruction of {image}; leave one of them out")
+        pixels = gallery.reconstruction(image, method).pixels
+        if pixels.shape != original.shape:
+            sizes = [f"{shape[1]}x{shape[0]}" for shape in (pixels.shape, original.shape)]
+            raise SettingsError(f"{image} by {method} is {sizes[0]}, its original {sizes[1]}: not the whole image")
+        bpp = (gallery.figures(image, method) or {}).get("bpp")
+        rows.append(_row(crops, image, method, bpp, pixels))
+    return rows
+
+
+def _row(crops: Path, image: str, method: str, bpp: float | None, pixels: NDArray[np.uint8]) -> list[object]:
+    height, width, _ = pixels.shape
+    left, top = max(0, (width - SIDE) // 2), max(0, (height - SIDE) // 2)
+    png = encode_png(np.ascontiguousarray(pixels[top : top + SIDE, left : left + SIDE]))
+    name = hashlib.sha256(png).hexdigest()
+    (crops / f"{name}.png").write_bytes(png)
+    return [image, method, bpp, width, height, left, top, hashlib.sha256(pixels.tobytes()).hexdigest(), name]

@@ -1,0 +1,65 @@
+"""Reports with known figures, without pictures behind them."""
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+
+from tasks import manifest, names
+from tasks.archive import create
+from tasks.listing import LISTING
+from tasks.schema import table
+from tasks.storage import Store
+
+
+def row(number: int, run: int) -> dict[str, Any]:
+    """A compressed picture: PSNR 20 dB and a tenth more each, LPIPS a hundredth more each, rate growing."""
+    return {
+        "key": f"{number:03d}.png",
+        "version": 1,
+        "source_uri": f"file:///nowhere/{number:03d}.png",
+        "source_sha256": f"{number:064x}",
+        "source_bytes": 100_000,
+        "width": 100,
+        "height": 80,
+        "status": "compressed",
+        "codec": "fdc",
+        "bytes": 100 + number,
+        "bpp": 8 * (100 + number) / 8000,
+        "psnr_db": 20 + number / 10,
+        "lpips": (number + 1) / 100,
+        "run": run,
+        "shard": 0,
+        "tar": names.tar(run, 0, "0" * 64),
+        "offset": 1024 * number,
+        "length": 100 + number,
+        "sha256": "0" * 64,
+        "encode_seconds": 0.5,
+        "decode_seconds": 0.25,
+        "bundle_id": "b" * 64,
+        "device": "cpu",
+        "created_at": datetime.datetime(2026, run, 1, tzinfo=datetime.UTC),
+    }
+
+
+def archive_of(path: Path, pictures: int, runs: int = 1, forgotten: Sequence[int] = ()) -> str:
+    """An archive of runs that each hold some pictures, of which the last run forgets a few; its tars are missing."""
+    store = Store(str(path))
+    create(store)
+    for run in range(1, runs + 1):
+        rows = [row(number + pictures * (run - 1), run) for number in range(pictures)]
+        if run == runs:
+            kept = ("key", "version", "source_uri", "source_bytes", "shard", "created_at")
+            old = [{name: row(number, run)[name] for name in kept} for number in forgotten]
+            rows += [{**each, "run": run + 1, "status": "forgotten"} for each in old]
+        (path / names.parts(run)).mkdir(parents=True)
+        pyarrow.parquet.write_table(table(rows, {"tar": ""}), path / names.part(run, 0))
+        plan = manifest.Manifest(
+            run, run - 1 or None, "/nowhere", names.listing(run, "0" * 64), "0" * 64, 0, False, ((0, pictures),),
+            manifest.Settings(quality=8.0), "b" * 64,
+        )  # fmt: skip
+        pyarrow.parquet.write_table(LISTING.empty_table(), path / plan.listing)
+        store.publish(names.manifest(run), plan.to_bytes())
+    return str(path)
