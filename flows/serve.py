@@ -17,9 +17,18 @@ from prefect.types.entrypoint import EntrypointType
 from codec.errors import SettingsError
 from flows import command
 
-NAMES = ("shard-images", "train-codec", "compress-archive", "restore-archive")
+NAMES = (
+    "shard-images",
+    "train-codec",
+    "compress-archive",
+    "restore-archive",
+    "audit-archive",
+    "evaluate-codec",
+    "quality-report",
+)
 ONE_AT_A_TIME = ("train-codec", "compress-archive")
 NIGHTLY = Cron("0 2 * * *", timezone="UTC", slug="served-nightly")
+MONTHLY = Cron("0 4 1 * *", timezone="UTC", slug="served-monthly")
 
 
 def flow(name: str) -> Flow[..., object]:
@@ -39,11 +48,14 @@ def deployments(source: str = "", archive: str = "") -> list[RunnerDeployment]:
     for place in filter(None, (source, archive)):
         if place != command.place(place):
             raise SettingsError(f"{place!r} is relative, and a served flow runs anywhere: give a full path or a URL")
-    scheduled = {"compress-archive": (NIGHTLY, {"source": source, "archive": archive})} if archive else {}
+    scheduled = {
+        "compress-archive": (NIGHTLY, {"source": source, "archive": archive}),
+        "audit-archive": (MONTHLY, {"archive": archive}),
+    }
     limit = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
     found = []
     for name in NAMES:
-        schedule, parameters = scheduled.get(name, (None, {}))
+        schedule, parameters = scheduled.get(name, (None, {})) if archive else (None, {})
         deployment = flow(name).to_deployment(
             "served",
             schedules=[schedule] if schedule else None,
@@ -57,7 +69,9 @@ def deployments(source: str = "", archive: str = "") -> list[RunnerDeployment]:
 
 def main(
     source: Annotated[str, typer.Option(help="Folder or URL of pictures for the nightly compress-archive.")] = "",
-    archive: Annotated[str, typer.Option(help="Folder or URL of the archive that it grows.")] = "",
+    archive: Annotated[
+        str, typer.Option(help="Folder or URL of the archive that it grows, and that is audited monthly.")
+    ] = "",
 ) -> None:
     """Serve every flow until interrupted; schedules run only with both a source and an archive."""
     try:

@@ -181,6 +181,9 @@ def test_every_deployment_has_its_flows_name_and_no_directory(deployed: None) ->
     nightly = next(deployment for deployment in found if deployment.name == "compress-archive")
     assert nightly.parameters == {"source": "/data/photos", "archive": "s3://bucket/archive"}
     assert [(schedule.slug, schedule.active) for schedule in nightly.schedules] == [("nightly", True)]
+    monthly = next(deployment for deployment in found if deployment.name == "audit-archive")
+    assert monthly.parameters == {"archive": "s3://bucket/archive"}
+    assert [(schedule.slug, schedule.active) for schedule in monthly.schedules] == [("monthly", True)]
 
 
 def test_vanished_runs_are_noticed_without_false_alarms_by_one_automation(deployed: None) -> None:

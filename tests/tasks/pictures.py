@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import tasks.escrow
 import tasks.children
+import tasks.escrow
 import tasks.verify
 import tasks.worker
 from tasks import report
