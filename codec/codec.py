@@ -177,7 +177,8 @@ class Codec:
     @torch.no_grad()
     def _pixels(self, file: File, symbols: Symbols) -> NDArray[np.uint8]:
         k = torch.from_numpy(symbols)[None].to(self.backbone.device, torch.float32)
-        return self._restore(k, [file.parameters], (file.height, file.width), file.grey)[0]
+        pixels: NDArray[np.uint8] = self._restore(k, [file.parameters], (file.height, file.width), file.grey)[0]
+        return pixels
 
     def _symbols(self, data: bytes, max_pixels: int) -> tuple[File, Symbols]:
         file = parse(data, max_pixels=max_pixels)
@@ -234,7 +235,8 @@ class Codec:
         """What the file at this alpha code decodes to, without making it."""
         parameters = self._with_alpha(y, alpha_code)
         k = quantizer.quantize(y, parameters.alpha.to(y.device))
-        return self._restore(k, [parameters], (picture.height, picture.width), picture.grey)[0]
+        pixels: NDArray[np.uint8] = self._restore(k, [parameters], (picture.height, picture.width), picture.grey)[0]
+        return pixels
 
     def _finish(
         self, picture: Picture, chunks: Chunks, y: Tensor, quality_code: int, parameters: Parameters
