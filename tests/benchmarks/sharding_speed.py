@@ -57,6 +57,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         source = Path(home) / "source"
         make_photos(source, asked.photos)
+        make_photos(Path(home) / "one", 1)
+        rate(Path(home) / "one", Path(home) / "warm", 1, 1)  # loads what is loaded once
         for check in ("with", "without"):
             undecoded = mock.patch.object(dataset, "read_image", return_value=STAND_IN)
             with undecoded if check == "without" else nullcontext():
