@@ -54,9 +54,9 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
         escrow.bundle(archive, plan.bundle_id, with_backbone=not job.backbone) as bundle,
         tempfile.TemporaryDirectory() as scratch,
     ):
-        models = Models(bundle, job.device, job.backbone, plan.settings.threads, job.codec)
-        memory = plan.settings.image_memory
-        with worker(models, metrics, memory) as encoder, verifier(models, memory) as decoder:
+        settings = plan.settings
+        models = Models(bundle, job.device, job.backbone, settings.threads, job.codec, settings.image_memory)
+        with worker(models, metrics) as encoder, verifier(models) as decoder:
             if encoder.greeting()["bundle_id"] != plan.bundle_id:
                 raise ArchiveError(f"{archive.uri(names.escrow(plan.bundle_id))}: not the bundle it is kept as")
             spool = Path(scratch) / "shard.tar"

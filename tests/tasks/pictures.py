@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import tasks.escrow
-import tasks.shard
+import tasks.models
 import tasks.verify
 import tasks.worker
 from tasks import report
@@ -80,18 +80,20 @@ class InProcess:
 
 @contextmanager
 def in_process() -> Iterator[None]:
-    """Children of shards and of the escrow are played here."""
+    """The children of everything in tasks are played here."""
 
-    def worker(models: Models, metrics: str = "none", memory: int | None = None) -> InProcess:
+    def worker(models: Models, metrics: str = "none") -> InProcess:
         return InProcess(tasks.worker, models, metrics)
 
-    def verifier(models: Models, memory: int | None = None) -> InProcess:
+    def verifier(models: Models) -> InProcess:
         return InProcess(tasks.verify, models)
 
+    parts = (("worker", tasks.models.worker, worker), ("verifier", tasks.models.verifier, verifier))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks.shard, "worker", worker)
-        patch.setattr(tasks.shard, "verifier", verifier)
-        patch.setattr(tasks.escrow, "worker", worker)
+        for module in [module for name, module in sys.modules.items() if name.startswith("tasks.")]:
+            for name, real, played in parts:
+                if getattr(module, name, None) is real:
+                    patch.setattr(module, name, played)
         yield
 
 
