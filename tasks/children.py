@@ -22,12 +22,12 @@ class Pair:
     Raises ArchiveError when they cannot start, or load another bundle than the archive's run was planned with.
     """
 
-    def __init__(self, archive: Store, bundle_id: str, models: Models, metrics: str, memory: int | None = None) -> None:
+    def __init__(self, archive: Store, bundle_id: str, models: Models, metrics: str) -> None:
         with ExitStack() as stack:
             copy = escrow.bundle(archive, bundle_id, with_backbone=not models.backbone)
             models = replace(models, bundle=stack.enter_context(copy))
-            self.encoder = stack.enter_context(worker(models, metrics, memory))
-            self.decoder = stack.enter_context(verifier(models, memory))
+            self.encoder = stack.enter_context(worker(models, metrics))
+            self.decoder = stack.enter_context(verifier(models))
             if self.encoder.greeting()["bundle_id"] != bundle_id:
                 raise ArchiveError(f"{archive.uri(names.escrow(bundle_id))}: not the bundle it is kept as")
             self._stack = stack.pop_all()
@@ -37,22 +37,22 @@ class Pair:
         self._stack.close()
 
 
-_Key = tuple[str, str, Models, str, int | None]
+_Key = tuple[str, str, Models, str]
 _idle: dict[_Key, list[tuple[Pair, threading.Timer]]] = defaultdict(list)
 _lock = threading.Lock()
 
 
 @contextmanager
-def lent(archive: Store, bundle_id: str, models: Models, metrics: str, memory: int | None = None) -> Iterator[Pair]:
+def lent(archive: Store, bundle_id: str, models: Models, metrics: str) -> Iterator[Pair]:
     """A pair for one shard: one that has nothing to do, or a new one. After an error it is not lent again."""
-    key = (archive.url, bundle_id, models, metrics, memory)
+    key = (archive.url, bundle_id, models, metrics)
     with _lock:
         found = _idle[key].pop() if _idle[key] else None
     if found:
         pair, timer = found
         timer.cancel()
     else:
-        pair = Pair(archive, bundle_id, models, metrics, memory)
+        pair = Pair(archive, bundle_id, models, metrics)
     try:
         yield pair
     except BaseException:

@@ -46,27 +46,31 @@ class Coder(Protocol):
 
 @dataclass(frozen=True)
 class Models:
-    """What a child process loads. An empty bundle means the embedded default; `codec` is the class as module:name."""
+    """What a child process loads. An empty bundle means the embedded default; `codec` is the class as module:name.
+
+    `memory` is how many bytes the process may come to hold, None meaning any.
+    """
 
     bundle: str
     device: str = "cpu"
     backbone: str = ""
     threads: int = 2
     codec: str = CODEC
+    memory: int | None = None
 
     def arguments(self) -> list[str]:
         """The command line that `parser` reads."""
         return [self.bundle, "--device", self.device, "--backbone", self.backbone, "--codec", self.codec]
 
 
-def worker(models: Models, metrics: str = "none", memory: int | None = None) -> Child:
+def worker(models: Models, metrics: str = "none") -> Child:
     """The process that encodes, measures and decodes, `tasks.worker`. `metrics` is alex, vgg or none."""
-    return Child("tasks.worker", [*models.arguments(), "--metrics", metrics], models.threads, memory)
+    return Child("tasks.worker", [*models.arguments(), "--metrics", metrics], models.threads, models.memory)
 
 
-def verifier(models: Models, memory: int | None = None) -> Child:
+def verifier(models: Models) -> Child:
     """The process that decodes again, `tasks.verify`. It computes on the CPU, whatever encoded."""
-    return Child("tasks.verify", replace(models, device="cpu").arguments(), models.threads, memory)
+    return Child("tasks.verify", replace(models, device="cpu").arguments(), models.threads, models.memory)
 
 
 def decodes(child: Child, data: bytes, content: str, *, seconds: float) -> bool:

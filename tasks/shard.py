@@ -50,11 +50,11 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
         return report.count(done)
     entries = listing.read(archive, plan.listing, start, stop)
     metrics = plan.settings.lpips_net if plan.settings.metrics else "none"
-    models = Models("", job.device, job.backbone, plan.settings.threads, job.codec)
-    memory = plan.settings.image_memory
+    settings = plan.settings
+    models = Models("", job.device, job.backbone, settings.threads, job.codec, settings.image_memory)
     with tempfile.TemporaryDirectory() as scratch:
         spool = Path(scratch) / "shard.tar"
-        with children.lent(archive, plan.bundle_id, models, metrics, memory) as pair, Tar(spool) as tar:
+        with children.lent(archive, plan.bundle_id, models, metrics) as pair, Tar(spool) as tar:
             held = _held(archive, plan.run, [entry["key"] for entry in entries if entry["held_sha256"]])
             encoding = Encoding(plan, shard, job.device, held, pair.encoder, pair.decoder, tar)
             for entry in entries:

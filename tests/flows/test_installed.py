@@ -26,11 +26,12 @@ SHIPPED = ("codec", "flows", "tasks", "LICENSE", "README.md", "pyproject.toml")
 NO_NETWORK = ["unshare", "--map-root-user", "--net"]
 
 
-def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+def run(*command: str | Path, cwd: Path) -> str:
     """What a command prints; it finds nothing of the checkout, and its home and caches are in `cwd`."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "OMP_NUM_THREADS")}
     home = {"HOME": str(cwd), "PREFECT_HOME": str(cwd / "prefect"), "COLUMNS": "200", "NO_COLOR": "1"}
-    done = subprocess.run(command, cwd=cwd, env=kept | home | environment, capture_output=True, text=True, check=False)
+    patience = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300"}
+    done = subprocess.run(command, cwd=cwd, env=kept | home | patience, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

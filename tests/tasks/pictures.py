@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 import tasks.children
-import tasks.escrow
+import tasks.models
 import tasks.verify
 import tasks.worker
 from tasks import report
@@ -80,21 +81,20 @@ class InProcess:
 
 @contextmanager
 def in_process() -> Iterator[None]:
-    """Children of shards and of the escrow are played here."""
+    """The children of everything in tasks are played here."""
 
-    def worker(models: Models, metrics: str = "none", memory: int | None = None) -> InProcess:
+    def worker(models: Models, metrics: str = "none") -> InProcess:
         return InProcess(tasks.worker, models, metrics)
 
-    def verifier(models: Models, memory: int | None = None) -> InProcess:
+    def verifier(models: Models) -> InProcess:
         return InProcess(tasks.verify, models)
 
+    parts = (("worker", tasks.models.worker, worker), ("verifier", tasks.models.verifier, verifier))
     with pytest.MonkeyPatch.context() as patch:
-        for module, name, played in (
-            (tasks.children, "worker", worker),
-            (tasks.children, "verifier", verifier),
-            (tasks.escrow, "worker", worker),
-        ):
-            patch.setattr(module, name, played)
+        for module in [module for name, module in sys.modules.items() if name.startswith("tasks.")]:
+            for name, real, played in parts:
+                if getattr(module, name, None) is real:
+                    patch.setattr(module, name, played)
         tasks.children.dismiss_all()
         yield
         tasks.children.dismiss_all()
