@@ -78,7 +78,8 @@ def predict(
             count, size = connection.execute(
                 "SELECT count(*), coalesce(sum(size), 0)::BIGINT FROM listing WHERE state <> 'gone'"
             ).fetchall()[0]
-            entries = connection.execute(_SAMPLES, {"samples": min(SAMPLES, count)}).to_arrow_table().to_pylist()
+            chosen = connection.sql(_SAMPLES, params={"samples": min(SAMPLES, count)})
+            entries = chosen.to_arrow_table().to_pylist()
         rows, seconds = _tried(pictures.url, run, settings, models, entries, Path(scratch), progress)
     shards = len(frozen.shards)
     each = seconds / len(rows) if rows else None
