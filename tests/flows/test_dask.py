@@ -84,12 +84,12 @@ def test_the_archive_is_the_same_for_1_2_and_4_workers_also_when_one_is_killed(
 
 def kill_a_worker(workers: distributed.LocalCluster, archive: Path, killed: threading.Event) -> None:
     """End the process of a worker by SIGKILL while it has a shard in work, once another shard is committed."""
-    while not (archive / names.part(1, 0)).exists():
-        time.sleep(0.01)
     with distributed.Client(workers, set_as_default=False) as client:
+        pids = {nanny.worker_address: nanny.pid for nanny in workers.workers.values()}
+        while not any((archive / names.part(1, shard)).exists() for shard in range(PICTURES // 3)):
+            time.sleep(0.01)
         while not (busy := [address for address, tasks in client.processing().items() if tasks]):
             time.sleep(0.01)
-        pids = {nanny.worker_address: nanny.pid for nanny in workers.workers.values()}
         os.kill(pids[busy[-1]], signal.SIGKILL)
     killed.set()
 

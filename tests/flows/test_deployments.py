@@ -14,15 +14,18 @@ from uuid import UUID
 
 import psutil
 import pytest
+import typer
 import yaml
 from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.deployments import run_deployment
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from codec.bundle import Bundle
+from flows import serve
 from flows.serve import NAMES
 from tasks import names, report
 from tasks.dataset import pack
@@ -336,18 +339,17 @@ def served() -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("options", "environment", "message"),
+    ("places", "url", "message"),
     [
-        ([], {"PREFECT_API_URL": ""}, "PREFECT_API_URL is empty: a temporary server fires no schedules"),
-        (["--archive", "s3://bucket/archive"], {}, "the schedules need both a source and an archive"),
-        (["--source", "photos", "--archive", "/a"], {}, "'photos' is relative"),
+        (("", ""), None, "PREFECT_API_URL is empty: a temporary server fires no schedules"),
+        (("", "s3://bucket/archive"), "http://server/api", "the schedules need both a source and an archive"),
+        (("photos", "/a"), "http://server/api", "'photos' is relative"),
     ],
 )
 def test_serving_refuses_what_would_not_run(
-    server: Server, elsewhere: Path, options: list[str], environment: dict[str, str], message: str
+    capsys: pytest.CaptureFixture[str], places: tuple[str, str], url: str | None, message: str
 ) -> None:
-    command = [sys.executable, "-m", "flows.serve", *options]
-    environment = {**server.environment, **environment}
-    run = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 1
-    assert run.stderr.startswith(f"error: {message}")
+    with temporary_settings({PREFECT_API_URL: url}), pytest.raises(typer.Exit) as ended:
+        serve.main(*places)
+    assert ended.value.exit_code == 1
+    assert capsys.readouterr().err.startswith(f"error: {message}")
