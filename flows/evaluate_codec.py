@@ -68,7 +68,9 @@ def evaluate_codec(
 
 def show(row: dict[str, Any]) -> int:
     """Print the counts and where the page is; the exit status says whether rows failed."""
+    page = row.pop("page")
     command.show_table("evaluate-codec", row)
+    print(f"page: {page}")
     return command.FAILED_ROWS if row["failed"] else command.DONE
 
 
