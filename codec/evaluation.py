@@ -93,7 +93,7 @@ class Evaluation:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(encode_png(pixels))
         if features is not None:
-            np.savez_compressed(place.with_suffix(".npz"), **features)
+            np.savez_compressed(place.with_suffix(".npz"), allow_pickle=False, **features)
         self.write(job, rows)
         return rows
 

@@ -13,6 +13,7 @@ import numpy as np
 from codec import published
 from codec.baselines.ours import CEILING, NAME
 from codec.comparison import METRICS, Comparison
+from codec.errors import SettingsError
 from codec.realism import NETWORK, PATCH
 
 COLOURS = {
@@ -38,8 +39,11 @@ def colour(name: str, names: Sequence[str] = ()) -> str:
 
 
 def figure(width: float, height: float) -> Any:
-    """An empty figure of so many inches, on white."""
-    from matplotlib.figure import Figure
+    """An empty figure of so many inches, on white. Raises SettingsError where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SettingsError(f"{error}: pip install 'fdcodec[evaluate]', then run again; rows are kept") from None
 
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
@@ -108,11 +112,13 @@ def draw_published(compared: Comparison, place: Path, ours: str) -> None:
     for method, (marker, label) in markers.items():
         style = {"facecolors": "none", "edgecolors": "0.35", "s": 110 if marker == "*" else 55}
         axis.scatter(places, published.BITS_PER_PIXEL[method], marker=marker, label=f"{label}, published", **style)
+    said = f"{ours}, measured, lambda rising"
     for number, photo in enumerate(published.PHOTOS):
         rows = [row for row in compared.measured if row["codec"] == ours and Path(row["image"]).stem == photo]
-        label = f"{ours}, measured, lambda rising" if number == 0 else None
         rates = [row["bpp"] for row in rows]
-        axis.plot([number + 0.25] * len(rates), rates, "o-", markersize=4, color=colour(ours), label=label)
+        axis.plot(
+            [number + 0.25] * len(rates), rates, "o-", markersize=4, color=colour(ours), label=None if number else said
+        )
     axis.set(xticks=places, xticklabels=published.PHOTOS, ylabel="bits per pixel, whole file", ylim=(0, None))
     axis.set_title(f"Published bit rates ({published.SOURCE}; no qualities published) and this codec's files")
     axis.grid(axis="y", alpha=0.3)

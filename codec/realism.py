@@ -47,7 +47,8 @@ def patch_features(device: str) -> Iterator[list[Features]]:
 def original_features(original: NDArray[np.uint8], device: str) -> Features:
     """The features (patches, 512) of an original (H, W, 3), for free after LPIPS (VGG) was measured with it."""
     network = cast(Lpips, lpips_network("vgg", device))
-    return _patches(network.original_stages(to_tensor(original)[None].to(device))[-1])[0]
+    features: Features = _patches(network.original_stages(to_tensor(original)[None].to(device))[-1])[0]
+    return features
 
 
 def kernel_distance(first: Features, second: Features) -> float | None:

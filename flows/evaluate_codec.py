@@ -7,7 +7,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from codec.baselines.ours import QUALITIES
+from codec.baselines.ours import NAME, QUALITIES
 from codec.contest import ALL, Contest
 from codec.evaluation import RATES, Evaluation
 from codec.experiments import EXPERIMENTS, run
@@ -47,7 +47,7 @@ def evaluate_codec(
         bundle: Folder of a trained codec; the embedded one if empty.
         backbone: Where the bundle's backbone is, if it is not embedded in it.
         device: cpu, cuda or cuda:N.
-        experiments: Also repeat the experiments of the method's supplement.
+        experiments: Also repeat the experiments of the method's supplement, where this codec is measured.
         workers: Pictures measured at a time, in a process each; 0 for one a processor.
         image_timeout: Seconds that a codec may take over one picture.
     """
@@ -58,7 +58,7 @@ def evaluate_codec(
     with command.bar("measuring") as bar:
         count = mapping.workers(workers, 1)
         measured = measure_task(contest, codecs, workers=count, seconds=image_timeout, progress=bar)
-    for name in EXPERIMENTS if experiments else ():
+    for name in EXPERIMENTS if experiments and {ALL, NAME} & {*contest.codecs} else ():
         experiment_task(name, contest)
     text = report_task(Path(output), [each.name for each in codecs], missing)
     create_markdown_artifact(text, key="evaluate-codec", description=f"{pictures} in {output}")
@@ -68,7 +68,9 @@ def evaluate_codec(
 
 def show(row: dict[str, Any]) -> int:
     """Print the counts and where the page is; the exit status says whether rows failed."""
+    page = row.pop("page")
     command.show_table("evaluate-codec", row)
+    print(f"page: {page}")
     return command.FAILED_ROWS if row["failed"] else command.DONE
 
 

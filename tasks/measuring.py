@@ -11,7 +11,9 @@ from tasks.channel import Frame, Handler, serve
 
 
 def _prepare() -> tuple[dict[str, Any], Handler]:
-    contest = Contest(**{name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(sys.argv[1]).items()})
+    told: dict[str, Any] = json.loads(sys.argv[1])
+    told |= {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
+    contest = Contest(**told)
     codecs, _ = contest.open()
     jobs = {(job.image, job.baseline.name): job for job in contest.jobs(codecs)}
     kept, meters = Evaluation(Path(contest.output)), Meters(contest.device)

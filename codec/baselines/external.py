@@ -7,6 +7,7 @@ import tempfile
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from codec.baselines.baseline import Baseline, Pixels, UnavailableError
 from codec.errors import SettingsError
@@ -49,13 +50,14 @@ def read_commands(path: Path) -> list[Command]:
 
     Raises SettingsError for a file that does not say that.
     """
+    lists = ("settings", "points")
     try:
-        tables = tomllib.loads(path.read_text())
-        lists = ("settings", "points")
-        return [
-            Command(name, **{key: tuple(value) if key in lists else value for key, value in table.items()})
+        tables: dict[str, dict[str, Any]] = tomllib.loads(path.read_text())
+        fields: dict[str, dict[str, Any]] = {
+            name: {key: tuple(value) if key in lists else value for key, value in table.items()}
             for name, table in tables.items()
-        ]
+        }
+        return [Command(name, **described) for name, described in fields.items()]
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"cannot read {path}: {error}") from None
     except (tomllib.TOMLDecodeError, TypeError, AttributeError) as error:

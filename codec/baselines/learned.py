@@ -99,7 +99,7 @@ def msillm() -> Baseline:
 
 def makers() -> dict[str, Callable[[], Baseline]]:
     """How each learned codec is made, by its name."""
-    zoo = {name: lambda name=name: compressai(name) for name in ARCHITECTURES}  # type: ignore[misc]
+    zoo = {name: lambda name=name: compressai(name) for name in ARCHITECTURES}
     return {**zoo, "ms-illm": msillm}
 
 

@@ -1,5 +1,6 @@
 """Codecs beside each other: the tables and figures say what the rows say."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,10 @@ def test_a_codec_has_one_colour_and_no_two_share_one() -> None:
     names = ["avif", "bpg", "fdcodec-12345678", "hevc", "hfd", "cdc", "jpeg", "jpeg-xl", "webp"]
     assert len({colour(name, names) for name in names}) == len(names)
     assert colour("fdcodec-1") == colour("fdcodec-2") and colour("hevc", names) == colour("hevc")
+
+
+def test_figures_without_matplotlib_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept(tmp_path, ROWS)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SettingsError, match=r"pip install 'fdcodec\[evaluate\]', then run again; rows are kept"):
+        write_report(tmp_path, ["jpeg"], {})
