@@ -15,6 +15,7 @@ from codec.errors import (
     BundleError,
     FdcError,
     ImageError,
+    ImageLimitError,
     QualityError,
     SettingsError,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "Encoded",
     "FdcError",
     "ImageError",
+    "ImageLimitError",
     "Metrics",
     "Picture",
     "Quality",

@@ -33,6 +33,8 @@ from codec.quantizer import ParameterMode
 FORMAT = 1
 EMBEDDED = Path(__file__).parent / "bundles"
 DEFAULT_BUNDLE = EMBEDDED / "mini"
+BACKBONES = "backbones"
+"""The folder beside bundles in which those that they do not embed are found by content hash, as in an archive."""
 CONFIG, ENTROPY, ENCODER, PROMPT, BACKBONE = (
     "bundle.json",
     "entropy.safetensors",
@@ -97,11 +99,16 @@ class Bundle:
 
     def load_backbone(self, source: str | Path | None = None, device: str = "cpu") -> Backbone:
         """The bundle's backbone, checked by content hash; `source` overrides where it is looked for."""
-        config = self.config
-        prompt = load_file(self.path / PROMPT)["embedding"] if PROMPT in config.files else None
-        if source is None:
-            source = self.path / BACKBONE if config.backbone_source == "embedded" else config.backbone_source
-        return Backbone.load(source, device=device, prompt_embedding=prompt, content_hash=config.backbone_hash)
+        prompt = load_file(self.path / PROMPT)["embedding"] if PROMPT in self.config.files else None
+        place = self.backbone_place() if source is None else source
+        return Backbone.load(place, device=device, prompt_embedding=prompt, content_hash=self.config.backbone_hash)
+
+    def backbone_place(self) -> str | Path:
+        """Where the backbone is looked for: in the bundle, else among those beside it, else where the bundle says."""
+        if self.config.backbone_source == "embedded":
+            return self.path / BACKBONE
+        beside = self.path.parent / BACKBONES / self.config.backbone_hash
+        return beside if beside.is_dir() else self.config.backbone_source
 
     def load_entropy(self, device: str = "cpu") -> tuple[ExactEntropyModel, Tables]:
         """The exact entropy model, after its known-answer test, and the coder's tables. Raises BundleError."""
@@ -137,7 +144,7 @@ class Bundle:
 def write_bundle(
     folder: str | Path,
     config: BundleConfig,
-    entropy: Entroformer,
+    entropy: "Entroformer | Bundle",
     *,
     backbone: Backbone,
     estimator: ParameterEstimator | None = None,
@@ -145,6 +152,7 @@ def write_bundle(
 ) -> Bundle:
     """Export a trained codec to a new folder, whole or not at all. An 'embedded' backbone is stored in half precision.
 
+    The entropy model of another bundle is taken over as it is, integer by integer, so both give the same symbols.
     Raises BundleError when the folder exists or the entropy model cannot be made exact.
     """
     folder = Path(folder)
@@ -153,9 +161,12 @@ def write_bundle(
     folder.parent.mkdir(parents=True, exist_ok=True)
     spool = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        integers = export(entropy)
-        save_file(integers | {"counts": torch.from_numpy(build_counts())}, spool / ENTROPY)
-        encoder = {f"hyper_encoder.{name}": value for name, value in entropy.hyper_encoder.state_dict().items()}
+        if isinstance(entropy, Bundle):
+            integers, trained = load_file(entropy.path / ENTROPY), entropy.load_encoder()[0]
+        else:
+            integers, trained = export(entropy) | {"counts": torch.from_numpy(build_counts())}, entropy
+        save_file(integers, spool / ENTROPY)
+        encoder = {f"hyper_encoder.{name}": value for name, value in trained.hyper_encoder.state_dict().items()}
         if estimator is not None:
             encoder |= {f"estimator.{name}": value for name, value in estimator.state_dict().items()}
         save_file({name: value.half().contiguous().cpu() for name, value in encoder.items()}, spool / ENCODER)
@@ -169,7 +180,7 @@ def write_bundle(
         config = dataclasses.replace(
             config,
             backbone_hash=content_hash,
-            known_answer=ExactEntropyModel(integers, config.entropy).known_answer(),
+            known_answer=_known_answer(integers, config.entropy),
             files={file.relative_to(spool).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
         )
         text = json.dumps({"format": FORMAT} | dataclasses.asdict(config), indent=1)
@@ -183,6 +194,11 @@ def write_bundle(
         shutil.rmtree(spool, ignore_errors=True)
         raise
     return Bundle.open(folder)
+
+
+def _known_answer(tensors: Mapping[str, Tensor], settings: EntroformerSettings) -> str:
+    integers = {name: value for name, value in tensors.items() if name != "counts"}
+    return ExactEntropyModel(integers, settings).known_answer()
 
 
 def find_bundle(head: str, folders: Iterable[str | Path] = ()) -> Bundle:

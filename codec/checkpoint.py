@@ -38,6 +38,8 @@ AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "MiniAutoencoder": MiniAutoencod
 UNETS = {"UNet2DConditionModel": UNet2DConditionModel, "MiniUNet": MiniUNet}
 
 FILE_SUFFIXES = (".safetensors", ".ckpt")
+LICENCE_NAMES = r"(?i).*licen[cs]e.*|copying.*|notice.*|readme\.md"
+"""Files beside weights that state their licence; a model card does."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,20 @@ def read(place: str | Path, *, configuration: Path | None, with_prompt: bool, pi
     if not pinned:
         _check_published(place)
     return _read_file(place, configuration, with_prompt)
+
+
+def licences(source: str | Path) -> list[Path]:
+    """The files that state the licence of a backbone, in the folder of its weights; none where they are not there.
+
+    Raises BackboneError as reading the source does.
+    """
+    for place in candidates(source):
+        folder = _download(place, with_prompt=False) if isinstance(place, str) else place
+        folder = folder if folder.is_dir() else folder.parent
+        found = [path for path in folder.iterdir() if path.is_file() and re.fullmatch(LICENCE_NAMES, path.name)]
+        if found:
+            return sorted(found)
+    return []
 
 
 def prompt_width(unet: ModelMixin) -> int | None:
@@ -220,7 +236,10 @@ def _download(repository: str, with_prompt: bool) -> Path:
         return Path(
             snapshot_download(
                 repository,
-                allow_patterns=[f"{part}.{suffix}" for part in parts for suffix in ("json", "txt", "safetensors")],
+                allow_patterns=[
+                    *(f"{part}.{suffix}" for part in parts for suffix in ("json", "txt", "safetensors")),
+                    *("LICENSE*", "README.md"),
+                ],
                 ignore_patterns=["*.fp16.*", "*.non_ema.*"],
             )
         )

@@ -2,11 +2,10 @@
 
 import math
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
@@ -175,45 +174,48 @@ def info(
 @app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures, also in folders below it.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="PARQUET", help="Write the rows there.")
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Rows, report, curves, pictures.")],
+    codecs: Annotated[
+        list[str] | None,
+        typer.Option("--codec", help="fdcodec, jpeg, webp, ..., or all. May be repeated. [default: fdcodec]"),
     ] = None,
     quality: Annotated[
-        list[float] | None, typer.Option(help=f"{QUALITY_HELP} May be repeated. [default: 8]", callback=_positive)
+        list[float] | None,
+        typer.Option(help=f"{QUALITY_HELP} May be repeated. [default: 1, 2, 4 to 32]", callback=_positive),
     ] = None,
-    lpips_net: Annotated[Literal["alex", "vgg"], typer.Option(help="The network of LPIPS.")] = "alex",
+    bpp: Annotated[
+        list[float] | None,
+        typer.Option(help="A rate for the other codecs. May be repeated. [default: 0.06 to 0.26]", callback=_positive),
+    ] = None,
+    commands: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="External codecs: [NAME] with encode, decode, settings each.")
+    ] = None,
     bundle: BundleFolder = None,
     backbone: BackbonePlace = None,
     device: Device = "cpu",
-    force: Force = False,
 ) -> None:
-    """Measure bits per pixel and quality on a folder.
+    """Measure bits per pixel and quality on a folder, of this codec and of others.
 
-    Each picture is compressed and restored. A file that cannot be compressed is a row that says why; the exit status is
-    1 only when all are.
+    Called again, it goes on where it stopped. What cannot be read or coded is a row that says why; the exit status is 1
+    only when all are.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != output)
-    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    if not files:
-        raise SettingsError(f"{folder} is no folder with files in it")
-    if output is not None:
-        _check_output(output, force)
+    _check_device(device)
     import rich.progress
     from rich.console import Console
 
-    from codec.codec import DEFAULT_QUALITY
-    from codec.evaluation import measure, table, write_parquet
-    from codec.metrics import Metrics
+    from codec.baselines.ours import NAME, QUALITIES
+    from codec.contest import Contest
+    from codec.evaluation import RATES, evaluate
+    from codec.report import write_report
 
-    codec, metrics = _codec(bundle, backbone, device), Metrics(lpips_net, device)
-    progress, rows = Console(stderr=True), []
-    for path in rich.progress.track(files, "evaluate", console=progress, disable=not progress.is_terminal):
-        for value in quality or [DEFAULT_QUALITY]:
-            rows.append({"key": path.relative_to(folder).as_posix(), **measure(codec, metrics, path, value)})
-    Console(width=None if sys.stdout.isatty() else 160).print(table(rows))
-    if output is not None:
-        with _written(output) as temporary:
-            write_parquet(rows, temporary)
+    places = str(commands or ""), bundle or "", backbone or "", device
+    points = tuple(bpp or RATES), tuple(quality or QUALITIES)
+    contest = Contest(str(folder), str(output), tuple(codecs or [NAME]), *points, *places)
+    found, missing = contest.open()
+    jobs, progress = contest.jobs(found), Console(stderr=True)
+    shown = rich.progress.track(jobs, "evaluate", console=progress, disable=not progress.is_terminal)
+    rows = evaluate(shown, output, device)
+    typer.echo(write_report(output, [codec.name for codec in found], missing), nl=False)
     if all(row["status"] == "failed" for row in rows):
         raise SettingsError(f"no file of {folder} could be compressed; the table says why")
 

@@ -1,5 +1,7 @@
 """The codec: pictures to .fdc files and back."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from codec.entropy.rate import hyper_latent
 from codec.entropy.stream import Symbols, compress, decompress, tiles
 from codec.entropy.tables import Tables
 from codec.errors import BitstreamError, BundleError, ImageError, SettingsError
-from codec.images import Picture, to_pixels
+from codec.images import Picture, to_pixels, to_tensor
 from codec.quantizer import Parameters
 from codec.rate_control import Floor, coarsest_reaching, largest_within
 
@@ -84,11 +86,26 @@ class Codec:
         date, camera and place cannot be had again from the pixels. Raises ImageError for a picture beyond what a file
         can hold, SettingsError for an impossible quality.
         """
-        if not 0 < quality < float("inf"):
-            raise SettingsError(f"quality must be a positive number, not {quality}")
-        code = quantizer.code_of_quality(quality)
-        chunks, y = Chunks.of(picture, keep_exif=keep_exif), self._latent(picture)
-        return self._finish(picture, chunks, y, code, self._parameters(y, quantizer.quality_of_code(code)))
+        code = _quality_code(quality)
+        return self._encode(picture, self._latent(picture), code, keep_exif)
+
+    @torch.no_grad()
+    def encode_all(
+        self, pictures: Sequence[Picture], *, quality: float = DEFAULT_QUALITY, keep_exif: bool = True
+    ) -> list[Encoded]:
+        """What encode gives for each picture, all of one size, whose latents are computed together.
+
+        A latent's last bits depend on how many are computed at once, so a file may differ from that of encode; each is
+        as good. Raises ValueError for pictures of several sizes; otherwise as encode does.
+        """
+        code = _quality_code(quality)
+        if len({(picture.width, picture.height) for picture in pictures}) > 1:
+            raise ValueError("pictures that are encoded together must have one size")
+        for picture in pictures:
+            _check_size(picture)
+        pixels = [to_tensor(picture.pixels) for picture in pictures]
+        together = self.backbone.encode(torch.stack(pixels).to(self.backbone.device)).split(1) if pixels else ()
+        return [self._encode(picture, y, code, keep_exif) for picture, y in zip(pictures, together, strict=True)]
 
     @torch.no_grad()
     def encode_to_bpp(self, picture: Picture, bits_per_pixel: float, *, keep_exif: bool = True) -> Encoded:
@@ -109,16 +126,19 @@ class Codec:
         *,
         min_psnr_db: float | None = None,
         max_lpips: float | None = None,
+        above: float = 0,
         keep_exif: bool = True,
     ) -> Encoded:
         """The smallest file with at least this PSNR and at most this LPIPS (AlexNet): slightly wider bins miss them.
 
-        The pixels measured are those that decoding gives on this machine. Raises QualityError, naming the best that can
-        be had, where no file meets the floor; SettingsError for an impossible one; otherwise as encode does.
+        With `above`, a lambda that is known to miss them, the smallest beyond it. The pixels measured are those that
+        decoding gives on this machine. Raises QualityError, naming the best that can be had, where no file meets the
+        floor; SettingsError for an impossible one; otherwise as encode does.
         """
         floor = Floor(min_psnr_db, max_lpips)
         chunks, y = Chunks.of(picture, keep_exif=keep_exif), self._latent(picture)
-        code = coarsest_reaching(floor, picture.pixels, lambda code: self._preview(picture, y, code))
+        missed = quantizer.alpha_code_of_quality(above, self.bundle.config.alpha_at_one) if above else -1
+        code = coarsest_reaching(floor, picture.pixels, lambda code: self._preview(picture, y, code), missed)
         return self._at_alpha(picture, chunks, y, code)
 
     def decode(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
@@ -130,6 +150,23 @@ class Codec:
         file, symbols = self._symbols(data, max_pixels)
         return file.chunks.picture(self._pixels(file, symbols), grey=file.grey)
 
+    @torch.no_grad()
+    def decode_all(self, files: Sequence[bytes], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> list[NDArray[np.uint8]]:
+        """What decode gives for each file, within rounding; those of one size and number of steps are decoded together.
+
+        Raises as decode does; all of the files are in memory at once.
+        """
+        parsed = [self._symbols(data, max_pixels) for data in files]
+        alike = defaultdict(list)
+        for place, (file, _) in enumerate(parsed):
+            alike[file.width, file.height, file.grey, bool(file.parameters.timestep_code)].append(place)
+        pixels: dict[int, NDArray[np.uint8]] = {}
+        for (width, height, grey, _), places in alike.items():
+            k = torch.from_numpy(np.stack([parsed[place][1] for place in places])).to(self.backbone.device).float()
+            parameters = [parsed[place][0].parameters for place in places]
+            pixels |= zip(places, self._restore(k, parameters, (height, width), grey), strict=True)
+        return [pixels[place] for place in range(len(files))]
+
     def symbols(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Symbols:
         """The symbols (4, h, w) int32 of a file: exact on every machine; VAE and U-Net are not run.
 
@@ -140,7 +177,7 @@ class Codec:
     @torch.no_grad()
     def _pixels(self, file: File, symbols: Symbols) -> NDArray[np.uint8]:
         k = torch.from_numpy(symbols)[None].to(self.backbone.device, torch.float32)
-        return self._restore(k, file.parameters, (file.height, file.width), file.grey)
+        return self._restore(k, [file.parameters], (file.height, file.width), file.grey)[0]
 
     def _symbols(self, data: bytes, max_pixels: int) -> tuple[File, Symbols]:
         file = parse(data, max_pixels=max_pixels)
@@ -149,27 +186,31 @@ class Codec:
         codes = file.parameters.channel_codes
         return file, decompress(self.entropy, self.tables, file.stream, file.latent_shape, codes)
 
-    def _restore(self, k: Tensor, parameters: Parameters, size: tuple[int, int], grey: bool) -> NDArray[np.uint8]:
-        """Symbols (1, 4, h, w) float32 -> pixels (H, W, 3)."""
-        y_hat = quantizer.dequantize(k, parameters.alpha.to(k.device))
-        if parameters.timestep_code:
-            t = torch.tensor([parameters.timestep], dtype=torch.float32, device=k.device)
+    def _restore(
+        self, k: Tensor, parameters: Sequence[Parameters], size: tuple[int, int], grey: bool
+    ) -> NDArray[np.uint8]:
+        """Symbols (B, 4, h, w) float32, all with a timestep or all without -> pixels (B, H, W, 3)."""
+        y_hat = quantizer.dequantize(k, torch.cat([own.alpha for own in parameters]).to(k.device))
+        if parameters[0].timestep_code:
+            t = torch.tensor([own.timestep for own in parameters], dtype=torch.float32, device=k.device)
             y_hat = denoise(self.backbone, y_hat, t, self.bundle.config.steps)
-        pixels, row = np.empty((*size, 3), np.uint8), 0
+        pixels, row = np.empty((len(k), *size, 3), np.uint8), 0
         for band in self.backbone.decode_bands(y_hat, size):
-            finished = to_pixels(band[0])
-            if grey:
-                finished = np.round(finished.mean(2, keepdims=True)).astype(np.uint8)
-            pixels[row : row + len(finished)] = finished
-            row += len(finished)
+            height = band.shape[-2]
+            for place, picture in enumerate(band):
+                finished = to_pixels(picture)
+                if grey:
+                    finished = np.round(finished.mean(2, keepdims=True)).astype(np.uint8)
+                pixels[place, row : row + height] = finished
+            row += height
         return pixels
 
+    def _encode(self, picture: Picture, y: Tensor, code: int, keep_exif: bool) -> Encoded:
+        parameters = self._parameters(y, quantizer.quality_of_code(code))
+        return self._finish(picture, Chunks.of(picture, keep_exif=keep_exif), y, code, parameters)
+
     def _latent(self, picture: Picture) -> Tensor:
-        width, height = picture.width, picture.height
-        if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-            raise ImageError(
-                f"{width} x {height} pixels are more than a file can hold ({MAX_SIDE} a side, {MAX_PIXELS} in all)"
-            )
+        _check_size(picture)
         return self.backbone.encode_pixels(picture.pixels)
 
     def _parameters(self, y: Tensor, quality: float) -> Parameters:
@@ -193,7 +234,7 @@ class Codec:
         """What the file at this alpha code decodes to, without making it."""
         parameters = self._with_alpha(y, alpha_code)
         k = quantizer.quantize(y, parameters.alpha.to(y.device))
-        return self._restore(k, parameters, (picture.height, picture.width), picture.grey)
+        return self._restore(k, [parameters], (picture.height, picture.width), picture.grey)[0]
 
     def _finish(
         self, picture: Picture, chunks: Chunks, y: Tensor, quality_code: int, parameters: Parameters
@@ -219,4 +260,18 @@ class Codec:
             steps=self.bundle.config.steps if parameters.timestep_code else 0,
             latent_bits=coded.latent_bits,
             side_bits=coded.hyper_bits,
+        )
+
+
+def _quality_code(quality: float) -> int:
+    if not 0 < quality < float("inf"):
+        raise SettingsError(f"quality must be a positive number, not {quality}")
+    return quantizer.code_of_quality(quality)
+
+
+def _check_size(picture: Picture) -> None:
+    width, height = picture.width, picture.height
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{width} x {height} pixels are more than a file can hold ({MAX_SIDE} a side, {MAX_PIXELS} in all)"
         )

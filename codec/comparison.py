@@ -1,20 +1,17 @@
-"""Codecs beside each other: the Markdown table and the rate-distortion curves of measured rows.
+"""Codecs beside each other: what the measured rows of an evaluation say, as numbers and as Markdown tables.
 
-A row is a photo through a codec at one setting: image, codec, version, asked_bpp, setting, bpp and METRICS. Rows whose
-asked_bpp is 0 are an autoencoder without quantisation, which has no file: the ceiling of a codec, drawn as a line.
+A row is a picture through a codec at one point (codec.evaluation.COLUMNS). Rows without bpp are of an autoencoder
+without quantisation, which has no file: the ceiling of a codec.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
 from codec.curves import at_rate, bootstrap_interval, log_rate_difference
-
-Row = dict[str, Any]
+from codec.evaluation import Row
 
 
 @dataclass(frozen=True)
@@ -40,13 +37,14 @@ class Comparison:
     """The curves of a set of rows; failed ones count for nothing."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        good = [row for row in rows if not row["error"]]
-        self.versions = {row["codec"]: row["version"] for row in good}
-        self.images = sorted({row["image"] for row in good})
+        self.rows = list(rows)
+        self.measured = [row for row in self.rows if row["status"] == "measured"]
+        self.versions = {row["codec"]: row["version"] for row in self.measured}
+        self.images = sorted({row["image"] for row in self.measured})
         self._points: dict[tuple[str, str], dict[float, Row]] = {}
         self._ceilings: dict[str, list[Row]] = {}
-        for row in good:
-            if row["asked_bpp"] == 0:
+        for row in self.measured:
+            if row["bpp"] is None:
                 self._ceilings.setdefault(row["codec"], []).append(row)
             else:
                 self._points.setdefault((row["codec"], row["image"]), {})[row["setting"]] = row
@@ -60,9 +58,18 @@ class Comparison:
     def ceilings(self) -> list[str]:
         return sorted(self._ceilings)
 
-    def ceiling(self, name: str, metric: Metric) -> float:
-        """The mean of a metric over the photos of an autoencoder."""
-        return fmean(row[metric.name] for row in self._ceilings[name])
+    def ceiling(self, name: str, metric: Metric) -> float | None:
+        """The mean of a metric over the photos of an autoencoder that have it."""
+        values = [row[metric.name] for row in self._ceilings[name] if row[metric.name] is not None]
+        return fmean(values) if values else None
+
+    def points(self) -> dict[tuple[str, float | None, float | None], list[Row]]:
+        """The measured rows of each codec at each point: (codec, asked_bpp, None) or (codec, None, setting)."""
+        found: dict[tuple[str, float | None, float | None], list[Row]] = {}
+        for row in self.measured:
+            asked = row["asked_bpp"]
+            found.setdefault((row["codec"], asked, None if asked is not None else row["setting"]), []).append(row)
+        return dict(sorted(found.items(), key=lambda item: (item[0][0], item[0][1] or 0, item[0][2] or 0)))
 
     def curve(self, codec: str, image: str, metric: Metric) -> tuple[list[float], list[float]]:
         """Bits per pixel and values of a photo; points at which the metric is undefined are left out."""
@@ -90,35 +97,58 @@ class Comparison:
 
 
 def markdown(compared: Comparison, rates: Sequence[float], ours: str | None) -> str:
-    """The report: means at each rate, ours minus each other with intervals, and bits at equal quality."""
+    """Means at each point and, of several codecs, at equal rates; ours minus each other; bits at equal quality."""
     titles = " | ".join(metric.label for metric in METRICS)
-    lines = [f"{len(compared.images)} photos; bpp is 8 x bytes of the whole file / pixels.", ""]
+    failed = [row for row in compared.rows if row["status"] == "failed"]
+    lines = [f"{len(compared.images)} pictures; bpp is 8 x bytes of the whole file / pixels.", ""]
     lines += [f"- {codec}: {version}" for codec, version in compared.versions.items()]
-    lines += ["", "## Means at equal rates", "", "Each photo's curve is interpolated in log bpp, never extrapolated;"]
-    lines += ["`photos` counts those that a codec can bring to that rate, so rows of fewer photos do not compare."]
-    lines += ["", f"| bpp | codec | photos | {titles} |", "|---" * (3 + len(METRICS)) + "|"]
-    for bpp in rates:
-        for codec in compared.codecs:
-            columns = [list(compared.at(codec, metric, bpp).values()) for metric in METRICS]
-            cells = " | ".join(_mean(column, metric) for column, metric in zip(columns, METRICS, strict=True))
-            lines.append(f"| {bpp:.2f} | {codec} | {max(map(len, columns))} | {cells} |")
-    for name in compared.ceilings:
-        cells = " | ".join(format(compared.ceiling(name, metric), metric.form) for metric in METRICS)
-        lines.append(f"| - | {name} | {len(compared.images)} | {cells} |")
-    if ours is not None:
-        lines += _differences(compared, rates, ours, titles) + _savings(compared, ours, titles)
+    lines += _means(compared, titles)
+    if len(compared.codecs) > 1:
+        lines += _equal_rates(compared, rates, titles)
+        if ours is not None:
+            lines += _differences(compared, rates, ours, titles) + _savings(compared, ours, titles)
+    if failed:
+        lines += ["", f"## {len(failed)} failed rows", ""]
+        lines += [f"- {row['image']}, {row['codec']}: {row['error']}" for row in failed]
     return "\n".join(lines) + "\n"
 
 
+def _means(compared: Comparison, titles: str) -> list[str]:
+    lines = ["", "## Means at each point", "", "A point is a rate that was asked for (the largest file within, or the"]
+    lines += ["smallest that there is), or a setting of the codec. Seconds are of one encoding and one decoding.", ""]
+    lines += [f"| codec | point | pictures | bpp | {titles} | encode s | decode s |", "|---" * (6 + len(METRICS)) + "|"]
+    for (codec, rate, setting), rows in compared.points().items():
+        point = f"{rate:g} bpp" if rate is not None else f"setting {setting:g}"
+        cells = [_mean(_values(rows, "bpp"), ".4f")]
+        cells += [_mean(_values(rows, metric.name), metric.form) for metric in METRICS]
+        cells += [_mean(_values(rows, name), ".2f") for name in ("encode_seconds", "decode_seconds")]
+        lines.append(f"| {codec} | {point} | {len(rows)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _equal_rates(compared: Comparison, rates: Sequence[float], titles: str) -> list[str]:
+    lines = ["", "## Means at equal rates", "", "Each picture's curve is interpolated in log bpp, never extrapolated;"]
+    lines += ["`pictures` counts those that a codec can bring to that rate, so rows of fewer ones do not compare."]
+    lines += ["", f"| bpp | codec | pictures | {titles} |", "|---" * (3 + len(METRICS)) + "|"]
+    for bpp in rates:
+        for codec in compared.codecs:
+            columns = [list(compared.at(codec, metric, bpp).values()) for metric in METRICS]
+            cells = " | ".join(_mean(column, metric.form) for column, metric in zip(columns, METRICS, strict=True))
+            if any(columns):
+                lines.append(f"| {bpp:.2f} | {codec} | {max(map(len, columns))} | {cells} |")
+    return lines
+
+
 def _differences(compared: Comparison, rates: Sequence[float], ours: str, titles: str) -> list[str]:
-    lines = ["", f"## {ours} minus the others", "", "Means over the photos that both bring to the rate, with paired"]
+    lines = ["", f"## {ours} minus the others", "", "Means over the pictures that both bring to the rate, with paired"]
     lines += ["bootstrap intervals of 95 %. For LPIPS and DISTS less is better.", ""]
-    lines += [f"| bpp | minus | photos | {titles} |", "|---" * (3 + len(METRICS)) + "|"]
+    lines += [f"| bpp | minus | pictures | {titles} |", "|---" * (3 + len(METRICS)) + "|"]
     for bpp in rates:
         for codec in (codec for codec in compared.codecs if codec != ours):
             columns = [compared.difference(ours, codec, metric, bpp) for metric in METRICS]
             cells = [_difference(values, metric) for values, metric in zip(columns, METRICS, strict=True)]
-            lines.append(f"| {bpp:.2f} | {codec} | {max(map(len, columns))} | {' | '.join(cells)} |")
+            if any(columns):
+                lines.append(f"| {bpp:.2f} | {codec} | {max(map(len, columns))} | {' | '.join(cells)} |")
     return lines
 
 
@@ -129,7 +159,10 @@ def _savings(compared: Comparison, ours: str, titles: str) -> list[str]:
         "",
         "BD-rate: per cent more (+) or fewer (-) bits than the other",
     ]
-    lines += ["codec over the qualities that both reach on a photo, geometric mean over the photos (their number).", ""]
+    lines += [
+        "codec over the qualities that both reach on a picture, geometric mean over the pictures (their number).",
+        "",
+    ]
     lines += [f"| than | {titles} |", "|---" * (1 + len(METRICS)) + "|"]
     for codec in (codec for codec in compared.codecs if codec != ours):
         columns = [compared.saved(ours, codec, metric) for metric in METRICS]
@@ -146,41 +179,9 @@ def _difference(values: Sequence[float], metric: Metric) -> str:
     return f"{fmean(values):+{metric.form}}" + (f" ({low} to {high})" if len(values) > 1 else "")
 
 
-def _mean(values: Sequence[float], metric: Metric) -> str:
-    return format(fmean(values), metric.form) if values else "-"
+def _values(rows: Iterable[Row], name: str) -> list[float]:
+    return [row[name] for row in rows if row[name] is not None]
 
 
-def draw(compared: Comparison, places: Sequence[Path], ours: str | None, span: tuple[float, float]) -> None:
-    """The five curves over a span of bits per pixel, written to each place; its suffix names the format.
-
-    Solid where all photos contribute to the mean, dotted where at least half of them do.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(16, 9), layout="constrained")
-    *axes, last = figure.subplots(2, 3).flat
-    grid = np.geomspace(*span, 40)
-    others = [codec for codec in compared.codecs if codec != ours]
-    for axis, metric in zip(axes, METRICS, strict=True):
-        for number, codec in enumerate([*others, *([ours] if ours else [])]):
-            columns = [list(compared.at(codec, metric, bpp).values()) for bpp in grid]
-            style = {"color": f"C{number}", "linewidth": 2.6 if codec == ours else 1.4}
-            for least, dashes in ((len(compared.images), "-"), ((len(compared.images) + 1) // 2, ":")):
-                means = [fmean(column) if len(column) >= max(1, least) else np.nan for column in columns]
-                axis.plot(grid, means, dashes, label=codec if dashes == "-" else None, **style)
-        for name in compared.ceilings:
-            axis.axhline(compared.ceiling(name, metric), color="0.4", linestyle="--", linewidth=1, label=name)
-        axis.set(xscale="log", xlabel="bits per pixel, whole file", title=metric.label, xlim=span)
-        axis.set_xticks(ticks := [bpp for bpp in (0.05, 0.1, 0.15, 0.2, 0.3, 0.4) if span[0] <= bpp <= span[1]])
-        axis.set_xticklabels([f"{bpp:g}" for bpp in ticks])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-        if metric.lower:
-            axis.invert_yaxis()
-    last.axis("off")
-    last.legend(*figure.axes[0].get_legend_handles_labels(), loc="center", fontsize=12, frameon=False)
-    last.set_title(
-        f"mean of {len(compared.images)} photos; up is better\ndotted: of those that reach the rate", fontsize=12
-    )
-    for place in places:
-        figure.savefig(place, dpi=110)
+def _mean(values: Sequence[float], form: str) -> str:
+    return format(fmean(values), form) if values else "-"

@@ -9,6 +9,10 @@ class ImageError(FdcError):
     """The bytes are not a picture that can be read whole, or the picture is beyond the limits."""
 
 
+class ImageLimitError(ImageError):
+    """The bytes may well be a picture, but one beyond what is read: too many pixels, or samples without a white."""
+
+
 class BitstreamError(FdcError):
     """An .fdc file is damaged, hostile, or written for another version or bundle."""
 

@@ -4,15 +4,16 @@ import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
-from torch import Tensor
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
-from codec.errors import ImageError
+from codec.errors import ImageError, ImageLimitError
+
+if TYPE_CHECKING:  # processes that only read pictures start without torch
+    from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JXL", "HEIF")
 """Formats that are opened, where Pillow or a plug-in reads them; none that calls another program."""
@@ -22,8 +23,14 @@ PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 """The mode a picture must have for a colour profile of each kind."""
 COLOURS = np.stack(np.meshgrid(*[np.arange(0, 256, 17, dtype=np.uint8)] * 3), -1).reshape(64, 64, 3)
 """Colours from all over the RGB cube, as a picture."""
+RGB_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr")
+"""The modes whose colours are those of 8-bit RGB and an alpha plane."""
+DEPTH, COLOURS_BEYOND, FRAMES = "depth", "colours", "frames"
+"""What a file may hold that 8-bit sRGB pixels do not."""
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 """Two TIFF tags, and the value of the second for inverted grey."""
+PNG_DEPTH, AVIF_DEEP = 24, 0x40
+"""The byte of a PNG file that states its bits, and the bit of an AVIF configuration that says more than 8."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +47,9 @@ class Picture:
     """The colour profile, where the pixels could not be converted to sRGB."""
     exif: bytes | None = None
     """The file's EXIF block, without the orientation that the pixels already have."""
+    reduced: str | None = None
+    """What the file holds beyond these pixels: samples of more than 8 bits (DEPTH), inks or channels that RGB does not
+    have (COLOURS_BEYOND), further pictures (FRAMES); None where it is nothing."""
 
     @property
     def width(self) -> int:
@@ -53,8 +63,8 @@ class Picture:
 def read_image(source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a picture whole: upright, converted to 8-bit sRGB; of an animation the first frame.
 
-    Raises ImageError for what is no picture, is damaged or cut short, or declares more than max_pixels (Pillow's own
-    bound on what any picture may declare stays in force beyond that).
+    Raises ImageError for what is no picture, is damaged or cut short, and ImageLimitError for what declares more than
+    max_pixels (Pillow's own bound on what any picture may declare stays in force beyond that) or has no defined white.
     """
     name = "the picture" if isinstance(source, bytes) else str(source)
     try:
@@ -68,15 +78,18 @@ def read_image(source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> P
             warnings.simplefilter("ignore")  # Pillow warns of sizes and tags that are judged here
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
                 if image.width * image.height > max_pixels:
-                    raise ImageError(f"{name} declares {image.width} x {image.height} pixels, more than {max_pixels}")
+                    raise ImageLimitError(
+                        f"{name} declares {image.width} x {image.height} pixels, more than {max_pixels}"
+                    )
+                reduced = _reduced(image, data)  # beforehand: loading forgets how the samples were stored
                 image.load()
-                return _normalise(image, name)
+                return _normalise(image, name, reduced)
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not a picture in a known format") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{name} declares more pixels than any real picture has") from None
+        raise ImageLimitError(f"{name} declares more pixels than any real picture has") from None
     except Exception as error:  # decoders raise whatever comes up in a damaged file
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ImageError(f"{name} is damaged or cut short: {reason}") from None
@@ -109,13 +122,17 @@ def _space(icc: bytes | None) -> bytes:
     return (icc or b"")[16:20]
 
 
-def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+def to_tensor(pixels: NDArray[np.uint8]) -> "Tensor":
     """(H, W, 3) 8-bit -> (3, H, W) float32 in [-1, 1]."""
+    import torch
+
     return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1).contiguous() / 127.5 - 1
 
 
-def to_pixels(tensor: Tensor) -> NDArray[np.uint8]:
+def to_pixels(tensor: "Tensor") -> NDArray[np.uint8]:
     """(3, H, W) in [-1, 1] -> (H, W, 3) 8-bit, clamped and rounded."""
+    import torch
+
     scaled = ((tensor.detach().float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
     return np.ascontiguousarray(scaled.permute(1, 2, 0).cpu().numpy())
 
@@ -125,7 +142,27 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _normalise(image: Image.Image, name: str) -> Picture:
+def _reduced(image: ImageFile.ImageFile, data: bytes) -> str | None:
+    if getattr(image, "n_frames", 1) > 1:
+        return FRAMES
+    if _is_deep(image, data):
+        return DEPTH
+    return None if image.mode in RGB_MODES else COLOURS_BEYOND
+
+
+def _is_deep(image: ImageFile.ImageFile, data: bytes) -> bool:
+    """Whether the file's samples have more than 8 bits, which Pillow shows of grey and hides of colour."""
+    if image.format == "PNG":
+        return data[PNG_DEPTH] > 8
+    if image.format == "TIFF":
+        return bool(max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (1,))) > 8)
+    if image.format == "AVIF":
+        return bool(data[data.find(b"av1C") + 6] & AVIF_DEEP)
+    levels = image.tile[0].args if image.format == "PPM" else ()
+    return image.mode.startswith("I") or (isinstance(levels, tuple) and len(levels) == 2 and int(levels[1]) > 255)
+
+
+def _normalise(image: Image.Image, name: str, reduced: str | None) -> Picture:
     icc = image.info.get("icc_profile")
     deep = _deep_range(image, name)
     upright = _upright(image)
@@ -134,7 +171,8 @@ def _normalise(image: Image.Image, name: str) -> Picture:
         upright = _eight_bits(upright, *deep)
     alpha = _alpha(upright)
     converted, icc = _to_srgb(upright, icc)
-    return Picture(np.asarray(converted), _is_grey(converted), image.format or "unknown", alpha, icc, exif)
+    grey, source_format = _is_grey(converted), image.format or "unknown"
+    return Picture(np.asarray(converted), grey, source_format, alpha, icc, exif, reduced)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -152,7 +190,7 @@ def _deep_range(image: Image.Image, name: str) -> tuple[int, int] | None:
     if image.mode == "I" and image.format == "PPM":
         return 0, 65535
     if image.mode in ("I", "F"):
-        raise ImageError(f"{name} has 32-bit or signed samples, whose white is not defined; convert it to 16 bits")
+        raise ImageLimitError(f"{name} has 32-bit or signed samples, whose white is not defined; convert it to 16 bits")
     if not image.mode.startswith("I;16"):
         return None
     tags = getattr(image, "tag_v2", {})

@@ -7,6 +7,7 @@ and admits nothing else), otherwise from torchvision's own download.
 import importlib.util
 import pickle
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -50,8 +51,26 @@ class Lpips(nn.Module):
         self.network.lins.load_state_dict({name.removeprefix("lin"): w for name, w in learned.items()}, assign=True)
         self.eval().requires_grad_(False)
 
+        self._original = _Remembered(self.stages)
+        self.deepest = nn.Identity()
+        """Passes on the last features of the decoded pictures, to whoever hooks it."""
+
+    def stages(self, pixels: Tensor) -> list[Tensor]:
+        """The network's features of (B, 3, H, W), from fine to coarse."""
+        return list(self.network.net(self.network.scaling_layer(pixels)))
+
+    def original_stages(self, original: Tensor) -> list[Tensor]:
+        """stages, kept for the next call: an original is compared with many reconstructions."""
+        return self._original(original)
+
     def forward(self, original: Tensor, decoded: Tensor) -> Tensor:
-        return cast(Tensor, self.network(original, decoded)).flatten()
+        first, second = self.original_stages(original), self.stages(decoded)
+        self.deepest(second[-1])
+        distances = [
+            head((lpips.normalize_tensor(x) - lpips.normalize_tensor(y)) ** 2).mean([2, 3])
+            for head, x, y in zip(self.network.lins, first, second, strict=True)
+        ]
+        return torch.stack(distances).sum(0).flatten()
 
 
 class Dists(DISTS_pt.DISTS):
@@ -69,9 +88,34 @@ class Dists(DISTS_pt.DISTS):
         learned = torch.load(Path(DISTS_pt.__file__).parent / "weights.pt", map_location="cpu", weights_only=True)
         self.alpha, self.beta = nn.Parameter(learned["alpha"]), nn.Parameter(learned["beta"])
         self.eval().requires_grad_(False)
+        self._original = _Remembered(super().forward_once)
+        self._compared: Tensor | None = None
 
     def forward(self, original: Tensor, decoded: Tensor) -> Tensor:
-        return cast(Tensor, super().forward((original + 1) / 2, (decoded + 1) / 2, require_grad=True)).view(-1)
+        self._compared = (original + 1) / 2
+        try:
+            return cast(Tensor, super().forward(self._compared, (decoded + 1) / 2, require_grad=True)).view(-1)
+        finally:
+            self._compared = None
+
+    def forward_once(self, pixels: Tensor) -> list[Tensor]:
+        """The features of one side; those of the original are remembered."""
+        return self._original(pixels) if pixels is self._compared else cast(list[Tensor], super().forward_once(pixels))
+
+
+class _Remembered:
+    """A function of a tensor that remembers the last result it gave without gradients."""
+
+    def __init__(self, function: Callable[[Tensor], list[Tensor]]) -> None:
+        self._function = function
+        self._last: tuple[Tensor, list[Tensor]] | None = None
+
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        if torch.is_grad_enabled():
+            return self._function(x)
+        if self._last is None or self._last[0].shape != x.shape or not torch.equal(self._last[0], x):
+            self._last = x, self._function(x)
+        return self._last[1]
 
 
 def lpips_network(net: Network, device: str | torch.device = "cpu") -> nn.Module:

@@ -83,31 +83,23 @@ def largest_within(encode: Callable[[int], Finished], size: float) -> Finished:
     return found or encode(0)
 
 
-def coarsest_reaching(floor: Floor, original: Pixels, reconstruct: Callable[[int], Pixels]) -> int:
-    """An alpha code whose reconstruction meets the floor while its predecessor's misses it; found by bisection.
+def coarsest_reaching(floor: Floor, original: Pixels, reconstruct: Callable[[int], Pixels], missed: int = -1) -> int:
+    """An alpha code above `missed` that meets the floor while its predecessor misses it; found by bisection.
 
     Quality grows with the code, but just below the autoencoder's own limit it may also fall a little, so where the
     finest bins miss the floor, coarser ones are looked at. Raises QualityError with the best that was seen where none
-    of them meets it, SettingsError where LPIPS is not defined for a picture of this size.
+    of them meets it, or where LPIPS is not defined for a picture of this size.
     """
-    from codec.metrics import Metrics, psnr  # here, since they take a second to load and most files need none
-
-    metrics = Metrics("alex", dists=False) if floor.max_lpips is not None else None
 
     @cache
     def reached(code: int) -> Reached:
-        decoded = reconstruct(code)
-        if metrics is None:
-            return Reached(psnr(original, decoded), 0)
-        quality = metrics.measure(original, decoded)
-        if quality.lpips is None:
-            raise SettingsError(f"no bound on LPIPS is possible for this picture: {quality.reasons['lpips']}")
-        return Reached(psnr(original, decoded), quality.lpips)
+        return measure(floor, original, reconstruct(code))
 
-    high = next((code for code in LOOKED_AT if reached(code).meets(floor)), None)
+    looked_at = [code for code in LOOKED_AT if code > missed] or [FINEST]
+    high = next((code for code in looked_at if reached(code).meets(floor)), None)
     if high is None:
-        raise QualityError(_refusal(floor, [reached(code) for code in LOOKED_AT]))
-    low = -1
+        raise QualityError(_refusal(floor, [reached(code) for code in looked_at]))
+    low = missed
     while high - low > 1:
         middle = (low + high) // 2
         if reached(middle).meets(floor):
@@ -115,6 +107,18 @@ def coarsest_reaching(floor: Floor, original: Pixels, reconstruct: Callable[[int
         else:
             low = middle
     return high
+
+
+def measure(floor: Floor, original: Pixels, decoded: Pixels) -> Reached:
+    """What a floor asks about of one reconstruction; raises QualityError where LPIPS is not defined for its size."""
+    from codec.metrics import Metrics, psnr  # here, since they take a second to load and most files need none
+
+    if floor.max_lpips is None:
+        return Reached(psnr(original, decoded), 0)
+    quality = Metrics("alex", dists=False).measure(original, decoded)
+    if quality.lpips is None:
+        raise QualityError(f"no bound on LPIPS is possible for this picture: {quality.reasons['lpips']}")
+    return Reached(psnr(original, decoded), quality.lpips)
 
 
 def _refusal(floor: Floor, seen: list[Reached]) -> str:

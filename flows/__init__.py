@@ -2,5 +2,7 @@
 
 import os
 
-os.environ.setdefault("DO_NOT_TRACK", "1")  # before Prefect is imported: it reports its use otherwise
+# Before Prefect is imported: it would report its use, and keep results and errors as pickles where it is told to.
+os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ["PREFECT_RESULTS_PERSIST_BY_DEFAULT"] = "false"

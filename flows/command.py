@@ -4,6 +4,7 @@ import functools
 import inspect
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -28,6 +29,7 @@ from tasks.progress import Progress
 
 DONE, FATAL, FAILED_ROWS, INTERRUPTED = 0, 1, 2, 130
 SECONDS_TO_STOP = 5.0
+PASSWORD = re.compile(r"[\w+.-]+://[^/@]*:[^/@]*@")
 
 
 def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False) -> None:
@@ -45,6 +47,7 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
 
     def command(**parameters: Any) -> None:
         try:
+            _refuse_passwords(parameters)
             result = flow(**parameters)
         except FdcError as error:
             typer.echo(f"error: {error}", err=True)
@@ -67,6 +70,14 @@ def _interrupted(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _refuse_passwords(parameters: Mapping[str, Any]) -> None:
+    """Raise SettingsError for a URL with a password in it, before Prefect stores the parameters of the run."""
+    for name, value in parameters.items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and PASSWORD.match(text):
+                raise SettingsError(f"{name}: a URL with a password would be stored by Prefect: use the environment")
+
+
 def _with_options(command: Callable[..., None], function: Callable[..., Any]) -> Callable[..., None]:
     """The command with the signature of the function, each parameter carrying its help."""
     hints, helps = get_type_hints(function), parameter_docstrings(inspect.getdoc(function))
@@ -85,8 +96,9 @@ def _with_options(command: Callable[..., None], function: Callable[..., Any]) ->
 def place(location: str) -> str:
     """A path or URL; a relative path counts from here on a command line, and is refused in a deployment.
 
-    Raises SettingsError.
+    Raises SettingsError, also for a URL with a password.
     """
+    _refuse_passwords({"a place": location})
     if "://" in location or Path(location).is_absolute():
         return location
     if deployment.id:
@@ -95,7 +107,7 @@ def place(location: str) -> str:
 
 
 class _Bar(Progress):
-    """A progress shown by rich; several runs add up."""
+    """A progress shown by rich; several runs add up. What another process gets of it is silent."""
 
     def __init__(self, shown: rich.progress.Progress, what: str) -> None:
         self._shown, self._task, self._total = shown, shown.add_task(what, total=None), 0
@@ -106,6 +118,9 @@ class _Bar(Progress):
 
     def advance(self, images: int) -> None:
         self._shown.advance(self._task, images)
+
+    def __reduce__(self) -> tuple[type[Progress], tuple[()]]:
+        return Progress, ()
 
 
 @contextmanager

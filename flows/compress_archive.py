@@ -1,5 +1,6 @@
 """python -m flows.compress_archive SOURCE ARCHIVE: a folder of pictures into a verified archive with a report."""
 
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from tasks import report
 from tasks.archive import compress
 from tasks.manifest import Settings
 from tasks.models import Models
+from tasks.plan import predict
 from tasks.storage import Store
 
 
@@ -20,9 +22,13 @@ def compress_archive(
     archive: str,
     quality: float | None = None,
     target_bpp: float | None = None,
+    min_psnr_db: float | None = None,
+    max_lpips: float | None = None,
+    keep_exif: bool = True,
     max_images_per_shard: int = 2000,
     max_shard_bytes: int = 10**9,
     image_timeout: float = 1800.0,
+    image_memory: int = 16 * 10**9,
     max_failed_fraction: float = 1.0,
     verify: bool = True,
     metrics: bool = True,
@@ -32,17 +38,25 @@ def compress_archive(
     device: str = "cpu",
     workers: int = 0,
     resume: int | None = None,
+    retry_failed: bool = False,
+    plan: bool = False,
+    engine: mapping.Engine = "threads",
+    dask_address: str = "",
 ) -> dict[str, Any]:
     """Finish the archive's open run, if any, then compress what is new or changed at the source.
 
     Args:
-        source: Folder or URL of pictures.
+        source: Folder or URL of pictures, a Parquet or CSV file or S3 Inventory that lists them, or a sharded dataset.
         archive: Folder or URL of the archive, made if it is not there.
         quality: Lambda, larger is better and bigger. The codec's default if neither this nor target_bpp is given.
         target_bpp: Bits per pixel of the whole file, instead of quality.
+        min_psnr_db: Floor of PSNR: lambda rises until it is met, else the picture is kept without loss.
+        max_lpips: Bound on LPIPS (AlexNet), kept in the same way.
+        keep_exif: Keep the EXIF block in .fdc files; what is kept without loss keeps all it has.
         max_images_per_shard: Pictures in a tar.
         max_shard_bytes: Bytes of sources in a tar.
         image_timeout: Seconds that one picture may take.
+        image_memory: Bytes that the process of one picture may come to hold.
         max_failed_fraction: Stop, instead of committing a shard, when more of its pictures fail.
         verify: Decode every file again in a second process before it is kept.
         metrics: Measure PSNR, MS-SSIM, LPIPS and DISTS of every picture.
@@ -52,16 +66,25 @@ def compress_archive(
         device: cpu, cuda or cuda:N.
         workers: Shards encoded at a time; 0 for as many as there are processors for their threads.
         resume: Finish this run and do nothing else; refused when its settings are not those given.
+        retry_failed: Take again what failed before.
+        plan: Write nothing, but predict objects, requests, bytes and hours, from a sample of 20 pictures.
+        engine: threads of this process, or dask for other processes. The archive is the same.
+        dask_address: A Dask scheduler on the loopback interface or at tls://; local processes if empty.
     """
-    limits = (max_images_per_shard, max_shard_bytes, image_timeout, max_failed_fraction)
-    settings = Settings(quality, target_bpp, *limits, verify=verify, metrics=metrics, threads=threads)
+    kept = (quality, target_bpp, min_psnr_db, max_lpips, keep_exif)
+    limits = (max_images_per_shard, max_shard_bytes, image_timeout, image_memory, max_failed_fraction)
+    settings = Settings(*kept, *limits, verify=verify, metrics=metrics, threads=threads)
     source, archive = command.place(source), command.place(archive)
+    models = Models(bundle, device, backbone)
     count = mapping.workers(workers, threads)
-    shard_map = mapping.on_threads(mapping.shard_map, count)
-    with command.bar("compressing") as bar:
-        mapped = partial(shard_map, workers=count, progress=bar)
-        models = Models(bundle, device, backbone)
-        outcome = compress(source, archive, settings, models=models, resume=resume, shard_map=mapped, progress=bar)
+    if plan:
+        with command.bar("sampling") as bar:
+            return asdict(predict(source, archive, settings, models=models, workers=count, progress=bar))
+    shards = mapping.engine(engine, count, address=dask_address, device=device)
+    with command.bar("compressing") as bar, shards as (count, runner):
+        mapped = partial(mapping.shard_map.with_options(task_runner=runner), workers=count, progress=bar)
+        run = partial(compress, source, archive, settings, models=models, shard_map=mapped, progress=bar)
+        outcome = run(resume=resume, retry_failed=retry_failed)
     row = {"runs": str(outcome.runs), **outcome.totals, **report.means(Store(archive), outcome.runs)}
     create_table_artifact([row], key="compress-archive", description=f"{source} into {archive}")
     return row
@@ -69,6 +92,9 @@ def compress_archive(
 
 def show(row: dict[str, Any]) -> int:
     """Print the totals; the exit status says whether rows failed."""
+    if "hours" in row:
+        command.show_table("plan", row)
+        return command.DONE
     command.show_table("compress-archive" if row["images"] else "nothing is new", row)
     return command.FAILED_ROWS if row["failed"] else command.DONE
 

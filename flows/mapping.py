@@ -1,24 +1,29 @@
 """Subflows that map one task over a run: a task is a shard, submitted a window at a time.
 
-They run on the threads of this process; `shard_map.with_options(task_runner=...)` puts another runner in their place.
+They run on the threads of this process, or on Dask: `shard_map.with_options(task_runner=...)` with what `engine` gives.
 """
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 from prefect import Flow, Task, flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from codec.errors import SettingsError
+from flows.cluster import dask_runner
 from tasks import dataset, restore, shard
-from tasks.progress import Progress
+from tasks.progress import SILENT, Progress
 from tasks.report import Totals
 from tasks.storage import StorageError
 
 PER_WORKER = 4
+Engine = Literal["threads", "dask"]
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
@@ -28,9 +33,30 @@ def workers(wanted: int, threads: int) -> int:
     return wanted or max(1, (os.cpu_count() or 1) // threads)
 
 
+def _threads(count: int) -> TaskRunner[Any]:
+    return cast(TaskRunner[Any], ThreadPoolTaskRunner(max_workers=count))
+
+
 def on_threads(mapping: Flow[P, Result], count: int) -> Flow[P, Result]:
     """The subflow on so many threads of this process."""
-    return mapping.with_options(task_runner=cast(TaskRunner[Any], ThreadPoolTaskRunner(max_workers=count)))
+    return mapping.with_options(task_runner=_threads(count))
+
+
+@contextmanager
+def engine(
+    name: Engine, workers: int, *, address: str = "", device: str = "cpu"
+) -> Iterator[tuple[int, TaskRunner[Any]]]:
+    """How many workers there are, and the task runner that has them: threads of this process, or Dask's workers.
+
+    Raises SettingsError.
+    """
+    if name == "dask":
+        with dask_runner(workers, device, address) as dask:
+            yield dask
+    elif address:
+        raise SettingsError("a dask_address needs the engine dask")
+    else:
+        yield workers, _threads(workers)
 
 
 def _worth_repeating(_task: Any, _run: Any, state: Any) -> bool:
@@ -58,27 +84,50 @@ restore_members = task(name="restore-members", cache_policy=NO_CACHE, persist_re
 @flow(name="shard-map", validate_parameters=False, persist_result=False)
 def shard_map(job: shard.Job, shards: int, workers: int, progress: Progress) -> list[Totals]:
     """Encode every shard of a run."""
-    return _results(encode_shard, ((job, number, progress) for number in range(shards)), workers)
+    calls = ((job, number) for number in range(shards))
+    return _results(encode_shard, calls, workers, progress, lambda totals: totals["images"])
 
 
 @flow(name="dataset-map", validate_parameters=False, persist_result=False)
 def dataset_map(job: dataset.Job, workers: int, progress: Progress) -> list[int]:
     """Pack every shard of a training dataset."""
-    return _results(pack_shard, ((job, number, progress) for number in range(job.shards)), workers)
+    return _results(
+        pack_shard, ((job, number) for number in range(job.shards)), workers, progress, lambda photos: photos
+    )
 
 
 @flow(name="member-map", validate_parameters=False, persist_result=False)
-def member_map(jobs: list[restore.Job], workers: int, progress: Progress) -> list[restore.Restored]:
-    """Restore the members of every tar."""
-    return _results(restore_members, ((job, progress) for job in jobs), workers)
+def member_map(jobs: Callable[[], Iterable[restore.Job]], workers: int, progress: Progress) -> list[restore.Restored]:
+    """Restore the members of every tar; `jobs` is a call, as Prefect would use an iterator up to show it."""
+    calls = ((job,) for job in jobs())
+    return _results(restore_members, calls, workers, progress, lambda done: done.images + len(done.errors))
 
 
-def _results(task: Task[..., Result], calls: Iterable[tuple[Any, ...]], workers: int) -> list[Result]:
-    """The results of the task called with each tuple, in order; at most four calls a worker are under way."""
+def _results(
+    task: Task[..., Result],
+    calls: Iterable[tuple[Any, ...]],
+    workers: int,
+    progress: Progress,
+    images: Callable[[Result], int],
+) -> list[Result]:
+    """The results of the task called with each tuple, in order; at most four calls a worker are under way.
+
+    In this process a task tells of every picture; from another one the pictures of a task count when it is done.
+    """
+    context = FlowRunContext.get()
+    here = context is None or isinstance(context.task_runner, ThreadPoolTaskRunner)
     done: list[Result] = []
     pending: deque[PrefectFuture[Result]] = deque()
+
+    def wait() -> None:
+        done.append(pending.popleft().result())
+        if not here:
+            progress.advance(images(done[-1]))
+
     for call in calls:
         if len(pending) == PER_WORKER * workers:
-            done.append(pending.popleft().result())
-        pending.append(task.submit(*call))
-    return done + [future.result() for future in pending]
+            wait()
+        pending.append(task.submit(*call, progress if here else SILENT))
+    while pending:
+        wait()
+    return done

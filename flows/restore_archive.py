@@ -15,6 +15,7 @@ def restore_archive(
     archive: str,
     target: str,
     keys: list[str] | None = None,
+    as_of: int | None = None,
     backbone: str = "",
     device: str = "cpu",
     threads: int = 2,
@@ -26,6 +27,7 @@ def restore_archive(
         archive: Folder or URL of the archive.
         target: Folder or URL for the pictures; existing files of the same name are replaced.
         keys: A key to restore, as the report names it; may be given again. All keys if not given.
+        as_of: A run; versions that later runs kept are left out.
         backbone: Where the backbone is, if the archive's bundle does not embed it.
         device: cpu, cuda or cuda:N.
         threads: Computing threads of a worker.
@@ -39,8 +41,9 @@ def restore_archive(
             archive,
             target,
             keys or None,
+            as_of=as_of,
             models=Models("", device, backbone, threads),
-            job_map=lambda jobs: member_map(list(jobs), count, bar),
+            job_map=lambda jobs: member_map(lambda: jobs, count, bar),
             progress=bar,
         )
     row = {"restored": restored.images, "failed": len(restored.errors)}

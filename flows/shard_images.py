@@ -21,7 +21,7 @@ def shard_images(
     """Pack photos for training: original bytes, each decoded once to find damage; called again, it goes on.
 
     Args:
-        source: Folder or URL of photos.
+        source: Folder or URL of photos, or a Parquet or CSV file or S3 Inventory that lists them.
         dataset: Folder or URL for the tars and the manifest.
         max_images_per_shard: Photos in a tar.
         max_shard_bytes: Bytes in a tar.

@@ -7,14 +7,17 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from codec.errors import ArchiveError, SettingsError
 from tasks import escrow, listing, manifest, names, report, shard
+from tasks.forget import refuse_unfinished
 from tasks.manifest import Manifest, Settings
 from tasks.models import Models, verifier
 from tasks.progress import SILENT, Progress
 from tasks.shard import Job, encode_shard
-from tasks.storage import Store
+from tasks.sources import Source, open_source
+from tasks.storage import NotFoundError, Store
 
 ShardMap = Callable[[Job, int], Iterable[report.Totals]]
 """Calls encode_shard(job, shard) for every shard below the number."""
@@ -35,17 +38,19 @@ def compress(
     *,
     models: Models = Models(""),  # noqa: B008  # frozen
     resume: int | None = None,
+    retry_failed: bool = False,
     shard_map: ShardMap | None = None,
     progress: Progress = SILENT,
 ) -> Outcome:
     """Bring an archive up to date with a source: finish the open run, then take what is new.
 
     An open run keeps its own settings and bundle. With `resume`, its number, nothing else is done, and settings that
-    differ from its own are refused. Of `models`, the threads are those of the settings. `shard_map` maps encode_shard
-    over the shards of a run, by default one after another.
+    differ from its own are refused. With `retry_failed`, what failed before this call is taken again, once. Of
+    `models`, the threads are those of the settings. `shard_map` maps encode_shard over the shards of a run, by default
+    one after another.
     """
-    pictures, store = Store(source), Store(archive)
-    _check_places(pictures, store)
+    pictures, store = open_source(source), Store(archive)
+    pictures.check(store)
     if models.bundle and not Path(models.bundle).is_dir():
         raise SettingsError(f"{models.bundle}: no such bundle folder")
     create(store)
@@ -66,8 +71,9 @@ def compress(
         _check_resume(store, resume, started, pictures, settings, models)
     if started is not None:
         finish(started)
+    failed_to = max(report.runs(store), default=0) if retry_failed else 0
     while resume is None:
-        number = plan_run(pictures, store, settings, models)
+        number = plan_run(pictures, store, settings, models, retry_failed_to=failed_to)
         if number is None or not finish(number).truncated:
             break
     return Outcome([run for run, _ in finished], report.add([totals for _, totals in finished]))
@@ -92,9 +98,11 @@ def create(archive: Store) -> None:
 def existing(url: str) -> Store:
     """The archive at a path or URL; raises ArchiveError where there is none, or one of another format."""
     archive = Store(url)
-    if not archive.exists(names.ARCHIVE):
-        raise ArchiveError(f"{archive}: no archive here; compress-archive makes one")
-    manifest.from_json(archive.read(names.ARCHIVE), archive.uri(names.ARCHIVE))
+    try:
+        document = archive.read(names.ARCHIVE)
+    except NotFoundError:
+        raise ArchiveError(f"{archive}: no archive here; compress-archive makes one") from None
+    manifest.from_json(document, archive.uri(names.ARCHIVE))
     return archive
 
 
@@ -103,20 +111,23 @@ def open_run(archive: Store) -> int | None:
     return next((run for run in reversed(report.runs(archive)) if not report.sealed(archive, run)), None)
 
 
-def plan_run(source: Store, archive: Store, settings: Settings, models: Models) -> int | None:
+def plan_run(
+    source: Source, archive: Store, settings: Settings, models: Models, *, retry_failed_to: int = 0
+) -> int | None:
     """Open the next run, for what the sealed ones do not hold, and return its number; None when that is nothing.
 
-    Of several runners that plan at once, the one whose manifest is created first wins; the others adopt its plan.
+    Of several runners that plan at once, the one whose manifest is created first wins; the others adopt its plan. A run
+    that another runner has opened meanwhile is adopted too: only one is open at a time.
     """
+    if (opened := open_run(archive)) is not None:
+        return opened
     run = max(report.runs(archive), default=0) + 1
     limits = listing.Limits(settings.max_images_per_shard, settings.max_shard_bytes, listing.SHARDS_PER_RUN)
     with tempfile.TemporaryDirectory() as scratch:
-        frozen = listing.freeze(source, archive, run, limits, Path(scratch))
+        frozen = listing.freeze(source, archive, run, limits, Path(scratch), retry_failed_to=retry_failed_to)
         if not frozen.shards:
             return None
-        with verifier(models) as child:
-            about = child.greeting()
-        escrow.keep(archive, about["bundle_id"], Path(about["bundle_path"]))
+        about = escrow.keep(archive, models)
         if settings.quality is None and settings.target_bpp is None:
             settings = replace(settings, quality=about["default_quality"])
         plan = Manifest(
@@ -138,6 +149,7 @@ def plan_run(source: Store, archive: Store, settings: Settings, models: Models) 
 
 def work_off(archive: Store, plan: Manifest, job: Job, shard_map: ShardMap) -> report.Totals:
     """Encode all shards of a run that are not done, and seal it; returns the run's totals."""
+    refuse_unfinished(archive)
     if archive.sha256(plan.listing) != plan.listing_sha256:
         raise ArchiveError(f"{archive.uri(plan.listing)}: damaged; restore it from a mirror")
     totals = list(shard_map(job, len(plan.shards)))
@@ -145,39 +157,67 @@ def work_off(archive: Store, plan: Manifest, job: Job, shard_map: ShardMap) -> r
     return report.add(totals)
 
 
-def seal(archive: Store, plan: Manifest) -> None:
-    """Remove what no part names, then declare a run complete; raises ArchiveError while a shard is missing."""
-    parts, tars = [], set()
+def seal(archive: Store, plan: Manifest, closed: str = "") -> list[int]:
+    """Remove what no part names, then declare a run complete; returns the shards it goes without.
+
+    Raises ArchiveError while a shard is missing, unless `closed` says why the run is to end without it.
+    """
+    run, parts, tars, missing = plan.run, [], set(), []
     for number in range(len(plan.shards)):
-        name = names.part(plan.run, number)
-        part = shard.committed(archive, plan.run, number)
+        name = names.part(run, number)
+        part = shard.committed(archive, run, number)
         if part is None:
-            raise ArchiveError(f"{archive.uri(name)}: missing; run {plan.run} cannot be sealed before it is done")
+            missing.append(number)
+            continue
         data = archive.read(name)
         parts.append({"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
         tars.add(shard.tar_of(part))
+    if missing and not closed:
+        where = archive.uri(names.part(run, missing[0]))
+        raise ArchiveError(f"{where}: missing; run {run} cannot be sealed before it is done")
+    document: dict[str, Any] = {"format": manifest.FORMAT, "run": run, "parts": parts}
+    if closed:
+        document["closed"] = {"reason": closed, "missing": missing}
+    else:
+        _remove_orphans(archive, plan, tars)
+    if not archive.publish(names.seal(run), manifest.to_json(document)):
+        sealed = manifest.from_json(archive.read(names.seal(run)), archive.uri(names.seal(run)))
+        why = f"closed meanwhile ({sealed['closed']['reason']})" if "closed" in sealed else "sealed with other parts"
+        raise ArchiveError(f"{archive.uri(names.seal(run))}: run {run} was {why}; audit the archive")
+    if closed:
+        _remove_orphans(archive, plan, tars)
+    return missing
+
+
+def close_run(archive: Store, run: int, reason: str) -> list[int]:
+    """Seal the open run without the shards that are not done, and return those; their pictures return in the next run.
+
+    Raises SettingsError without a reason, ArchiveError when that run is not open.
+    """
+    if not reason.strip():
+        raise SettingsError("a run is closed for a reason: give one, it is kept in the archive")
+    started = open_run(archive)
+    if run != started:
+        state = f"run {started} is" if started is not None else "no run is"
+        raise ArchiveError(f"{archive}: run {run} cannot be closed, {state} open")
+    return seal(archive, manifest.read(archive, run), reason.strip())
+
+
+def _remove_orphans(archive: Store, plan: Manifest, tars: set[str]) -> None:
+    """Delete what killed and losing runners left: tars that no part names, listings, temporary files, uploads."""
     for tar in (f"{names.shards(plan.run)}/{name}" for name in archive.children(names.shards(plan.run))):
         if tar not in tars:
             archive.remove(tar)
     for name in (f"{names.run(plan.run)}/{name}" for name in archive.children(names.run(plan.run))):
         if name.endswith(".parquet") and name != plan.listing:
             archive.remove(name)
-    for place in (names.run(plan.run), names.escrow(plan.bundle_id)):
+    for place in (names.run(plan.run), names.ESCROW):
         archive.remove_unfinished(place)
-    document = {"format": manifest.FORMAT, "run": plan.run, "parts": parts}
-    if not archive.publish(names.seal(plan.run), manifest.to_json(document)):
-        raise ArchiveError(f"{archive.uri(names.seal(plan.run))}: sealed with other parts; audit the archive")
-
-
-def _check_places(source: Store, archive: Store) -> None:
-    if not (source.folder.is_dir() if source.folder is not None else source.children("")):
-        raise ArchiveError(f"{source}: no such folder to read pictures from")
-    if f"{archive}/".startswith(f"{source}/"):
-        raise ArchiveError(f"{archive}: lies inside the source {source}; keep the archive elsewhere")
+        archive.abort_uploads(place)
 
 
 def _check_resume(
-    archive: Store, run: int, started: int | None, source: Store, settings: Settings, models: Models
+    archive: Store, run: int, started: int | None, source: Source, settings: Settings, models: Models
 ) -> None:
     if run != started:
         state = f"run {started} is" if started is not None else "no run is"

@@ -6,6 +6,7 @@ an answer about that request alone. It limits its own time by an alarm, which al
 
 import json
 import os
+import selectors
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from typing import Any, BinaryIO, Self, cast
 from codec.errors import ArchiveError, FdcError
 
 START_SECONDS = 600.0
+WATCH_SECONDS = 0.1
+"""How often the memory of a busy child is looked at."""
 TOLD_TO_END = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 Frame = tuple[dict[str, Any], bytes]
 Handler = Callable[[dict[str, Any], bytes], Frame]
@@ -25,10 +28,11 @@ Handler = Callable[[dict[str, Any], bytes], Frame]
 class ChildDied(Exception):
     """The child ended instead of answering; `reason` is timeout, killed or crashed."""
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, greedy: bool = False) -> None:
         self.reason = {-signal.SIGALRM: "timeout", -signal.SIGKILL: "killed"}.get(status, "crashed")
         how = signal.Signals(-status).name if status < 0 else f"status {status}"
-        super().__init__("took too long" if self.reason == "timeout" else f"its process ended with {how}")
+        why = "took too long" if self.reason == "timeout" else f"its process ended with {how}"
+        super().__init__("took more memory than image_memory allows" if greedy else why)
 
 
 def send(stream: BinaryIO, header: dict[str, Any], payload: bytes = b"") -> None:
@@ -51,10 +55,12 @@ def receive(stream: BinaryIO) -> Frame | None:
 class Child:
     """A process that is started on entering the context, and again when asked after it died.
 
-    `python -m module arguments...` with `threads` computing threads; its main function calls `serve`.
+    `python -m module arguments...` with `threads` computing threads; its main function calls `serve`. Where the system
+    tells (Linux), a child that comes to hold more than `memory` bytes while it works on a request is killed.
     """
 
-    def __init__(self, module: str, arguments: Sequence[str], threads: int) -> None:
+    def __init__(self, module: str, arguments: Sequence[str], threads: int, memory: int | None = None) -> None:
+        self._memory = memory
         self._command = [sys.executable, "-m", module, *arguments]
         self._environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._process: subprocess.Popen[bytes] | None = None
@@ -93,13 +99,24 @@ class Child:
         process = cast("subprocess.Popen[bytes]", self._process)
         with suppress(BrokenPipeError):
             send(_pipe(process.stdin), {**header, "seconds": seconds}, payload)
+        greedy = self._wait(process)
         answer = receive(_pipe(process.stdout))
         if answer is None:
             status = self._reap()
             if -status in TOLD_TO_END:
                 raise ArchiveError(f"interrupted: a worker process got {signal.Signals(-status).name}; run again")
-            raise ChildDied(status)
+            raise ChildDied(status, greedy)
         return answer
+
+    def _wait(self, process: "subprocess.Popen[bytes]") -> bool:
+        """Wait until the child answers or ends; True when it had to be killed for its memory."""
+        with selectors.DefaultSelector() as answers:
+            answers.register(_pipe(process.stdout), selectors.EVENT_READ)
+            while not answers.select(WATCH_SECONDS):
+                if self._memory is not None and _resident(process.pid) > self._memory:
+                    process.kill()
+                    return True
+        return False
 
     def _start(self) -> "subprocess.Popen[bytes]":
         self._greeting = None
@@ -144,6 +161,14 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
             answer = handle(header, payload)
             signal.setitimer(signal.ITIMER_REAL, 0)
             send(answers, *answer)
+
+
+def _resident(pid: int) -> int:
+    """Bytes of memory that a process holds; 0 where the system does not tell."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
 
 
 def _pipe(stream: Any) -> BinaryIO:

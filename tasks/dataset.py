@@ -19,20 +19,21 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
+import pyarrow.dataset
 import pyarrow.parquet
 
 from codec.errors import ArchiveError, ImageError, SettingsError
 from codec.images import read_image
-from tasks import names
+from tasks import listing, names, report, sources
 from tasks.progress import SILENT, Progress
+from tasks.sources import ChangedError, Source, open_source
 from tasks.storage import NotFoundError, StorageError, Store, sha256_of
 from tasks.tar import Tar
 
-PLAN = "plan.json"
 DECODERS = 2
 READ_AHEAD = 64
 
-PLANNED = pa.schema([("key", pa.string()), ("size", pa.int64()), ("shard", pa.int32())])
+PLANNED = sources.FOUND.append(pa.field("shard", pa.int32()))
 
 MANIFEST = pa.schema(
     [
@@ -44,7 +45,12 @@ MANIFEST = pa.schema(
         pa.field("width", pa.int32(), True, {"description": "width when upright", "unit": "pixel"}),
         pa.field("height", pa.int32(), True, {"description": "height when upright", "unit": "pixel"}),
         pa.field("status", pa.string(), False, {"description": "packed, or failed"}),
-        pa.field("reason", pa.string(), True, {"description": "content: no picture; source_missing: gone meanwhile"}),
+        pa.field(
+            "reason",
+            pa.string(),
+            True,
+            {"description": "content: no picture; source_missing; source_changed"},
+        ),
         pa.field("error", pa.string(), True, {"description": "one line on what failed"}),
         pa.field("duplicate_of", pa.string(), True, {"description": "first key whose source has the same bytes"}),
         pa.field("shard", pa.int32(), False, {"description": "number of the tar"}),
@@ -96,14 +102,14 @@ def pack(
     Raises SettingsError when the dataset was begun from another source or with other settings.
     """
     store = Store(dataset)
-    job = _plan(Store(source), store, settings)
+    job = _plan(open_source(source), store, settings)
     progress.begin(job.images)
     if not store.exists(names.DATASET_MANIFEST):
         store.remove_unfinished()
         for _ in (shard_map or (lambda job: (pack_shard(job, shard, progress) for shard in range(job.shards))))(job):
             pass
         _finish(store, job.shards)
-    return totals(_read(store, names.DATASET_MANIFEST))
+    return totals(dataset)
 
 
 def pack_shard(job: Job, shard: int, progress: Progress = SILENT) -> int:
@@ -111,8 +117,9 @@ def pack_shard(job: Job, shard: int, progress: Progress = SILENT) -> int:
 
     Raises StorageError when a source cannot be reached: nothing is committed then, and calling again is right.
     """
-    store, source = Store(job.dataset), Store(job.source)
-    planned = _read(store, job.plan).filter(pa.compute.field("shard") == shard).to_pylist()
+    store, source = Store(job.dataset), open_source(job.source)
+    with store.open(job.plan) as file:
+        planned = pa.parquet.read_table(file, filters=pa.compute.field("shard") == shard).to_pylist()
     if store.exists(_part(shard)):
         progress.advance(len(planned))
         return len(planned)
@@ -131,22 +138,20 @@ def pack_shard(job: Job, shard: int, progress: Progress = SILENT) -> int:
     return len(rows)
 
 
-def totals(manifest: pa.Table) -> dict[str, int]:
-    """Counts of a finished manifest, and the bytes packed."""
-    statuses = manifest.column("status").to_pylist()
-    return {
-        "photos": statuses.count("packed"),
-        "failed": statuses.count("failed"),
-        "duplicates": manifest.num_rows - manifest.column("duplicate_of").null_count,
-        "tars": len({tar for tar in manifest.column("tar").to_pylist() if tar}),
-        "bytes": sum(length or 0 for length in manifest.column("length").to_pylist()),
-    }
+def totals(dataset: str) -> dict[str, int]:
+    """Counts of a finished dataset, and the bytes packed."""
+    sql = """
+        SELECT count(*) FILTER (status = 'packed') AS photos, count(*) FILTER (status = 'failed') AS failed,
+               count(duplicate_of) AS duplicates, count(DISTINCT tar) AS tars, coalesce(sum(length), 0)::BIGINT AS bytes
+        FROM manifest
+    """
+    return dict(_query(Store(dataset), sql)[0])
 
 
 def failures(dataset: str) -> list[tuple[str, str]]:
     """(key, error) of every failed row."""
-    rows = _read(Store(dataset), names.DATASET_MANIFEST).to_pylist()
-    return [(row["key"], row["error"]) for row in rows if row["status"] == "failed"]
+    sql = "SELECT key, error FROM manifest WHERE status = 'failed' ORDER BY key"
+    return [(row["key"], row["error"]) for row in _query(Store(dataset), sql)]
 
 
 def local_tars(place: str, cache: Path) -> str:
@@ -156,7 +161,7 @@ def local_tars(place: str, cache: Path) -> str:
     """
     folder, _, tar = place.rpartition("/") if place.endswith(".tar") else (place, "", "")
     store = Store(folder or ".")
-    if not tar and store.exists(PLAN) and not store.exists(names.DATASET_MANIFEST):
+    if not tar and store.exists(names.DATASET_PLAN) and not store.exists(names.DATASET_MANIFEST):
         raise SettingsError(f"{store}: this dataset is not complete; run shard-images again, which goes on with it")
     found = [store.item(tar)] if tar else [item for item in store.list() if item.name.endswith(".tar")]
     if not found:
@@ -175,20 +180,21 @@ def local_tars(place: str, cache: Path) -> str:
     return str(kept / tar)
 
 
-def _checked(source: Store, entry: Row) -> tuple[Row, bytes]:
+def _checked(source: Source, entry: Row) -> tuple[Row, bytes]:
     """The row of one source, and its bytes; it is decoded whole, which is what finds a truncated file."""
-    name = names.name_of(entry["key"])
     row: Row = {
         "key": entry["key"],
-        "source_uri": source.uri(name),
+        "source_uri": entry["uri"],
         "bytes": entry["size"],
         "shard": entry["shard"],
     }
     try:
-        data = source.read(name)
+        data = source.fetch(entry)
     except NotFoundError as error:
         return row | {"status": "failed", "reason": "source_missing", "error": str(error)}, b""
-    row |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    except ChangedError as error:
+        return row | {"status": "failed", "reason": "source_changed", "error": str(error)}, b""
+    row |= {"sha256": hashlib.sha256(data).hexdigest()}
     try:
         picture = read_image(data)
     except ImageError as error:
@@ -197,38 +203,44 @@ def _checked(source: Store, entry: Row) -> tuple[Row, bytes]:
     return row | about | {"status": "packed"}, data
 
 
-def _plan(source: Store, store: Store, settings: Settings) -> Job:
+def _plan(source: Source, store: Store, settings: Settings) -> Job:
     """The plan of this dataset: the one there is, or a new one, published before anything is packed."""
-    wanted = {"source": str(source), "settings": json.loads(json.dumps(asdict(settings)))}
-    if not store.exists(PLAN):
-        plan, shards = _planned(source, settings)
-        content = _parquet(plan)
-        name = f"plan-{sha256_of(content)[:16]}.parquet"
-        store.publish(name, content)
-        text = json.dumps(wanted | {"plan": name, "shards": shards, "images": plan.num_rows}, indent=1)
-        store.publish(PLAN, text.encode())  # whoever is first plans for all
-    found = json.loads(store.read(PLAN))
+    wanted = {"source": source.url, "settings": json.loads(json.dumps(asdict(settings)))}
+    if not store.exists(names.DATASET_PLAN):
+        with tempfile.TemporaryDirectory() as scratch:
+            plan, ranges = _planned(source, settings, Path(scratch))
+            name = f"plan-{sha256_of(plan)[:16]}.parquet"
+            store.publish(name, plan)
+        text = json.dumps(wanted | {"plan": name, "shards": len(ranges), "images": ranges[-1][1]}, indent=1)
+        store.publish(names.DATASET_PLAN, text.encode())  # whoever is first plans for all
+    found = json.loads(store.read(names.DATASET_PLAN))
     differing = [key for key in wanted if found[key] != wanted[key]]
     if differing:
         raise SettingsError(
             f"{store}: this dataset was begun with another {differing[0]}: {found[differing[0]]}; "
             "go on with that, or choose a new folder"
         )
-    return Job(str(source), str(store), found["plan"], found["shards"], found["images"])
+    return Job(source.url, store.url, found["plan"], found["shards"], found["images"])
 
 
-def _planned(source: Store, settings: Settings) -> tuple[pa.Table, int]:
-    entries = sorted((names.key_of(item.name), item.size) for item in source.list())
-    kept = [(key, size) for key, size in entries if not _excluded(key, settings.exclude)]
-    if not kept:
+def _planned(source: Source, settings: Settings, scratch: Path) -> tuple[Path, list[tuple[int, int]]]:
+    """The plan as a local file, sorted by key, and the rows of each shard."""
+    shards = listing.Shards(listing.Limits(settings.max_images_per_shard, settings.max_shard_bytes))
+    found, plan = sources.write_found(source, scratch / "found.parquet"), scratch / "plan.parquet"
+    sql = "SELECT DISTINCT ON (key) key, uri, size, stamp FROM found ORDER BY key, stamp"
+    with (
+        report.database(found=pa.dataset.dataset(found)) as connection,
+        pa.parquet.ParquetWriter(plan, PLANNED, compression="zstd") as writer,
+    ):
+        for batch in connection.sql(sql).to_arrow_reader(sources.BATCH):
+            rows = [row for row in batch.to_pylist() if not _excluded(row["key"], settings.exclude)]
+            for row in rows:
+                shards.take(row["size"])
+                row["shard"] = len(shards.ranges) - 1
+            writer.write_table(pa.Table.from_pylist(rows, PLANNED))
+    if not shards.ranges:
         raise ArchiveError(f"{source}: no files to pack here; check the folder and the patterns to exclude")
-    rows, shard, images, total = [], 0, 0, 0
-    for key, size in kept:
-        if images and (images == settings.max_images_per_shard or total + size > settings.max_shard_bytes):
-            shard, images, total = shard + 1, 0, 0
-        rows.append({"key": key, "size": size, "shard": shard})
-        images, total = images + 1, total + size
-    return pa.Table.from_pylist(rows, PLANNED), shard + 1
+    return plan, shards.ranges
 
 
 def _excluded(key: str, patterns: Iterable[str]) -> bool:
@@ -242,28 +254,37 @@ def _commit(store: Store, shard: int, rows: list[Row], spool: Path) -> None:
         if not store.publish(tar, spool):
             raise StorageError(f"{store.uri(tar)}: other bytes than its own are stored here; remove it and run again")
         rows = [row | ({"tar": tar} if row["status"] == "packed" else {}) for row in rows]
-    store.publish(_part(shard), _parquet(pa.Table.from_pylist(rows, MANIFEST)))
+    part = pa.BufferOutputStream()
+    pa.parquet.write_table(pa.Table.from_pylist(rows, MANIFEST), part, compression="zstd")
+    store.publish(_part(shard), part.getvalue().to_pybytes())
 
 
 def _finish(store: Store, shards: int) -> None:
     """Join the parts, name duplicates across them, and publish the manifest."""
-    rows = [row for shard in range(shards) for row in _read(store, _part(shard)).to_pylist()]
-    first: dict[str, str] = {}
-    for row in rows:
-        if row["sha256"] and first.setdefault(row["sha256"], row["key"]) != row["key"]:
-            row["duplicate_of"] = first[row["sha256"]]
-    store.publish(names.DATASET_MANIFEST, _parquet(pa.Table.from_pylist(rows, MANIFEST)))
+    sql = """
+        WITH firsts AS (
+            SELECT sha256, min(key) AS first FROM parts WHERE sha256 IS NOT NULL GROUP BY sha256 HAVING count(*) > 1
+        )
+        SELECT parts.* REPLACE (nullif(first, key) AS duplicate_of)
+        FROM parts LEFT JOIN firsts USING (sha256) ORDER BY key
+    """
+    parts = report.dataset(store, [_part(shard) for shard in range(shards)], MANIFEST)
+    with tempfile.TemporaryDirectory() as scratch:
+        joined = Path(scratch) / names.DATASET_MANIFEST
+        with (
+            report.database(parts=parts) as connection,
+            pa.parquet.ParquetWriter(joined, MANIFEST, compression="zstd") as writer,
+        ):
+            for batch in connection.sql(sql).to_arrow_reader(sources.BATCH):
+                writer.write_table(pa.Table.from_batches([batch]).cast(MANIFEST))
+        store.publish(names.DATASET_MANIFEST, joined)
 
 
 def _part(shard: int) -> str:
     return f"parts/part-{shard:06d}.parquet"
 
 
-def _read(store: Store, name: str) -> pa.Table:
-    return pa.parquet.read_table(pa.BufferReader(store.read(name)))
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pa.parquet.write_table(table, sink, compression="zstd")
-    return bytes(sink.getvalue().to_pybytes())
+def _query(store: Store, sql: str) -> list[Row]:
+    """The answer to an SQL query in which `manifest` is the dataset's."""
+    with report.database(manifest=report.dataset(store, [names.DATASET_MANIFEST], MANIFEST)) as connection:
+        return list(connection.sql(sql).to_arrow_table().to_pylist())

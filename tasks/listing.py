@@ -1,6 +1,8 @@
 """What there is at a source, less what sealed runs hold, frozen as the Parquet file that a run works through."""
 
 import itertools
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,16 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from codec.errors import ArchiveError
-from tasks import manifest, names, report
+from tasks import inventory, manifest, report, sources
 from tasks.schema import NOT_HELD
-from tasks.storage import Store, sha256_of
+from tasks.sources import Source
+from tasks.storage import StorageError, Store, sha256_of
 
 BATCH = 10_000
 LARGEST_SOURCE = 10**9
 SHARDS_PER_RUN = 2000
-
-FOUND = pa.schema([("key", pa.string()), ("size", pa.int64()), ("stamp", pa.string())])
+HISTORY = ["key", "run", "status", "reason", "version", "source_sha256", "source_uri", "tar"]
+"""What planning asks of the report."""
 
 LISTING = pa.schema(
     [
@@ -38,7 +41,7 @@ LISTING = pa.schema(
             "version", pa.int32(), False, {"description": "version of the key if the content is new; if gone, the last"}
         ),
         pa.field("held_sha256", pa.string(), True, {"description": "content of the version kept last"}),
-        pa.field("sha256", pa.string(), True, {"description": "content, where another source here has the same size"}),
+        pa.field("sha256", pa.string(), True, {"description": "content, where another source here looks the same"}),
         pa.field(
             "duplicate_of", pa.string(), True, {"description": "first key here with that content, unless it is this"}
         ),
@@ -47,32 +50,46 @@ LISTING = pa.schema(
 
 _PENDING = f"""
     CREATE TEMP TABLE pending AS
-    WITH last_row AS (
-        SELECT r.key, r.status, r.reason, l.size, l.stamp FROM rows r JOIN listings l USING (key, run)
-        QUALIFY row_number() OVER (PARTITION BY r.key ORDER BY r.run DESC) = 1
+    WITH forgotten AS (
+        SELECT DISTINCT key FROM rows WHERE status = 'forgotten'
+    ), here AS (
+        SELECT DISTINCT ON (key) * FROM found ANTI JOIN forgotten USING (key) ORDER BY key, stamp
+    ), last_row AS (
+        SELECT key, max(run) AS run, arg_max({{'status': status, 'reason': reason}}, run) AS said
+        FROM rows SEMI JOIN here USING (key) GROUP BY key
+    ), last_stamp AS (
+        SELECT key, r.run, said.status, said.reason, l.size, l.stamp FROM last_row r JOIN listings l USING (key, run)
     ), last_kept AS (
-        SELECT key, version, source_sha256 FROM rows WHERE status <> 'failed'
-        QUALIFY row_number() OVER (PARTITION BY key ORDER BY run DESC) = 1
-    ), last_listed AS (
-        SELECT key, state FROM listings QUALIFY row_number() OVER (PARTITION BY key ORDER BY run DESC) = 1
+        SELECT key, arg_max({{'version': version, 'sha256': source_sha256}}, run) AS kept
+        FROM rows SEMI JOIN here USING (key) WHERE tar IS NOT NULL GROUP BY key
+    ), missing AS (
+        SELECT key, arg_max({{'version': version, 'sha256': source_sha256, 'uri': source_uri}}, run) AS kept
+        FROM rows ANTI JOIN here USING (key) WHERE tar IS NOT NULL GROUP BY key
+    ), once_gone AS (
+        SELECT DISTINCT key FROM listings WHERE state = 'gone'
+    ), known_gone AS (
+        SELECT key FROM listings SEMI JOIN once_gone USING (key) GROUP BY key HAVING arg_max(state, run) = 'gone'
     )
-    SELECT f.key, f.size, f.stamp, if(k.key IS NULL, 'new', 'changed') AS state,
-           coalesce(k.version, 0) + 1 AS version, k.source_sha256 AS held_sha256
-    FROM found f LEFT JOIN last_row h USING (key) LEFT JOIN last_kept k USING (key)
+    SELECT key, f.uri, f.size, f.stamp, if(k.key IS NULL, 'new', 'changed') AS state,
+           coalesce(k.kept.version, 0) + 1 AS version, k.kept.sha256 AS held_sha256
+    FROM here f LEFT JOIN last_stamp h USING (key) LEFT JOIN last_kept k USING (key)
     WHERE h.key IS NULL OR h.size <> f.size OR h.stamp <> f.stamp
-          OR (h.status = 'failed' AND h.reason IN {NOT_HELD})
+          OR (h.status = 'failed' AND (h.reason IN {NOT_HELD} OR h.run <= $retry_failed_to))
     UNION ALL
-    SELECT k.key, NULL, NULL, 'gone', k.version, k.source_sha256
-    FROM last_kept k ANTI JOIN found USING (key) JOIN last_listed USING (key)
-    WHERE last_listed.state <> 'gone'
+    SELECT key, kept.uri, NULL, NULL, 'gone', kept.version, kept.sha256 FROM missing ANTI JOIN known_gone USING (key)
 """
-_SAME_SIZE = """
-    SELECT key FROM pending WHERE state <> 'gone' AND size <= ?
-    QUALIFY count(*) OVER (PARTITION BY size) > 1 ORDER BY key
+_ALIKE = """
+    SELECT key, uri, size, stamp FROM pending WHERE state <> 'gone' AND size <= $largest
+    QUALIFY count(*) OVER (PARTITION BY size, if($by_stamp, stamp, '')) > 1
+"""
+_ALIKE_TO_THE_END = "SELECT * FROM alike QUALIFY count(*) OVER (PARTITION BY size, stamp_or_tail) > 1"
+_TWINS = """
+    CREATE TEMP TABLE twins AS
+    SELECT key, sha256, nullif(min(key) OVER (PARTITION BY sha256), key) AS duplicate_of FROM hashed
 """
 _FROZEN = """
-    SELECT key, size, stamp, state, version, held_sha256, t.sha256, t.duplicate_of
-    FROM pending LEFT JOIN twins t USING (key) WHERE (state = 'gone') = ? ORDER BY key
+    SELECT $run AS run, key, uri, size, stamp, state, version, held_sha256, t.sha256, t.duplicate_of
+    FROM pending LEFT JOIN twins t USING (key) WHERE (state = 'gone') = $gone ORDER BY key
 """
 
 
@@ -82,7 +99,7 @@ class Limits:
 
     images_per_shard: int
     bytes_per_shard: int
-    shards: int
+    shards: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,22 +113,30 @@ class Frozen:
     truncated: bool
 
 
-def freeze(source: Store, archive: Store, run: int, limits: Limits, scratch: Path) -> Frozen:
+def freeze(
+    source: Source, archive: Store, run: int, limits: Limits, scratch: Path, *, retry_failed_to: int = 0
+) -> Frozen:
     """List a source, take away what the sealed runs hold, and write the rest as the listing of a run, sorted by key.
 
-    Sources of equal size are read once here, so that equal content is known to every shard. Gone sources come last.
+    Failed rows of runs up to `retry_failed_to` do not count as held. Sources that look alike are read here, so that
+    equal content is known to every shard. Gone sources come last. Memory stays bounded: the listing and the comparison
+    are on disk, below `scratch`. Raises StorageError, also when that is full.
     """
     history = [number for number in report.runs(archive) if number < run]
     listings = [manifest.read(archive, number).listing for number in history]
-    found = _write_found(source, scratch / "found.parquet")
-    with report.database(
-        rows=report.rows(archive, history),
-        listings=report.dataset(archive, listings, LISTING),
-        found=pa.dataset.dataset(found),
-    ) as connection:
-        connection.execute(_PENDING)
-        connection.register("twins", _twins(source, connection))
-        return _write(source, connection, run, limits, scratch / "listing.parquet")
+    try:
+        found = sources.write_found(source, scratch / "found.parquet")
+        with report.database(
+            rows=_frugal(report.rows(archive, history), HISTORY),
+            listings=_frugal(report.dataset(archive, listings, LISTING), ["key", "run", "size", "stamp", "state"]),
+            found=_frugal(pa.dataset.dataset(found), sources.FOUND.names),
+        ) as connection:
+            connection.execute(_PENDING, {"retry_failed_to": retry_failed_to})
+            _find_twins(source, connection, scratch)
+            return _write(connection, run, limits, scratch / "listing.parquet")
+    except (OSError, duckdb.Error) as error:
+        why = str(error).partition("\n")[0]
+        raise StorageError(f"{scratch}: cannot plan run {run}: {why}; make room there, or set TMPDIR") from error
 
 
 def read(archive: Store, name: str, start: int, stop: int) -> list[dict[str, Any]]:
@@ -129,56 +154,65 @@ def read(archive: Store, name: str, start: int, stop: int) -> list[dict[str, Any
     return list(pa.concat_tables(wanted).to_pylist()) if wanted else []
 
 
-def _write_found(source: Store, path: Path) -> Path:
-    with pa.parquet.ParquetWriter(path, FOUND) as writer:
-        batch: list[dict[str, Any]] = []
-        for item in source.list():
-            batch.append({"key": names.key_of(item.name), "size": item.size, "stamp": item.stamp})
-            if len(batch) == BATCH:
-                writer.write_batch(pa.RecordBatch.from_pylist(batch, FOUND))
-                batch.clear()
-        writer.write_batch(pa.RecordBatch.from_pylist(batch, FOUND))
+def _frugal(dataset: pa.dataset.Dataset, columns: list[str]) -> pa.dataset.Scanner:
+    """A scan of some columns that holds few rows at a time; by itself pyarrow reads two million ahead of DuckDB."""
+    return dataset.scanner(columns=columns, batch_size=BATCH, batch_readahead=2, fragment_readahead=1)
+
+
+def _find_twins(source: Source, connection: duckdb.DuckDBPyConnection, scratch: Path) -> None:
+    """Make the table `twins` of sources with equal content.
+
+    Where stamps do not tell content, sources of one size are told apart by their last bytes; few are left to be read.
+    """
+    alike = connection.sql(_ALIKE, params={"largest": LARGEST_SOURCE, "by_stamp": source.stamps_tell_content})
+    tail = (lambda entry: str(entry["stamp"])) if source.stamps_tell_content else source.tail
+    tails = _mapped(alike, tail, "stamp_or_tail", scratch / "alike.parquet")
+    connection.register("alike", pa.dataset.dataset(tails))
+    hashes = _mapped(connection.sql(_ALIKE_TO_THE_END), source.sha256, "sha256", scratch / "hashed.parquet")
+    connection.register("hashed", pa.dataset.dataset(hashes))
+    connection.execute(_TWINS)
+
+
+def _mapped(
+    entries: duckdb.DuckDBPyRelation, function: Callable[[dict[str, Any]], str], field: str, path: Path
+) -> Path:
+    """A Parquet file of the entries with what the function says of each; an entry that it cannot read is left out."""
+
+    def told(entry: dict[str, Any]) -> dict[str, Any]:
+        with suppress(ArchiveError):  # the shard that takes it will say what is wrong with it
+            return {**{name: entry[name] for name in sources.FOUND.names}, field: function(entry)}
+        return {}
+
+    with pa.parquet.ParquetWriter(path, sources.FOUND.append(pa.field(field, pa.string()))) as writer:
+        for batch in entries.to_arrow_reader(BATCH):
+            rows = [row for row in inventory.in_parallel(told, batch.to_pylist()) if row]
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, writer.schema))
     return path
 
 
-def _twins(source: Store, connection: duckdb.DuckDBPyConnection) -> pa.Table:
-    first: dict[str, str] = {}
-    twins: list[dict[str, str | None]] = []
-    for (key,) in connection.execute(_SAME_SIZE, [LARGEST_SOURCE]).fetchall():
-        try:
-            content = source.sha256(names.name_of(key))
-        except ArchiveError:  # the shard that takes it will say what is wrong with it
-            continue
-        duplicate_of = first.setdefault(content, key)
-        twins.append({"key": key, "sha256": content, "duplicate_of": duplicate_of if duplicate_of != key else None})
-    kinds = pa.schema([("key", pa.string()), ("sha256", pa.string()), ("duplicate_of", pa.string())])
-    return pa.Table.from_pylist(twins, kinds)
-
-
-def _write(source: Store, connection: duckdb.DuckDBPyConnection, run: int, limits: Limits, path: Path) -> Frozen:
-    shards = _Shards(limits)
+def _write(connection: duckdb.DuckDBPyConnection, run: int, limits: Limits, path: Path) -> Frozen:
+    shards = Shards(limits)
     truncated = False
     gone = 0
-    with pa.parquet.ParquetWriter(path, LISTING) as writer:
-        for batch in connection.sql(_FROZEN, params=[False]).to_arrow_reader(BATCH):
-            rows = _completed(batch.to_pylist(), source, run)
-            taken = list(itertools.takewhile(lambda row: shards.take(row["size"]), rows))
-            writer.write_batch(pa.RecordBatch.from_pylist(taken, LISTING))
-            if len(taken) < len(rows):
+    with pa.parquet.ParquetWriter(path, LISTING, compression="zstd") as writer:
+        for batch in connection.sql(_FROZEN, params={"run": run, "gone": False}).to_arrow_reader(BATCH):
+            taken = sum(1 for _ in itertools.takewhile(shards.take, batch.column("size").to_pylist()))
+            writer.write_table(_as_listing(batch.slice(0, taken)))
+            if taken < batch.num_rows:
                 truncated = True
                 break
-        for batch in connection.sql(_FROZEN, params=[True]).to_arrow_reader(BATCH):
+        for batch in connection.sql(_FROZEN, params={"run": run, "gone": True}).to_arrow_reader(BATCH):
             gone += batch.num_rows
-            writer.write_batch(pa.RecordBatch.from_pylist(_completed(batch.to_pylist(), source, run), LISTING))
+            writer.write_table(_as_listing(batch))
     return Frozen(path, sha256_of(path), shards.ranges, gone, truncated)
 
 
-def _completed(rows: list[dict[str, Any]], source: Store, run: int) -> list[dict[str, Any]]:
-    return [{**row, "run": run, "uri": source.uri(names.name_of(row["key"]))} for row in rows]
+def _as_listing(batch: pa.RecordBatch) -> pa.Table:
+    return pa.Table.from_batches([batch]).cast(LISTING)
 
 
-class _Shards:
-    """Row ranges filled in order."""
+class Shards:
+    """Row ranges, `ranges`, filled in order."""
 
     def __init__(self, limits: Limits) -> None:
         self.ranges: list[tuple[int, int]] = []

@@ -19,14 +19,21 @@ class Settings:
     """All that decides what a run writes, beside its sources and its bundle; raises SettingsError for bad values.
 
     `quality` is lambda, None meaning the codec's default; `target_bpp`, bits per pixel of the whole file, replaces it.
-    `metrics` measures PSNR, MS-SSIM, LPIPS and DISTS of every picture. `image_timeout` is in seconds of one picture.
+    `min_psnr_db` and `max_lpips` (AlexNet) are a floor: for a picture that misses it lambda rises, and one that no file
+    brings above it is kept without loss. `keep_exif` is about .fdc files; what is kept without loss keeps all it has.
+    `metrics` measures PSNR, MS-SSIM, LPIPS and DISTS of every picture. `image_timeout` is in seconds of one picture,
+    `image_memory` in bytes that its process may come to hold.
     """
 
     quality: float | None = None
     target_bpp: float | None = None
+    min_psnr_db: float | None = None
+    max_lpips: float | None = None
+    keep_exif: bool = True
     max_images_per_shard: int = 2000
     max_shard_bytes: int = 10**9
     image_timeout: float = 1800.0
+    image_memory: int = 16 * 10**9
     max_failed_fraction: float = 1.0
     verify: bool = True
     metrics: bool = True
@@ -36,10 +43,13 @@ class Settings:
     def __post_init__(self) -> None:
         if self.quality is not None and self.target_bpp is not None:
             raise SettingsError("quality and target_bpp exclude each other: give one")
-        for name in ("quality", "target_bpp", "max_images_per_shard", "max_shard_bytes", "image_timeout", "threads"):
+        limits = ("max_images_per_shard", "max_shard_bytes", "image_timeout", "image_memory", "threads")
+        for name in ("quality", "target_bpp", "min_psnr_db", "max_lpips", *limits):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise SettingsError(f"{name} must be above 0, not {value}")
+        if self.max_lpips is not None and not self.metrics:
+            raise SettingsError("max_lpips is one of the metrics: leave metrics on")
         if self.max_images_per_shard > 2000:
             raise SettingsError(f"max_images_per_shard must be at most 2000, not {self.max_images_per_shard}")
         if not 0 <= self.max_failed_fraction <= 1:

@@ -21,10 +21,21 @@ class Coder(Protocol):
     """What this process needs of codec.Codec."""
 
     bundle: Any
+    backbone: Any
 
-    def encode(self, picture: "Picture", *, quality: float) -> Any: ...
+    def encode(self, picture: "Picture", *, quality: float, keep_exif: bool) -> Any: ...
 
-    def encode_to_bpp(self, picture: "Picture", bits_per_pixel: float) -> Any: ...
+    def encode_to_bpp(self, picture: "Picture", bits_per_pixel: float, *, keep_exif: bool) -> Any: ...
+
+    def encode_to_quality(
+        self,
+        picture: "Picture",
+        *,
+        min_psnr_db: float | None,
+        max_lpips: float | None,
+        above: float,
+        keep_exif: bool,
+    ) -> Any: ...
 
     def decode(self, data: bytes) -> NDArray[np.uint8]: ...
 
@@ -48,23 +59,23 @@ class Models:
         return [self.bundle, "--device", self.device, "--backbone", self.backbone, "--codec", self.codec]
 
 
-def worker(models: Models, metrics: str = "none") -> Child:
+def worker(models: Models, metrics: str = "none", memory: int | None = None) -> Child:
     """The process that encodes, measures and decodes, `tasks.worker`. `metrics` is alex, vgg or none."""
-    return Child("tasks.worker", [*models.arguments(), "--metrics", metrics], models.threads)
+    return Child("tasks.worker", [*models.arguments(), "--metrics", metrics], models.threads, memory)
 
 
-def verifier(models: Models) -> Child:
+def verifier(models: Models, memory: int | None = None) -> Child:
     """The process that decodes again, `tasks.verify`. It computes on the CPU, whatever encoded."""
-    return Child("tasks.verify", replace(models, device="cpu").arguments(), models.threads)
+    return Child("tasks.verify", replace(models, device="cpu").arguments(), models.threads, memory)
 
 
-def decodes(child: Child, data: bytes, symbols: str, *, seconds: float) -> bool:
-    """Whether the verifier decodes a file, in time and without ending, to the symbols of this hash."""
+def decodes(child: Child, data: bytes, content: str, *, seconds: float) -> bool:
+    """Whether the verifier decodes a file, in time and without ending, to the content of this hash."""
     try:
         answer, _ = child.ask({}, data, seconds=seconds)
     except ChildDied:
         return False
-    return answer.get("symbols") == symbols
+    return answer.get("content") == content
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -92,9 +103,11 @@ def digest(symbols: NDArray[np.int32]) -> str:
 
 def greeting(codec: Coder, arguments: argparse.Namespace) -> dict[str, Any]:
     """What a process with a codec says of itself."""
+    embedded = codec.bundle.config.backbone_source == "embedded"
     home = importlib.import_module(arguments.codec.partition(":")[0])
     return {
         "bundle_id": codec.bundle.id,
         "bundle_path": str(codec.bundle.path),
+        "backbone": None if embedded else str(codec.bundle.config.backbone_hash),
         "default_quality": float(home.DEFAULT_QUALITY),
     }

@@ -8,6 +8,9 @@ from pathlib import PurePosixPath
 
 ARCHIVE = "archive.json"
 RUNS = "runs"
+TABLES = "tables"
+AUDITS = "audits"
+FORGET = "forget"
 UNFINISHED = ".unfinished"
 
 _READS_AS_ESCAPE = re.compile(rb"%(?=[0-9A-Fa-f]{2})")
@@ -64,6 +67,11 @@ def run(number: int) -> str:
     return f"{RUNS}/{number:06d}"
 
 
+def run_of(name: str) -> int:
+    """The run whose folder a name lies in."""
+    return int(name.split("/")[1])
+
+
 def listing(number: int, sha256: str) -> str:
     """The frozen list of sources of a run, named by its content hash."""
     return f"{run(number)}/listing-{sha256}.parquet"
@@ -99,9 +107,58 @@ def seal(number: int) -> str:
     return f"{run(number)}/complete.json"
 
 
+ESCROW = "escrow"
+BACKBONES = f"{ESCROW}/backbones"
+SUMS = "SHA256SUMS"
+
+
 def escrow(bundle_id: str) -> str:
     """The folder that keeps a copy of the bundle a decoder needs."""
-    return f"escrow/{bundle_id}"
+    return f"{ESCROW}/{bundle_id}"
+
+
+def backbone(content_hash: str) -> str:
+    """The folder that keeps a backbone which bundles do not embed."""
+    return f"{BACKBONES}/{content_hash}"
+
+
+def software(sha256: str) -> str:
+    """The folder that keeps a version of this package, named by the hash of its list of hashes."""
+    return f"{ESCROW}/software/{sha256[:16]}"
+
+
+CURRENT = "tables/CURRENT.json"
+"""Says which generation of the compacted report holds now."""
+
+
+def generation(number: int) -> str:
+    """The folder of one compaction of the report of all sealed runs, numbered from 1."""
+    return f"tables/{number:06d}"
+
+
+def claim(number: int) -> str:
+    """The file that the compaction which owns a generation creates first."""
+    return f"{generation(number)}/claim.json"
+
+
+def table(number: int, index: int, sha256: str) -> str:
+    """A file of a compacted report, named by its place in the order of keys and its content hash."""
+    return f"{generation(number)}/rows-{index:06d}-{sha256[:16]}.parquet"
+
+
+def audit(stamp: str) -> str:
+    """The findings of an audit that began at this time."""
+    return f"{AUDITS}/{stamp}.parquet"
+
+
+def forgetting(number: int) -> str:
+    """The plan by which keys are forgotten, numbered from 1."""
+    return f"{FORGET}/{number:06d}.json"
+
+
+def forgotten(number: int) -> str:
+    """The file whose presence says that this plan is carried out."""
+    return f"{FORGET}/{number:06d}-done.json"
 
 
 def dataset_tar(shard: int, sha256: str) -> str:
@@ -109,4 +166,5 @@ def dataset_tar(shard: int, sha256: str) -> str:
     return f"shards/{shard:06d}-{sha256[:16]}.tar"
 
 
+DATASET_PLAN = "plan.json"
 DATASET_MANIFEST = "manifest.parquet"

@@ -1,26 +1,33 @@
-"""Reading the rows of an archive: sealed runs and open ones, as a pyarrow dataset or in DuckDB, and their totals."""
+"""The one reader of an archive's rows, compacted ones and those of newer runs: in pyarrow, in DuckDB, and as totals."""
 
+import bisect
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.dataset
 import pyarrow.parquet
 
-from tasks import manifest, names
+from tasks import manifest, names, tables
 from tasks.schema import SCHEMA, STATUSES
 from tasks.storage import Store
 
 Totals = dict[str, int]
 
+MEMORY = "384MB"
+"""What DuckDB may hold before it spills to disk."""
+THREADS = 4
+"""Each takes its part of that memory."""
 
-def runs(archive: Store) -> list[int]:
-    """The numbers of all runs that were opened, ascending."""
+
+def runs(archive: Store, after: int = 0) -> list[int]:
+    """The numbers of all runs that were opened, or of those after one, ascending."""
     numbers = [int(name) for name in archive.children(names.RUNS) if name.isdecimal()]
-    return [number for number in sorted(numbers) if archive.exists(names.manifest(number))]
+    return [number for number in sorted(numbers) if number > after and archive.exists(names.manifest(number))]
 
 
 def sealed(archive: Store, run: int) -> bool:
@@ -36,30 +43,66 @@ def parts(archive: Store, run: int) -> list[str]:
     return [f"{names.parts(run)}/{name}" for name in archive.children(names.parts(run)) if name.endswith(".parquet")]
 
 
+def files(archive: Store, run_numbers: Sequence[int] | None = None) -> list[str]:
+    """The names of the Parquet files that hold the rows of an archive, or of some runs, each row once.
+
+    Runs that were compacted come from the files of tables/CURRENT.json when all of them are wanted; others are parts.
+    """
+    if run_numbers is not None and 1 not in run_numbers:
+        return _parts(archive, run_numbers)
+    table = tables.current(archive)
+    wanted = run_numbers if run_numbers is not None else runs(archive, table.runs)
+    if run_numbers is not None and not set(range(1, table.runs + 1)) <= set(run_numbers):
+        return _parts(archive, wanted)
+    return [file.name for file in table.files] + _parts(archive, [run for run in wanted if run > table.runs])
+
+
 def rows(archive: Store, run_numbers: Sequence[int] | None = None) -> pyarrow.dataset.Dataset:
     """The report of an archive, or of some of its runs, as a dataset of the one schema."""
-    wanted = runs(archive) if run_numbers is None else run_numbers
-    return dataset(archive, [part for run in wanted for part in parts(archive, run)], SCHEMA)
+    return dataset(archive, files(archive, run_numbers), SCHEMA)
 
 
-def dataset(archive: Store, files: list[str], schema: pa.Schema) -> pyarrow.dataset.Dataset:
+def lookup(archive: Store, keys: Iterable[str]) -> pa.Table:
+    """All rows of some keys: only the compacted files that may hold them are read, each in one request."""
+    wanted = sorted(set(keys))
+    table = tables.current(archive)
+    chosen = pa.compute.field("key").isin(wanted)
+    contents = [archive.read_range(file.name, 0, file.size) for file in table.files if _within(wanted, file)]
+    contents += [archive.read(part) for part in _parts(archive, runs(archive, table.runs))]
+    found = [pa.parquet.read_table(pa.BufferReader(data), schema=SCHEMA, filters=chosen) for data in contents]
+    return pa.concat_tables([SCHEMA.empty_table(), *found])
+
+
+def _within(keys: list[str], file: tables.File) -> bool:
+    place = bisect.bisect_left(keys, file.first)
+    return place < len(keys) and keys[place] <= file.last
+
+
+def _parts(archive: Store, run_numbers: Iterable[int]) -> list[str]:
+    return [part for run in run_numbers for part in parts(archive, run)]
+
+
+def dataset(archive: Store, names: list[str], schema: pa.Schema) -> pyarrow.dataset.Dataset:
     """Parquet files of one schema, of which fields they lack are null."""
-    if not files:
+    if not names:
         return pyarrow.dataset.dataset(schema.empty_table())
-    return pyarrow.dataset.dataset(files, schema=schema, filesystem=archive.arrow(), format="parquet")
+    return pyarrow.dataset.dataset(names, schema=schema, filesystem=archive.arrow(), format="parquet")
 
 
 @contextmanager
-def database(**tables: pyarrow.dataset.Dataset) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB connection with the datasets as views; it spills to a temporary folder and loads no extension."""
+def database(**views: Any) -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB with datasets or Arrow tables as views; it spills to a temporary folder and loads no extension."""
     with tempfile.TemporaryDirectory() as spill:
         config = {
             "temp_directory": spill,
+            "memory_limit": MEMORY,
+            "threads": THREADS,
+            "preserve_insertion_order": False,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }
         with duckdb.connect(config=config) as connection:
-            for name, table in tables.items():
+            for name, table in views.items():
                 connection.register(name, table)
             yield connection
 
@@ -95,9 +138,9 @@ def add(totals: Sequence[Totals]) -> Totals:
 
 
 def means(archive: Store, run_numbers: Sequence[int]) -> dict[str, float | None]:
-    """Bits per pixel over all kept pixels, and the mean of each metric over the pictures that have it."""
+    """Bits per pixel over all kept pictures of known size, and the mean of each metric over those that have it."""
     sql = """
-        SELECT 8.0 * sum(bytes) / sum(width::BIGINT * height) FILTER (bytes IS NOT NULL) AS bpp,
+        SELECT 8.0 * sum(bytes) FILTER (width IS NOT NULL) / sum(width::BIGINT * height) AS bpp,
                avg(psnr_db) AS psnr_db, avg(ms_ssim) AS ms_ssim, avg(lpips) AS lpips, avg(dists) AS dists
         FROM rows WHERE status IN ('compressed', 'fallback')
     """

@@ -1,27 +1,40 @@
 """Pictures out of an archive again: all of them or some keys, as PNG, or as their own bytes where those were kept."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
+import duckdb
+
 from codec.errors import ArchiveError
-from tasks import escrow, names, report
+from tasks import names, report
 from tasks.archive import existing
 from tasks.channel import Child, ChildDied
+from tasks.decoders import Decoders
 from tasks.models import Models, worker
 from tasks.progress import SILENT, Progress
 from tasks.storage import Store
 
 SECONDS = 1800.0
+BATCH = 10_000
+LAST_RUN = 2**31 - 1
+JPEGS = ("JPEG", "MPO")
 
-_LAST_KEPT = """
-    SELECT key, tar, "offset", length, sha256, codec, width, height, bundle_id
-    FROM rows WHERE tar IS NOT NULL {chosen}
+_CHOSEN = """
+    CREATE TEMP TABLE chosen AS
+    SELECT key, tar, "offset", length, sha256, codec, source_format, width, height, bundle_id
+    FROM rows WHERE tar IS NOT NULL AND run <= $as_of AND ($keys IS NULL OR list_contains($keys, key))
     QUALIFY row_number() OVER (PARTITION BY key ORDER BY run DESC) = 1
-    ORDER BY bundle_id, tar, "offset", key
 """
+_MAY_SHARE_A_NAME = r"""
+    SELECT key, codec, source_format FROM chosen
+    QUALIFY count(*) OVER (PARTITION BY regexp_replace(lower(key), '(\.png)+$', '')) > 1
+            OR regexp_matches(key, '%|\x00|(^|/)\.{0,2}(/|$)')
+"""
+_BY_TAR = 'SELECT * FROM chosen ORDER BY bundle_id, tar, "offset", key'
 
 
 @dataclass(frozen=True)
@@ -35,8 +48,10 @@ class Member:
     length: int
     sha256: str
     codec: str
-    width: int
-    height: int
+    source_format: str | None
+    width: int | None
+    height: int | None
+    bundle_id: str
 
 
 @dataclass(frozen=True)
@@ -45,7 +60,6 @@ class Job:
 
     archive: str
     target: str
-    bundle_id: str
     members: tuple[Member, ...]
     models: Models
 
@@ -58,7 +72,7 @@ class Restored:
     errors: list[str] = field(default_factory=list)
 
 
-JobMap = Callable[[Sequence[Job]], Iterable[Restored]]
+JobMap = Callable[[Iterable[Job]], Iterable[Restored]]
 
 
 def restore(
@@ -66,52 +80,81 @@ def restore(
     target: str,
     keys: Sequence[str] | None = None,
     *,
+    as_of: int | None = None,
     models: Models = Models(""),  # noqa: B008  # frozen
     job_map: JobMap | None = None,
     progress: Progress = SILENT,
 ) -> Restored:
     """Write the last kept version of all keys, or of those given, into a folder or URL; existing files are replaced.
 
-    Bundles are the archive's own copies; `models` says the rest. Raises ArchiveError, before anything is written, for a
-    place without an archive or a key without a picture.
+    `as_of` a run leaves out what later runs kept. Bundles are the archive's own copies; `models` says the rest. Raises
+    ArchiveError, before anything is written, for a place without an archive, a run that is not there, or a key without
+    a picture.
     """
     store = existing(archive)
-    jobs = plan(store, Store(target), keys, models)
-    progress.begin(sum(len(job.members) for job in jobs))
-    done = list((job_map or (lambda jobs: (restore_members(job, progress) for job in jobs)))(jobs))
+    with _chosen(store, keys, as_of) as chosen:
+        _refuse_missing(store, chosen, keys)
+        progress.begin(chosen.execute("SELECT count(*) FROM chosen").fetchall()[0][0])
+        jobs = _jobs(store, Store(target), chosen, models)
+        done = list((job_map or (lambda jobs: (restore_members(job, progress) for job in jobs)))(jobs))
     return Restored(sum(part.images for part in done), [error for part in done for error in part.errors])
 
 
-def plan(archive: Store, target: Store, keys: Sequence[str] | None, models: Models) -> list[Job]:
-    """The jobs that restore the keys, one a tar."""
-    found = _last_kept(archive, keys)
-    missing = sorted(set(keys or ()) - {row["key"] for row in found})
-    if missing:
+def find(archive: Store, keys: Sequence[str], as_of: int | None = None) -> list[Member]:
+    """The members that hold the last kept version of some keys, those that are none left out, and their targets."""
+    with _chosen(archive, keys, as_of) as chosen:
+        return [member for members in _by_tar(chosen) for member in members]
+
+
+@contextmanager
+def _chosen(archive: Store, keys: Sequence[str] | None, as_of: int | None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database with the table `chosen`: where the wanted version of each wanted key lies."""
+    if as_of is not None and not archive.exists(names.manifest(as_of)):
+        raise ArchiveError(f"{archive}: holds no run {as_of}; status names its runs")
+    rows = report.rows(archive) if keys is None else report.lookup(archive, keys)
+    parameters = {"as_of": LAST_RUN if as_of is None else as_of, "keys": keys if keys is None else list(keys)}
+    with report.database(rows=rows) as connection:
+        connection.execute(_CHOSEN, parameters)
+        yield connection
+
+
+def _refuse_missing(archive: Store, chosen: duckdb.DuckDBPyConnection, keys: Sequence[str] | None) -> None:
+    if keys is None:
+        return
+    found = {key for (key,) in chosen.execute("SELECT key FROM chosen").fetchall()}
+    if missing := sorted(set(keys) - found):
         more = f", nor under {len(missing) - 1} others given" if len(missing) > 1 else ""
         raise ArchiveError(f"{archive}: holds no picture under the key {missing[0]!r}{more}; query the report for keys")
-    targets = _targets(found)
-    grouped: dict[tuple[str, str], list[Member]] = {}
-    for row in found:
-        place = (row.pop("bundle_id"), row["tar"])
-        grouped.setdefault(place, []).append(Member(target=targets[row["key"]], **row))
-    return [
-        Job(archive.url, target.url, bundle_id, tuple(members), models) for (bundle_id, _), members in grouped.items()
-    ]
 
 
-def _last_kept(archive: Store, keys: Sequence[str] | None) -> list[dict[str, Any]]:
-    sql = _LAST_KEPT.format(chosen="" if keys is None else "AND list_contains($keys, key)")
-    with report.database(rows=report.rows(archive)) as connection:
-        found = connection.sql(sql, params={} if keys is None else {"keys": list(keys)})
-        return list(found.to_arrow_table().to_pylist())
+def _jobs(archive: Store, target: Store, chosen: duckdb.DuckDBPyConnection, models: Models) -> Iterator[Job]:
+    """The jobs that restore what was chosen, one a tar."""
+    for members in _by_tar(chosen):
+        yield Job(archive.url, target.url, members, models)
+
+
+def _by_tar(chosen: duckdb.DuckDBPyConnection) -> Iterator[tuple[Member, ...]]:
+    targets = _targets(chosen.sql(_MAY_SHARE_A_NAME).to_arrow_table().to_pylist())
+    rows = (row for batch in chosen.sql(_BY_TAR).to_arrow_reader(BATCH) for row in batch.to_pylist())
+    for _, group in itertools.groupby(rows, key=lambda row: (row["bundle_id"], row["tar"])):
+        yield tuple(Member(target=targets.get(row["key"]) or _target(row), **row) for row in group)
+
+
+def _target(row: dict[str, Any]) -> str:
+    return names.restored(row["key"], None if _as_it_was(row["codec"], row["source_format"]) else "png")
+
+
+def _as_it_was(codec: str, source_format: str | None) -> bool:
+    """Whether the source's own bytes come back: kept as they were, or what a lossless transcode of a JPEG gives."""
+    return codec == "original" or (codec == "jxl" and source_format in JPEGS)
 
 
 def _targets(rows: list[dict[str, Any]]) -> dict[str, str]:
     """A name of its own for each key: `a.jpg` becomes `a.jpg.png`, and makes way for a key of that very name."""
     taken: dict[str, str] = {}
-    originals_first = sorted(rows, key=lambda row: (row["codec"] != "original", row["key"]))
+    originals_first = sorted(rows, key=lambda row: (not _as_it_was(row["codec"], row["source_format"]), row["key"]))
     for row in originals_first:
-        name = names.restored(row["key"], None if row["codec"] == "original" else "png")
+        name = _target(row)
         while name in taken:
             name += ".png"
         taken[name] = row["key"]
@@ -122,16 +165,12 @@ def restore_members(job: Job, progress: Progress = SILENT) -> Restored:
     """Restore the members of one tar; a damaged one is an error line and does not stop the others."""
     archive, target = Store(job.archive), Store(job.target)
     errors: list[str] = []
-    with ExitStack() as stack:
-        decoder: Child | None = None
+    with Decoders(archive, job.models, worker) as decoders:
         for member in job.members:
             try:
                 data = read_member(archive, member)
-                if member.codec == "fdc":
-                    if decoder is None:
-                        bundle = stack.enter_context(escrow.bundle(archive, job.bundle_id))
-                        decoder = stack.enter_context(worker(replace(job.models, bundle=bundle)))
-                    data = _decoded(decoder, member, data)
+                if member.codec != "original":
+                    data = decoded(decoders.get(member.bundle_id), member, data)
                 target.replace(member.target, data)
             except ArchiveError as error:
                 errors.append(f"{member.key}: {error}")
@@ -147,7 +186,8 @@ def read_member(archive: Store, member: Member) -> bytes:
     return data
 
 
-def _decoded(decoder: Child, member: Member, data: bytes) -> bytes:
+def decoded(decoder: Child, member: Member, data: bytes) -> bytes:
+    """The file that a member's bytes decode to, of the size that was encoded; raises ArchiveError."""
     try:
         answer, png = decoder.ask({"do": "decode"}, data, seconds=SECONDS)
     except ChildDied as death:

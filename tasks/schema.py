@@ -15,6 +15,7 @@ STATUSES: Mapping[str, str] = {
     "fallback": "kept in another format, for the reason given",
     "unchanged": "touched, but with the content of an earlier version, whose bytes it points at",
     "failed": "not kept, for the reason given",
+    "forgotten": "was kept; its bytes were erased for good, and the key is never taken again",
 }
 CODECS: Mapping[str, str] = {
     "fdc": "this package's lossy format",
@@ -31,7 +32,11 @@ REASONS: Mapping[str, str] = {
     "timeout": "failed: took longer than image_timeout",
     "encoder": "failed: the encoder raised an error",
     "would_grow": "fallback: the .fdc file would not be smaller than the source",
-    "unsupported": "fallback: beyond what an .fdc file holds: its longest side, or the size of its metadata",
+    "below_quality": "fallback: no .fdc file reaches min_psnr_db or max_lpips",
+    "depth": "fallback: samples of more than 8 bits",
+    "colours": "fallback: inks, or colours or channels beyond RGB and an alpha plane",
+    "frames": "fallback: several pictures in one file, as of an animation",
+    "unsupported": "fallback: beyond what is read or an .fdc file holds, as error says: pixels, metadata, no white",
     "unverified": "fallback: a second process did not decode the .fdc file to the same symbols",
 }
 NOT_HELD = ("source_changed", "source_missing")
@@ -83,12 +88,17 @@ SCHEMA = pa.schema(
         _field("offset", pa.int64(), "first byte of the file in the tar", "byte"),
         _field("length", pa.int64(), "bytes of the file in the tar", "byte"),
         _field("sha256", pa.string(), "hash of those bytes"),
-        _field("verified", pa.bool_(), "fdc: a second process decoded the same symbols; original: the source's bytes"),
+        _field("verified", pa.bool_(), "a second process decoded the same content; original: the source's bytes"),
         _field("encode_seconds", _SECONDS, "time to read the picture and encode it", "s"),
         _field("decode_seconds", _SECONDS, "time to decode it for the metrics; null without them", "s"),
         _field("device", pa.string(), "device that encoded it"),
         _field("bundle_id", pa.string(), "hash of the trained codec"),
         _field("created_at", pa.timestamp("us", "UTC"), "when the row was made", nullable=False),
+        _field(
+            "content_sha256",
+            pa.string(),
+            "hash of what the file decodes to: an fdc file's symbols as <i4, a jxl file's JPEG or pixels",
+        ),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )

@@ -12,11 +12,12 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from codec.errors import ArchiveError
-from tasks import escrow, listing, manifest, names, report, schema
+from tasks import children, listing, manifest, names, report, schema
 from tasks.channel import Child, ChildDied
 from tasks.manifest import Manifest
-from tasks.models import CODEC, Models, decodes, verifier, worker
+from tasks.models import CODEC, Models, decodes
 from tasks.progress import SILENT, Progress
+from tasks.sources import ChangedError, open_source
 from tasks.storage import NotFoundError, StorageError, Store, sha256_of
 from tasks.tar import Tar
 
@@ -49,18 +50,16 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
         return report.count(done)
     entries = listing.read(archive, plan.listing, start, stop)
     metrics = plan.settings.lpips_net if plan.settings.metrics else "none"
-    with escrow.bundle(archive, plan.bundle_id) as bundle, tempfile.TemporaryDirectory() as scratch:
-        models = Models(bundle, job.device, job.backbone, plan.settings.threads, job.codec)
-        with worker(models, metrics) as encoder, verifier(models) as decoder:
-            if encoder.greeting()["bundle_id"] != plan.bundle_id:
-                raise ArchiveError(f"{archive.uri(names.escrow(plan.bundle_id))}: not the bundle it is kept as")
-            spool = Path(scratch) / "shard.tar"
-            with Tar(spool) as tar:
-                held = _held(archive, plan.run, [entry["key"] for entry in entries if entry["held_sha256"]])
-                encoding = _Encoding(plan, shard, job.device, held, encoder, decoder, tar)
-                for entry in entries:
-                    encoding.add(entry)
-                    progress.advance(1)
+    models = Models("", job.device, job.backbone, plan.settings.threads, job.codec)
+    memory = plan.settings.image_memory
+    with tempfile.TemporaryDirectory() as scratch:
+        spool = Path(scratch) / "shard.tar"
+        with children.lent(archive, plan.bundle_id, models, metrics, memory) as pair, Tar(spool) as tar:
+            held = _held(archive, plan.run, [entry["key"] for entry in entries if entry["held_sha256"]])
+            encoding = Encoding(plan, shard, job.device, held, pair.encoder, pair.decoder, tar)
+            for entry in entries:
+                encoding.add(entry)
+                progress.advance(1)
         return _commit(archive, plan, shard, encoding.rows, spool)
 
 
@@ -82,8 +81,8 @@ def _held(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
     if not keys:
         return {}
     field = pa.compute.field
-    history = report.rows(archive, [number for number in report.runs(archive) if number < run])
-    kept = history.to_table(filter=field("key").isin(keys) & (field("status") != "failed")).to_pylist()
+    history = report.lookup(archive, keys)
+    kept = history.filter((field("run") < run) & field("tar").is_valid()).to_pylist()
     own = ("source_uri", "source_bytes", "run", "shard", "created_at", "duplicate_of")
     return {
         row["key"]: {name: value for name, value in row.items() if name not in own} | {"status": "unchanged"}
@@ -91,7 +90,7 @@ def _held(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
     }
 
 
-class _Encoding:
+class Encoding:
     """The rows of a shard, in order, and the tar they fill."""
 
     def __init__(
@@ -105,7 +104,7 @@ class _Encoding:
         tar: Tar,
     ) -> None:
         self.rows: list[Row] = []
-        self._source, self._held = Store(plan.source), held
+        self._source, self._held = open_source(plan.source), held
         self._plan, self._shard, self._device = plan, shard, device
         self._encoder, self._decoder, self._tar = encoder, decoder, tar
 
@@ -127,13 +126,11 @@ class _Encoding:
     def _outcome(self, entry: Row) -> Row:
         if entry["size"] > listing.LARGEST_SOURCE:
             return _failed("too_large", f"{entry['size']} bytes, of which a shard holds {listing.LARGEST_SOURCE}")
-        name = names.name_of(entry["key"])
         try:
-            source = self._source.read(name)
-            now = self._source.item(name)
+            source = self._source.fetch(entry)
         except NotFoundError:
             return _failed("source_missing", "not there any more")
-        if (now.size, now.stamp, len(source)) != (entry["size"], entry["stamp"], entry["size"]):
+        except ChangedError:
             return _failed("source_changed", "not what was listed any more")
         content = hashlib.sha256(source).hexdigest()
         found = {"source_sha256": content}
@@ -155,28 +152,43 @@ class _Encoding:
 
     def _encoded(self, key: str, source: bytes) -> Row:
         settings = self._plan.settings
-        request = {"do": "encode", "quality": settings.quality, "target_bpp": settings.target_bpp}
+        asked = ("quality", "target_bpp", "min_psnr_db", "max_lpips", "keep_exif")
+        request = {"do": "encode"} | {name: getattr(settings, name) for name in asked}
         try:
             answer, data = self._encoder.ask(request, source, seconds=settings.image_timeout)
         except ChildDied as death:
             return _failed(death.reason, str(death))
         if "failed" in answer:
             return _failed(answer["failed"], answer["error"])
-        symbols, fallback = answer.pop("symbols", None), answer.pop("fallback", None)
-        if symbols is not None and settings.verify:
-            answer["verified"] = decodes(self._decoder, data, symbols, seconds=settings.image_timeout)
+        content, fallback = answer.pop("content", None), answer.pop("fallback", None)
+        if content is not None and settings.verify:
+            answer["verified"] = decodes(self._decoder, data, content, seconds=settings.image_timeout)
             fallback = None if answer["verified"] else "unverified"
         if fallback is None:
-            return answer | {"status": "compressed", "codec": "fdc"} | self._stored(key, "fdc", data, answer)
-        about = {name: answer[name] for name in ("source_format", "width", "height")}
-        kept = {"status": "fallback", "codec": "original", "reason": fallback, "verified": True}
-        return about | kept | self._stored(key, names.extension_of(key), source, answer)
+            answer |= {"status": "compressed", "codec": "fdc", "content_sha256": content}
+            return answer | self._stored(key, "fdc", data, answer)
+        about = {name: answer.get(name) for name in ("source_format", "width", "height", "error")}
+        return about | {"status": "fallback", "reason": fallback} | self._without_loss(key, source, about)
+
+    def _without_loss(self, key: str, source: bytes, about: Row) -> Row:
+        """The source as JPEG XL where that is smaller and comes back exactly, else its own bytes."""
+        seconds = self._plan.settings.image_timeout
+        if about["width"] is not None:  # what was not decoded for its size is not decoded here either
+            try:
+                answer, data = self._encoder.ask({"do": "keep"}, source, seconds=seconds)
+            except ChildDied:
+                answer, data = {}, b""
+            if "content" in answer and decodes(self._decoder, data, answer["content"], seconds=seconds):
+                kept = {"codec": "jxl", "verified": True, "content_sha256": answer["content"]}
+                return kept | self._stored(key, "jxl", data, about)
+        extension = names.extension_of(key)
+        return {"codec": "original", "verified": True} | self._stored(key, extension, source, about)
 
     def _stored(self, key: str, extension: str, data: bytes, answer: Row) -> Row:
         offset = self._tar.add(names.member(len(self.rows), key, extension), data)
         return {
             "bytes": len(data),
-            "bpp": 8 * len(data) / (answer["width"] * answer["height"]),
+            "bpp": 8 * len(data) / (answer["width"] * answer["height"]) if answer["width"] is not None else None,
             "offset": offset,
             "length": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
@@ -190,6 +202,17 @@ def _failed(reason: str, error: str) -> Row:
 def _commit(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: Path) -> report.Totals:
     """Publish the tar under its content hash, then the part that names it; the part is what commits the shard."""
     _refuse_nonsense(plan, shard, rows)
+    try:
+        return report.count(_published(archive, plan, shard, rows, spool))
+    except ArchiveError:
+        winner = committed(archive, plan.run, shard)
+        if winner is None:
+            raise
+        return report.count(winner)  # another runner was faster, and may have sealed the run and removed our tar
+
+
+def _published(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: Path) -> pa.Table:
+    """The part that stands: ours, or that of another runner, whose tar then stays instead of ours."""
     own = [row for row in rows if row["status"] != "unchanged" and "offset" in row]
     tar = ""
     if own:
@@ -205,14 +228,14 @@ def _commit(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: 
     table = schema.table(rows, {"run": str(plan.run), "shard": str(shard), "tar": tar})
     part = pa.BufferOutputStream()
     pa.parquet.write_table(table, part, compression="zstd")
-    if not archive.publish(names.part(plan.run, shard), part.getvalue().to_pybytes()):
-        winner = committed(archive, plan.run, shard)
-        if winner is None:
-            raise StorageError(f"{archive.uri(names.part(plan.run, shard))}: refused, yet not there; run again")
-        if tar and tar_of(winner) != tar:
-            archive.remove(tar)
-        table = winner
-    return report.count(table)
+    if archive.publish(names.part(plan.run, shard), part.getvalue().to_pybytes()):
+        return table
+    winner = committed(archive, plan.run, shard)
+    if winner is None:
+        raise StorageError(f"{archive.uri(names.part(plan.run, shard))}: refused, yet not there; run again")
+    if tar and tar_of(winner) != tar:
+        archive.remove(tar)
+    return winner
 
 
 def _refuse_nonsense(plan: Manifest, shard: int, rows: list[Row]) -> None:

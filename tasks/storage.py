@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -22,7 +22,7 @@ import fsspec
 import pyarrow.fs
 
 from codec.errors import ArchiveError
-from tasks import files, names
+from tasks import files, names, s3
 
 CHUNK = 4 << 20
 CONFLICT_WAITS = (0.1, 0.3, 1.0, 3.0)
@@ -53,6 +53,7 @@ class Store:
     """A folder: local (a path or file://) or remote (s3:// and every other fsspec URL).
 
     Names are relative to it and use `/`. Every failure is an ArchiveError of one line that holds no credentials.
+    `has_etags` says that the stamps of its items follow content, not time.
     """
 
     def __init__(self, url: str) -> None:
@@ -62,6 +63,7 @@ class Store:
         self._root = root.rstrip("/")
         protocols = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
         self.folder = Path(root) if "file" in protocols else None
+        self.has_etags = "s3" in protocols
         self.url = cast(str, self._fs.unstrip_protocol(self._root or root))
 
     def __str__(self) -> str:
@@ -84,11 +86,15 @@ class Store:
                 self._create(name, content)
                 return True
             except Exception as error:  # any client's failure: the store itself is asked what holds
-                if self._holds(name, content):
+                stands = self._holds(name, content)
+                if stands:
                     return True
-                if isinstance(error, FileExistsError) or _http_status(error) == 412:
+                refused = isinstance(error, FileExistsError) or _http_status(error) == 412
+                if refused and stands is False:
                     return False
-                if _http_status(error) != 409 or wait is None:
+                # a conflict: by 409, refused for a name that has gone since, or a sealing runner took our spool away
+                conflict = refused or _http_status(error) == 409 or isinstance(error, FileNotFoundError)
+                if not conflict or wait is None:
                     raise self._named(error, "write", name) from error
                 time.sleep(wait)
         raise AssertionError("unreachable")
@@ -106,12 +112,13 @@ class Store:
             path.hardlink_to(spooled)
         files.sync(path.parent)
 
-    def _holds(self, name: str, content: bytes | Path) -> bool:
+    def _holds(self, name: str, content: bytes | Path) -> bool | None:
+        """Whether exactly this content stands under a name; None where nothing does."""
         try:
             size = content.stat().st_size if isinstance(content, Path) else len(content)
             return self.size(name) == size and self.sha256(name) == sha256_of(content)
-        except ArchiveError:
-            return False
+        except NotFoundError:
+            return None
 
     def probe(self, rounds: int = 5) -> str:
         """Show that when two writers create one key exactly one wins, and say how; raises ArchiveError otherwise."""
@@ -153,17 +160,37 @@ class Store:
             except FileNotFoundError:
                 return
 
+    def remove_folder(self, name: str) -> None:
+        """Delete a folder and all in it; deleting what is not there is no error."""
+        with self._naming_errors("remove", name):
+            try:
+                self._fs.rm(self._path(name), recursive=True)
+            except FileNotFoundError:
+                return
+
     def remove_unfinished(self, prefix: str = "") -> None:
         """Delete the temporary files that killed writers left under a prefix; remote stores have none."""
         if self.folder is not None:
             files.remove_unfinished(self.folder / prefix)
 
+    def abort_uploads(self, prefix: str = "", *, older_than: float = 0.0) -> builtins.list[str]:
+        """Abort the multipart uploads that killed writers left under a folder; returns the names they were for.
+
+        An S3 store keeps and bills their bytes, and no listing shows them; other stores have none. Those begun within
+        the last `older_than` seconds are spared: their writers may be at work.
+        """
+        if not self.has_etags:
+            return []
+        with self._naming_errors("abort uploads", prefix):
+            return [self._name(path) for path in s3.abort_uploads(self._fs, self._place(prefix), older_than)]
+
     # --- reading
 
     def read(self, name: str) -> bytes:
-        """All bytes of a name; raises NotFoundError, StorageError."""
+        """All bytes of a name, in one request; raises NotFoundError, StorageError."""
+        one_request = {} if self.folder is not None else {"max_concurrency": 1}  # s3fs asks for the size otherwise
         with self._naming_errors("read", name):
-            return cast(bytes, self._fs.cat_file(self._path(name)))
+            return cast(bytes, self._fs.cat_file(self._path(name), **one_request))
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`, in one request; raises StorageError when there are fewer."""
@@ -210,7 +237,7 @@ class Store:
         """The names directly in a folder, without its path, sorted; none where there is no such folder."""
         with self._naming_errors("list", prefix):
             try:
-                paths = self._fs.ls(self._path(prefix) if prefix else self._root, detail=False)
+                paths = self._fs.ls(self._place(prefix), detail=False)
             except FileNotFoundError:
                 return []
         found = (path.rstrip("/").rpartition("/")[2] for path in paths)
@@ -234,10 +261,20 @@ class Store:
         if self.folder is not None:
             for name, status in files.walk(self.folder, prefix):
                 yield _local_item(name, status)
-            return
-        for path, info in self._fs.find(self._path(prefix) if prefix else self._root, detail=True).items():
-            if info["type"] == "file" and not path.endswith("/"):
-                yield _item(path.removeprefix(self._root).lstrip("/"), info)
+        elif self.has_etags:
+            for path, size, etag in s3.objects(self._fs, self._place(prefix)):
+                yield Item(self._name(path), size, etag)
+        else:
+            with suppress(FileNotFoundError):
+                for folder, _, found in self._fs.walk(self._place(prefix), detail=True, on_error="raise"):
+                    for name, info in found.items():
+                        yield _item(self._name(f"{folder}/{name}"), info)
+
+    def _name(self, path: str) -> str:
+        return path.removeprefix(self._root).lstrip("/")
+
+    def _place(self, folder: str) -> str:
+        return self._path(folder) if folder else self._root
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

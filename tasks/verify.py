@@ -1,12 +1,14 @@
 """The separately started process that decodes every stream again before it is committed.
 
 `python -m tasks.verify BUNDLE` is given the bytes of each .fdc file and the bundle's path, and nothing else; it answers
-with the SHA-256 of the symbols it decodes, which must be the hash of those that were encoded.
+with the SHA-256 of the symbols it decodes, which must be the hash of those that were encoded. Of a lossless JPEG XL
+file it answers with the hash of the JPEG or the pixels that come back.
 """
 
 import argparse
 from typing import Any
 
+from codec import lossless
 from tasks.channel import Frame, Handler, serve
 from tasks.models import digest, greeting, load, parser
 
@@ -16,7 +18,9 @@ def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], Handler]:
 
     def handle(header: dict[str, Any], data: bytes) -> Frame:
         try:
-            return {"symbols": digest(decoder.symbols(data))}, b""
+            if lossless.is_jpeg_xl(data):
+                return {"content": lossless.content_hash(lossless.restore(data))}, b""
+            return {"content": digest(decoder.symbols(data))}, b""
         except Exception as error:  # whatever goes wrong here, the stream is not fit to be kept
             return {"error": str(error)}, b""
 

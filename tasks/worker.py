@@ -4,17 +4,26 @@
 """
 
 import argparse
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
-from codec.errors import FdcError, ImageError
+import numpy as np
+from numpy.typing import NDArray
+
+from codec import lossless
+from codec.errors import BackboneError, FdcError, ImageError, ImageLimitError, QualityError
 from codec.images import Picture, encode_png, read_image
+from codec.rate_control import Floor, measure
 from tasks.channel import Frame, Handler, serve
 from tasks.models import Coder, digest, greeting, load, parser
 
+TimedPixels = tuple[NDArray[np.uint8], float]
+
 
 class _Worker:
-    """Answers `encode` and `decode` requests with the models it holds."""
+    """Answers `encode`, `keep`, `decode` and `backbone` requests with the models it holds."""
 
     def __init__(self, codec: Coder, metrics: Any) -> None:
         self.codec = codec
@@ -22,57 +31,118 @@ class _Worker:
 
     def handle(self, header: dict[str, Any], payload: bytes) -> Frame:
         try:
-            return self.encode(header, payload) if header["do"] == "encode" else self.decode(payload)
+            match header["do"]:
+                case "encode":
+                    return self.encode(header, payload)
+                case "keep":
+                    return self.keep(payload)
+                case "backbone":
+                    return self.backbone(header)
+                case _:
+                    return self.decode(payload)
         except ImageError as error:
             return {"failed": "content", "error": _line(error)}, b""
         except Exception as error:  # one picture's failure, whatever it is, is one row
             return {"failed": "encoder", "error": _line(error)}, b""
 
     def encode(self, header: dict[str, Any], source: bytes) -> Frame:
-        """Read and encode one source; `fallback` in the answer says why the source's own bytes are the better copy."""
+        """Read and encode one source; `fallback` in the answer says why it is better kept without loss."""
         started = time.perf_counter()
-        picture = read_image(source)
+        try:
+            picture = read_image(source)
+        except ImageLimitError as error:
+            return {"fallback": "unsupported", "error": _line(error)}, b""
         answer: dict[str, Any] = {
             "source_format": picture.source_format,
             "width": picture.width,
             "height": picture.height,
         }
+        if picture.reduced is not None:
+            return answer | {"fallback": picture.reduced}, b""
         try:
-            if header["target_bpp"] is not None:
-                encoded = self.codec.encode_to_bpp(picture, header["target_bpp"])
-            else:
-                encoded = self.codec.encode(picture, quality=header["quality"])
-        except ImageError:  # the picture was read whole; it is the format that cannot hold it
-            return answer | {"fallback": "unsupported"}, b""
+            encoded, decoded = self.encoded(header, picture)
+        except ImageError as error:  # the picture was read whole; it is the format that cannot hold it
+            return answer | {"fallback": "unsupported", "error": _line(error)}, b""
+        except QualityError as error:
+            return answer | {"fallback": "below_quality", "error": _line(error)}, b""
         answer["encode_seconds"] = time.perf_counter() - started
         if len(encoded.data) >= len(source):
             return answer | {"fallback": "would_grow"}, b""
         answer |= {
-            "symbols": digest(encoded.symbols),
+            "content": digest(encoded.symbols),
             "quality_lambda": float(encoded.quality),
             "timestep": float(encoded.timestep),
             "steps": int(encoded.steps),
             "latent_bits": int(encoded.latent_bits),
             "side_bits": int(encoded.side_bits),
         }
-        return answer | self.measure(picture, encoded.data), encoded.data
+        return answer | self.measure(picture, encoded.data, decoded), encoded.data
 
-    def measure(self, picture: Picture, data: bytes) -> dict[str, Any]:
+    def encoded(self, header: dict[str, Any], picture: Picture) -> tuple[Any, TimedPixels | None]:
+        """The file as asked for, or the smallest above the floor where that is below it; decoded where it had to be.
+
+        Raises ImageError, and QualityError where no file is above the floor.
+        """
+        keep_exif = header["keep_exif"]
+        if header["target_bpp"] is not None:
+            encoded = self.codec.encode_to_bpp(picture, header["target_bpp"], keep_exif=keep_exif)
+        else:
+            encoded = self.codec.encode(picture, quality=header["quality"], keep_exif=keep_exif)
+        bounds = {name: header[name] for name in ("min_psnr_db", "max_lpips")}
+        if not any(bounds.values()):
+            return encoded, None
+        floor = Floor(**bounds)
+        decoded = self.timed_decode(encoded.data)
+        if measure(floor, picture.pixels, decoded[0]).meets(floor):
+            return encoded, decoded
+        return self.codec.encode_to_quality(picture, **bounds, above=encoded.quality, keep_exif=keep_exif), None
+
+    def measure(self, picture: Picture, data: bytes, decoded: TimedPixels | None) -> dict[str, Any]:
         """The metrics of the decoded stream; a metric that is undefined is left out and `error` says why."""
         if self.metrics is None:
             return {}
-        started = time.perf_counter()
-        decoded = self.codec.decode(data)
-        seconds = time.perf_counter() - started
-        quality = self.metrics.measure(picture.pixels, decoded)
+        pixels, seconds = decoded or self.timed_decode(data)
+        quality = self.metrics.measure(picture.pixels, pixels)
         fields = ("psnr_db", "ms_ssim", "lpips", "lpips_net", "dists")
         measured = {field: getattr(quality, field) for field in fields} | {"decode_seconds": seconds}
         if quality.reasons:
             measured["error"] = "; ".join(f"{field}: {reason}" for field, reason in sorted(quality.reasons.items()))
         return measured
 
+    def keep(self, source: bytes) -> Frame:
+        """The source as lossless JPEG XL, with the hash of what comes back; nothing where its own bytes are better."""
+        kept = lossless.transcode(source)
+        if kept is None or len(kept) >= len(source):
+            return {}, b""
+        return {"content": lossless.content_hash(source)}, kept
+
+    def backbone(self, header: dict[str, Any]) -> Frame:
+        """Save the bundle's backbone to a folder, with the texts that state the licence of its weights."""
+        from codec import checkpoint  # with diffusers, which only a process that holds such a backbone has loaded
+
+        source, folder = header["source"] or self.codec.bundle.backbone_place(), Path(header["folder"])
+        licences = checkpoint.licences(source)
+        if not licences:
+            raise BackboneError(
+                f"{source}: no licence beside the weights; an archive keeps the backbone together with its licence, so "
+                "put the text there as LICENSE"
+            )
+        self.codec.backbone.save(folder)
+        for text in licences:
+            shutil.copyfile(text, folder / text.name)
+        return {}, b""
+
+    def timed_decode(self, data: bytes) -> TimedPixels:
+        """The colours of an .fdc file and the seconds that decoding took."""
+        started = time.perf_counter()
+        return self.codec.decode(data), time.perf_counter() - started
+
     def decode(self, data: bytes) -> Frame:
-        """Decode one file to a PNG with its transparency and metadata."""
+        """Decode an .fdc file to a PNG with its transparency and metadata, or a JPEG XL file to what it was made of."""
+        if lossless.is_jpeg_xl(data):
+            file = lossless.restore(data)
+            picture = read_image(file)
+            return {"width": picture.width, "height": picture.height}, file
         picture = self.codec.decode_picture(data)
         return {"width": picture.width, "height": picture.height}, encode_png(picture)
 

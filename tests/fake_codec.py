@@ -11,18 +11,24 @@ import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFile
 
-from codec.errors import BitstreamError, BundleError, ImageError
+from codec.errors import BitstreamError, BundleError, ImageError, QualityError
 from codec.images import Picture
 
 DEFAULT_QUALITY = 4.0
 FAKE = "tests.fake_codec:FakeCodec"
+OUT_OF_REACH = 90.0
+"""A floor in dB that no file of this codec meets."""
 
-CRASH, HANG, KILLED, RAISE, CORRUPT, GROW, UNSUPPORTED = range(1, 8)
+CRASH, HANG, KILLED, RAISE, CORRUPT, GROW, UNSUPPORTED, EAT = range(1, 9)
 """Values of the first pixel's red, after (., 13, 37), that make encoding go wrong."""
+FAULT = b"FAULT "
+"""How a file begins that makes reading go wrong."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class FakeBundle:
     """A folder whose file `salt` makes one bundle's files unreadable with another."""
 
     path: Path
+    config = SimpleNamespace(backbone_source="embedded")
 
     @property
     def salt(self) -> bytes:
@@ -59,26 +66,40 @@ class FakeCodec:
     def load(cls, bundle: str | None = None, *, device: str = "cpu", backbone: str | None = None) -> "FakeCodec":
         if bundle is None or not (Path(bundle) / "salt").is_file():
             raise BundleError(f"{bundle}: no bundle here; name a folder with one")
+        Image.register_open("HEIF", _HostileFile, lambda prefix: prefix.startswith(FAULT))
         return cls(FakeBundle(Path(bundle)))
 
-    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY) -> Encoded:
+    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY, keep_exif: bool = True) -> Encoded:
         return self._encode(picture, quality)
 
-    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Encoded:
+    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float, *, keep_exif: bool = True) -> Encoded:
         return self._encode(picture, bits_per_pixel)
 
-    def _encode(self, picture: Picture, quality: float) -> Encoded:
-        pixels = picture.pixels & 0xE0
+    def encode_to_quality(
+        self,
+        picture: Picture,
+        *,
+        min_psnr_db: float | None = None,
+        max_lpips: float | None = None,
+        above: float = 0,
+        keep_exif: bool = True,
+    ) -> Encoded:
+        if (min_psnr_db or 0) > OUT_OF_REACH:
+            raise QualityError(f"no file reaches {min_psnr_db} dB")
+        return self._encode(picture, 2 * above, mask=0xF0)
+
+    def _encode(self, picture: Picture, quality: float, mask: int = 0xE0) -> Encoded:
+        pixels = picture.pixels & mask
         red, *marker = (int(value) for value in picture.pixels[0, 0])
         fault = red if marker == [13, 37] else 0
         misbehave(fault)
-        payload = zlib.compress(pixels.tobytes()) + (bytes(100_000) if fault == GROW else b"")
+        payload = zlib.compress(pixels.tobytes(), level()) + (bytes(100_000) if fault == GROW else b"")
         if fault == CORRUPT:
             pixels = pixels ^ 0x80
             data = self._pack(picture, zlib.compress(pixels.tobytes()))
         else:
             data = self._pack(picture, payload)
-        return Encoded(data, _symbols(picture.pixels & 0xE0), quality, 12.5, 3, 8 * len(payload), 16)
+        return Encoded(data, _symbols(picture.pixels & mask), quality, 12.5, 3, 8 * len(payload), 16)
 
     def _pack(self, picture: Picture, payload: bytes) -> bytes:
         return self.bundle.salt[:4].ljust(4) + struct.pack("<II", picture.width, picture.height) + payload
@@ -100,6 +121,24 @@ class FakeCodec:
         return _symbols(self.decode(data))
 
 
+class _HostileFile(ImageFile.ImageFile):
+    """A picture on which Pillow's decoder crashes, takes all memory, or never ends, as its bytes after FAULT say."""
+
+    format = "HEIF"
+
+    def _open(self) -> None:
+        self._mode, self._size = "RGB", (8, 8)
+
+    def load(self) -> None:  # type: ignore[override]
+        self.fp.seek(len(FAULT))
+        misbehave({b"crash": CRASH, b"memory": EAT, b"endless": HANG}[self.fp.read()])
+
+
+def level() -> int:
+    """FAKE_CODEC_LEVEL: other bytes for the same symbols, as another machine's encoder may write them."""
+    return int(os.environ.get("FAKE_CODEC_LEVEL", "6"))
+
+
 def misbehave(fault: int) -> None:
     if fault == CRASH:
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -109,6 +148,9 @@ def misbehave(fault: int) -> None:
         raise ImageError("more than a file can hold")
     if fault == RAISE:
         raise RuntimeError("the encoder\nis out of sorts")
+    eaten = []
+    while fault == EAT:
+        eaten.append(b"x" * 2**26)
     while fault == HANG:
         time.sleep(0.01)
 

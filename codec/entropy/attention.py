@@ -171,7 +171,8 @@ class Block(nn.Module):
         kept = math.best(scores.detach(), self.top_k)
         logits = scores.gather(-1, kept)
         weights = math.exponentials(logits * self.scale) * (logits > MASKED / 2)
-        return torch.zeros_like(scores).scatter_(-1, kept, weights), weights.sum(-1, keepdim=True)
+        weighed = torch.zeros_like(scores) if scores.requires_grad else scores.zero_()  # its memory is at hand
+        return weighed.scatter_(-1, kept, weights), weights.sum(-1, keepdim=True)
 
     def _finished(self, x: Tensor, mixed: Tensor, math: Arithmetic) -> Tensor:
         x = math.snap(x + math.snap(self.merge(mixed), RESIDUAL), RESIDUAL)

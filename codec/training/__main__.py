@@ -3,8 +3,10 @@
 import argparse
 import json
 import logging
+import math
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,17 +38,23 @@ class Run:
     """One call of the trainer: the stages asked for, then the export."""
 
     def __init__(
-        self, settings: TrainingSettings, data: Sequence[Path], held_out: Sequence[Path], output: Path
+        self,
+        settings: TrainingSettings,
+        data: Sequence[Path],
+        held_out: Sequence[Path],
+        output: Path,
+        seconds: float = math.inf,
     ) -> None:
-        self.settings, self.output = settings, output
-        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+        self.settings, self.output, self.deadline = settings, output, time.monotonic() + seconds
+        on_cpu = not torch.accelerator.is_available()  # without this, processes on the CPU train each for itself
+        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=settings.mixed_precision)
         output.mkdir(parents=True, exist_ok=True)
         self.images = ShardedImages(data)
         self.held_out = ShardedImages(held_out) if held_out else self.images
         self.workspace = Workspace(output, settings, self.accelerator.device)
 
-    def train(self, names: Sequence[StageName]) -> None:
-        """Run the stages in order; one whose steps are done is passed over."""
+    def train(self, names: Sequence[StageName]) -> bool:
+        """Run the stages in order; one whose steps are done is passed over. False when the time was over before."""
         if self.accelerator.is_main_process:
             (self.output / "settings.json").write_text(to_json(self.settings) + "\n")
         for name in names:
@@ -55,13 +63,16 @@ class Run:
                 log.info("stage %s: its %d steps are done", name, steps)
                 continue
             log.info("stage %s: %d steps", name, steps)
-            self._stage(name, self.settings.stages[name])
+            if not self._stage(name, self.settings.stages[name]):
+                log.info("stage %s: the time is over; the same command goes on from here", name)
+                return False
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
                 done.write_text(str(steps))
             self.accelerator.wait_for_everyone()
+        return True
 
-    def _stage(self, name: StageName, settings: StageSettings) -> None:
+    def _stage(self, name: StageName, settings: StageSettings) -> bool:
         workspace = self.workspace
         source = self._crops(settings)
         backbone = workspace.backbone(self._patches)
@@ -81,9 +92,11 @@ class Run:
             case "adapter" | "joint":
                 stage = AdapterStage(settings, backbone, entropy, estimator, joint=name == "joint")
         latents = settings.cached_batches and name in ("unet", "entropy")
-        self._trainer(name, settings, stage, self._cached(source, backbone, settings) if latents else source).run()
+        trainer = self._trainer(name, settings, stage, self._cached(source, backbone, settings) if latents else source)
+        if not trainer.run():
+            return False
         if not self.accelerator.is_main_process:
-            return
+            return True
         if name == "autoencoder":
             backbone.autoencoder.to(self.accelerator.device)
             batches = [source.batch(-1 - step).to(self.accelerator.device) for step in range(STATISTICS_STEPS)]
@@ -94,6 +107,7 @@ class Run:
             workspace.save("entropy", entropy)
         if name in ("adapter", "joint"):
             workspace.save("estimator", estimator)
+        return True
 
     def _crops(self, settings: StageSettings) -> CropSampler:
         return CropSampler(
@@ -125,6 +139,7 @@ class Run:
             checkpoint_every=self.settings.checkpoint_every,
             checkpoint_seconds=self.settings.checkpoint_seconds,
             scalar=writer.add_scalar if writer else lambda *_: None,
+            deadline=self.deadline,
         )
 
     def export(self) -> Bundle | None:
@@ -140,7 +155,8 @@ class Run:
         folder = self.output / "bundle"
         shutil.rmtree(folder, ignore_errors=True)
         estimator = workspace.estimator() if learned else None
-        bundle = write_bundle(folder, workspace.config, workspace.entropy(), backbone=backbone, estimator=estimator)
+        entropy = workspace.entropy_to_export()
+        bundle = write_bundle(folder, workspace.config, entropy, backbone=backbone, estimator=estimator)
         count = min(settings.evaluation_images, len(self.held_out))
         photos = [(self.held_out.key(-1 - i), self.held_out.read(-1 - i)) for i in range(count)]
         rows = evaluate_bundle(folder, photos, settings.evaluation_qualities)
@@ -159,6 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--stage", nargs="+", default=None, help="only these stages, in this order")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="override settings")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="stop after so long; another call goes on")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -167,9 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unknown = [name for name in names if name not in settings.stages]
         if unknown:
             raise SettingsError(f"stage {unknown[0]} has no settings in {given.settings}")
-        run = Run(settings, given.data, given.held_out, given.output)
-        run.train(names)
-        if run.accelerator.is_main_process:
+        run = Run(settings, given.data, given.held_out, given.output, given.seconds)
+        if run.train(names) and run.accelerator.is_main_process:
             run.export()
         run.accelerator.end_training()
     except (FdcError, FloatingPointError) as error:

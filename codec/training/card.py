@@ -33,10 +33,10 @@ def write_card(
         "",
         "Held-out photos, whole files, means:",
         "",
-        "| lambda | photos | bpp | PSNR | MS-SSIM | LPIPS | timestep | hyper-latent's share |",
-        "|---|---|---|---|---|---|---|---|",
+        "| lambda | photos | bpp | PSNR | MS-SSIM | LPIPS (alex) | DISTS | timestep | hyper-latent's share |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    columns = ("quality", "photos", "bpp", "psnr_db", "ms_ssim", "lpips", "timestep", "hyper_share")
+    columns = ("quality", "photos", "bpp", "psnr_db", "ms_ssim", "lpips", "dists", "timestep", "hyper_share")
     lines += ["| " + " | ".join(str(row[name]) for name in columns) + " |" for row in table]
     return "\n".join(lines) + "\n"
 

@@ -12,7 +12,7 @@ Row = dict[str, float | int | str | None]
 
 def evaluate_bundle(bundle: Path, photos: Sequence[tuple[str, bytes]], qualities: Iterable[float]) -> list[Row]:
     """One row for each photo and quality; bpp is 8 * file bytes / pixels."""
-    codec, metrics, rows = Codec.load(bundle), Metrics(dists=False), []
+    codec, metrics, rows = Codec.load(bundle), Metrics(), []
     for quality in qualities:
         for key, data in photos:
             picture = read_image(data)
@@ -25,6 +25,7 @@ def evaluate_bundle(bundle: Path, photos: Sequence[tuple[str, bytes]], qualities
                 "psnr_db": measured.psnr_db,
                 "ms_ssim": measured.ms_ssim,
                 "lpips": measured.lpips,
+                "dists": measured.dists,
                 "timestep": encoded.timestep,
                 "hyper_share": encoded.side_bits / max(1, encoded.side_bits + encoded.latent_bits),
             }
@@ -38,7 +39,7 @@ def averages(rows: Sequence[Row]) -> list[Row]:
     for quality in dict.fromkeys(row["quality"] for row in rows):
         chosen = [row for row in rows if row["quality"] == quality]
         mean: Row = {"quality": quality, "photos": len(chosen)}
-        for name in ("bpp", "psnr_db", "ms_ssim", "lpips", "timestep", "hyper_share"):
+        for name in ("bpp", "psnr_db", "ms_ssim", "lpips", "dists", "timestep", "hyper_share"):
             values = [float(row[name] or 0) for row in chosen if row[name] is not None]
             mean[name] = round(sum(values) / len(values), 5) if values else None
         table.append(mean)

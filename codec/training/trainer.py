@@ -10,10 +10,9 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from codec.training.checkpoint import Checkpoint
 from codec.training.data import Source, prefetch
 from codec.training.draws import Draws
 from codec.training.settings import StageSettings
@@ -46,10 +45,12 @@ class Trainer:
         checkpoint_every: int,
         checkpoint_seconds: float,
         scalar: Callable[[str, float, int], None],
+        deadline: float = math.inf,
     ) -> None:
         self.name, self.settings, self.stage, self.source = name, settings, stage, source
         self.accelerator, self.output, self.seed, self.scalar = accelerator, output, seed, scalar
         self.checkpoint_every, self.checkpoint_seconds = checkpoint_every, checkpoint_seconds
+        self.deadline, self.checkpoint = deadline, Checkpoint(output / "checkpoints", name)
         self.parameters = {
             f"{module}.{parameter}": value
             for module, trained in stage.trained.items()
@@ -61,12 +62,11 @@ class Trainer:
         )
         self.step = 0
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.output / "checkpoints" / f"{self.name}.safetensors"
+    def run(self) -> bool:
+        """Train to the last step, or to the first after the deadline (of time.monotonic); returns whether it is done.
 
-    def run(self) -> None:
-        """Train to the last step. Progress goes to progress.jsonl and the scalar log; checkpoints are atomic."""
+        Progress goes to progress.jsonl and the scalar log; checkpoints are atomic.
+        """
         main, settings = self.accelerator.is_main_process, self.settings
         self.averages = {name: value.detach().clone() for name, value in self.parameters.items()}
         self._resume()
@@ -90,13 +90,26 @@ class Trainer:
                 if main and (time.monotonic() - logged > 2 or last):
                     logged = time.monotonic()
                     self._log({"loss": loss} | terms)
-                if last or self.step % self.checkpoint_every == 0 or time.monotonic() - saved > self.checkpoint_seconds:
+                late = self._late()
+                due = self.step % self.checkpoint_every == 0 or time.monotonic() - saved > self.checkpoint_seconds
+                if last or late or due:
                     saved = time.monotonic()
                     if main:
                         self._save()
+                if late and not last:
+                    return False
         with torch.no_grad():
             for name, value in self.parameters.items():
                 value.copy_(self.averages[name])
+        return True
+
+    def _late(self) -> bool:
+        """Whether the deadline is over on any process, which all of them then learn at the same step."""
+        if math.isinf(self.deadline):
+            return False
+        if time.monotonic() > self.deadline:
+            self.accelerator.set_trigger()
+        return bool(self.accelerator.check_trigger())
 
     def _average(self) -> None:
         decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
@@ -115,28 +128,24 @@ class Trainer:
             stream.write(json.dumps(line) + "\n")
 
     def _save(self) -> None:
-        """Everything that the next step depends on, in one safetensors file put in place whole."""
+        """Everything that the next step depends on."""
         tensors: dict[str, Tensor] = {}
         for index, (name, value) in enumerate(self.parameters.items()):
             tensors[f"weight/{name}"], tensors[f"average/{name}"] = value.detach(), self.averages[name]
             state: dict[str, Any] = self.optimizer.state_dict()["state"].get(index, {})
             tensors |= {f"{key}/{name}": state[key] for key in ("exp_avg", "exp_avg_sq") if key in state}
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        spool = self.checkpoint.with_suffix(".spool")
-        tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
-        save_file(tensors, spool, metadata={"step": str(self.step), "stage": self.name})
-        spool.replace(self.checkpoint)
+        self.checkpoint.save(self.step, tensors)
 
     def _resume(self) -> None:
-        if not self.checkpoint.exists():
+        if (found := self.checkpoint.load()) is None:
             return
-        with safe_open(self.checkpoint, "pt") as file, torch.no_grad():
-            self.step = int(file.metadata()["step"])
-            state: dict[int, dict[str, Tensor]] = {}
+        self.step, tensors = found
+        state: dict[int, dict[str, Tensor]] = {}
+        with torch.no_grad():
             for index, (name, value) in enumerate(self.parameters.items()):
-                value.copy_(file.get_tensor(f"weight/{name}"))
-                self.averages[name] = file.get_tensor(f"average/{name}").to(value.device)
-                moments = {key: file.get_tensor(f"{key}/{name}") for key in ("exp_avg", "exp_avg_sq")}
+                value.copy_(tensors[f"weight/{name}"])
+                self.averages[name] = tensors[f"average/{name}"].to(value.device)
+                moments = {key: tensors[f"{key}/{name}"] for key in ("exp_avg", "exp_avg_sq")}
                 state[index] = {"step": torch.tensor(float(self.step))} | moments
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,7 +1,7 @@
 """The folder of a training run: what one stage leaves for the next.
 
 settings.json, progress.jsonl, tensorboard/, evaluation.json
-checkpoints/<stage>.safetensors     where an interrupted stage goes on
+checkpoints/<stage>.json            where an interrupted stage goes on (checkpoint.py)
 backbone/                           mini backbones: diffusers layout, rewritten whole after a stage
 entropy.safetensors, estimator.safetensors
 bundle/                             the export
@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import codec.compatibility  # noqa: F401
 
@@ -67,6 +67,10 @@ class Workspace:
         fresh = self._start().trainable_entropy() if self.settings.start else Entroformer(self.config.entropy)
         return self._load("entropy", fresh)
 
+    def entropy_to_export(self) -> Entroformer | Bundle:
+        """The entropy model that a stage here left, or the bundle that the run goes on from."""
+        return self.entropy() if (self.folder / "entropy.safetensors").exists() else self._start()
+
     def estimator(self) -> ParameterEstimator:
         """The parameter estimator so far."""
         torch.manual_seed(self.settings.seed)
@@ -90,9 +94,11 @@ class Workspace:
             **chosen,  # type: ignore[arg-type]
         )
 
-    def has(self, name: str) -> bool:
-        """Whether a stage has left this network."""
-        return (self.folder / f"{name}.safetensors").exists()
+    def has(self, name: Literal["entropy", "estimator"]) -> bool:
+        """Whether this network is trained: by a stage here, or in the bundle that the run goes on from."""
+        if (self.folder / f"{name}.safetensors").exists():
+            return True
+        return bool(self.settings.start) and (name == "entropy" or self._start().load_encoder()[1] is not None)
 
     def save(self, name: str, network: nn.Module) -> None:
         """Replace a network's weights."""

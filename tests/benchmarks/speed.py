@@ -1,20 +1,24 @@
 """python -m tests.benchmarks.speed FOLDER: seconds to encode and decode a picture, part by part, and peak memory.
 
 Medians over the folder's pictures, pixels in memory to file bytes and back, at lambda 8 after one picture to warm up.
+--batch N codes N pictures of one size together (seconds are for one of them), --channels-last, --bfloat16 and --compile
+change how the float networks compute: choices that are measured here before they become a default.
 """
 
 import argparse
+import itertools
 import resource
 import statistics
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from codec import Codec, read_image
+from codec import Codec, Picture, read_image
 from codec.codec import DEFAULT_QUALITY
 
 
@@ -49,30 +53,57 @@ class Parts:
         return parts
 
 
+def prepare(codec: Codec, *, channels_last: bool, compiled: bool) -> None:
+    """Put the float networks into another memory format, or compile them."""
+    backbone = codec.backbone
+    if channels_last:
+        backbone.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        backbone.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if compiled:
+        for network in (backbone.autoencoder.encoder, backbone.autoencoder.decoder, backbone.unet):
+            network.compile()
+
+
+def batches(paths: list[Path], size: int) -> Iterator[list[Picture]]:
+    """The first batch, to warm up, then all: consecutive pictures of one size, at most `size` together."""
+    pictures = [read_image(path) for path in paths]
+    alike = [list(group) for _, group in itertools.groupby(pictures, lambda picture: picture.pixels.shape)]
+    found = [group[start : start + size] for group in alike for start in range(0, len(group), size)]
+    yield found[0]
+    yield from found
+
+
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--count", type=int)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--bfloat16", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     given = parser.parse_args()
     codec = Codec.load(*[given.bundle] if given.bundle else [])
+    prepare(codec, channels_last=given.channels_last, compiled=given.compile)
     watch, rows = Parts(codec), defaultdict(list)
     paths = sorted(given.folder.iterdir())[: given.count]
-    for place, path in enumerate([paths[0], *paths]):
-        picture = read_image(path)
-        start = time.perf_counter()
-        data = codec.encode(picture, quality=DEFAULT_QUALITY).data
-        taken = {"encode": watch.taken(start)}
-        start = time.perf_counter()
-        codec.decode(data)
-        taken["decode"] = watch.taken(start)
-        if place:
-            for name, parts in taken.items():
-                for part, seconds in parts.items():
-                    rows[name, part].append(seconds)
+    with torch.autocast("cpu", torch.bfloat16, enabled=given.bfloat16):
+        for place, pictures in enumerate(batches(paths, given.batch)):
+            start = time.perf_counter()
+            files = [encoded.data for encoded in codec.encode_all(pictures, quality=DEFAULT_QUALITY)]
+            taken = {"encode": watch.taken(start)}
+            start = time.perf_counter()
+            codec.decode_all(files)
+            taken["decode"] = watch.taken(start)
+            if place:
+                for name, parts in taken.items():
+                    for part, seconds in parts.items():
+                        rows[name, part].append(seconds / len(pictures))
+    chosen = [name for name in ("channels_last", "bfloat16", "compile") if getattr(given, name)]
     print(
-        f"{len(paths)} pictures of {given.folder.name}, lambda {DEFAULT_QUALITY:g}, {torch.get_num_threads()} thread(s)"
+        f"{len(paths)} pictures of {given.folder.name}, {given.batch} at a time, lambda {DEFAULT_QUALITY:g}, "
+        f"{torch.get_num_threads()} thread(s){''.join(f', {name}' for name in chosen)}"
     )
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB\n")
     print("| | part | median (s) |\n|---|---|---|")

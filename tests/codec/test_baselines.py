@@ -1,13 +1,19 @@
 """Other codecs make real files that decode, and one that cannot run says why."""
 
 import sys
-from typing import Any
+import types
+from pathlib import Path
+from types import SimpleNamespace
+
+import codec.compatibility  # noqa: F401
 
 import numpy as np
 import pytest
+import torch
 
-from codec import SettingsError
-from codec.baselines import NAMES, Baseline, Command, available, external, largest_within
+from codec import BitstreamError, SettingsError
+from codec.baselines import NAMES, Baseline, Command, available, largest_within
+from codec.baselines.external import read_commands
 from codec.metrics import psnr
 from tests.conftest import synthetic
 
@@ -16,7 +22,8 @@ COPY = f'{sys.executable} -c "import shutil, sys; shutil.copy(*sys.argv[1:3])" {
 
 
 def by_program(encode: str = COPY, decode: str = COPY) -> Baseline:
-    return external(Command("copied", encode, decode, (1, 2), ".bin"))
+    ((found,), _) = available(["copied"], [Command("copied", encode, decode, (1, 2), seconds=1)])
+    return found
 
 
 def test_what_pillow_writes_is_always_there_and_every_codec_is_accounted_for() -> None:
@@ -38,31 +45,39 @@ def test_files_grow_with_the_setting_and_decode_to_the_same_size(baseline: Basel
 
 
 @pytest.mark.parametrize(
-    ("name", "module", "extra"), [("jpeg-xl", "imagecodecs", "evaluate"), ("hevc", "pillow_heif", "heif")]
+    ("name", "module", "extra"),
+    [
+        ("jpeg-xl", "imagecodecs", "'fdcodec[evaluate]'"),
+        ("hevc", "pillow_heif", "'fdcodec[heif]'"),
+        ("mbt2018", "compressai", "compressai"),
+        ("ms-illm", "neuralcompression.zoo", "neuralcompression"),
+    ],
 )
 def test_a_codec_without_its_library_is_unavailable_and_says_what_to_install(
     name: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     found, missing = available([name])
-    assert found == [] and f"pip install 'fdcodec[{extra}]'" in missing[name]
+    assert found == [] and f"pip install {extra}" in missing[name]
 
 
 def test_a_format_that_this_pillow_lacks_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codec.baselines.features.check", lambda _: False)
+    monkeypatch.setattr("codec.baselines.classical.features.check", lambda _: False)
     assert available(["avif"]) == ([], {"avif": "this Pillow was built without avif"})
 
 
 def test_a_program_that_is_not_on_the_path_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert available(["bpg"]) == ([], {"bpg": "the program bpgenc is not on PATH"})
-    with pytest.raises(SettingsError, match="copied cannot run here: the program absent is not on PATH"):
-        by_program(decode="absent {input} {output}")
+    commands = [Command("own", "absent {input} {output}", COPY, (1,))]
+    assert available(["own"], commands) == ([], {"own": "the program absent is not on PATH"})
 
 
 def test_an_unknown_codec_is_refused() -> None:
-    with pytest.raises(SettingsError, match="no codec 'gif' to compare with; choose from jpeg"):
+    with pytest.raises(SettingsError, match="no codec 'gif' to compare with; choose from hevc"):
         available(["gif"])
+    with pytest.raises(SettingsError, match="the name 'jpeg' is taken"):
+        available(["jpeg"], [Command("jpeg", COPY, COPY, (1,))])
 
 
 def test_external_programs_are_a_codec() -> None:
@@ -79,24 +94,124 @@ def test_external_programs_are_a_codec() -> None:
         ("import time; time.sleep(60)", "of copied did not end within 1 s"),
     ],
 )
-def test_an_external_program_that_fails_or_hangs_is_one_line(
-    program: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("codec.baselines.COMMAND_SECONDS", 1.0)
+def test_an_external_program_that_fails_or_hangs_is_one_line(program: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         by_program(encode=f'{sys.executable} -c "{program}"').encode(synthetic(8, 8), 1)
 
 
-def test_a_setting_for_a_rate_is_found_and_files_are_made_once() -> None:
-    made: list[float] = []
+def test_external_codecs_are_described_in_a_file(tmp_path: Path) -> None:
+    described = tmp_path / "codecs.toml"
+    described.write_text("[hfd]\nencode = 'a {input}'\ndecode = 'b'\nsettings = [1, 2]\npoints = [2]\nseconds = 5")
+    assert read_commands(described) == [Command("hfd", "a {input}", "b", (1, 2), points=(2,), seconds=5)]
+    for text in ("[hfd]\nencode = 'a'", "[hfd]\nencoder = 'a'", "hfd = 1", "[", "[hfd]\nsettings = 3"):
+        described.write_text(text)
+        with pytest.raises(SettingsError, match="does not describe codecs by a table"):
+            read_commands(described)
+    with pytest.raises(SettingsError, match="cannot read"):
+        read_commands(tmp_path / "absent.toml")
 
-    def encode(_: Any, setting: float) -> bytes:
-        made.append(setting)
-        return bytes(int(10 * setting))
 
-    baseline = Baseline("lengths", "1", tuple(range(1, 101)), encode, lambda _: synthetic(1, 1))
-    tried: dict[float, bytes] = {}
-    for size, setting in ((10, 1), (19, 1), (20, 2), (567, 56), (9999, 100), (3, 1)):
-        assert largest_within(baseline, synthetic(1, 1), size, tried) == setting
-        assert len(tried[setting]) == 10 * setting
-    assert len(made) == len(set(made))
+@pytest.mark.parametrize("growth", [1, 5])
+def test_a_setting_for_a_rate_is_found_in_few_trials(growth: float) -> None:
+    settings = tuple(range(1, 101))
+
+    def trials(size: float, expected: int) -> int:
+        made: list[float] = []
+
+        def length(setting: float) -> int:
+            made.append(setting)
+            return int(10 * setting**growth)
+
+        assert largest_within(settings, size, length) == expected
+        return len(made)
+
+    for setting in (1, 2, 3, 56, 99, 100):
+        assert trials(10 * setting**growth, setting) <= 12
+        assert trials(10 * setting**growth + 9, setting) <= 12
+    assert trials(3, 1) == 1
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """torch.hub's folder of weights, empty."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path / "checkpoints"
+
+
+def package(name: str, monkeypatch: pytest.MonkeyPatch, **contents: object) -> None:
+    """Stand in for an installed package."""
+    made = types.ModuleType(name)
+    made.__dict__.update(contents)
+    monkeypatch.setitem(sys.modules, name, made)
+
+
+class Zoo:
+    """A model with the calls of both packages that stores the pixels."""
+
+    def __init__(self, quality: int) -> None:
+        self.quality = quality
+
+    def eval(self) -> "Zoo":
+        return self
+
+    def update(self, *_: object) -> None:
+        pass
+
+    update_tensor_devices = update
+
+    def stored(self, unit: torch.Tensor) -> bytes:
+        return bytes((255 * unit[0]).round().to(torch.uint8).numpy().tobytes()) + bytes([self.quality])
+
+    def restored(self, data: bytes, size: tuple[int, int]) -> torch.Tensor:
+        assert data[-1] == self.quality
+        return torch.frombuffer(bytearray(data[:-1]), dtype=torch.uint8).view(1, 3, *size) / 255
+
+
+class CompressAi(Zoo):
+    def compress(self, unit: torch.Tensor) -> dict[str, object]:
+        assert unit.shape[-1] % 64 == unit.shape[-2] % 64 == 0
+        return {"strings": [[self.stored(unit)], [b"hyper"]], "shape": torch.Size(unit.shape[-2:])}
+
+    def decompress(self, strings: list[list[bytes]], shape: tuple[int, int]) -> dict[str, torch.Tensor]:
+        assert strings[1] == [b"hyper"]
+        return {"x_hat": self.restored(strings[0][0], shape)}
+
+
+class MsIllm(Zoo):
+    def compress(self, unit: torch.Tensor) -> SimpleNamespace:
+        size = tuple(unit.shape[-2:])
+        strings = {"latent_strings": [self.stored(unit)], "hyper_latent_strings": [b"hyper"]}
+        return SimpleNamespace(**strings, image_size=size, padded_size=size)
+
+    def decompress(self, made: SimpleNamespace) -> torch.Tensor:
+        assert made.hyper_latent_strings == [b"hyper"]
+        return self.restored(made.latent_strings[0], made.image_size)
+
+
+def test_compressais_zoo_is_used_where_its_weights_lie(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "bmshj2018-factorized"
+    urls = {"mse": {quality: f"https://host/{name}-{quality}.pth.tar" for quality in (1, 2, 3)}}
+    package("compressai", monkeypatch, __version__="1.2.8")
+    package("compressai.zoo", monkeypatch, models={name: lambda quality, **_: CompressAi(quality)})
+    package("compressai.zoo.image", monkeypatch, model_urls={name: urls})
+    assert f"no weights in {hub}" in available([name])[1][name]
+    assert available(["mbt2018"])[1]["mbt2018"] == "compressai 1.2.8 has no trained mbt2018"
+    (hub / f"{name}-2.pth.tar").touch()
+    ((found,), _) = available([name])
+    assert found.points == found.settings == (2,)
+    pixels = synthetic(50, 70)
+    data = found.encode(pixels, 2)
+    assert np.array_equal(found.decode(data), pixels) and len(data) == 10 + 2 * 4 + 3 * 64 * 128 + 1 + 5
+    with pytest.raises(BitstreamError, match="cut short"):
+        found.decode(data[:7])
+
+
+def test_ms_illm_is_used_where_its_weights_lie(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package("neuralcompression.zoo", monkeypatch, msillm_quality_3=lambda pretrained: MsIllm(3))
+    package("neuralcompression._outputs", monkeypatch, HyperpriorCompressedOutput=SimpleNamespace)
+    assert "msillm_target_0.14bpp.ckpt" in available(["ms-illm"])[1]["ms-illm"]
+    (hub / "msillm_target_0.14bpp.ckpt").touch()
+    ((found,), _) = available(["ms-illm"])
+    pixels = synthetic(50, 70)
+    assert found.points == (3,) and np.array_equal(found.decode(found.encode(pixels, 3)), pixels)

@@ -142,13 +142,11 @@ def test_the_bundle_of_a_file_is_found_among_others(file: Path, bundle: Bundle, 
     assert done.exit_code == 0, done.output
 
 
-@pytest.mark.parametrize("command", ["encode", "decode", "evaluate"])
+@pytest.mark.parametrize("command", ["encode", "decode"])
 def test_an_existing_output_is_kept_unless_forced(
     command: str, source: Path, file: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
-    (tmp_path / "photos").mkdir()
-    source.rename(tmp_path / "photos" / "in.png")
-    subject = {"encode": tmp_path / "photos" / "in.png", "decode": file, "evaluate": tmp_path / "photos"}[command]
+    subject = {"encode": source, "decode": file}[command]
     output = tmp_path / "out.png"
     output.write_text("precious")
     done = fdc(command, subject, "-o", output, bundle=bundle)
@@ -237,60 +235,53 @@ def test_info_shows_what_it_can_without_the_bundle(file: Path) -> None:
 
 
 def test_evaluate_measures_every_picture_and_reports_bad_files(codec: Codec, bundle: Bundle, tmp_path: Path) -> None:
-    folder, report = tmp_path / "photos", tmp_path / "it's.parquet"
+    folder, output = tmp_path / "photos", tmp_path / "it's"
     (folder / "sub").mkdir(parents=True)
-    (folder / ".hidden").write_text("x")
     (folder / "a.png").write_bytes(encode_png(synthetic(170, 180)))
+    (folder / ".hidden").write_text("no picture")
     (folder / "cut.png").write_bytes(encode_png(synthetic(170, 180))[:9000])
     (folder / "sub" / "[red]tiny.png").write_bytes(encode_png(synthetic(20, 30)))
     (folder / "text.jpg").write_text("no picture")
-    done = fdc("evaluate", folder, "-o", report, "--quality", 2, "--quality", 8, bundle=bundle)
+    done = fdc("evaluate", folder, "-o", output, "--quality", 2, "--quality", 8, bundle=bundle)
     assert done.exit_code == 0, done.output
     with duckdb.connect() as database:
-        table = database.execute("SELECT * FROM read_parquet(?)", [str(report)])
+        table = database.execute("SELECT * FROM read_parquet(?)", [str(output / "report.parquet")])
         assert [column[0] for column in table.description] == list(COLUMNS)
         rows = [dict(zip(COLUMNS, row, strict=True)) for row in table.fetchall()]
-    keys = ["a.png", "cut.png", "sub/[red]tiny.png", "text.jpg"]
-    assert [(row["key"], row["quality_lambda"]) for row in rows] == [(key, value) for key in keys for value in (2, 8)]
-    assert [row["status"] for row in rows[::2]] == ["compressed", "failed", "compressed", "failed"]
+    images = ["a.png", "cut.png", "sub/[red]tiny.png", "text.jpg"]
+    assert [(row["image"], row["setting"]) for row in rows] == [(image, value) for image in images for value in (2, 8)]
+    assert [row["status"] for row in rows[::2]] == ["measured", "failed", "measured", "failed"]
     assert "cut short" in rows[2]["error"] and "not a picture" in rows[6]["error"]
-    assert rows[4]["lpips"] is None and "lpips: side below 31" in rows[4]["error"]
+    assert rows[4]["lpips_alex"] is None and "lpips_alex: side below 31" in rows[4]["error"]
     picture = read_image(folder / "a.png")
     encoded = codec.encode(picture, quality=8)
-    quality = Metrics().measure(picture.pixels, codec.decode(encoded.data))
+    alex, vgg = (Metrics(net).measure(picture.pixels, codec.decode(encoded.data)) for net in ("alex", "vgg"))
     expected = {
+        "codec": f"fdcodec-{bundle.id[:8]}",
         "bytes": len(encoded.data),
         "bpp": 8 * len(encoded.data) / (170 * 180),
-        "latent_bits": encoded.latent_bits,
-        "side_bits": encoded.side_bits,
-        "psnr_db": quality.psnr_db,
-        "ms_ssim": quality.ms_ssim,
-        "lpips": quality.lpips,
-        "dists": quality.dists,
-        "lpips_net": "alex",
+        "psnr_db": alex.psnr_db,
+        "ms_ssim": alex.ms_ssim,
+        "lpips_alex": alex.lpips,
+        "lpips_vgg": vgg.lpips,
+        "dists": alex.dists,
         "error": None,
-        "bundle_id": bundle.id,
+        "asked_bpp": None,
     }
     assert {name: rows[1][name] for name in expected} == pytest.approx(expected)
-    assert "[red]tiny.png" in done.stdout and "failed: " in done.stdout and done.stdout.count("mean of 2") == 2
-    assert names(tmp_path) == ["it's.parquet", "photos"]
+    assert np.array_equal(read_image(output / rows[1]["picture"]).pixels, codec.decode(encoded.data))
+    assert "sub/[red]tiny.png" not in done.stdout and "text.jpg, fdcodec" in done.stdout
+    assert done.stdout == (output / "report.md").read_text()
 
 
 def test_evaluate_fails_where_nothing_could_be_compressed(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    empty = fdc("evaluate", tmp_path / "photos", bundle=bundle)
+    empty = fdc("evaluate", tmp_path / "photos", "-o", tmp_path / "out", bundle=bundle)
     assert empty.exit_code == 1 and "no folder with files" in empty.stderr
     (tmp_path / "photos" / "text.jpg").write_text("no picture")
-    done = fdc("evaluate", tmp_path / "photos", "-o", tmp_path / "report.parquet", bundle=bundle)
+    done = fdc("evaluate", tmp_path / "photos", "-o", tmp_path / "out", bundle=bundle)
     assert done.exit_code == 1 and done.stderr.count("\n") == 1
-    assert "text.jpg" in done.stdout and (tmp_path / "report.parquet").is_file()
-
-
-def test_an_earlier_report_in_the_folder_is_no_picture(source: Path, bundle: Bundle) -> None:
-    report = source.parent / "report.parquet"
-    for _ in range(2):
-        done = fdc("evaluate", source.parent, "-o", report, "--force", bundle=bundle)
-        assert done.exit_code == 0 and "failed" not in done.stdout
+    assert "text.jpg" in done.stdout and (tmp_path / "out" / "report.parquet").is_file()
 
 
 @pytest.mark.parametrize(
@@ -306,8 +297,9 @@ def test_an_earlier_report_in_the_folder_is_no_picture(source: Path, bundle: Bun
         ("encode in.png -o out.fdc --quality nan", 2, "positive"),
         ("encode in.png -o out.fdc --target-bpp -1", 2, "positive"),
         ("encode in.png -o out.fdc --quality high", 2, "--quality"),
-        ("evaluate . --quality 1 --quality inf", 2, "positive"),
-        ("evaluate . --lpips-net squeeze", 2, "squeeze"),
+        ("evaluate . -o out --quality 1 --quality inf", 2, "positive"),
+        ("evaluate . -o out --bpp 0", 2, "positive"),
+        ("evaluate .", 2, "--output"),
         ("decode in.fdc -o out.jpg", 2, "does not end in .png"),
         ("unknown", 2, "unknown"),
         ("encode absent.png -o out.fdc", 1, "absent.png: No such file"),
@@ -322,7 +314,11 @@ def test_an_earlier_report_in_the_folder_is_no_picture(source: Path, bundle: Bun
         ("decode cut.fdc -o out.png", 1, "cut.fdc: the checksum"),
         ("decode in.fdc -o out.png", 1, "no bundle with id"),
         ("info text.jpg", 1, "text.jpg: not an .fdc file"),
-        ("evaluate absent", 1, "absent is no folder"),
+        ("evaluate absent -o out", 1, "absent is no folder"),
+        ("evaluate . -o out", 1, "out is in the folder of pictures"),
+        ("evaluate empty -o text.jpg", 1, "cannot write to text.jpg"),
+        ("evaluate empty -o made --codec gif", 1, "no codec 'gif'"),
+        ("evaluate empty -o made --commands text.jpg", 1, "text.jpg does not describe codecs"),
     ],
 )
 def test_a_mistake_is_one_line_and_no_traceback(
@@ -330,6 +326,8 @@ def test_a_mistake_is_one_line_and_no_traceback(
 ) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "cut.fdc").write_bytes(file.read_bytes()[:-5])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "made").mkdir()
     before = names(tmp_path)
     monkeypatch.chdir(tmp_path)
     done = fdc(*line.split())

@@ -50,6 +50,31 @@ def test_encoding_twice_gives_the_same_bytes(codec: Codec, photo: NDArray[np.uin
     assert codec.encode(Picture(photo), quality=3).data == codec.encode(Picture(photo), quality=3).data
 
 
+def test_pictures_of_one_size_are_coded_together_and_each_file_stands_alone(codec: Codec) -> None:
+    pictures = [Picture(synthetic(40, 56, seed=seed)) for seed in range(3)]
+    together = codec.encode_all(pictures, quality=8)
+    assert len(together) == 3
+    for picture, encoded in zip(pictures, together, strict=True):
+        assert np.array_equal(codec.symbols(encoded.data), encoded.symbols)
+        alone = codec.encode(picture, quality=8)
+        assert np.abs(encoded.symbols - alone.symbols).max() <= 1 and len(encoded.data) == pytest.approx(
+            len(alone.data), rel=0.05, abs=8
+        )
+    with pytest.raises(ValueError, match="one size"):
+        codec.encode_all([pictures[0], Picture(synthetic(40, 48))])
+    assert codec.encode_all([]) == []
+
+
+def test_files_of_any_sizes_and_rates_are_decoded_together_to_what_they_hold(codec: Codec) -> None:
+    grey = Picture(np.repeat(synthetic(40, 56)[..., :1], 3, axis=2), grey=True)
+    pictures = [Picture(synthetic(40, 56)), Picture(synthetic(9, 9)), grey, Picture(synthetic(40, 56, seed=7))]
+    files = [codec.encode(picture, quality=quality).data for picture in pictures for quality in (0.5, 8, 1e6)]
+    for data, pixels in zip(files, codec.decode_all(files), strict=True):
+        alone = codec.decode(data)
+        assert pixels.shape == alone.shape
+        assert np.abs(pixels.astype(int) - alone).max() <= 1
+
+
 def test_rate_and_quality_grow_with_lambda(codec: Codec, photo: NDArray[np.uint8]) -> None:
     files = [codec.encode(Picture(photo), quality=quality).data for quality in (0.5, 8, 128)]
     lengths = [len(data) for data in files]

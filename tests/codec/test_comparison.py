@@ -1,34 +1,33 @@
-"""Codecs beside each other: rows are measured once, and the report says what they say."""
+"""Codecs beside each other: the tables and figures say what the rows say."""
 
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from codec import Codec, Picture, SettingsError, encode_png
-from codec.baselines import Baseline, Pixels, available
-from codec.bundle import Bundle
-from codec.comparison import METRICS, Comparison, Row, draw, markdown
-from codec.images import read_image
-from tests.benchmarks import rate_distortion
+from codec import SettingsError, published
+from codec.baselines import Baseline
+from codec.comparison import METRICS, Comparison, markdown
+from codec.evaluation import COLUMNS, Evaluation, Job, Row, read_rows
+from codec.plots import colour
+from codec.report import write_report
 from tests.conftest import synthetic
 
 
-def row(codec: str, image: str, bpp: float, value: float, **changes: object) -> Row:
+def row(codec: str, image: str, at: float, value: float, **changes: object) -> Row:
     """A row in which every metric is `value`."""
-    values: Row = {"image": image, "codec": codec, "version": "1", "asked_bpp": bpp, "setting": bpp, "bpp": bpp}
-    return {**values, **{metric.name: value for metric in METRICS}, "error": None, **changes}
+    values: Row = {"image": image, "codec": codec, "version": "1", "asked_bpp": at, "setting": at, "bpp": at}
+    known = {**values, **{metric.name: value for metric in METRICS}, "status": "measured", "encode_seconds": 2.0}
+    return {**dict.fromkeys(COLUMNS), **known, **changes}
 
 
 ROWS = [
     *(row("jpeg", image, bpp, value) for image in "ab" for bpp, value in ((0.2, 0.4), (0.4, 0.2))),
     *(row("fdcodec-1", "a", bpp, value) for bpp, value in ((0.1, 0.4), (0.4, 0.1))),
     *(row("fdcodec-1", "b", bpp, value) for bpp, value in ((0.3, 0.2), (0.4, 0.1))),
-    row("fdcodec-1", "b", 0.05, 9.0, error="out of memory"),
-    row("autoencoder-1", "a", 24.0, 0.05, asked_bpp=0),
-    row("autoencoder-1", "b", 24.0, 0.07, asked_bpp=0),
+    row("fdcodec-1", "b", 0.05, 9.0, status="failed", error="out of memory"),
+    row("autoencoder-1", "a", 0, 0.05, asked_bpp=None, bpp=None),
+    row("autoencoder-1", "b", 0, 0.07, asked_bpp=None, bpp=None),
 ]
 
 
@@ -42,7 +41,9 @@ def test_means_are_of_the_photos_that_reach_the_rate_and_say_how_many() -> None:
     text = markdown(Comparison(ROWS), [0.2], "fdcodec-1")
     assert cells(text, "0.20 | jpeg | 2")[2:5] == ["2", "0.40", "0.4000"]
     assert cells(text, "0.20 | fdcodec-1")[2:5] == ["1", "0.25", "0.2500"]  # a alone, half way in log bpp
-    assert cells(text, "- | autoencoder-1")[2:5] == ["2", "0.06", "0.0600"]
+    assert cells(text, "autoencoder-1 | setting 0")[2:5] == ["2", "-", "0.06"]
+    assert cells(text, "jpeg | 0.2 bpp")[2:] == ["2", "0.2000", "0.40", *["0.4000"] * 4, "2.00", "-"]
+    assert "fdcodec-1 | 0.05 bpp" not in text and "- b, fdcodec-1: out of memory" in text
 
 
 def test_differences_are_paired_and_have_intervals() -> None:
@@ -54,107 +55,69 @@ def test_differences_are_paired_and_have_intervals() -> None:
 def test_bits_at_equal_quality_count_the_direction_of_the_metric() -> None:
     rows = [row("jpeg", "a", bpp, value) for bpp, value in ((0.2, 0.4), (0.4, 0.2))]
     rows += [row("fdcodec-1", "a", bpp, value) for bpp, value in ((0.1, 0.4), (0.2, 0.2))]
-    assert cells(markdown(Comparison(rows), [0.2], "fdcodec-1"), "jpeg |")[3] == "-50.0 % (1)"  # LPIPS falls with bits
+    assert (
+        cells(markdown(Comparison(rows), [0.2], "fdcodec-1"), "jpeg | - |")[3] == "-50.0 % (1)"
+    )  # LPIPS falls with bits
     better = [{**each, "psnr_db": -each["psnr_db"]} for each in rows]
-    assert cells(markdown(Comparison(better), [0.2], "fdcodec-1"), "jpeg |")[1] == "-50.0 % (1)"
+    assert cells(markdown(Comparison(better), [0.2], "fdcodec-1"), "jpeg | -50")[1] == "-50.0 % (1)"
 
 
 def test_without_our_codec_there_is_a_table_of_the_others() -> None:
     text = markdown(Comparison(each for each in ROWS if each["codec"] == "jpeg"), [0.2, 0.05], None)
-    assert cells(text, "0.05 | jpeg")[2:4] == ["0", "-"] and "minus" not in text
+    assert "jpeg | 0.2 bpp" in text and "equal rates" not in text and "minus" not in text
 
 
-def test_curves_are_drawn_as_png_and_svg(tmp_path: Path) -> None:
-    draw(Comparison(ROWS), [tmp_path / "c.png", tmp_path / "c.svg"], "fdcodec-1", (0.05, 0.4))
-    with Image.open(tmp_path / "c.png") as image:
-        assert image.width > 1000 and len(set(image.convert("L").tobytes())) > 50
-    assert "<svg" in (tmp_path / "c.svg").read_text()
+def kept(folder: Path, rows: list[Row]) -> Evaluation:
+    """A folder that holds these rows."""
+    evaluation = Evaluation(folder)
+    for codec, image in sorted({(each["codec"], each["image"]) for each in rows}):
+        baseline = Baseline(codec, "1", (1,), lambda *_: b"", lambda _: synthetic(1, 1))
+        chosen = [each for each in rows if (each["codec"], each["image"]) == (codec, image)]
+        evaluation.write(Job(folder, image, baseline), chosen)
+    return evaluation
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> list[Path]:
-    """Two pictures large enough for every metric."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for seed in (0, 1):
-        (folder / f"{seed}.png").write_bytes(encode_png(synthetic(161, 170, seed)))
-    return sorted(folder.iterdir())
+def test_the_report_is_a_page_a_table_and_figures(tmp_path: Path) -> None:
+    evaluation = kept(tmp_path, [{**each, "image": f"kodim0{5 if each['image'] == 'a' else 7}.png"} for each in ROWS])
+    names = ["jpeg", "fdcodec-1", "autoencoder-1"]
+    text = write_report(tmp_path, names, {"bpg": "the program bpgenc is not on PATH"})
+    assert "- bpg: the program bpgenc is not on PATH" in text
+    assert read_rows([tmp_path / "report.parquet"]) == evaluation.rows()
+    for figure in ("curves", "published"):
+        with Image.open(tmp_path / f"{figure}.png") as image:
+            assert image.width > 1000 and len(set(image.convert("L").tobytes())) > 50
+            assert image.convert("RGB").getpixel((2, 2)) == (255, 255, 255)
+        assert "<svg" in (tmp_path / f"{figure}.svg").read_text()
+        assert "![" in text and f"({figure}.png)" in text
+    page = (tmp_path / "index.html").read_text()
+    assert '<img src="curves.png"' in page and "<td>jpeg</td>" in page and "http" not in page
 
 
-def counted(fail_on: int | None = None) -> tuple[Baseline, list[float]]:
-    """JPEG that remembers what it was asked for, and fails in its nth file."""
-    ((jpeg,), _) = available(["jpeg"])
-    asked: list[float] = []
-
-    def encode(pixels: Pixels, setting: float) -> bytes:
-        asked.append(setting)
-        if len(asked) == fail_on:
-            raise ValueError("too\ndifficult")
-        return jpeg.encode(pixels, setting)
-
-    return Baseline("jpeg", "1", jpeg.settings, encode, jpeg.decode), asked
+def test_published_figures_stand_beside_measured_ones_and_not_among_them(tmp_path: Path) -> None:
+    evaluation = kept(tmp_path, [{**each, "image": f"kodim0{5 if each['image'] == 'a' else 7}.png"} for each in ROWS])
+    text = write_report(tmp_path, ["jpeg", "fdcodec-1"], {})
+    assert cells(text, "kodim07") == ["kodim07", "0.101", "0.111", "0.229", "0.147", "0.3000 to 0.4000"]
+    assert cells(text, "kodim01")[-1] == "-"
+    assert not {"Ours", "HFD", "CDC", "ILLM"} & {each["codec"] for each in evaluation.rows()}
+    means = {name: sum(values) / len(values) for name, values in published.BITS_PER_PIXEL.items()}
+    assert means == pytest.approx({"Ours": 0.1030, "HFD": 0.1075, "CDC": 0.2479, "ILLM": 0.1530}, abs=5e-5)
+    assert {len(values) for values in published.BITS_PER_PIXEL.values()} == {len(published.PHOTOS)}
 
 
-def rows_of(output: Path) -> list[Row]:
-    return rate_distortion.read_rows([output / "rows" / "jpeg.parquet"])
+def test_a_report_of_other_pictures_does_not_mention_what_was_published(tmp_path: Path) -> None:
+    kept(tmp_path, ROWS)
+    assert "ublished" not in write_report(tmp_path, ["fdcodec-1"], {})
+    assert not (tmp_path / "published.png").exists()
 
 
-def test_rows_are_of_whole_files_and_a_row_done_is_not_redone(photos: list[Path], tmp_path: Path) -> None:
-    baseline, asked = counted()
-    rate_distortion.measure(photos[:1], tmp_path, baseline, [0.5, 0.001])
-    large, small = rows_of(tmp_path)
-    pixels = read_image(photos[0]).pixels
-    assert large["bytes"] == len(baseline.encode(pixels, large["setting"])) and large["bpp"] <= 0.5
-    assert large["bpp"] == 8 * large["bytes"] / (161 * 170)
-    assert small["setting"] == 1 and small["bpp"] > 0.001  # its smallest file
-    assert all(each[metric.name] is not None for each in (large, small) for metric in METRICS)
-    assert large["lpips_vgg"] != large["lpips_alex"] and large["psnr_db"] > small["psnr_db"]
-    asked.clear()
-    rate_distortion.measure(photos[:1], tmp_path, baseline, [0.5, 0.001])
-    assert asked == [] and rows_of(tmp_path) == [large, small]
-    rate_distortion.measure(photos, tmp_path, baseline, [0.001])
-    assert [each["image"] for each in rows_of(tmp_path)] == ["0.png", "0.png", "1.png"]
+def test_a_report_is_of_the_codecs_that_are_named(tmp_path: Path) -> None:
+    kept(tmp_path, ROWS)
+    assert "fdcodec-1" not in write_report(tmp_path, ["jpeg"], {})
+    with pytest.raises(SettingsError, match="has no rows of webp"):
+        write_report(tmp_path, ["webp"], {})
 
 
-def test_a_codec_or_photo_that_fails_costs_its_rows_and_is_tried_again(photos: list[Path], tmp_path: Path) -> None:
-    photos[1].write_text("no picture")
-    rate_distortion.measure(photos, tmp_path, counted(fail_on=1)[0], [0.5, 0.8])
-    assert [each["error"] for each in rows_of(tmp_path)[:2]] == ["too difficult"] * 2
-    assert all("1.png is not a picture" in each["error"] for each in rows_of(tmp_path)[2:])
-    rate_distortion.measure(photos, tmp_path, counted()[0], [0.5, 0.8])
-    assert [each["error"] is None for each in rows_of(tmp_path)] == [True, True, False, False]
-
-
-def test_this_codec_and_its_ceiling_are_measured_like_the_others(
-    photos: list[Path], bundle: Bundle, tmp_path: Path
-) -> None:
-    codec = Codec.load(bundle)
-    ours, ceiling = rate_distortion.ours(codec), rate_distortion.ceiling(codec)
-    assert bundle.id[:8] in ours.name and ours.name != ceiling.name
-    pixels = synthetic(20, 30)
-    assert ours.encode(pixels, ours.settings[100]) == codec.encode(Picture(pixels), quality=ours.settings[100]).data
-    assert list(ours.settings) == sorted(set(ours.settings))
-    rate_distortion.measure(photos[:1], tmp_path, ceiling, [0])
-    compared = Comparison(rate_distortion.read_rows((tmp_path / "rows").iterdir()))
-    assert compared.ceilings == [ceiling.name] and compared.codecs == []
-
-
-def test_the_report_needs_rows_and_one_codec_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SettingsError, match="has no rows of any codec"):
-        rate_distortion.report(tmp_path, [0.2], None)
-    (tmp_path / "rows").mkdir()
-    write(tmp_path, [*ROWS, row("fdcodec-2", "a", 0.2, 0.3)])
-    with pytest.raises(SettingsError, match="choose one with --ours: fdcodec-1, fdcodec-2"):
-        rate_distortion.report(tmp_path, [0.2], None)
-    rate_distortion.main(tmp_path, tmp_path, mine="fdcodec-1", bpp=[0.2], step="report")
-    assert capsys.readouterr().out.strip() == (tmp_path / "report.md").read_text().strip()
-    assert {path.name for path in tmp_path.iterdir()} == {"rows", "report.md", "curves.png", "curves.svg"}
-
-
-def write(output: Path, rows: list[Row]) -> None:
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, rate_distortion.SCHEMA), output / "rows" / "x.parquet")
-
-
-def test_a_folder_without_photos_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"error: .* is no folder with photos in it"):
-        rate_distortion.main(tmp_path / "absent", tmp_path)
+def test_a_codec_has_one_colour_and_no_two_share_one() -> None:
+    names = ["avif", "bpg", "fdcodec-12345678", "hevc", "hfd", "cdc", "jpeg", "jpeg-xl", "webp"]
+    assert len({colour(name, names) for name in names}) == len(names)
+    assert colour("fdcodec-1") == colour("fdcodec-2") and colour("hevc", names) == colour("hevc")

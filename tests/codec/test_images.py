@@ -6,13 +6,14 @@ import warnings
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin
 
-from codec.errors import ImageError
-from codec.images import COLOURS, encode_png, read_image, to_pixels, to_tensor
+from codec.errors import ImageError, ImageLimitError
+from codec.images import COLOURS, COLOURS_BEYOND, DEPTH, FRAMES, encode_png, read_image, to_pixels, to_tensor
 from tests.codec.image_files import DISPLAY_P3, SRGB_PRIMARIES, png, profile, stored, tiff
 from tests.conftest import synthetic
 
@@ -174,8 +175,35 @@ def test_inverted_16_bit_grey_is_turned_over() -> None:
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
 def test_samples_without_a_defined_white_are_refused(kind: type) -> None:
-    with pytest.raises(ImageError, match="white is not defined"):
+    with pytest.raises(ImageLimitError, match="white is not defined"):
         read_image(stored(np.zeros((4, 4), kind), "TIFF"))
+
+
+@pytest.mark.parametrize(
+    ("data", "reduced"),
+    [
+        (stored(PIXELS), None),
+        (stored(Image.fromarray(PIXELS).quantize(16), transparency=bytes(range(16))), None),
+        (stored(Image.fromarray(PIXELS).convert("YCbCr"), "TIFF"), None),
+        (stored(Image.fromarray(PIXELS[..., 0] > 99)), None),
+        (png(2, 1, 16, 2, bytes(12)), DEPTH),
+        (png(2, 1, 16, 6, bytes(16)), DEPTH),
+        (stored(np.zeros((4, 4), np.uint16), "TIFF"), DEPTH),
+        (b"P6 1 1 1023 " + bytes(6), DEPTH),
+        (b"P5 1 1 65535 " + bytes(2), DEPTH),
+        (b"P6 1 1 100 " + bytes(3), None),
+        (bytes(imagecodecs.avif_encode(np.zeros((16, 16, 3), np.uint16), bitspersample=10)), DEPTH),
+        (bytes(imagecodecs.avif_encode(np.zeros((16, 16, 3), np.uint8))), None),
+        (stored(Image.fromarray(PIXELS).convert("CMYK"), "JPEG"), COLOURS_BEYOND),
+        (stored(Image.fromarray(PIXELS, "LAB"), "TIFF"), COLOURS_BEYOND),
+        *(
+            (stored(Image.fromarray(PIXELS), kind, save_all=True, append_images=[Image.new("RGB", (40, 24))]), FRAMES)
+            for kind in ("GIF", "WEBP", "PNG", "TIFF", "AVIF", "MPO")
+        ),
+    ],
+)
+def test_what_eight_bits_of_rgb_do_not_hold_is_said(data: bytes, reduced: str | None) -> None:
+    assert read_image(data).reduced == reduced
 
 
 def test_cmyk_becomes_rgb() -> None:
@@ -329,7 +357,7 @@ def test_a_bomb_is_refused_by_its_declared_size_before_decoding(
 def test_the_limit_on_pixels_can_be_set() -> None:
     data = stored(PIXELS)
     assert read_image(data, max_pixels=960).width == 40
-    with pytest.raises(ImageError, match="declares 40 x 24 pixels, more than 959"):
+    with pytest.raises(ImageLimitError, match="declares 40 x 24 pixels, more than 959"):
         read_image(data, max_pixels=959)
 
 

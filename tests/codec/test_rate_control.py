@@ -107,8 +107,21 @@ def test_a_floor_that_nothing_meets_names_the_best() -> None:
         coarsest_reaching(Floor(min_psnr_db=20), BLACK, dull)
 
 
+@pytest.mark.parametrize("missed", [-1, 77, 189, 190, 251, 255])
+def test_a_search_above_what_missed_never_looks_below_it(missed: int) -> None:
+    tried: list[int] = []
+
+    def shade(code: int) -> NDArray[np.uint8]:
+        tried.append(code)
+        return shades(code)
+
+    found = coarsest_reaching(Floor(min_psnr_db=12), BLACK, shade, missed)
+    assert found == max(missed + 1, 191) or found == missed == 255
+    assert min(tried) > missed or missed == 255
+
+
 def test_a_bound_on_lpips_needs_a_picture_that_has_one() -> None:
-    with pytest.raises(SettingsError, match="no bound on LPIPS is possible for this picture: side below 31"):
+    with pytest.raises(QualityError, match="no bound on LPIPS is possible for this picture: side below 31"):
         coarsest_reaching(Floor(max_lpips=0.1), BLACK, shades)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import shutil
 import socket
@@ -24,9 +25,11 @@ from codec.backbone import Backbone
 from codec.bundle import Bundle
 from codec.entropy.distribution import alpha_of_code
 from codec.training.__main__ import main
+from codec.training.checkpoint import Checkpoint
 from codec.training.data import CropSampler, ShardedImages, prefetch
 from codec.training.draws import Draws
 from codec.training.latents import CachedLatents
+from codec.training.pack import pack
 from codec.training.settings import StageSettings, TrainingSettings, read_settings, to_json
 from codec.training.stages import AdapterStage
 from codec.training.trainer import Trainer, learning_rate
@@ -170,7 +173,11 @@ class Line(nn.Module):
         return loss, {"noise": noise.mean()}
 
 
-def run_line(tars: Path, output: Path, steps: int, stop: int | None = None) -> Line:
+def checkpoint(output: Path) -> Checkpoint:
+    return Checkpoint(output / "checkpoints", "line")
+
+
+def run_line(tars: Path, output: Path, steps: int, stop: int | None = None, deadline: float = math.inf) -> Line:
     stage = Line()
     settings = StageSettings(steps=steps, batch_size=4, crop_size=32, learning_rate=0.05, warmup_steps=2)
     output.mkdir(exist_ok=True)
@@ -186,7 +193,7 @@ def run_line(tars: Path, output: Path, steps: int, stop: int | None = None) -> L
         source.batch = batch  # type: ignore[method-assign]
     trainer = Trainer(
         "line", settings, stage, source, Accelerator(cpu=True), output,
-        seed=1, checkpoint_every=3, checkpoint_seconds=1e9, scalar=lambda *_: None,
+        seed=1, checkpoint_every=3, checkpoint_seconds=1e9, scalar=lambda *_: None, deadline=deadline,
     )  # fmt: skip
     trainer.run()
     return stage
@@ -199,8 +206,51 @@ def test_an_interrupted_stage_ends_with_the_weights_of_an_uninterrupted_one(tars
     resumed = run_line(tars, tmp_path / "cut", 11)
     assert torch.equal(whole.line.weight, resumed.line.weight)
     assert torch.equal(whole.line.bias, resumed.line.bias)
-    files = [load_file(tmp_path / name / "checkpoints" / "line.safetensors") for name in ("whole", "cut")]
-    assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
+    (step, first), (other, second) = (checkpoint(tmp_path / name).load() for name in ("whole", "cut"))
+    assert step == other == 11
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_stage_in_short_slots_ends_with_the_weights_of_one_in_a_single_run(tars: Path, tmp_path: Path) -> None:
+    whole = run_line(tars, tmp_path / "whole", 5)
+    for step in range(1, 5):
+        run_line(tars, tmp_path / "slots", 5, deadline=0)
+        assert checkpoint(tmp_path / "slots").load()[0] == step
+    last = run_line(tars, tmp_path / "slots", 5, deadline=0)
+    assert torch.equal(whole.line.weight, last.line.weight)
+
+
+def test_a_checkpoint_is_in_pieces_and_a_killed_writer_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, tensors = checkpoint(tmp_path), {str(i): torch.full((1000,), float(i)) for i in range(5)}
+    monkeypatch.setattr("codec.training.checkpoint.PIECE_BYTES", 9000)
+    kept.save(1, tensors)
+    files = sorted((tmp_path / "checkpoints").glob("*.safetensors"))
+    assert [file.stat().st_size < 9500 for file in files] == [True] * 3
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr("codec.training.checkpoint.os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            kept.save(2, {name: -value for name, value in tensors.items()})
+    step, loaded = kept.load()
+    assert step == 1 and all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+    kept.save(2, tensors)
+    assert kept.load()[0] == 2 and len(list((tmp_path / "checkpoints").glob("*.safetensors"))) == 3
+
+
+def test_packed_crops_fit_their_size_and_are_the_same_each_time(tars: Path, tmp_path: Path) -> None:
+    images = ShardedImages([tars])
+    for name in ("a.tar", "b.tar"):
+        count = pack(images, tmp_path / name, size=60_000, side=48, seed=3)
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+    assert (tmp_path / "a.tar").stat().st_size <= 60_000
+    packed = ShardedImages([tmp_path / "a.tar"])
+    assert len(packed) == count > 5
+    assert sampler(tmp_path / "a.tar").batch(0).shape[-1] == 32
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,6 +311,17 @@ def test_every_stage_runs_and_the_export_codes(tars: Path, tmp_path: Path, bundl
     assert Bundle.open(out / "bundle").id == first
 
 
+def test_a_stage_of_the_backbone_alone_goes_on_from_a_bundle_and_keeps_its_entropy_model(
+    tars: Path, tmp_path: Path, bundle: Bundle
+) -> None:
+    stage = {"steps": 1, "batch_size": 2, "crop_size": 32, "perceptual": 0.0, "structural": 1.0, "warmup_steps": 1}
+    settings = settings_file(tmp_path, start=str(bundle.path), stages={"decoder": stage})
+    assert main([str(settings), "--data", str(tars), "--output", str(tmp_path / "out")]) == 0
+    made = Bundle.open(tmp_path / "out" / "bundle")
+    assert made.config.backbone_hash != bundle.config.backbone_hash
+    assert made.config.known_answer == bundle.config.known_answer
+
+
 def test_a_mini_backbone_is_made_from_photos_alone(tars: Path, tmp_path: Path) -> None:
     stage = {"steps": 1, "batch_size": 2, "crop_size": 32, "perceptual": 0.0, "warmup_steps": 1}
     cached = stage | {"cached_batches": 1, "mask_ratio": 0.5, "random_top_k": True}
@@ -311,7 +372,7 @@ def test_two_processes_train_the_weights_of_one(tars: Path, tmp_path: Path, bund
         command = [sys.executable, "-m", "accelerate.commands.launch", *config]
         command += ["--module", "codec.training", str(settings)]
         command += ["--data", str(tars), "--output", str(out)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         weights.append(load_file(out / "entropy.safetensors"))

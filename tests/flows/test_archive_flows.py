@@ -13,6 +13,7 @@ from codec.errors import ArchiveError, SettingsError
 from flows import command, compress_archive, mapping, restore_archive
 from tasks import names
 from tasks.models import Models
+from tasks.progress import SILENT, Progress
 from tasks.shard import Job
 from tasks.storage import StorageError
 from tests.fake_codec import FAKE
@@ -110,11 +111,12 @@ def test_shards_are_submitted_four_a_worker(monkeypatch: pytest.MonkeyPatch) -> 
             return self.number
 
     class Submitting:
-        def submit(self, number: int) -> Future:
+        def submit(self, number: int, _: Progress) -> Future:
             return Future(number)
 
     task: Any = Submitting()
-    assert mapping._results(task, ((number,) for number in range(50)), 2) == list(range(50))
+    calls = ((number,) for number in range(50))
+    assert mapping._results(task, calls, 2, SILENT, lambda number: number) == list(range(50))
     assert max(most) == 8
 
 

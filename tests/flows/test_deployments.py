@@ -1,70 +1,350 @@
-"""Deployments: they carry their flows' names, deploy from any directory, and refuse places that depend on one."""
+"""Deployments on a real server with a real worker: run by name and on schedule, one at a time, cancelled, resumed."""
 
+import datetime
+import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
+import psutil
 import pytest
+import yaml
+from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.deployments import run_deployment
+from prefect.states import Cancelling
 
+from codec.bundle import Bundle
+from flows.serve import NAMES
+from tasks import names, report
+from tasks.dataset import pack
+from tasks.storage import Store
+from tests.flows.conftest import PATIENCE, ROOT, Server, free_port
 from tests.tasks.pictures import folder, png
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-ROOT = Path(__file__).parents[2]
-NAMES = {"shard-images", "train-codec", "compress-archive", "restore-archive"}
+INFRA = ROOT / "infra"
+PLACES = {"FDC_SOURCE": "/data/photos", "FDC_ARCHIVE": "s3://bucket/archive"}
+KINDS = {"process": "prefect.yaml", "docker": "prefect-docker.yaml", "kubernetes": "prefect-kubernetes.yaml"}
 
 
-def prefect(where: Path, *arguments: str) -> str:
-    """Run Prefect's command in a directory that is not the repository's; returns what it printed."""
+def deploy(server: Server, where: Path, kind: str = "process", **places: str) -> subprocess.CompletedProcess[str]:
+    """infra/deploy.sh, called from a directory."""
     environment = {
-        **os.environ,
-        "PREFECT_API_URL": PREFECT_API_URL.value() or "",
-        "FDC_SOURCE": "/data/photos",
-        "FDC_ARCHIVE": "s3://bucket/archive",
-        "COLUMNS": "200",
+        **server.environment,
+        **PLACES,
+        **places,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
-    run = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=180, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout + run.stderr
+    script = ["bash", str(INFRA / "deploy.sh"), kind]
+    return subprocess.run(script, cwd=where, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
-def deployed(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An unrelated directory, from which everything was deployed as infra/prefect.yaml says."""
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    prefect(elsewhere, "work-pool", "create", "fdcodec", "--type", "process")
-    prefect(elsewhere, "deploy", "--all", "--prefect-file", str(ROOT / "infra" / "prefect.yaml"))
-    yield elsewhere
-    prefect(elsewhere, "work-pool", "delete", "fdcodec")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that has nothing to do with the repository."""
+    return tmp_path_factory.mktemp("elsewhere")
 
 
-def test_every_deployment_has_its_flows_name_and_no_directory(deployed: Path) -> None:
+@pytest.fixture(scope="module")
+def deployed(server: Server, elsewhere: Path) -> None:
+    """Everything deployed by infra/deploy.sh, called twice."""
+    for _ in range(2):
+        run = deploy(server, elsewhere)
+        assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.fixture(scope="module")
+def worker(server: Server, deployed: None, elsewhere: Path) -> Iterator[Path]:
+    """A worker of the pool; yields the file that it prints to."""
+    log = elsewhere.parent / "worker.log"
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "fdcodec-process"]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=elsewhere, env=server.environment, stdout=output, stderr=output)
+    yield log
+    process.terminate()
+    process.wait()
+    for left in processes(elsewhere.parent):  # of a test that failed before it cancelled its run
+        psutil.Process(left).kill()
+
+
+def prefect(server: Server, where: Path, *arguments: str) -> str:
+    """Run Prefect's command in a directory; returns what it printed."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+    run = subprocess.run(command, cwd=where, env=server.environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+def started(printed: str) -> UUID:
+    """The id of the run that `prefect deployment run` printed."""
+    found = re.search(r"UUID: ([0-9a-f-]{36})", printed)
+    assert found, printed
+    return UUID(found[1])
+
+
+def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+    """Wait until something is true; returns it."""
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+    return found
+
+
+def state(run: UUID) -> str:
     with get_client(sync_client=True) as client:
-        deployments = {deployment.name: deployment for deployment in client.read_deployments()}
-        flows = {name: client.read_flow(deployment.flow_id).name for name, deployment in deployments.items()}
+        return client.read_flow_run(run).state_name or ""
+
+
+def ends(run: UUID) -> str:
+    """The final state of a run."""
+    final = ("Completed", "Failed", "Crashed", "Cancelled")
+    return str(until(lambda: state(run) in final and state(run), f"the end of {run}"))
+
+
+def cancel(run: UUID) -> None:
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run, Cancelling())
+
+
+def processes(place: Path) -> list[int]:
+    """The processes whose command line names a place."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if process.pid != os.getpid() and any(str(place) in word for word in process.info["cmdline"] or ()):
+            found.append(process.pid)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("FDC_SOURCE", "", "FDC_SOURCE is empty: give a full path or a URL"),
+        ("FDC_ARCHIVE", "", "FDC_ARCHIVE is empty: give a full path or a URL"),
+        ("FDC_ARCHIVE", "archive", "FDC_ARCHIVE=archive is relative, and a deployment runs anywhere"),
+        ("FDC_SOURCE", "://photos", "FDC_SOURCE=://photos is relative"),
+        ("PREFECT_API_URL", "", "PREFECT_API_URL is empty: deployments live on a server"),
+    ],
+)
+def test_empty_and_relative_values_are_refused(
+    server: Server, tmp_path: Path, variable: str, value: str, message: str
+) -> None:
+    run = deploy(server, tmp_path, **{variable: value})
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize("kind", ["docker", "kubernetes"])
+def test_without_an_image_containers_are_refused(server: Server, tmp_path: Path, kind: str) -> None:
+    run = deploy(server, tmp_path, kind, FDC_IMAGE="")
+    assert run.stderr.startswith("error: FDC_IMAGE is empty")
+
+
+def test_an_unknown_kind_of_pool_is_refused(server: Server, tmp_path: Path) -> None:
+    assert "error: no work pool of the kind ecs" in deploy(server, tmp_path, "ecs").stderr
+
+
+def test_the_variants_deploy_the_same_but_where_it_runs() -> None:
+    files = {kind: yaml.safe_load((INFRA / file).read_text()) for kind, file in KINDS.items()}
+    pools = {kind: file["definitions"]["pools"][kind] for kind, file in files.items()}
+    for kind, file in files.items():
+        assert {deployment["name"] for deployment in file["deployments"]} == set(NAMES)
+        assert all(deployment.pop("work_pool") == pools[kind] for deployment in file["deployments"])
+        assert file["deployments"] == files["process"]["deployments"]
+        assert pools[kind]["name"] == f"fdcodec-{kind}"
+        assert pools[kind]["job_variables"]["env"] == pools["process"]["job_variables"]["env"]
+        assert pools[kind]["job_variables"].get("image") == (None if kind == "process" else "{{ $FDC_IMAGE }}")
+
+
+def test_every_deployment_has_its_flows_name_and_no_directory(deployed: None) -> None:
+    with get_client(sync_client=True) as client:
+        found = [each for each in client.read_deployments() if each.work_pool_name == "fdcodec-process"]
+        flows = {each.name: client.read_flow(each.flow_id).name for each in found}
+    assert len(found) == len(NAMES)
     assert flows == {name: name for name in NAMES}
-    for name, deployment in deployments.items():
-        module = name.replace("-", "_")
+    for deployment in found:
+        module = deployment.name.replace("-", "_")
         assert deployment.entrypoint == f"flows.{module}.{module}"
         assert (deployment.path, deployment.pull_steps) == (None, [])
-    nightly = deployments["compress-archive"]
+        environment = deployment.job_variables["env"]
+        assert (environment["DO_NOT_TRACK"], environment["PREFECT_SERVER_ANALYTICS_ENABLED"]) == ("1", "false")
+    nightly = next(deployment for deployment in found if deployment.name == "compress-archive")
     assert nightly.parameters == {"source": "/data/photos", "archive": "s3://bucket/archive"}
     assert [(schedule.slug, schedule.active) for schedule in nightly.schedules] == [("nightly", True)]
-    assert nightly.global_concurrency_limit is not None
-    assert nightly.global_concurrency_limit.limit == 1
 
 
-def test_a_worker_runs_a_deployment_and_a_relative_place_fails_it(deployed: Path, tmp_path: Path) -> None:
-    folder(tmp_path / "photos", {"a.png": png(1)})
-    run = ("deployment", "run", "shard-images/shard-images")
-    prefect(deployed, *run, "-p", f"source={tmp_path}/photos", "-p", f"dataset={tmp_path}/dataset")
-    prefect(deployed, *run, "-p", f"source={tmp_path}/photos", "-p", "dataset=dataset")
-    printed = prefect(deployed, "worker", "start", "--pool", "fdcodec", "--run-once")
-    assert (tmp_path / "dataset" / "manifest.parquet").is_file()
-    assert "'dataset' is relative, and a deployment runs anywhere: give a full path or a URL" in printed
-    assert not (deployed / "dataset").exists()
+def test_vanished_runs_are_noticed_without_false_alarms_by_one_automation(deployed: None) -> None:
+    with get_client(sync_client=True) as client:
+        automations = client.read_automations()
+        frequency = int(client.read_deployments()[0].job_variables["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    assert [automation.name for automation in automations] == ["fdcodec-crashed"], "deploying twice makes one"
+    trigger: Any = automations[0].trigger
+    assert trigger.within >= datetime.timedelta(seconds=10 * frequency)
+    assert trigger.for_each == {"prefect.resource.id"}
+    assert {f"prefect.flow-run.{end}" for end in ("Completed", "Failed", "Cancelled", "Crashed")} < trigger.expect
+
+
+def test_a_training_of_two_processes_is_cancelled_and_goes_on_and_others_wait_for_it(
+    server: Server, worker: Path, elsewhere: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    photos = {f"{seed}.png": png(seed, 48, 48) for seed in range(4)}
+    pack(str(folder(tmp_path / "photos", photos)), str(tmp_path / "tars"))
+    entropy = {"steps": 1_000_000, "batch_size": 2, "crop_size": 16}
+    settings = {
+        "start": str(bundle.path),
+        "stages": {"entropy": entropy},
+        "checkpoint_every": 1,
+        "evaluation_images": 1,
+    }
+    (tmp_path / "settings.json").write_text(json.dumps(settings | {"evaluation_qualities": [8.0]}))
+    two = (INFRA / "accelerate" / "cpu-2.yaml").read_text().replace("29500", str(free_port()))
+    (tmp_path / "two.yaml").write_text(two)
+    output = tmp_path / "out"
+    parameters: dict[str, Any] = {
+        "shards": [str(tmp_path / "tars")],
+        "output": str(output),
+        "settings": str(tmp_path / "settings.json"),
+        "accelerate": str(tmp_path / "two.yaml"),
+    }
+
+    name = "train-codec/train-codec"
+    run = started(prefect(server, elsewhere, "deployment", "run", name, "--params", json.dumps(parameters)))
+    progress = output / "progress.jsonl"
+    until(progress.exists, "the first steps of the training")
+    waiting = run_deployment(name, parameters=parameters, timeout=0)
+    assert isinstance(waiting, FlowRun)
+    until(lambda: state(waiting.id) == "AwaitingConcurrencySlot", "the second training's waiting")
+    assert state(run) == "Running"
+    assert len(processes(output)) >= 3, "accelerate and its two processes"
+
+    cancel(waiting.id)
+    cancel(run)
+    until(lambda: not processes(output), "the end of all processes", seconds=30)
+    assert ends(run) == "Cancelled"
+    reached = checkpoint_step(output)
+    assert reached >= 1
+
+    parameters["override"] = [f"stages.entropy.steps={reached + 2}"]
+    again = run_deployment(name, parameters=parameters, timeout=0)
+    assert isinstance(again, FlowRun)
+    assert ends(again.id) == "Completed"
+    steps = [json.loads(line)["step"] for line in progress.read_text().splitlines()]
+    assert steps[-1] == reached + 2
+    assert steps == sorted(steps), "no step was trained again from the start"
+    assert checkpoint_step(output) == reached + 2
+    assert Artifact.get("train-codec") is not None
+
+
+def checkpoint_step(output: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(output / "checkpoints" / "entropy.safetensors", "pt") as file:
+        return int(file.metadata()["step"])
+
+
+def test_a_compression_is_cancelled_and_a_schedule_goes_on_with_it(
+    server: Server, worker: Path, elsewhere: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    source = folder(tmp_path / "photos", {f"{seed:02}.png": png(seed, 64, 64) for seed in range(40)})
+    archive = tmp_path / "archive"
+    parameters = {
+        "source": str(source),
+        "archive": str(archive),
+        "bundle": str(bundle.path),
+        "max_images_per_shard": 2,
+        "metrics": False,
+        "threads": 1,
+        "workers": 1,
+    }
+    name = "compress-archive/compress-archive"
+    run = started(prefect(server, elsewhere, "deployment", "run", name, "--params", json.dumps(parameters)))
+    until((archive / names.part(1, 0)).exists, "the first shard")
+    cancel(run)
+    until(lambda: not processes(archive), "the end of all processes", seconds=60)
+    assert ends(run) == "Cancelled"
+    assert not (archive / names.seal(1)).exists(), "the run was cut"
+
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name(name)
+        soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=5)
+        schedule = IntervalSchedule(interval=datetime.timedelta(days=1), anchor_date=soon)
+        [made] = client.create_deployment_schedules(
+            deployment.id, [(schedule, True)], parameters=parameters, slug="soon"
+        )
+    until((archive / names.seal(1)).exists, "the end of the scheduled run")
+    with get_client(sync_client=True) as client:
+        client.delete_deployment_schedule(deployment.id, made.id)
+    rows = report.query(Store(str(archive)), "SELECT key, status FROM rows ORDER BY key")
+    assert [row["key"] for row in rows] == [f"{seed:02}.png" for seed in range(40)]
+    assert not (archive / names.manifest(2)).exists()
+    until(lambda: Artifact.get("compress-archive") is not None, "the table of the run")
+
+
+def test_one_process_serves_every_flow(server: Server, elsewhere: Path, tmp_path: Path) -> None:
+    places = ["--source", "/data/photos", "--archive", "s3://bucket/archive"]
+    log = tmp_path / "serve.log"
+    with log.open("w") as output:
+        serving = subprocess.Popen(
+            [sys.executable, "-m", "flows.serve", *places],
+            cwd=elsewhere,
+            env=server.environment,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        until(lambda: served() == {f"{name}/served" for name in NAMES}, "the served deployments")
+        with get_client(sync_client=True) as client:
+            nightly = client.read_deployment_by_name("compress-archive/served")
+        assert [schedule.slug for schedule in nightly.schedules] == ["served-nightly"]
+        assert nightly.parameters == {"source": "/data/photos", "archive": "s3://bucket/archive"}
+
+        folder(tmp_path / "photos", {"a.png": png(1)})
+        packed, relative = (
+            run_deployment(
+                "shard-images/served", parameters={"source": f"{tmp_path}/photos", "dataset": dataset}, timeout=0
+            )
+            for dataset in (f"{tmp_path}/dataset", "dataset")
+        )
+        assert isinstance(packed, FlowRun) and isinstance(relative, FlowRun)
+        assert ends(packed.id) == "Completed"
+        assert (tmp_path / "dataset" / "manifest.parquet").is_file()
+        assert ends(relative.id) == "Failed"
+        assert "'dataset' is relative, and a deployment runs anywhere: give a full path or a URL" in log.read_text()
+        assert not (elsewhere / "dataset").exists()
+    finally:
+        serving.terminate()
+        serving.wait()
+
+
+def served() -> set[str]:
+    with get_client(sync_client=True) as client:
+        found = [each for each in client.read_deployments() if each.work_pool_name is None]
+        return {f"{client.read_flow(each.flow_id).name}/{each.name}" for each in found}
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "message"),
+    [
+        ([], {"PREFECT_API_URL": ""}, "PREFECT_API_URL is empty: a temporary server fires no schedules"),
+        (["--archive", "s3://bucket/archive"], {}, "the schedules need both a source and an archive"),
+        (["--source", "photos", "--archive", "/a"], {}, "'photos' is relative"),
+    ],
+)
+def test_serving_refuses_what_would_not_run(
+    server: Server, elsewhere: Path, options: list[str], environment: dict[str, str], message: str
+) -> None:
+    command = [sys.executable, "-m", "flows.serve", *options]
+    environment = {**server.environment, **environment}
+    run = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"error: {message}")

@@ -11,3 +11,13 @@ from tests.tasks import pictures
 def fake_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the fake codec."""
     return pictures.bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="session")
+def packed_once(tmp_path_factory: pytest.TempPathFactory, fake_bundle: Path) -> tuple[Path, Path]:
+    """A source of three pictures and its archive of one shard; not to be changed."""
+    home = tmp_path_factory.mktemp("packed")
+    files = {"a.png": pictures.png(1), "x/b.jpg": pictures.png(2), "c.png": pictures.png(3)}
+    source = pictures.folder(home / "s", files)
+    pictures.pack(source, home / "a", fake_bundle)
+    return source, home / "a"

@@ -1,15 +1,15 @@
-"""python -m tests.tasks.killed POINT SOURCE ARCHIVE BUNDLE: compress, and end by SIGKILL at a point of the protocol."""
+"""Points of the protocol at which a process ends itself by SIGKILL."""
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tasks.storage import Store
 from tasks.tar import Tar
-from tests.tasks.pictures import pack
+
+ORPHAN = "runs/000001/shards/000000-ffffffffffffffff.tar"
 
 POINTS = {
     "planning, before the archive is described": ("before", "archive.json"),
@@ -20,10 +20,12 @@ POINTS = {
     "planning, manifest published": ("after", "manifest.json"),
     "encoding, the tar half spooled": ("spooling", ""),
     "committing, tar written but not linked": ("linking", "000000-"),
-    "committing, tar published": ("after", ".tar"),
+    "committing, tar published without its part": ("after", ".tar"),
     "committing, part written but not linked": ("linking", "part-000000"),
-    "committing, first part published": ("after", "part-000000"),
+    "committing, first part published, nobody told": ("after", "part-000000"),
     "committing, last part published": ("after", "part-000001"),
+    "sealing, before an orphan is removed": ("removing", ORPHAN),
+    "sealing, orphan removed": ("removed", ORPHAN),
     "sealing, seal written but not linked": ("linking", "complete.json"),
     "sealing, seal published": ("after", "complete.json"),
 }
@@ -35,15 +37,24 @@ def die() -> None:
 
 def arm(when: str, pattern: str) -> None:
     """Make the process end at the first event that fits."""
-    publish, link, add = Store.publish, Path.hardlink_to, Tar.add
+    publish, remove, link, add = Store.publish, Store.remove, Path.hardlink_to, Tar.add
 
     def published(self: Store, name: str, content: bytes | Path) -> bool:
         if when == "before" and pattern in name:
             die()
         stands = publish(self, name, content)
+        if pattern == ORPHAN and name.endswith("manifest.json"):
+            publish(self, ORPHAN, b"left by a runner that died")
         if when == "after" and pattern in name:
             die()
         return stands
+
+    def removed(self: Store, name: str) -> None:
+        if when == "removing" and name == pattern:
+            die()
+        remove(self, name)
+        if when == "removed" and name == pattern:
+            die()
 
     def linked(self: Path, target: Any) -> None:
         if when == "linking" and pattern in self.name:
@@ -57,13 +68,9 @@ def arm(when: str, pattern: str) -> None:
 
     changes: list[tuple[Any, str, Callable[..., Any]]] = [
         (Store, "publish", published),
+        (Store, "remove", removed),
         (Path, "hardlink_to", linked),
         (Tar, "add", added),
     ]
     for owner, name, function in changes:
         setattr(owner, name, function)
-
-
-if __name__ == "__main__":
-    arm(*POINTS[sys.argv[1]])
-    pack(sys.argv[2], sys.argv[3], Path(sys.argv[4]))

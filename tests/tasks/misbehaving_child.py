@@ -24,6 +24,10 @@ def handle(header: dict[str, Any], payload: bytes) -> Frame:
     if fault == "print":
         print("a line on standard output")
         os.write(1, b"another, past Python's own buffer\n")
+    if fault == "eat":
+        eaten = b"x" * header["bytes_to_eat"]
+        time.sleep(1)
+        return {"length": len(eaten)}, b""
     if fault == "nap":
         time.sleep(0.5)
     while fault == "hang":

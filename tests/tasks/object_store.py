@@ -1,5 +1,6 @@
 """A real S3 server over HTTP, as a process of its own."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -8,16 +9,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 @contextmanager
-def serving() -> Iterator[str]:
-    """The address of a server that forgets everything when the context ends."""
+def serving(log: Path | None = None) -> Iterator[str]:
+    """The address of a server that forgets everything when the context ends; it writes each request to the log."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "tests.tasks.object_store", str(port)]
+    with (log or Path(os.devnull)).open("wb") as errors:
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
     try:
         _wait(f"http://127.0.0.1:{port}")
         yield f"http://127.0.0.1:{port}"
@@ -27,7 +30,7 @@ def serving() -> Iterator[str]:
 
 
 def _wait(address: str) -> None:
-    deadline = time.time() + 60
+    deadline = time.time() + 300
     while True:
         try:
             urllib.request.urlopen(f"{address}/moto-api/", timeout=5).close()
@@ -36,3 +39,16 @@ def _wait(address: str) -> None:
             if time.time() > deadline:
                 raise
             time.sleep(0.2)
+
+
+def _serve(port: int) -> None:
+    """One request at a time: the server looks before it creates, and would let two creators of one name win."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import run_simple
+
+    application = DomainDispatcherApplication(create_backend_app)
+    run_simple("127.0.0.1", port, application, threaded=False, request_handler=MotoRequestHandler)
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

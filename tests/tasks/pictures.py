@@ -3,12 +3,20 @@
 import hashlib
 import io
 import json
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+import tasks.children
+import tasks.escrow
+import tasks.verify
+import tasks.worker
 from tasks import report
 from tasks.archive import Outcome, compress
 from tasks.manifest import Settings
@@ -47,6 +55,49 @@ def bundle(path: Path, salt: str = "salt") -> Path:
 def pack(source: Path | str, archive: Path | str, bundle: Path, settings: Settings = SMALL, **options: Any) -> Outcome:
     """compress with the fake codec."""
     return compress(str(source), str(archive), settings, models=Models(str(bundle), codec=FAKE), **options)
+
+
+class InProcess:
+    """A child process's part played by its own code here: for tests in which nothing dies, since starting costs."""
+
+    def __init__(self, module: Any, models: Models, metrics: str = "none") -> None:
+        arguments = Namespace(**{"metrics": metrics, **vars(models)})
+        self._greeting, self._handle = module._prepare(arguments)
+
+    def __enter__(self) -> "InProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def greeting(self) -> dict[str, Any]:
+        return dict(self._greeting)
+
+    def ask(self, header: dict[str, Any], payload: bytes = b"", *, seconds: float) -> tuple[dict[str, Any], bytes]:
+        answer: tuple[dict[str, Any], bytes] = self._handle(header, payload)
+        return answer
+
+
+@contextmanager
+def in_process() -> Iterator[None]:
+    """Children of shards and of the escrow are played here."""
+
+    def worker(models: Models, metrics: str = "none", memory: int | None = None) -> InProcess:
+        return InProcess(tasks.worker, models, metrics)
+
+    def verifier(models: Models, memory: int | None = None) -> InProcess:
+        return InProcess(tasks.verify, models)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, played in (
+            (tasks.children, "worker", worker),
+            (tasks.children, "verifier", verifier),
+            (tasks.escrow, "worker", worker),
+        ):
+            patch.setattr(module, name, played)
+        tasks.children.dismiss_all()
+        yield
+        tasks.children.dismiss_all()
 
 
 def rows(archive: Path | str, order: str = "run, key") -> list[dict[str, Any]]:

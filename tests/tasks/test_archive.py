@@ -17,6 +17,7 @@ from tasks import archive as archives
 from tasks import listing, names, report
 from tasks.manifest import Manifest, Settings
 from tasks.models import Models
+from tasks.sources import open_source
 from tasks.storage import Store
 from tests.fake_codec import FAKE
 from tests.tasks import pictures
@@ -142,7 +143,9 @@ def test_an_open_run_keeps_its_own_settings_and_its_escrowed_bundle(grown: tuple
     assert found["d.png"]["quality_lambda"] == 4.0
     assert found["e.png"]["quality_lambda"] == 7.0
     assert found["d.png"]["bundle_id"] != found["e.png"]["bundle_id"]
-    assert {path.name for path in (archive / "escrow").iterdir()} == {row["bundle_id"] for row in found.values()}
+    assert {path.parent.name for path in (archive / "escrow").glob("*/salt")} == {
+        row["bundle_id"] for row in found.values()
+    }
 
 
 def test_resuming_a_run_with_other_settings_is_refused_naming_them(
@@ -177,12 +180,50 @@ def test_the_loser_of_the_manifest_adopts_the_winners_plan(
 
     def winner() -> None:
         settings = replace(SMALL, quality=9.0, max_images_per_shard=1)
-        archives.plan_run(Store(str(source)), Store(str(archive)), settings, Models(str(fake_bundle), codec=FAKE))
+        archives.plan_run(open_source(str(source)), Store(str(archive)), settings, Models(str(fake_bundle), codec=FAKE))
 
     before(monkeypatch, "manifest.json", winner)
     assert pack(source, archive, fake_bundle).runs == [1]
     assert [(row["quality_lambda"], row["shard"]) for row in rows(archive)] == [(9.0, 0), (9.0, 1)]
     assert len(list((archive / "runs").iterdir())) == 1
+
+
+def test_a_run_that_another_runner_opened_meanwhile_is_adopted(
+    grown: tuple[Path, Path], fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, archive = grown
+    folder(source, {"e.png": png(50)})
+    store, models = Store(str(archive)), Models(str(fake_bundle), codec=FAKE)
+    assert archives.plan_run(open_source(str(source)), store, SMALL, models) == 2
+    assert archives.plan_run(open_source(str(source)), store, SMALL, models) == 2
+    monkeypatch.setattr(archives, "open_run", lambda _: None)  # as seen by a runner that looked just before
+    pack(source, archive, fake_bundle)
+    assert [row["key"] for row in rows(archive) if row["run"] > 1] == ["e.png"]
+
+
+def test_a_closed_run_goes_without_its_missing_shards_and_their_pictures_return_in_the_next(
+    grown: tuple[Path, Path], fake_bundle: Path
+) -> None:
+    source, archive = grown
+    store = Store(str(archive))
+    with pytest.raises(ArchiveError, match="run 1 cannot be closed, no run is open"):
+        archives.close_run(store, 1, "why not")
+    (archive / names.seal(1)).unlink()
+    late = (archive / names.part(1, 0)).read_bytes()
+    (archive / names.part(1, 0)).unlink()
+    with pytest.raises(SettingsError, match="give one"):
+        archives.close_run(store, 1, " ")
+    assert archives.close_run(store, 1, "the disk of its machine died") == [0]
+    seal = json.loads((archive / names.seal(1)).read_bytes())
+    assert seal["closed"] == {"reason": "the disk of its machine died", "missing": [0]}
+    assert [row["key"] for row in rows(archive)] == ["d.png"]
+    assert not list((archive / names.shards(1)).glob("000000-*"))
+
+    (archive / names.part(1, 0)).write_bytes(late)  # a runner that did not hear of it
+    with pytest.raises(ArchiveError, match=r"run 1 was closed meanwhile \(the disk of its machine died\)"):
+        archives.seal(store, Manifest.from_bytes(store.read(names.manifest(1)), ""))
+    assert pack(source, archive, fake_bundle).runs == [2]
+    assert sorted(row["key"] for row in rows(archive)) == ["a.png", "b.png", "c.png", "d.png"]
 
 
 def test_the_loser_of_a_part_removes_its_tar_and_keeps_the_winners_rows(
@@ -299,7 +340,7 @@ def test_an_exchanged_bundle_in_escrow_is_noticed(grown: tuple[Path, Path], fake
     source, archive = grown
     (archive / names.seal(1)).unlink()
     (archive / names.part(1, 0)).unlink()
-    next((archive / "escrow").iterdir()).joinpath("salt").write_bytes(b"other")
+    next((archive / "escrow").glob("*/salt")).write_bytes(b"other")
     with pytest.raises(ArchiveError, match="not the bundle it is kept as"):
         pack(source, archive, fake_bundle)
 

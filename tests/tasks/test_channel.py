@@ -58,6 +58,17 @@ def test_the_time_limit_is_for_one_request_not_for_all(child: Child) -> None:
         assert child.ask({"do": "nap"}, seconds=1.5)[0] == {"length": 0}
 
 
+def test_a_child_that_takes_too_much_memory_is_killed_and_the_next_request_is_answered() -> None:
+    with Child(MODULE, [], 1, memory=10**9) as child:
+        assert child.ask({"do": "eat", "bytes_to_eat": 10**8}, seconds=60)[0] == {"length": 10**8}
+        with pytest.raises(ChildDied, match="more memory than image_memory allows") as death:
+            child.ask({"do": "eat", "bytes_to_eat": 15 * 10**8}, seconds=60)
+        assert death.value.reason == "killed"
+        assert child.ask({"do": "echo"}, b"again", seconds=60)[1] == b"again"
+    with Child(MODULE, [], 1) as child:
+        assert child.ask({"do": "eat", "bytes_to_eat": 15 * 10**8}, seconds=60)[0] == {"length": 15 * 10**8}
+
+
 def test_a_child_that_cannot_start_says_why() -> None:
     with Child(MODULE, ["--refuse"], 1) as child, pytest.raises(ArchiveError, match="no such bundle"):
         child.greeting()

@@ -1,12 +1,11 @@
 """Killed anywhere and run again, an archive is the one that an undisturbed run makes."""
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.tasks import runners
 from tests.tasks.killed import POINTS
 from tests.tasks.pictures import folder, pack, png, rows, snapshot
 
@@ -29,11 +28,28 @@ def test_killed_and_run_again(
     point: str, source: Path, fake_bundle: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
     archive = tmp_path / "archive"
-    command = [sys.executable, "-m", "tests.tasks.killed", point, str(source), str(archive), str(fake_bundle)]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert runners.end(runners.start(source, archive, fake_bundle, point=point)) == -signal.SIGKILL
     finished = rows(archive) if archive.exists() else []
     outcome = pack(source, archive, fake_bundle)
     assert outcome.runs == ([] if point == "sealing, seal published" else [1])
     assert snapshot(archive) == undisturbed
     assert all(row in rows(archive) for row in finished)
     assert not list(archive.rglob("*.unfinished"))
+
+
+@pytest.mark.parametrize("level", ["6", "1"], ids=["same bytes", "other bytes"])
+def test_two_runners_at_once_commit_every_row_once(
+    level: str, source: Path, fake_bundle: Path, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    archive = tmp_path / "archive"
+    racing = [
+        runners.start(source, archive, fake_bundle, environment={"FAKE_CODEC_LEVEL": each}) for each in ("6", level)
+    ]
+    assert [runners.end(runner) for runner in racing] == [0, 0]
+    assert [path.name for path in (archive / "runs").iterdir()] == ["000001"]
+    assert (archive / "runs" / "000001" / "complete.json").exists()
+    found = rows(archive)
+    assert [row["key"] for row in found] == ["a.png", "b.png", "c.png", "d.jpg"]
+    assert {row["tar"] for row in found} - {None} == {str(path.relative_to(archive)) for path in archive.rglob("*.tar")}
+    if level == "6":
+        assert snapshot(archive) == undisturbed

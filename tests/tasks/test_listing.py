@@ -6,6 +6,7 @@ from typing import Any
 
 from tasks import listing
 from tasks.listing import Frozen, Limits
+from tasks.sources import open_source
 from tasks.storage import Store
 from tests.tasks.pictures import folder, pack, png
 
@@ -15,7 +16,7 @@ WIDE = Limits(100, 10**9, 9)
 def freeze(tmp_path: Path, source: Path, limits: Limits = WIDE, run: int = 1, archive: Path | None = None) -> Frozen:
     (tmp_path / "scratch").mkdir(exist_ok=True)
     return listing.freeze(
-        Store(str(source)), Store(str(archive or tmp_path / "none")), run, limits, tmp_path / "scratch"
+        open_source(str(source)), Store(str(archive or tmp_path / "none")), run, limits, tmp_path / "scratch"
     )
 
 
@@ -58,7 +59,7 @@ def test_any_rows_are_read_across_row_groups(tmp_path: Path, monkeypatch: Any) -
 def test_equal_content_is_known_before_any_shard_starts(tmp_path: Path) -> None:
     source = folder(tmp_path / "s", {"b": b"same", "a": b"same", "c": b"else", "d": b"longer"})
     found = {row["key"]: (row["duplicate_of"], row["sha256"] is not None) for row in rows(freeze(tmp_path, source))}
-    assert found == {"a": (None, True), "b": ("a", True), "c": (None, True), "d": (None, False)}
+    assert found == {"a": (None, True), "b": ("a", True), "c": (None, False), "d": (None, False)}
 
 
 def test_an_empty_source_has_no_shards(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What was kept comes back: right sizes, own bytes for originals, every range checked."""
 
 import io
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from codec.errors import ArchiveError
+from tasks import compaction
 from tasks.models import Models
-from tasks.restore import Restored, restore
+from tasks.restore import Job, Restored, restore, restore_members
 from tests import fake_codec
 from tests.fake_codec import FAKE
 from tests.tasks import pictures
+from tests.tasks.made import make
+from tests.tasks.owners import RUNS
 from tests.tasks.pictures import SMALL, Counter, folder, pack, png, rows
 
 FAKES = Models("", threads=1, codec=FAKE)
@@ -104,3 +108,52 @@ def test_a_damaged_member_is_told_and_the_others_come_back(tmp_path: Path, fake_
     assert restored.images == 1
     assert restored.errors == [f"a.png: file://{tar}: damaged at byte {row['offset']}; restore it from a mirror"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
+
+
+def test_as_of_a_run_what_later_runs_kept_is_left_out(tmp_path: Path) -> None:
+    store = make(tmp_path / "a", RUNS)
+    for number in (0, 1):
+        restored = [{}, {}, {}, {}]
+        for run in (1, 2, 3):
+            target = tmp_path / f"out{number}{run}"
+            assert restore(str(tmp_path / "a"), str(target), as_of=run).errors == []
+            restored[run] = {path.name: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+        first = {"a": b"aaa", "b": b"bbb1", "c": b"ccc", "d": b"ddd"}
+        second = first | {"b": b"bbb2", "f": b"fff", "g.jpg": b"ggg"}
+        assert restored[1:] == [first, second, second | {"h": b"hhh"}]
+        compaction.compact(store)
+    with pytest.raises(ArchiveError, match="holds no run 4; status names its runs"):
+        restore(str(tmp_path / "a"), str(tmp_path / "out"), as_of=4)
+    with pytest.raises(ArchiveError, match="no picture under the key 'f'"):
+        restore(str(tmp_path / "a"), str(tmp_path / "out"), ["f"], as_of=1)
+
+
+def test_an_unchanged_row_points_at_the_old_bytes(tmp_path: Path) -> None:
+    make(tmp_path / "a", RUNS)
+    for tar in (tmp_path / "a").glob("runs/00000[23]/shards/*"):
+        tar.unlink()
+    assert restore(str(tmp_path / "a"), str(tmp_path / "out"), ["a", "d"]).images == 2
+    assert (tmp_path / "out" / "d").read_bytes() == b"ddd"
+
+
+def test_jobs_come_tar_by_tar_while_they_are_worked_off(tmp_path: Path) -> None:
+    make(tmp_path / "a", RUNS)
+    seen: list[tuple[str, int]] = []
+
+    def watched(jobs: Iterable[Job]) -> Iterator[Restored]:
+        for job in jobs:
+            assert len(list((tmp_path / "out").rglob("*"))) == sum(count for _, count in seen)
+            seen.append((job.members[0].tar, len(job.members)))
+            yield restore_members(job)
+
+    assert restore(str(tmp_path / "a"), str(tmp_path / "out"), ["a", "b", "c", "f", "h"], job_map=watched).images == 5
+    assert [count for _, count in seen] == [2, 1, 1, 1]
+    assert len({tar for tar, _ in seen}) == 4
+
+
+def test_names_that_no_folder_can_hold_stay_inside_the_target(tmp_path: Path) -> None:
+    keys = {"../up": b"1", "a//b": b"2", "./here": b"3", "100%": b"4"}
+    make(tmp_path / "a", [keys])
+    assert restore(str(tmp_path / "a"), str(tmp_path / "out")).errors == []
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == {"%2E%2E/up", "a/%00/b", "%2E/here", "100%"}

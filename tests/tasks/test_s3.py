@@ -1,16 +1,23 @@
 """The same promises on an object store, over HTTP."""
 
+import gzip
+import json
 import multiprocessing
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
+from tasks import names
 from tasks.models import Models
 from tasks.restore import restore
+from tasks.sources import open_source
 from tasks.storage import NotFoundError, StorageError, Store
 from tests.fake_codec import FAKE
 from tests.tasks.object_store import serving
@@ -125,3 +132,38 @@ def test_pictures_in_a_bucket_become_an_archive_in_a_bucket_and_pictures_again(
     models = Models("", threads=1, codec=FAKE)
     assert restore(archive, f"{bucket}/out", models=models).errors == []
     assert sorted(item.name for item in Store(f"{bucket}/out").list()) == ["a.png", "trip/b c.png"]
+
+
+@pytest.mark.parametrize("kind", ["CSV", "Parquet"])
+def test_an_inventory_of_a_bucket_is_the_listing_of_that_bucket(bucket: str, kind: str) -> None:
+    photos = Store(f"{bucket}/inventoried")
+    for name in ("a.png", "trip/b+c d%41.png"):
+        photos.replace(name, png(len(name)))
+    listed = [entry | {"key": f"pictures/inventoried/{entry['key']}"} for entry in open_source(photos.url).entries()]
+    objects = [(names.name_of(entry["key"]).partition("/")[2], entry["size"], entry["stamp"]) for entry in listed]
+    if kind == "CSV":
+        lines = [f'"pictures","{quote_plus(key)}","true","{size}","{etag}"' for key, size, etag in objects]
+        lines.append('"pictures","deleted.png","false","1","0"')
+        data, columns = gzip.compress("\n".join(lines).encode()), "Bucket, Key, IsLatest, Size, ETag"
+    else:
+        sink = pa.BufferOutputStream()
+        keys, sizes, etags = zip(*objects, strict=True)
+        buckets = ["pictures"] * len(keys)
+        pa.parquet.write_table(pa.table({"bucket": buckets, "key": keys, "size": sizes, "e_tag": etags}), sink)
+        data, columns = sink.getvalue().to_pybytes(), "message s3.inventory {}"
+    reports = Store(f"{bucket}/reports")
+    reports.replace(f"data/1.{kind.lower()}.gz", data)
+    document = {
+        "sourceBucket": "pictures",
+        "destinationBucket": "arn:aws:s3:::pictures",
+        "fileFormat": kind,
+        "fileSchema": columns,
+        "files": [{"key": f"reports/data/1.{kind.lower()}.gz"}],
+    }
+    reports.replace(f"{kind}/manifest.json", json.dumps(document).encode())
+    source = open_source(f"{bucket}/reports/{kind}/manifest.json")
+    found = list(source.entries())
+    assert [entry | {"uri": ""} for entry in found] == [entry | {"uri": ""} for entry in listed]
+    assert source.stamps_tell_content
+    for entry in found:
+        assert source.fetch(entry) == photos.read(names.name_of(entry["key"]).removeprefix("pictures/inventoried/"))

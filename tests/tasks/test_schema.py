@@ -10,7 +10,7 @@ from tasks import schema
 PROMISED = """key, version, source_uri, source_sha256, source_bytes, source_format, width, height, status, codec,
     reason, error, duplicate_of, bytes, bpp, psnr_db, ms_ssim, lpips, lpips_net, dists, quality_lambda, timestep, steps,
     latent_bits, side_bits, run, shard, tar, offset, length, sha256, verified, encode_seconds, decode_seconds, device,
-    bundle_id, created_at"""
+    bundle_id, created_at, content_sha256"""
 
 ROW = {
     "key": "a.jpg",

@@ -1,0 +1,72 @@
+"""What every codec in a comparison is: two calls, and the settings that make its files larger or smaller."""
+
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+GUESSES = 4
+"""Trials of a search before it halves the bracket."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A codec to compare with: encode(pixels (H, W, 3), setting) -> file, decode(file) -> pixels (H, W, 3)."""
+
+    name: str
+    version: str
+    """The encoder, its library, and whatever else decides the bytes."""
+    settings: tuple[float, ...]
+    """From the smallest files to the largest."""
+    encode: Callable[[Pixels, float], bytes]
+    decode: Callable[[bytes], Pixels]
+    points: tuple[float, ...] = ()
+    """Settings to measure at; of a codec without any, files of given rates are searched for."""
+    lossless_latent: bool = False
+    """It stands for a codec without quantisation: what it makes is no file, and its size means nothing."""
+
+
+class UnavailableError(Exception):
+    """Why a codec cannot run here."""
+
+
+def module(name: str, install: str) -> Any:
+    """An imported module. Raises UnavailableError, saying what to install, where it is not here."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UnavailableError(f"{error}; pip install {install}") from None
+
+
+def largest_within(settings: Sequence[float], size: float, length: Callable[[float], int]) -> float:
+    """The setting with the largest file of at most `size` bytes, whose successor's is larger.
+
+    The first setting where even that is larger. `length(setting)` makes a file and says how many bytes it has; as
+    sizes grow with the settings by nearly equal factors, the first few guesses follow their logarithms.
+    """
+    low, high = 0, len(settings)
+    logs: dict[int, float] = {}
+
+    def fits(place: int) -> bool:
+        made = length(settings[place])
+        logs[place] = math.log(max(made, 1))
+        return made <= size
+
+    if not fits(low):
+        return settings[low]
+    while high - low > 1:
+        place = (low + high) // 2
+        if high in logs and len(logs) <= GUESSES and logs[high] > logs[low]:
+            place = low + math.floor((high - low) * (math.log(size) - logs[low]) / (logs[high] - logs[low]))
+        place = min(max(place, low + 1), high - 1)
+        if fits(place):
+            low = place
+        else:
+            high = place
+    return settings[low]

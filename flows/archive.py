@@ -1,0 +1,108 @@
+"""python -m flows.archive status|compact|close-run|forget ARCHIVE: what an archive's owner does now and then."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from codec.errors import FdcError
+from flows import command
+from tasks import archive as archives
+from tasks import compaction
+from tasks.forget import forget as erase
+from tasks.status import Status
+from tasks.status import status as look
+
+SHOWN = 20
+Archive = Annotated[str, typer.Argument(help="Folder or URL of the archive.")]
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Look after an archive.")
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except FdcError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(command.FATAL) from None
+
+
+@app.command()
+def status(
+    archive: Archive, as_json: Annotated[bool, typer.Option("--json", help="Print a JSON document.")] = False
+) -> None:
+    """Runs, shards done, rate, time left, last commit and failing shards; exit status 2 when rows failed."""
+    with _one_line():
+        found = look(archive)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), indent=1))
+    else:
+        _show(found)
+    raise typer.Exit(command.FAILED_ROWS if found.failed else command.DONE)
+
+
+@app.command()
+def compact(archive: Archive) -> None:
+    """Gather the report of all sealed runs in a few large files, which every reader then uses."""
+    with _one_line():
+        table = compaction.compact(archives.existing(archive))
+    print(f"generation {table.generation}: {table.rows} rows of {table.runs} runs in {len(table.files)} files")
+
+
+@app.command()
+def close_run(
+    archive: Archive,
+    run: Annotated[int, typer.Argument(help="The open run.")],
+    reason: Annotated[str, typer.Option(help="Why it ends without some shards; kept in the archive.")],
+) -> None:
+    """Seal the open run without the shards that are not done; their pictures return in the next run."""
+    with _one_line():
+        missing = archives.close_run(archives.existing(archive), run, reason)
+    print(f"run {run} is closed without {len(missing)} of its shards")
+
+
+@app.command()
+def forget(
+    archive: Archive,
+    keys: Annotated[
+        list[str] | None, typer.Argument(help="Keys to erase; none to finish what was interrupted.")
+    ] = None,
+) -> None:
+    """Erase the bytes of some keys for good, all versions, and leave a tombstone row for each."""
+    with _one_line():
+        rows = erase(archives.existing(archive), keys or [])
+    print(f"tombstones: {rows}")
+
+
+def _show(found: Status) -> None:
+    columns = (
+        "run",
+        "state",
+        "shards_done",
+        "shards",
+        "images_done",
+        "images",
+        "failed",
+        "stored_bytes",
+        "last_commit",
+    )
+    table = Table(*(name.replace("_", " ") for name in columns), header_style="bold")
+    for run in found.runs[-SHOWN:]:
+        table.add_row(*(str(run[name]) for name in columns))
+    Console().print(table)
+    if found.images_per_second is not None and found.seconds_left is not None:
+        print(f"{found.images_per_second:.2f} images/s, {found.seconds_left / 3600:.1f} h left")
+    for shard in found.failing_shards[-SHOWN:]:
+        reasons = ", ".join(shard["reasons"])
+        print(f"run {shard['run']} shard {shard['shard']}: {shard['failed']} of {shard['images']} failed ({reasons})")
+    if found.unfinished_erasures:
+        print("an erasure was interrupted: run `forget` without keys to finish it")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,58 @@
+"""python -m flows.audit_archive ARCHIVE: is all of an archive there, whole and readable?"""
+
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+
+from flows import command
+from tasks.audit import audit
+from tasks.models import Models
+
+SHOWN = 100
+
+
+@flow(name="audit-archive", persist_result=False)
+def audit_archive(
+    archive: str,
+    sample: float = 1.0,
+    seed: int | None = None,
+    repair_from: str = "",
+    backbone: str = "",
+    device: str = "cpu",
+    threads: int = 2,
+) -> dict[str, Any]:
+    """Check every object of an archive, and the bytes and symbols of all its pictures or of a sample.
+
+    Args:
+        archive: Folder or URL of the archive; the findings are written into its folder audits.
+        sample: Fraction of the pictures whose bytes are read and decoded again.
+        seed: Draws the sample; drawn anew each time if not given.
+        repair_from: Folder or URL of a mirror; its objects, once checked, replace missing and damaged ones.
+        backbone: Where the backbone is, if the archive's bundle does not embed it.
+        device: cpu, cuda or cuda:N.
+        threads: Computing threads.
+    """
+    archive, mirror = command.place(archive), command.place(repair_from) if repair_from else ""
+    models = Models("", device, backbone, threads)
+    with command.bar("auditing") as bar:
+        found = audit(archive, sample=sample, seed=seed, repair_from=mirror, models=models, progress=bar)
+    row: dict[str, Any] = {"objects": found.objects, "pictures": found.pictures, "problems": found.found}
+    row |= {"repaired": found.repaired, "findings": found.findings}
+    left = [problem for problem in found.problems if not problem["repaired"]]
+    create_table_artifact([row], key="audit-archive", description=archive)
+    return row | {"left": left[:SHOWN]}
+
+
+def show(row: dict[str, Any]) -> int:
+    """Print the totals and the problems that are left; the exit status says whether there are any."""
+    left = row.pop("left")
+    command.show_table("audit-archive", row)
+    for problem in left:
+        picture = f" ({problem['key']})" if problem["key"] is not None else ""
+        print(f"{problem['state']}: {problem['name']}{picture}: {problem['detail']}")
+    return command.FAILED_ROWS if row["problems"] > row["repaired"] else command.DONE
+
+
+if __name__ == "__main__":
+    command.run(audit_archive, show)

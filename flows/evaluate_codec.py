@@ -1,0 +1,76 @@
+"""python -m flows.evaluate_codec PICTURES OUTPUT: this codec beside others, and the experiments, as one folder."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from codec.baselines.ours import QUALITIES
+from codec.contest import ALL, Contest
+from codec.evaluation import RATES, Evaluation
+from codec.experiments import EXPERIMENTS, run
+from codec.report import write_report
+from flows import command, mapping
+from tasks.evaluation import measure
+
+measure_task = task(name="measure", cache_policy=NO_CACHE, persist_result=False)(measure)
+report_task = task(name="report", cache_policy=NO_CACHE, persist_result=False)(write_report)
+experiment_task = task(name="experiment", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)(run)
+
+
+@flow(name="evaluate-codec", persist_result=False)
+def evaluate_codec(
+    pictures: str,
+    output: str,
+    codec: list[str] | None = None,
+    bpp: list[float] | None = None,
+    quality: list[float] | None = None,
+    commands: str = "",
+    bundle: str = "",
+    backbone: str = "",
+    device: str = "cpu",
+    experiments: bool = True,
+    workers: int = 0,
+    image_timeout: float = 1800.0,
+) -> dict[str, Any]:
+    """Measure codecs on pictures and repeat the method's experiments; goes on where it was stopped.
+
+    Args:
+        pictures: Folder of pictures.
+        output: Folder for rows, report, figures and reconstructions; what it holds already is not measured again.
+        codec: fdcodec, autoencoder, another codec's name, or all, the default; may be given again.
+        bpp: A rate at which other codecs are measured; may be given again.
+        quality: A lambda at which this codec is measured; may be given again.
+        commands: TOML file of external codecs: a table [NAME] with encode, decode, settings each.
+        bundle: Folder of a trained codec; the embedded one if empty.
+        backbone: Where the bundle's backbone is, if it is not embedded in it.
+        device: cpu, cuda or cuda:N.
+        experiments: Also repeat the experiments of the method's supplement.
+        workers: Pictures measured at a time, in a process each; 0 for one a processor.
+        image_timeout: Seconds that a codec may take over one picture.
+    """
+    pictures, output = command.place(pictures), command.place(output)
+    points = tuple(bpp or RATES), tuple(quality or QUALITIES)
+    contest = Contest(pictures, output, tuple(codec or [ALL]), *points, commands, bundle, backbone, device)
+    codecs, missing = contest.open()
+    with command.bar("measuring") as bar:
+        count = mapping.workers(workers, 1)
+        measured = measure_task(contest, codecs, workers=count, seconds=image_timeout, progress=bar)
+    for name in EXPERIMENTS if experiments else ():
+        experiment_task(name, contest)
+    text = report_task(Path(output), [each.name for each in codecs], missing)
+    create_markdown_artifact(text, key="evaluate-codec", description=f"{pictures} in {output}")
+    failed = sum(row["status"] == "failed" for row in Evaluation(Path(output)).rows())
+    return {"measured": measured, "failed": failed, "unavailable": len(missing), "page": f"{output}/index.html"}
+
+
+def show(row: dict[str, Any]) -> int:
+    """Print the counts and where the page is; the exit status says whether rows failed."""
+    command.show_table("evaluate-codec", row)
+    return command.FAILED_ROWS if row["failed"] else command.DONE
+
+
+if __name__ == "__main__":
+    command.run(evaluate_codec, show)

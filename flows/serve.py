@@ -1,0 +1,74 @@
+"""python -m flows.serve: every flow, run on demand and on schedule by this process, for the server at PREFECT_API_URL.
+
+The deployments are all named `served`, so they stand beside those of infra/prefect.yaml: compress-archive/served.
+"""
+
+from importlib import import_module
+from typing import Annotated, cast
+
+import typer
+from prefect import Flow, serve
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.deployments.runner import RunnerDeployment
+from prefect.schedules import Cron
+from prefect.settings import PREFECT_API_URL
+from prefect.types.entrypoint import EntrypointType
+
+from codec.errors import SettingsError
+from flows import command
+
+NAMES = ("shard-images", "train-codec", "compress-archive", "restore-archive")
+ONE_AT_A_TIME = ("train-codec", "compress-archive")
+NIGHTLY = Cron("0 2 * * *", timezone="UTC", slug="served-nightly")
+
+
+def flow(name: str) -> Flow[..., object]:
+    """The flow of this name."""
+    module = name.replace("-", "_")
+    found: Flow[..., object] = getattr(import_module(f"flows.{module}"), module)
+    return found
+
+
+def deployments(source: str = "", archive: str = "") -> list[RunnerDeployment]:
+    """A deployment of each flow; with both places, those that keep the archive up to date have their schedules.
+
+    Raises SettingsError for a relative place, or one without the other.
+    """
+    if bool(source) != bool(archive):
+        raise SettingsError("the schedules need both a source and an archive, or neither")
+    for place in filter(None, (source, archive)):
+        if place != command.place(place):
+            raise SettingsError(f"{place!r} is relative, and a served flow runs anywhere: give a full path or a URL")
+    scheduled = {"compress-archive": (NIGHTLY, {"source": source, "archive": archive})} if archive else {}
+    limit = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
+    found = []
+    for name in NAMES:
+        schedule, parameters = scheduled.get(name, (None, {}))
+        deployment = flow(name).to_deployment(
+            "served",
+            schedules=[schedule] if schedule else None,
+            parameters=parameters,
+            concurrency_limit=limit if name in ONE_AT_A_TIME else None,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+        found.append(cast(RunnerDeployment, deployment))
+    return found
+
+
+def main(
+    source: Annotated[str, typer.Option(help="Folder or URL of pictures for the nightly compress-archive.")] = "",
+    archive: Annotated[str, typer.Option(help="Folder or URL of the archive that it grows.")] = "",
+) -> None:
+    """Serve every flow until interrupted; schedules run only with both a source and an archive."""
+    try:
+        if not PREFECT_API_URL.value():
+            raise SettingsError("PREFECT_API_URL is empty: a temporary server fires no schedules")
+        found = deployments(source, archive)
+    except SettingsError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(command.FATAL) from None
+    serve(*found)
+
+
+if __name__ == "__main__":
+    typer.run(main)

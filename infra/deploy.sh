@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Creates the work pool and deploys every flow to the Prefect server at PREFECT_API_URL; again, it brings them up to date.
+#   FDC_SOURCE=s3://bucket/photos FDC_ARCHIVE=s3://bucket/archive infra/deploy.sh [process | docker | kubernetes]
+# FDC_SOURCE and FDC_ARCHIVE are what the nightly compress-archive reads and grows: full paths or URLs.
+# docker and kubernetes also need FDC_IMAGE, an image made of infra/Dockerfile.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+export DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
+[ -x "$here/../.venv/bin/prefect" ] && export PATH="$PATH:$here/../.venv/bin"
+stop() { echo "error: $*" >&2; exit 1; }
+given() { [ -n "${!1:-}" ] || stop "$1 is empty: $2"; }
+place() {
+  given "$1" "give a full path or a URL"
+  case ${!1} in /* | ?*://?*) ;; *) stop "$1=${!1} is relative, and a deployment runs anywhere: give a full path or a URL" ;; esac
+}
+
+kind=${1:-process}
+file=$here/prefect-$kind.yaml
+case $kind in
+  process) file=$here/prefect.yaml ;;
+  docker | kubernetes) given FDC_IMAGE "name the image that the runs use" ;;
+  *) stop "no work pool of the kind $kind: process, docker or kubernetes" ;;
+esac
+given PREFECT_API_URL "deployments live on a server: start one with \`prefect server start\`"
+place FDC_SOURCE
+place FDC_ARCHIVE
+
+prefect --no-prompt work-pool inspect "fdcodec-$kind" > /dev/null 2>&1 ||
+  prefect --no-prompt work-pool create "fdcodec-$kind" --type "$kind" # first: a missing pool stops a deployment half-way
+prefect --no-prompt automation inspect fdcodec-crashed > /dev/null 2>&1 ||
+  prefect --no-prompt automation create --from-file "$here/crashed.yaml" # creating it again would make a second one
+prefect --no-prompt deploy --all --prefect-file "$file"

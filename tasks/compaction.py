@@ -1,0 +1,102 @@
+"""The report of all sealed runs as a few large files sorted by key, so that readers need few requests.
+
+A compaction writes a whole generation beside the old one, then names it in tables/CURRENT.json, then removes what is
+older than the generation it replaced: whoever began to read that one can finish. The parts of the runs stay what they
+are, the commits of shards, and so no row depends on a compaction; killed anywhere, the old generation holds, and the
+next compaction starts anew. Of two at a time the later generation is kept.
+"""
+
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet
+
+from codec.errors import ArchiveError
+from tasks import manifest, names, report, tables
+from tasks.schema import SCHEMA
+from tasks.storage import Store, sha256_of
+from tasks.tables import File, Table
+
+ROWS_PER_FILE = 100_000
+
+
+def compact(archive: Store, *, afresh: bool = False) -> Table:
+    """Compact the sealed runs, unless that is done, and return the generation that holds afterwards.
+
+    `afresh` reads every part again instead of the last generation, and leaves no older generation behind.
+    Raises ArchiveError when rows went missing on the way; the old generation then holds.
+    """
+    before = tables.current(archive)
+    sealed = [run for run in report.runs(archive) if run <= before.runs or report.sealed(archive, run)]
+    if not sealed or (not afresh and sealed[-1] == before.runs):
+        return before
+    source = report.dataset(archive, _inputs(archive, before, sealed, afresh), SCHEMA)
+    generation = _claim(archive, sealed[-1])
+    files = tuple(_write(archive, generation, source))
+    after = Table(generation, sealed[-1], files)
+    if after.rows != (expected := source.count_rows()):
+        raise ArchiveError(f"{archive}: {after.rows} of {expected} rows were compacted; nothing was changed")
+    now = tables.current(archive)
+    if now.generation > generation:
+        return now
+    archive.replace(names.CURRENT, after.to_bytes())
+    _remove(archive, below=generation if afresh else before.generation)
+    return after
+
+
+def _inputs(archive: Store, before: Table, sealed: list[int], afresh: bool) -> list[str]:
+    if not afresh:
+        return report.files(archive, sealed)
+    return [part for run in sealed for part in report.parts(archive, run)]
+
+
+def _claim(archive: Store, runs: int) -> int:
+    """A generation number of one's own."""
+    document = {"format": manifest.FORMAT, "runs": runs, "compaction": secrets.token_hex(16)}
+    number = max(generations(archive), default=0) + 1
+    while not archive.publish(names.claim(number), manifest.to_json(document)):
+        number += 1
+    return number
+
+
+def generations(archive: Store) -> list[int]:
+    """The numbers of all generations, also unfinished ones, ascending."""
+    return sorted(int(name) for name in archive.children(names.TABLES) if name.isdecimal())
+
+
+def _write(archive: Store, generation: int, source: pa.dataset.Dataset) -> Iterator[File]:
+    with report.database(rows=source) as connection, tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "rows.parquet"
+        reader = connection.sql("SELECT * FROM rows ORDER BY key, run").to_arrow_reader(ROWS_PER_FILE)
+        for index, rows in enumerate(_filled(reader)):
+            pa.parquet.write_table(rows.cast(SCHEMA), path, compression="zstd")
+            content = sha256_of(path)
+            name = names.table(generation, index, content)
+            if not archive.publish(name, path):
+                raise ArchiveError(f"{archive.uri(name)}: damaged; remove it and compact the archive again")
+            keys = rows.column("key")
+            yield File(name, path.stat().st_size, content, len(rows), keys[0].as_py(), keys[-1].as_py())
+
+
+def _filled(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    """Tables of ROWS_PER_FILE rows, the last of fewer: DuckDB's own batches are of any size below that."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in reader:
+        while sum(map(len, waiting)) + len(batch) >= ROWS_PER_FILE:
+            missing = ROWS_PER_FILE - sum(map(len, waiting))
+            yield pa.Table.from_batches([*waiting, batch.slice(0, missing)], reader.schema)
+            waiting, batch = [], batch.slice(missing)
+        if len(batch):
+            waiting.append(batch)
+    if waiting:
+        yield pa.Table.from_batches(waiting, reader.schema)
+
+
+def _remove(archive: Store, below: int) -> None:
+    for generation in generations(archive):
+        if generation < below:
+            archive.remove_folder(names.generation(generation))

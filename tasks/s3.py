@@ -1,0 +1,45 @@
+"""What only S3 has: listings in pages, and uploads in parts that can be left behind. `fs` is an s3fs file system."""
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+
+def objects(fs: Any, folder: str) -> Iterator[tuple[str, int, str]]:
+    """Path, size and ETag of every object below bucket/folder; one page in memory at a time, where s3fs holds all."""
+    bucket, prefix = _split(fs, folder)
+    for page in _pages(fs, "list_objects_v2", Bucket=bucket, Prefix=prefix):
+        for found in page.get("Contents", ()):
+            if not found["Key"].endswith("/"):
+                yield f"{bucket}/{found['Key']}", found["Size"], found["ETag"].strip('"')
+
+
+def abort_uploads(fs: Any, folder: str, older_than: float) -> list[str]:
+    """Abort the uploads in parts below bucket/folder that began more than so many seconds ago; returns their paths."""
+    bucket, prefix = _split(fs, folder)
+    aborted = []
+    for page in _pages(fs, "list_multipart_uploads", Bucket=bucket, Prefix=prefix):
+        for upload in page.get("Uploads", ()):
+            if upload["Initiated"].timestamp() > time.time() - older_than:
+                continue
+            with suppress(FileNotFoundError):  # completed or aborted meanwhile
+                fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
+            aborted.append(f"{bucket}/{upload['Key']}")
+    return aborted
+
+
+def _split(fs: Any, folder: str) -> tuple[str, str]:
+    bucket, key, _ = fs.split_path(folder)
+    return bucket, f"{key}/" if key else ""
+
+
+def _pages(fs: Any, call: str, **request: Any) -> Iterator[dict[str, Any]]:
+    while True:
+        page = fs.call_s3(call, **request)
+        yield page
+        if not page.get("IsTruncated"):
+            return
+        for marker in ("ContinuationToken", "KeyMarker", "UploadIdMarker"):
+            if following := page.get(f"Next{marker}"):
+                request[marker] = following

@@ -1,0 +1,70 @@
+"""The installed package as a wheel again: the same bytes for the same files, whether installed from one or editable.
+
+The embedded bundles stay out, since an archive holds those that its files need; the wheel's build tag says so.
+"""
+
+import base64
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import io
+import zipfile
+from pathlib import Path
+
+from codec.errors import ArchiveError
+
+DISTRIBUTION = "fdcodec"
+PACKAGES = ("codec", "flows", "tasks")
+BUNDLES = "codec/bundles/"
+BUILD = "0decoder"
+KEPT_METADATA = ("METADATA", "entry_points.txt", "top_level.txt", "licenses/LICENSE")
+_WHEEL = f"Wheel-Version: 1.0\nGenerator: fdcodec\nRoot-Is-Purelib: true\nTag: py3-none-any\nBuild: {BUILD}\n"
+_OLDEST = (1980, 1, 1, 0, 0, 0)
+
+
+@functools.cache
+def build() -> tuple[str, bytes]:
+    """The wheel's file name and bytes. Raises ArchiveError where the package is not installed."""
+    metadata = installed()
+    info = f"{DISTRIBUTION}-{metadata.version}.dist-info"
+    members = {name: content for package in PACKAGES for name, content in _files(package)}
+    for name in KEPT_METADATA:
+        members[f"{info}/{name}"] = (metadata.read_text(name) or "").encode()
+    members[f"{info}/WHEEL"] = _WHEEL.encode()
+    record = [f"{name},sha256={_digest(content)},{len(content)}" for name, content in members.items()]
+    members[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""]).encode()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as wheel:
+        for name, content in members.items():
+            entry = zipfile.ZipInfo(name, _OLDEST)
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            wheel.writestr(entry, content)
+    return f"{DISTRIBUTION}-{metadata.version}-{BUILD}-py3-none-any.whl", buffer.getvalue()
+
+
+def installed() -> importlib.metadata.Distribution:
+    """What the installation says of itself; raises ArchiveError where there is none."""
+    for found in importlib.metadata.distributions(name=DISTRIBUTION):
+        if found.read_text("METADATA"):
+            return found
+    raise ArchiveError("fdcodec is not installed here, so no archive can keep a copy of it: run `pip install .`")
+
+
+def folder(package: str) -> Path:
+    """Where a package of this distribution is installed."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.origin is not None, "this module is part of it"
+    return Path(spec.origin).parent
+
+
+def _files(package: str) -> list[tuple[str, bytes]]:
+    root = folder(package)
+    paths = sorted(path.relative_to(root.parent) for path in root.rglob("*") if path.is_file())
+    own = [path for path in paths if not any(part.startswith((".", "__pycache__")) for part in path.parts)]
+    names = [path.as_posix() for path in own]
+    return [(name, (root.parent / name).read_bytes()) for name in names if not name.startswith(BUNDLES)]
+
+
+def _digest(content: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()

@@ -1,0 +1,80 @@
+"""What an image costs beside its codec: `python -m tests.benchmarks.pass_through [--few 1000] [--many 100000]`.
+
+The codec only copies; reading, hashing, two child processes, tar, row and commit remain. Seconds an image are the slope
+between two sizes of archive, so starting processes does not count. Memory is the peak of this process and of the larger
+child.
+"""
+
+import argparse
+import resource
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.images import Picture
+from tasks.archive import compress
+from tasks.manifest import Settings
+from tasks.models import Models
+from tests.fake_codec import DEFAULT_QUALITY as DEFAULT_QUALITY  # asked of this module by the processes
+from tests.fake_codec import Encoded, FakeCodec
+from tests.tasks.pictures import bundle, png
+
+SETTINGS = Settings(quality=1.0, metrics=False, threads=1)
+
+
+class PassThrough(FakeCodec):
+    """A file is the picture's first row of pixels."""
+
+    def encode(self, picture: Picture, **_: Any) -> Encoded:
+        row = picture.pixels[0].astype(np.int32)
+        return Encoded(picture.pixels[0].tobytes(), row, DEFAULT_QUALITY, 0.0, 0, 0, 0)
+
+    def symbols(self, data: bytes) -> NDArray[np.int32]:
+        return np.frombuffer(data, np.uint8).reshape(-1, 3).astype(np.int32)
+
+
+def measure(images: int) -> tuple[float, float, float]:
+    """Wall seconds, processor seconds with all children, and the parent's peak memory in MB, of one archive."""
+    with tempfile.TemporaryDirectory() as home:
+        source = Path(home) / "source"
+        for number in range(images):
+            path = source / f"{number // 1000:03d}" / f"{number:06d}.png"
+            if number % 1000 == 0:
+                path.parent.mkdir(parents=True)
+            path.write_bytes(png(number, 32, 32))
+        models = Models(str(bundle(Path(home) / "bundle")), codec="tests.benchmarks.pass_through:PassThrough")
+        wall, processor = time.perf_counter(), _processor()
+        outcome = compress(str(source), f"{home}/archive", SETTINGS, models=models)
+        wall, processor = time.perf_counter() - wall, _processor() - processor
+        assert outcome.totals["compressed"] == images
+        shutil.rmtree(source)
+    return wall, processor, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--few", type=int, default=1000)
+    options.add_argument("--many", type=int, default=100_000)
+    asked = options.parse_args()
+    few, many, more = measure(asked.few), measure(asked.many), asked.many - asked.few
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print("| images | wall s | processor s | peak MB |\n|---|---|---|---|")
+    for images, figures in ((asked.few, few), (asked.many, many)):
+        print(f"| {images:,} | " + " | ".join(f"{figure:.1f}" for figure in figures) + " |")
+    wall, processor = (1000 * (many[each] - few[each]) / more for each in (0, 1))
+    print(f"\nan image: {wall:.2f} ms wall, {processor:.2f} ms processor")
+    print(f"growth of this process: {1024 * (many[2] - few[2]) / more:.2f} KB an image; largest child {child:.0f} MB")
+
+
+def _processor() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+if __name__ == "__main__":
+    main()

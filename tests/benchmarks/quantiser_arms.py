@@ -1,0 +1,221 @@
+"""python -m tests.benchmarks.quantiser_arms FOLDER: which way to set bins, timestep and dither costs the fewest bits?
+
+Arms, against the default (timestep from the measured error, one alpha, no dither):
+tied: timestep from the bin width. learned: bins and timestep by the estimator of --learned BUNDLE.
+timestep x 0.5, x 2: off the measured one. unscaled: the U-Net sees y_hat instead of sqrt(alpha_bar) y_hat.
+dither: an offset in [-1/2, 1/2), known to both sides, in the rounding of each symbol; of wide ones: only where the
+model's deviation, seen without dither, is above one bin. channel N finer: its bins a quarter of an octave narrower.
+v, exact: the U-Net made to give v, converted to epsilon as Backbone does it; v as epsilon: the same, not converted.
+
+Prints the bits that each arm needs at equal quality, more (+) or fewer (-) than the default: geometric means over
+photos with the 95 % interval of a bootstrap over photos. Bits are the float model's cross-entropy; photos of one tile.
+"""
+
+import argparse
+import math
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codec import Codec, Picture, read_image
+from codec.backbone import Backbone
+from codec.bundle import Bundle
+from codec.curves import bootstrap_interval, log_rate_difference
+from codec.denoiser import denoise
+from codec.entropy.distribution import (
+    LEVEL_UNITS,
+    alpha_of_code,
+    bits,
+    code_of_alpha,
+    distributions,
+    prior_distributions,
+    sigma,
+)
+from codec.entropy.grids import Simulated
+from codec.entropy.rate import CODE_OF_ONE, crop_tokens, hyper_latent
+from codec.entropy.stream import TILE
+from codec.entropy.windows import anchor_mask
+from codec.images import to_pixels
+from codec.metrics import Metrics
+from codec.quantizer import alpha_code_of_quality, measured_alpha_bar, tied_alpha_bar
+
+FINER = 8
+"""Alpha codes of a quarter of an octave."""
+FIGURES = ("PSNR", "LPIPS alex", "LPIPS vgg", "DISTS")
+MATH = Simulated()
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A latent as an arm codes it: what the decoder dequantises to, its timestep, and its bits."""
+
+    y_hat: Tensor
+    timestep: float
+    bits: float
+
+
+class Arms:
+    """Codes a latent y (1, 4, h, w) at a lambda in each of the ways."""
+
+    def __init__(self, codec: Codec, learned: Bundle | None) -> None:
+        self.codec, self.backbone, self.model = codec, codec.backbone, codec.bundle.trainable_entropy()
+        self.estimator = learned.load_encoder()[1] if learned else None
+
+    def coded(self, y: Tensor, quality: float) -> dict[str, Coded]:
+        """The arms that differ in symbols or timestep."""
+        code = alpha_code_of_quality(quality, self.codec.bundle.config.alpha_at_one)
+        alpha, flat = alpha_of_code(code), torch.full((1, 4), code)
+        base = self._rounded(y, flat)
+        t = base.timestep
+        arms = {
+            "default": base,
+            "tied": Coded(base.y_hat, self.backbone.timestep_of(float(tied_alpha_bar(torch.tensor(alpha)))), base.bits),
+            "timestep x 0.5": Coded(base.y_hat, t / 2, base.bits),
+            "timestep x 2": Coded(base.y_hat, 2 * t, base.bits),
+        }
+        if self.estimator is not None:
+            chosen, learned_t = self.estimator(y, torch.tensor([quality]))
+            codes = torch.tensor([[code_of_alpha(float(value)) for value in chosen.flatten()]])
+            rounded = self._rounded(y, codes)
+            arms["learned"] = Coded(rounded.y_hat, float(learned_t), rounded.bits)
+            arms["learned bins, measured timestep"] = rounded
+        offset = torch.rand(y.shape, generator=torch.Generator().manual_seed(0)) - 0.5
+        arms["dither"] = self._rounded(y, flat, offset)
+        wide = sigma(self._distributions(alpha * y, torch.round(alpha * y), flat)[1]) > 1
+        arms["dither of wide ones"] = self._rounded(y, flat, offset * wide)
+        for channel in range(4):
+            codes = flat.clone()
+            codes[0, channel] += FINER
+            arms[f"channel {channel} finer"] = self._rounded(y, codes)
+        return arms
+
+    def _rounded(self, y: Tensor, codes: Tensor, offset: Tensor | float = 0.0) -> Coded:
+        alpha = 2.0 ** ((codes.view(1, 4, 1, 1) - CODE_OF_ONE) / 32)
+        scaled = alpha * y
+        seen = torch.round(scaled + offset) - offset
+        y_hat = seen / alpha
+        t = self.backbone.timestep_of(float(measured_alpha_bar(y, y_hat).mean()))
+        mean, level, z, z_mean, z_level = self._modelled(scaled, seen, codes)
+        cost = bits(seen, mean, level).sum() + bits(z, z_mean[..., None, None], z_level[..., None, None]).sum()
+        return Coded(y_hat, t, float(cost))
+
+    def _distributions(self, scaled: Tensor, seen: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        return self._modelled(scaled, seen, codes)[:2]
+
+    def _modelled(self, scaled: Tensor, seen: Tensor, codes: Tensor) -> tuple[Tensor, ...]:
+        """Means and levels (1, 4, h, w) of what the decoder sees, then the hyper-latent with its own."""
+        model, constants, shape = self.model, self.codec.constants, (scaled.shape[-2], scaled.shape[-1])
+        alpha, inverse, level = constants.rows(codes, scaled.dtype)
+        z = hyper_latent(model, scaled, codes, constants)
+        prior = prior_distributions(model.prior(codes, MATH), float(constants.level[CODE_OF_ONE]) / LEVEL_UNITS, MATH)
+        steps = 2**model.settings.halvings
+        hyper = crop_tokens(model.hyper_decoder(z, codes, MATH), (steps * z.shape[-2], steps * z.shape[-1]), shape)
+        tokens, anchors = seen.flatten(2).transpose(1, 2), anchor_mask(*shape)
+        context = model.context(tokens, inverse, codes, shape, MATH, anchors) * ~anchors[:, None]
+        outputs = model.parameter_net(hyper, context, tokens, inverse, MATH)
+        found = distributions(outputs, alpha, level, MATH)
+        return *(part.transpose(1, 2).unflatten(2, shape) for part in found), z, *prior
+
+
+class GivingV:
+    """A U-Net of epsilon made to give v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) y; everything else is its own."""
+
+    def __init__(self, backbone: Backbone, converted: bool) -> None:
+        self._backbone, self._converted = backbone, converted
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._backbone, name)
+
+    def predict_noise(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """v, converted to epsilon or taken for it."""
+        alpha_bar = self._backbone.alpha_bar(t.double())[:, None, None, None]
+        signal, noise = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
+        epsilon = self._backbone.predict_noise(x_t, t)
+        v = signal * epsilon - noise * (x_t - noise * epsilon) / signal
+        return signal * v + noise * x_t if self._converted else v
+
+
+class Unscaled(GivingV):
+    """A backbone whose U-Net is given x_t / sqrt(alpha_bar)."""
+
+    def predict_noise(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Epsilon of what the U-Net would see without input scaling."""
+        return self._backbone.predict_noise(x_t / self._backbone.alpha_bar(t).sqrt()[:, None, None, None], t)
+
+
+def decoded(codec: Codec, arms: dict[str, Coded], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The pixels of each arm, and of those that differ from the default in the denoiser alone."""
+    networks: dict[str, tuple[str, object]] = {name: (name, codec.backbone) for name in arms}
+    networks["unscaled"] = "default", Unscaled(codec.backbone, converted=False)
+    networks["v, exact"] = "default", GivingV(codec.backbone, converted=True)
+    networks["v as epsilon"] = "default", GivingV(codec.backbone, converted=False)
+    pixels = {}
+    for name, (arm, backbone) in networks.items():
+        coded, y_hat = arms[arm], arms[arm].y_hat
+        if coded.timestep >= 1 / 16:  # as coded: eighths, zero is no denoising
+            y_hat = denoise(backbone, y_hat, torch.tensor([coded.timestep]), codec.bundle.config.steps)  # type: ignore[arg-type]
+        pixels[name] = to_pixels(codec.backbone.decode(y_hat, size)[0])
+        arms.setdefault(name, coded)
+    return pixels
+
+
+@torch.no_grad()
+def curves(arms: Arms, picture: Picture, qualities: list[float], meters: tuple[Metrics, Metrics]) -> dict:
+    """For each arm its bits and its four figures at each lambda."""
+    y, found = arms.backbone.encode_pixels(picture.pixels), defaultdict(list)
+    for quality in qualities:
+        coded = arms.coded(y, quality)
+        pixels = decoded(arms.codec, coded, (picture.height, picture.width))
+        alex, vgg = (meter.measure_all(picture.pixels, list(pixels.values())) for meter in meters)
+        for name, a, v in zip(pixels, alex, vgg, strict=True):
+            found[name].append((coded[name].bits, a.psnr_db, -a.lpips, -v.lpips, -a.dists))
+    return found
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--learned", type=Path, help="a bundle with a trained estimator for the same backbone")
+    parser.add_argument("--count", type=int)
+    parser.add_argument("--qualities", type=float, nargs="+", default=[2.0, 5.0, 12.0, 30.0])
+    given = parser.parse_args()
+    codec = Codec.load(*[given.bundle] if given.bundle else [])
+    arms = Arms(codec, Bundle.open(given.learned) if given.learned else None)
+    meters, saved, photos = (Metrics(), Metrics("vgg", dists=False)), defaultdict(list), []
+    for path in sorted(given.folder.iterdir())[: given.count]:
+        picture = read_image(path)
+        if max(picture.width, picture.height) > 8 * TILE:
+            raise SystemExit(f"{path} is larger than a tile: give photos of at most {8 * TILE} pixels a side")
+        found = curves(arms, picture, given.qualities, meters)
+        photos.append(path.name)
+        print(f"{len(photos)}: {path.name}", file=sys.stderr, flush=True)
+        for name, points in found.items():
+            rates, *columns = zip(*points, strict=True)
+            own_rates, *own = zip(*found["default"], strict=True)
+            differences = (log_rate_difference(rates, c, own_rates, o) for c, o in zip(columns, own, strict=True))
+            saved[name].append([math.nan if value is None else value for value in differences])
+    print(f"{len(photos)} photos, lambda {', '.join(f'{quality:g}' for quality in given.qualities)}\n")
+    print("| arm | " + " | ".join(FIGURES) + " |\n" + "|---" * (1 + len(FIGURES)) + "|")
+    for name, rows in saved.items():
+        if name != "default":
+            print(f"| {name} | " + " | ".join(map(_cell, np.array(rows).T)) + " |")
+    return 0
+
+
+def _cell(logs: np.ndarray) -> str:
+    logs = logs[~np.isnan(logs)]
+    if not len(logs):
+        return "no quality in common"
+    mean, low, high = (f"{100 * math.expm1(log):+.1f}" for log in (float(logs.mean()), *bootstrap_interval(logs)))
+    return f"{mean} % ({low} to {high})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

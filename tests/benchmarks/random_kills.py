@@ -1,0 +1,51 @@
+"""Killed at random, again and again: `python -m tests.benchmarks.random_kills [--kills 50] [--seed 1]`.
+
+A compression of twelve pictures in four shards is ended by SIGKILL after a random time, and started again, until it
+finishes; then another archive is begun, until there were so many kills. Each archive must equal an undisturbed one.
+"""
+
+import argparse
+import random
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+from tests.tasks import pictures, runners
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--kills", type=int, default=50)
+    options.add_argument("--seed", type=int, default=1)
+    asked = options.parse_args()
+    chance = random.Random(asked.seed)
+    with tempfile.TemporaryDirectory() as home:
+        bundle = pictures.bundle(Path(home) / "bundle")
+        files = {f"{number:02d}.png": pictures.png(number) for number in range(10)} | {"x.jpg": b"no", "y.png": b""}
+        source = pictures.folder(Path(home) / "source", files)
+        started = time.perf_counter()
+        runners.end(runners.start(source, Path(home) / "undisturbed" / "archive", bundle))
+        patience = time.perf_counter() - started
+        expected = pictures.snapshot(Path(home) / "undisturbed" / "archive")
+        kills = archives = 0
+        while kills < asked.kills:
+            archives += 1
+            archive = Path(home) / str(archives) / "archive"
+            while True:
+                runner = runners.start(source, archive, bundle)
+                runner.join(chance.uniform(0.2, 1.0) * patience)
+                if runner.is_alive() and kills < asked.kills:
+                    runner.kill()
+                status = runners.end(runner)
+                if status == 0:
+                    break
+                assert status == -signal.SIGKILL, f"ended with {status}"
+                kills += 1
+            assert pictures.snapshot(archive) == expected, f"archive {archives} differs"
+            assert not list(archive.rglob("*.unfinished"))
+        print(f"{kills} kills in {archives} archives: tars byte for byte, and rows, those of an undisturbed run")
+
+
+if __name__ == "__main__":
+    main()

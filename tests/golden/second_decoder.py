@@ -1,0 +1,403 @@
+"""A second decoder of .fdc files: symbols and chunks, written from FORMAT.md alone by one who had not seen the codec.
+
+`python -m tests.golden.second_decoder FOLDER FILE ...` prints the SHA-256 of the symbols; FOLDER holds bundles.
+It shares no code with the codec. Names are those of FORMAT.md.
+
+Numbers are float64 in their true size: all are multiples of powers of two, so sums and products are exact.
+"""
+
+import hashlib
+import json
+import lzma
+import math
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import pairwise, product
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+TILE, REACH, MAX_PIXELS = 128, 16, 100_000_000
+HALVES: Integers = np.array([0, 2**23, 2**24])
+A, S, O = (16, 9), (20, 9), (20, 12)  # noqa: E741
+
+
+@dataclass(frozen=True)
+class File:
+    """A file taken apart; `chunks` are the decoded alpha plane, colour profile and EXIF block."""
+
+    bundle_id: bytes
+    width: int
+    height: int
+    grey: bool
+    alpha_codes: tuple[int, ...]
+    stream: bytes
+    chunks: tuple[bytes | None, bytes | None, bytes | None]
+
+
+def require(condition: bool, message: str) -> None:
+    """Refuse the file unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def take(data: BytesIO, length: int) -> bytes:
+    """Return the next bytes, of which there must be enough."""
+    part = data.read(length)
+    require(len(part) == length, "a part reaches into the checksum")
+    return part
+
+
+def varint(data: BytesIO) -> int:
+    """Return the next varint."""
+    value = 0
+    for place in range(5):
+        byte = take(data, 1)[0]
+        value |= (byte & 127) << (7 * place)
+        if byte < 128:
+            require(byte > 0 or place == 0, "a varint is longer than needed")
+            return value
+    raise ValueError("a varint is longer than five bytes")
+
+
+def unpack(data: bytes, least: int, most: int) -> bytes:
+    """Decode a chunk's LZMA2 data, which must hold from `least` to `most` bytes."""
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 2**20}])
+    try:
+        content = decoder.decompress(data, max_length=most + 1)
+    except (lzma.LZMAError, EOFError) as error:
+        raise ValueError("a chunk is damaged") from error
+    require(decoder.eof and not decoder.unused_data, "a chunk does not end with its LZMA2 data")
+    require(least <= len(content) <= most, "a chunk's content has a wrong length")
+    return content
+
+
+def parse(data: bytes) -> File:
+    """Take a file apart."""
+    require(data[:4] == b"FDC\x01", "this is no .fdc file of version 1")
+    require(zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little"), "the checksum is wrong")
+    rest = BytesIO(data[4:-4])
+    flags, bundle_id = take(rest, 1)[0], take(rest, 8)
+    require(flags < 32, "an unknown flag is set")
+    width, height = varint(rest), varint(rest)
+    require(0 < width < 2**20 and 0 < height < 2**20 and width * height <= 2**30, "the size is out of its range")
+    require(width * height <= MAX_PIXELS, "the picture is larger than this decoder allows")
+    take(rest, 1)  # the quality code
+    require(int.from_bytes(take(rest, 2), "little") <= 999 * 8, "the timestep is out of its range")
+    alpha_codes = tuple(take(rest, 4) if flags & 1 else take(rest, 1) * 4)
+    stream = take(rest, varint(rest))
+    require(len(stream) % 4 == 0, "the stream is not whole words")
+    alpha, *others = [take(rest, varint(rest)) if flags & bit else None for bit in (4, 8, 16)]
+    require(not rest.read(), "there are bytes before the checksum that belong to no part")
+    if alpha is not None:
+        require(len(alpha) > 0 and alpha[0] <= 2, "the alpha plane is coded in an unknown way")
+        plane = np.frombuffer(unpack(alpha[1:], width * height, width * height), np.uint8).reshape(height, width)
+        alpha = (np.cumsum(plane, axis=2 - alpha[0], dtype=np.uint8) if alpha[0] > 0 else plane).tobytes()
+    profile, exif = (None if chunk is None else unpack(chunk, 1, 2**24) for chunk in others)
+    return File(bundle_id, width, height, bool(flags & 2), alpha_codes, stream, (alpha, profile, exif))
+
+
+def read_tables(counts: npt.NDArray[np.int32]) -> list[tuple[Integers, int]]:
+    """Return the running sums 0, C_1, ..., 2^24 and the R of table (s, f) at 32 s + f."""
+    tables, start = [], 0
+    for s in range(128):
+        # (sigma is 64 at level 127; the subtraction keeps a rounding error there from counting)
+        reach = math.ceil(6 * 0.06 * (64 / 0.06) ** (s / 127) - 1e-9) + 2
+        size = 2 * reach + 2
+        sums = np.cumsum(counts[start : start + 32 * size].reshape(32, size), 1, dtype=np.int64)
+        tables += [(np.append(0, row), reach) for row in sums]
+        start += 32 * size
+    require(start == len(counts), "the tables have a wrong length")
+    return tables
+
+
+class RangeDecoder:
+    """Decodes symbols from a stream."""
+
+    def __init__(self, stream: bytes, tables: list[tuple[Integers, int]]) -> None:
+        """Read the first two words."""
+        self.words = np.frombuffer(stream, "<u4").tolist()
+        self.tables, self.next, self.information = tables, 2, 0.0
+        first, second = [*self.words, 0, 0][:2]
+        self.range, self.offset = 2**64 - 1, first << 32 | second
+
+    def entry(self, sums: Integers) -> int:
+        """Decode the next entry of the table with these running sums."""
+        scale = self.range >> 24
+        require(self.offset // scale < 2**24, "the stream is damaged")
+        e = int(sums.searchsorted(self.offset // scale, "right")) - 1
+        below, above = sums[e : e + 2].tolist()
+        self.offset -= scale * below
+        self.range = scale * (above - below)
+        self.information += 24 - math.log2(above - below)
+        require(self.information <= 32 * len(self.words) + 1, "the stream ran out")
+        if self.range < 2**32:
+            self.range <<= 32
+            self.offset = self.offset << 32 | (self.words[self.next] if self.next < len(self.words) else 0)
+            self.next += 1
+        return e
+
+    def symbol(self, m: int, s: int, limit: int = 2**15 - 1) -> int:
+        """Decode the next symbol, which has mean m and scale level s."""
+        q, f = divmod(m, 32)
+        sums, reach = self.tables[32 * s + f]
+        r = self.entry(sums) - reach
+        if r > reach:
+            zeros = 0
+            while self.entry(HALVES) == 0:
+                zeros += 1
+                require(zeros <= 17, "an escape is too long")
+            v = 2**zeros - 1 + sum(self.entry(HALVES) << bit for bit in reversed(range(zeros)))
+            r = (v // 2 + reach + 1) * (1 - v % 2 * 2)
+        require(abs(r + q) <= limit, "a symbol is too large")
+        return r + q
+
+
+def snap(x: Floats, grid: tuple[int, int]) -> Floats:
+    """Round to the nearest multiple of 2^-fraction, ties to even, and clamp to the grid's bits."""
+    bits, fraction = grid
+    most = 2.0 ** (bits - 1) - 1
+    return np.clip(np.rint(x * 2.0**fraction), -most, most) * 2.0**-fraction
+
+
+def norm(x: Floats) -> Floats:
+    """Centre and scale the last axis."""
+    d = x.shape[-1]
+    c = x - snap(x.sum(-1, keepdims=True) / d, S)
+    return snap(c / np.sqrt((c * c).sum(-1, keepdims=True) / d + 2.0**-18), A)
+
+
+def leaky(x: Floats) -> Floats:
+    """Apply the activation function."""
+    return snap(np.where(x >= 0, x, 0.2 * x), A)
+
+
+def windows(rows: int, columns: int, size: int, shifted: bool) -> Iterator[tuple[slice, slice]]:
+    """Cut a tile into windows from its top left, the first ones half as wide and high if shifted."""
+    first = size // 2 if shifted else size
+    spans = [[0, *range(first, length, size), length] for length in (rows, columns)]
+    return product(*([slice(start, stop) for start, stop in pairwise(span)] for span in spans))
+
+
+def anchors(rows: int, columns: int) -> Bools:
+    """Return where in a tile the anchors are."""
+    return (np.arange(rows)[:, None] + np.arange(columns)) % 2 == 1
+
+
+class EntropyModel:
+    """A bundle's entropy model (section 6)."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read a bundle and check its entropy model's file."""
+        content = json.loads((folder / "bundle.json").read_text("utf-8"))
+        self.id = hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).digest()
+        self.settings, self.known_answer = content["entropy"], content["known_answer"]
+        data = (folder / "entropy.safetensors").read_bytes()
+        checksum = content["files"]["entropy.safetensors"]
+        require(hashlib.sha256(data).hexdigest() == checksum, f"{folder} has another entropy model than it states")
+        tensors = self.tensors = load(data)
+        self.tables = read_tables(tensors["counts"])
+        self.heads, self.size = self.settings["heads"], self.settings["dim"] // self.settings["heads"]
+        self.scale = 2.0 ** -np.rint(math.log2(self.size) / 2 - 0.25)
+        self.maps: dict[str, tuple[Floats, Floats]] = {}
+        for name in [key.removesuffix(".weight") for key in tensors if key.endswith(".weight")]:
+            unit = 2.0 ** -int(tensors[f"{name}.fraction"][0])
+            self.maps[name] = tensors[f"{name}.weight"].T * unit, tensors.get(f"{name}.bias", 0) * unit * 2.0**-9
+        reach = self.settings["positions"] // 2
+        v, h = np.mgrid[-reach - 1 : reach + 2, -reach - 1 : reach + 2]
+        inside = abs(v) + abs(h) <= reach
+        self.cells = np.where(inside, np.cumsum(inside).reshape(v.shape) - 1, inside.sum())
+
+    def choose(self, codes: tuple[int, ...]) -> None:
+        """Set the four channels' alpha codes."""
+        self.codes = list(codes)
+        self.alpha, self.inverse = (self.tensors[name][self.codes] / 4096 for name in ("alpha", "inverse"))
+
+    def linear(self, name: str, x: Floats) -> Floats:
+        """Apply a linear map to the last axis."""
+        return x @ self.maps[name][0] + self.maps[name][1]
+
+    def rate(self, name: str) -> Floats:
+        """Return a rate table's value."""
+        return snap(self.tensors[name][self.codes].sum(0) / 4 / 2**9, S)
+
+    def level(self, scale: Floats, code: int) -> Integers:
+        """Return the scale levels s."""
+        return np.clip(np.rint(16 * scale + self.tensors["level"][code] / 64), 0, 127).astype(np.int64)
+
+    def attend(self, net: str, parts: list[Floats], v: Integers, h: Integers, allowed: Bools | bool = True) -> Floats:
+        """Attention of n queries to m keys, given both and the values, n x m offsets (v, h) and the keys allowed."""
+        query, key, value = (part.reshape(-1, self.heads, self.size).swapaxes(0, 1) for part in parts)
+        m, kept, most = key.shape[1], min(key.shape[1], self.settings["top_k"]), len(self.cells) // 2
+        cell = self.cells[np.clip(v, -most, most) + most, np.clip(h, -most, most) + most][None]
+        near = np.take_along_axis(query @ self.tensors[f"{net}.relative"].T / 2**9, cell.repeat(self.heads, 0), 2)
+        units = ((query @ key.swapaxes(1, 2) + near) * 2**18).astype(np.int64)
+        ranked = np.where(allowed, units, -(2**45)) * m + np.arange(m)
+        score, index = np.divmod(np.partition(ranked, m - kept, 2)[..., m - kept :], m)
+        distance = np.rint(32 * self.scale * 2.0**-18 * (score.max(2, keepdims=True) - score))
+        weight = self.tensors["exponential"][np.minimum(512, distance).astype(np.int64)].astype(np.float64)
+        total = (weight[:, :, None] @ value[np.arange(self.heads)[:, None, None], index])[:, :, 0]
+        return snap((total / weight.sum(2, keepdims=True)).swapaxes(0, 1).reshape(len(v), -1), A)
+
+    def merge(self, name: str, x: Floats, a: Floats) -> Floats:
+        """Do what a block does after its attention."""
+        x = snap(x + snap(self.linear(f"{name}.merge", a), S), S)
+        u = leaky(snap(self.linear(f"{name}.expand", norm(x)), A))
+        return snap(x + snap(self.linear(f"{name}.contract", u), S), S)
+
+    def block(self, net: str, index: int, x: Floats, size: int) -> Floats:
+        """Return x after a block with windows; in the context transformer keys are anchors and the query's own."""
+        name, a = f"{net}.blocks.{index}", np.zeros_like(x)
+        parts = np.split(snap(self.linear(f"{name}.project", norm(x)), A), 3, -1)
+        for window in windows(x.shape[0], x.shape[1], size, index % 2 == 1):
+            query, key, value = (part[window].reshape(-1, x.shape[2]) for part in parts)
+            v, h = (axis[window].ravel() for axis in np.mgrid[: x.shape[0], : x.shape[1]])
+            order, allowed = np.arange(len(v)), True
+            if net == "context":
+                order = np.argsort((v + h) % 2 == 0, kind="stable")
+                allowed = ((v + h)[order] % 2 == 1) | (np.arange(len(v))[:, None] == order)
+            here = [query, key[order], value[order]]
+            found = self.attend(net, here, v[order] - v[:, None], h[order] - h[:, None], allowed)
+            a[window] = found.reshape(a[window].shape)
+        return self.merge(name, x, a)
+
+    def prior(self) -> tuple[Integers, Integers]:
+        """Return m and s of the hyper-latent's channels."""
+        mean, scale = np.split(snap(self.rate("prior.table"), O), 2)
+        return (32 * snap(mean, (22, 5))).astype(np.int64), self.level(scale, 128)
+
+    def hyper_decoder(self, z: Integers, rows: int, columns: int) -> Floats:
+        """Return norm(hyper) of a tile, rows x columns x d, from its hyper-latent."""
+        embedded = self.linear("hyper_decoder.embed", snap(np.moveaxis(z, 0, -1), A))
+        x = self.block("hyper_decoder", 0, snap(embedded + self.rate("hyper_decoder.rate.table"), S), 16)
+        for index in range(self.settings["halvings"]):
+            high, wide, d = x.shape
+            padded = np.pad(snap(x, A), ((1, 1), (1, 1), (0, 0)))
+            near = [padded[v : v + high, h : h + wide] for v in range(3) for h in range(3)]
+            x = snap(self.linear(f"hyper_decoder.grow.{index}", np.concatenate(near, -1)), S)
+            x = x.reshape(high, wide, 2, 2, d).transpose(0, 2, 1, 3, 4).reshape(2 * high, 2 * wide, d)
+            x = self.block("hyper_decoder", index + 1, x, 16)
+        return norm(x[:rows, :columns])
+
+    def embed(self, symbols: Integers) -> Floats:
+        """Begin the context transformer with a position's four symbols or those of its four neighbours."""
+        inputs = np.concatenate([symbols, symbols * np.tile(self.inverse, symbols.shape[-1] // 4)], -1)
+        return snap(self.linear("context.embed", snap(inputs, A)) + self.rate("context.rate.table"), S)
+
+    def context(self, symbols: Integers) -> Floats:
+        """Return the context of a tile in parallel order from its symbols, rows x columns x 4."""
+        x = self.embed(symbols * anchors(*symbols.shape[:2])[:, :, None])
+        for index in range(self.settings["depth"]):
+            x = self.block("context", index, x, 32)
+        return snap(x, A)
+
+    def serial_context(self, cache: Floats, symbols: Integers, v: int, h: int) -> Floats:
+        """Return a position's serial context; `cache` has keys and values, depth x 2 x rows x columns x d."""
+        left, right = max(0, h - REACH), min(symbols.shape[1] - 2, h + REACH + 1)
+        keys = np.mgrid[max(0, v - REACH) : v + 1, left:right].reshape(2, -1)
+        key_v, key_h = keys[:, : keys.shape[1] - (right - 1 - h)]
+        x = self.embed(symbols[[v, v, v, v + 1], [h, h + 1, h + 2, h]].reshape(1, 16))
+        for index, (key, value) in enumerate(cache):
+            name = f"context.blocks.{index}"
+            query, key[v, h], value[v, h] = np.split(snap(self.linear(f"{name}.project", norm(x)), A), 3, -1)
+            parts = [query, key[key_v, key_h], value[key_v, key_h]]
+            x = self.merge(name, x, self.attend("context", parts, key_v[None] - v, key_h[None] - h))
+        return snap(x[0], A)
+
+    def parameters(self, c: int, hyper: Floats, context: Floats, symbols: Integers) -> tuple[Integers, Integers]:
+        """Return m and s of channel c of positions, given norm(hyper), the context and the symbols, ... x 4."""
+        inputs = [hyper, context]
+        if self.settings["channel_conditioning"]:
+            known = np.where(np.arange(4) < c, symbols, 0)
+            inputs += [snap(known, A), snap(known * self.inverse, A)]
+        u = leaky(snap(self.linear("parameter_net.inner", np.concatenate(inputs, -1)), A))
+        out = snap(self.linear("parameter_net.outer", u)[..., [c, 4 + c]], O)
+        m = 32 * snap(out[..., 0] * self.alpha[c], (22, 5))
+        return m.astype(np.int64), self.level(out[..., 1], self.codes[c])
+
+
+def known_answer(model: EntropyModel) -> str:
+    """Return the SHA-256 that should be the bundle's known answer."""
+    model.choose((100, 128, 140, 170))
+    rows, columns, settings = 37, 41, model.settings
+    coarse = [-(-length // 2 ** settings["halvings"]) for length in (rows, columns)]
+    shapes = [(settings["hyper_channels"], *coarse), (rows, columns, 4)]
+    z, symbols = ((7919 * np.arange(math.prod(shape)) % 23 - 11).reshape(shape) for shape in shapes)
+    hyper = model.hyper_decoder(z, rows, columns)
+    if settings["order"] == "serial":
+        cache, padded = np.zeros((settings["depth"], 2, *hyper.shape)), np.pad(symbols, ((1, 0), (1, 1), (0, 0)))
+        serial = [model.serial_context(cache, padded, v, h) for v, h in np.ndindex(rows, columns)]
+        contexts = [np.array(serial).reshape(hyper.shape)]
+    else:
+        contexts = [np.zeros_like(hyper), model.context(symbols)]
+    hashed = list(model.prior())
+    for context in contexts:
+        hashed += map(np.array, zip(*(model.parameters(c, hyper, context, symbols) for c in range(4)), strict=True))
+    return hashlib.sha256(b"".join(part.astype("<i4").tobytes() for part in hashed)).hexdigest()
+
+
+def decode_tile(decoder: RangeDecoder, model: EntropyModel, hyper: Floats) -> Integers:
+    """Decode the symbols of a tile, rows x columns x 4."""
+    rows, columns, _ = hyper.shape
+    padded = np.zeros((rows + 1, columns + 2, 4), np.int64)
+    symbols = padded[1:, 1:-1]
+    if model.settings["order"] == "serial":
+        cache = np.zeros((model.settings["depth"], 2, *hyper.shape))
+        for v, h in np.ndindex(rows, columns):
+            context = model.serial_context(cache, padded, v, h)
+            for c in range(4):
+                m, s = model.parameters(c, hyper[v, h], context, symbols[v, h])
+                symbols[v, h, c] = decoder.symbol(int(m), int(s))
+        return symbols
+    context = np.zeros_like(hyper)
+    for where in (anchors(rows, columns), ~anchors(rows, columns)):
+        for c in range(4):
+            ms, ss = model.parameters(c, hyper[where], context[where], symbols[where])
+            symbols[where, c] = [decoder.symbol(m, s) for m, s in zip(ms.tolist(), ss.tolist(), strict=True)]
+        context = model.context(symbols)  # (of use after the anchors only)
+    return symbols
+
+
+def decode(file: File, model: EntropyModel) -> npt.NDArray[np.int32]:
+    """Decode a file's symbols, by channel, row, column."""
+    require(file.bundle_id == model.id[:8], "the file was made with another bundle")
+    model.choose(file.alpha_codes)
+    decoder, hyper_latents = RangeDecoder(file.stream, model.tables), []
+    symbols = np.zeros((4, -(-file.height // 8), -(-file.width // 8)), np.int32)
+    tiles = list(windows(*symbols.shape[1:], TILE, shifted=False))
+    for tile in tiles:
+        high, wide = (-(-(span.stop - span.start) // 2 ** model.settings["halvings"]) for span in tile)
+        values = [
+            [decoder.symbol(int(m), int(s), 63) for _ in range(high * wide)]
+            for m, s in zip(*model.prior(), strict=True)
+        ]
+        hyper_latents.append(np.array(values).reshape(-1, high, wide))
+    for (rows, columns), z in zip(tiles, hyper_latents, strict=True):
+        hyper = model.hyper_decoder(z, rows.stop - rows.start, columns.stop - columns.start)
+        symbols[:, rows, columns] = np.moveaxis(decode_tile(decoder, model, hyper), -1, 0)
+    require(decoder.next >= len(decoder.words), "the stream has words that nothing needs")
+    require(decoder.offset < 2**33 - 1, "the stream's end is damaged")
+    return symbols
+
+
+def main(bundles_folder: str, *names: str) -> None:
+    """Print the SHA-256 of each file's symbols."""
+    folders = [path.parent for path in Path(bundles_folder).glob("*/bundle.json")]
+    models = {model.id[:8]: model for model in map(EntropyModel, folders)}
+    for name in names:
+        file = parse(Path(name).read_bytes())
+        require(file.bundle_id in models, f"there is no bundle for {name}")
+        print(hashlib.sha256(decode(file, models[file.bundle_id]).astype("<i4").tobytes()).hexdigest(), name)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

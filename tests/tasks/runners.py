@@ -1,0 +1,43 @@
+"""Runners of an archive as processes of their own, started by a server that has everything imported already."""
+
+import multiprocessing
+import os
+import sys
+import traceback
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from codec.errors import FdcError
+from tests.tasks import killed, pictures
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.tasks.runners", "s3fs", "webdataset"])
+
+
+def start(
+    source: str | Path, archive: str | Path, bundle: Path, *, point: str = "", environment: dict[str, str] | None = None
+) -> BaseProcess:
+    """Start compressing, to be killed at a point of tests.tasks.killed if one is given; status 1 is an FdcError."""
+    arguments = (str(source), str(archive), bundle, point, environment or {})
+    process = _CONTEXT.Process(target=_run, args=arguments)
+    process.start()
+    return process
+
+
+def end(process: BaseProcess) -> int | None:
+    """The exit status of a runner, negative if a signal ended it."""
+    process.join(300)
+    status = process.exitcode
+    process.close()
+    return status
+
+
+def _run(source: str, archive: str, bundle: Path, point: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    if point:
+        killed.arm(*killed.POINTS[point])
+    try:
+        pictures.pack(source, archive, bundle)
+    except FdcError:
+        traceback.print_exc()
+        sys.exit(1)

@@ -1,0 +1,55 @@
+"""What is committed was decoded again by a process that has the file and the bundle only: planted faults are caught."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from codec import BitstreamError, Codec, read_image
+from codec.bundle import Bundle
+from codec.images import encode_png
+from tasks import shard
+from tasks.archive import compress
+from tasks.manifest import Settings
+from tasks.models import Models
+from tasks.restore import restore
+from tasks.storage import Store
+from tasks.tar import Tar
+from tests.conftest import synthetic
+from tests.fake_codec import FAKE
+from tests.tasks.pictures import folder, pack, png, rows
+
+SETTINGS = Settings(quality=8.0, metrics=False, threads=1)
+
+
+@pytest.mark.parametrize("fault", ["WrongTable", "WrongStream"])
+def test_a_planted_fault_is_caught_and_would_have_passed_unverified(fault: str, bundle: Bundle, tmp_path: Path) -> None:
+    picture = synthetic(64, 80)
+    source = folder(tmp_path / "s", {"a.png": encode_png(picture)})
+    models = Models(str(bundle.path), codec=f"tests.tasks.planted:{fault}")
+    compress(str(source), str(tmp_path / "verified"), SETTINGS, models=models)
+    (kept,) = rows(tmp_path / "verified")
+    assert (kept["status"], kept["reason"]) == ("fallback", "unverified")
+
+    compress(str(source), str(tmp_path / "unverified"), replace(SETTINGS, verify=False), models=models)
+    (row,) = rows(tmp_path / "unverified")
+    assert (row["status"], row["verified"]) == ("compressed", None)
+    stored = Store(str(tmp_path / "unverified")).read_range(row["tar"], row["offset"], row["length"])
+    right = Codec.load(bundle).encode(read_image(source / "a.png"), quality=8.0)
+    try:
+        assert (Codec.load(bundle).symbols(stored) != right.symbols).any()
+    except BitstreamError as error:
+        assert str(error)
+
+
+def test_a_wrong_offset_is_caught_and_would_have_passed_unverified(
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder(tmp_path / "s", {"a.png": png(1)})
+    add = Tar.add
+    monkeypatch.setattr(Tar, "add", lambda self, name, data: add(self, name, data) + 1)
+    monkeypatch.setattr(shard, "_check_offsets", lambda *_: None)
+    assert pack(source, tmp_path / "a", fake_bundle).totals["compressed"] == 1
+    restored = restore(str(tmp_path / "a"), str(tmp_path / "out"), models=Models("", threads=1, codec=FAKE))
+    assert restored.images == 0
+    assert "damaged at byte 513" in restored.errors[0]
