@@ -92,7 +92,8 @@ class Games:
     @cached_property
     def wins(self) -> NDArray[np.float64]:
         """(players, players): what the row scored against the column."""
-        return self.tally(np.zeros(len(self), np.int32)).sum(0)
+        (scored,) = self.tally(np.zeros(len(self), np.int32))
+        return np.asarray(scored, np.float64)
 
     def tally(self, group: Indices) -> NDArray[np.float64]:
         """(groups, players, players): what the row scored against the column in each group."""

@@ -1,21 +1,20 @@
 """The two pictures of a row of the report: the source, where it is still there, and what the archive keeps of it."""
 
+import dataclasses
 import hashlib
 import threading
-from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any, Self
 
 from codec.errors import ArchiveError, FdcError
 from codec.images import Picture, read_image
-from tasks import escrow, names
-from tasks.channel import Child, ChildDied
+from tasks import names, restore
+from tasks.decoders import Decoders
 from tasks.models import Models, worker
 from tasks.storage import Store
 
-SECONDS = 1800.0
-
 Row = dict[str, Any]
+
+_OF_ROW = [field.name for field in dataclasses.fields(restore.Member) if field.name != "target"]
 
 
 class Pictures:
@@ -26,14 +25,14 @@ class Pictures:
     """
 
     def __init__(self, archive: Store, models: Models = Models("")) -> None:  # noqa: B008  # frozen
-        self._archive, self._models = archive, models
-        self._stack, self._decoders, self._lock = ExitStack(), dict[str, Child](), threading.Lock()
+        self._archive, self._lock = archive, threading.Lock()
+        self._decoders = Decoders(archive, models, worker)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        self._decoders.close()
 
     def original(self, row: Row) -> Picture:
         """The source that a row describes, only if it still has the content that was compressed."""
@@ -45,25 +44,12 @@ class Pictures:
 
     def kept(self, row: Row) -> Picture:
         """The picture that the archive gives back for a row with a stored file."""
-        data = self._archive.read_range(row["tar"], row["offset"], row["length"])
-        if hashlib.sha256(data).hexdigest() != row["sha256"]:
-            raise ArchiveError(f"{self._archive.uri(row['tar'])}: damaged at byte {row['offset']}")
-        if row["codec"] == "original":
-            return _read(data)
-        with self._lock:
-            try:
-                answer, decoded = self._decoder(row["bundle_id"]).ask({"do": "decode"}, data, seconds=SECONDS)
-            except ChildDied as death:
-                raise ArchiveError(f"{row['key']}: cannot be decoded: {death}") from death
-        if "failed" in answer:
-            raise ArchiveError(f"{row['key']}: cannot be decoded: {answer['error']}")
-        return _read(decoded)
-
-    def _decoder(self, bundle_id: str) -> Child:
-        if bundle_id not in self._decoders:
-            bundle = self._stack.enter_context(escrow.bundle(self._archive, bundle_id))
-            self._decoders[bundle_id] = self._stack.enter_context(worker(replace(self._models, bundle=bundle)))
-        return self._decoders[bundle_id]
+        member = restore.Member(target="", **{name: row[name] for name in _OF_ROW})
+        data = restore.read_member(self._archive, member)
+        if member.codec != "original":
+            with self._lock:
+                data = restore.decoded(self._decoders.get(member.bundle_id), member, data)
+        return _read(data)
 
 
 def _read(data: bytes) -> Picture:

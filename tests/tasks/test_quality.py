@@ -16,7 +16,7 @@ from tasks.quality.questions import QUESTIONS, SQL, answer, sql
 from tasks.storage import Store
 from tests import fake_codec
 from tests.tasks.object_store import serving
-from tests.tasks.pictures import folder, pack, png
+from tests.tasks.pictures import folder, in_process, pack, png
 from tests.tasks.reports import archive_of
 
 Rows = list[dict[str, Any]]
@@ -49,11 +49,12 @@ def build(source: Path, archive: str, bundle: Path) -> str:
             "gone.png": png(5),
         },
     )
-    pack(source, archive, bundle)
-    (source / "gone.png").unlink()
-    folder(source, {"2023/b.png": png(6), "2024/torn.png": png(7)})
-    os.utime(source / "2024/grows.png", ns=(1, 1))
-    pack(source, archive, bundle)
+    with in_process():
+        pack(source, archive, bundle)
+        (source / "gone.png").unlink()
+        folder(source, {"2023/b.png": png(6), "2024/torn.png": png(7)})
+        os.utime(source / "2024/grows.png", ns=(1, 1))
+        pack(source, archive, bundle)
     return archive
 
 

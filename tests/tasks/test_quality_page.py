@@ -17,7 +17,7 @@ from tasks.quality.thumbnails import LARGEST, SIDE, Thumbnail, pairs, thumbnail
 from tests.browser import chromium, look, outside
 from tests.conftest import synthetic
 from tests.fake_codec import FAKE
-from tests.tasks.pictures import folder, pack, png
+from tests.tasks.pictures import folder, in_process, pack, png
 from tests.tasks.reports import archive_of
 
 
@@ -58,7 +58,8 @@ def packed(tmp_path_factory: pytest.TempPathFactory, fake_bundle: Path) -> str:
     """An archive without metrics of three pictures, of which one changed since and one is gone."""
     home = tmp_path_factory.mktemp("packed")
     source = folder(home / "s", {f"{name}.png": png(number) for number, name in enumerate("abc")})
-    pack(source, home / "a", fake_bundle)
+    with in_process():
+        pack(source, home / "a", fake_bundle)
     folder(source, {"b.png": png(9)})
     (source / "c.png").unlink()
     return str(home / "a")

@@ -22,7 +22,7 @@ from tasks.study.server import study_app, viewer_app
 from tasks.study.study import AlreadyAnswered, ForgedComparison, Study, UnknownParticipant
 from tests.fake_codec import FAKE
 from tests.tasks.galleries import METHODS, evaluation, write_rows
-from tests.tasks.pictures import folder, pack, png
+from tests.tasks.pictures import folder, in_process, pack, png
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +297,8 @@ def test_the_viewer_serves_pictures_by_number(evaluated: Path) -> None:
 
 def test_an_archive_shows_what_it_keeps_beside_its_sources(tmp_path: Path, fake_bundle: Path) -> None:
     source = folder(tmp_path / "s", {"a.png": png(1), "b.png": png(2), "torn.png": b"no picture"})
-    pack(source, tmp_path / "one", fake_bundle)
+    with in_process():
+        pack(source, tmp_path / "one", fake_bundle)
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     (source / "b.png").unlink()
     places = [str(tmp_path / name) for name in ("one", "two")]
