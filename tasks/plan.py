@@ -113,10 +113,9 @@ def _tried(
     """The rows of some entries as a shard would make them, and the seconds that took once models were loaded."""
     if not entries:
         return [], 0.0
-    models = replace(models, threads=settings.threads)
+    models = replace(models, threads=settings.threads, memory=settings.image_memory)
     metrics = settings.lpips_net if settings.metrics else "none"
-    memory = settings.image_memory
-    with worker(models, metrics, memory) as encoder, verifier(models, memory) as decoder:
+    with worker(models, metrics) as encoder, verifier(models) as decoder:
         about = decoder.greeting()
         encoder.greeting()
         if settings.quality is None and settings.target_bpp is None:
