@@ -62,17 +62,17 @@ class Source(ABC):
 
 
 def open_source(url: str) -> Source:
-    """The source at a path or URL: a listing file by its extension, a dataset by its manifest, else a folder."""
+    """The source at a path or URL: a listing file by its extension, a dataset by its plan, else a folder."""
     if url.endswith(inventory.EXTENSIONS):
         return Listed(url)
     store = Store(url)
     if store.exists(names.ARCHIVE):
         raise ArchiveError(f"{store}: is an archive; what is lossy is not compressed again, name the originals")
-    if store.exists(names.DATASET_MANIFEST):
-        return Packed(store)
-    if store.exists(names.DATASET_PLAN) and "shards" in store.children(""):
+    if not (store.exists(names.DATASET_PLAN) and "shards" in store.children("")):
+        return Folder(store)
+    if not store.exists(names.DATASET_MANIFEST):
         raise SettingsError(f"{store}: this dataset is not complete; run shard-images again, which goes on with it")
-    return Folder(store)
+    return Packed(store)
 
 
 def write_found(source: Source, path: Path) -> Path:
