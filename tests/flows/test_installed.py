@@ -18,7 +18,7 @@ from PIL import Image
 
 from tasks import wheel as escrowed
 from tests.conftest import synthetic
-from tests.tasks.pictures import folder, png
+from tests.tasks.pictures import folder
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ("codec", "flows", "tasks", "LICENSE", "README.md", "pyproject.toml")
@@ -78,17 +78,17 @@ def archive(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     Image.fromarray(synthetic(40, 56)).save(home / "photo.png")
     run(programs / "fdc", "encode", "photo.png", "-o", "photo.fdc", cwd=home)
     assert (home / "photo.fdc").read_bytes()[:3] == b"FDC"
-    folder(home / "source", {"a/photo.png": (home / "photo.png").read_bytes(), "noise.gif": gif()})
+    folder(home / "source", {"a/photo.png": (home / "photo.png").read_bytes(), "deep.tif": deep()})
     command = [programs / "python", "-m", "flows.compress_archive", "source", "archive"]
     assert "compress-archive" in run(*command, "--no-metrics", "--threads", "1", "--workers", "1", cwd=home)
     assert run(programs / "python", "-c", "import tasks; print(tasks.__file__)", cwd=home).startswith(str(home))
     return home / "archive"
 
 
-def gif() -> bytes:
-    """A tiny picture, which is kept as it is."""
+def deep() -> bytes:
+    """A picture of 16 bits, which is kept as it is."""
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(png(1, 3, 2))).save(buffer, "GIF")
+    Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30)).save(buffer, "TIFF")
     return buffer.getvalue()
 
 
@@ -127,5 +127,5 @@ def test_an_archive_is_restored_from_its_own_escrow_without_network_prefect_or_c
     with Image.open(home / "out" / "a" / "photo.png") as image:
         difference = np.abs(np.asarray(image).astype(int) - synthetic(40, 56))
     assert difference.mean() < 30
-    assert (home / "out" / "noise.gif").read_bytes() == gif()
+    assert (home / "out" / "deep.tif").read_bytes() == deep()
     assert [path.name for path in home.iterdir()] == ["out"], "no cache was made"
