@@ -205,8 +205,8 @@ def test_an_original_is_seen_once_and_another_is_not_taken_for_it(network: nn.Mo
     with torch.enable_grad():  # nothing is remembered then
         expected = [network(original, decoded).tolist() for original in (first, second)]
     with torch.no_grad():
-        for original, distances in zip((first, first, second, first), (*expected[:1], *expected, *expected[:1])):
-            assert network(original, decoded).tolist() == pytest.approx(distances, rel=1e-5)
+        for number in (0, 0, 1, 0):
+            assert network((first, second)[number], decoded).tolist() == pytest.approx(expected[number], rel=1e-5)
         seen = []
         layer = next(
             module for module in network.modules() if isinstance(module, nn.Conv2d) and module.in_channels == 3
