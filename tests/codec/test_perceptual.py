@@ -198,3 +198,20 @@ def test_without_package_and_network_the_error_says_what_to_install(
         lpips_network("alex")
     assert "\n" not in str(caught.value)
     assert available() == str(caught.value)
+
+
+def test_an_original_is_seen_once_and_another_is_not_taken_for_it(network: nn.Module) -> None:
+    first, second, decoded = pictures(1), pictures(2), noisy(pictures(1, 2), 0.2)
+    with torch.enable_grad():  # nothing is remembered then
+        expected = [network(original, decoded).tolist() for original in (first, second)]
+    with torch.no_grad():
+        for number in (0, 0, 1, 0):
+            assert network((first, second)[number], decoded).tolist() == pytest.approx(expected[number], rel=1e-5)
+        seen = []
+        layer = next(
+            module for module in network.modules() if isinstance(module, nn.Conv2d) and module.in_channels == 3
+        )
+        handle = layer.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+        network(first, decoded)
+        handle.remove()
+    assert seen == [2]  # the two reconstructions alone
