@@ -2,7 +2,7 @@
 
 import os
 
-# Before Prefect is imported: it would report its use, and keep results and errors as pickles where it is told to.
+# Before Prefect is imported: it would report its use, and keep the errors of failed flows as pickles.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-os.environ["PREFECT_RESULTS_PERSIST_BY_DEFAULT"] = "false"
+os.environ["PREFECT_RESULTS_DEFAULT_SERIALIZER"] = "json"

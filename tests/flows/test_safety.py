@@ -1,5 +1,6 @@
 """Safe by default: nothing is reported to anyone, nothing is pickled, and a secret stays where it was put."""
 
+import json
 import os
 import pty
 import re
@@ -89,12 +90,12 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def compress(server: Server, home: Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
-    """compress-archive on the server, told to log everything and to keep results if it would."""
+    """compress-archive on the server, told to log everything and to keep results as pickles."""
     environment = server.environment | {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}
     environment |= {
         "PREFECT_HOME": str(home),
         "PREFECT_LOGGING_LEVEL": "DEBUG",
-        "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "pickle",
     }
     return subprocess.run(
         [sys.executable, "-c", COMPRESS, *arguments], env=environment, cwd=ROOT, capture_output=True, check=False
@@ -134,7 +135,10 @@ def test_a_secret_is_in_no_log_database_manifest_report_or_artifact(
     assert found >= {"server database", "runs/000001/manifest.json", "runs/000001/report/part-000000.parquet"}
     for name, secret in SECRETS.items():
         assert holding(secret, server, printed, archive) == set(), name
-    assert not list((tmp_path / "home").rglob("storage/*")), "no result was kept, pickled or not"
+    [kept] = (tmp_path / "home").rglob("storage/*")
+    assert json.loads(kept.read_text())["__class__"] == "codec.errors.ArchiveError", (
+        "the error that Prefect keeps is JSON"
+    )
 
 
 def test_a_url_with_a_password_never_reaches_prefect(server: Server, tmp_path: Path) -> None:
