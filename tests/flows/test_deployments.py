@@ -147,6 +147,11 @@ def test_empty_and_relative_values_are_refused(
     assert run.stderr.startswith(f"error: {message}")
 
 
+def test_every_flow_of_the_package_is_deployed() -> None:
+    runnable = {path.stem for path in (ROOT / "flows").glob("*.py") if "\n@flow(name=" in path.read_text()}
+    assert {name.replace("-", "_") for name in NAMES} == runnable - {"mapping"}
+
+
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
 def test_without_an_image_containers_are_refused(server: Server, tmp_path: Path, kind: str) -> None:
     run = deploy(server, tmp_path, kind, FDC_IMAGE="")
@@ -184,6 +189,9 @@ def test_every_deployment_has_its_flows_name_and_no_directory(deployed: None) ->
     nightly = next(deployment for deployment in found if deployment.name == "compress-archive")
     assert nightly.parameters == {"source": "/data/photos", "archive": "s3://bucket/archive"}
     assert [(schedule.slug, schedule.active) for schedule in nightly.schedules] == [("nightly", True)]
+    monthly = next(deployment for deployment in found if deployment.name == "audit-archive")
+    assert monthly.parameters == {"archive": "s3://bucket/archive"}
+    assert [(schedule.slug, schedule.active) for schedule in monthly.schedules] == [("monthly", True)]
 
 
 def test_vanished_runs_are_noticed_without_false_alarms_by_one_automation(deployed: None) -> None:
