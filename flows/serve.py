@@ -10,7 +10,7 @@ import typer
 from prefect import Flow, serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
-from prefect.schedules import Cron
+from prefect.schedules import Cron, Schedule
 from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 
@@ -26,9 +26,9 @@ NAMES = (
     "evaluate-codec",
     "quality-report",
 )
-ONE_AT_A_TIME = ("train-codec", "compress-archive")
+ONE_AT_A_TIME = ("train-codec", "compress-archive", "audit-archive")
 NIGHTLY = Cron("0 2 * * *", timezone="UTC", slug="served-nightly")
-MONTHLY = Cron("0 4 1 * *", timezone="UTC", slug="served-monthly")
+MONTHLY = Cron("0 6 1 * *", timezone="UTC", slug="served-monthly")
 
 
 def flow(name: str) -> Flow[..., object]:
@@ -48,14 +48,14 @@ def deployments(source: str = "", archive: str = "") -> list[RunnerDeployment]:
     for place in filter(None, (source, archive)):
         if place != command.place(place):
             raise SettingsError(f"{place!r} is relative, and a served flow runs anywhere: give a full path or a URL")
-    scheduled = {
-        "compress-archive": (NIGHTLY, {"source": source, "archive": archive}),
-        "audit-archive": (MONTHLY, {"archive": archive}),
-    }
+    scheduled: dict[str, tuple[Schedule, dict[str, str]]] = {}
+    if archive:
+        scheduled["compress-archive"] = NIGHTLY, {"source": source, "archive": archive}
+        scheduled["audit-archive"] = MONTHLY, {"archive": archive}
     limit = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
     found = []
     for name in NAMES:
-        schedule, parameters = scheduled.get(name, (None, {})) if archive else (None, {})
+        schedule, parameters = scheduled.get(name, (None, {}))
         deployment = flow(name).to_deployment(
             "served",
             schedules=[schedule] if schedule else None,
@@ -69,9 +69,7 @@ def deployments(source: str = "", archive: str = "") -> list[RunnerDeployment]:
 
 def main(
     source: Annotated[str, typer.Option(help="Folder or URL of pictures for the nightly compress-archive.")] = "",
-    archive: Annotated[
-        str, typer.Option(help="Folder or URL of the archive that it grows, and that is audited monthly.")
-    ] = "",
+    archive: Annotated[str, typer.Option(help="Folder or URL of its archive, which audit-archive checks.")] = "",
 ) -> None:
     """Serve every flow until interrupted; schedules run only with both a source and an archive."""
     try:

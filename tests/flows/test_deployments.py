@@ -147,6 +147,11 @@ def test_empty_and_relative_values_are_refused(
     assert run.stderr.startswith(f"error: {message}")
 
 
+def test_every_flow_of_the_package_is_deployed() -> None:
+    runnable = {path.stem for path in (ROOT / "flows").glob("*.py") if "\n@flow(name=" in path.read_text()}
+    assert {name.replace("-", "_") for name in NAMES} == runnable - {"mapping"}
+
+
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
 def test_without_an_image_containers_are_refused(server: Server, tmp_path: Path, kind: str) -> None:
     run = deploy(server, tmp_path, kind, FDC_IMAGE="")
