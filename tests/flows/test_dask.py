@@ -160,6 +160,7 @@ def test_a_scheduler_that_cannot_be_used_is_one_clear_line(monkeypatch: pytest.M
 
 
 def test_without_dask_the_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "prefect_dask", None)
+    for name in ("prefect_dask", "prefect_dask.task_runners"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SettingsError, match=r"pip install 'fdcodec\[dask\]'"), mapping.engine("dask", 1):
         pass
