@@ -42,7 +42,12 @@ def dask_runner(workers: int, device: str, address: str = "") -> Iterator[tuple[
             check(address)
             yield _workers_at(address), DaskTaskRunner(address=address)
         else:
-            local = {"n_workers": workers, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+            local = {
+                "n_workers": workers,
+                "threads_per_worker": 1,
+                "host": "127.0.0.1",
+                "dashboard_address": "127.0.0.1:0",
+            }
             yield workers, DaskTaskRunner(cluster_kwargs=local | {"resources": gpu})
 
 

@@ -44,7 +44,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def workers() -> Iterator[distributed.LocalCluster]:
     """A cluster of this machine that tests reach by its address, and make larger or smaller."""
-    quiet = {"host": "127.0.0.1", "dashboard_address": None, "silence_logs": 50}
+    quiet = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
     with distributed.LocalCluster(n_workers=1, threads_per_worker=1, **quiet) as cluster:
         yield cluster
 
@@ -123,7 +123,13 @@ def test_workers_behind_tls_are_reached_with_the_certificates_of_dasks_settings(
     tls = distributed.Security.temporary()
     found = {"ca-file": tls.tls_ca_file, "client.cert": tls.tls_client_cert, "client.key": tls.tls_client_key}
     settings = {f"distributed.comm.tls.{name}": value for name, value in found.items()}
-    local = {"n_workers": 1, "processes": False, "protocol": "tls://", "security": tls, "dashboard_address": None}
+    local = {
+        "n_workers": 1,
+        "processes": False,
+        "protocol": "tls://",
+        "security": tls,
+        "dashboard_address": "127.0.0.1:0",
+    }
     with distributed.LocalCluster(**local) as behind_tls:
         assert behind_tls.scheduler_address.startswith("tls://")
         reach = mapping.engine("dask", 0, address=behind_tls.scheduler_address)

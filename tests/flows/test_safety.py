@@ -136,7 +136,7 @@ def test_a_secret_is_in_no_log_database_manifest_report_or_artifact(
     for name, secret in SECRETS.items():
         assert holding(secret, server, printed, archive) == set(), name
     [kept] = (tmp_path / "home").rglob("storage/*")
-    assert json.loads(kept.read_text())["__class__"] == "codec.errors.ArchiveError", (
+    assert json.loads(kept.read_text())["__exc_type__"] == "codec.errors.ArchiveError", (
         "the error that Prefect keeps is JSON"
     )
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from s3fs import S3FileSystem
+
 
 @contextmanager
 def serving(log: Path | None = None) -> Iterator[str]:
@@ -23,8 +25,10 @@ def serving(log: Path | None = None) -> Iterator[str]:
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
     try:
         _wait(f"http://127.0.0.1:{port}")
+        S3FileSystem.clear_instance_cache()  # or the client of an earlier server would be taken
         yield f"http://127.0.0.1:{port}"
     finally:
+        S3FileSystem.clear_instance_cache()
         server.kill()
         server.wait()
 

@@ -29,7 +29,7 @@ def namespace() -> list[str]:
 def test_a_full_disk_stops_a_run_clearly_and_the_next_completes_it(
     what: str, message: str, namespace: list[str], tmp_path: Path, fake_bundle: Path
 ) -> None:
-    source = folder(tmp_path / "s", {f"{name}.png": png(seed, 300, 250) for seed, name in enumerate("abcd")})
+    source = folder(tmp_path / "s", {f"{name}.png": png(seed, 400, 300) for seed, name in enumerate("abcd")})
     command = [sys.executable, "-m", "tests.tasks.full_disk", source, fake_bundle, tmp_path / "home", what]
     ran = subprocess.run([*namespace, *map(str, command)], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
