@@ -29,6 +29,7 @@ from codec.entropy.grids import (
     Grid,
     exponential_table,
 )
+from codec.entropy.memory import keep_freed_memory
 from codec.entropy.rate import CODE_OF_ONE, crop_tokens
 from codec.entropy.windows import anchor_mask
 from codec.errors import BundleError
@@ -125,6 +126,7 @@ class ExactEntropyModel:
 
     def __init__(self, integers: Mapping[str, Tensor], settings: EntroformerSettings, device: str = "cpu") -> None:
         self.settings, self.device = settings, torch.device(device)
+        keep_freed_memory()
         try:
             self.math = Exact(integers["exponential"].to(self.device))
             self.constants = RateConstants(*(integers[name] for name in ("alpha", "inverse", "level")))
