@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from codec.entropy.grids import ACTIVATION, RESIDUAL, Arithmetic
 from codec.entropy.windows import REACH, near_tokens, raster_keys, raster_rows, window_groups
 
-WINDOWS_AT_ONCE = 2
+WINDOWS_AT_ONCE = 1
 """Windows attended to together: bounds memory, and keeps the scores near the processor."""
 MASKED = -(2.0**20)
 """Score of a key that must not be seen; below any real score, and still exact as a sort key."""
