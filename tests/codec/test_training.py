@@ -380,7 +380,7 @@ def test_two_processes_train_the_weights_of_one(tars: Path, tmp_path: Path, bund
         assert torch.allclose(value, weights[1][name], atol=2e-4), name
 
 
-@pytest.mark.parametrize("name", ["mini", "demo", "sd21"])
+@pytest.mark.parametrize("name", ["mini", "mini-decoder", "demo", "sd21"])
 def test_shipped_settings_are_valid_and_survive_a_round_trip(name: str, tmp_path: Path) -> None:
     settings = read_settings(SHIPPED / f"{name}.toml")
     (tmp_path / "again.json").write_text(to_json(settings))
