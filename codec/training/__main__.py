@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--held-out", type=Path, nargs="+", default=[], help="tars of photos to measure on")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--stage", nargs="+", default=None, help="only these stages, in this order")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="override settings")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="override settings")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop after so long; another call goes on")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

@@ -1,5 +1,6 @@
-"""Fixtures of tests on backbones."""
+"""Fixtures of tests on backbones and on training."""
 
+import io
 import shutil
 import socket
 from collections.abc import Iterator
@@ -7,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import webdataset
+from PIL import Image
 
 from codec.backbone import Backbone
 from tests.codec import tiny_backbones as tiny
+from tests.conftest import synthetic
 
 
 @pytest.fixture
@@ -52,3 +56,16 @@ def backbone(published: Path) -> Backbone:
 @pytest.fixture(scope="module")
 def mini() -> Backbone:
     return tiny.tiny_mini()
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tars of seven small photos, one of them no photo at all."""
+    folder = tmp_path_factory.mktemp("tars")
+    for shard, places in enumerate((range(4), range(4, 7))):
+        with webdataset.TarWriter(str(folder / f"{shard:06d}.tar")) as tar:
+            for place in places:
+                stream = io.BytesIO()
+                Image.fromarray(synthetic(60 + place, 80, seed=place)).save(stream, "JPEG", quality=95)
+                tar.write({"__key__": f"{place:06d}", "jpg": b"broken" if place == 3 else stream.getvalue()})
+    return folder
