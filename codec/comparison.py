@@ -96,17 +96,21 @@ class Comparison:
         return [value for value in logs if value is not None]
 
 
-def markdown(compared: Comparison, rates: Sequence[float], ours: str | None) -> str:
-    """Means at each point and, of several codecs, at equal rates; ours minus each other; bits at equal quality."""
+def markdown(compared: Comparison, rates: Sequence[float], ours: str | None, curves: str = "") -> str:
+    """The drawn curves; of several codecs means at equal rates, differences, bits at equal quality; means.
+
+    `curves` is the Markdown that shows them.
+    """
     titles = " | ".join(metric.label for metric in METRICS)
     failed = [row for row in compared.rows if row["status"] == "failed"]
     lines = [f"{len(compared.images)} pictures; bpp is 8 x bytes of the whole file / pixels.", ""]
     lines += [f"- {codec}: {version}" for codec, version in compared.versions.items()]
-    lines += _means(compared, titles)
+    lines += ["", "## Curves", "", curves] if curves else []
     if len(compared.codecs) > 1:
         lines += _equal_rates(compared, rates, titles)
         if ours is not None:
             lines += _differences(compared, rates, ours, titles) + _savings(compared, ours, titles)
+    lines += _means(compared, titles)
     if failed:
         lines += ["", f"## {len(failed)} failed rows", ""]
         lines += [f"- {row['image']}, {row['codec']}: {row['error']}" for row in failed]

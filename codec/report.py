@@ -44,9 +44,9 @@ def write_report(folder: Path, codecs: Sequence[str], missing: Mapping[str, str]
         raise SettingsError(f"{folder} has no rows of {', '.join(codecs) or 'any codec'}")
     ours = next((name for name in compared.codecs if name.startswith(f"{NAME}-")), None)
     realism = realism_of(kept, compared)
-    text = "# Evaluation\n\n" + markdown(compared, TABLE, ours)
-    if compared.codecs:
-        text += "\n## Curves\n\n![Rate-distortion curves](curves.png)\n"
+    curves = "![Rate-distortion curves](curves.png)" if compared.codecs else ""
+    text = "# Evaluation\n\n" + markdown(compared, TABLE, ours, curves)
+    if curves:
         plots.draw_curves(compared, realism, folder / "curves", ours)
     text += _realism(realism)
     if ours and _measured_of_table(compared, ours):
@@ -85,7 +85,7 @@ def realism_of(kept: Evaluation, compared: Comparison) -> list[tuple[str, float,
 def _realism(realism: Sequence[tuple[str, float, float]]) -> str:
     title = f"\n## Kernel distance of {PATCH} px patches\n\n"
     if not realism:
-        return title + f"None: no picture has a whole patch of {PATCH} x {PATCH} pixels, or rows are missing.\n"
+        return title + f"None: fewer than two whole patches of {PATCH} x {PATCH} pixels, or rows are missing.\n"
     note = f"KID x 1000 with features of {NETWORK} (ImageNet weights), not Inception: no match for published figures.\n"
     table = "\n| codec | mean bpp | KID x 1000 |\n|---|---|---|\n"
     return title + note + table + "".join(f"| {c} | {bpp:.4f} | {1000 * value:.2f} |\n" for c, bpp, value in realism)
