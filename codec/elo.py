@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import SettingsError
+from codec.plots import figure
 
 Aggregation = Literal["every game", "per participant", "per image"]
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
@@ -257,12 +258,10 @@ def draw(results: Sequence[Result], places: Sequence[Path]) -> None:
     """Box plots as in the supplement's Fig. 2, one panel an aggregation; the suffix of each place names its format.
 
     The box ends at the quartiles over the orders, whiskers reach the last value within 1.5 of its length. The bar
-    beside it is the 95 % interval.
+    beside it is the 95 % interval. Raises SettingsError where matplotlib is not installed.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * len(results), 4.0), layout="constrained")
-    panels = figure.subplots(1, len(results), squeeze=False, sharey=True)[0]
+    drawn = figure(4.2 * len(results), 4.0)
+    panels = drawn.subplots(1, len(results), squeeze=False, sharey=True)[0]
     order = results[0].ranking
     line = {"color": "0.25", "linewidth": 1.0}
     for axis, result in zip(panels, results, strict=True):
@@ -287,4 +286,4 @@ def draw(results: Sequence[Result], places: Sequence[Path]) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("Elo; bar: 95 % interval")
     for place in places:
-        figure.savefig(place, dpi=150)
+        drawn.savefig(place, dpi=150)

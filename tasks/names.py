@@ -34,6 +34,16 @@ def name_of(key: str) -> str:
     return os.fsdecode(urllib.parse.unquote_to_bytes(key))
 
 
+def part_of(uri: str) -> tuple[str, int | None]:
+    """The URI of a file, and where a picture inside it begins; None for a file of its own.
+
+    >>> part_of("s3://bucket/000000.tar#bytes=512-900")
+    ('s3://bucket/000000.tar', 512)
+    """
+    address, found, place = uri.rpartition("#bytes=")
+    return (address, int(place.partition("-")[0])) if found else (uri, None)
+
+
 def member(row: int, key: str, extension: str) -> str:
     """The name inside a tar of row 0..999999: WebDataset cuts keys at the first dot, so the key itself stays out.
 

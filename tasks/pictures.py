@@ -36,8 +36,10 @@ class Pictures:
 
     def original(self, row: Row) -> Picture:
         """The source that a row describes, only if it still has the content that was compressed."""
-        folder, _, name = names.name_of(row["source_uri"]).rpartition("/")
-        data = Store(folder).read(name)
+        address, start = names.part_of(row["source_uri"])
+        folder, _, name = names.name_of(address).rpartition("/")
+        store = Store(folder)
+        data = store.read(name) if start is None else store.read_range(name, start, row["source_bytes"])
         if hashlib.sha256(data).hexdigest() != row["source_sha256"]:
             raise ArchiveError(f"{row['source_uri']}: changed since it was compressed")
         return _read(data)  # with this very content it was read before, in a process of its own

@@ -223,9 +223,10 @@ class Packed(Source):
                         yield {"key": row["key"], "uri": uri, "size": row["length"], "stamp": row["sha256"]}
 
     def fetch(self, entry: dict[str, Any]) -> bytes:
-        address, _, place = entry["uri"].rpartition("#bytes=")
+        address, start = names.part_of(entry["uri"])
+        assert start is not None
         name = names.name_of(address)[len(self._store.url) + 1 :]
-        data = self._store.read_range(name, int(place.partition("-")[0]), entry["size"])
+        data = self._store.read_range(name, start, entry["size"])
         if hashlib.sha256(data).hexdigest() != entry["stamp"]:
             raise StorageError(f"{entry['uri']}: damaged; pack the dataset again")
         return data

@@ -1,5 +1,6 @@
 """Elo: hand-worked games, raters of known strength, and what the arithmetic must keep."""
 
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -153,3 +154,12 @@ def test_the_table_and_the_figure_show_every_method(tmp_path: Path) -> None:
     with Image.open(tmp_path / "elo.png") as image:
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 50
     assert (tmp_path / "elo.svg").read_text().startswith("<?xml")
+
+
+def test_without_matplotlib_the_figure_is_one_line_that_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = [rate(simulated({"a": 1600, "b": 1500}, participants=1, images=2), "every game", QUICK)]
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SettingsError, match=r"pip install 'fdcodec\[evaluate\]'"):
+        draw(results, [tmp_path / "elo.svg"])

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codec.images import Picture
+from codec.images import Picture, read_image
+from tasks import dataset
 from tasks.models import Models
+from tasks.pictures import Pictures
 from tasks.quality import charts, page, questions
 from tasks.quality.text import shown, size
 from tasks.quality.thumbnails import LARGEST, SIDE, Thumbnail, pairs, thumbnail
+from tasks.storage import Store
 from tests.browser import chromium, look, outside
 from tests.conftest import synthetic
 from tests.fake_codec import FAKE
@@ -73,6 +76,19 @@ def test_an_original_is_shown_only_with_the_content_that_was_compressed(packed: 
     assert same.original.data
     assert "changed since it was compressed" in changed.original.missing
     assert "nothing is stored here" in gone.original.missing
+
+
+def test_an_original_is_found_in_the_tar_of_a_dataset(tmp_path: Path, fake_bundle: Path) -> None:
+    source = folder(tmp_path / "s", {f"{name}.png": png(number) for number, name in enumerate("ab")})
+    dataset.pack(str(source), str(tmp_path / "d"))
+    with in_process():
+        pack(tmp_path / "d", tmp_path / "a", fake_bundle)
+    with questions.database([str(tmp_path / "a")]) as connection:
+        rows = connection.sql("FROM rows").to_arrow_table().to_pylist()
+    with Pictures(Store(str(tmp_path / "a")), Models("", codec=FAKE)) as pictures:
+        for row in rows:
+            original = read_image((source / row["key"]).read_bytes())
+            assert np.array_equal(pictures.original(row).pixels, original.pixels)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1200, 800), (1, 1), (3000, 2)])
