@@ -18,9 +18,9 @@ from tasks.storage import Store
 
 Totals = dict[str, int]
 
-MEMORY = "384MB"
+MEMORY = "256MB"
 """What DuckDB may hold before it spills to disk."""
-THREADS = 4
+THREADS = 2
 """Each takes its part of that memory."""
 
 
@@ -91,17 +91,20 @@ def dataset(archive: Store, names: list[str], schema: pa.Schema) -> pyarrow.data
 
 @contextmanager
 def database(**views: Any) -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB with datasets or Arrow tables as views; it spills to a temporary folder and loads no extension."""
-    with tempfile.TemporaryDirectory() as spill:
+    """DuckDB with datasets or Arrow tables as views; what it makes and spills is below a temporary folder.
+
+    Tables made in it are compressed in its file; temporary tables would not be. It loads no extension.
+    """
+    with tempfile.TemporaryDirectory() as folder:
         config = {
-            "temp_directory": spill,
+            "temp_directory": f"{folder}/spilled",
             "memory_limit": MEMORY,
             "threads": THREADS,
             "preserve_insertion_order": False,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }
-        with duckdb.connect(config=config) as connection:
+        with duckdb.connect(f"{folder}/tables.duckdb", config=config) as connection:
             for name, table in views.items():
                 connection.register(name, table)
             yield connection
