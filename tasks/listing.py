@@ -14,13 +14,14 @@ import pyarrow.parquet
 
 from codec.errors import ArchiveError
 from tasks import inventory, manifest, report, sources
-from tasks.schema import NOT_HELD
+from tasks.schema import NOT_HELD, SCHEMA
 from tasks.sources import Source
 from tasks.storage import StorageError, Store, sha256_of
 
 BATCH = 10_000
 LARGEST_SOURCE = 10**9
 SHARDS_PER_RUN = 2000
+KEYS_PER_BUCKET = 250_000
 HISTORY = ["key", "run", "status", "reason", "version", "source_sha256", "source_uri", "tar"]
 """What planning asks of the report."""
 
@@ -48,9 +49,21 @@ LISTING = pa.schema(
     ]
 )
 
+_STAGED = "CREATE TABLE {name}_staged AS SELECT *, hash(key) % {buckets} AS bucket FROM {name} ORDER BY bucket"
+_NOTHING_PENDING = """
+    CREATE TABLE pending (
+        key VARCHAR, uri VARCHAR, size BIGINT, stamp VARCHAR, state VARCHAR, version INTEGER, held_sha256 VARCHAR
+    )
+"""
 _PENDING = f"""
-    CREATE TEMP TABLE pending AS
-    WITH forgotten AS (
+    INSERT INTO pending
+    WITH rows AS (
+        SELECT * EXCLUDE bucket FROM rows_staged WHERE bucket = $bucket
+    ), listings AS (
+        SELECT * EXCLUDE bucket FROM listings_staged WHERE bucket = $bucket
+    ), found AS (
+        SELECT * EXCLUDE bucket FROM found_staged WHERE bucket = $bucket
+    ), forgotten AS (
         SELECT DISTINCT key FROM rows WHERE status = 'forgotten'
     ), here AS (
         SELECT DISTINCT ON (key) * FROM found ANTI JOIN forgotten USING (key) ORDER BY key, stamp
@@ -122,16 +135,17 @@ def freeze(
     equal content is known to every shard. Gone sources come last. Memory stays bounded: the listing and the comparison
     are on disk, below `scratch`. Raises StorageError, also when that is full.
     """
-    history = [number for number in report.runs(archive) if number < run]
-    listings = [manifest.read(archive, number).listing for number in history]
+    history = [manifest.read(archive, number) for number in report.runs(archive) if number < run]
+    parts, listings = report.files(archive, [plan.run for plan in history]), [plan.listing for plan in history]
     try:
-        found = sources.write_found(source, scratch / "found.parquet")
+        found = pa.dataset.dataset(sources.write_found(source, scratch / "found.parquet"))
         with report.database(
-            rows=_frugal(report.rows(archive, history), HISTORY),
-            listings=_frugal(report.dataset(archive, listings, LISTING), ["key", "run", "size", "stamp", "state"]),
-            found=_frugal(pa.dataset.dataset(found), sources.FOUND.names),
+            rows=report.read_once(archive, parts, SCHEMA, HISTORY),
+            listings=report.read_once(archive, listings, LISTING, ["key", "run", "size", "stamp", "state"]),
+            found=found,
         ) as connection:
-            connection.execute(_PENDING, {"retry_failed_to": retry_failed_to})
+            keys = found.count_rows() + sum(plan.images for plan in history)
+            _compare(connection, 1 + keys // KEYS_PER_BUCKET, retry_failed_to)
             _find_twins(source, connection, scratch)
             return _write(connection, run, limits, scratch / "listing.parquet")
     except (OSError, duckdb.Error) as error:
@@ -154,9 +168,16 @@ def read(archive: Store, name: str, start: int, stop: int) -> list[dict[str, Any
     return list(pa.concat_tables(wanted).to_pylist()) if wanted else []
 
 
-def _frugal(dataset: pa.dataset.Dataset, columns: list[str]) -> pa.dataset.Scanner:
-    """A scan of some columns that holds few rows at a time; by itself pyarrow reads two million ahead of DuckDB."""
-    return dataset.scanner(columns=columns, batch_size=BATCH, batch_readahead=2, fragment_readahead=1)
+def _compare(connection: duckdb.DuckDBPyConnection, buckets: int, retry_failed_to: int) -> None:
+    """Make the table `pending` of what is new, changed or gone, a bucket of keys at a time.
+
+    Everything is read once, onto disk; what an aggregate or a join holds is a bucket's, however long the history is.
+    """
+    for name in ("rows", "listings", "found"):
+        connection.execute(_STAGED.format(name=name, buckets=buckets))
+    connection.execute(_NOTHING_PENDING)
+    for bucket in range(buckets):
+        connection.execute(_PENDING, {"bucket": bucket, "retry_failed_to": retry_failed_to})
 
 
 def _find_twins(source: Source, connection: duckdb.DuckDBPyConnection, scratch: Path) -> None:

@@ -18,10 +18,11 @@ from tasks.storage import Store
 
 Totals = dict[str, int]
 
-MEMORY = "384MB"
+MEMORY = "256MB"
 """What DuckDB may hold before it spills to disk."""
-THREADS = 4
+THREADS = 2
 """Each takes its part of that memory."""
+FILES_AT_ONCE, ROWS_AT_ONCE = 64, 10_000
 
 
 def runs(archive: Store, after: int = 0) -> list[int]:
@@ -89,19 +90,39 @@ def dataset(archive: Store, names: list[str], schema: pa.Schema) -> pyarrow.data
     return pyarrow.dataset.dataset(names, schema=schema, filesystem=archive.arrow(), format="parquet")
 
 
+def read_once(
+    archive: Store, names: Sequence[str], schema: pa.Schema, columns: Sequence[str] | None = None
+) -> pa.RecordBatchReader:
+    """Columns of Parquet files of one schema as a stream, which takes the same memory for any number of files.
+
+    A dataset keeps what it learnt of each file it has read, and reads two million rows ahead of DuckDB.
+    """
+    columns = list(columns or schema.names)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for first in range(0, len(names), FILES_AT_ONCE):
+            some = dataset(archive, list(names[first : first + FILES_AT_ONCE]), schema)
+            yield from some.scanner(columns=columns, batch_size=ROWS_AT_ONCE, batch_readahead=2).to_batches()
+
+    return pa.RecordBatchReader.from_batches(pa.schema([schema.field(name) for name in columns]), batches())
+
+
 @contextmanager
 def database(**views: Any) -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB with datasets or Arrow tables as views; it spills to a temporary folder and loads no extension."""
-    with tempfile.TemporaryDirectory() as spill:
+    """DuckDB with datasets or Arrow tables as views; what it makes and spills is below a temporary folder.
+
+    Tables made in it are compressed in its file; temporary tables would not be. It loads no extension.
+    """
+    with tempfile.TemporaryDirectory() as folder:
         config = {
-            "temp_directory": spill,
+            "temp_directory": f"{folder}/spilled",
             "memory_limit": MEMORY,
             "threads": THREADS,
             "preserve_insertion_order": False,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }
-        with duckdb.connect(config=config) as connection:
+        with duckdb.connect(f"{folder}/tables.duckdb", config=config) as connection:
             for name, table in views.items():
                 connection.register(name, table)
             yield connection
