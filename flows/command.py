@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from codec.errors import FdcError, SettingsError
+from flows import credentials
 from tasks.progress import Progress
 
 DONE, FATAL, FAILED_ROWS, INTERRUPTED = 0, 1, 2, 130
@@ -96,9 +97,12 @@ def _with_options(command: Callable[..., None], function: Callable[..., Any]) ->
 def place(location: str) -> str:
     """A path or URL; a relative path counts from here on a command line, and is refused in a deployment.
 
-    Raises SettingsError, also for a URL with a password.
+    What opens object storage is put into the environment, if a block has it. Raises SettingsError, also for a URL with
+    a password.
     """
     _refuse_passwords({"a place": location})
+    if location.startswith("s3://"):
+        credentials.from_block()
     if "://" in location or Path(location).is_absolute():
         return location
     if deployment.id:

@@ -2,6 +2,7 @@
 # Creates the work pool and deploys every flow to the Prefect server at PREFECT_API_URL; again, it brings them up to date.
 #   FDC_SOURCE=s3://bucket/photos FDC_ARCHIVE=s3://bucket/archive infra/deploy.sh [process | docker | kubernetes]
 # FDC_SOURCE and FDC_ARCHIVE are what the nightly compress-archive reads and grows: full paths or URLs.
+# FDC_S3_BLOCK, if given, names the Prefect block with the credentials of s3:// (infra/README.md, 3).
 # docker and kubernetes also need FDC_IMAGE, an image made of infra/Dockerfile.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -24,6 +25,8 @@ esac
 given PREFECT_API_URL "deployments live on a server: start one with \`prefect server start\`"
 place FDC_SOURCE
 place FDC_ARCHIVE
+[ -z "${FDC_S3_BLOCK:-}" ] || prefect --no-prompt block inspect "secret/$FDC_S3_BLOCK" > /dev/null 2>&1 ||
+  stop "FDC_S3_BLOCK=$FDC_S3_BLOCK: the server has no Secret block of this name"
 
 prefect --no-prompt work-pool inspect "fdcodec-$kind" > /dev/null 2>&1 ||
   prefect --no-prompt work-pool create "fdcodec-$kind" --type "$kind" # first: a missing pool stops a deployment half-way

@@ -17,7 +17,7 @@ from tasks.models import Models, verifier
 from tasks.progress import SILENT, Progress
 from tasks.shard import Job, encode_shard
 from tasks.sources import Source, open_source
-from tasks.storage import NotFoundError, Store
+from tasks.storage import NotFoundError, Store, sha256_of
 
 ShardMap = Callable[[Job, int], Iterable[report.Totals]]
 """Calls encode_shard(job, shard) for every shard below the number."""
@@ -175,13 +175,14 @@ def seal(archive: Store, plan: Manifest, closed: str = "") -> list[int]:
     if missing and not closed:
         where = archive.uri(names.part(run, missing[0]))
         raise ArchiveError(f"{where}: missing; run {run} cannot be sealed before it is done")
-    document: dict[str, Any] = {"format": manifest.FORMAT, "run": run, "parts": parts}
+    opened = {"sha256": sha256_of(archive.read(names.manifest(run)))}
+    document: dict[str, Any] = {"format": manifest.FORMAT, "run": run, "manifest": opened, "parts": parts}
     if closed:
         document["closed"] = {"reason": closed, "missing": missing}
     else:
         _remove_orphans(archive, plan, tars)
     if not archive.publish(names.seal(run), manifest.to_json(document)):
-        sealed = manifest.from_json(archive.read(names.seal(run)), archive.uri(names.seal(run)))
+        sealed = manifest.seal(archive, run)
         why = f"closed meanwhile ({sealed['closed']['reason']})" if "closed" in sealed else "sealed with other parts"
         raise ArchiveError(f"{archive.uri(names.seal(run))}: run {run} was {why}; audit the archive")
     if closed:

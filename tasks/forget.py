@@ -206,7 +206,7 @@ def _rewritten(row: dict[str, Any], keys: set[str], moved: dict[str, _Moved]) ->
 
 
 def _rewrite_seal(archive: Store, run: int, parts: list[str]) -> None:
-    seal = manifest.from_json(archive.read(names.seal(run)), archive.uri(names.seal(run)))
+    seal = manifest.seal(archive, run)
     for part in seal["parts"]:
         if part["name"] in parts:
             data = archive.read(part["name"])

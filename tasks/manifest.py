@@ -1,6 +1,7 @@
 """The plan of a run: which sources, in which shards, with which settings and bundle. Written once, never changed."""
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 from dataclasses import dataclass, field
@@ -102,20 +103,35 @@ def read(archive: Store, run: int) -> Manifest:
     return Manifest.from_bytes(archive.read(names.manifest(run)), archive.uri(names.manifest(run)))
 
 
+def seal(archive: Store, run: int) -> dict[str, Any]:
+    """What the seal of a run says; raises NotFoundError, ArchiveError."""
+    return from_json(archive.read(names.seal(run)), archive.uri(names.seal(run)))
+
+
 def to_json(document: dict[str, Any]) -> bytes:
-    """A document as every file of an archive writes it: the same content gives the same bytes."""
-    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+    """A document as every JSON file of an archive writes it: the same content gives the same bytes.
+
+    Its field `sha256` is the SHA-256 of the bytes that the document has without this field.
+    """
+    return _canonical(document | {"sha256": hashlib.sha256(_canonical(document)).hexdigest()})
 
 
-def from_json(data: bytes, where: str) -> dict[str, Any]:
-    """A document of this format; raises ArchiveError for another one."""
+def from_json(data: bytes, where: str, *, remedy: str = "restore it from a mirror") -> dict[str, Any]:
+    """The document in the bytes of `to_json`; raises ArchiveError for a byte that is not its own, or another format."""
     try:
-        document = json.loads(data)
+        document = dict(json.loads(data))
+        stated = document.pop("sha256", None)
         format_ = document["format"]
     except (ValueError, TypeError, KeyError) as error:
-        raise ArchiveError(f"{where}: damaged; restore it from a mirror") from error
-    if format_ != FORMAT:
+        raise ArchiveError(f"{where}: damaged; {remedy}") from error
+    if format_ != FORMAT and (stated is None or data == to_json(document)):
         raise ArchiveError(
             f"{where}: format {format_}, but this release reads {FORMAT}; use a newer release of fdcodec"
         )
-    return dict(document)
+    if data != to_json(document):
+        raise ArchiveError(f"{where}: damaged; {remedy}")
+    return document
+
+
+def _canonical(document: dict[str, Any]) -> bytes:
+    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()

@@ -7,14 +7,15 @@ from typing import Any, Self
 
 from codec.errors import ArchiveError, FdcError
 from codec.images import Picture, read_image
-from tasks import names, restore
+from tasks import names
 from tasks.decoders import Decoders
+from tasks.member import Member, decoded, read_member
 from tasks.models import Models, worker
 from tasks.storage import Store
 
 Row = dict[str, Any]
 
-_OF_ROW = [field.name for field in dataclasses.fields(restore.Member) if field.name != "target"]
+_OF_ROW = [field.name for field in dataclasses.fields(Member) if field.name != "target"]
 
 
 class Pictures:
@@ -46,11 +47,11 @@ class Pictures:
 
     def kept(self, row: Row) -> Picture:
         """The picture that the archive gives back for a row with a stored file."""
-        member = restore.Member(target="", **{name: row[name] for name in _OF_ROW})
-        data = restore.read_member(self._archive, member)
+        member = Member(target="", **{name: row[name] for name in _OF_ROW})
+        data = read_member(self._archive, member)
         if member.codec != "original":
             with self._lock:
-                data = restore.decoded(self._decoders.get(member.bundle_id), member, data)
+                data = decoded(self._decoders.get(member.bundle_id), member, data)
         return _read(data)
 
 

@@ -39,8 +39,7 @@ def sealed(archive: Store, run: int) -> bool:
 def parts(archive: Store, run: int) -> list[str]:
     """The names of a run's parts: as its seal says, or those that are there so far."""
     if sealed(archive, run):
-        seal = manifest.from_json(archive.read(names.seal(run)), archive.uri(names.seal(run)))
-        return [part["name"] for part in seal["parts"]]
+        return [part["name"] for part in manifest.seal(archive, run)["parts"]]
     return [f"{names.parts(run)}/{name}" for name in archive.children(names.parts(run)) if name.endswith(".parquet")]
 
 

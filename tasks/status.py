@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tasks import forget, manifest, names, report, tables
+from tasks import forget, manifest, report, tables
 from tasks.archive import existing
 from tasks.schema import STATUSES
 from tasks.storage import Store
@@ -75,8 +75,7 @@ def _run(archive: Store, run: int, done: dict[str, Any], stored: int) -> dict[st
     plan = manifest.read(archive, run)
     state = "open"
     if report.sealed(archive, run):
-        seal = manifest.from_json(archive.read(names.seal(run)), archive.uri(names.seal(run)))
-        state = "closed" if "closed" in seal else "sealed"
+        state = "closed" if "closed" in manifest.seal(archive, run) else "sealed"
     counts = ("shards_done", "images_done", *STATUSES, "source_bytes")
     return {
         "run": run,

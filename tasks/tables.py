@@ -45,9 +45,10 @@ def current(archive: Store) -> Table:
     except NotFoundError:
         return Table()
     where = archive.uri(names.CURRENT)
-    document = manifest.from_json(data, where)
+    remedy = "remove it and compact the archive again"
+    document = manifest.from_json(data, where, remedy=remedy)
     try:
         files = tuple(File(**file) for file in document["files"])
         return Table(int(document["generation"]), int(document["runs"]), files)
     except (TypeError, KeyError, ValueError) as error:
-        raise ArchiveError(f"{where}: damaged; remove it and compact the archive again") from error
+        raise ArchiveError(f"{where}: damaged; {remedy}") from error

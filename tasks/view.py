@@ -16,11 +16,11 @@ from typing import Any
 
 from fsspec.spec import AbstractFileSystem
 
-from tasks import names, report, restore
+from tasks import names, report, selection
 from tasks.archive import existing
 from tasks.decoders import Decoders
+from tasks.member import Member, decoded, read_member
 from tasks.models import Models, worker
-from tasks.restore import Member
 
 _KEYS = "SELECT DISTINCT key FROM rows WHERE tar IS NOT NULL AND starts_with(key, $folder)"
 _FILES = f"{_KEYS} AND NOT contains(substr(key, length($folder) + 1), '/')"
@@ -85,10 +85,10 @@ class ArchiveFileSystem(AbstractFileSystem):
         member = self._member(self._strip_protocol(path))
         if member is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        data = restore.read_member(self._archive, member)
+        data = read_member(self._archive, member)
         if member.codec != "original":
             with self._one_at_a_time:
-                data = restore.decoded(self._decoders.get(member.bundle_id), member, data)
+                data = decoded(self._decoders.get(member.bundle_id), member, data)
         return io.BytesIO(data)
 
     def _member(self, path: str) -> Member | None:
@@ -97,7 +97,7 @@ class ArchiveFileSystem(AbstractFileSystem):
         while keys[-1].lower().endswith(".png"):
             keys.append(keys[-1][: -len(".png")])
         return next(
-            (member for member in restore.find(self._archive, keys, self._as_of) if member.target == path), None
+            (member for member in selection.find(self._archive, keys, self._as_of) if member.target == path), None
         )
 
     def _children(self, path: str) -> list[dict[str, Any]]:
@@ -105,7 +105,7 @@ class ArchiveFileSystem(AbstractFileSystem):
         with report.database(rows=report.rows(self._archive)) as connection:
             keys = [key for (key,) in connection.execute(_FILES, {"folder": folder}).fetchall()]
             inner = [name for (name,) in connection.execute(_FOLDERS, {"folder": folder}).fetchall()]
-        found = [_file(member) for member in restore.find(self._archive, keys, self._as_of)]
+        found = [_file(member) for member in selection.find(self._archive, keys, self._as_of)]
         folders = [{"name": names.name_of(folder + name), "size": 0, "type": "directory"} for name in inner]
         return folders + sorted(found, key=lambda entry: str(entry["name"]))
 

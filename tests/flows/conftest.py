@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 import flows  # noqa: F401  # switches telemetry off before Prefect is imported
+from tasks.storage import Store
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600.0
@@ -68,6 +71,20 @@ def prefect_server(server: Server) -> Iterator[str]:
 
     with temporary_settings({PREFECT_API_URL: server.url}):
         yield server.url
+
+
+def holding(word: str, server: Server, printed: bytes, archive: str) -> set[str]:
+    """Where a word is found: in what was printed, the server's log and database, and every object of the archive."""
+    places = {"printed": printed, "server log": server.log.read_bytes()}
+    for part in server.database.parent.glob("prefect.db*"):
+        places["server database"] = places.get("server database", b"") + part.read_bytes()
+    store = Store(archive)
+    for item in store.list():
+        places[item.name] = store.read(item.name)
+        if "/report/" in item.name:
+            table = pa.parquet.read_table(pa.BufferReader(places[item.name]))
+            places[item.name] += f"{table.schema.metadata} {table.to_pylist()}".encode()
+    return {place for place, content in places.items() if word.encode() in content}
 
 
 def free_port() -> int:

@@ -17,27 +17,33 @@ import pytest
 import typer
 import yaml
 from prefect.artifacts import Artifact
+from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
+from s3fs import S3FileSystem
 
 from codec.bundle import Bundle
+from codec.errors import SettingsError
 from codec.training.checkpoint import Checkpoint
-from flows import serve
+from flows import command, serve
 from flows.serve import NAMES
 from tasks import names, report
 from tasks.dataset import pack
 from tasks.storage import Store
-from tests.flows.conftest import PATIENCE, ROOT, Server, free_port
+from tests.flows.conftest import PATIENCE, ROOT, Server, free_port, holding
+from tests.tasks.object_store import serving
 from tests.tasks.pictures import folder, png
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 INFRA = ROOT / "infra"
 PLACES = {"FDC_SOURCE": "/data/photos", "FDC_ARCHIVE": "s3://bucket/archive"}
+BLOCK = "photos-s3"
+SECRETS = {"AWS_ACCESS_KEY_ID": "PLANTED1KEY1ID", "AWS_SECRET_ACCESS_KEY": "planted-secret-key-of-a-block"}
 KINDS = {"process": "prefect.yaml", "docker": "prefect-docker.yaml", "kubernetes": "prefect-kubernetes.yaml"}
 
 
@@ -61,9 +67,11 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def deployed(server: Server, elsewhere: Path) -> None:
-    """Everything deployed by infra/deploy.sh, called twice."""
-    for _ in range(2):
-        run = deploy(server, elsewhere)
+    """Everything deployed by infra/deploy.sh, called twice: without a block for object storage, and with one."""
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        Secret(value={}).save(BLOCK)
+    for block in ("", BLOCK):
+        run = deploy(server, elsewhere, FDC_S3_BLOCK=block)
         assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -138,6 +146,7 @@ def processes(place: Path) -> list[int]:
         ("FDC_ARCHIVE", "archive", "FDC_ARCHIVE=archive is relative, and a deployment runs anywhere"),
         ("FDC_SOURCE", "://photos", "FDC_SOURCE=://photos is relative"),
         ("PREFECT_API_URL", "", "PREFECT_API_URL is empty: deployments live on a server"),
+        ("FDC_S3_BLOCK", "nobodys", "FDC_S3_BLOCK=nobodys: the server has no Secret block of this name"),
     ],
 )
 def test_empty_and_relative_values_are_refused(
@@ -187,6 +196,7 @@ def test_every_deployment_has_its_flows_name_and_no_directory(deployed: None) ->
         assert (deployment.path, deployment.pull_steps) == (None, [])
         environment = deployment.job_variables["env"]
         assert (environment["DO_NOT_TRACK"], environment["PREFECT_SERVER_ANALYTICS_ENABLED"]) == ("1", "false")
+        assert environment["FDC_S3_BLOCK"] == BLOCK, "its name, and not what it holds"
     nightly = next(deployment for deployment in found if deployment.name == "compress-archive")
     assert nightly.parameters == {"source": "/data/photos", "archive": "s3://bucket/archive"}
     assert [(schedule.slug, schedule.active) for schedule in nightly.schedules] == [("nightly", True)]
@@ -299,6 +309,44 @@ def test_a_compression_is_cancelled_and_a_schedule_goes_on_with_it(
     assert [row["key"] for row in rows] == [f"{seed:02}.png" for seed in range(40)]
     assert not (archive / names.manifest(2)).exists()
     until(lambda: Artifact.get("compress-archive") is not None, "the table of the run")
+
+
+def test_credentials_of_object_storage_come_from_a_block_and_stay_in_it(
+    server: Server, worker: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving() as address:
+        held = {**SECRETS, "AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1"}
+        assert not held.keys() & server.environment.keys(), "the worker knows no store"
+        Secret(value=held).save(BLOCK, overwrite=True)
+        for name, value in held.items():
+            monkeypatch.setenv(name, value)
+        S3FileSystem().mkdir("blocked")
+        Store("s3://blocked/photos").publish("a.png", png(1, 64, 64))
+        parameters = {"source": "s3://blocked/photos", "archive": "s3://blocked/archive", "bundle": str(bundle.path)}
+        run = run_deployment(
+            "compress-archive/compress-archive",
+            parameters=parameters | {"metrics": False, "threads": 1},
+            job_variables={"env": {"PREFECT_LOGGING_LEVEL": "DEBUG"}},
+            timeout=0,
+        )
+        assert isinstance(run, FlowRun)
+        assert ends(run.id) == "Completed"
+        printed, archive = worker.read_bytes(), parameters["archive"]
+        places = {"server database", "runs/000001/manifest.json", "runs/000001/report/part-000000.parquet"}
+        assert holding("s3://blocked/photos", server, printed, archive) >= places
+        for name, secret in SECRETS.items():
+            assert holding(secret, server, printed, archive) == set(), name
+
+
+@pytest.mark.parametrize("held", [None, "planted-text", {"PATH": "planted-path"}, {"AWS_ENDPOINT_URL": 1}])
+def test_a_block_that_is_missing_or_holds_something_else_is_refused(held: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FDC_S3_BLOCK", "wrong")
+    if held is not None:
+        Secret(value=held).save("wrong", overwrite=True)
+    with pytest.raises(SettingsError, match="FDC_S3_BLOCK=wrong: ") as refused:
+        command.place("s3://bucket/archive")
+    assert "planted" not in str(refused.value)
+    assert command.place("/data/archive") == "/data/archive", "a folder needs no block"
 
 
 def test_one_process_serves_every_flow(server: Server, elsewhere: Path, tmp_path: Path) -> None:

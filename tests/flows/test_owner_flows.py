@@ -1,6 +1,8 @@
 """Owners' commands as flows and commands: what they print, and exit status 0, 1 or 2."""
 
 import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from flows import archive as owners
 from flows import audit_archive, command, compress_archive, restore_archive
 from tasks.models import Models
 from tests.fake_codec import FAKE
+from tests.flows.conftest import Server
 from tests.tasks import pictures
 from tests.tasks.made import make
 from tests.tasks.owners import RUNS
@@ -64,6 +67,15 @@ def test_audit_and_restore_as_flows(tmp_path: Path, prefect_server: str, capsys:
     restored = restore_archive.restore_archive(str(tmp_path / "a"), str(tmp_path / "out"), as_of=1)
     assert restore_archive.show(restored) == command.DONE
     assert len(list((tmp_path / "out").rglob("[abf]"))) == 3
+
+
+def test_a_restore_ends_without_a_word_on_its_error_stream(server: Server, tmp_path: Path) -> None:
+    make(tmp_path / "a", SOUND)
+    command = [sys.executable, "-m", "flows.restore_archive", str(tmp_path / "a"), str(tmp_path / "out")]
+    run = subprocess.run(
+        command, env=server.environment, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    assert (run.returncode, run.stderr) == (0, b"")
 
 
 def test_a_dry_run_as_a_flow(tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,15 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
 
 from codec.errors import SettingsError
 from flows import command
 from tasks.storage import Store
 from tests import fake_codec
-from tests.flows.conftest import ROOT, Server
+from tests.flows.conftest import ROOT, Server, holding
 from tests.tasks.object_store import serving
 from tests.tasks.pictures import bundle, png
 
@@ -100,20 +98,6 @@ def compress(server: Server, home: Path, *arguments: str) -> "subprocess.Complet
     return subprocess.run(
         [sys.executable, "-c", COMPRESS, *arguments], env=environment, cwd=ROOT, capture_output=True, check=False
     )
-
-
-def holding(word: str, server: Server, printed: bytes, archive: str) -> set[str]:
-    """Where a word is found: in what was printed, the server's log and database, and every object of the archive."""
-    places = {"printed": printed, "server log": server.log.read_bytes()}
-    for part in server.database.parent.glob("prefect.db*"):
-        places["server database"] = places.get("server database", b"") + part.read_bytes()
-    store = Store(archive)
-    for item in store.list():
-        places[item.name] = store.read(item.name)
-        if "/report/" in item.name:
-            table = pa.parquet.read_table(pa.BufferReader(places[item.name]))
-            places[item.name] += f"{table.schema.metadata} {table.to_pylist()}".encode()
-    return {place for place, content in places.items() if word.encode() in content}
 
 
 def test_a_secret_is_in_no_log_database_manifest_report_or_artifact(

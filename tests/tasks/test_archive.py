@@ -15,7 +15,7 @@ import pytest
 from codec.errors import ArchiveError, SettingsError
 from tasks import archive as archives
 from tasks import listing, names, report
-from tasks.manifest import Manifest, Settings
+from tasks.manifest import Manifest, Settings, from_json, to_json
 from tasks.models import Models
 from tasks.sources import open_source
 from tasks.storage import Store
@@ -42,7 +42,8 @@ def grown(packed: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
     shutil.copytree(source, tmp_path / "s")
     shutil.copytree(archive, tmp_path / "a")
     manifest = tmp_path / "a" / names.manifest(1)
-    manifest.write_text(manifest.read_text().replace(str(source), str(tmp_path / "s")))
+    document = from_json(manifest.read_bytes(), "")
+    manifest.write_bytes(to_json(document | {"source": document["source"].replace(str(source), str(tmp_path / "s"))}))
     return tmp_path / "s", tmp_path / "a"
 
 
@@ -297,6 +298,7 @@ def test_the_settings_and_surroundings_of_a_run_are_in_its_manifest(packed: tupl
     assert (manifest["parent"], manifest["batch"], manifest["shards"]) == (None, 1, [[0, 3], [3, 4]])
     assert {"bundle_id", "package_version", "listing_sha256"} <= manifest.keys()
     described = json.loads((archive / names.ARCHIVE).read_bytes())
+    assert len(described.pop("sha256")) == 64
     assert described == {"format": 1, "name": "a", "package_version": "0.1.0", "probe": "exclusive creation by link"}
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from codec.errors import ArchiveError, SettingsError
-from tasks import compaction, names, report, schema
+from tasks import compaction, manifest, names, report, schema
 from tasks.audit import audit
 from tasks.findings import SCHEMA
 from tasks.models import Models
@@ -161,8 +161,8 @@ def test_work_in_progress_is_no_fault(tmp_path: Path) -> None:
 
 def test_a_table_without_all_rows_is_found(archive: Path) -> None:
     store = Store(str(archive))
-    document = store.read(names.CURRENT).replace(b'"runs": 3', b'"runs": 2')
-    store.replace(names.CURRENT, document)
+    document = manifest.from_json(store.read(names.CURRENT), "")
+    store.replace(names.CURRENT, manifest.to_json(document | {"runs": 2}))
     problem = audit(str(archive)).problems[0]
     assert problem["detail"] == "has 11 rows, but its runs have 9; remove it and compact again"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from codec.errors import ArchiveError
-from tasks import compaction, forget, listing, names, report
+from tasks import compaction, forget, listing, manifest, names, report
 from tasks.audit import audit
 from tasks.forget import refuse_unfinished
 from tasks.restore import restore
@@ -124,7 +124,7 @@ def test_killed_anywhere_and_run_again_the_erasure_is_the_same(tmp_path: Path) -
 
 def test_a_plan_that_met_an_open_run_is_withdrawn(tmp_path: Path) -> None:
     store = make(tmp_path / "a", RUNS, seal=False)
-    store.publish(names.forgetting(1), b'{"format": 1, "keys": ["b"], "tars": {}, "parts": []}')
+    store.publish(names.forgetting(1), manifest.to_json({"format": 1, "keys": ["b"], "tars": {}, "parts": []}))
     with pytest.raises(ArchiveError, match="run 3 is open"):
         forget.forget(store, [])
     assert forget.unfinished(store) == []
