@@ -6,6 +6,9 @@ import sys
 import traceback
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
+
+from s3fs import S3FileSystem
 
 from codec.errors import FdcError
 from tests.tasks import killed, pictures
@@ -15,10 +18,19 @@ _CONTEXT.set_forkserver_preload(["tests.tasks.runners", "s3fs", "webdataset"])
 
 
 def start(
-    source: str | Path, archive: str | Path, bundle: Path, *, point: str = "", environment: dict[str, str] | None = None
+    source: str | Path,
+    archive: str | Path,
+    bundle: Path,
+    *,
+    point: str = "",
+    environment: dict[str, str] | None = None,
+    in_parts: bool = False,
 ) -> BaseProcess:
-    """Start compressing, to be killed at a point of tests.tasks.killed if one is given; status 1 is an FdcError."""
-    arguments = (str(source), str(archive), bundle, point, environment or {})
+    """Start compressing, to be killed at a point of tests.tasks.killed if one is given; status 1 is an FdcError.
+
+    `in_parts` sends tars as S3 takes large files, however small they are.
+    """
+    arguments = (str(source), str(archive), bundle, point, environment or {}, in_parts)
     process = _CONTEXT.Process(target=_run, args=arguments)
     process.start()
     return process
@@ -32,8 +44,10 @@ def end(process: BaseProcess) -> int | None:
     return status
 
 
-def _run(source: str, archive: str, bundle: Path, point: str, environment: dict[str, str]) -> None:
+def _run(source: str, archive: str, bundle: Path, point: str, environment: dict[str, str], in_parts: bool) -> None:
     os.environ.update(environment)
+    if in_parts:
+        _send_tars_in_parts()
     if point:
         killed.arm(*killed.POINTS[point])
     try:
@@ -41,3 +55,12 @@ def _run(source: str, archive: str, bundle: Path, point: str, environment: dict[
     except FdcError:
         traceback.print_exc()
         sys.exit(1)
+
+
+def _send_tars_in_parts() -> None:
+    put: Any = S3FileSystem._put_file
+
+    async def put_file(self: Any, lpath: str, rpath: str, **options: Any) -> None:
+        await put(self, lpath, rpath, **options, chunksize=1024 if rpath.endswith(".tar") else None)
+
+    S3FileSystem._put_file = put_file

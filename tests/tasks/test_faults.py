@@ -24,9 +24,11 @@ ATTEMPTS = 8
 PHOTOS = "s3://wire/photos"
 
 KILLS = {
+    "planning, listing half sent": ("kill-middle", "PUT .*/listing-"),
     "planning, manifest half sent": ("kill-middle", "PUT .*/manifest.json"),
     "planning, manifest published, reply lost": ("kill-after", "PUT .*/manifest.json"),
     "encoding, the tar half spooled": ("kill-before", "GET .*/photos/b.png"),
+    "committing, tar half sent in parts": ("kill-middle", r"PUT .*/000000-\w*.tar\?.*partNumber=3"),
     "committing, tar published without its part": ("kill-after", r"PUT .*/000000-\w*.tar"),
     "committing, part half sent": ("kill-middle", "PUT .*/part-000000"),
     "committing, part published, reply lost": ("kill-after", "PUT .*/part-000000"),
@@ -79,12 +81,23 @@ def test_killed_and_run_again(point: str, proxy: Proxy, fake_bundle: Path, undis
     Store(archive).publish(ORPHAN, b"left by a runner that died")
     act, pattern = KILLS[point]
     proxy.rule(act, pattern=pattern, once=True)
-    runner = runners.start(PHOTOS, archive, fake_bundle, environment={**ENVIRONMENT, "AWS_ENDPOINT_URL": proxy.address})
+    in_parts = "in parts" in point
+    environment = {**ENVIRONMENT, "AWS_ENDPOINT_URL": proxy.address}
+    runner = runners.start(PHOTOS, archive, fake_bundle, environment=environment, in_parts=in_parts)
     proxy.kill(runner.pid or 0)
     assert runners.end(runner) == -signal.SIGKILL
+    assert bool(uploads(archive)) == in_parts, "they are kept and billed until someone aborts them"
     outcome = pack(PHOTOS, archive, fake_bundle)
+    assert uploads(archive) == []
     assert outcome.runs == ([] if point == "sealing, seal published, reply lost" else [1])
     assert snapshot(archive) == undisturbed
+
+
+def uploads(archive: str) -> list[str]:
+    """The keys of uploads in parts below an archive that were neither completed nor aborted."""
+    bucket, _, prefix = archive.removeprefix("s3://").partition("/")
+    found = fsspec.filesystem("s3").call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")
+    return [upload["Key"] for upload in found.get("Uploads", ())]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
