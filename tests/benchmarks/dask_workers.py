@@ -18,6 +18,7 @@ import distributed
 import psutil
 import skimage.data
 from PIL import Image
+from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, temporary_settings
 
 from flows import mapping
 from tasks import manifest
@@ -122,7 +123,8 @@ def work_alone(archive: str, remainder: int) -> None:
 def two_workers(job: Job) -> Figure:
     """The flow's own map, on a cluster that is there already."""
     cluster = distributed.LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address=None)
-    with cluster, distributed.Client(cluster, set_as_default=False) as client:
+    patient = temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 300})
+    with patient, cluster, distributed.Client(cluster, set_as_default=False) as client:
         client.run(__import__, "flows.mapping")
         with mapping.engine("dask", WORKERS, address=cluster.scheduler_address) as (count, runner):
             shard_map = mapping.shard_map.with_options(task_runner=runner)

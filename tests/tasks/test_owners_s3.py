@@ -59,7 +59,8 @@ def test_one_picture_of_a_hundred_compacted_runs_takes_four_requests_and_one(
     assert compaction.compact(local).rows == 2000
     archive = f"{bucket.url}/hundred"
     wanted = report.query(local, "SELECT tar FROM rows WHERE key = '042-07'")[0]["tar"]
-    uploaded = [item.name for item in local.list() if item.name == wanted or not item.name.endswith(".tar")]
+    spared = ("/shards/", "/report/")  # 4,000 objects, whose requests would count like any other
+    uploaded = [item.name for item in local.list() if item.name == wanted or not any(map(item.name.count, spared))]
     fsspec.filesystem("s3").pipe({f"{archive}/{name}": local.read(name) for name in uploaded})
 
     before = len(bucket.requests())
