@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from codec.errors import ArchiveError
 from tasks import inventory, manifest, report, sources
-from tasks.schema import NOT_HELD
+from tasks.schema import NOT_HELD, SCHEMA
 from tasks.sources import Source
 from tasks.storage import StorageError, Store, sha256_of
 
@@ -136,13 +136,13 @@ def freeze(
     are on disk, below `scratch`. Raises StorageError, also when that is full.
     """
     history = [manifest.read(archive, number) for number in report.runs(archive) if number < run]
-    listings = report.dataset(archive, [plan.listing for plan in history], LISTING)
+    parts, listings = report.files(archive, [plan.run for plan in history]), [plan.listing for plan in history]
     try:
         found = pa.dataset.dataset(sources.write_found(source, scratch / "found.parquet"))
         with report.database(
-            rows=_frugal(report.rows(archive, [plan.run for plan in history]), HISTORY),
-            listings=_frugal(listings, ["key", "run", "size", "stamp", "state"]),
-            found=_frugal(found, sources.FOUND.names),
+            rows=report.read_once(archive, parts, SCHEMA, HISTORY),
+            listings=report.read_once(archive, listings, LISTING, ["key", "run", "size", "stamp", "state"]),
+            found=found,
         ) as connection:
             keys = found.count_rows() + sum(plan.images for plan in history)
             _compare(connection, 1 + keys // KEYS_PER_BUCKET, retry_failed_to)
@@ -178,11 +178,6 @@ def _compare(connection: duckdb.DuckDBPyConnection, buckets: int, retry_failed_t
     connection.execute(_NOTHING_PENDING)
     for bucket in range(buckets):
         connection.execute(_PENDING, {"bucket": bucket, "retry_failed_to": retry_failed_to})
-
-
-def _frugal(dataset: pa.dataset.Dataset, columns: list[str]) -> pa.dataset.Scanner:
-    """A scan of some columns that holds few rows at a time; by itself pyarrow reads two million ahead of DuckDB."""
-    return dataset.scanner(columns=columns, batch_size=BATCH, batch_readahead=2, fragment_readahead=1)
 
 
 def _find_twins(source: Source, connection: duckdb.DuckDBPyConnection, scratch: Path) -> None:

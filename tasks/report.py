@@ -22,6 +22,7 @@ MEMORY = "256MB"
 """What DuckDB may hold before it spills to disk."""
 THREADS = 2
 """Each takes its part of that memory."""
+FILES_AT_ONCE, ROWS_AT_ONCE = 64, 10_000
 
 
 def runs(archive: Store, after: int = 0) -> list[int]:
@@ -87,6 +88,23 @@ def dataset(archive: Store, names: list[str], schema: pa.Schema) -> pyarrow.data
     if not names:
         return pyarrow.dataset.dataset(schema.empty_table())
     return pyarrow.dataset.dataset(names, schema=schema, filesystem=archive.arrow(), format="parquet")
+
+
+def read_once(
+    archive: Store, names: Sequence[str], schema: pa.Schema, columns: Sequence[str] | None = None
+) -> pa.RecordBatchReader:
+    """Columns of Parquet files of one schema as a stream, which takes the same memory for any number of files.
+
+    A dataset keeps what it learnt of each file it has read, and reads two million rows ahead of DuckDB.
+    """
+    columns = list(columns or schema.names)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for first in range(0, len(names), FILES_AT_ONCE):
+            some = dataset(archive, list(names[first : first + FILES_AT_ONCE]), schema)
+            yield from some.scanner(columns=columns, batch_size=ROWS_AT_ONCE, batch_readahead=2).to_batches()
+
+    return pa.RecordBatchReader.from_batches(pa.schema([schema.field(name) for name in columns]), batches())
 
 
 @contextmanager
