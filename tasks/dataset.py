@@ -23,7 +23,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from codec.errors import ArchiveError, ImageError, SettingsError
-from codec.images import read_image
+from codec.images import check_image
 from tasks import listing, names, report, sources
 from tasks.progress import SILENT, Progress
 from tasks.sources import ChangedError, Source, open_source
@@ -196,11 +196,10 @@ def _checked(source: Source, entry: Row) -> tuple[Row, bytes]:
         return row | {"status": "failed", "reason": "source_changed", "error": str(error)}, b""
     row |= {"sha256": hashlib.sha256(data).hexdigest()}
     try:
-        picture = read_image(data)
+        found, width, height = check_image(data)
     except ImageError as error:
         return row | {"status": "failed", "reason": "content", "error": str(error)}, b""
-    about = {"format": picture.source_format, "width": picture.width, "height": picture.height}
-    return row | about | {"status": "packed"}, data
+    return row | {"format": found, "width": width, "height": height, "status": "packed"}, data
 
 
 def _plan(source: Source, store: Store, settings: Settings) -> Job:

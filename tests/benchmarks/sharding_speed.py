@@ -11,7 +11,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 from PIL import Image
@@ -19,7 +18,7 @@ from PIL import Image
 from tasks import dataset
 from tests.conftest import synthetic
 
-STAND_IN = SimpleNamespace(source_format="JPEG", width=864, height=576)
+STAND_IN = ("JPEG", 864, 576)
 
 
 def make_photos(folder: Path, photos: int) -> None:
@@ -60,7 +59,7 @@ def main() -> None:
         make_photos(Path(home) / "one", 1)
         rate(Path(home) / "one", Path(home) / "warm", 1, 1)  # loads what is loaded once
         for check in ("with", "without"):
-            undecoded = mock.patch.object(dataset, "read_image", return_value=STAND_IN)
+            undecoded = mock.patch.object(dataset, "check_image", return_value=STAND_IN)
             with undecoded if check == "without" else nullcontext():
                 clock, free = rate(source, Path(home) / check, asked.photos, asked.workers)
             print(f"| {check} | {clock:.0f} | {free:.0f} |", flush=True)

@@ -13,7 +13,17 @@ import torch
 from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin
 
 from codec.errors import ImageError, ImageLimitError
-from codec.images import COLOURS, COLOURS_BEYOND, DEPTH, FRAMES, encode_png, read_image, to_pixels, to_tensor
+from codec.images import (
+    COLOURS,
+    COLOURS_BEYOND,
+    DEPTH,
+    FRAMES,
+    check_image,
+    encode_png,
+    read_image,
+    to_pixels,
+    to_tensor,
+)
 from tests.codec.image_files import DISPLAY_P3, SRGB_PRIMARIES, png, profile, stored, tiff
 from tests.conftest import synthetic
 
@@ -292,6 +302,40 @@ def test_a_file_cut_short_is_found(kind: str, part: float) -> None:
     with pytest.raises(ImageError) as caught:
         read_image(data[: int(len(data) * part)])
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(stored(PIXELS, kind) for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")),
+        stored(PIXELS, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"),
+        stored(PIXELS, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0" * 9),
+        stored(np.zeros((4, 6), np.uint16), "TIFF"),
+        stored(Image.fromarray(PIXELS).convert("CMYK"), "JPEG"),
+    ],
+)
+def test_a_check_says_of_a_picture_what_reading_it_says(data: bytes) -> None:
+    picture = read_image(data)
+    assert check_image(data) == (picture.source_format, picture.width, picture.height)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        stored(PIXELS, "JPEG")[:-200],
+        stored(PIXELS)[:-200],
+        stored(np.zeros((4, 4), np.int32), "TIFF"),
+        png(20_000, 20_000, 8, 2),
+        b"no picture",
+        b"",
+    ],
+)
+def test_a_check_refuses_what_reading_refuses(data: bytes) -> None:
+    with pytest.raises(ImageError) as read:
+        read_image(data)
+    with pytest.raises(ImageError) as checked:
+        check_image(data)
+    assert (type(read.value), str(read.value)) == (type(checked.value), str(checked.value))
 
 
 def test_a_progressive_jpeg_cut_short_is_found() -> None:
