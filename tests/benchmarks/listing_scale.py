@@ -26,11 +26,11 @@ from tasks.sources import open_source
 from tasks.storage import Store, sha256_of
 
 RUN = 1_000_000
-PART = 100_000
+PART = 2000
 
 
 def make_history(home: Path, rows: int) -> None:
-    """An archive of `rows` rows in sealed runs of a million; parts are larger than real ones to make them quickly."""
+    """An archive of `rows` rows in sealed runs of a million, in parts as large as real ones."""
     archive = Store(str(home / "archive"))
     for run, first in enumerate(range(0, rows, RUN), 1):
         last = min(first + RUN, rows)

@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tasks import listing
+import pytest
+
+from tasks import listing, report
 from tasks.listing import Frozen, Limits
 from tasks.sources import open_source
 from tasks.storage import Store
@@ -90,3 +92,22 @@ def test_what_is_gone_is_listed_once_and_opens_no_run_alone(tmp_path: Path, fake
     folder(source, {"c": png(3)})
     assert pack(source, archive, fake_bundle).runs == [2]
     assert freeze(tmp_path, source, run=3, archive=archive).gone == 0
+
+
+def test_a_plan_is_the_same_however_many_buckets_and_reads_it_takes(
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder(tmp_path / "s", {f"{number}": png(number) for number in range(7)})
+    archive = tmp_path / "a"
+    pack(source, archive, fake_bundle)
+    (source / "1").unlink()
+    os.utime(source / "2", ns=(5, 5))
+    folder(source, {"new": png(7), "again": png(7)})
+    at_once = freeze(tmp_path, source, run=2, archive=archive)
+    kept = rows(at_once)
+    monkeypatch.setattr(listing, "KEYS_PER_BUCKET", 1)
+    monkeypatch.setattr(report, "FILES_AT_ONCE", 1)
+    bit_by_bit = freeze(tmp_path, source, run=2, archive=archive)
+    assert [row["key"] for row in kept] == ["2", "again", "new", "1"]
+    assert rows(bit_by_bit) == kept
+    assert bit_by_bit.sha256 == at_once.sha256
