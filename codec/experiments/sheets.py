@@ -88,14 +88,14 @@ def busiest(pixels: Pixels) -> tuple[int, int]:
     return max(squares, key=lambda square: gradient[square[0] : square[0] + CROP, square[1] : square[1] + CROP].mean())
 
 
-def sheet(tiles: Sequence[tuple[str, Pixels]]) -> Image.Image:
+def sheet(tiles: Sequence[tuple[str, Pixels]], columns: int = COLUMNS) -> Image.Image:
     """Labelled pictures of one size in a grid on white: large ones made smaller, small ones enlarged in whole steps."""
     height, width, _ = tiles[0][1].shape
     larger = max(height, width)
     factor = TILE // larger if larger <= TILE else TILE / larger
     size = round(width * factor), round(height * factor)
     resampling = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
-    columns, gap = min(COLUMNS, len(tiles)), 8
+    columns, gap = min(columns, len(tiles)), 8
     rows = -(-len(tiles) // columns)
     whole = Image.new("RGB", (columns * (size[0] + gap) + gap, rows * (size[1] + LABEL) + gap), "white")
     draw, font = ImageDraw.Draw(whole), ImageFont.load_default(18)
