@@ -1,7 +1,7 @@
 """python -m tests.benchmarks.denoising_arms FOLDER: does denoising pay? The same files, decoded in different ways.
 
 Arms: direct (no denoiser), centroid (each symbol's expected value under the entropy model's distribution, for free),
-and the U-Net with 1, 2 and 4 steps. --vae FOLDER adds all arms with another decoder of the same latents, for the
+the U-Net with 1, 2 and 4 steps, and the U-Net after the centroid, from the timestep of the error left. --vae FOLDER adds all arms with another decoder of the same latents, for the
 question how much of the denoising its last training stage does. All arms of a photo and lambda have the same bytes;
 differences from the first arm have 95 % intervals of a paired bootstrap over photos. Parallel order only.
 """
@@ -29,7 +29,7 @@ from codec.entropy.windows import anchor_mask
 from codec.images import to_pixels, to_tensor
 from codec.metrics import Metrics
 from codec.mini import MiniAutoencoder
-from codec.quantizer import alpha_code_of_quality, dequantize, quantize, with_timestep
+from codec.quantizer import alpha_code_of_quality, dequantize, measured_alpha_bar, quantize, with_timestep
 
 STEPS = (1, 2, 4)
 FIGURES = ("PSNR", "MS-SSIM", "LPIPS alex", "LPIPS vgg", "DISTS")
@@ -79,6 +79,10 @@ def arms(codec: Codec, decoders: dict[str, Backbone], photo: Path, quality: floa
     latents = {"direct": y_hat}
     latents["centroid"] = centroids(symbols, recording.calls[1:])[None] / parameters.alpha
     latents |= {f"U-Net, {steps} step(s)": denoise(codec.backbone, y_hat, t, steps) for steps in STEPS}
+    left = codec.backbone.timestep_of(float(measured_alpha_bar(y, latents["centroid"]).mean()))
+    latents["centroid, then U-Net"] = denoise(
+        codec.backbone, latents["centroid"], torch.tensor([left]), codec.bundle.config.steps
+    )
     size = (picture.height, picture.width)
     decoded = {
         f"{arm}{suffix}": to_pixels(decoder.decode(latent, size)[0])
