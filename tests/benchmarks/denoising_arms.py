@@ -1,9 +1,10 @@
 """python -m tests.benchmarks.denoising_arms FOLDER: does denoising pay? The same files, decoded in different ways.
 
 Arms: direct (no denoiser), centroid (each symbol's expected value under the entropy model's distribution, for free),
-the U-Net with 1, 2 and 4 steps, and the U-Net after the centroid, from the timestep of the error left. --vae FOLDER adds all arms with another decoder of the same latents, for the
-question how much of the denoising its last training stage does. All arms of a photo and lambda have the same bytes;
-differences from the first arm have 95 % intervals of a paired bootstrap over photos. Parallel order only.
+the U-Net with 1, 2 and 4 steps, and the U-Net after the centroid, from the timestep of the error that is left.
+--vae FOLDER adds all arms with another decoder of the same latents, for the question how much of the denoising its last
+training stage does. All arms of a photo and lambda have the same bytes; differences from the first arm have 95 %
+intervals of a paired bootstrap over photos. Parallel order only.
 """
 
 import argparse
