@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset
 import pyarrow.parquet
 
 from codec.errors import ArchiveError
@@ -34,11 +33,11 @@ def compact(archive: Store, *, afresh: bool = False) -> Table:
     sealed = [run for run in report.runs(archive) if run <= before.runs or report.sealed(archive, run)]
     if not sealed or (not afresh and sealed[-1] == before.runs):
         return before
-    source = report.dataset(archive, _inputs(archive, before, sealed, afresh), SCHEMA)
+    inputs = _inputs(archive, before, sealed, afresh)
     generation = _claim(archive, sealed[-1])
-    files = tuple(_write(archive, generation, source))
+    files = tuple(_write(archive, generation, report.read_once(archive, inputs, SCHEMA)))
     after = Table(generation, sealed[-1], files)
-    if after.rows != (expected := source.count_rows()):
+    if after.rows != (expected := report.count_rows(archive, inputs)):
         raise ArchiveError(f"{archive}: {after.rows} of {expected} rows were compacted; nothing was changed")
     now = tables.current(archive)
     if now.generation > generation:
@@ -68,7 +67,7 @@ def generations(archive: Store) -> list[int]:
     return sorted(int(name) for name in archive.children(names.TABLES) if name.isdecimal())
 
 
-def _write(archive: Store, generation: int, source: pa.dataset.Dataset) -> Iterator[File]:
+def _write(archive: Store, generation: int, source: pa.RecordBatchReader) -> Iterator[File]:
     with report.database(rows=source) as connection, tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "rows.parquet"
         reader = connection.sql("SELECT * FROM rows ORDER BY key, run").to_arrow_reader(ROWS_PER_FILE)

@@ -99,11 +99,20 @@ def read_once(
     columns = list(columns or schema.names)
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for first in range(0, len(names), FILES_AT_ONCE):
-            some = dataset(archive, list(names[first : first + FILES_AT_ONCE]), schema)
+        for some in _some_at_once(archive, names, schema):
             yield from some.scanner(columns=columns, batch_size=ROWS_AT_ONCE, batch_readahead=2).to_batches()
 
     return pa.RecordBatchReader.from_batches(pa.schema([schema.field(name) for name in columns]), batches())
+
+
+def count_rows(archive: Store, names: Sequence[str]) -> int:
+    """How many rows Parquet files of the report say they hold."""
+    return sum(some.count_rows() for some in _some_at_once(archive, names, SCHEMA))
+
+
+def _some_at_once(archive: Store, names: Sequence[str], schema: pa.Schema) -> Iterator[pyarrow.dataset.Dataset]:
+    for first in range(0, len(names), FILES_AT_ONCE):
+        yield dataset(archive, list(names[first : first + FILES_AT_ONCE]), schema)
 
 
 @contextmanager
