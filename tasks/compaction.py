@@ -6,11 +6,13 @@ are, the commits of shards, and so no row depends on a compaction; killed anywhe
 next compaction starts anew. Of two at a time the later generation is kept.
 """
 
+import itertools
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet
 
@@ -21,6 +23,10 @@ from tasks.storage import Store, sha256_of
 from tasks.tables import File, Table
 
 ROWS_PER_FILE = 100_000
+ROWS_SORTED_AT_ONCE = 2_000_000
+
+_SAMPLE = "SELECT key FROM staged USING SAMPLE 10000 ROWS"
+_RANGE = "SELECT * FROM staged WHERE key >= $low AND ($high IS NULL OR key < $high) ORDER BY key, run"
 
 
 def compact(archive: Store, *, afresh: bool = False) -> Table:
@@ -70,8 +76,7 @@ def generations(archive: Store) -> list[int]:
 def _write(archive: Store, generation: int, source: pa.RecordBatchReader) -> Iterator[File]:
     with report.database(rows=source) as connection, tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "rows.parquet"
-        reader = connection.sql("SELECT * FROM rows ORDER BY key, run").to_arrow_reader(ROWS_PER_FILE)
-        for index, rows in enumerate(_filled(reader)):
+        for index, rows in enumerate(_filled(_sorted(connection))):
             pa.parquet.write_table(rows.cast(SCHEMA), path, compression="zstd")
             content = sha256_of(path)
             name = names.table(generation, index, content)
@@ -81,18 +86,28 @@ def _write(archive: Store, generation: int, source: pa.RecordBatchReader) -> Ite
             yield File(name, path.stat().st_size, content, len(rows), keys[0].as_py(), keys[-1].as_py())
 
 
-def _filled(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+def _sorted(connection: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
+    """The rows by key and run: of one range of keys after the other, since merging all at once takes memory for all."""
+    connection.execute("CREATE TABLE staged AS FROM rows")
+    ranges = 1 + connection.sql("FROM staged").count("*").fetchall()[0][0] // ROWS_SORTED_AT_ONCE
+    keys = sorted(key for (key,) in connection.execute(_SAMPLE).fetchall())
+    bounds = sorted({keys[len(keys) * place // ranges] for place in range(1, ranges)})
+    for low, high in itertools.pairwise(["", *bounds, None]):
+        yield from connection.sql(_RANGE, params={"low": low, "high": high}).to_arrow_reader(ROWS_PER_FILE)
+
+
+def _filled(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     """Tables of ROWS_PER_FILE rows, the last of fewer: DuckDB's own batches are of any size below that."""
     waiting: list[pa.RecordBatch] = []
-    for batch in reader:
+    for batch in batches:
         while sum(map(len, waiting)) + len(batch) >= ROWS_PER_FILE:
             missing = ROWS_PER_FILE - sum(map(len, waiting))
-            yield pa.Table.from_batches([*waiting, batch.slice(0, missing)], reader.schema)
+            yield pa.Table.from_batches([*waiting, batch.slice(0, missing)])
             waiting, batch = [], batch.slice(missing)
         if len(batch):
             waiting.append(batch)
     if waiting:
-        yield pa.Table.from_batches(waiting, reader.schema)
+        yield pa.Table.from_batches(waiting)
 
 
 def _remove(archive: Store, below: int) -> None:

@@ -13,6 +13,8 @@ from tests.tasks.made import make
 from tests.tasks.owners import RUNS, killed
 from tests.tasks.pictures import rows
 
+_FILLED = compaction._filled
+
 
 @pytest.fixture
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,6 +37,23 @@ def test_every_row_is_there_sorted_by_key_in_files_that_say_what_they_hold(tmp_p
     for file in table.files:
         assert (store.size(file.name), store.sha256(file.name)) == (file.size, file.sha256)
     assert report.files(store) == [file.name for file in table.files]
+
+
+def test_sorted_a_range_of_keys_at_a_time_the_files_are_the_same(
+    tmp_path: Path, small_files: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(tmp_path / "a", RUNS)
+    whole = compaction.compact(store)
+    asked: list[Any] = []
+    for rows_at_once in (1, 3):
+        monkeypatch.setattr(compaction, "ROWS_SORTED_AT_ONCE", rows_at_once)
+        monkeypatch.setattr(compaction, "_filled", lambda batches, f=_FILLED: f(asked.append(b) or b for b in batches))
+        ranges = compaction.compact(store, afresh=True)
+        assert [(file.sha256, file.first, file.last) for file in ranges.files] == [
+            (file.sha256, file.first, file.last) for file in whole.files
+        ]
+        assert len(asked) > 2
+        asked.clear()
 
 
 def test_sealed_runs_only_are_compacted_and_open_ones_are_read_beside_them(tmp_path: Path) -> None:
