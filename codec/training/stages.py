@@ -89,7 +89,9 @@ class AdapterStage(nn.Module):
     def forward(self, pixels: Tensor, draws: Draws) -> Terms:
         y = latents(self.backbone, pixels)
         quality = draws.log_uniform(len(y), *self.settings.quality)
-        alpha, t = self.estimator(y, quality)
+        with _full_precision(y):  # bfloat16 cannot hold a timestep
+            y = y.float()
+            alpha, t = self.estimator(y, quality)
         codes = (128 + 32 * alpha.log2()).round().clamp(0, 255).long().flatten(1)
         with _full_precision(y):
             latent_bits, hyper_bits = coded_bits(self.entropy, (alpha * y).float(), codes, self.constants)

@@ -105,6 +105,22 @@ def test_the_adapter_learns_through_unet_and_decoder() -> None:
     assert 0 < float(terms["t"].detach()) < 350
 
 
+def test_mixed_precision_leaves_bins_and_timestep_whole() -> None:
+    """bfloat16 has eight bits: no room for a timestep, which the backbone refuses in it."""
+    stage = AdapterStage(
+        StageSettings(steps=1, perceptual=0.0),
+        tiny_backbone(),
+        tiny_entropy(),
+        ParameterEstimator(AdapterSettings(channels=(4, 4, 4))),
+        joint=True,
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, terms = stage(torch.rand(2, 3, 32, 32) * 2 - 1, Draws(1, 0))
+    loss.backward()
+    assert terms["t"].dtype == terms["alpha"].dtype == torch.float32
+    assert torch.isfinite(loss)
+
+
 def test_the_untrained_estimator_starts_at_the_table() -> None:
     estimator = ParameterEstimator(AdapterSettings(alphas=4))
     alpha, t = estimator(torch.randn(2, 4, 9, 5), torch.tensor([1.0, 16.0]))
