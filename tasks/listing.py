@@ -21,7 +21,7 @@ from tasks.storage import StorageError, Store, sha256_of
 BATCH = 10_000
 LARGEST_SOURCE = 10**9
 SHARDS_PER_RUN = 2000
-KEYS_PER_BUCKET = 250_000
+KEYS_PER_BUCKET = 50_000
 HISTORY = ["key", "run", "status", "reason", "version", "source_sha256", "source_uri", "tar"]
 """What planning asks of the report."""
 
