@@ -33,6 +33,8 @@ from codec.quantizer import ParameterMode
 FORMAT = 1
 EMBEDDED = Path(__file__).parent / "bundles"
 DEFAULT_BUNDLE = EMBEDDED / "mini"
+LARGEST_OFFSET = 64
+"""Alpha codes that a channel's bins may differ by: two octaves."""
 BACKBONES = "backbones"
 """The folder beside bundles in which those that they do not embed are found by content hash, as in an archive."""
 CONFIG, ENTROPY, ENCODER, PROMPT, BACKBONE = (
@@ -59,6 +61,8 @@ class BundleConfig:
     parameters: ParameterMode = "measured"
     alpha_at_one: float = 0.5
     """Reciprocal bin width at lambda = 1; it grows with the root of lambda ('measured' and 'tied')."""
+    alpha_offsets: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Alpha codes (1/32 octave) by which each channel's bins are narrower than lambda says; not for 'learned'."""
     known_answer: str = ""
     """SHA-256 that the exact entropy model must reproduce when it is loaded."""
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -226,9 +230,17 @@ def _read_config(data: Any, path: Path) -> BundleConfig:
         entropy = EntroformerSettings(**data.pop("entropy"))
         adapter = data.pop("adapter")
         adapter["channels"] = tuple(adapter["channels"])
-        return BundleConfig(entropy=entropy, adapter=AdapterSettings(**adapter), **data)
-    except (AttributeError, KeyError, TypeError) as error:
+        config = BundleConfig(entropy=entropy, adapter=AdapterSettings(**adapter), **data)
+        return dataclasses.replace(config, alpha_offsets=_offsets(config.alpha_offsets))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path / CONFIG} does not describe a bundle: {error}") from None
+
+
+def _offsets(given: Iterable[int]) -> tuple[int, int, int, int]:
+    offsets = tuple(given)
+    if len(offsets) != 4 or not all(isinstance(offset, int) and abs(offset) <= LARGEST_OFFSET for offset in offsets):
+        raise ValueError(f"alpha_offsets must be four whole numbers of at most {LARGEST_OFFSET}, not {list(offsets)}")
+    return offsets[0], offsets[1], offsets[2], offsets[3]
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

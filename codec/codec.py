@@ -220,12 +220,13 @@ class Codec:
             alpha, t = self.estimator(y, torch.tensor([quality], device=y.device))
             alphas = alpha.flatten().tolist()[:: 4 // config.adapter.alphas]
             return Parameters(tuple(map(code_of_alpha, alphas)), quantizer.timestep_code(float(t)))
-        code = quantizer.alpha_code_of_quality(quality, config.alpha_at_one)
-        return quantizer.with_timestep((code,), y, self.backbone, config.parameters)
+        return self._with_alpha(y, quantizer.alpha_code_of_quality(quality, config.alpha_at_one))
 
     def _with_alpha(self, y: Tensor, alpha_code: int) -> Parameters:
-        mode = self.bundle.config.parameters
-        return quantizer.with_timestep((alpha_code,), y, self.backbone, "measured" if mode == "learned" else mode)
+        config = self.bundle.config
+        codes = quantizer.channel_codes(alpha_code, config.alpha_offsets)
+        mode = "measured" if config.parameters == "learned" else config.parameters
+        return quantizer.with_timestep(codes, y, self.backbone, mode)
 
     def _at_alpha(self, picture: Picture, chunks: Chunks, y: Tensor, alpha_code: int) -> Encoded:
         quality = quantizer.quality_of_alpha_code(alpha_code, self.bundle.config.alpha_at_one)

@@ -1,5 +1,6 @@
 """The scalar quantiser of the latent, its one-byte codes, and the ways to set bin width and timestep."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from codec.backbone import Backbone
 from codec.entropy.coder import SYMBOL_LIMIT
 from codec.entropy.distribution import alpha_of_code, code_of_alpha
+from codec.entropy.entroformer import ALPHA_CODES
 
 ParameterMode = Literal["measured", "tied", "learned"]
 
@@ -54,6 +56,12 @@ def code_of_quality(quality: float) -> int:
 def alpha_code_of_quality(quality: float, alpha_at_one: float) -> int:
     """The alpha code for lambda: alpha grows with its root, as the error of fine bins does with their width squared."""
     return code_of_alpha(alpha_at_one * quality**0.5)
+
+
+def channel_codes(code: int, offsets: Sequence[int]) -> tuple[int, ...]:
+    """The alpha codes of the four channels around a common one, clamped to 0..255; one code where all are the same."""
+    codes = tuple(min(ALPHA_CODES - 1, max(0, code + offset)) for offset in offsets)
+    return codes if len(set(codes)) > 1 else codes[:1]
 
 
 def quality_of_alpha_code(code: int, alpha_at_one: float) -> float:

@@ -17,6 +17,12 @@ from prefect.task_runners import TaskRunner
 from codec.errors import SettingsError
 
 CONNECT_SECONDS = 30
+CALM: dict[str, Any] = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "10s",
+}
+"""Dask looks at itself up to a hundred times a second, which costs each of its processes a twentieth of a core."""
 
 
 @contextmanager
@@ -48,6 +54,7 @@ def dask_runner(workers: int, device: str, address: str = "") -> Iterator[tuple[
                 "host": "127.0.0.1",
                 "dashboard_address": "127.0.0.1:0",
             }
+            stack.enter_context(dask.config.set(CALM))
             yield workers, DaskTaskRunner(cluster_kwargs=local | {"resources": gpu})
 
 

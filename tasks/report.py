@@ -127,6 +127,7 @@ def database(**views: Any) -> Iterator[duckdb.DuckDBPyConnection]:
             "memory_limit": MEMORY,
             "threads": THREADS,
             "preserve_insertion_order": False,
+            "enable_progress_bar": False,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }

@@ -76,6 +76,8 @@ class TrainingSettings:
     """DDIM steps of the exported bundle."""
     alpha_at_one: float = 0.5
     """Reciprocal bin width at lambda = 1."""
+    alpha_offsets: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Alpha codes by which the exported bundle's bins are narrower, for each channel."""
     seed: int = 1
     mixed_precision: Literal["no", "bf16"] = "no"
     checkpoint_every: int = 200

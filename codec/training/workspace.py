@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import codec.compatibility  # noqa: F401
 
@@ -82,16 +82,17 @@ class Workspace:
     def config(self) -> BundleConfig:
         """What the exported bundle says of itself, up to its hashes; a start keeps its sizes."""
         settings = self.settings
-        chosen = {"name": settings.name, "steps": settings.steps, "parameters": settings.parameters}
+        names = ("name", "steps", "parameters", "alpha_offsets")
+        chosen: dict[str, Any] = {name: getattr(settings, name) for name in names}
         if settings.start:
-            return dataclasses.replace(self._start().config, **chosen)  # type: ignore[arg-type]
+            return dataclasses.replace(self._start().config, **chosen)
         return BundleConfig(
             backbone_hash="",
             backbone_source="embedded" if settings.backbone == "new" else settings.backbone,
             entropy=settings.entropy,
             adapter=AdapterSettings(alpha_at_one=settings.alpha_at_one),
             alpha_at_one=settings.alpha_at_one,
-            **chosen,  # type: ignore[arg-type]
+            **chosen,
         )
 
     def has(self, name: Literal["entropy", "estimator"]) -> bool:

@@ -189,6 +189,23 @@ def test_a_bundle_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
         tiny_bundle(tmp_path / "new")
 
 
+def test_a_channel_of_its_own_bin_width_is_coded_and_decoded(photo: NDArray[np.uint8], tmp_path: Path) -> None:
+    codec = Codec.load(tiny_bundle(tmp_path / "finer", alpha_offsets=(8, 0, 0, 0)))
+    encoded = codec.encode(Picture(photo), quality=8.0)
+    codes = parse(encoded.data).parameters.alpha_codes
+    assert codes == (codes[1] + 8, codes[1], codes[1], codes[1])
+    assert np.array_equal(codec.symbols(encoded.data), encoded.symbols)
+
+
+@pytest.mark.parametrize("offsets", [[8], [8, 0, 0, 65], [0.5, 0, 0, 0], 8])
+def test_impossible_offsets_of_a_bundle_are_refused(offsets: object, bundle: Bundle, tmp_path: Path) -> None:
+    shutil.copytree(bundle.path, tmp_path / "bundle")
+    config = json.loads((bundle.path / "bundle.json").read_text()) | {"alpha_offsets": offsets}
+    (tmp_path / "bundle" / "bundle.json").write_text(json.dumps(config))
+    with pytest.raises(BundleError, match="does not describe a bundle"):
+        Bundle.open(tmp_path / "bundle")
+
+
 def test_a_folder_that_is_no_bundle_says_so(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"no readable bundle\.json"):
         Codec.load(tmp_path)

@@ -63,3 +63,10 @@ def test_timestep_codes_are_eighths_in_range() -> None:
     assert quantizer.timestep_code(12.3) == 98
     assert quantizer.timestep_code(-1) == 0
     assert quantizer.timestep_code(5000) == 999 * 8
+
+
+def test_offsets_make_the_bins_of_a_channel_narrower_and_stay_within_the_codes() -> None:
+    assert quantizer.channel_codes(128, (8, 0, 0, -4)) == (136, 128, 128, 124)
+    assert quantizer.channel_codes(128, (0, 0, 0, 0)) == (128,)
+    assert quantizer.channel_codes(252, (8, 0, 0, -4)) == (255, 252, 252, 248)
+    assert quantizer.channel_codes(1, (0, 0, 0, -4)) == (1, 1, 1, 0)
