@@ -127,11 +127,11 @@ def database(**views: Any) -> Iterator[duckdb.DuckDBPyConnection]:
             "memory_limit": MEMORY,
             "threads": THREADS,
             "preserve_insertion_order": False,
-            "enable_progress_bar": False,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }
         with duckdb.connect(f"{folder}/tables.duckdb", config=config) as connection:
+            connection.execute("SET enable_progress_bar = false")  # in a spawned process DuckDB believes it has a user
             for name, table in views.items():
                 connection.register(name, table)
             yield connection

@@ -13,6 +13,7 @@ from typing import Any
 import dask.config
 import distributed
 import pytest
+import yaml
 
 from codec.errors import SettingsError
 from flows import cluster, compress_archive, mapping
@@ -20,6 +21,7 @@ from tasks import names
 from tasks.models import Models
 from tasks.shard import Job
 from tests.fake_codec import FAKE
+from tests.flows.conftest import ROOT
 from tests.tasks import pictures
 from tests.tasks.pictures import SMALL, folder, pack, png, snapshot
 
@@ -163,6 +165,15 @@ def test_a_scheduler_that_cannot_be_used_is_one_clear_line(monkeypatch: pytest.M
             pass
     with pytest.raises(SettingsError, match="needs the engine dask"), mapping.engine("threads", 1, address="tls://a"):
         pass
+
+
+def test_processes_of_dask_look_at_themselves_seldom_here_and_by_the_settings_for_other_machines() -> None:
+    usual = {name: dask.config.get(name) for name in cluster.CALM}
+    with cluster.dask_runner(2, "cpu"):
+        assert {name: dask.config.get(name) for name in cluster.CALM} == cluster.CALM
+    assert {name: dask.config.get(name) for name in cluster.CALM} == usual != cluster.CALM
+    given = yaml.safe_load((ROOT / "infra" / "dask.yaml").read_text())
+    assert {name: dask.config.get(name, config=given) for name in cluster.CALM} == cluster.CALM
 
 
 def test_without_dask_the_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

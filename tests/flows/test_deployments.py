@@ -2,15 +2,11 @@
 
 import datetime
 import json
-import os
-import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import psutil
 import pytest
@@ -19,12 +15,10 @@ import yaml
 from prefect.artifacts import Artifact
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelling
 from s3fs import S3FileSystem
 
 from codec.bundle import Bundle
@@ -35,29 +29,16 @@ from flows.serve import NAMES
 from tasks import names, report
 from tasks.dataset import pack
 from tasks.storage import Store
-from tests.flows.conftest import PATIENCE, ROOT, Server, free_port, holding
+from tests.flows.conftest import ROOT, Server, free_port, holding
+from tests.flows.deploying import INFRA, cancel, deploy, ends, fired, prefect, processes, served, started, state, until
 from tests.tasks.object_store import serving
 from tests.tasks.pictures import folder, png
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-INFRA = ROOT / "infra"
-PLACES = {"FDC_SOURCE": "/data/photos", "FDC_ARCHIVE": "s3://bucket/archive"}
 BLOCK = "photos-s3"
 SECRETS = {"AWS_ACCESS_KEY_ID": "PLANTED1KEY1ID", "AWS_SECRET_ACCESS_KEY": "planted-secret-key-of-a-block"}
 KINDS = {"process": "prefect.yaml", "docker": "prefect-docker.yaml", "kubernetes": "prefect-kubernetes.yaml"}
-
-
-def deploy(server: Server, where: Path, kind: str = "process", **places: str) -> subprocess.CompletedProcess[str]:
-    """infra/deploy.sh, called from a directory."""
-    environment = {
-        **server.environment,
-        **PLACES,
-        **places,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    script = ["bash", str(INFRA / "deploy.sh"), kind]
-    return subprocess.run(script, cwd=where, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -88,55 +69,6 @@ def worker(server: Server, deployed: None, elsewhere: Path) -> Iterator[Path]:
     process.wait()
     for left in processes(elsewhere.parent):  # of a test that failed before it cancelled its run
         psutil.Process(left).kill()
-
-
-def prefect(server: Server, where: Path, *arguments: str) -> str:
-    """Run Prefect's command in a directory; returns what it printed."""
-    command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
-    run = subprocess.run(command, cwd=where, env=server.environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
-
-
-def started(printed: str) -> UUID:
-    """The id of the run that `prefect deployment run` printed."""
-    found = re.search(r"UUID: ([0-9a-f-]{36})", printed)
-    assert found, printed
-    return UUID(found[1])
-
-
-def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-    """Wait until something is true; returns it."""
-    deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
-    return found
-
-
-def state(run: UUID) -> str:
-    with get_client(sync_client=True) as client:
-        return client.read_flow_run(run).state_name or ""
-
-
-def ends(run: UUID) -> str:
-    """The final state of a run."""
-    final = ("Completed", "Failed", "Crashed", "Cancelled")
-    return str(until(lambda: state(run) in final and state(run), f"the end of {run}"))
-
-
-def cancel(run: UUID) -> None:
-    with get_client(sync_client=True) as client:
-        client.set_flow_run_state(run, Cancelling())
-
-
-def processes(place: Path) -> list[int]:
-    """The processes whose command line names a place."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if process.pid != os.getpid() and any(str(place) in word for word in process.info["cmdline"] or ()):
-            found.append(process.pid)
-    return found
 
 
 @pytest.mark.parametrize(
@@ -314,14 +246,6 @@ def test_a_compression_is_cancelled_and_a_schedule_goes_on_with_it(
     until(lambda: Artifact.get("compress-archive") is not None, "the table of the run")
 
 
-def fired(deployment: UUID) -> list[UUID]:
-    """The runs of a deployment that a schedule made and that have begun."""
-    chosen = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
-    with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(flow_run_filter=chosen)
-    return [run.id for run in runs if run.auto_scheduled and run.state_name in ("Pending", "Running")]
-
-
 def test_credentials_of_object_storage_come_from_a_block_and_stay_in_it(
     server: Server, worker: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,12 +318,6 @@ def test_one_process_serves_every_flow(server: Server, elsewhere: Path, tmp_path
     finally:
         serving.terminate()
         serving.wait()
-
-
-def served() -> set[str]:
-    with get_client(sync_client=True) as client:
-        found = [each for each in client.read_deployments() if each.work_pool_name is None]
-        return {f"{client.read_flow(each.flow_id).name}/{each.name}" for each in found}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""The long benchmarks of archives at scale, in their short form: they run, and find what was made for them to find."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import listing_scale, pass_through, report_scale, sharding_speed
+
+Printed = Callable[..., str]
+GIGABYTE_IN_MB = 1000
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Printed:
+    """Call a benchmark's main with arguments; what it and its processes printed."""
+
+    def call(main: Callable[[], None], *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, arguments)])
+        main()
+        return capfd.readouterr().out
+
+    return call
+
+
+def test_processes_that_pass_pictures_through_stay_below_a_gigabyte(printed: Printed) -> None:
+    table = printed(pass_through.main, "--few", 4, "--many", 40)
+    rows = re.findall(r"^\| (\d+) \| .* \| ([\d.]+) \| ([\d.]+) \|$", table, re.MULTILINE)
+    assert [int(images) for images, *_ in rows] == [4, 40]
+    assert all(0 < float(peak) < GIGABYTE_IN_MB for _, *peaks in rows for peak in peaks)
+    assert re.search(r"an image: -?[\d.]+ ms wall, -?[\d.]+ ms processor\ngrowth of the process: -?[\d.]+ KB", table)
+
+
+def test_planning_against_a_history_finds_what_changed_and_stays_below_a_gigabyte(printed: Printed) -> None:
+    found = json.loads(printed(listing_scale.main, "--keys", 1000, "--history", 10_000))
+    assert found["states"] == {"changed": 9, "gone": 9100, "new": 100}
+    assert 0 < found["peak_mb"] < GIGABYTE_IN_MB
+
+
+def test_photos_are_packed_with_and_without_the_check(printed: Printed) -> None:
+    table = printed(sharding_speed.main, "--photos", 8)
+    rates = dict(re.findall(r"^\| (with|without) \| \d+ \| (\d+) \|$", table, re.MULTILINE))
+    assert int(rates["with"]) > 0 and int(rates["without"]) > 0
+
+
+def test_a_generated_report_is_compacted_and_asked(printed: Printed, tmp_path: Path) -> None:
+    table = printed(report_scale.main, tmp_path / "archive", "--rows", 4000)
+    assert "4000 rows of 1 runs in 1 files" in table
+    questions = re.findall(r"^\| (.+?) \| [\d.]+ \| [\d.]+ \|$", table, re.MULTILINE)
+    assert questions[: len(report_scale.QUESTIONS)] == list(report_scale.QUESTIONS)
+    assert len(questions) == 2 * len(report_scale.QUESTIONS)

@@ -1,0 +1,96 @@
+"""Deploying to a real server, and following the runs there."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psutil
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.states import Cancelling
+
+from tests.flows.conftest import PATIENCE, ROOT, Server
+
+INFRA = ROOT / "infra"
+PLACES = {"FDC_SOURCE": "/data/photos", "FDC_ARCHIVE": "s3://bucket/archive"}
+
+
+def deploy(server: Server, where: Path, kind: str = "process", **places: str) -> subprocess.CompletedProcess[str]:
+    """infra/deploy.sh, called from a directory."""
+    environment = {
+        **server.environment,
+        **PLACES,
+        **places,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    script = ["bash", str(INFRA / "deploy.sh"), kind]
+    return subprocess.run(script, cwd=where, env=environment, capture_output=True, text=True, check=False)
+
+
+def prefect(server: Server, where: Path, *arguments: str) -> str:
+    """Run Prefect's command in a directory; returns what it printed."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+    run = subprocess.run(command, cwd=where, env=server.environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+def started(printed: str) -> UUID:
+    """The id of the run that `prefect deployment run` printed."""
+    found = re.search(r"UUID: ([0-9a-f-]{36})", printed)
+    assert found, printed
+    return UUID(found[1])
+
+
+def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+    """Wait until something is true; returns it."""
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+    return found
+
+
+def state(run: UUID) -> str:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(run).state_name or ""
+
+
+def ends(run: UUID) -> str:
+    """The final state of a run."""
+    final = ("Completed", "Failed", "Crashed", "Cancelled")
+    return str(until(lambda: state(run) in final and state(run), f"the end of {run}"))
+
+
+def cancel(run: UUID) -> None:
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run, Cancelling())
+
+
+def processes(place: Path) -> list[int]:
+    """The processes whose command line names a place."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if process.pid != os.getpid() and any(str(place) in word for word in process.info["cmdline"] or ()):
+            found.append(process.pid)
+    return found
+
+
+def fired(deployment: UUID) -> list[UUID]:
+    """The runs of a deployment that a schedule made and that have begun."""
+    chosen = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(flow_run_filter=chosen)
+    return [run.id for run in runs if run.auto_scheduled and run.state_name in ("Pending", "Running")]
+
+
+def served() -> set[str]:
+    with get_client(sync_client=True) as client:
+        found = [each for each in client.read_deployments() if each.work_pool_name is None]
+        return {f"{client.read_flow(each.flow_id).name}/{each.name}" for each in found}
