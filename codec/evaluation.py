@@ -19,7 +19,7 @@ import numpy as np
 from codec.baselines import Baseline, Pixels, largest_within
 from codec.errors import FdcError, SettingsError
 from codec.images import encode_png, read_image
-from codec.metrics import Metrics
+from codec.metrics import NOT_MEASURED, Metrics
 from codec.realism import Features, original_features, patch_features
 
 Row = dict[str, Any]
@@ -133,7 +133,7 @@ class Meters:
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
-        self._alex, self._vgg = Metrics("alex", device, dists=False), Metrics("vgg", device)
+        self._alex, self._vgg = Metrics("alex", device, dists=False), Metrics("vgg", device, pixels=False)
 
     def measure(self, original: Pixels, decoded: Sequence[Pixels]) -> tuple[list[Row], dict[str, Features] | None]:
         """The metric columns of each reconstruction, `error` saying why one is undefined; the features of patches."""
@@ -145,7 +145,7 @@ class Meters:
                 f"lpips_{net}" if name == "lpips" else name: why
                 for net, quality in (("vgg", second), ("alex", first))
                 for name, why in quality.reasons.items()
-                if (net, name) != ("alex", "dists")
+                if why != NOT_MEASURED
             }
             values = {"psnr_db": first.psnr_db, "ms_ssim": first.ms_ssim, "dists": second.dists}
             values |= {"lpips_alex": first.lpips, "lpips_vgg": second.lpips}
@@ -175,7 +175,8 @@ class _Files:
             return setting
         assert rate is not None
         size = rate * self.pixels.shape[0] * self.pixels.shape[1] / 8
-        return largest_within(self.baseline.settings, size, lambda setting: len(self.at(setting)[0]))
+        known = {setting: len(data) for setting, (data, _) in self.made.items()}
+        return largest_within(self.baseline.settings, size, lambda setting: len(self.at(setting)[0]), known)
 
 
 def measure(job: Job, meters: Meters) -> tuple[list[Row], list[Pixels | None], dict[str, Features] | None]:

@@ -21,6 +21,10 @@ MOST_PIXELS = {"ms_ssim": 25_000_000, "alex": 25_000_000, "vgg": 2_500_000, "dis
 """Where each metric ends: at about 6 GB of memory (measured: 0.25, 0.23, 2.4 and 1.5 GB a megapixel)."""
 
 
+NOT_MEASURED = "not measured"
+"""The reason of a metric that was not asked for."""
+
+
 @dataclass(frozen=True)
 class Quality:
     """Metrics of one picture; an undefined one is None and has its reason."""
@@ -34,15 +38,17 @@ class Quality:
 
 
 class Metrics:
-    """Measures pairs of pictures. Networks are loaded once.
+    """Measures pairs of pictures. Networks are loaded once. Without `pixels`, neither PSNR nor MS-SSIM is measured.
 
     Raises SettingsError when there is no such network or its weights cannot be had.
     """
 
-    def __init__(self, lpips_net: Network = "alex", device: str = "cpu", dists: bool = True) -> None:
+    def __init__(
+        self, lpips_net: Network = "alex", device: str = "cpu", dists: bool = True, pixels: bool = True
+    ) -> None:
         if lpips_net not in ("alex", "vgg"):
             raise SettingsError(f"there is no LPIPS network {lpips_net!r}; choose alex or vgg")
-        self.lpips_net, self.device = lpips_net, device
+        self.lpips_net, self.device, self._pixels = lpips_net, device, pixels
         self._lpips = lpips_network(lpips_net, device)
         self._dists = dists_network(device) if dists else None
 
@@ -85,7 +91,9 @@ class Metrics:
         if np.array_equal(original, decoded):
             reasons["psnr_db"] = "identical"
         if self._dists is None:
-            reasons["dists"] = "not measured"
+            reasons["dists"] = NOT_MEASURED
+        if not self._pixels:
+            reasons |= {"psnr_db": NOT_MEASURED, "ms_ssim": NOT_MEASURED}
         height, width, _ = original.shape
         for metric, name in {"ms_ssim": "ms_ssim", "lpips": self.lpips_net, "dists": "dists"}.items():
             if min(height, width) < SMALLEST_SIDE[name]:

@@ -1,8 +1,9 @@
 """What every codec in a comparison is: two calls, and the settings that make its files larger or smaller."""
 
 import importlib
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,27 +45,33 @@ def module(name: str, install: str) -> Any:
         raise UnavailableError(f"{error}; pip install {install}") from None
 
 
-def largest_within(settings: Sequence[float], size: float, length: Callable[[float], int]) -> float:
+def largest_within(
+    settings: Sequence[float], size: float, length: Callable[[float], int], known: Mapping[float, int] | None = None
+) -> float:
     """The setting with the largest file of at most `size` bytes, whose successor's is larger.
 
     The first setting where even that is larger. `length(setting)` makes a file and says how many bytes it has; as
-    sizes grow with the settings by nearly equal factors, the first few guesses follow their logarithms.
+    sizes grow with the settings by nearly equal factors, the first few guesses follow their logarithms. `known` has the
+    bytes of files made before, by setting: the search goes on between them.
     """
-    low, high = 0, len(settings)
-    logs: dict[int, float] = {}
+    sizes = {place: known[setting] for place, setting in enumerate(settings) if known and setting in known}
+    low = max((place for place, made in sizes.items() if made <= size), default=0)
+    high = min((place for place in sizes if place > low), default=len(settings))
 
     def fits(place: int) -> bool:
-        made = length(settings[place])
-        logs[place] = math.log(max(made, 1))
-        return made <= size
+        if place not in sizes:
+            sizes[place] = length(settings[place])
+        return sizes[place] <= size
 
     if not fits(low):
         return settings[low]
-    while high - low > 1:
+    for trial in itertools.count(1):
+        if high - low <= 1:
+            break
         place = (low + high) // 2
-        if high in logs and len(logs) <= GUESSES and logs[high] > logs[low]:
-            place = low + math.floor((high - low) * (math.log(size) - logs[low]) / (logs[high] - logs[low]))
-        place = min(max(place, low + 1), high - 1)
+        if high in sizes and trial <= GUESSES and sizes[high] > sizes[low] > 0:
+            place = low + math.floor((high - low) * math.log(size / sizes[low]) / math.log(sizes[high] / sizes[low]))
+            place = min(max(place, low + 1), high - 1)
         if fits(place):
             low = place
         else:

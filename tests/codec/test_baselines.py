@@ -128,6 +128,23 @@ def test_a_setting_for_a_rate_is_found_in_few_trials(growth: float) -> None:
     for setting in (1, 2, 3, 56, 99, 100):
         assert trials(10 * setting**growth, setting) <= 12
         assert trials(10 * setting**growth + 9, setting) <= 12
+
+
+def test_files_made_for_one_rate_shorten_the_search_for_the_next() -> None:
+    settings, made = tuple(range(1, 101)), dict[float, int]()
+    trials = []
+
+    def length(setting: float) -> int:
+        assert setting not in made, "no file is made twice"
+        made[setting] = 10 * round(setting)
+        return made[setting]
+
+    for setting in (30, 40, 50, 60):
+        before = len(made)
+        assert largest_within(settings, 10 * setting + 5, length, dict(made)) == setting
+        trials.append(len(made) - before)
+    assert all(later < trials[0] for later in trials[1:])
+    assert largest_within(settings, 1, length, {1: 10}) == 1, "where even the smallest file is too large"
     assert trials(3, 1) == 1
 
 

@@ -129,9 +129,11 @@ def test_tiny_pictures_have_what_is_defined_and_reasons_for_the_rest(shape: tupl
     assert "lpips" in quality.reasons and ("dists" in quality.reasons) == (min(shape) < 16)
 
 
-def test_dists_may_be_left_out() -> None:
-    clean = synthetic(64, 64)
-    quality = Metrics(dists=False).measure(clean, noisy(clean))
+def test_metrics_may_be_left_out() -> None:
+    clean = synthetic(170, 170)
+    quality = Metrics(dists=False, pixels=False).measure(clean, noisy(clean))
+    assert (quality.psnr_db, quality.ms_ssim) == (None, None) and quality.lpips is not None
+    assert quality.reasons["psnr_db"] == quality.reasons["ms_ssim"] == "not measured"
     assert quality.dists is None and quality.reasons["dists"] == "not measured"
 
 
