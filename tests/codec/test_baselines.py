@@ -128,6 +128,7 @@ def test_a_setting_for_a_rate_is_found_in_few_trials(growth: float) -> None:
     for setting in (1, 2, 3, 56, 99, 100):
         assert trials(10 * setting**growth, setting) <= 12
         assert trials(10 * setting**growth + 9, setting) <= 12
+    assert trials(3, 1) == 1
 
 
 def test_files_made_for_one_rate_shorten_the_search_for_the_next() -> None:
@@ -145,7 +146,6 @@ def test_files_made_for_one_rate_shorten_the_search_for_the_next() -> None:
         trials.append(len(made) - before)
     assert all(later < trials[0] for later in trials[1:])
     assert largest_within(settings, 1, length, {1: 10}) == 1, "where even the smallest file is too large"
-    assert trials(3, 1) == 1
 
 
 @pytest.fixture
