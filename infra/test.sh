@@ -7,9 +7,8 @@ if ! command -v chromedriver > /dev/null && [ "$(id -u)" = 0 ] && command -v apt
     apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium chromium-driver > /dev/null
 fi # without Chromium the tests of the pages say so and skip
 export PATH="$PWD/.venv/bin:$PATH" DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false HF_HUB_OFFLINE=1
-processes=$(($(nproc) * 3 / 2)) # more than processors, as many tests wait for a process of theirs
-export OMP_NUM_THREADS=1
+export OMP_NUM_THREADS=1 # a test process for each processor instead
 ruff check .
 ruff format --check .
 mypy
-pytest -n "$processes" --dist loadfile --cov --cov-report=term:skip-covered "$@"
+pytest -n auto --dist loadfile --cov --cov-report=term:skip-covered "$@"
