@@ -17,25 +17,22 @@ from typing import Any, cast
 import codec.compatibility  # noqa: F401
 
 import torch
-from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import (
-    convert_ldm_unet_checkpoint,
-    convert_ldm_vae_checkpoint,
-    convert_open_clip_checkpoint,
-)
+from diffusers import ModelMixin
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from codec.errors import BackboneError
 from codec.mini import MiniAutoencoder, MiniUNet
 from codec.stable_diffusion import MIRRORS, PUBLISHED_FILES, SD21_CONFIGURATION, SD21_EMPTY_PROMPT
 
-AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "MiniAutoencoder": MiniAutoencoder}
-UNETS = {"UNet2DConditionModel": UNet2DConditionModel, "MiniUNet": MiniUNet}
+Classes = Mapping[str, type[ModelMixin] | None]
+
+AUTOENCODERS: Classes = {"AutoencoderKL": None, "MiniAutoencoder": MiniAutoencoder}
+UNETS: Classes = {"UNet2DConditionModel": None, "MiniUNet": MiniUNet}
+"""The classes that are loaded, by name; those of diffusers, None here, are imported where one is named: that takes
+seconds, as transformers does, and the embedded backbone needs neither."""
 
 FILE_SUFFIXES = (".safetensors", ".ckpt")
 LICENCE_NAMES = r"(?i).*licen[cs]e.*|copying.*|notice.*|readme\.md"
@@ -117,7 +114,7 @@ def _read_folder(folder: Path, name: str, with_prompt: bool) -> Checkpoint:
     return Checkpoint(name, autoencoder, unet, scheduler, embed_prompt)
 
 
-def _read_network(folder: Path, classes: Mapping[str, type[ModelMixin]]) -> ModelMixin:
+def _read_network(folder: Path, classes: Classes) -> ModelMixin:
     kind = _network_class(_read_json(folder / "config.json"), classes, folder)
     stem = "diffusion_pytorch_model"
     half_only = any(folder.glob(f"{stem}.fp16.*")) and not any(folder.glob(f"{stem}.[sb]*"))
@@ -137,14 +134,16 @@ def _read_network(folder: Path, classes: Mapping[str, type[ModelMixin]]) -> Mode
 def _read_file(path: Path, configuration: Path | None, with_prompt: bool) -> Checkpoint:
     if path.suffix not in FILE_SUFFIXES:
         raise BackboneError(f"{path} is no backbone: a single file ends in {' or '.join(FILE_SUFFIXES)}")
+    from diffusers.loaders import single_file_utils as single_file
+
     configs = _read_configuration(configuration)
     tensors = read_tensors(path)
-    autoencoder = _build(configs["vae"], AUTOENCODERS, convert_ldm_vae_checkpoint, tensors, path)
-    unet = _build(configs["unet"], UNETS, convert_ldm_unet_checkpoint, tensors, path)
+    autoencoder = _build(configs["vae"], AUTOENCODERS, single_file.convert_ldm_vae_checkpoint, tensors, path)
+    unet = _build(configs["unet"], UNETS, single_file.convert_ldm_unet_checkpoint, tensors, path)
 
     def embed_prompt() -> Tensor:
         tokens = SD21_EMPTY_PROMPT if configuration is None else _empty_prompt(configuration)
-        return _embed(configs["text_encoder"], tokens, path, convert_open_clip_checkpoint)
+        return _embed(configs["text_encoder"], tokens, path, single_file.convert_open_clip_checkpoint)
 
     return Checkpoint(path.stem, autoencoder, unet, configs["scheduler"], embed_prompt if with_prompt else None)
 
@@ -159,11 +158,13 @@ def _read_configuration(folder: Path | None) -> Mapping[str, Mapping[str, Any]]:
 
 def _build(
     config: Mapping[str, Any],
-    classes: Mapping[str, type[ModelMixin]],
+    classes: Classes,
     convert: Callable[..., dict[str, Tensor]],
     tensors: dict[str, Tensor],
     path: Path,
 ) -> ModelMixin:
+    from accelerate import init_empty_weights
+
     kind = _network_class(config, classes, path)
     with _explained(path):
         with init_empty_weights():
@@ -180,6 +181,9 @@ def _embed(
     convert: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]],
 ) -> Tensor:
     """The last hidden state (1, L, D) of a CLIP text encoder for the tokens of a prompt."""
+    from accelerate import init_empty_weights
+    from transformers import CLIPTextConfig, CLIPTextModel
+
     with _explained(weights):
         with init_empty_weights():
             network = CLIPTextModel(CLIPTextConfig.from_dict(dict(config))).eval()
@@ -193,6 +197,8 @@ def _embed(
 
 
 def _empty_prompt(folder: Path) -> list[int]:
+    from transformers import CLIPTokenizer
+
     with _explained(folder / "tokenizer"):
         tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
         prompt = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, truncation=True)
@@ -263,11 +269,13 @@ def _check_published(path: Path) -> None:
         raise BackboneError(f"{path} has SHA-256 {found}, the published file has {digest}: {advice}")
 
 
-def _network_class(config: Mapping[str, Any], classes: Mapping[str, type[ModelMixin]], place: Path) -> type[ModelMixin]:
+def _network_class(config: Mapping[str, Any], classes: Classes, place: Path) -> type[ModelMixin]:
     name = str(config.get("_class_name"))
     if name not in classes:
         raise BackboneError(f"{place} names the class {name}: only {' and '.join(classes)} are loaded")
-    return classes[name]
+    import diffusers
+
+    return cast(type[ModelMixin], classes[name] or getattr(diffusers, name))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

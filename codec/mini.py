@@ -13,8 +13,6 @@ import codec.compatibility  # noqa: F401
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,10 +49,33 @@ class ResidualBlock(nn.Module):
 
 
 @dataclass
+class Posterior:
+    """A Gaussian of each latent, (B, 4, h, w) float32 each. Diffusers' own takes seconds to import."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    @property
+    def var(self) -> Tensor:
+        return self.logvar.exp()
+
+    @property
+    def std(self) -> Tensor:
+        return (0.5 * self.logvar).exp()
+
+
+@dataclass
 class Encoded:
     """What an autoencoder's encode returns, in diffusers' shape."""
 
-    latent_dist: DiagonalGaussianDistribution
+    latent_dist: Posterior
+
+
+@dataclass
+class Output:
+    """What a decoder and a U-Net return, in diffusers' shape."""
+
+    sample: Tensor
 
 
 class MiniAutoencoder(ModelMixin, ConfigMixin):
@@ -128,11 +149,10 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
 
     def encode(self, pixels: Tensor) -> Encoded:
         mean, log_variance = self.encoder(pixels).chunk(2, 1)
-        moments = torch.cat([mean + self.analysis(pixels), log_variance.clamp(-12, 2)], 1)
-        return Encoded(DiagonalGaussianDistribution(moments.float()))
+        return Encoded(Posterior((mean + self.analysis(pixels)).float(), log_variance.clamp(-12, 2).float()))
 
-    def decode(self, latent: Tensor) -> DecoderOutput:
-        return DecoderOutput(sample=self.decoder(latent) + self.synthesis(latent))
+    def decode(self, latent: Tensor) -> Output:
+        return Output(sample=self.decoder(latent) + self.synthesis(latent))
 
 
 def _level(channels: int, blocks: int, embedding: int) -> nn.ModuleList:
@@ -168,7 +188,7 @@ class MiniUNet(ModelMixin, ConfigMixin):
 
     def forward(
         self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
-    ) -> UNet2DConditionOutput:
+    ) -> Output:
         frequencies = torch.exp(-math.log(1000) * torch.arange(32, device=sample.device) / 32)
         angles = timestep.float()[:, None] * frequencies
         embedding = self.embed(torch.cat([angles.sin(), angles.cos()], 1))
@@ -183,4 +203,4 @@ class MiniUNet(ModelMixin, ConfigMixin):
             h = F.pixel_shuffle(self.grow[i](h), 2) + skips[i]
             for block in cast(nn.ModuleList, self.up[i]):
                 h = block(h, embedding)
-        return UNet2DConditionOutput(sample=self.leave(h))
+        return Output(sample=self.leave(h))
