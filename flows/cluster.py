@@ -22,7 +22,7 @@ CALM: dict[str, Any] = {
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.system-monitor.interval": "10s",
 }
-"""Dask looks at itself up to a hundred times a second, which costs each of its processes a twentieth of a core."""
+"""Dask looks at itself up to a hundred times a second, which takes from the codec (tests/benchmarks, dask_workers)."""
 
 
 @contextmanager
