@@ -5,13 +5,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, cast
-
-import codec.compatibility  # noqa: F401
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
-from diffusers import ModelMixin
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,6 +18,9 @@ from codec.errors import BackboneError
 from codec.images import to_tensor
 from codec.schedule import NoiseSchedule
 from codec.tiling import Tilings, bands, continued, whole
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 CHANNELS = 4
 REDUCTION = 8
@@ -32,16 +32,17 @@ UNSEEN_IN_SHAPES = ("act_fn", "attention_head_dim", "flip_sin_to_cos", "freq_shi
 class Backbone:
     """A frozen latent diffusion model, in float32: pictures to normalised latents and back, and the noise in a latent.
 
-    The networks given are taken over and frozen in place; gradients flow through them to their inputs. Latents are
-    (B, 4, ceil(H/8), ceil(W/8)), each channel normalised with latents_mean and latents_std (a scaling_factor s is a
-    standard deviation of 1/s). prompt_embedding is (1, L, D); without it, embed_prompt computes it when first needed.
+    The networks, of diffusers or of codec.mini, are taken over and frozen in place; gradients flow through them to
+    their inputs. Latents are (B, 4, ceil(H/8), ceil(W/8)), each channel normalised with latents_mean and latents_std (a
+    scaling_factor s is a standard deviation of 1/s). prompt_embedding is (1, L, D); without it, embed_prompt computes
+    it when first needed.
     Networks run whole on what fits a tile of `tilings`, and tile by tile on what is larger.
     """
 
     def __init__(
         self,
-        autoencoder: ModelMixin,
-        unet: ModelMixin,
+        autoencoder: "ModelMixin",
+        unet: "ModelMixin",
         schedule: NoiseSchedule,
         *,
         name: str,

@@ -6,33 +6,34 @@ source becomes a BackboneError of one line.
 
 import hashlib
 import json
+import logging
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-import codec.compatibility  # noqa: F401
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from diffusers import ModelMixin
-from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from codec.errors import BackboneError
-from codec.mini import MiniAutoencoder, MiniUNet
+from codec.mini import MiniAutoencoder, MiniNetwork, MiniUNet
 from codec.stable_diffusion import MIRRORS, PUBLISHED_FILES, SD21_CONFIGURATION, SD21_EMPTY_PROMPT
 
-Classes = Mapping[str, type[ModelMixin] | None]
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
+Classes = Mapping[str, type[MiniNetwork] | None]
 
 AUTOENCODERS: Classes = {"AutoencoderKL": None, "MiniAutoencoder": MiniAutoencoder}
 UNETS: Classes = {"UNet2DConditionModel": None, "MiniUNet": MiniUNet}
-"""The classes that are loaded, by name; those of diffusers, None here, are imported where one is named: that takes
-seconds, as transformers does, and the embedded backbone needs neither."""
+"""The classes that are loaded, by name; None for those of diffusers. That, transformers and the hub's client take
+seconds to import, so it is done where they are needed: the embedded backbone needs none of them."""
+WEIGHTS = "diffusion_pytorch_model"
+"""The stem of a network's files in a diffusers folder."""
 
 FILE_SUFFIXES = (".safetensors", ".ckpt")
 LICENCE_NAMES = r"(?i).*licen[cs]e.*|copying.*|notice.*|readme\.md"
@@ -44,8 +45,8 @@ class Checkpoint:
     """Networks in float32 on the CPU, the scheduler's configuration, and a way to embed the empty prompt (1, L, D)."""
 
     name: str
-    autoencoder: ModelMixin
-    unet: ModelMixin
+    autoencoder: "ModelMixin"
+    unet: "ModelMixin"
     scheduler: Mapping[str, Any]
     embed_prompt: Callable[[], Tensor] | None
 
@@ -92,7 +93,7 @@ def licences(source: str | Path) -> list[Path]:
     return []
 
 
-def prompt_width(unet: ModelMixin) -> int | None:
+def prompt_width(unet: "ModelMixin") -> int | None:
     """Channels of the prompt embedding that a U-Net attends to; None when it takes no prompt."""
     return cast(int | None, unet.config.get("cross_attention_dim"))
 
@@ -114,10 +115,21 @@ def _read_folder(folder: Path, name: str, with_prompt: bool) -> Checkpoint:
     return Checkpoint(name, autoencoder, unet, scheduler, embed_prompt)
 
 
-def _read_network(folder: Path, classes: Classes) -> ModelMixin:
-    kind = _network_class(_read_json(folder / "config.json"), classes, folder)
-    stem = "diffusion_pytorch_model"
-    half_only = any(folder.glob(f"{stem}.fp16.*")) and not any(folder.glob(f"{stem}.[sb]*"))
+def _read_network(folder: Path, classes: Classes) -> "ModelMixin":
+    config = _read_json(folder / "config.json")
+    name = _checked_class(config, classes, folder)
+    kind = classes[name]
+    if kind is None:
+        return _read_diffusers(folder, name)
+    with _explained(folder):
+        network = kind.from_config(config)
+    _fill(network, read_tensors(folder / f"{WEIGHTS}.safetensors"), folder)
+    return network
+
+
+def _read_diffusers(folder: Path, name: str) -> "ModelMixin":
+    half_only = any(folder.glob(f"{WEIGHTS}.fp16.*")) and not any(folder.glob(f"{WEIGHTS}.[sb]*"))
+    kind = _diffusers_class(name)
     with _explained(folder):
         network, report = kind.from_pretrained(
             str(folder),
@@ -128,7 +140,7 @@ def _read_network(folder: Path, classes: Classes) -> ModelMixin:
             output_loading_info=True,
         )
     _check_names(folder, report["missing_keys"], report["unexpected_keys"])
-    return cast(ModelMixin, network)
+    return network
 
 
 def _read_file(path: Path, configuration: Path | None, with_prompt: bool) -> Checkpoint:
@@ -162,16 +174,16 @@ def _build(
     convert: Callable[..., dict[str, Tensor]],
     tensors: dict[str, Tensor],
     path: Path,
-) -> ModelMixin:
+) -> "ModelMixin":
     from accelerate import init_empty_weights
 
-    kind = _network_class(config, classes, path)
+    kind = _diffusers_class(_checked_class(config, [name for name, ours in classes.items() if ours is None], path))
     with _explained(path):
         with init_empty_weights():
             network = kind.from_config(dict(config))
         converted = convert(tensors, config=network.config)
     _fill(network, converted, path)
-    return cast(ModelMixin, network)
+    return network
 
 
 def _embed(
@@ -237,6 +249,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _download(repository: str, with_prompt: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
     parts = ["vae/*", "unet/*", "scheduler/*"] + ["tokenizer/*", "text_encoder/*"] * with_prompt
     try:
         return Path(
@@ -269,13 +283,19 @@ def _check_published(path: Path) -> None:
         raise BackboneError(f"{path} has SHA-256 {found}, the published file has {digest}: {advice}")
 
 
-def _network_class(config: Mapping[str, Any], classes: Classes, place: Path) -> type[ModelMixin]:
+def _checked_class(config: Mapping[str, Any], names: Collection[str], place: Path) -> str:
     name = str(config.get("_class_name"))
-    if name not in classes:
-        raise BackboneError(f"{place} names the class {name}: only {' and '.join(classes)} are loaded")
+    if name not in names:
+        raise BackboneError(f"{place} names the class {name}: only {' and '.join(names)} are loaded")
+    return name
+
+
+def _diffusers_class(name: str) -> "type[ModelMixin]":
+    import codec.compatibility  # noqa: F401
+
     import diffusers
 
-    return cast(type[ModelMixin], classes[name] or getattr(diffusers, name))
+    return cast("type[ModelMixin]", getattr(diffusers, name))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -300,14 +320,15 @@ def _check_names(place: Path, missing: Iterable[str], unexpected: Iterable[str])
 @contextmanager
 def _explained(place: Path) -> Iterator[None]:
     """Turn whatever a loader raises into one line, and keep its own multi-line reports off the screen."""
-    verbosity = diffusers_logging.get_verbosity()
-    diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)
+    reports = logging.getLogger("diffusers")
+    level = reports.level
+    reports.setLevel(logging.CRITICAL)
     try:
         yield
     except Exception as error:
         raise BackboneError(f"{place} cannot be read: {_reason(error)}") from error
     finally:
-        diffusers_logging.set_verbosity(verbosity)
+        reports.setLevel(level)
 
 
 def _reason(error: Exception) -> str:

@@ -1,18 +1,16 @@
 """The networks of the embedded backbone: an 8x, 4-channel autoencoder and a denoiser, small enough for two CPU cores.
 
-They answer the same calls as diffusers' AutoencoderKL and UNet2DConditionModel, so Backbone treats all backbones alike.
-Normalisation is per pixel and there is no attention, so that a picture decoded in overlapping tiles equals the whole.
+They answer the same calls as diffusers' AutoencoderKL and UNet2DConditionModel, so Backbone treats all backbones alike;
+diffusers itself, which takes seconds to import, is not needed for them. Normalisation is per pixel and there is no
+attention, so that a picture decoded in overlapping tiles equals the whole.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
-
-import codec.compatibility  # noqa: F401
+from typing import Any, Self, cast
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,7 +48,7 @@ class ResidualBlock(nn.Module):
 
 @dataclass
 class Posterior:
-    """A Gaussian of each latent, (B, 4, h, w) float32 each. Diffusers' own takes seconds to import."""
+    """A Gaussian of each latent, (B, 4, h, w) float32 each."""
 
     mean: Tensor
     logvar: Tensor
@@ -78,13 +76,29 @@ class Output:
     sample: Tensor
 
 
-class MiniAutoencoder(ModelMixin, ConfigMixin):
+class MiniNetwork(nn.Module):
+    """A network that knows what it was made with: `config` holds the arguments of its class, by name."""
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Make an untrained network; names that begin with an underscore are notes. Raises TypeError for others."""
+        return cls(**{name: value for name, value in config.items() if not name.startswith("_")})
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+class MiniAutoencoder(MiniNetwork):
     """8x reduction to 4 channels: residual convolutions at 1/2, 1/4 and 1/8 scale around a linear 8x8x3 -> 4 transform.
 
     Pixels are (B, 3, H, W) in [-1, 1] with H and W multiples of 8; latents are (B, 4, H/8, W/8).
     """
 
-    @register_to_config
     def __init__(
         self,
         encoder_channels: tuple[int, int, int] = (32, 64, 128),
@@ -95,7 +109,15 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
         latents_mean: tuple[float, ...] | None = None,
         latents_std: tuple[float, ...] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            encoder_channels=encoder_channels,
+            decoder_channels=decoder_channels,
+            encoder_blocks=encoder_blocks,
+            decoder_blocks=decoder_blocks,
+            scaling_factor=scaling_factor,
+            latents_mean=latents_mean,
+            latents_std=latents_std,
+        )
         c = encoder_channels
         encoder: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, c[0], 3, padding=1)]
         for level, blocks in enumerate(encoder_blocks):
@@ -138,13 +160,13 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
     @property
     def encoder_reach(self) -> int:
         """How far away, in latents, a pixel can change a latent."""
-        half, quarter, eighth = cast(tuple[int, int, int], self.config.encoder_blocks)
+        half, quarter, eighth = cast(tuple[int, int, int], self.config["encoder_blocks"])
         return math.ceil((2 * (1 + 2 * half) + 4 * 2 * quarter + 8 * (2 * eighth + 1)) / 8)
 
     @property
     def decoder_reach(self) -> int:
         """How far away, in latents, a latent can change a pixel."""
-        half, quarter, eighth = cast(tuple[int, int, int], self.config.decoder_blocks)
+        half, quarter, eighth = cast(tuple[int, int, int], self.config["decoder_blocks"])
         return math.ceil((8 * (1 + 2 * eighth) + 4 * 2 * quarter + 2 * (2 * half + 1)) / 8)
 
     def encode(self, pixels: Tensor) -> Encoded:
@@ -159,15 +181,14 @@ def _level(channels: int, blocks: int, embedding: int) -> nn.ModuleList:
     return nn.ModuleList(ResidualBlock(channels, embedding) for _ in range(blocks))
 
 
-class MiniUNet(ModelMixin, ConfigMixin):
+class MiniUNet(MiniNetwork):
     """Noise predictor on 4-channel latents whose height and width are multiples of 4; no attention, no text.
 
     sample is (B, 4, h, w), timestep a float tensor (B,) in 0..999; the prompt embedding is accepted and ignored.
     """
 
-    @register_to_config
     def __init__(self, channels: tuple[int, int, int] = (80, 128, 144), blocks: int = 2, embedding: int = 128) -> None:
-        super().__init__()
+        super().__init__(channels=channels, blocks=blocks, embedding=embedding)
         c = channels
         self.embed = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.enter = nn.Conv2d(4, c[0], 3, padding=1)
@@ -181,7 +202,7 @@ class MiniUNet(ModelMixin, ConfigMixin):
     @property
     def reach(self) -> int:
         """How far away, in latents, a latent can change the prediction."""
-        convolutions = 2 * int(self.config.blocks)
+        convolutions = 2 * int(self.config["blocks"])
         fine, half, quarter = 2 * (1 + convolutions), 2 * convolutions, convolutions
         strides, alignment = 1 + 2, 3
         return fine + 2 * half + 4 * quarter + strides + alignment

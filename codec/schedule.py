@@ -4,10 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
-import codec.compatibility  # noqa: F401
-
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from codec.errors import BackboneError
@@ -24,6 +21,8 @@ SCHEDULE_DEFAULTS: dict[str, Any] = {
     "prediction_type": "epsilon",
 }
 """The settings of a diffusers scheduler that decide alpha_bar and the meaning of the prediction, with its defaults."""
+USUAL = {"linear": 1, "scaled_linear": 2}
+"""The schedules whose betas, to the power of 1 over this, are evenly spaced."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class NoiseSchedule:
         if settings["prediction_type"] not in ("epsilon", "v_prediction"):
             raise BackboneError(f"prediction type {settings['prediction_type']}: only epsilon and v_prediction work")
         try:
-            alpha_bar = DDIMScheduler(**settings).alphas_cumprod.double()
+            alpha_bar = _alpha_bar(settings).double()
         except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
             raise BackboneError(f"the scheduler's settings do not give a schedule: {error}") from error
         if len(alpha_bar) != TIMESTEPS:
@@ -71,3 +70,17 @@ class NoiseSchedule:
         above = int(torch.searchsorted(rising, -log_snr).clamp(1, TIMESTEPS - 1))
         low, high = self.log_snr[above - 1], self.log_snr[above]
         return float((above - 1 + (log_snr - low) / (high - low)).clamp(0, TIMESTEPS - 1))
+
+
+def _alpha_bar(settings: Mapping[str, Any]) -> Tensor:
+    """What diffusers computes, (T,) float32; it is imported, which takes seconds, for rare schedules only."""
+    power = USUAL.get(settings["beta_schedule"])
+    if power is None or settings["trained_betas"] is not None or settings["rescale_betas_zero_snr"]:
+        import codec.compatibility  # noqa: F401
+
+        from diffusers import DDIMScheduler
+
+        return cast(Tensor, DDIMScheduler(**settings).alphas_cumprod)
+    first, last = (settings[end] ** (1 / power) for end in ("beta_start", "beta_end"))
+    betas = torch.linspace(first, last, settings["num_train_timesteps"], dtype=torch.float32) ** power
+    return (1.0 - betas).cumprod(0)

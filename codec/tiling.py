@@ -3,16 +3,16 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
-
-import codec.compatibility  # noqa: F401
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import ModelMixin
 from torch import Tensor
 from torch.nn import functional as F
 
 from codec.mini import MiniAutoencoder, MiniUNet
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Tilings:
     unet: Tiling
 
     @classmethod
-    def of(cls, autoencoder: ModelMixin, unet: ModelMixin) -> "Tilings":
+    def of(cls, autoencoder: "ModelMixin", unet: "ModelMixin") -> "Tilings":
         """Exact for networks that know how far they reach; other tiles are of about the size of training pictures."""
         multiple = _multiple(unet.config)
         tilings = cls(Tiling(128, margin=4, feather=16), Tiling(96, 4, 16), Tiling(96, 4, 16, multiple))

@@ -52,13 +52,20 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
             result = flow(**parameters)
         except FdcError as error:
             typer.echo(f"error: {error}", err=True)
-            traceback.clear_frames(error.__traceback__)  # Prefect keeps it until exit, where DuckDB complains
+            _let_go(error)
             raise typer.Exit(FATAL) from None
         raise typer.Exit(show(result))
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(help=inspect.cleandoc(flow.fn.__doc__ or "").partition("\n\nArgs:")[0])(_with_options(command, flow.fn))
     app()
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what the frames of an error and of its causes hold: Prefect keeps it until exit, where DuckDB complains."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__, error = None, error.__context__
 
 
 def _interrupted(_signal: int, _frame: FrameType | None) -> None:

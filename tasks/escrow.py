@@ -45,6 +45,7 @@ def keep(archive: Store, models: Models) -> dict[str, Any]:
     Raises BundleError, BackboneError for models that do not load, SettingsError for a backbone without a licence text.
     """
     with worker(models) as child, tempfile.TemporaryDirectory() as scratch:
+        software = _software()  # while the models are loaded
         about = child.greeting()
         folder = names.escrow(about["bundle_id"])
         if not archive.exists(f"{folder}/{names.SUMS}"):
@@ -54,7 +55,6 @@ def keep(archive: Store, models: Models) -> dict[str, Any]:
                 place = posixpath.relpath(names.backbone(about["backbone"]), folder)
                 contents |= {f"{place}/{name}": path for name, path in _local(Path(scratch))}
             _publish(archive, folder, contents)
-    software = _software()
     _publish(archive, names.software(hashlib.sha256(software[names.SUMS]).hexdigest()), software)
     return about
 

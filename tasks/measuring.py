@@ -7,6 +7,7 @@ from typing import Any
 
 from codec.contest import Contest
 from codec.evaluation import Evaluation, Meters
+from codec.memory import keep_freed_memory
 from tasks.channel import Frame, Handler, serve
 
 
@@ -16,6 +17,7 @@ def _prepare() -> tuple[dict[str, Any], Handler]:
     contest = Contest(**told)
     codecs, _ = contest.open()
     jobs = {(job.image, job.baseline.name): job for job in contest.jobs(codecs)}
+    keep_freed_memory(large=True)
     kept, meters = Evaluation(Path(contest.output)), Meters(contest.device)
 
     def handle(header: dict[str, Any], _payload: bytes) -> Frame:

@@ -118,7 +118,7 @@ class _Worker:
 
     def backbone(self, header: dict[str, Any]) -> Frame:
         """Save the bundle's backbone to a folder, with the texts that state the licence of its weights."""
-        from codec import checkpoint  # with diffusers, which only a process that holds such a backbone has loaded
+        from codec import checkpoint  # loads torch, which is for the codec to do
 
         source, folder = header["source"] or self.codec.bundle.backbone_place(), Path(header["folder"])
         licences = checkpoint.licences(source)

@@ -29,10 +29,10 @@ from codec.entropy.grids import (
     Grid,
     exponential_table,
 )
-from codec.entropy.memory import keep_freed_memory
 from codec.entropy.rate import CODE_OF_ONE, crop_tokens
 from codec.entropy.windows import anchor_mask
 from codec.errors import BundleError
+from codec.memory import keep_freed_memory
 
 LARGEST_EXACT = 2**53
 WEIGHT = 15

@@ -15,10 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import codec.compatibility  # noqa: F401
-
 import torch
-from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -28,6 +25,7 @@ from codec.bundle import DEFAULT_BUNDLE, Bundle, BundleConfig
 from codec.entropy.entroformer import Entroformer
 from codec.mini import MiniAutoencoder, MiniUNet
 from codec.schedule import NoiseSchedule
+from codec.stable_diffusion import SD21_CONFIGURATION
 from codec.training.settings import TrainingSettings
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -123,8 +121,8 @@ def new_backbone(patches: Tensor, seed: int) -> Backbone:
     torch.manual_seed(seed)
     autoencoder, unet = MiniAutoencoder(), MiniUNet()
     autoencoder.start_from_patches(patches)
-    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
-    return Backbone(autoencoder, unet, NoiseSchedule.from_config(scheduler.config), name="mini")
+    schedule = NoiseSchedule.from_config(SD21_CONFIGURATION["scheduler"] | {"prediction_type": "epsilon"})
+    return Backbone(autoencoder, unet, schedule, name="mini")
 
 
 @torch.no_grad()
@@ -133,7 +131,7 @@ def measure_latents(backbone: Backbone, batches: list[Tensor]) -> Backbone:
     autoencoder = backbone.autoencoder
     means = [autoencoder.encode(pixels).latent_dist.mean.transpose(0, 1).flatten(1) for pixels in batches]
     values = torch.cat(means, 1)
-    autoencoder.register_to_config(
+    autoencoder.config.update(
         latents_mean=[round(value, 6) for value in values.mean(1).tolist()],
         latents_std=[round(value, 6) for value in values.std(1).tolist()],
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import codec.compatibility  # noqa: F401
 
+import huggingface_hub
 import huggingface_hub.constants
 import pytest
 import torch
@@ -18,7 +19,6 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from codec import checkpoint
 from codec.backbone import Backbone
 from codec.errors import BackboneError
 from codec.stable_diffusion import MIRRORS
@@ -78,16 +78,16 @@ def test_missing_weight_files_are_refused(folder: Path, part: str) -> None:
     assert str(folder / part) in refused(folder)
 
 
-def drop_a_weight(tensors: dict[str, Tensor]) -> None:
-    del tensors["conv_in.bias"]
+def drop_a_weight(tensors: dict[str, Tensor], name: str) -> None:
+    del tensors[name]
 
 
-def add_a_weight(tensors: dict[str, Tensor]) -> None:
-    tensors["extra.weight"] = torch.zeros(1)
+def add_a_weight(tensors: dict[str, Tensor], name: str) -> None:
+    tensors[f"{name}.more"] = torch.zeros(1)
 
 
-def reshape_a_weight(tensors: dict[str, Tensor]) -> None:
-    tensors["conv_in.bias"] = torch.zeros(5)
+def reshape_a_weight(tensors: dict[str, Tensor], name: str) -> None:
+    tensors[name] = torch.zeros(5)
 
 
 @pytest.mark.parametrize(
@@ -96,17 +96,37 @@ def reshape_a_weight(tensors: dict[str, Tensor]) -> None:
 )
 def test_weights_that_do_not_fit_the_configuration_are_refused(
     folder: Path,
-    damage: Callable[[dict[str, Tensor]], None],
+    damage: Callable[[dict[str, Tensor], str], None],
     reason: str,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
     tensors = load_file(folder / "unet" / WEIGHTS)
-    damage(tensors)
+    damage(tensors, "conv_in.bias")
     save_file(tensors, folder / "unet" / WEIGHTS, metadata={"format": "pt"})
     assert reason in refused(folder)
     assert not caplog.records  # one line is the error's; the libraries' own reports would be a screenful
+
+
+@pytest.mark.parametrize(
+    "damage, reason",
+    [(drop_a_weight, "lacks 1 weights"), (add_a_weight, "also holds 1 weights"), (reshape_a_weight, "enter.bias")],
+)
+def test_embedded_weights_that_do_not_fit_their_configuration_are_refused(
+    mini: Backbone, tmp_path: Path, damage: Callable[[dict[str, Tensor], str], None], reason: str
+) -> None:
+    mini.save(tmp_path)
+    tensors = load_file(tmp_path / "unet" / WEIGHTS)
+    damage(tensors, "enter.bias")
+    save_file(tensors, tmp_path / "unet" / WEIGHTS)
+    assert reason in refused(tmp_path)
+
+
+def test_an_embedded_network_with_an_unknown_setting_is_refused(mini: Backbone, tmp_path: Path) -> None:
+    mini.save(tmp_path)
+    edit(tmp_path / "unet" / "config.json", attention=True)
+    assert "attention" in refused(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +275,7 @@ def test_text_encoders_are_fetched_only_when_they_are_needed(
         asked.append(allow_patterns)
         return str(published / "folder")
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", fetch)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     Backbone.load("someone/tiny", prompt_embedding=backbone.prompt_embedding)
     Backbone.load("someone/tiny")
     assert "unet/*.safetensors" in asked[0]

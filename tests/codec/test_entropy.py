@@ -1,18 +1,15 @@
 """The entropy model: the same symbols from the same bytes, however they are computed."""
 
-import platform
-
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from codec.entropy import integer, memory, stream
+from codec.entropy import integer, stream
 from codec.entropy.coder import SYMBOL_LIMIT, SymbolDecoder, SymbolEncoder
 from codec.entropy.distribution import RateConstants, alpha_of_code, bits, code_of_alpha, sigma
 from codec.entropy.entroformer import MINI, Entroformer
 from codec.entropy.grids import ACTIVATION, Exact, Simulated, exponential_table
-from codec.entropy.memory import keep_freed_memory
 from codec.entropy.rate import coded_bits, hyper_latent
 from codec.entropy.tables import TOTAL, Tables, build_counts, layout
 from codec.entropy.windows import anchor_mask, cells_of, near_tokens, window_groups
@@ -296,11 +293,3 @@ def test_alpha_codes_are_a_32nd_of_an_octave() -> None:
     assert alpha_of_code(160) == 2
     assert [code_of_alpha(alpha_of_code(code)) for code in range(256)] == list(range(256))
     assert code_of_alpha(1e9) == 255
-
-
-def test_freed_memory_is_kept_where_the_c_library_is_glibc_and_left_alone_elsewhere(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert keep_freed_memory() is (platform.libc_ver()[0] == "glibc")
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
-    assert keep_freed_memory.__wrapped__() is False

@@ -15,3 +15,13 @@ def test_importing_codec_does_not_load_torch() -> None:
 
     program = "import sys, codec; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_the_embedded_codec_needs_no_library_that_takes_seconds_to_import() -> None:
+    import subprocess
+    import sys
+
+    slow = {"diffusers", "transformers", "accelerate", "huggingface_hub", "torchvision", "torch._dynamo"}
+    program = f"import sys, codec; codec.Codec.load(); sys.exit(', '.join({slow!r} & sys.modules.keys()) or 0)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")

@@ -22,6 +22,14 @@ def test_alpha_bar_is_the_schedule_at_integer_steps_and_linear_in_log_snr_betwee
     torch.testing.assert_close(middle, 0.75 * low + 0.25 * high)
 
 
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("betas", [(0.0001, 0.02), (0.00085, 0.012)])
+def test_the_table_is_that_of_diffusers_to_the_last_bit(schedule: str, betas: tuple[float, float]) -> None:
+    settings = {"beta_start": betas[0], "beta_end": betas[1], "beta_schedule": schedule}
+    expected = DDIMScheduler(**settings).alphas_cumprod.double().clamp(min=2.0**-24)
+    assert torch.equal(NoiseSchedule.from_config(settings).log_snr, torch.logit(expected))
+
+
 def test_alpha_bar_has_the_gradient_of_its_slope(mini: Backbone) -> None:
     t = torch.tensor([0.5, 20.3, 998.9], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(mini.alpha_bar, (t,))

@@ -59,10 +59,11 @@ def test_two_processes_give_the_rows_of_one_and_measure_nothing_twice(contest: C
     assert (progress.done, progress.total) == (6, 6)
     evaluate(contest.jobs(codecs), tmp_path / "alone")
     rows, alone = (without_seconds(Evaluation(tmp_path / place).rows()) for place in ("out", "alone"))
-    assert rows == alone and len(rows) == 9 and {row["status"] for row in rows} == {"measured"}
+    nearly = [pytest.approx(row, rel=1e-5) for row in alone]  # last bits depend on where tensors lie in memory
+    assert rows == nearly and len(rows) == 9 and {row["status"] for row in rows} == {"measured"}
     (tmp_path / "out" / "rows" / "jpeg" / "1.png.parquet").unlink()
     assert measure(contest, codecs, workers=2) == 1
-    assert without_seconds(Evaluation(tmp_path / "out").rows()) == rows
+    assert without_seconds(Evaluation(tmp_path / "out").rows()) == nearly
     assert measure(contest, codecs) == 0
 
 
