@@ -1,4 +1,7 @@
-"""What only S3 has: listings in pages, and uploads in parts that can be left behind. `fs` is an s3fs file system."""
+"""What only S3 has: listings in pages, and uploads in parts that can be left behind. `fs` is an s3fs file system.
+
+S3 has no folders. s3fs looks for one, by a second request, wherever it finds no object; archives ask for names alone.
+"""
 
 import time
 from collections.abc import Iterator
@@ -13,6 +16,23 @@ def objects(fs: Any, folder: str) -> Iterator[tuple[str, int, str]]:
         for found in page.get("Contents", ()):
             if not found["Key"].endswith("/"):
                 yield f"{bucket}/{found['Key']}", found["Size"], found["ETag"].strip('"')
+
+
+def head(fs: Any, path: str) -> tuple[int, str]:
+    """Size and ETag of one object, in one request; raises FileNotFoundError."""
+    bucket, key, _ = fs.split_path(path)
+    found = fs.call_s3("head_object", Bucket=bucket, Key=key)
+    return found["ContentLength"], found["ETag"].strip('"')
+
+
+def children(fs: Any, folder: str) -> list[str]:
+    """The names directly in bucket/folder, of objects and of what would be folders."""
+    bucket, prefix = _split(fs, folder)
+    found: list[str] = []
+    for page in _pages(fs, "list_objects_v2", Bucket=bucket, Prefix=prefix, Delimiter="/"):
+        found += [entry["Key"] for entry in page.get("Contents", ())]
+        found += [entry["Prefix"].rstrip("/") for entry in page.get("CommonPrefixes", ())]
+    return [name for name in (key.removeprefix(prefix) for key in found) if name]
 
 
 def abort_uploads(fs: Any, folder: str, older_than: float) -> list[str]:

@@ -211,6 +211,8 @@ class Store:
         with self._naming_errors("read", name):
             if self.folder is not None:
                 return _local_item(name, (self.folder / name).stat())
+            if self.has_etags:
+                return Item(name, *s3.head(self._fs, self._path(name)))
             return _item(name, self._fs.info(self._path(name)))
 
     def size(self, name: str) -> int:
@@ -237,10 +239,13 @@ class Store:
         """The names directly in a folder, without its path, sorted; none where there is no such folder."""
         with self._naming_errors("list", prefix):
             try:
-                paths = self._fs.ls(self._place(prefix), detail=False)
+                if self.has_etags:
+                    found = s3.children(self._fs, self._place(prefix))
+                else:
+                    paths = self._fs.ls(self._place(prefix), detail=False)
+                    found = [path.rstrip("/").rpartition("/")[2] for path in paths]
             except FileNotFoundError:
                 return []
-        found = (path.rstrip("/").rpartition("/")[2] for path in paths)
         return sorted(name for name in found if not name.endswith(names.UNFINISHED))
 
     def arrow(self) -> pyarrow.fs.FileSystem:

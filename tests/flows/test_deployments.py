@@ -210,7 +210,7 @@ def checkpoint_step(output: Path) -> int:
 def test_a_compression_is_cancelled_and_a_schedule_goes_on_with_it(
     server: Server, worker: Path, elsewhere: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
-    source = folder(tmp_path / "photos", {f"{seed:02}.png": png(seed, 32, 32) for seed in range(80)})
+    source = folder(tmp_path / "photos", {f"{seed:02}.png": png(seed, 32, 32) for seed in range(60)})
     archive = tmp_path / "archive"
     parameters = {
         "source": str(source),
@@ -241,7 +241,7 @@ def test_a_compression_is_cancelled_and_a_schedule_goes_on_with_it(
     assert ends(scheduled) == "Completed"
     assert (archive / names.seal(1)).exists()
     rows = report.query(Store(str(archive)), "SELECT key, status FROM rows ORDER BY key")
-    assert [row["key"] for row in rows] == [f"{seed:02}.png" for seed in range(80)]
+    assert [row["key"] for row in rows] == [f"{seed:02}.png" for seed in range(60)]
     assert not (archive / names.manifest(2)).exists()
     until(lambda: Artifact.get("compress-archive") is not None, "the table of the run")
 

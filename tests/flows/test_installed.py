@@ -18,6 +18,7 @@ from PIL import Image
 
 from tasks import wheel as escrowed
 from tests.conftest import synthetic
+from tests.flows.conftest import Server
 from tests.tasks.pictures import folder
 
 ROOT = Path(__file__).parents[2]
@@ -26,12 +27,11 @@ SHIPPED = ("codec", "flows", "tasks", "LICENSE", "README.md", "pyproject.toml")
 NO_NETWORK = ["unshare", "--map-root-user", "--net"]
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     """What a command prints; it finds nothing of the checkout, and its home and caches are in `cwd`."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "OMP_NUM_THREADS")}
     home = {"HOME": str(cwd), "PREFECT_HOME": str(cwd / "prefect"), "COLUMNS": "200", "NO_COLOR": "1"}
-    patience = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300"}
-    done = subprocess.run(command, cwd=cwd, env=kept | home | patience, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=cwd, env=kept | home | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -71,7 +71,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
+def archive(tmp_path_factory: pytest.TempPathFactory, wheel: Path, server: Server) -> Path:
     """An archive made outside the checkout by the installed flow."""
     home = tmp_path_factory.mktemp("installed")
     programs = environment(home / "venv", wheel)
@@ -80,7 +80,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     assert (home / "photo.fdc").read_bytes()[:3] == b"FDC"
     folder(home / "source", {"a/photo.png": (home / "photo.png").read_bytes(), "deep.tif": deep()})
     command = [programs / "python", "-m", "flows.compress_archive", "source", "archive"]
-    assert "compress-archive" in run(*command, "--no-metrics", "--threads", "1", "--workers", "1", cwd=home)
+    options = ("--no-metrics", "--threads", "1", "--workers", "1")
+    assert "compress-archive" in run(*command, *options, cwd=home, PREFECT_API_URL=server.url)
     assert run(programs / "python", "-c", "import tasks; print(tasks.__file__)", cwd=home).startswith(str(home))
     return home / "archive"
 
