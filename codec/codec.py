@@ -17,6 +17,7 @@ from codec.bitstream import DEFAULT_MAX_PIXELS, MAX_PIXELS, MAX_SIDE, File, pack
 from codec.bundle import DEFAULT_BUNDLE, Bundle
 from codec.chunks import Chunks
 from codec.denoiser import denoise
+from codec.dither import dither
 from codec.entropy.distribution import RateConstants, code_of_alpha
 from codec.entropy.entroformer import Entroformer
 from codec.entropy.integer import ExactEntropyModel
@@ -174,6 +175,10 @@ class Codec:
         """
         return self._symbols(data, max_pixels)[1]
 
+    def dither(self, latent: Tensor) -> Tensor:
+        """The offsets that latents (B, 4, h, w) are rounded with, in bins; zeros where the bundle has no dither."""
+        return dither(latent, self.entropy.settings.dither)
+
     @torch.no_grad()
     def _pixels(self, file: File, symbols: Symbols) -> NDArray[np.uint8]:
         k = torch.from_numpy(symbols)[None].to(self.backbone.device, torch.float32)
@@ -191,7 +196,8 @@ class Codec:
         self, k: Tensor, parameters: Sequence[Parameters], size: tuple[int, int], grey: bool
     ) -> NDArray[np.uint8]:
         """Symbols (B, 4, h, w) float32, all with a timestep or all without -> pixels (B, H, W, 3)."""
-        y_hat = quantizer.dequantize(k, torch.cat([own.alpha for own in parameters]).to(k.device))
+        alpha = torch.cat([own.alpha for own in parameters]).to(k.device)
+        y_hat = quantizer.dequantize(k, alpha, self.dither(k))
         if parameters[0].timestep_code:
             t = torch.tensor([own.timestep for own in parameters], dtype=torch.float32, device=k.device)
             y_hat = denoise(self.backbone, y_hat, t, self.bundle.config.steps)
@@ -226,7 +232,7 @@ class Codec:
         config = self.bundle.config
         codes = quantizer.channel_codes(alpha_code, config.alpha_offsets)
         mode = "measured" if config.parameters == "learned" else config.parameters
-        return quantizer.with_timestep(codes, y, self.backbone, mode)
+        return quantizer.with_timestep(codes, y, self.dither(y), self.backbone, mode)
 
     def _at_alpha(self, picture: Picture, chunks: Chunks, y: Tensor, alpha_code: int) -> Encoded:
         quality = quantizer.quality_of_alpha_code(alpha_code, self.bundle.config.alpha_at_one)
@@ -235,7 +241,7 @@ class Codec:
     def _preview(self, picture: Picture, y: Tensor, alpha_code: int) -> NDArray[np.uint8]:
         """What the file at this alpha code decodes to, without making it."""
         parameters = self._with_alpha(y, alpha_code)
-        k = quantizer.quantize(y, parameters.alpha.to(y.device))
+        k = quantizer.quantize(y, parameters.alpha.to(y.device), self.dither(y))
         pixels: NDArray[np.uint8] = self._restore(k, [parameters], (picture.height, picture.width), picture.grey)[0]
         return pixels
 
@@ -243,14 +249,15 @@ class Codec:
         self, picture: Picture, chunks: Chunks, y: Tensor, quality_code: int, parameters: Parameters
     ) -> Encoded:
         scaled = parameters.alpha.to(y.device) * y
-        symbols = quantizer.quantize(scaled, torch.ones(1, device=y.device))[0].cpu().numpy().astype(np.int32)
+        whole = quantizer.quantize(scaled, torch.ones(1, device=y.device), self.dither(y))
+        symbols = whole[0].cpu().numpy().astype(np.int32)
         codes = parameters.channel_codes
         hyper = [
             hyper_latent(self.encoder, scaled[..., rows, columns], codes.to(y.device), self.constants)[0]
             for rows, columns in tiles(*symbols.shape[1:])
         ]
-        whole = [z.round().cpu().numpy().astype(np.int32) for z in hyper]
-        coded = compress(self.entropy, self.tables, symbols, whole, codes)
+        side = [z.round().cpu().numpy().astype(np.int32) for z in hyper]
+        coded = compress(self.entropy, self.tables, symbols, side, codes)
         bundle_id = self.bundle.id[:16]
         file = File(
             picture.width, picture.height, picture.grey, bundle_id, quality_code, parameters, coded.data, chunks

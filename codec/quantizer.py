@@ -69,14 +69,14 @@ def quality_of_alpha_code(code: int, alpha_at_one: float) -> float:
     return (alpha_of_code(code) / alpha_at_one) ** 2
 
 
-def quantize(y: Tensor, alpha: Tensor) -> Tensor:
-    """k = round(alpha y), clamped to what a stream can hold; float tensor of whole numbers, shape of y."""
-    return torch.round(alpha * y).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+def quantize(y: Tensor, alpha: Tensor, u: Tensor) -> Tensor:
+    """k = round(alpha y + u), clamped to what a stream can hold: whole numbers in floats. u is the dither."""
+    return torch.round(alpha * y + u).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
 
 
-def dequantize(k: Tensor, alpha: Tensor) -> Tensor:
-    """y_hat = k / alpha."""
-    return k / alpha
+def dequantize(k: Tensor, alpha: Tensor, u: Tensor) -> Tensor:
+    """y_hat = (k - u) / alpha."""
+    return (k - u) / alpha
 
 
 def bin_width(alpha_bar: Tensor) -> Tensor:
@@ -99,11 +99,13 @@ def timestep_code(t: float) -> int:
     return min(LARGEST_TIMESTEP_CODE, max(0, round(t * TIMESTEP_UNITS)))
 
 
-def with_timestep(alpha_codes: tuple[int, ...], y: Tensor, backbone: Backbone, mode: ParameterMode) -> Parameters:
+def with_timestep(
+    alpha_codes: tuple[int, ...], y: Tensor, u: Tensor, backbone: Backbone, mode: ParameterMode
+) -> Parameters:
     """Set the timestep of given alpha codes: from the measured error of y (1, 4, h, w), or tied to the bin width."""
     alpha = Parameters(alpha_codes, 0).alpha.to(y.device)
     if mode == "tied":
         alpha_bar = tied_alpha_bar(alpha).mean()
     else:
-        alpha_bar = measured_alpha_bar(y, dequantize(quantize(y, alpha), alpha)).mean()
+        alpha_bar = measured_alpha_bar(y, dequantize(quantize(y, alpha, u), alpha, u)).mean()
     return Parameters(alpha_codes, timestep_code(backbone.timestep_of(float(alpha_bar))))

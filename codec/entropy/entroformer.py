@@ -47,6 +47,8 @@ class EntroformerSettings:
     """'parallel' codes a tile in two passes, 'serial' position by position: fewer bits, far slower decoding."""
     channel_conditioning: bool = False
     """Whether a symbol's distribution depends on the position's channels before it. Slower, and hardly fewer bits."""
+    dither: bool = False
+    """Whether symbols are rounded with the offsets of `codec.dither`, which the network then sees taken off again."""
 
     def block(self, window: int, *, shifted: bool) -> Block:
         """A transformer block of these sizes."""

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from codec.dither import dither
 from codec.entropy.distribution import LEVEL_UNITS, RateConstants, bits, distributions, prior_distributions
 from codec.entropy.entroformer import Entroformer
 from codec.entropy.grids import Arithmetic, Simulated
@@ -17,6 +18,12 @@ CODE_OF_ONE = 128
 def straight_through_round(x: Tensor) -> Tensor:
     """round(x) whose gradient is that of x."""
     return x + (torch.round(x) - x).detach()
+
+
+def rounded(model: Entroformer, scaled: Tensor) -> Tensor:
+    """What a decoder sees of alpha y (B, 4, h, w): rounded, with the model's dither; gradient straight through."""
+    u = dither(scaled, model.settings.dither)
+    return straight_through_round(scaled + u) - u
 
 
 def hyper_latent(model: Entroformer, scaled: Tensor, codes: Tensor, constants: RateConstants) -> Tensor:
@@ -41,7 +48,7 @@ def coded_bits(
     seen: Tensor | None = None,
     math: Arithmetic | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Bits of (latent, hyper-latent), (B,) each, of symbols round(alpha y) under the simulated integer model.
+    """Bits of (latent, hyper-latent), (B,) each, of the rounded alpha y under the simulated integer model.
 
     scaled is alpha y, (B, 4, h, w); codes the alpha codes, (B, 4) long. For pretraining, `seen` (h w,) bool takes the
     place of the checkerboard's anchors. Another arithmetic than Simulated() may be given.
@@ -56,7 +63,7 @@ def coded_bits(
 
     shape, steps = (scaled.shape[-2], scaled.shape[-1]), 2**model.settings.halvings
     hyper = crop_tokens(model.hyper_decoder(z, codes, math), (steps * z.shape[-2], steps * z.shape[-1]), shape)
-    tokens = straight_through_round(scaled).flatten(2).transpose(1, 2)
+    tokens = rounded(model, scaled).flatten(2).transpose(1, 2)
     if model.settings.order == "serial":
         context = model.context(tokens, inverse, codes, shape, math)
     else:

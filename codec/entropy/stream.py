@@ -2,16 +2,21 @@
 
 Tiles come in raster order, and hyper-latents by channel, row, column. In parallel order a tile's latents are its
 anchors, then the others, either by channel and then position; in serial order they go by position, then channel.
+
+With dither the network speaks of *seen* values, symbols less their offsets; a symbol's mean is that of its seen value
+plus its offset, which is exact since both are whole 32nds.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codec.dither import UNITS, offsets
 from codec.entropy.coder import SymbolDecoder, SymbolEncoder
 from codec.entropy.entroformer import CHANNELS
 from codec.entropy.integer import ExactEntropyModel, Parameters
@@ -58,8 +63,10 @@ def compress(
         encoder.write(z.ravel(), *_prior(model, codes, z.shape))
     hyper_bits = encoder.bits
     write = _write_raster if model.settings.order == "serial" else _write_passes
+    shift = _offsets(model, symbols.shape)
     for (rows, columns), z in zip(tiles(*symbols.shape[1:]), hyper, strict=True):
-        size, tokens = _size(rows, columns), _tokens(symbols[:, rows, columns])
+        size = _size(rows, columns)
+        tokens = _Tokens(_raster(symbols[:, rows, columns]), _raster(shift[:, rows, columns]))
         write(encoder, model, tokens, model.hyper(torch.from_numpy(z)[None], codes, size), codes, size)
     data = encoder.finish()
     return CodedStream(data, hyper_bits, 8 * len(data) - hyper_bits)
@@ -70,6 +77,7 @@ def decompress(model: ExactEntropyModel, tables: Tables, data: bytes, shape: tup
     """Stream -> symbols (4, h, w) int32. Raises BitstreamError for a stream that no encoder wrote."""
     decoder = SymbolDecoder(tables, data)
     symbols = np.zeros((CHANNELS, *shape), np.int32)
+    shift = _offsets(model, symbols.shape)
     places = [(rows, columns, _size(rows, columns)) for rows, columns in tiles(*shape)]
     hyper = []
     for _, _, size in places:
@@ -77,68 +85,92 @@ def decompress(model: ExactEntropyModel, tables: Tables, data: bytes, shape: tup
         hyper.append(decoder.read(*_prior(model, codes, z_shape), HYPER_LIMIT).reshape(z_shape))
     read = _read_raster if model.settings.order == "serial" else _read_passes
     for (rows, columns, size), z in zip(places, hyper, strict=True):
-        tokens = read(decoder, model, model.hyper(torch.from_numpy(z)[None], codes, size), codes, size)
-        symbols[:, rows, columns] = tokens[0].T.reshape(CHANNELS, *size).numpy()
+        unread = torch.zeros(1, size[0] * size[1], CHANNELS, dtype=torch.long)
+        tokens = _Tokens(unread, _raster(shift[:, rows, columns]))
+        read(decoder, model, tokens, model.hyper(torch.from_numpy(z)[None], codes, size), codes, size)
+        symbols[:, rows, columns] = tokens.symbols[0].T.reshape(CHANNELS, *size).numpy()
     decoder.close()
     return symbols
 
 
+class _Tokens:
+    """The symbols of a tile and their offsets in 1/32, (1, h w, 4) int64 each."""
+
+    def __init__(self, symbols: Tensor, offsets: Tensor) -> None:
+        self.symbols, self.offsets = symbols, offsets
+
+    def seen(self, places: Tensor | slice = slice(None)) -> Tensor:
+        """What the network sees of the symbols at some places, (1, n, 4) float64."""
+        return self.symbols[:, places] - self.offsets[:, places].double() * (1 / UNITS)
+
+
 def _write_passes(
-    encoder: SymbolEncoder, model: ExactEntropyModel, tokens: Tensor, hyper: Tensor, codes: Tensor, shape: Size
+    encoder: SymbolEncoder, model: ExactEntropyModel, tokens: _Tokens, hyper: Tensor, codes: Tensor, shape: Size
 ) -> None:
-    """Tokens (1, h w, 4) of a tile: the anchors, then the others; each channel by channel."""
+    """A tile: the anchors, then the others; each channel by channel."""
     for places, parameters in _passes(model, tokens, hyper, codes, shape):
-        chosen = tokens[:, places]
-        means, levels = parameters.of_all(chosen)
-        encoder.write(_flat(chosen.transpose(1, 2)).astype(np.int32), _flat(means), _flat(levels))
+        means, levels = parameters.of_all(tokens.seen(places))
+        symbols, shift = (_flat(part[:, places].transpose(1, 2)) for part in (tokens.symbols, tokens.offsets))
+        encoder.write(symbols.astype(np.int32), _flat(means) + shift, _flat(levels))
 
 
-def _read_passes(decoder: SymbolDecoder, model: ExactEntropyModel, hyper: Tensor, codes: Tensor, shape: Size) -> Tensor:
-    tokens = torch.zeros(1, shape[0] * shape[1], CHANNELS, dtype=torch.long)
+def _read_passes(
+    decoder: SymbolDecoder, model: ExactEntropyModel, tokens: _Tokens, hyper: Tensor, codes: Tensor, shape: Size
+) -> None:
     for places, parameters in _passes(model, tokens, hyper, codes, shape):
-        chosen = tokens[:, places]
         for channel in range(CHANNELS):
-            means, levels = parameters.of_channel(chosen, channel)
-            chosen[0, :, channel] = torch.from_numpy(decoder.read(_flat(means), _flat(levels))).long()
-        tokens[:, places] = chosen
-    return tokens
+            means, levels = parameters.of_channel(tokens.seen(places), channel)
+            shift = _flat(tokens.offsets[:, places, channel])
+            symbols = decoder.read(_flat(means) + shift, _flat(levels))
+            tokens.symbols[0, places, channel] = torch.from_numpy(symbols).long()
 
 
 def _passes(
-    model: ExactEntropyModel, tokens: Tensor, hyper: Tensor, codes: Tensor, shape: Size
+    model: ExactEntropyModel, tokens: _Tokens, hyper: Tensor, codes: Tensor, shape: Size
 ) -> Iterator[tuple[Tensor, Parameters]]:
     """Raster indices and distributions of both passes; the second looks at the anchors in tokens when asked for."""
     first = anchor_mask(*shape)
     places = first.nonzero()[:, 0]
     yield places, model.parameters(hyper[:, places], None, codes)
     places = (~first).nonzero()[:, 0]
-    yield places, model.parameters(hyper[:, places], model.context(tokens, codes, shape, first, ~first), codes)
+    yield places, model.parameters(hyper[:, places], model.context(tokens.seen(), codes, shape, first, ~first), codes)
 
 
 def _write_raster(
-    encoder: SymbolEncoder, model: ExactEntropyModel, tokens: Tensor, hyper: Tensor, codes: Tensor, shape: Size
+    encoder: SymbolEncoder, model: ExactEntropyModel, tokens: _Tokens, hyper: Tensor, codes: Tensor, shape: Size
 ) -> None:
-    """Tokens (1, h w, 4) of a tile in raster order, the channels of a position one after the other."""
-    means, levels = model.parameters(hyper, model.context(tokens, codes, shape), codes).of_all(tokens)
-    encoder.write(_flat(tokens).astype(np.int32), *(_flat(values.transpose(1, 2)) for values in (means, levels)))
+    """A tile in raster order, the channels of a position one after the other."""
+    seen = tokens.seen()
+    means, levels = model.parameters(hyper, model.context(seen, codes, shape), codes).of_all(seen)
+    coded = _flat(means.transpose(1, 2)) + _flat(tokens.offsets)
+    encoder.write(_flat(tokens.symbols).astype(np.int32), coded, _flat(levels.transpose(1, 2)))
 
 
-def _read_raster(decoder: SymbolDecoder, model: ExactEntropyModel, hyper: Tensor, codes: Tensor, shape: Size) -> Tensor:
-    tokens = torch.zeros(1, shape[0] * shape[1], CHANNELS, dtype=torch.long)
-    context = model.raster(codes, shape)
-    for place in range(tokens.shape[1]):
-        parameters = model.parameters(hyper[:, place : place + 1], context(tokens), codes)
+def _read_raster(
+    decoder: SymbolDecoder, model: ExactEntropyModel, tokens: _Tokens, hyper: Tensor, codes: Tensor, shape: Size
+) -> None:
+    context, seen = model.raster(codes, shape), torch.zeros(tokens.symbols.shape, dtype=torch.float64)
+    for place in range(tokens.symbols.shape[1]):
+        parameters = model.parameters(hyper[:, place : place + 1], context(seen), codes)
         for channel in range(CHANNELS):
-            means, levels = parameters.of_channel(tokens[:, place : place + 1], channel)
-            tokens[0, place, channel] = int(decoder.read(_flat(means), _flat(levels))[0])
-    return tokens
+            means, levels = parameters.of_channel(seen[:, place : place + 1], channel)
+            shift = int(tokens.offsets[0, place, channel])
+            symbol = int(decoder.read(_flat(means) + shift, _flat(levels))[0])
+            tokens.symbols[0, place, channel] = symbol
+            seen[0, place, channel] = symbol - shift / UNITS
+
+
+def _offsets(model: ExactEntropyModel, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """The offsets of all symbols, (4, h, w); zeros without dither."""
+    channels, height, width = shape
+    return offsets(channels, height, width) if model.settings.dither else np.zeros(shape, np.int64)
 
 
 def _size(rows: slice, columns: slice) -> Size:
     return rows.stop - rows.start, columns.stop - columns.start
 
 
-def _tokens(tile: Symbols) -> Tensor:
+def _raster(tile: NDArray[Any]) -> Tensor:
     """(4, rows, columns) -> (1, rows columns, 4) int64."""
     return torch.from_numpy(np.ascontiguousarray(tile.reshape(CHANNELS, -1).T)).long()[None]
 

@@ -36,7 +36,7 @@ def coded(codec: Codec, source: Path, quality: float) -> Coded:
     encoded = codec.encode(picture, quality=quality)
     alpha = parse(encoded.data).parameters.alpha.to(codec.backbone.device)
     symbols = torch.from_numpy(encoded.symbols)[None].to(codec.backbone.device, torch.float32)
-    return Coded(picture, encoded, alpha, dequantize(symbols, alpha))
+    return Coded(picture, encoded, alpha, dequantize(symbols, alpha, codec.dither(symbols)))
 
 
 @torch.no_grad()

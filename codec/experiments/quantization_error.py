@@ -36,7 +36,7 @@ def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
         "distribution and the uniform one; variance is in units of the uniform one's, 1/12. Dither is subtractive; this"
     ]
     lines += [
-        "codec's files use none.",
+        f"codec's files use {'it' if codec.entropy.settings.dither else 'none'}.",
         "",
         "| lambda | dither | values | KS statistic | variance x 12 |",
         "|---" * 5 + "|",

@@ -86,7 +86,7 @@ class Run:
             case "unet":
                 stage = UNetStage(settings, backbone)
             case "decoder":
-                stage = DecoderStage(settings, backbone)
+                stage = DecoderStage(settings, backbone, dithered=workspace.config.entropy.dither)
             case "entropy":
                 stage = EntropyStage(settings, backbone, entropy)
             case "adapter" | "joint":

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from codec.backbone import Backbone
 from codec.denoiser import clean_latent
+from codec.dither import dither
 from codec.entropy.rate import straight_through_round
 from codec.mini import MiniAutoencoder
 from codec.training.draws import Draws
@@ -73,9 +74,9 @@ class UNetStage(nn.Module):
 class DecoderStage(nn.Module):
     """Trains the decoder alone, on latents as decoding sees them: quantised, then denoised in one step."""
 
-    def __init__(self, settings: StageSettings, backbone: Backbone) -> None:
+    def __init__(self, settings: StageSettings, backbone: Backbone, *, dithered: bool) -> None:
         super().__init__()
-        self.settings, self.backbone = settings, backbone
+        self.settings, self.backbone, self.dithered = settings, backbone, dithered
         autoencoder = cast(MiniAutoencoder, backbone.autoencoder)
         self.parts = nn.ModuleDict({"decoder": autoencoder.decoder, "synthesis": autoencoder.synthesis})
         self.parts.requires_grad_(True)
@@ -87,7 +88,8 @@ class DecoderStage(nn.Module):
     def forward(self, pixels: Tensor, draws: Draws) -> Terms:
         with torch.no_grad():
             y = self.backbone.encode(pixels)
-            y_hat = denoised(self.backbone, y, draws.log_uniform(len(y), *self.settings.alpha))
+            alpha = draws.log_uniform(len(y), *self.settings.alpha)
+            y_hat = denoised(self.backbone, y, alpha, dithered=self.dithered)
         decoded = self.backbone.decode(y_hat, (pixels.shape[-2], pixels.shape[-1]))
         loss, terms = distortion(pixels, decoded, self.settings, draws.step)
         return loss.mean(), terms
@@ -101,10 +103,10 @@ def latents(backbone: Backbone, batch: Tensor) -> Tensor:
         return backbone.encode(batch)
 
 
-def denoised(backbone: Backbone, y: Tensor, alpha: Tensor) -> Tensor:
+def denoised(backbone: Backbone, y: Tensor, alpha: Tensor, *, dithered: bool) -> Tensor:
     """y quantised with alpha (B,) and denoised in one step at the timestep of the measured error; differentiable."""
-    alpha = alpha.view(-1, 1, 1, 1)
-    y_hat = straight_through_round(alpha * y) / alpha
+    alpha, u = alpha.view(-1, 1, 1, 1), dither(y, dithered)
+    y_hat = (straight_through_round(alpha * y + u) - u) / alpha
     error = (y_hat - y).detach().square().flatten(1).mean(1)
     t = torch.tensor([backbone.timestep_of(float(1 / (1 + value))) for value in error], device=y.device)
     return clean_latent(backbone, y_hat, t)

@@ -11,7 +11,7 @@ from codec.denoiser import clean_latent
 from codec.entropy.distribution import RateConstants
 from codec.entropy.entroformer import Entroformer
 from codec.entropy.grids import Simulated
-from codec.entropy.rate import coded_bits, straight_through_round
+from codec.entropy.rate import coded_bits, rounded
 from codec.training.draws import Draws
 from codec.training.loss import distortion
 from codec.training.pretraining import Terms, latents
@@ -96,7 +96,7 @@ class AdapterStage(nn.Module):
         with _full_precision(y):
             latent_bits, hyper_bits = coded_bits(self.entropy, (alpha * y).float(), codes, self.constants)
         bpp = (latent_bits + hyper_bits) / (pixels.shape[-2] * pixels.shape[-1])
-        y_hat = straight_through_round(alpha * y) / alpha
+        y_hat = rounded(self.entropy, alpha * y) / alpha
         decoded = self.backbone.decode(clean_latent(self.backbone, y_hat, t), (pixels.shape[-2], pixels.shape[-1]))
         lossy, terms = distortion(pixels, decoded, self.settings, draws.step)
         loss = bpp + quality * lossy

@@ -71,14 +71,15 @@ def arms(codec: Codec, decoders: dict[str, Backbone], photo: Path, quality: floa
     if max(y.shape[-2:]) > TILE:
         raise SystemExit(f"{photo} is larger than a tile: give photos of at most {8 * TILE} pixels a side")
     code = alpha_code_of_quality(quality, codec.bundle.config.alpha_at_one)
-    parameters = with_timestep((code,), y, codec.backbone, "measured")
-    k, codes, recording = quantize(y, parameters.alpha), parameters.channel_codes, Recording(codec.tables)
+    u = codec.dither(y)
+    parameters = with_timestep((code,), y, u, codec.backbone, "measured")
+    k, codes, recording = quantize(y, parameters.alpha, u), parameters.channel_codes, Recording(codec.tables)
     z = hyper_latent(codec.encoder, parameters.alpha * y, codes, codec.constants)[0].round().int().numpy()
     symbols = k[0].int().numpy()
     data = compress(codec.entropy, codec.tables, symbols, [z], codes, encoder=recording).data
-    y_hat, t = dequantize(k, parameters.alpha), torch.tensor([parameters.timestep])
+    y_hat, t = dequantize(k, parameters.alpha, u), torch.tensor([parameters.timestep])
     latents = {"direct": y_hat}
-    latents["centroid"] = centroids(symbols, recording.calls[1:])[None] / parameters.alpha
+    latents["centroid"] = (centroids(symbols, recording.calls[1:])[None] - u) / parameters.alpha
     latents |= {f"U-Net, {steps} step(s)": denoise(codec.backbone, y_hat, t, steps) for steps in STEPS}
     left = codec.backbone.timestep_of(float(measured_alpha_bar(y, latents["centroid"]).mean()))
     latents["centroid, then U-Net"] = denoise(

@@ -130,7 +130,7 @@ def make_cases(bundle: Path, folder: Path, count: int, crop: int | None, target:
         code = quantizer.alpha_code_of_quality(QUALITIES[i % len(QUALITIES)], codec.bundle.config.alpha_at_one)
         parameters = quantizer.Parameters((code,), 0)
         scaled, codes = parameters.alpha * y, parameters.channel_codes
-        tensors |= {f"symbols{i}": torch.round(scaled)[0].int(), f"codes{i}": codes}
+        tensors |= {f"symbols{i}": torch.round(scaled + codec.dither(y))[0].int(), f"codes{i}": codes}
         for k, (rows, columns) in enumerate(tiles(*y.shape[-2:])):
             z = hyper_latent(codec.encoder, scaled[..., rows, columns], codes, codec.constants)
             tensors[f"z{i}.{k}"] = z[0].round().int()

@@ -3,8 +3,9 @@
 Arms, against the default (timestep from the measured error, one alpha, no dither):
 tied: timestep from the bin width. learned: bins and timestep by the estimator of --learned BUNDLE.
 timestep x 0.5, x 2: off the measured one. unscaled: the U-Net sees y_hat instead of sqrt(alpha_bar) y_hat.
-dither: an offset in [-1/2, 1/2), known to both sides, in the rounding of each symbol; of wide ones: only where the
-model's deviation, seen without dither, is above one bin. channel N finer: its bins a quarter of an octave narrower.
+dither: an offset in [-1/2, 1/2), known to both sides, in the rounding of each symbol, by codec.dither. white dither: by
+chance. dither of wide ones: only where the model's deviation, seen without dither, is above one bin. channel N finer:
+its bins a quarter of an octave narrower.
 v, exact: the U-Net made to give v, converted to epsilon as Backbone does it; v as epsilon: the same, not converted.
 
 Prints the bits that each arm needs at equal quality, more (+) or fewer (-) than the default: geometric means over
@@ -27,6 +28,7 @@ from codec.backbone import Backbone
 from codec.bundle import Bundle
 from codec.curves import bootstrap_interval, log_rate_difference
 from codec.denoiser import denoise
+from codec.dither import dither
 from codec.entropy.distribution import (
     LEVEL_UNITS,
     alpha_of_code,
@@ -85,7 +87,8 @@ class Arms:
             arms["learned"] = Coded(rounded.y_hat, float(learned_t), rounded.bits)
             arms["learned bins, measured timestep"] = rounded
         offset = torch.rand(y.shape, generator=torch.Generator().manual_seed(0)) - 0.5
-        arms["dither"] = self._rounded(y, flat, offset)
+        arms["white dither"] = self._rounded(y, flat, offset)
+        arms["dither"] = self._rounded(y, flat, dither(y, wanted=True))
         wide = sigma(self._distributions(alpha * y, torch.round(alpha * y), flat)[1]) > 1
         arms["dither of wide ones"] = self._rounded(y, flat, offset * wide)
         for channel in range(4):

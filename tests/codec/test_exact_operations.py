@@ -60,9 +60,10 @@ class Watch(TorchDispatchMode):
         return result
 
 
-def forbidden(order: str) -> set[str]:
+def forbidden(order: str, dither: bool = False) -> set[str]:
     """What the exact path of a whole encoding and decoding calls that it must not."""
-    model = tiny_entropy(dataclasses.replace(TINY, order=order, channel_conditioning=True)).requires_grad_(False)  # type: ignore[arg-type]
+    settings = dataclasses.replace(TINY, order=order, channel_conditioning=True, dither=dither)  # type: ignore[arg-type]
+    model = tiny_entropy(settings).requires_grad_(False)
     integers, tables = export(model), Tables(build_counts())
     symbols = (np.arange(4 * 9 * 35).reshape(4, 9, 35) * 7919 % 13 - 6).astype(np.int32)
     exact = ExactEntropyModel(integers, model.settings)
@@ -76,8 +77,9 @@ def forbidden(order: str) -> set[str]:
 
 
 @pytest.mark.parametrize("order", ["parallel", "serial"])
-def test_the_exact_path_calls_only_exact_operations(order: str) -> None:
-    assert not forbidden(order)
+@pytest.mark.parametrize("dither", [False, True])
+def test_the_exact_path_calls_only_exact_operations(order: str, dither: bool) -> None:
+    assert not forbidden(order, dither)
 
 
 def gelu(self: Exact, x: Tensor) -> Tensor:

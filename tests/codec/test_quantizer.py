@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from codec import quantizer
+from codec.dither import dither
 from codec.quantizer import Parameters
 from tests.codec.tiny_bundles import tiny_backbone
 
@@ -18,11 +19,11 @@ def test_measured_timestep_is_that_of_the_error_the_encoder_sees() -> None:
     backbone = tiny_backbone()
     torch.manual_seed(0)
     y = torch.randn(1, 4, 64, 64)
-    parameters = quantizer.with_timestep((128,), y, backbone, "measured")
+    parameters = quantizer.with_timestep((128,), y, torch.zeros(1), backbone, "measured")
     error = float((torch.round(y) - y).square().mean())
     alpha_bar = float(backbone.alpha_bar(torch.tensor(parameters.timestep)))
     assert alpha_bar == pytest.approx(1 / (1 + error), abs=1e-3)
-    fine = quantizer.with_timestep((192,), y, backbone, "measured")
+    fine = quantizer.with_timestep((192,), y, torch.zeros(1), backbone, "measured")
     assert 0 < fine.timestep < parameters.timestep
 
 
@@ -31,9 +32,9 @@ def test_tied_and_measured_agree_for_fine_bins_and_part_for_wide_ones() -> None:
     torch.manual_seed(0)
     y = torch.randn(1, 4, 64, 64)
     fine, wide = (160,), (64,)
-    tied, measured = (quantizer.with_timestep(fine, y, backbone, mode) for mode in ("tied", "measured"))
+    tied, measured = (quantizer.with_timestep(fine, y, torch.zeros(1), backbone, mode) for mode in ("tied", "measured"))
     assert tied.timestep == pytest.approx(measured.timestep, rel=0.05)
-    tied, measured = (quantizer.with_timestep(wide, y, backbone, mode) for mode in ("tied", "measured"))
+    tied, measured = (quantizer.with_timestep(wide, y, torch.zeros(1), backbone, mode) for mode in ("tied", "measured"))
     assert tied.timestep > 1.1 * measured.timestep
 
 
@@ -54,9 +55,10 @@ def test_four_alphas_reach_their_channels() -> None:
 def test_quantising_errs_by_at_most_half_a_bin_and_clamps() -> None:
     torch.manual_seed(0)
     y, alpha = 3 * torch.randn(1, 4, 8, 8), torch.full((1, 4, 1, 1), 2.0)
-    error = quantizer.dequantize(quantizer.quantize(y, alpha), alpha) - y
-    assert float(error.abs().max()) <= 0.25 + 1e-6
-    assert float(quantizer.quantize(torch.full((1, 4, 1, 1), 1e9), alpha).max()) == 2**15 - 1
+    for u in (torch.zeros(1), dither(y, wanted=True)):
+        error = quantizer.dequantize(quantizer.quantize(y, alpha, u), alpha, u) - y
+        assert float(error.abs().max()) <= 0.25 + 1e-6
+    assert float(quantizer.quantize(torch.full((1, 4, 1, 1), 1e9), alpha, torch.zeros(1)).max()) == 2**15 - 1
 
 
 def test_timestep_codes_are_eighths_in_range() -> None:

@@ -1,7 +1,7 @@
-"""python -m tests.golden.make: writes the golden files of format version 1, once.
+"""python -m tests.golden.make: writes the golden files of format version 1, each once.
 
 bundles.tar.xz   small frozen bundles of random weights, one for each kind of entropy model
-NAME.fdc         files that have every feature of the format
+KIND-NAME.fdc    files that have every feature of the format
 symbols.json     what each of them must decode to, for ever
 
 Files that exist are never written again: a decoder that reads them otherwise is wrong, not they.
@@ -10,6 +10,7 @@ Files that exist are never written again: a decoder that reads them otherwise is
 import dataclasses
 import hashlib
 import json
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -43,6 +44,8 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "serial": {"entropy": dataclasses.replace(SIZES, order="serial")},
 }
 """Settings of the bundles by name; the second also has an alpha for each channel."""
+DITHERED: Mapping[str, str] = {"dithered": "parallel", "dithered-serial": "serial"}
+"""Bundles that are others but for their dither."""
 
 
 def pictures() -> dict[str, tuple[Picture, float]]:
@@ -81,28 +84,38 @@ def described(codec: Codec, kind: str, data: bytes) -> dict[str, Any]:
     }
 
 
-def bundles(folder: Path) -> dict[str, Bundle]:
+def bundles(folder: Path, golden: Path = GOLDEN) -> dict[str, Bundle]:
     """The frozen bundles, unpacked into an empty folder."""
-    with tarfile.open(GOLDEN / BUNDLES) as archive:
+    with tarfile.open(golden / BUNDLES) as archive:
         archive.extractall(folder, filter="data")
+    for kind, other in DITHERED.items():
+        config = Path(shutil.copytree(folder / other, folder / kind)) / "bundle.json"
+        content = json.loads(config.read_text())
+        config.write_text(json.dumps(content | {"entropy": content["entropy"] | {"dither": True}}))
     return {path.name: Bundle.open(path) for path in sorted(folder.iterdir())}
 
 
 def make(folder: Path) -> None:
-    """Write everything into a folder that has none of it. Raises SettingsError where it has."""
-    if (folder / BUNDLES).exists() or (folder / SYMBOLS).exists():
-        raise SettingsError(f"{folder} has golden files; they are never changed, only added to by a new version")
-    expected: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for kind, changes in KINDS.items():
-            codec = Codec.load(tiny_bundle(Path(scratch) / kind, **changes))
+    """Write the kinds that a folder lacks. Raises SettingsError where it has them all."""
+    listed = folder / SYMBOLS
+    expected: dict[str, dict[str, Any]] = json.loads(listed.read_text()) if listed.exists() else {}
+    missing = {*KINDS, *DITHERED} - {each["bundle"] for each in expected.values()}
+    if not missing:
+        raise SettingsError(f"{folder} has golden files; they are never changed, only added to by a new kind")
+    with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory() as unpacked:
+        if not (folder / BUNDLES).exists():
+            for kind, changes in KINDS.items():
+                tiny_bundle(Path(scratch) / kind, **changes)
+            with tarfile.open(folder / BUNDLES, "w:xz", preset=9) as archive:
+                archive.add(scratch, arcname=".")
+        frozen = bundles(Path(unpacked), folder)
+        for kind in sorted(missing):
+            codec = Codec.load(frozen[kind])
             for name, (picture, quality) in pictures().items():
                 encoded = codec.encode(picture, quality=quality)
                 (folder / f"{kind}-{name}.fdc").write_bytes(encoded.data)
                 expected[f"{kind}-{name}.fdc"] = described(codec, kind, encoded.data)
-        with tarfile.open(folder / BUNDLES, "w:xz", preset=9) as archive:
-            archive.add(scratch, arcname=".")
-    (folder / SYMBOLS).write_text(json.dumps(expected, indent=1) + "\n")
+    listed.write_text(json.dumps(expected, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -288,19 +288,19 @@ class EntropyModel:
             x = self.block("hyper_decoder", index + 1, x, 16)
         return norm(x[:rows, :columns])
 
-    def embed(self, symbols: Integers) -> Floats:
+    def embed(self, symbols: Floats) -> Floats:
         """Begin the context transformer with a position's four symbols or those of its four neighbours."""
         inputs = np.concatenate([symbols, symbols * np.tile(self.inverse, symbols.shape[-1] // 4)], -1)
         return snap(self.linear("context.embed", snap(inputs, A)) + self.rate("context.rate.table"), S)
 
-    def context(self, symbols: Integers) -> Floats:
+    def context(self, symbols: Floats) -> Floats:
         """Return the context of a tile in parallel order from its symbols, rows x columns x 4."""
         x = self.embed(symbols * anchors(*symbols.shape[:2])[:, :, None])
         for index in range(self.settings["depth"]):
             x = self.block("context", index, x, 32)
         return snap(x, A)
 
-    def serial_context(self, cache: Floats, symbols: Integers, v: int, h: int) -> Floats:
+    def serial_context(self, cache: Floats, symbols: Floats, v: int, h: int) -> Floats:
         """Return a position's serial context; `cache` has keys and values, depth x 2 x rows x columns x d."""
         left, right = max(0, h - REACH), min(symbols.shape[1] - 2, h + REACH + 1)
         keys = np.mgrid[max(0, v - REACH) : v + 1, left:right].reshape(2, -1)
@@ -313,7 +313,7 @@ class EntropyModel:
             x = self.merge(name, x, self.attend("context", parts, key_v[None] - v, key_h[None] - h))
         return snap(x[0], A)
 
-    def parameters(self, c: int, hyper: Floats, context: Floats, symbols: Integers) -> tuple[Integers, Integers]:
+    def parameters(self, c: int, hyper: Floats, context: Floats, symbols: Floats) -> tuple[Integers, Integers]:
         """Return m and s of channel c of positions, given norm(hyper), the context and the symbols, ... x 4."""
         inputs = [hyper, context]
         if self.settings["channel_conditioning"]:
@@ -345,10 +345,16 @@ def known_answer(model: EntropyModel) -> str:
     return hashlib.sha256(b"".join(part.astype("<i4").tobytes() for part in hashed)).hexdigest()
 
 
-def decode_tile(decoder: RangeDecoder, model: EntropyModel, hyper: Floats) -> Integers:
-    """Decode the symbols of a tile, rows x columns x 4."""
+def offsets(height: int, width: int) -> Integers:
+    """Return the offsets j of a picture's symbols, by channel, row, column."""
+    c, v, h = np.mgrid[:4, :height, :width]
+    return (3242174889 * v + 2447445414 * h + 2**30 * c) % 2**32 // 2**27 - 16
+
+
+def decode_tile(decoder: RangeDecoder, model: EntropyModel, hyper: Floats, j: Integers) -> Floats:
+    """Decode a tile, rows x columns x 4, given its offsets; return the symbols less j / 32."""
     rows, columns, _ = hyper.shape
-    padded = np.zeros((rows + 1, columns + 2, 4), np.int64)
+    padded = np.zeros((rows + 1, columns + 2, 4))
     symbols = padded[1:, 1:-1]
     if model.settings["order"] == "serial":
         cache = np.zeros((model.settings["depth"], 2, *hyper.shape))
@@ -356,13 +362,14 @@ def decode_tile(decoder: RangeDecoder, model: EntropyModel, hyper: Floats) -> In
             context = model.serial_context(cache, padded, v, h)
             for c in range(4):
                 m, s = model.parameters(c, hyper[v, h], context, symbols[v, h])
-                symbols[v, h, c] = decoder.symbol(int(m), int(s))
+                symbols[v, h, c] = decoder.symbol(int(m + j[v, h, c]), int(s)) - j[v, h, c] / 32
         return symbols
     context = np.zeros_like(hyper)
     for where in (anchors(rows, columns), ~anchors(rows, columns)):
         for c in range(4):
             ms, ss = model.parameters(c, hyper[where], context[where], symbols[where])
-            symbols[where, c] = [decoder.symbol(m, s) for m, s in zip(ms.tolist(), ss.tolist(), strict=True)]
+            coded = zip((ms + j[where, c]).tolist(), ss.tolist(), strict=True)
+            symbols[where, c] = [decoder.symbol(m, s) for m, s in coded] - j[where, c] / 32
         context = model.context(symbols)  # (of use after the anchors only)
     return symbols
 
@@ -373,6 +380,7 @@ def decode(file: File, model: EntropyModel) -> npt.NDArray[np.int32]:
     model.choose(file.alpha_codes)
     decoder, hyper_latents = RangeDecoder(file.stream, model.tables), []
     symbols = np.zeros((4, -(-file.height // 8), -(-file.width // 8)), np.int32)
+    j = offsets(*symbols.shape[1:]) if model.settings.get("dither", False) else np.zeros(symbols.shape, np.int64)
     tiles = list(windows(*symbols.shape[1:], TILE, shifted=False))
     for tile in tiles:
         high, wide = (-(-(span.stop - span.start) // 2 ** model.settings["halvings"]) for span in tile)
@@ -383,7 +391,9 @@ def decode(file: File, model: EntropyModel) -> npt.NDArray[np.int32]:
         hyper_latents.append(np.array(values).reshape(-1, high, wide))
     for (rows, columns), z in zip(tiles, hyper_latents, strict=True):
         hyper = model.hyper_decoder(z, rows.stop - rows.start, columns.stop - columns.start)
-        symbols[:, rows, columns] = np.moveaxis(decode_tile(decoder, model, hyper), -1, 0)
+        here = j[:, rows, columns]
+        less = decode_tile(decoder, model, hyper, np.moveaxis(here, 0, -1))
+        symbols[:, rows, columns] = np.moveaxis(less, -1, 0) + here / 32
     require(decoder.next >= len(decoder.words), "the stream has words that nothing needs")
     require(decoder.offset < 2**33 - 1, "the stream's end is damaged")
     return symbols

@@ -1,6 +1,7 @@
 """Files written with version 1 decode to the same symbols and chunks for ever."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from codec import Codec
 from codec.bitstream import pack, parse
 from codec.errors import SettingsError
-from tests.golden.make import BUNDLES, GOLDEN, KINDS, SYMBOLS, bundles, described, make, pictures
+from tests.golden.make import DITHERED, GOLDEN, KINDS, SYMBOLS, bundles, described, make, pictures
 
 EXPECTED = json.loads((GOLDEN / SYMBOLS).read_text())
 
@@ -33,11 +34,12 @@ def test_a_golden_file_decodes_as_it_always_did(name: str, codecs: dict[str, Cod
 
 def test_every_golden_file_is_listed_and_every_kind_has_all_pictures() -> None:
     assert {path.name for path in GOLDEN.glob("*.fdc")} == set(EXPECTED)
-    assert set(EXPECTED) == {f"{kind}-{name}.fdc" for kind in KINDS for name in pictures()}
+    assert set(EXPECTED) == {f"{kind}-{name}.fdc" for kind in (*KINDS, *DITHERED) for name in pictures()}
     assert sum(path.stat().st_size for path in GOLDEN.iterdir() if path.is_file()) <= 1_000_000
 
 
 def test_golden_files_are_never_written_again(tmp_path: Path) -> None:
-    (tmp_path / BUNDLES).touch()
+    shutil.copy(GOLDEN / SYMBOLS, tmp_path)
     with pytest.raises(SettingsError, match="never changed"):
         make(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [SYMBOLS]
