@@ -16,8 +16,8 @@ def keep_freed_memory(*, large: bool = False) -> bool:
     The exact networks make and drop tensors of a few megabytes for each attention window: a quarter of their time went
     into page faults (tests/benchmarks/results/entropy_speed.md). With `large`, tensors of any size are kept, up to
     MOST_KEPT_BYTES, for a process that does nothing but measure: a VGG16 makes and drops a hundred megabytes a layer,
-    and spent a third of its time so (tests/benchmarks/results/metrics_speed.md). The heap's gaps then cost up to half
-    as much memory again. Anything but glibc is left as it is.
+    and spent a quarter of its time so (tests/benchmarks/results/metrics_speed.md). The gaps in the heap cost memory.
+    Anything but glibc is left as it is.
     """
     if large:
         return _tell(M_MMAP_MAX, 0) and _tell(M_TRIM_THRESHOLD, MOST_KEPT_BYTES)
