@@ -286,7 +286,7 @@ def _check_published(path: Path) -> None:
 def _checked_class(config: Mapping[str, Any], names: Collection[str], place: Path) -> str:
     name = str(config.get("_class_name"))
     if name not in names:
-        raise BackboneError(f"{place} names the class {name}: only {' and '.join(names)} are loaded")
+        raise BackboneError(f"{place} names the class {name}: only {' and '.join(names)} can be loaded")
     return name
 
 

@@ -5,6 +5,6 @@ import os
 # Before Prefect is imported: it would report its use, and keep the errors of failed flows as pickles.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-# A temporary server that makes its database on a busy machine needs more than the usual 20.
+# A temporary server that makes its database on a busy machine needs more than the usual 20 seconds.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
 os.environ["PREFECT_RESULTS_DEFAULT_SERIALIZER"] = "json"

@@ -31,8 +31,8 @@ def children(fs: Any, folder: str) -> list[str]:
     found: list[str] = []
     for page in _pages(fs, "list_objects_v2", Bucket=bucket, Prefix=prefix, Delimiter="/"):
         found += [entry["Key"] for entry in page.get("Contents", ())]
-        found += [entry["Prefix"].rstrip("/") for entry in page.get("CommonPrefixes", ())]
-    return [name for name in (key.removeprefix(prefix) for key in found) if name]
+        found += [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
+    return [name for name in (key.removeprefix(prefix).rstrip("/") for key in found) if name]
 
 
 def abort_uploads(fs: Any, folder: str, older_than: float) -> list[str]:

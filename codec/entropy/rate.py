@@ -20,9 +20,9 @@ def straight_through_round(x: Tensor) -> Tensor:
     return x + (torch.round(x) - x).detach()
 
 
-def rounded(model: Entroformer, scaled: Tensor) -> Tensor:
-    """What a decoder sees of alpha y (B, 4, h, w): rounded, with the model's dither; gradient straight through."""
-    u = dither(scaled, model.settings.dither)
+def rounded(scaled: Tensor, dithered: bool) -> Tensor:
+    """What a decoder sees of alpha y (B, 4, h, w): rounded, with dither or without; gradient straight through."""
+    u = dither(scaled, dithered)
     return straight_through_round(scaled + u) - u
 
 
@@ -63,7 +63,7 @@ def coded_bits(
 
     shape, steps = (scaled.shape[-2], scaled.shape[-1]), 2**model.settings.halvings
     hyper = crop_tokens(model.hyper_decoder(z, codes, math), (steps * z.shape[-2], steps * z.shape[-1]), shape)
-    tokens = rounded(model, scaled).flatten(2).transpose(1, 2)
+    tokens = rounded(scaled, model.settings.dither).flatten(2).transpose(1, 2)
     if model.settings.order == "serial":
         context = model.context(tokens, inverse, codes, shape, math)
     else:

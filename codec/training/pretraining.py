@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from codec.backbone import Backbone
 from codec.denoiser import clean_latent
-from codec.dither import dither
-from codec.entropy.rate import straight_through_round
+from codec.entropy.rate import rounded
 from codec.mini import MiniAutoencoder
 from codec.training.draws import Draws
 from codec.training.loss import distortion
@@ -105,8 +104,8 @@ def latents(backbone: Backbone, batch: Tensor) -> Tensor:
 
 def denoised(backbone: Backbone, y: Tensor, alpha: Tensor, *, dithered: bool) -> Tensor:
     """y quantised with alpha (B,) and denoised in one step at the timestep of the measured error; differentiable."""
-    alpha, u = alpha.view(-1, 1, 1, 1), dither(y, dithered)
-    y_hat = (straight_through_round(alpha * y + u) - u) / alpha
+    alpha = alpha.view(-1, 1, 1, 1)
+    y_hat = rounded(alpha * y, dithered) / alpha
     error = (y_hat - y).detach().square().flatten(1).mean(1)
     t = torch.tensor([backbone.timestep_of(float(1 / (1 + value))) for value in error], device=y.device)
     return clean_latent(backbone, y_hat, t)

@@ -96,7 +96,7 @@ class AdapterStage(nn.Module):
         with _full_precision(y):
             latent_bits, hyper_bits = coded_bits(self.entropy, (alpha * y).float(), codes, self.constants)
         bpp = (latent_bits + hyper_bits) / (pixels.shape[-2] * pixels.shape[-1])
-        y_hat = rounded(self.entropy, alpha * y) / alpha
+        y_hat = rounded(alpha * y, self.entropy.settings.dither) / alpha
         decoded = self.backbone.decode(clean_latent(self.backbone, y_hat, t), (pixels.shape[-2], pixels.shape[-1]))
         lossy, terms = distortion(pixels, decoded, self.settings, draws.step)
         loss = bpp + quality * lossy

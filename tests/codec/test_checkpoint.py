@@ -132,7 +132,7 @@ def test_an_embedded_network_with_an_unknown_setting_is_refused(mini: Backbone, 
 @pytest.mark.parametrize(
     "file, change, reason",
     [
-        ("vae/config.json", {"_class_name": "AutoencoderTiny"}, "only AutoencoderKL and MiniAutoencoder are loaded"),
+        ("vae/config.json", {"_class_name": "AutoencoderTiny"}, "only AutoencoderKL and MiniAutoencoder can be loaded"),
         ("unet/config.json", {"_class_name": "FluxTransformer2DModel"}, "only UNet2DConditionModel and MiniUNet"),
         ("unet/config.json", {"_class_name": None}, "the class None"),
         ("vae/config.json", {"latents_mean": [0.0] * 16}, "four means"),
@@ -195,6 +195,13 @@ def test_a_pickle_that_runs_code_is_refused_before_it_runs(published: Path, fold
 def test_a_single_file_of_another_model_is_refused(published: Path, tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     assert "lacks" in refused(tmp_path / "other.safetensors", config=published / "configuration")
+
+
+def test_a_single_file_is_never_taken_for_an_embedded_network(published: Path, tmp_path: Path) -> None:
+    shutil.copytree(published / "configuration", tmp_path / "configuration")
+    edit(tmp_path / "configuration" / "unet" / "config.json", _class_name="MiniUNet")
+    message = refused(published / "model.safetensors", config=tmp_path / "configuration")
+    assert "names the class MiniUNet: only UNet2DConditionModel can be loaded" in message
 
 
 def test_a_configuration_that_is_no_folder_is_refused(published: Path, tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """Flows as commands: their own parameter names, one-line errors, honest exit codes, no telemetry."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+import traceback
+import weakref
 from pathlib import Path
 
 import pytest
 from prefect.runtime import deployment
+from prefect.settings import get_current_settings
 
 from codec.errors import SettingsError
 from flows import command
@@ -49,6 +53,43 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     assert run.returncode == command.FATAL
     assert run.stderr.strip().splitlines() == [f"error: {tmp_path}/nowhere: no such folder to read pictures from"]
     assert run.stdout == ""
+
+
+class Held:
+    """Something that a frame of an error holds."""
+
+
+def failing(seen: list[weakref.ref[Held]]) -> SettingsError:
+    """An error that was raised while another was handled."""
+
+    def inner() -> None:
+        held = Held()
+        seen.append(weakref.ref(held))
+        raise OSError("inner")
+
+    try:
+        try:
+            inner()
+        except OSError:
+            raise SettingsError("outer") from None
+    except SettingsError as error:
+        return error
+
+
+def test_an_error_that_prefect_keeps_holds_nothing_of_its_causes_either() -> None:
+    seen: list[weakref.ref[Held]] = []
+    error = failing(seen)
+    traceback.clear_frames(error.__traceback__)
+    gc.collect()
+    assert seen[0]() is not None, "its own frames are not all"
+    command._let_go(error)
+    gc.collect()
+    assert seen[0]() is None
+    assert str(error) == "outer"
+
+
+def test_a_temporary_server_may_take_its_time_to_start() -> None:
+    assert get_current_settings().server.ephemeral.startup_timeout_seconds >= 300
 
 
 def test_an_interrupt_stops_soon_and_commits_nothing(tmp_path: Path, prefect_server: str) -> None:

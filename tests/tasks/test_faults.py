@@ -181,3 +181,5 @@ def test_a_name_and_a_folder_take_one_request_each(proxy: Proxy) -> None:
     assert (photos.children("none"), Store("s3://wire").children("photos/a.png")) == ([], [])
     assert "photos" in Store("s3://wire").children("")
     assert len(proxy.log()) == 7
+    fsspec.filesystem("s3").call_s3("put_object", Bucket="wire", Key="odd//x", Body=b"")
+    assert Store("s3://wire/odd").children("") == [], "no name of its own between two slashes"
