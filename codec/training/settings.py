@@ -70,6 +70,7 @@ class TrainingSettings:
     backbone_hash: str | None = None
     """Content hash that the backbone must have."""
     entropy: EntroformerSettings = MINI
+    """The entropy model; with a start, only its `dither` counts: true turns it on for what goes on from there."""
     parameters: Literal["measured", "tied", "learned"] = "measured"
     """How the exported bundle sets bin width and timestep."""
     steps: int = 1

@@ -62,8 +62,10 @@ class Workspace:
     def entropy(self) -> Entroformer:
         """The entropy model so far."""
         torch.manual_seed(self.settings.seed)
-        fresh = self._start().trainable_entropy() if self.settings.start else Entroformer(self.config.entropy)
-        return self._load("entropy", fresh)
+        if not self.settings.start:
+            return self._load("entropy", Entroformer(self.config.entropy))
+        start = self._start()
+        return self._load("entropy", dataclasses.replace(start, config=self.config).trainable_entropy())
 
     def entropy_to_export(self) -> Entroformer | Bundle:
         """The entropy model that a stage here left, or the bundle that the run goes on from."""
@@ -78,12 +80,14 @@ class Workspace:
 
     @property
     def config(self) -> BundleConfig:
-        """What the exported bundle says of itself, up to its hashes; a start keeps its sizes."""
+        """What the exported bundle says of itself, up to its hashes; a start keeps its sizes and its dither."""
         settings = self.settings
         names = ("name", "steps", "parameters", "alpha_offsets")
         chosen: dict[str, Any] = {name: getattr(settings, name) for name in names}
         if settings.start:
-            return dataclasses.replace(self._start().config, **chosen)
+            start = self._start().config
+            dither = start.entropy.dither or settings.entropy.dither
+            return dataclasses.replace(start, entropy=dataclasses.replace(start.entropy, dither=dither), **chosen)
         return BundleConfig(
             backbone_hash="",
             backbone_source="embedded" if settings.backbone == "new" else settings.backbone,

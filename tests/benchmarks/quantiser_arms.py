@@ -1,11 +1,11 @@
 """python -m tests.benchmarks.quantiser_arms FOLDER: which way to set bins, timestep and dither costs the fewest bits?
 
-Arms, against the default (timestep from the measured error, one alpha, no dither):
+Arms, against the default (timestep from the measured error, one alpha, the bundle's own dither or none):
 tied: timestep from the bin width. learned: bins and timestep by the estimator of --learned BUNDLE.
 timestep x 0.5, x 2: off the measured one. unscaled: the U-Net sees y_hat instead of sqrt(alpha_bar) y_hat.
 dither: an offset in [-1/2, 1/2), known to both sides, in the rounding of each symbol, by codec.dither. white dither: by
 chance. dither of wide ones: only where the model's deviation, seen without dither, is above one bin. channel N finer:
-its bins a quarter of an octave narrower.
+its bins a quarter of an octave narrower. --arms keeps those named.
 v, exact: the U-Net made to give v, converted to epsilon as Backbone does it; v as epsilon: the same, not converted.
 
 Prints the bits that each arm needs at equal quality, more (+) or fewer (-) than the default: geometric means over
@@ -16,7 +16,9 @@ import argparse
 import math
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,36 +70,45 @@ class Arms:
         self.codec, self.backbone, self.model = codec, codec.backbone, codec.bundle.trainable_entropy()
         self.estimator = learned.load_encoder()[1] if learned else None
 
-    def coded(self, y: Tensor, quality: float) -> dict[str, Coded]:
-        """The arms that differ in symbols or timestep."""
+    def coded(self, y: Tensor, quality: float, wanted: set[str]) -> dict[str, Coded]:
+        """The arms that differ in symbols or timestep: of `wanted`, if any, and the default."""
         code = alpha_code_of_quality(quality, self.codec.bundle.config.alpha_at_one)
         alpha, flat = alpha_of_code(code), torch.full((1, 4), code)
-        base = self._rounded(y, flat)
-        t = base.timestep
-        arms = {
-            "default": base,
-            "tied": Coded(base.y_hat, self.backbone.timestep_of(float(tied_alpha_bar(torch.tensor(alpha)))), base.bits),
-            "timestep x 0.5": Coded(base.y_hat, t / 2, base.bits),
-            "timestep x 2": Coded(base.y_hat, 2 * t, base.bits),
-        }
-        if self.estimator is not None:
-            chosen, learned_t = self.estimator(y, torch.tensor([quality]))
-            codes = torch.tensor([[code_of_alpha(float(value)) for value in chosen.flatten()]])
-            rounded = self._rounded(y, codes)
-            arms["learned"] = Coded(rounded.y_hat, float(learned_t), rounded.bits)
-            arms["learned bins, measured timestep"] = rounded
+        own, even = self.codec.dither(y), dither(y, wanted=True)
+        base = self._rounded(y, flat, own)
         offset = torch.rand(y.shape, generator=torch.Generator().manual_seed(0)) - 0.5
-        arms["white dither"] = self._rounded(y, flat, offset)
-        arms["dither"] = self._rounded(y, flat, dither(y, wanted=True))
-        wide = sigma(self._distributions(alpha * y, torch.round(alpha * y), flat)[1]) > 1
-        arms["dither of wide ones"] = self._rounded(y, flat, offset * wide)
-        for channel in range(4):
-            codes = flat.clone()
-            codes[0, channel] += FINER
-            arms[f"channel {channel} finer"] = self._rounded(y, codes)
-        return arms
+        ways: dict[str, Callable[[], Coded]] = {
+            "default": lambda: base,
+            "tied": lambda: Coded(base.y_hat, self._tied(alpha), base.bits),
+            "timestep x 0.5": lambda: Coded(base.y_hat, base.timestep / 2, base.bits),
+            "timestep x 2": lambda: Coded(base.y_hat, 2 * base.timestep, base.bits),
+            "learned": lambda: self._learned(y, quality, timestep=True),
+            "learned bins, measured timestep": lambda: self._learned(y, quality, timestep=False),
+            "no dither": lambda: self._rounded(y, flat, 0.0),
+            "white dither": lambda: self._rounded(y, flat, offset),
+            "dither": lambda: self._rounded(y, flat, even),
+            "dither of wide ones": lambda: self._rounded(y, flat, offset * self._wide(alpha * y, flat)),
+            **{f"channel {c} finer": partial(self._rounded, y, _finer(flat, c), own) for c in range(4)},
+            "dither, channel 0 finer": lambda: self._rounded(y, _finer(flat, 0), even),
+        }
+        if self.estimator is None:
+            ways = {name: way for name, way in ways.items() if not name.startswith("learned")}
+        return {name: way() for name, way in ways.items() if not wanted or name in wanted | {"default"}}
 
-    def _rounded(self, y: Tensor, codes: Tensor, offset: Tensor | float = 0.0) -> Coded:
+    def _tied(self, alpha: float) -> float:
+        return self.backbone.timestep_of(float(tied_alpha_bar(torch.tensor(alpha))))
+
+    def _learned(self, y: Tensor, quality: float, *, timestep: bool) -> Coded:
+        assert self.estimator is not None
+        chosen, t = self.estimator(y, torch.tensor([quality]))
+        codes = torch.tensor([[code_of_alpha(float(value)) for value in chosen.flatten()]])
+        rounded = self._rounded(y, codes, self.codec.dither(y))
+        return Coded(rounded.y_hat, float(t), rounded.bits) if timestep else rounded
+
+    def _wide(self, scaled: Tensor, codes: Tensor) -> Tensor:
+        return sigma(self._modelled(scaled, torch.round(scaled), codes)[1]) > 1
+
+    def _rounded(self, y: Tensor, codes: Tensor, offset: Tensor | float) -> Coded:
         alpha = 2.0 ** ((codes.view(1, 4, 1, 1) - CODE_OF_ONE) / 32)
         scaled = alpha * y
         seen = torch.round(scaled + offset) - offset
@@ -106,9 +117,6 @@ class Arms:
         mean, level, z, z_mean, z_level = self._modelled(scaled, seen, codes)
         cost = bits(seen, mean, level).sum() + bits(z, z_mean[..., None, None], z_level[..., None, None]).sum()
         return Coded(y_hat, t, float(cost))
-
-    def _distributions(self, scaled: Tensor, seen: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        return self._modelled(scaled, seen, codes)[:2]
 
     def _modelled(self, scaled: Tensor, seen: Tensor, codes: Tensor) -> tuple[Tensor, ...]:
         """Means and levels (1, 4, h, w) of what the decoder sees, then the hyper-latent with its own."""
@@ -123,6 +131,13 @@ class Arms:
         outputs = model.parameter_net(hyper, context, tokens, inverse, MATH)
         found = distributions(outputs, alpha, level, MATH)
         return *(part.transpose(1, 2).unflatten(2, shape) for part in found), z, *prior
+
+
+def _finer(codes: Tensor, channel: int) -> Tensor:
+    """Codes (1, 4) with one channel's bins a quarter of an octave narrower."""
+    finer = codes.clone()
+    finer[0, channel] += FINER
+    return finer
 
 
 class GivingV:
@@ -151,14 +166,16 @@ class Unscaled(GivingV):
         return self._backbone.predict_noise(x_t / self._backbone.alpha_bar(t).sqrt()[:, None, None, None], t)
 
 
-def decoded(codec: Codec, arms: dict[str, Coded], size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """The pixels of each arm, and of those that differ from the default in the denoiser alone."""
+def decoded(codec: Codec, arms: dict[str, Coded], size: tuple[int, int], wanted: set[str]) -> dict[str, np.ndarray]:
+    """The pixels of each arm, and of those (of `wanted`, if any) that differ from the default in the denoiser alone."""
     networks: dict[str, tuple[str, object]] = {name: (name, codec.backbone) for name in arms}
     networks["unscaled"] = "default", Unscaled(codec.backbone, converted=False)
     networks["v, exact"] = "default", GivingV(codec.backbone, converted=True)
     networks["v as epsilon"] = "default", GivingV(codec.backbone, converted=False)
     pixels = {}
     for name, (arm, backbone) in networks.items():
+        if wanted and name not in wanted | {"default"}:
+            continue
         coded, y_hat = arms[arm], arms[arm].y_hat
         if coded.timestep >= 1 / 16:  # as coded: eighths, zero is no denoising
             y_hat = denoise(backbone, y_hat, torch.tensor([coded.timestep]), codec.bundle.config.steps)  # type: ignore[arg-type]
@@ -168,12 +185,14 @@ def decoded(codec: Codec, arms: dict[str, Coded], size: tuple[int, int]) -> dict
 
 
 @torch.no_grad()
-def curves(arms: Arms, picture: Picture, qualities: list[float], meters: tuple[Metrics, Metrics]) -> dict:
+def curves(
+    arms: Arms, picture: Picture, qualities: list[float], meters: tuple[Metrics, Metrics], wanted: set[str]
+) -> dict:
     """For each arm its bits and its four figures at each lambda."""
     y, found = arms.backbone.encode_pixels(picture.pixels), defaultdict(list)
     for quality in qualities:
-        coded = arms.coded(y, quality)
-        pixels = decoded(arms.codec, coded, (picture.height, picture.width))
+        coded = arms.coded(y, quality, wanted)
+        pixels = decoded(arms.codec, coded, (picture.height, picture.width), wanted)
         alex, vgg = (meter.measure_all(picture.pixels, list(pixels.values())) for meter in meters)
         for name, a, v in zip(pixels, alex, vgg, strict=True):
             found[name].append((coded[name].bits, a.psnr_db, -a.lpips, -v.lpips, -a.dists))
@@ -187,6 +206,7 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--learned", type=Path, help="a bundle with a trained estimator for the same backbone")
     parser.add_argument("--count", type=int)
+    parser.add_argument("--arms", nargs="+", default=[], help="these alone, beside the default")
     parser.add_argument("--qualities", type=float, nargs="+", default=[2.0, 5.0, 12.0, 30.0])
     given = parser.parse_args()
     codec = Codec.load(*[given.bundle] if given.bundle else [])
@@ -196,7 +216,7 @@ def main() -> int:
         picture = read_image(path)
         if max(picture.width, picture.height) > 8 * TILE:
             raise SystemExit(f"{path} is larger than a tile: give photos of at most {8 * TILE} pixels a side")
-        found = curves(arms, picture, given.qualities, meters)
+        found = curves(arms, picture, given.qualities, meters, set(given.arms))
         photos.append(path.name)
         print(f"{len(photos)}: {path.name}", file=sys.stderr, flush=True)
         for name, points in found.items():

@@ -1,5 +1,6 @@
 """The command: every stage runs, mistakes are one line, and it ends in a bundle that codes."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -78,6 +79,17 @@ def test_a_stage_of_the_backbone_alone_goes_on_from_a_bundle_and_keeps_its_entro
     made = Bundle.open(tmp_path / "out" / "bundle")
     assert made.config.backbone_hash != bundle.config.backbone_hash
     assert made.config.known_answer == bundle.config.known_answer
+
+
+def test_going_on_from_a_bundle_can_turn_dither_on_and_keeps_it_on(tars: Path, tmp_path: Path, bundle: Bundle) -> None:
+    made = bundle
+    for call, entropy in enumerate([{"dither": True}, {}]):
+        settings = settings_file(tmp_path, start=str(made.path), stages={}, entropy=entropy)
+        assert main([str(settings), "--data", str(tars), "--output", str(tmp_path / f"out{call}")]) == 0
+        made = Bundle.open(tmp_path / f"out{call}" / "bundle")
+        assert made.config.entropy == dataclasses.replace(bundle.config.entropy, dither=True)
+        assert made.config.known_answer == bundle.config.known_answer
+    assert not bundle.config.entropy.dither
 
 
 def test_a_mini_backbone_is_made_from_photos_alone(tars: Path, tmp_path: Path) -> None:

@@ -44,7 +44,11 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "serial": {"entropy": dataclasses.replace(SIZES, order="serial")},
 }
 """Settings of the bundles by name; the second also has an alpha for each channel."""
-DITHERED: Mapping[str, str] = {"dithered": "parallel", "dithered-serial": "serial"}
+DITHERED: Mapping[str, str] = {
+    "dithered": "parallel",
+    "dithered-conditioned": "conditioned",
+    "dithered-serial": "serial",
+}
 """Bundles that are others but for their dither."""
 
 

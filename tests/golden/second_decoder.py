@@ -1,7 +1,5 @@
 """A second decoder of .fdc files: symbols and chunks, written from FORMAT.md alone by one who had not seen the codec.
 
-All but dither, which was added by one who had.
-
 `python -m tests.golden.second_decoder FOLDER FILE ...` prints the SHA-256 of the symbols; FOLDER holds bundles.
 It shares no code with the codec. Names are those of FORMAT.md.
 
@@ -196,7 +194,7 @@ def anchors(rows: int, columns: int) -> Bools:
 
 
 class EntropyModel:
-    """A bundle's entropy model (section 6)."""
+    """A bundle's entropy model (section 6); the symbols that it takes are k - j / 32."""
 
     def __init__(self, folder: Path) -> None:
         """Read a bundle and check its entropy model's file."""
@@ -277,6 +275,12 @@ class EntropyModel:
         mean, scale = np.split(snap(self.rate("prior.table"), O), 2)
         return (32 * snap(mean, (22, 5))).astype(np.int64), self.level(scale, 128)
 
+    def offsets(self, rows: slice, columns: slice) -> Integers:
+        """Return the offsets j of a tile's symbols, rows x columns x 4, which are zero without dither."""
+        v, h, c = np.ogrid[rows, columns, :4]
+        n: Integers = (3242174889 * v + 2447445414 * h + 2**30 * c) % 2**32
+        return n // 2**27 - 16 if self.settings.get("dither", False) else np.zeros_like(n)
+
     def hyper_decoder(self, z: Integers, rows: int, columns: int) -> Floats:
         """Return norm(hyper) of a tile, rows x columns x d, from its hyper-latent."""
         embedded = self.linear("hyper_decoder.embed", snap(np.moveaxis(z, 0, -1), A))
@@ -333,8 +337,8 @@ def known_answer(model: EntropyModel) -> str:
     rows, columns, settings = 37, 41, model.settings
     coarse = [-(-length // 2 ** settings["halvings"]) for length in (rows, columns)]
     shapes = [(settings["hyper_channels"], *coarse), (rows, columns, 4)]
-    z, symbols = ((7919 * np.arange(math.prod(shape)) % 23 - 11).reshape(shape) for shape in shapes)
-    hyper = model.hyper_decoder(z, rows, columns)
+    z, k = ((7919 * np.arange(math.prod(shape)) % 23 - 11).reshape(shape) for shape in shapes)
+    hyper, symbols = model.hyper_decoder(z, rows, columns), k.astype(np.float64)
     if settings["order"] == "serial":
         cache, padded = np.zeros((settings["depth"], 2, *hyper.shape)), np.pad(symbols, ((1, 0), (1, 1), (0, 0)))
         serial = [model.serial_context(cache, padded, v, h) for v, h in np.ndindex(rows, columns)]
@@ -347,17 +351,11 @@ def known_answer(model: EntropyModel) -> str:
     return hashlib.sha256(b"".join(part.astype("<i4").tobytes() for part in hashed)).hexdigest()
 
 
-def offsets(height: int, width: int) -> Integers:
-    """Return the offsets j of a picture's symbols, by channel, row, column."""
-    c, v, h = np.mgrid[:4, :height, :width]
-    return (3242174889 * v + 2447445414 * h + 2**30 * c) % 2**32 // 2**27 - 16
-
-
-def decode_tile(decoder: RangeDecoder, model: EntropyModel, hyper: Floats, j: Integers) -> Floats:
-    """Decode a tile, rows x columns x 4, given its offsets; return the symbols less j / 32."""
+def decode_tile(decoder: RangeDecoder, model: EntropyModel, hyper: Floats, j: Integers) -> Integers:
+    """Decode the symbols of a tile, rows x columns x 4, whose offsets are j."""
     rows, columns, _ = hyper.shape
     padded = np.zeros((rows + 1, columns + 2, 4))
-    symbols = padded[1:, 1:-1]
+    symbols = padded[1:, 1:-1]  # (k - j / 32, zero before k is decoded)
     if model.settings["order"] == "serial":
         cache = np.zeros((model.settings["depth"], 2, *hyper.shape))
         for v, h in np.ndindex(rows, columns):
@@ -365,15 +363,16 @@ def decode_tile(decoder: RangeDecoder, model: EntropyModel, hyper: Floats, j: In
             for c in range(4):
                 m, s = model.parameters(c, hyper[v, h], context, symbols[v, h])
                 symbols[v, h, c] = decoder.symbol(int(m + j[v, h, c]), int(s)) - j[v, h, c] / 32
-        return symbols
+        return (symbols + j / 32).astype(np.int64)
     context = np.zeros_like(hyper)
     for where in (anchors(rows, columns), ~anchors(rows, columns)):
         for c in range(4):
             ms, ss = model.parameters(c, hyper[where], context[where], symbols[where])
-            coded = zip((ms + j[where, c]).tolist(), ss.tolist(), strict=True)
-            symbols[where, c] = [decoder.symbol(m, s) for m, s in coded] - j[where, c] / 32
+            ms += j[where, c]
+            k = [decoder.symbol(m, s) for m, s in zip(ms.tolist(), ss.tolist(), strict=True)]
+            symbols[where, c] = k - j[where, c] / 32
         context = model.context(symbols)  # (of use after the anchors only)
-    return symbols
+    return (symbols + j / 32).astype(np.int64)
 
 
 def decode(file: File, model: EntropyModel) -> npt.NDArray[np.int32]:
@@ -382,7 +381,6 @@ def decode(file: File, model: EntropyModel) -> npt.NDArray[np.int32]:
     model.choose(file.alpha_codes)
     decoder, hyper_latents = RangeDecoder(file.stream, model.tables), []
     symbols = np.zeros((4, -(-file.height // 8), -(-file.width // 8)), np.int32)
-    j = offsets(*symbols.shape[1:]) if model.settings.get("dither", False) else np.zeros(symbols.shape, np.int64)
     tiles = list(windows(*symbols.shape[1:], TILE, shifted=False))
     for tile in tiles:
         high, wide = (-(-(span.stop - span.start) // 2 ** model.settings["halvings"]) for span in tile)
@@ -393,9 +391,7 @@ def decode(file: File, model: EntropyModel) -> npt.NDArray[np.int32]:
         hyper_latents.append(np.array(values).reshape(-1, high, wide))
     for (rows, columns), z in zip(tiles, hyper_latents, strict=True):
         hyper = model.hyper_decoder(z, rows.stop - rows.start, columns.stop - columns.start)
-        here = j[:, rows, columns]
-        less = decode_tile(decoder, model, hyper, np.moveaxis(here, 0, -1))
-        symbols[:, rows, columns] = np.moveaxis(less, -1, 0) + here / 32
+        symbols[:, rows, columns] = np.moveaxis(decode_tile(decoder, model, hyper, model.offsets(rows, columns)), -1, 0)
     require(decoder.next >= len(decoder.words), "the stream has words that nothing needs")
     require(decoder.offset < 2**33 - 1, "the stream's end is damaged")
     return symbols

@@ -1,4 +1,4 @@
-"""FORMAT.md is enough to write a decoder from: one that was, dither aside, decodes what the codec writes."""
+"""FORMAT.md is enough to write a decoder from: one that was decodes what the codec writes."""
 
 import dataclasses
 import hashlib
