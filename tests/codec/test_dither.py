@@ -21,7 +21,6 @@ from codec.experiments.quantization_error import ks_statistic
 from codec.training.pretraining import denoised
 from tests.codec.tiny_bundles import TINY, tiny_backbone, tiny_bundle, tiny_entropy
 from tests.conftest import synthetic
-from tests.golden import second_decoder
 
 DITHERED = dataclasses.replace(TINY, dither=True)
 CODES = torch.tensor([[140, 120, 150, 133]])
@@ -101,14 +100,6 @@ def test_a_file_decodes_to_its_symbols_within_half_a_bin_and_others_do_not_read_
     assert float((seen - scaled).abs().max()) <= 0.5 + 1e-4
     plain = Codec.load(tiny_bundle(tmp_path / "plain", entropy=TINY)).encode(picture, quality=8.0)
     assert (plain.symbols != encoded.symbols).any()
-
-
-def test_the_second_decoder_reads_dithered_files(dithered: Bundle, tmp_path: Path) -> None:
-    serial = tiny_bundle(tmp_path / "serial", entropy=dataclasses.replace(DITHERED, order="serial"))
-    for bundle, size in ((dithered, (64, 96)), (dithered, (16, 1033)), (serial, (17, 23))):
-        encoded = Codec.load(bundle).encode(Picture(synthetic(*size)), quality=8.0)
-        file, model = second_decoder.parse(encoded.data), second_decoder.EntropyModel(bundle.path)
-        assert np.array_equal(second_decoder.decode(file, model), encoded.symbols)
 
 
 def test_training_rounds_as_the_codec_does() -> None:
