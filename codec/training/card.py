@@ -25,12 +25,9 @@ def write_card(
         f"- photos seen: {len(images)}",
         f"- machine: {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
         + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
-        f"- made with `accelerate launch -m codec.training` and the settings in this table (seed {settings.seed})",
+        f"- made with `accelerate launch -m codec.training` and the settings listed here (seed {settings.seed})",
         "",
-        "| stage | steps | other than the defaults |",
-        "|---|---|---|",
-        *(f"| {name} | {stage.steps} | {_changes(stage)} |" for name, stage in settings.stages.items()),
-        "",
+        *_stages(settings),
         "Held-out photos, whole files, means:",
         "",
         "| lambda | photos | bpp | PSNR | MS-SSIM | LPIPS (alex) | DISTS | timestep | hyper-latent's share |",
@@ -39,6 +36,12 @@ def write_card(
     columns = ("quality", "photos", "bpp", "psnr_db", "ms_ssim", "lpips", "dists", "timestep", "hyper_share")
     lines += ["| " + " | ".join(str(row[name]) for name in columns) + " |" for row in table]
     return "\n".join(lines) + "\n"
+
+
+def _stages(settings: TrainingSettings) -> list[str]:
+    """The table of the stages; nothing where a bundle is gone on from without any."""
+    rows = [f"| {name} | {stage.steps} | {_changes(stage)} |" for name, stage in settings.stages.items()]
+    return ["| stage | steps | other than the defaults |", "|---|---|---|", *rows, ""] if rows else []
 
 
 def _changes(stage: StageSettings) -> str:
