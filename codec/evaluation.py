@@ -25,7 +25,9 @@ from codec.realism import Features, original_features, patch_features
 Row = dict[str, Any]
 
 RATES = (0.06, 0.10, 0.16, 0.26)
-"""Bits per pixel that a codec is asked for on each picture: its largest file within, or its smallest."""
+"""Bits per pixel that a codec is asked for on each picture: a file of at most so many, or its smallest."""
+ENOUGH = 0.95
+"""Fraction of a rate that is near enough to it, since curves are interpolated: closer files cost trials."""
 
 COLUMNS = {
     "image": "VARCHAR",
@@ -176,7 +178,7 @@ class _Files:
         assert rate is not None
         size = rate * self.pixels.shape[0] * self.pixels.shape[1] / 8
         known = {setting: len(data) for setting, (data, _) in self.made.items()}
-        return largest_within(self.baseline.settings, size, lambda setting: len(self.at(setting)[0]), known)
+        return largest_within(self.baseline.settings, size, lambda setting: len(self.at(setting)[0]), known, ENOUGH)
 
 
 def measure(job: Job, meters: Meters) -> tuple[list[Row], list[Pixels | None], dict[str, Features] | None]:

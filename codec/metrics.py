@@ -69,14 +69,14 @@ class Metrics:
     @torch.no_grad()
     def _measure(self, original: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]]) -> list[Quality]:
         reasons = [self._reasons(original, pixels) for pixels in decoded]
-        undefined = set.intersection(*map(set, reasons))
+        undefined, shared = set.intersection(*map(set, reasons)), self.lpips_net == "vgg" and self._dists is not None
         first = to_tensor(original)[None].to(self.device)
         others = torch.stack([to_tensor(pixels) for pixels in decoded]).to(self.device)
         measures: dict[str, Callable[[], Sequence[float] | Tensor]] = {
             "psnr_db": lambda: [psnr(original, pixels) for pixels in decoded],
             "ms_ssim": lambda: _ms_ssim(first.expand_as(others), others),
-            "lpips": lambda: self._lpips(first, others),
-            "dists": lambda: cast(nn.Module, self._dists)(first, others),
+            "lpips": lambda: self._lpips(first, others, keep_finest=shared),
+            "dists": lambda: cast(nn.Module, self._dists)(first, others, self._lpips.finest(others)),
         }
         columns = {name: list(map(float, measure())) for name, measure in measures.items() if name not in undefined}
         rows = [

@@ -52,6 +52,7 @@ class Lpips(nn.Module):
         self.eval().requires_grad_(False)
 
         self._original = _Remembered(self.stages)
+        self._finest: tuple[Tensor, Tensor] | None = None
         self.deepest = nn.Identity()
         """Passes on the last features of the decoded pictures, to whoever hooks it."""
 
@@ -63,14 +64,21 @@ class Lpips(nn.Module):
         """stages, kept for the next call: an original is compared with many reconstructions."""
         return self._original(original)
 
-    def forward(self, original: Tensor, decoded: Tensor) -> Tensor:
+    def forward(self, original: Tensor, decoded: Tensor, keep_finest: bool = False) -> Tensor:
+        """The distances; with `keep_finest`, finest can be asked for afterwards."""
         first, second = self.original_stages(original), self.stages(decoded)
         self.deepest(second[-1])
+        self._finest = (decoded, second[0]) if keep_finest else None
         distances = [
             head((lpips.normalize_tensor(x) - lpips.normalize_tensor(y)) ** 2).mean([2, 3])
             for head, x, y in zip(self.network.lins, first, second, strict=True)
         ]
         return torch.stack(distances).sum(0).flatten()
+
+    def finest(self, decoded: Tensor) -> Tensor | None:
+        """The finest features of these very pictures, if forward kept them: once. DISTS has VGG16's in common."""
+        kept, self._finest = self._finest, None
+        return kept[1] if kept and kept[0] is decoded else None
 
 
 class Dists(DISTS_pt.DISTS):
@@ -88,19 +96,28 @@ class Dists(DISTS_pt.DISTS):
         learned = torch.load(Path(DISTS_pt.__file__).parent / "weights.pt", map_location="cpu", weights_only=True)
         self.alpha, self.beta = nn.Parameter(learned["alpha"]), nn.Parameter(learned["beta"])
         self.eval().requires_grad_(False)
-        self._original = _Remembered(super().forward_once)
-        self._compared: Tensor | None = None
+        self._original = _Remembered(self._features)
+        self._decoded: tuple[Tensor, Tensor | None] | None = None
 
-    def forward(self, original: Tensor, decoded: Tensor) -> Tensor:
-        self._compared = (original + 1) / 2
+    def forward(self, original: Tensor, decoded: Tensor, finest: Tensor | None = None) -> Tensor:
+        """The distances; `finest` spares the first of five stages: that of Lpips for VGG16."""
+        self._decoded = (decoded + 1) / 2, finest
         try:
-            return cast(Tensor, super().forward(self._compared, (decoded + 1) / 2, require_grad=True)).view(-1)
+            return cast(Tensor, super().forward((original + 1) / 2, self._decoded[0], require_grad=True)).view(-1)
         finally:
-            self._compared = None
+            self._decoded = None
 
     def forward_once(self, pixels: Tensor) -> list[Tensor]:
         """The features of one side; those of the original are remembered."""
-        return self._original(pixels) if pixels is self._compared else cast(list[Tensor], super().forward_once(pixels))
+        assert self._decoded is not None
+        return self._features(*self._decoded) if pixels is self._decoded[0] else self._original(pixels)
+
+    def _features(self, pixels: Tensor, finest: Tensor | None = None) -> list[Tensor]:
+        """Pixels in 0..1 themselves, then each stage's features."""
+        features = [pixels, self.stage1((pixels - self.mean) / self.std) if finest is None else finest]
+        for stage in (self.stage2, self.stage3, self.stage4, self.stage5):
+            features.append(stage(features[-1]))
+        return features
 
 
 class _Remembered:
@@ -118,7 +135,7 @@ class _Remembered:
         return self._last[1]
 
 
-def lpips_network(net: Network, device: str | torch.device = "cpu") -> nn.Module:
+def lpips_network(net: Network, device: str | torch.device = "cpu") -> Lpips:
     """The LPIPS network, frozen and shared: one for each device. Gradients flow through it to its inputs.
 
     Raises SettingsError when the ImageNet weights cannot be had.
@@ -126,7 +143,7 @@ def lpips_network(net: Network, device: str | torch.device = "cpu") -> nn.Module
     return _lpips(net, torch.device(device))
 
 
-def dists_network(device: str | torch.device = "cpu") -> nn.Module:
+def dists_network(device: str | torch.device = "cpu") -> Dists:
     """The DISTS network, frozen and shared: one for each device. Gradients flow through it to its inputs.
 
     Raises SettingsError when the ImageNet weights cannot be had.
@@ -145,13 +162,14 @@ def available() -> str | None:
 
 
 @lru_cache
-def _lpips(net: Network, device: torch.device) -> nn.Module:
+def _lpips(net: Network, device: torch.device) -> Lpips:
     return Lpips(net).to(device)
 
 
 @lru_cache
-def _dists(device: torch.device) -> nn.Module:
-    return cast(nn.Module, Dists().to(device))
+def _dists(device: torch.device) -> Dists:
+    network: Dists = Dists().to(device)
+    return network
 
 
 def _vgg16() -> list[nn.Module]:

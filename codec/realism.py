@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from codec.images import to_tensor
-from codec.perceptual import Lpips, lpips_network
+from codec.perceptual import lpips_network
 
 PATCH = 256
 NETWORK = "VGG16 relu5_3"
@@ -35,7 +35,7 @@ def patch_features(device: str) -> Iterator[list[Features]]:
     none of a picture smaller than a patch. LPIPS computes them anyway.
     """
     seen: list[Features] = []
-    network = cast(Lpips, lpips_network("vgg", device))
+    network = lpips_network("vgg", device)
     handle = network.deepest.register_forward_hook(lambda _module, _inputs, output: seen.append(_patches(output)))
     try:
         yield seen
@@ -46,7 +46,7 @@ def patch_features(device: str) -> Iterator[list[Features]]:
 @torch.no_grad()
 def original_features(original: NDArray[np.uint8], device: str) -> Features:
     """The features (patches, 512) of an original (H, W, 3), for free after LPIPS (VGG) was measured with it."""
-    network = cast(Lpips, lpips_network("vgg", device))
+    network = lpips_network("vgg", device)
     features: Features = _patches(network.original_stages(to_tensor(original)[None].to(device))[-1])[0]
     return features
 

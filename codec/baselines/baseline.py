@@ -46,13 +46,17 @@ def module(name: str, install: str) -> Any:
 
 
 def largest_within(
-    settings: Sequence[float], size: float, length: Callable[[float], int], known: Mapping[float, int] | None = None
+    settings: Sequence[float],
+    size: float,
+    length: Callable[[float], int],
+    known: Mapping[float, int] | None = None,
+    enough: float = 1.0,
 ) -> float:
     """The setting with the largest file of at most `size` bytes, whose successor's is larger.
 
     The first setting where even that is larger. `length(setting)` makes a file and says how many bytes it has; as
     sizes grow with the settings by nearly equal factors, the first few guesses follow their logarithms. `known` has the
-    bytes of files made before, by setting: the search goes on between them.
+    bytes of files made before, by setting: the search goes on between them. A file of `enough` times the size ends it.
     """
     sizes = {place: known[setting] for place, setting in enumerate(settings) if known and setting in known}
     low = max((place for place, made in sizes.items() if made <= size), default=0)
@@ -66,7 +70,7 @@ def largest_within(
     if not fits(low):
         return settings[low]
     for trial in itertools.count(1):
-        if high - low <= 1:
+        if high - low <= 1 or sizes[low] >= enough * size:
             break
         place = (low + high) // 2
         if high in sizes and trial <= GUESSES and sizes[high] > sizes[low] > 0:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from codec.codec import Codec
 
 NAME, CEILING = "fdcodec", "autoencoder"
-QUALITIES = (1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0)
+QUALITIES = (1.0, 2.0, 4.0, 8.0, 32.0, 256.0)
 """Lambdas at which this codec is measured."""
 
 

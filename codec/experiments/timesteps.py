@@ -11,8 +11,8 @@ from codec.experiments.latents import coded, restored
 from codec.metrics import Metrics
 from codec.plots import figure, save
 
-QUALITIES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-TIMESTEPS = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0, 90.0, 130.0, 190.0, 270.0)
+QUALITIES = (1.0, 2.0, 4.0, 8.0, 16.0)
+TIMESTEPS = (0.0, 10.0, 20.0, 40.0, 60.0, 90.0, 130.0, 190.0, 270.0)
 PICTURES = 3
 PREDICTED = "#d00000"
 LABELS = {"psnr_db": ("PSNR (dB)", ".3f", 0.02), "lpips": ("LPIPS (AlexNet)", ".4f", 0.001)}
