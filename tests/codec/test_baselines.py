@@ -1,5 +1,6 @@
 """Other codecs make real files that decode, and one that cannot run says why."""
 
+import math
 import sys
 import types
 from pathlib import Path
@@ -129,6 +130,23 @@ def test_a_setting_for_a_rate_is_found_in_few_trials(growth: float) -> None:
         assert trials(10 * setting**growth, setting) <= 12
         assert trials(10 * setting**growth + 9, setting) <= 12
     assert trials(3, 1) == 1
+
+
+def test_a_search_may_end_with_a_file_that_is_near_enough() -> None:
+    settings, made = tuple(range(1, 101)), list[float]()
+
+    def length(setting: float) -> int:
+        made.append(setting)
+        return round(1000 * math.exp(setting / 20))
+
+    for setting in (20, 45, 90):
+        size = length(setting) + 1
+        made.clear()
+        assert largest_within(settings, size, length) == setting
+        exact = len(made)
+        made.clear()
+        assert 0.8 * size <= length(largest_within(settings, size, length, enough=0.8)) <= size
+        assert len(made) - 1 < exact
 
 
 def test_files_made_for_one_rate_shorten_the_search_for_the_next() -> None:

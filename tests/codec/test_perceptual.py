@@ -215,3 +215,19 @@ def test_an_original_is_seen_once_and_another_is_not_taken_for_it(network: nn.Mo
         network(first, decoded)
         handle.remove()
     assert seen == [2]  # the two reconstructions alone
+
+
+def test_dists_takes_the_first_stage_of_lpips_only_of_the_very_pictures() -> None:
+    first, second, third = torch.rand(3, 2, 3, 64, 48) * 2 - 1
+    lpips, dists = lpips_network("vgg"), dists_network()
+    with torch.no_grad():
+        assert lpips.finest(second) is None
+        lpips(first, second, keep_finest=True)
+        finest = lpips.finest(second)
+        assert finest is not None
+        torch.testing.assert_close(dists(first, second, finest), dists(first, second))
+        assert lpips.finest(second) is None, "it would stay in memory"
+        lpips(first, second, keep_finest=True)
+        assert lpips.finest(third) is None
+        lpips(first, second)
+        assert lpips.finest(second) is None
