@@ -59,7 +59,7 @@ def measure(codec: Codec, model: Entroformer, path: Path, quality: float) -> tup
     y = codec.backbone.encode(to_tensor(picture.pixels)[None])
     parameters = Parameters((alpha_code_of_quality(quality, codec.bundle.config.alpha_at_one),), 0)
     codes, scaled, constants = parameters.channel_codes, parameters.alpha * y, RateConstants.computed()
-    symbols, hyper, ideal = quantize(scaled, torch.ones(1))[0].int().numpy(), [], 0.0
+    symbols, hyper, ideal = quantize(scaled, torch.ones(1), codec.dither(y))[0].int().numpy(), [], 0.0
     for rows, columns in tiles(*y.shape[-2:]):
         tile = scaled[..., rows, columns]
         hyper.append(hyper_latent(codec.encoder, tile, codes, constants)[0].round().int().numpy())

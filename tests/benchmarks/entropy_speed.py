@@ -21,6 +21,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from codec import Codec, read_image
+from codec.dither import dither
 from codec.entropy import stream
 from codec.entropy.coder import SymbolDecoder, SymbolEncoder
 from codec.entropy.entroformer import A4, Entroformer
@@ -121,7 +122,8 @@ def main() -> int:
     paths = sorted(given.folder.iterdir())[: given.count]
     for place, path in enumerate([paths[0], *paths]):
         scaled = parameters.alpha * codec.backbone.encode(to_tensor(read_image(path).pixels)[None])
-        symbols, shape = torch.round(scaled)[0].int().numpy(), (scaled.shape[-2], scaled.shape[-1])
+        symbols = torch.round(scaled + dither(scaled, model.settings.dither))[0].int().numpy()
+        shape = (scaled.shape[-2], scaled.shape[-1])
         hyper = [
             hyper_latent(codec.encoder, scaled[..., rows_, columns], codes, codec.constants)[0].round().int().numpy()
             for rows_, columns in stream.tiles(*shape)

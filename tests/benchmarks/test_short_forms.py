@@ -1,5 +1,6 @@
-"""The long benchmarks of archives at scale, in their short form: they run, and find what was made for them to find."""
+"""Long benchmarks in their short form: they run, and find what was made for them to find."""
 
+import dataclasses
 import json
 import re
 import sys
@@ -8,7 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import listing_scale, pass_through, report_scale, sharding_speed
+from codec.images import encode_png
+from tests.benchmarks import (
+    coded_length,
+    denoising_arms,
+    entropy_speed,
+    listing_scale,
+    pass_through,
+    quantiser_arms,
+    report_scale,
+    sharding_speed,
+)
+from tests.codec.tiny_bundles import TINY, tiny_bundle
+from tests.conftest import synthetic
 
 Printed = Callable[..., str]
 GIGABYTE_IN_MB = 1000
@@ -52,3 +65,25 @@ def test_a_generated_report_is_compacted_and_asked(printed: Printed, tmp_path: P
     questions = re.findall(r"^\| (.+?) \| [\d.]+ \| [\d.]+ \|$", table, re.MULTILINE)
     assert questions[: len(report_scale.QUESTIONS)] == list(report_scale.QUESTIONS)
     assert len(questions) == 2 * len(report_scale.QUESTIONS)
+
+
+@pytest.mark.parametrize("dither", [False, True])
+def test_arms_and_lengths_are_measured_of_bundles_with_dither_and_without(
+    dither: bool, printed: Printed, tmp_path: Path
+) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle", entropy=dataclasses.replace(TINY, dither=dither)).path
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "photo.png").write_bytes(encode_png(synthetic(176, 200)))
+    arms = ("no dither", "dither", "channel 0 finer")
+    table = printed(quantiser_arms.main, photos, "--bundle", bundle, "--qualities", 2, 8, 32, "--arms", *arms)
+    rows = dict(re.findall(r"^\| ([a-z0-9, ]+?) \| (.+) \|$", table, re.MULTILINE))
+    assert set(arms) <= set(rows)
+    own, other = ("dither", "no dither") if dither else ("no dither", "dither")
+    assert rows[own].count("+0.0 % (+0.0 to +0.0)") == 4, "it is the default"
+    assert rows[other] != rows[own]
+    assert "| U-Net, 2 step(s) |" in printed(denoising_arms.main, photos, "--bundle", bundle, "--qualities", 8)
+    lengths = printed(coded_length.main, bundle, photos, "--qualities", 8)
+    over = re.search(r"^\| 8 \| [\d.]+ \| \d+ \| \+([\d.]+)% \|", lengths, re.MULTILINE)
+    assert over and float(over[1]) < 10
+    assert "encode" in printed(entropy_speed.main, photos, "--bundle", bundle)
