@@ -118,8 +118,9 @@ def markdown(compared: Comparison, rates: Sequence[float], ours: str | None, cur
 
 
 def _means(compared: Comparison, titles: str) -> list[str]:
-    lines = ["", "## Means at each point", "", "A point is a rate that was asked for (a file within 5 % below it, else"]
-    lines += ["the largest below, else the smallest), or a setting of the codec. Seconds: one encoding, one decoding.", ""]
+    lines = ["", "## Means at each point", ""]
+    lines += ["A point is a rate that was asked for (a file within 5 % below it, else the largest below, else the"]
+    lines += ["smallest), or a setting of the codec. Seconds are of one encoding and one decoding.", ""]
     lines += [f"| codec | point | pictures | bpp | {titles} | encode s | decode s |", "|---" * (6 + len(METRICS)) + "|"]
     for (codec, rate, setting), rows in compared.points().items():
         point = f"{rate:g} bpp" if rate is not None else f"setting {setting:g}"
