@@ -6,6 +6,7 @@ rows: `originals/` beside one folder a method, with files of the same names.
 """
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +26,8 @@ ROWS, ORIGINALS = "rows", "originals"
 FIGURES = ("bpp", "psnr_db", "ms_ssim", "lpips", "lpips_alex", "lpips_vgg", "dists")
 """Columns that the page shows beside a reconstruction."""
 SUFFIXES = {f".{name.lower()}" for name in FORMATS} | {".jpg", ".tif"}
+_BUNDLE = re.compile(r"-[0-9a-f]{8}(?= |$)")
+"""The bundle in a method's name."""
 DECODED = 24
 """Pictures of archives that are held in memory."""
 
@@ -184,8 +187,14 @@ def available(gallery: Gallery, image: str, method: str) -> bool:
 
 
 def check(gallery: Gallery, kind: str, chosen: Sequence[str]) -> list[str]:
-    """The chosen images or methods, all if none; raises SettingsError for one that is not there."""
+    """The chosen images or methods, all if none; raises SettingsError for one that is not there.
+
+    `fdcodec 8` is a method's name too, where only one bundle was measured.
+    """
     there = gallery.images if kind == "images" else gallery.methods
-    if missing := [name for name in chosen if name not in there]:
+    short = [_BUNDLE.sub("", name) for name in there]
+    named = {name: known for name, known in zip(short, there, strict=True) if short.count(name) == 1}
+    named = {**(named if kind == "methods" else {}), **{known: known for known in there}}
+    if missing := [name for name in chosen if name not in named]:
         raise SettingsError(f"no {kind} {', '.join(missing)} here; there are {', '.join(there[:20])}")
-    return list(chosen or there)
+    return [named[name] for name in chosen] or list(there)

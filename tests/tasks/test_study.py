@@ -17,7 +17,7 @@ from codec.errors import ArchiveError, SettingsError
 from codec.images import read_image
 from tasks.models import Models
 from tasks.study import export as exports
-from tasks.study.gallery import Archives, Folder, opened
+from tasks.study.gallery import Archives, Folder, check, opened
 from tasks.study.server import study_app, viewer_app
 from tasks.study.study import AlreadyAnswered, ForgedComparison, Study, UnknownParticipant
 from tests.fake_codec import FAKE
@@ -242,6 +242,16 @@ def test_games_come_from_the_study_or_from_its_export(study: Study, tmp_path: Pa
         assert games.score.tolist() == [1.0] * 18
     with pytest.raises(SettingsError, match="neither a study nor its answers"):
         exports.games(tmp_path / "nothing.parquet")
+
+
+def test_a_method_need_not_name_the_only_bundle(tmp_path: Path) -> None:
+    methods = ("fdcodec-018a91a2 8", "fdcodec-018a91a2 2", "fdcodec-7d6aa503 2", "hevc at 0.1")
+    pictures = {f"{method}/a.png": png(1) for method in ("originals", *methods)}
+    gallery = Folder(folder(tmp_path, pictures))
+    assert check(gallery, "methods", ["hevc at 0.1", "fdcodec 8"]) == ["hevc at 0.1", "fdcodec-018a91a2 8"]
+    with pytest.raises(SettingsError, match="no methods fdcodec 2 here; there are fdcodec-018a91a2 2, "):
+        check(gallery, "methods", ["fdcodec 2"])
+    assert check(gallery, "methods", []) == sorted(methods)
 
 
 def test_a_study_that_cannot_be_made_says_why(evaluated: Path, study: Study, tmp_path: Path) -> None:
