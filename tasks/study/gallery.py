@@ -197,4 +197,4 @@ def check(gallery: Gallery, kind: str, chosen: Sequence[str]) -> list[str]:
     named = {**(named if kind == "methods" else {}), **{known: known for known in there}}
     if missing := [name for name in chosen if name not in named]:
         raise SettingsError(f"no {kind} {', '.join(missing)} here; there are {', '.join(there[:20])}")
-    return [named[name] for name in chosen] or list(there)
+    return list(dict.fromkeys(named[name] for name in chosen)) or list(there)

@@ -249,6 +249,7 @@ def test_a_method_need_not_name_the_only_bundle(tmp_path: Path) -> None:
     pictures = {f"{method}/a.png": png(1) for method in ("originals", *methods)}
     gallery = Folder(folder(tmp_path, pictures))
     assert check(gallery, "methods", ["hevc at 0.1", "fdcodec 8"]) == ["hevc at 0.1", "fdcodec-018a91a2 8"]
+    assert check(gallery, "methods", ["fdcodec 8", "fdcodec-018a91a2 8"]) == ["fdcodec-018a91a2 8"], "it is one"
     with pytest.raises(SettingsError, match="no methods fdcodec 2 here; there are fdcodec-018a91a2 2, "):
         check(gallery, "methods", ["fdcodec 2"])
     assert check(gallery, "methods", []) == sorted(methods)
