@@ -244,6 +244,10 @@ class Backbone:
         """The timestep in 0..999 that has this alpha_bar; the nearest end for values outside of the schedule."""
         return self.schedule.timestep_of(alpha_bar)
 
+    def timesteps_of(self, alpha_bar: Tensor) -> Tensor:
+        """timestep_of of each alpha_bar, of any shape, float32 as predict_noise takes them."""
+        return self.schedule.timesteps_of(alpha_bar).float()
+
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write vae/, unet/ and scheduler/ in diffusers layout, weights in dtype as safetensors; no text encoder."""
         for part, network in (("vae", self.autoencoder), ("unet", self.unet)):

@@ -58,7 +58,7 @@ class Lpips(nn.Module):
 
     def stages(self, pixels: Tensor) -> list[Tensor]:
         """The network's features of (B, 3, H, W), from fine to coarse."""
-        return list(self.network.net(self.network.scaling_layer(pixels)))
+        return [features.float() for features in self.network.net(self.network.scaling_layer(pixels))]
 
     def original_stages(self, original: Tensor) -> list[Tensor]:
         """stages, kept for the next call: an original is compared with many reconstructions."""
@@ -117,7 +117,7 @@ class Dists(DISTS_pt.DISTS):
         features = [pixels, self.stage1((pixels - self.mean) / self.std) if finest is None else finest]
         for stage in (self.stage2, self.stage3, self.stage4, self.stage5):
             features.append(stage(features[-1]))
-        return features
+        return [part.float() for part in features]  # variances in half precision would be noise
 
 
 class _Remembered:

@@ -65,11 +65,14 @@ class NoiseSchedule:
 
     def timestep_of(self, alpha_bar: float) -> float:
         """The real timestep with this alpha_bar; the nearest end of 0..999 for values beyond the schedule."""
-        log_snr = torch.logit(torch.tensor(alpha_bar, dtype=torch.float64, device=self.log_snr.device))
-        rising = -self.log_snr
-        above = int(torch.searchsorted(rising, -log_snr).clamp(1, TIMESTEPS - 1))
+        return float(self.timesteps_of(torch.tensor(alpha_bar, dtype=torch.float64, device=self.log_snr.device)))
+
+    def timesteps_of(self, alpha_bar: Tensor) -> Tensor:
+        """timestep_of of each alpha_bar, of any shape, in float64; computed without waiting for the device."""
+        log_snr = torch.logit(alpha_bar.double())
+        above = torch.searchsorted(-self.log_snr, -log_snr).clamp(1, TIMESTEPS - 1)
         low, high = self.log_snr[above - 1], self.log_snr[above]
-        return float((above - 1 + (log_snr - low) / (high - low)).clamp(0, TIMESTEPS - 1))
+        return (above - 1 + (log_snr - low) / (high - low)).clamp(0, TIMESTEPS - 1)
 
 
 def _alpha_bar(settings: Mapping[str, Any]) -> Tensor:

@@ -48,6 +48,8 @@ class Run:
         self.settings, self.output, self.deadline = settings, output, time.monotonic() + seconds
         on_cpu = not torch.accelerator.is_available()  # without this, processes on the CPU train each for itself
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=settings.mixed_precision)
+        torch.backends.cudnn.benchmark = True  # every batch of a stage has the same size
+        torch.backends.cudnn.allow_tf32 = False  # the entropy model's grids need all of float32's digits
         output.mkdir(parents=True, exist_ok=True)
         self.images = ShardedImages(data)
         self.held_out = ShardedImages(held_out) if held_out else self.images

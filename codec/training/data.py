@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from codec.errors import SettingsError
+from codec.errors import FdcError, SettingsError
 
 EXTENSIONS = frozenset(["jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff", "gif"])
 TRIES = 16
@@ -125,8 +126,38 @@ class Source(Protocol):
     def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Tensor: ...
 
 
-def prefetch(source: Source, steps: Iterable[int], *, rank: int = 0, world: int = 1) -> Generator[Tensor]:
-    """The steps' batches in order, each made by a thread while the one before it is used."""
+def prefetch(
+    source: Source, steps: Sequence[int], *, rank: int = 0, world: int = 1, processes: int = 0
+) -> Generator[Tensor]:
+    """The steps' batches in order, each made while the ones before it are used: by a thread, or by `processes`."""
+    if not processes:
+        yield from _by_a_thread(source, steps, rank, world)
+        return
+    batches = _Batches(source, steps, rank, world)
+    for batch in DataLoader(batches, batch_size=None, num_workers=processes, prefetch_factor=2 * BATCHES_AHEAD):
+        if isinstance(batch, FdcError):
+            raise batch
+        yield batch
+
+
+class _Batches(Dataset[Tensor | FdcError]):
+    """The steps' batches by place. A user's mistake is handed over as it is: raised in a process it would lose itself
+    in a traceback."""
+
+    def __init__(self, source: Source, steps: Sequence[int], rank: int, world: int) -> None:
+        self.source, self.steps, self.rank, self.world = source, steps, rank, world
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, place: int) -> Tensor | FdcError:
+        try:
+            return self.source.batch(self.steps[place], rank=self.rank, world=self.world)
+        except FdcError as error:
+            return error
+
+
+def _by_a_thread(source: Source, steps: Iterable[int], rank: int, world: int) -> Generator[Tensor]:
     with ThreadPoolExecutor(1, "batches") as thread:
         coming: deque[Future[Tensor]] = deque()
         try:

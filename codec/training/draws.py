@@ -40,4 +40,11 @@ class Draws:
 
     def _slice(self, values: Tensor) -> Tensor:
         share = len(values) // self.world
-        return values[self.rank * share : (self.rank + 1) * share].to(self.device)
+        return to_device(values[self.rank * share : (self.rank + 1) * share], self.device)
+
+
+def to_device(values: Tensor, device: torch.device | str) -> Tensor:
+    """The values on a device. To a GPU they go through pinned memory, so that nothing waits for it."""
+    if torch.device(device).type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)

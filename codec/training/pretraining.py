@@ -63,7 +63,7 @@ class UNetStage(nn.Module):
         y = latents(self.backbone, batch)
         high, low = self.log_snr
         alpha_bar = torch.sigmoid(draws.uniform(len(y), low=low, high=high).double())
-        t = torch.tensor([self.backbone.timestep_of(float(value)) for value in alpha_bar], device=y.device)
+        t = self.backbone.timesteps_of(alpha_bar)
         noise, mixing = draws.normal(len(y), *y.shape[1:]), alpha_bar.float().view(-1, 1, 1, 1)
         x_t = mixing.sqrt() * y + (1 - mixing).sqrt() * noise
         loss = (self.backbone.predict_noise(x_t, t) - noise).square().mean()
@@ -107,5 +107,4 @@ def denoised(backbone: Backbone, y: Tensor, alpha: Tensor, *, dithered: bool) ->
     alpha = alpha.view(-1, 1, 1, 1)
     y_hat = rounded(alpha * y, dithered) / alpha
     error = (y_hat - y).detach().square().flatten(1).mean(1)
-    t = torch.tensor([backbone.timestep_of(float(1 / (1 + value))) for value in error], device=y.device)
-    return clean_latent(backbone, y_hat, t)
+    return clean_latent(backbone, y_hat, backbone.timesteps_of(1 / (1 + error)))

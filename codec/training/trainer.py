@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from codec.training.checkpoint import Checkpoint
 from codec.training.data import Source, prefetch
-from codec.training.draws import Draws
+from codec.training.draws import Draws, to_device
 from codec.training.settings import StageSettings
 
 
@@ -73,13 +74,14 @@ class Trainer:
         model, optimizer = self.accelerator.prepare(self.stage, self.optimizer)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         saved, logged, device = time.monotonic(), 0.0, self.accelerator.device
-        batches = prefetch(self.source, range(self.step, settings.steps), rank=rank, world=world)
+        steps = range(self.step, settings.steps)
+        batches = prefetch(self.source, steps, rank=rank, world=world, processes=self._loaders(device))
         with closing(batches):
             for batch in batches:
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(self.step, settings)
                 draws = Draws(self.seed, self.step, rank=rank, world=world, device=device)
-                loss, terms = model(batch.to(device), draws)
+                loss, terms = model(to_device(batch, device), draws)
                 self.accelerator.backward(loss)
                 self.accelerator.clip_grad_norm_(self.parameters.values(), settings.clip_norm)
                 optimizer.step()
@@ -103,10 +105,14 @@ class Trainer:
                 value.copy_(self.averages[name])
         return True
 
+    def _loaders(self, device: torch.device) -> int:
+        """Processes that make batches: a GPU is done with one before a single thread has made the next."""
+        return max(1, _processors() // self.accelerator.num_processes - 1) if device.type == "cuda" else 0
+
     def _late(self) -> bool:
         """Whether the deadline is over on any process, which all of them then learn at the same step."""
-        if math.isinf(self.deadline):
-            return False
+        if math.isinf(self.deadline) or self.accelerator.num_processes == 1:
+            return time.monotonic() > self.deadline
         if time.monotonic() > self.deadline:
             self.accelerator.set_trigger()
         return bool(self.accelerator.check_trigger())
@@ -149,6 +155,10 @@ class Trainer:
                 state[index] = {"step": torch.tensor(float(self.step))} | moments
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def learning_rate(step: int, settings: StageSettings) -> float:

@@ -145,6 +145,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=12, help="pictures")
     parser.add_argument("--crop", type=int, help="use the top left square of this side")
     parser.add_argument("--devices", nargs="+", default=["cpu"])
+    parser.add_argument("--devices-only", action="store_true", help="leave out the environments of the processor")
     parser.add_argument(
         "--pythons", nargs="+", default=[], help="further interpreters, with torch, numpy, constriction"
     )
@@ -169,7 +170,8 @@ def main() -> int:
         expected = run("first", ENVIRONMENTS["1 thread"], "cpu", sys.executable)
         wrong = sum(expected[f"symbols {i}"] != expected[f"truth {i}"] for i in range(given.count))
         table = [("decoded against encoded", given.count, wrong)]
-        variants = [(name, environment, "cpu", sys.executable) for name, environment in ENVIRONMENTS.items()]
+        environments = {} if given.devices_only else ENVIRONMENTS
+        variants = [(name, environment, "cpu", sys.executable) for name, environment in environments.items()]
         variants += [(f"device {device}", {}, device, sys.executable) for device in given.devices if device != "cpu"]
         variants += [(f"torch {version(python)}", {}, "cpu", python) for python in given.pythons]
         for name, environment, device, python in variants:

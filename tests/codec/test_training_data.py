@@ -1,5 +1,6 @@
 """Training data: every crop and every random draw is a function of seed and step, for any number of processes."""
 
+import multiprocessing
 import threading
 from pathlib import Path
 
@@ -73,23 +74,26 @@ def test_shards_without_photos_are_refused(tmp_path: Path) -> None:
         ShardedImages([tmp_path])
 
 
-def test_prefetching_gives_the_batches_in_order_and_can_be_left_early(tars: Path) -> None:
+@pytest.mark.parametrize("processes", [0, 2])
+def test_prefetching_gives_the_batches_in_order_and_can_be_left_early(tars: Path, processes: int) -> None:
     source, threads = sampler(tars), threading.active_count()
-    batches = prefetch(source, range(7, 12))
+    batches = prefetch(source, range(7, 12), processes=processes)
     assert torch.equal(next(batches), source.batch(7))
     assert torch.equal(next(batches), source.batch(8))
     batches.close()
     assert threading.active_count() == threads
-    assert [len(batch) for batch in prefetch(source, range(3))] == [4, 4, 4]
+    assert not multiprocessing.active_children()
+    assert [len(batch) for batch in prefetch(source, range(3), processes=processes)] == [4, 4, 4]
 
 
-def test_a_batch_that_cannot_be_made_ahead_of_time_stops_the_run_as_it_would_have(tars: Path) -> None:
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_batch_that_cannot_be_made_ahead_of_time_stops_the_run_as_it_would_have(processes: int) -> None:
     class Broken:
         def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Tensor:
             raise SettingsError(f"no photo for step {step}")
 
-    with pytest.raises(SettingsError, match="step 0"):
-        list(prefetch(Broken(), range(5)))
+    with pytest.raises(SettingsError, match=r"^no photo for step 0$"):
+        list(prefetch(Broken(), range(5), processes=processes))
 
 
 def test_cached_latents_are_those_of_the_backbone_and_are_encoded_once(
