@@ -254,7 +254,7 @@ class _Attention(nn.Module):
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention of (B, heads, tokens, width) each; as products and a softmax where heads are too wide to be fused."""
-    if query.shape[-1] <= WIDE_HEAD or query.dtype == torch.float32 or not _fused(query):
+    if query.shape[-1] <= WIDE_HEAD or not _fused(query):
         return F.scaled_dot_product_attention(query, key, value)
     from codec import kernels
 
@@ -295,7 +295,8 @@ def _tokens(x: Tensor) -> Tensor:
 
 def _pixels(tokens: Tensor, like: Tensor) -> Tensor:
     """(B, H W, C) to (B, C, H, W), channels-last."""
-    return tokens.unflatten(1, like.shape[-2:]).permute(0, 3, 1, 2)
+    x: Tensor = tokens.unflatten(1, like.shape[-2:])
+    return x.permute(0, 3, 1, 2)
 
 
 def _refuse_masks(arguments: dict[str, Any]) -> None:

@@ -147,7 +147,7 @@ def _channel_moments(
     tl.store(spread + place, tl.sum(squares, axis=0) - total * total / count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels", "chunk", "splits", "shift_stride"])
 def _group_affine(
     mean,
     spread,

@@ -36,6 +36,7 @@ REPEATS = 10
 SECONDS_A_ROW = 1.5
 SEARCH = 4
 """Ways to compute a convolution that cuDNN tries before it takes one."""
+ALONE, TOGETHER, STEPS = ("VAE encoder", "U-Net step", "VAE decoder"), "four steps and VAE decoder", 4
 TINY_VAE = {"block_out_channels": [32] * 4, "layers_per_block": 1}
 TINY_UNET = {"block_out_channels": [32] * 4, "attention_head_dim": 8, "layers_per_block": 1, "cross_attention_dim": 32}
 BACKENDS = (
@@ -147,7 +148,7 @@ def parts(vae: AutoencoderKL, unet: UNet2DConditionModel, size: Size, batch: int
 
     def decode() -> Tensor:
         x = latent
-        for _ in range(4):
+        for _ in range(STEPS):
             x = 0.9 * x + 0.1 * unet(x, t, encoder_hidden_states=prompt).sample
         return vae.decode(x).sample
 
@@ -155,7 +156,7 @@ def parts(vae: AutoencoderKL, unet: UNet2DConditionModel, size: Size, batch: int
         "VAE encoder": lambda: vae.encode(pixels).latent_dist.mean,
         "U-Net step": lambda: unet(latent, t, encoder_hidden_states=prompt).sample,
         "VAE decoder": lambda: vae.decode(latent).sample,
-        "four steps and VAE decoder": decode,
+        TOGETHER: decode,
     }
 
 
@@ -163,10 +164,12 @@ def operations(scale: Scale) -> dict[tuple[Size, str], int]:
     """Floating-point operations on one picture, a multiplication and an addition counted as two; without a device."""
     counts, shapes = {}, networks(scale, "meta")
     for size in scale.sizes:
-        for name, work in parts(*shapes, size, 1).items():
+        works = parts(*shapes, size, 1)
+        for name in ALONE:
             with FlopCounterMode(display=False) as counter:
-                work()
+                works[name]()
             counts[size, name] = int(counter.get_total_flops())
+        counts[size, TOGETHER] = STEPS * counts[size, "U-Net step"] + counts[size, "VAE decoder"]
     return counts
 
 
@@ -244,11 +247,10 @@ def measured(ways: list[Variant], scale: Scale, name: str, size: Size, batch: in
 
 def rows(scale: Scale) -> Iterator[tuple[Size, str, int]]:
     """What to measure: everything at batch 1, then what larger batches gain."""
-    names = ("VAE encoder", "U-Net step", "VAE decoder")
-    yield from product(scale.sizes, names, scale.batches[:1])
-    yield scale.sizes[-1], "four steps and VAE decoder", 1
+    yield from product(scale.sizes, ALONE, scale.batches[:1])
+    yield scale.sizes[-1], TOGETHER, 1
     for batch in scale.batches[1:]:
-        yield from product(scale.sizes[::-1], names[::-1], (batch,))
+        yield from product(scale.sizes[::-1], ALONE[::-1], (batch,))
 
 
 @torch.no_grad()
