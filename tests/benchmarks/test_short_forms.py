@@ -14,6 +14,7 @@ from tests.benchmarks import (
     coded_length,
     denoising_arms,
     entropy_speed,
+    foundation,
     listing_scale,
     pass_through,
     quantiser_arms,
@@ -51,6 +52,16 @@ def test_planning_against_a_history_finds_what_changed_and_stays_below_a_gigabyt
     found = json.loads(printed(listing_scale.main, "--keys", 1000, "--history", 10_000))
     assert found["states"] == {"changed": 9, "gone": 9100, "new": 100}
     assert 0 < found["peak_mb"] < GIGABYTE_IN_MB
+
+
+def test_a_foundation_model_is_measured_in_every_part(printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    table = printed(foundation.main)
+    assert "measured: codec.gpu" in table and "failed" not in table
+    rows = re.findall(r"^\| 96 x 64 \| ([\w -]+) \| (\d) \| [\d.]+ \|", table, re.MULTILINE)
+    assert sorted(rows) == sorted(
+        [(part, batch) for part in foundation.ALONE for batch in "12"] + [(foundation.TOGETHER, "1")]
+    )
 
 
 def test_photos_are_packed_with_and_without_the_check(printed: Printed) -> None:
