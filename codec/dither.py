@@ -6,6 +6,8 @@ a coded mean may have, so coding stays exact. They come from a sequence of the p
 more even than chance: near any place all offsets occur alike often.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,4 +30,9 @@ def dither(like: Tensor, wanted: bool) -> Tensor:
     """The offsets of latents (B, 4, h, w) in bins, (1, 4, h, w) of their type; zeros, (1, 1, 1, 1), if not wanted."""
     if not wanted:
         return like.new_zeros(1, 1, 1, 1)
-    return torch.from_numpy(offsets(*like.shape[1:]))[None].to(like.device, like.dtype) / UNITS
+    return _kept(*like.shape[1:], like.device, like.dtype)
+
+
+@lru_cache(maxsize=8)
+def _kept(channels: int, height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(offsets(channels, height, width))[None].to(device, dtype) / UNITS

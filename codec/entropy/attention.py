@@ -58,9 +58,9 @@ class Block(nn.Module):
         """
         projected = self._projected(x, math)
         mixed = torch.zeros_like(x)
-        for group in window_groups(*shape, self.window, self.shifted):
-            near, inside = (part.to(x.device) for part in near_tokens(group.height, group.width, self.positions))
-            for tokens in group.tokens.to(x.device).split(WINDOWS_AT_ONCE if seen is None else 1):
+        for group in window_groups(*shape, self.window, self.shifted, x.device):
+            near, inside = near_tokens(group.height, group.width, self.positions, x.device)
+            for tokens in group.tokens.split(WINDOWS_AT_ONCE if seen is None else 1):
                 query, key, value = self._heads(projected[:, tokens])
                 if seen is None:
                     attended = self._in_window(query, key, value, relative, near, inside, math)
@@ -83,7 +83,7 @@ class Block(nn.Module):
         rows = []
         for row in range(height):
             top = max(0, row - REACH)
-            places, hidden = (part.to(x.device) for part in raster_rows(row - top, width, self.positions))
+            places, hidden = raster_rows(row - top, width, self.positions, x.device)
             keys, values = (part[:, :, top : row + 1].flatten(2, 3) for part in (key, value))
             scores = self._scores(query[:, :, row], keys, relative, places).masked_fill(hidden, MASKED)
             weights, total = self._weights(scores, math)
@@ -107,7 +107,7 @@ class Block(nn.Module):
             torch.cat([part[:, :, top:row, left:right].flatten(2, 3), part[:, :, row, left : column + 1]], 2)
             for part in (cache.keys, cache.values)
         )
-        places = raster_keys(row - top, column - left, right - column - 1, self.positions).to(x.device)
+        places = raster_keys(row - top, column - left, right - column - 1, self.positions, x.device)
         weights, total = self._weights(self._scores(query, keys, relative, places), math)
         return self._finished(x, _merged(math.snap(weights @ values / total, ACTIVATION)), math)
 

@@ -6,6 +6,7 @@ alpha code. The hyper-latent's prior is already in units of symbols and is used 
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ MEAN = Grid(22, 5)
 TABLE_UNITS = 2**12
 """Units of alpha and 1 / alpha in RateConstants."""
 LEVEL_UNITS = 2**6
+CODE_OF_ONE = 128
+"""The alpha code of alpha = 1."""
 
 
 def sigma(level: Tensor) -> Tensor:
@@ -60,6 +63,15 @@ class RateConstants:
             torch.round(TABLE_UNITS / alpha).int(),
             torch.round(level * LEVEL_UNITS).int(),
         )
+
+    def to(self, device: torch.device) -> "RateConstants":
+        """The same tables on a device."""
+        return RateConstants(self.alpha.to(device), self.inverse.to(device), self.level.to(device))
+
+    @cached_property
+    def level_of_one(self) -> float:
+        """The level of sigma = 1."""
+        return float(self.level[CODE_OF_ONE]) / LEVEL_UNITS
 
     def rows(self, codes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 4) codes -> alpha, 1 / alpha and level, each (B, 1, 4) in ones."""

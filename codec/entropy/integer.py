@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from codec.entropy.distribution import LEVEL_UNITS, RateConstants, distributions, prior_distributions
+from codec.entropy.distribution import RateConstants, distributions, prior_distributions
 from codec.entropy.entroformer import (
     ALPHA_CODES,
     CHANNELS,
@@ -29,7 +29,7 @@ from codec.entropy.grids import (
     Grid,
     exponential_table,
 )
-from codec.entropy.rate import CODE_OF_ONE, crop_tokens
+from codec.entropy.rate import crop_tokens
 from codec.entropy.windows import anchor_mask
 from codec.errors import BundleError
 from codec.memory import keep_freed_memory
@@ -142,7 +142,7 @@ class ExactEntropyModel:
 
     def prior(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Alpha codes (B, 4) -> means in 1/32 and levels of the hyper-latent's channels, (B, Z) int64."""
-        one = float(self.constants.level[CODE_OF_ONE]) / LEVEL_UNITS
+        one = self.constants.level_of_one
         return _whole(*prior_distributions(self.network.prior(codes.to(self.device), self.math), one, self.math))
 
     def hyper(self, z: Tensor, codes: Tensor, shape: tuple[int, int]) -> Tensor:

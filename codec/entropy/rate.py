@@ -4,15 +4,13 @@ import torch
 from torch import Tensor
 
 from codec.dither import dither
-from codec.entropy.distribution import LEVEL_UNITS, RateConstants, bits, distributions, prior_distributions
+from codec.entropy.distribution import RateConstants, bits, distributions, prior_distributions
 from codec.entropy.entroformer import Entroformer
 from codec.entropy.grids import Arithmetic, Simulated
 from codec.entropy.windows import anchor_mask
 
 HYPER_LIMIT = 63
 """Largest magnitude of a hyper-latent symbol."""
-CODE_OF_ONE = 128
-"""The alpha code of alpha = 1."""
 
 
 def straight_through_round(x: Tensor) -> Tensor:
@@ -56,9 +54,7 @@ def coded_bits(
     math = math or Simulated()
     alpha, inverse, level = constants.rows(codes, scaled.dtype)
     z = hyper_latent(model, scaled, codes, constants)
-    z_mean, z_level = prior_distributions(
-        model.prior(codes, math), float(constants.level[CODE_OF_ONE]) / LEVEL_UNITS, math
-    )
+    z_mean, z_level = prior_distributions(model.prior(codes, math), constants.level_of_one, math)
     hyper_bits = bits(z, z_mean[:, :, None, None], z_level[:, :, None, None]).flatten(1).sum(1)
 
     shape, steps = (scaled.shape[-2], scaled.shape[-1]), 2**model.settings.halvings
@@ -67,7 +63,7 @@ def coded_bits(
     if model.settings.order == "serial":
         context = model.context(tokens, inverse, codes, shape, math)
     else:
-        seen = (anchor_mask(*shape) if seen is None else seen).to(scaled.device)
+        seen = anchor_mask(*shape, scaled.device) if seen is None else seen.to(scaled.device)
         context = model.context(tokens, inverse, codes, shape, math, seen) * ~seen[:, None]
     outputs = model.parameter_net(hyper, context, tokens, inverse, math)
     mean, scale = distributions(outputs, alpha, level, math)

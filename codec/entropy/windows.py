@@ -1,4 +1,7 @@
-"""Geometry of attention: which tokens of a grid form a window, and the relative place of its queries and keys."""
+"""Geometry of attention: which tokens of a grid form a window, and the relative place of its queries and keys.
+
+What depends on shapes alone is kept, on the device that it is asked for.
+"""
 
 import itertools
 from dataclasses import dataclass
@@ -9,6 +12,7 @@ from torch import Tensor
 
 WINDOW, HYPER_WINDOW = 32, 16
 """Side of an attention window in tokens: of the context transformer, and of the hyper-encoder and hyper-decoder."""
+CPU = torch.device("cpu")
 REACH = 16
 """Rows above, and columns to each side, that a position sees in raster order."""
 
@@ -23,12 +27,14 @@ class WindowGroup:
 
 
 @lru_cache(maxsize=256)
-def window_groups(height: int, width: int, window: int, shifted: bool) -> tuple[WindowGroup, ...]:
+def window_groups(
+    height: int, width: int, window: int, shifted: bool, device: torch.device = CPU
+) -> tuple[WindowGroup, ...]:
     """All windows of a grid, grouped by shape. They start at (0, 0), or half a window earlier when shifted.
 
     Border windows are cut, never padded.
     """
-    raster = torch.arange(height * width).view(height, width)
+    raster = torch.arange(height * width, device=device).view(height, width)
     groups: dict[tuple[int, int], list[Tensor]] = {}
     for top, bottom in _cuts(height, window, shifted):
         for left, right in _cuts(width, window, shifted):
@@ -42,10 +48,10 @@ def _cuts(length: int, window: int, shifted: bool) -> list[tuple[int, int]]:
 
 
 @lru_cache(maxsize=256)
-def anchor_mask(height: int, width: int) -> Tensor:
+def anchor_mask(height: int, width: int, device: torch.device = CPU) -> Tensor:
     """(N,) bool: the tokens of the first coding pass, whose row + column is odd."""
     rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]
-    return ((rows + columns) % 2 == 1).flatten()
+    return ((rows + columns) % 2 == 1).flatten().to(device)
 
 
 def cells(positions: int) -> int:
@@ -55,7 +61,7 @@ def cells(positions: int) -> int:
 
 
 @lru_cache(maxsize=256)
-def near_tokens(height: int, width: int, positions: int) -> tuple[Tensor, Tensor]:
+def near_tokens(height: int, width: int, positions: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
     """For each token of a height x width window the tokens in the cells of the diamond around it, in the cells' order.
 
     Indices (n, cells - 1) into the window, and whether there is such a token; where not, the index is the token's own.
@@ -67,7 +73,7 @@ def near_tokens(height: int, width: int, positions: int) -> tuple[Tensor, Tensor
     columns = torch.arange(width).repeat(height)[:, None] + right
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     own = torch.arange(height * width)[:, None]
-    return torch.where(inside, rows * width + columns, own), inside
+    return torch.where(inside, rows * width + columns, own).to(device), inside.to(device)
 
 
 def cells_of(down: Tensor, right: Tensor, positions: int) -> Tensor:
@@ -86,7 +92,7 @@ def cells_of(down: Tensor, right: Tensor, positions: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def raster_rows(above: int, width: int, positions: int) -> tuple[Tensor, Tensor]:
+def raster_rows(above: int, width: int, positions: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
     """Attention in raster order from a row to the `above` rows over it and itself, all keys in raster order.
 
     The table row (width, (above + 1) width) of each pair, and whether the key is hidden: later than the query, or more
@@ -95,13 +101,13 @@ def raster_rows(above: int, width: int, positions: int) -> tuple[Tensor, Tensor]
     query = torch.arange(width)[:, None]
     row, column = torch.arange(above + 1).repeat_interleave(width), torch.arange(width).repeat(above + 1)
     hidden = ((column - query).abs() > REACH) | ((row == above) & (column > query))
-    return cells_of((row - above).expand(width, -1), column - query, positions), hidden
+    return cells_of((row - above).expand(width, -1), column - query, positions).to(device), hidden.to(device)
 
 
 @lru_cache(maxsize=1024)
-def raster_keys(above: int, left: int, right: int, positions: int) -> Tensor:
+def raster_keys(above: int, left: int, right: int, positions: int, device: torch.device = CPU) -> Tensor:
     """Table rows (keys,) of the keys of one position in raster order: `above` rows from `left` columns before it to
     `right` after, then those before it in its own row, then itself."""
     side, before = torch.arange(-left, right + 1), torch.arange(-left, 1)
     down = torch.cat([torch.arange(-above, 0).repeat_interleave(len(side)), torch.zeros_like(before)])
-    return cells_of(down, torch.cat([side.repeat(above), before]), positions)
+    return cells_of(down, torch.cat([side.repeat(above), before]), positions).to(device)

@@ -52,8 +52,8 @@ class UNetStage(nn.Module):
         super().__init__()
         self.settings, self.backbone = settings, backbone
         self.unet = cast(nn.Module, backbone.unet.requires_grad_(True))
-        ends = backbone.alpha_bar(torch.tensor([1.0, settings.largest_timestep], dtype=torch.float64))
-        self.log_snr = torch.logit(ends).tolist()
+        ends = torch.tensor([1.0, settings.largest_timestep], dtype=torch.float64, device=backbone.device)
+        self.log_snr = torch.logit(backbone.alpha_bar(ends)).tolist()
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:

@@ -30,7 +30,7 @@ class EntropyStage(nn.Module):
         super().__init__()
         self.settings, self.backbone = settings, backbone
         self.entropy = entropy.requires_grad_(True)
-        self.constants = RateConstants.computed()
+        self.constants = RateConstants.computed().to(backbone.device)
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:
@@ -80,7 +80,7 @@ class AdapterStage(nn.Module):
         self.settings, self.backbone, self.joint = settings, backbone, joint
         self.entropy = entropy.requires_grad_(joint)
         self.estimator = estimator.requires_grad_(True)
-        self.constants = RateConstants.computed()
+        self.constants = RateConstants.computed().to(backbone.device)
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:

@@ -32,7 +32,7 @@ from codec.curves import bootstrap_interval, log_rate_difference
 from codec.denoiser import denoise
 from codec.dither import dither
 from codec.entropy.distribution import (
-    LEVEL_UNITS,
+    CODE_OF_ONE,
     alpha_of_code,
     bits,
     code_of_alpha,
@@ -41,7 +41,7 @@ from codec.entropy.distribution import (
     sigma,
 )
 from codec.entropy.grids import Simulated
-from codec.entropy.rate import CODE_OF_ONE, crop_tokens, hyper_latent
+from codec.entropy.rate import crop_tokens, hyper_latent
 from codec.entropy.stream import TILE
 from codec.entropy.windows import anchor_mask
 from codec.images import to_pixels
@@ -123,7 +123,7 @@ class Arms:
         model, constants, shape = self.model, self.codec.constants, (scaled.shape[-2], scaled.shape[-1])
         alpha, inverse, level = constants.rows(codes, scaled.dtype)
         z = hyper_latent(model, scaled, codes, constants)
-        prior = prior_distributions(model.prior(codes, MATH), float(constants.level[CODE_OF_ONE]) / LEVEL_UNITS, MATH)
+        prior = prior_distributions(model.prior(codes, MATH), constants.level_of_one, MATH)
         steps = 2**model.settings.halvings
         hyper = crop_tokens(model.hyper_decoder(z, codes, MATH), (steps * z.shape[-2], steps * z.shape[-1]), shape)
         tokens, anchors = seen.flatten(2).transpose(1, 2), anchor_mask(*shape)
