@@ -1,11 +1,12 @@
 """The frozen diffusion model under a codec: autoencoder, noise predictor, noise schedule, empty-prompt embedding."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from codec import checkpoint
 from codec.errors import BackboneError
 from codec.images import to_tensor
+from codec.mini import MiniNetwork
 from codec.schedule import NoiseSchedule
 from codec.tiling import Tilings, bands, continued, whole
 
@@ -30,12 +32,13 @@ UNSEEN_IN_SHAPES = ("act_fn", "attention_head_dim", "flip_sin_to_cos", "freq_shi
 
 
 class Backbone:
-    """A frozen latent diffusion model, in float32: pictures to normalised latents and back, and the noise in a latent.
+    """A frozen latent diffusion model: pictures to normalised latents and back, and the noise in a latent.
 
     The networks, of diffusers or of codec.mini, are taken over and frozen in place; gradients flow through them to
     their inputs. Latents are (B, 4, ceil(H/8), ceil(W/8)), each channel normalised with latents_mean and latents_std (a
     scaling_factor s is a standard deviation of 1/s). prompt_embedding is (1, L, D); without it, embed_prompt computes
-    it when first needed.
+    it when first needed. All computes in float32, but for networks of diffusers on a GPU: where no gradient is wanted
+    they compute in bfloat16, as in training with mixed precision, prepared by codec.gpu.
     Networks run whole on what fits a tile of `tilings`, and tile by tile on what is larger.
     """
 
@@ -56,6 +59,7 @@ class Backbone:
         self.schedule = schedule
         self.tilings = Tilings.of(autoencoder, unet)
         self._statistics = _latent_statistics(name, autoencoder.config)
+        self._prepared: dict[str, Any] = {}
         self._embed_prompt = embed_prompt
         self._prompt_embedding = None if prompt_embedding is None else self._checked(prompt_embedding)
         self.to(autoencoder.device)
@@ -113,6 +117,8 @@ class Backbone:
         """Move everything to a device, in place."""
         self.autoencoder.to(device)
         self.unet.to(device)
+        self._prepared.clear()
+        self.on_gpu = torch.device(device).type == "cuda"
         self.schedule = self.schedule.to(device)
         self._mean, self._std = (part.to(device) for part in self._statistics)
         if self._prompt_embedding is not None:
@@ -185,9 +191,10 @@ class Backbone:
     def _encode(self, read: Callable[[slice, slice], Tensor], size: tuple[int, int]) -> Tensor:
         def mean(rows: slice, columns: slice) -> Tensor:
             tile = continued(read(_in_pixels(rows), _in_pixels(columns)), REDUCTION)
-            return cast(Tensor, self.autoencoder.encode(tile).latent_dist.mean)
+            return cast(Tensor, autoencoder.encode(tile.to(dtype)).latent_dist.mean).float()
 
-        return (whole(mean, _latent_size(size), self.tilings.encoder).float() - self._mean) / self._std
+        autoencoder, dtype = self._network("autoencoder")
+        return (whole(mean, _latent_size(size), self.tilings.encoder) - self._mean) / self._std
 
     def decode(self, latent: Tensor, size: tuple[int, int]) -> Tensor:
         """A normalised latent (B, 4, ceil(H/8), ceil(W/8)) to pixels (B, 3, H, W) of size (H, W), not clamped."""
@@ -200,9 +207,11 @@ class Backbone:
             raise ValueError(f"a picture of {height}x{width} has no latent of {tuple(latent.shape[-2:])}")
 
         def pixels(rows: slice, columns: slice) -> Tensor:
-            sample: Tensor = self.autoencoder.decode(latent[..., rows, columns] * self._std + self._mean).sample
+            tile = latent[..., rows, columns] * self._std + self._mean
+            sample: Tensor = autoencoder.decode(tile.to(dtype)).sample
             return sample.float()
 
+        autoencoder, dtype = self._network("autoencoder")
         row = 0
         for band in bands(pixels, _latent_size(size), self.tilings.decoder, scale=REDUCTION):
             yield band[..., : height - row, :width]
@@ -216,14 +225,15 @@ class Backbone:
         """
         if t.dtype != torch.float32:
             raise TypeError(f"timesteps must be float32, not {t.dtype}")
+        unet, dtype = self._network("unet")
         prompt = self.prompt_embedding
         if prompt is not None:
-            prompt = prompt.expand(len(x_t), -1, -1)
+            prompt = prompt.expand(len(x_t), -1, -1).to(dtype)
 
         def prediction(rows: slice, columns: slice) -> Tensor:
             tile = x_t[..., rows, columns]
-            sample = continued(tile, self.tilings.unet.multiple)
-            output: Tensor = self.unet(sample, t, encoder_hidden_states=prompt).sample
+            sample = continued(tile, self.tilings.unet.multiple).to(dtype)
+            output: Tensor = unet(sample, t, encoder_hidden_states=prompt).sample
             return output[..., : tile.shape[-2], : tile.shape[-1]].float()
 
         output = whole(prediction, (x_t.shape[-2], x_t.shape[-1]), self.tilings.unet)
@@ -232,6 +242,18 @@ class Backbone:
         alpha_bar = self.alpha_bar(t.double())[:, None, None, None]  # 1 - alpha_bar would lose digits in float32
         signal, noise = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
         return signal * output + noise * x_t.float()
+
+    def _network(self, part: Literal["autoencoder", "unet"]) -> tuple[Any, torch.dtype]:
+        """What computes now, and in which type."""
+        network = getattr(self, part)
+        trained = torch.is_grad_enabled() or torch.is_autocast_enabled("cuda")
+        if not self.on_gpu or trained or isinstance(network, MiniNetwork):
+            return network, torch.float32
+        if part not in self._prepared:
+            from codec.gpu import for_inference
+
+            self._prepared[part] = for_inference(copy.deepcopy(network).to(torch.bfloat16))
+        return self._prepared[part], torch.bfloat16
 
     def alpha_bar(self, t: Tensor) -> Tensor:
         """alpha_bar at timesteps t in 0..999, of any shape, linear in log-SNR between integer steps; differentiable.

@@ -47,6 +47,29 @@ def test_a_single_file_is_the_same_backbone_as_the_folder(published: Path, backb
     assert torch.equal(single.decode(noisy_latent(2, 3), (16, 24)), backbone.decode(noisy_latent(2, 3), (16, 24)))
 
 
+def test_on_a_gpu_networks_compute_in_half_precision_where_no_gradient_is_wanted(published: Path) -> None:
+    backbone, t = Backbone.load(published / "folder"), torch.tensor([12.5, 300.0])
+    pixels, latent = torch.rand(1, 3, 32, 48) * 2 - 1, noisy_latent()
+
+    def all_parts() -> list[Tensor]:
+        parts = backbone.encode(pixels), backbone.decode(latent[:, :, :4, :6], (32, 48))
+        return [*parts, backbone.predict_noise(latent, t)]
+
+    expected, before = all_parts(), backbone.content_hash
+    backbone.on_gpu = True  # the processor then takes the GPU's way, but for the kernels
+    for found, exact in zip(all_parts(), expected, strict=True):
+        assert torch.equal(found, exact), "a gradient may be wanted"
+    with torch.no_grad():
+        for found, exact in zip(all_parts(), expected, strict=True):
+            assert found.dtype == torch.float32
+            assert 0 < (found - exact).norm() <= 0.03 * exact.norm()
+    backbone.__dict__.pop("content_hash")
+    assert backbone.content_hash == before
+    backbone.to("cpu")
+    with torch.no_grad():
+        assert torch.equal(backbone.encode(pixels), expected[0])
+
+
 def test_the_single_file_has_the_names_of_the_published_one() -> None:
     names = tiny.original_tensors(
         tiny.tiny_autoencoder().state_dict(), tiny.tiny_unet().state_dict(), tiny.tiny_text_encoder().state_dict()
