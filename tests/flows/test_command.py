@@ -143,14 +143,22 @@ assert not get_current_settings().server.analytics_enabled
     assert run.returncode == 0, run.stderr
 
 
-def test_the_archive_works_with_prefect_and_torch_left_out() -> None:
+def test_an_archive_is_made_and_restored_with_prefect_and_torch_left_out(tmp_path: Path) -> None:
     code = """
 import sys
 sys.modules["prefect"] = None
-import tasks.archive, tasks.restore, tasks.report
+from pathlib import Path
+from tasks.models import Models
+from tasks.restore import restore
+from tests.fake_codec import FAKE
+from tests.tasks.pictures import bundle, folder, pack, png, rows
+home = Path(sys.argv[1])
+pack(folder(home / "s", {"a.png": png(1)}), home / "a", bundle(home / "b"))
+assert rows(home / "a")[0]["verified"]
+assert restore(str(home / "a"), str(home / "out"), models=Models("", threads=1, codec=FAKE)).images == 1
 assert "torch" not in sys.modules and "diffusers" not in sys.modules
 """
-    run = python("-c", code)
+    run = python("-c", code, str(tmp_path))
     assert run.returncode == 0, run.stderr
 
 
