@@ -136,8 +136,8 @@ def sums(archive: Store, folder: str) -> dict[str, str]:
 def _software() -> dict[str, bytes]:
     name, content = wheel.build()
     versions: dict[str, str] = {}
-    for found in importlib.metadata.distributions():
-        versions.setdefault(found.name, found.version.partition("+")[0])
+    for metadata in (found.metadata for found in importlib.metadata.distributions()):  # read once for name and version
+        versions.setdefault(metadata["Name"], metadata["Version"].partition("+")[0])
     versions.pop(wheel.DISTRIBUTION, None)
     software = {
         name: content,

@@ -1,9 +1,10 @@
 """Tars that WebDataset reads and whose bytes depend on their members alone."""
 
+import io
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tarfile import BLOCKSIZE
 from typing import Self
 
 from tasks.storage import StorageError
@@ -13,33 +14,27 @@ class Tar:
     """A tar being written to a local file: owner, mode and time fixed, members in the order they are added."""
 
     def __init__(self, path: Path) -> None:
-        import webdataset  # takes a second, which readers of this package's reports need not spend
-
-        self._file = path.open("wb")
-        self._writer = webdataset.TarWriter(
-            self._file, user="", group="", mode=0o444, mtime=0, compress=False, encoder=False
-        )
+        self._path = path
+        self._writer = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  # closed by __exit__
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         with self._naming_errors():
-            try:
-                self._writer.close()
-            finally:
-                self._file.close()
+            self._writer.close()
 
     def add(self, name: str, data: bytes) -> int:
         """Append a member (a name of at most 100 ASCII characters); returns the offset of its first byte.
 
         Raises StorageError when the disk is full.
         """
-        key, _, extension = name.partition(".")
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = len(data), 0o444
         with self._naming_errors():
-            self._writer.write({"__key__": key, extension: data})
-        blocks = -(-len(data) // BLOCKSIZE)
-        return int(self._writer.tarstream.offset) - blocks * BLOCKSIZE
+            self._writer.addfile(member, io.BytesIO(data))
+        blocks = -(-len(data) // tarfile.BLOCKSIZE)
+        return self._writer.offset - blocks * tarfile.BLOCKSIZE
 
     @contextmanager
     def _naming_errors(self) -> Iterator[None]:
@@ -47,5 +42,5 @@ class Tar:
             yield
         except OSError as error:
             raise StorageError(
-                f"{self._file.name}: cannot spool a tar: {error.strerror}; make room there, or set TMPDIR"
+                f"{self._path}: cannot spool a tar: {error.strerror}; make room there, or set TMPDIR"
             ) from error

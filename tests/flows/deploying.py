@@ -53,7 +53,7 @@ def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
+        time.sleep(0.2)
     return found
 
 
@@ -65,7 +65,9 @@ def state(run: UUID) -> str:
 def ends(run: UUID) -> str:
     """The final state of a run."""
     final = ("Completed", "Failed", "Crashed", "Cancelled")
-    return str(until(lambda: state(run) in final and state(run), f"the end of {run}"))
+    with get_client(sync_client=True) as client:  # one for all questions: making it takes longer than they do
+        end = until(lambda: (name := client.read_flow_run(run).state_name) in final and name, f"the end of {run}")
+    return str(end)
 
 
 def cancel(run: UUID) -> None:

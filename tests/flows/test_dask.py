@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {
     "metrics": False,
     "threads": 1,
 }
-PICTURES = 18
+PICTURES = 12
 
 
 @pytest.fixture(autouse=True)

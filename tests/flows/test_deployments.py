@@ -173,19 +173,20 @@ def test_a_training_of_two_processes_is_cancelled_and_goes_on_and_others_wait_fo
     }
 
     name = "train-codec/train-codec"
-    run = started(prefect(server, elsewhere, "deployment", "run", name, "--params", json.dumps(parameters)))
+    first = run_deployment(name, parameters=parameters, timeout=0)
+    assert isinstance(first, FlowRun)
     progress = output / "progress.jsonl"
     until(progress.exists, "the first steps of the training")
     waiting = run_deployment(name, parameters=parameters, timeout=0)
     assert isinstance(waiting, FlowRun)
     until(lambda: state(waiting.id) == "AwaitingConcurrencySlot", "the second training's waiting")
-    assert state(run) == "Running"
+    assert state(first.id) == "Running"
     assert len(processes(output)) >= 3, "accelerate and its two processes"
 
     cancel(waiting.id)
-    cancel(run)
+    cancel(first.id)
     until(lambda: not processes(output), "the end of all processes", seconds=30)
-    assert ends(run) == "Cancelled"
+    assert ends(first.id) == "Cancelled"
     reached = checkpoint_step(output)
     assert reached >= 1
 

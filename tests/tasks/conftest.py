@@ -1,5 +1,6 @@
 """What the archive tests share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,13 @@ from tests.tasks import pictures
 def fake_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the fake codec."""
     return pictures.bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture
+def children_are_played_here() -> Iterator[None]:
+    """For tests in which no child dies; archives of fixtures for a whole module are made before, by real children."""
+    with pictures.in_process():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -53,6 +53,7 @@ class _State:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or a reply's body waits 40 ms for the word that its head has come
     server_address: tuple[str, int]
 
     def log_message(self, *_: Any) -> None:

@@ -36,7 +36,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory, fake_bundle: Path) -> tuple
 
 
 @pytest.fixture
-def grown(packed: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+def grown(packed: tuple[Path, Path], tmp_path: Path, children_are_played_here: None) -> tuple[Path, Path]:
     """Copies of source and archive to change, times of modification kept."""
     source, archive = packed
     shutil.copytree(source, tmp_path / "s")

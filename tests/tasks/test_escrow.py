@@ -1,7 +1,6 @@
 """An archive holds by hash all that its files need, and whoever reads it finds that there."""
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,9 @@ from tasks.storage import Store
 from tests.codec.tiny_bundles import tiny_backbone, tiny_bundle
 from tests.fake_codec import FAKE
 from tests.tasks import pictures
-from tests.tasks.pictures import folder, in_process, pack, png
+from tests.tasks.pictures import folder, pack, png
 
-
-@pytest.fixture(autouse=True)
-def children_are_played_here() -> Iterator[None]:
-    with in_process():
-        yield
+pytestmark = pytest.mark.usefixtures("children_are_played_here")
 
 
 def sums(place: Path) -> subprocess.CompletedProcess[str]:

@@ -85,6 +85,7 @@ def undisturbed(proxy: Proxy, fake_bundle: Path) -> dict[str, str]:
     return snapshot("s3://wire/undisturbed/archive")
 
 
+@pytest.mark.usefixtures("children_are_played_here")  # those of the second run; the first one's die with it
 @pytest.mark.parametrize("point", KILLS)
 def test_killed_and_run_again(point: str, proxy: Proxy, fake_bundle: Path, undisturbed: dict[str, str]) -> None:
     archive = f"s3://wire/{list(KILLS).index(point)}/archive"
@@ -112,6 +113,7 @@ def uploads(archive: str) -> list[str]:
     return [upload["Key"] for upload in found.get("Uploads", ())]
 
 
+@pytest.mark.usefixtures("children_are_played_here")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_run_completes_or_a_later_one_completes_it(
     fault: str, proxy: Proxy, fake_bundle: Path, undisturbed: dict[str, str], request: pytest.FixtureRequest
@@ -136,6 +138,7 @@ def test_a_run_completes_or_a_later_one_completes_it(
     assert snapshot(archive) == undisturbed
 
 
+@pytest.mark.usefixtures("children_are_played_here")
 def test_a_store_that_answers_nothing_but_errors_fails_clearly(proxy: Proxy, fake_bundle: Path) -> None:
     proxy.rule("500", pattern="PUT .*/part-000000")
     archive = "s3://wire/broken/archive"
@@ -146,6 +149,7 @@ def test_a_store_that_answers_nothing_but_errors_fails_clearly(proxy: Proxy, fak
     assert pack(PHOTOS, archive, fake_bundle).runs == [1]
 
 
+@pytest.mark.usefixtures("children_are_played_here")
 def test_uploads_that_killed_runners_left_are_aborted_by_the_seal(proxy: Proxy, fake_bundle: Path) -> None:
     proxy.rule()
     client, archive = fsspec.filesystem("s3"), "s3://wire/uploads/archive"

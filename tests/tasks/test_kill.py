@@ -23,6 +23,7 @@ def undisturbed(source: Path, fake_bundle: Path, tmp_path_factory: pytest.TempPa
     return snapshot(archive)
 
 
+@pytest.mark.usefixtures("children_are_played_here")  # those of the second run; the first one's die with it
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_and_run_again(
     point: str, source: Path, fake_bundle: Path, undisturbed: dict[str, str], tmp_path: Path

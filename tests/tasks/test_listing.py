@@ -12,6 +12,8 @@ from tasks.sources import open_source
 from tasks.storage import Store
 from tests.tasks.pictures import folder, pack, png
 
+pytestmark = pytest.mark.usefixtures("children_are_played_here")
+
 WIDE = Limits(100, 10**9, 9)
 
 

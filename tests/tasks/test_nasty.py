@@ -13,7 +13,7 @@ from tests.tasks.nasty import Row, corpus, links
 from tests.tasks.pictures import SMALL, bundle, folder, pack, rows
 
 TABLE = corpus()
-LIMITS = replace(SMALL, max_images_per_shard=2000, image_timeout=12.0, image_memory=5 * 10**8)
+LIMITS = replace(SMALL, max_images_per_shard=2000, image_timeout=6.0, image_memory=5 * 10**8)
 Found = dict[str, dict[str, Any]]
 
 

@@ -18,16 +18,12 @@ from tasks.storage import Store
 from tasks.worker import _Worker
 from tests.conftest import synthetic
 from tests.fake_codec import OUT_OF_REACH
-from tests.tasks.pictures import SMALL, InProcess, folder, in_process, pack, rows
+from tests.tasks.pictures import SMALL, InProcess, folder, pack, rows
+
+pytestmark = pytest.mark.usefixtures("children_are_played_here")
 
 PHOTO = encode_png(synthetic(60, 80))
 ASKED = {"do": "encode", "quality": 2.0, "target_bpp": None, "min_psnr_db": None, "max_lpips": None, "keep_exif": True}
-
-
-@pytest.fixture(autouse=True)
-def children_are_played_here() -> Iterator[None]:
-    with in_process():
-        yield
 
 
 def one_row(home: Path, bundle: Path, **settings: Any) -> dict[str, Any]:

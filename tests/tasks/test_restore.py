@@ -21,6 +21,8 @@ from tests.tasks.made import make
 from tests.tasks.owners import RUNS
 from tests.tasks.pictures import SMALL, Counter, folder, pack, png, rows
 
+pytestmark = pytest.mark.usefixtures("children_are_played_here")
+
 FAKES = Models("", threads=1, codec=FAKE)
 
 

@@ -17,6 +17,8 @@ from tasks.tar import Tar
 from tests import fake_codec
 from tests.tasks.pictures import SMALL, folder, pack, png, rows
 
+pytestmark = pytest.mark.usefixtures("children_are_played_here")
+
 ONE_SHARD = replace(SMALL, max_images_per_shard=100)
 
 
@@ -40,7 +42,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, fake_bundle: Path) -> tuple[
         "unsupported.png": png(10, fault=fake_codec.UNSUPPORTED),
     }
     source = folder(home / "s", files)
-    pack(source, home / "a", fake_bundle, replace(ONE_SHARD, image_timeout=8.0))
+    pack(source, home / "a", fake_bundle, replace(ONE_SHARD, image_timeout=3.0))
     return source, home / "a", {row["key"]: row for row in rows(home / "a")}
 
 

@@ -15,6 +15,8 @@ from tasks.storage import NotFoundError, Store
 from tests.fake_codec import UNSUPPORTED
 from tests.tasks.pictures import folder, pack, png, rows
 
+pytestmark = pytest.mark.usefixtures("children_are_played_here")
+
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:

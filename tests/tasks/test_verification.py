@@ -1,5 +1,6 @@
 """What is committed was decoded again by a process that has the file and the bundle only: planted faults are caught."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,15 @@ from tasks.storage import Store
 from tasks.tar import Tar
 from tests.conftest import synthetic
 from tests.fake_codec import FAKE
-from tests.tasks.pictures import folder, pack, png, rows
+from tests.tasks.pictures import folder, in_process, pack, png, rows
 
 SETTINGS = Settings(quality=8.0, metrics=False, threads=1)
 
 
 @pytest.mark.parametrize("fault", ["WrongTable", "WrongStream"])
-def test_a_planted_fault_is_caught_and_would_have_passed_unverified(fault: str, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_planted_fault_is_caught_and_would_have_passed_unverified(
+    fault: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     picture = synthetic(64, 80)
     source = folder(tmp_path / "s", {"a.png": encode_png(picture)})
     models = Models(str(bundle.path), codec=f"tests.tasks.planted:{fault}")
@@ -31,7 +34,9 @@ def test_a_planted_fault_is_caught_and_would_have_passed_unverified(fault: str, 
     (kept,) = rows(tmp_path / "verified")
     assert (kept["status"], kept["reason"]) == ("fallback", "unverified")
 
-    compress(str(source), str(tmp_path / "unverified"), replace(SETTINGS, verify=False), models=models)
+    monkeypatch.setattr(sys, "argv", ["worker"])  # nobody else takes part, so its process is played here
+    with in_process():
+        compress(str(source), str(tmp_path / "unverified"), replace(SETTINGS, verify=False), models=models)
     (row,) = rows(tmp_path / "unverified")
     assert (row["status"], row["verified"]) == ("compressed", None)
     stored = Store(str(tmp_path / "unverified")).read_range(row["tar"], row["offset"], row["length"])
