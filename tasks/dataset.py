@@ -28,7 +28,7 @@ from tasks import listing, names, report, sources
 from tasks.progress import SILENT, Progress
 from tasks.sources import ChangedError, Source, open_source
 from tasks.storage import NotFoundError, StorageError, Store, sha256_of
-from tasks.tar import Tar
+from tasks.tar import TrainingTar
 
 DECODERS = 2
 READ_AHEAD = 64
@@ -126,7 +126,7 @@ def pack_shard(job: Job, shard: int, progress: Progress = SILENT) -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
         spool = Path(scratch) / "shard.tar"
-        with Tar(spool) as tar, ThreadPoolExecutor(DECODERS) as decoders:
+        with TrainingTar(spool) as tar, ThreadPoolExecutor(DECODERS) as decoders:
             for first in range(0, len(planned), READ_AHEAD):
                 for row, data in decoders.map(lambda entry: _checked(source, entry), planned[first:][:READ_AHEAD]):
                     if row["status"] == "packed":

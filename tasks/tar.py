@@ -1,4 +1,8 @@
-"""Tars that WebDataset reads and whose bytes depend on their members alone."""
+"""Tars that WebDataset reads and whose bytes depend on their members alone.
+
+Training shards are written by WebDataset's own writer. Archives have the same bytes from the standard library:
+importing webdataset imports torch, which costs a process that otherwise needs neither 3 s and 0.2 GB.
+"""
 
 import io
 import tarfile
@@ -15,26 +19,36 @@ class Tar:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._writer = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  # closed by __exit__
+        self._open()
+
+    def _open(self) -> None:
+        self._writer = tarfile.open(self._path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  # closed by _close
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         with self._naming_errors():
-            self._writer.close()
+            self._close()
 
     def add(self, name: str, data: bytes) -> int:
         """Append a member (a name of at most 100 ASCII characters); returns the offset of its first byte.
 
         Raises StorageError when the disk is full.
         """
+        with self._naming_errors():
+            end = self._append(name, data)
+        return end - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+    def _append(self, name: str, data: bytes) -> int:
+        """Write a member; returns the tar's length so far."""
         member = tarfile.TarInfo(name)
         member.size, member.mode = len(data), 0o444
-        with self._naming_errors():
-            self._writer.addfile(member, io.BytesIO(data))
-        blocks = -(-len(data) // tarfile.BLOCKSIZE)
-        return self._writer.offset - blocks * tarfile.BLOCKSIZE
+        self._writer.addfile(member, io.BytesIO(data))
+        return self._writer.offset
+
+    def _close(self) -> None:
+        self._writer.close()
 
     @contextmanager
     def _naming_errors(self) -> Iterator[None]:
@@ -44,3 +58,26 @@ class Tar:
             raise StorageError(
                 f"{self._path}: cannot spool a tar: {error.strerror}; make room there, or set TMPDIR"
             ) from error
+
+
+class TrainingTar(Tar):
+    """A Tar by WebDataset's own writer."""
+
+    def _open(self) -> None:
+        import webdataset
+
+        self._file = self._path.open("wb")
+        self._shard = webdataset.TarWriter(
+            self._file, user="", group="", mode=0o444, mtime=0, compress=False, encoder=False
+        )
+
+    def _append(self, name: str, data: bytes) -> int:
+        key, _, extension = name.partition(".")
+        self._shard.write({"__key__": key, extension: data})
+        return int(self._shard.tarstream.offset)
+
+    def _close(self) -> None:
+        try:
+            self._shard.close()
+        finally:
+            self._file.close()
