@@ -25,11 +25,5 @@ esac
 given PREFECT_API_URL "deployments live on a server: start one with \`prefect server start\`"
 place FDC_SOURCE
 place FDC_ARCHIVE
-[ -z "${FDC_S3_BLOCK:-}" ] || prefect --no-prompt block inspect "secret/$FDC_S3_BLOCK" > /dev/null 2>&1 ||
-  stop "FDC_S3_BLOCK=$FDC_S3_BLOCK: the server has no Secret block of this name"
-
-prefect --no-prompt work-pool inspect "fdcodec-$kind" > /dev/null 2>&1 ||
-  prefect --no-prompt work-pool create "fdcodec-$kind" --type "$kind" # first: a missing pool stops a deployment half-way
-prefect --no-prompt automation inspect fdcodec-crashed > /dev/null 2>&1 ||
-  prefect --no-prompt automation create --from-file "$here/crashed.yaml" # creating it again would make a second one
+"$(dirname "$(command -v prefect)")/python" "$here/prepare_server.py" "$kind" ${FDC_S3_BLOCK:+"$FDC_S3_BLOCK"}
 prefect --no-prompt deploy --all --prefect-file "$file"
