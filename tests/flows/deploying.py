@@ -1,17 +1,19 @@
 """Deploying to a real server, and following the runs there."""
 
+import atexit
 import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import psutil
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.states import Cancelling
 
@@ -53,26 +55,30 @@ def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.2)
+        time.sleep(0.5)  # a busy machine has better to do than to be asked
     return found
 
 
+@cache
+def client() -> SyncPrefectClient:
+    """One for all questions: making it takes longer than they do."""
+    made = get_client(sync_client=True)
+    atexit.register(made.__exit__, None, None, None)
+    return made.__enter__()
+
+
 def state(run: UUID) -> str:
-    with get_client(sync_client=True) as client:
-        return client.read_flow_run(run).state_name or ""
+    return client().read_flow_run(run).state_name or ""
 
 
 def ends(run: UUID) -> str:
     """The final state of a run."""
     final = ("Completed", "Failed", "Crashed", "Cancelled")
-    with get_client(sync_client=True) as client:  # one for all questions: making it takes longer than they do
-        end = until(lambda: (name := client.read_flow_run(run).state_name) in final and name, f"the end of {run}")
-    return str(end)
+    return str(until(lambda: (name := state(run)) in final and name, f"the end of {run}"))
 
 
 def cancel(run: UUID) -> None:
-    with get_client(sync_client=True) as client:
-        client.set_flow_run_state(run, Cancelling())
+    client().set_flow_run_state(run, Cancelling())
 
 
 def processes(place: Path) -> list[int]:
@@ -87,12 +93,10 @@ def processes(place: Path) -> list[int]:
 def fired(deployment: UUID) -> list[UUID]:
     """The runs of a deployment that a schedule made and that have begun."""
     chosen = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
-    with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(flow_run_filter=chosen)
+    runs = client().read_flow_runs(flow_run_filter=chosen)
     return [run.id for run in runs if run.auto_scheduled and run.state_name in ("Pending", "Running")]
 
 
 def served() -> set[str]:
-    with get_client(sync_client=True) as client:
-        found = [each for each in client.read_deployments() if each.work_pool_name is None]
-        return {f"{client.read_flow(each.flow_id).name}/{each.name}" for each in found}
+    found = [each for each in client().read_deployments() if each.work_pool_name is None]
+    return {f"{client().read_flow(each.flow_id).name}/{each.name}" for each in found}

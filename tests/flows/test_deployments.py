@@ -14,7 +14,6 @@ import typer
 import yaml
 from prefect.artifacts import Artifact
 from prefect.blocks.system import Secret
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.deployments import run_deployment
@@ -30,7 +29,20 @@ from tasks import names, report
 from tasks.dataset import pack
 from tasks.storage import Store
 from tests.flows.conftest import ROOT, Server, free_port, holding
-from tests.flows.deploying import INFRA, cancel, deploy, ends, fired, prefect, processes, served, started, state, until
+from tests.flows.deploying import (
+    INFRA,
+    cancel,
+    client,
+    deploy,
+    ends,
+    fired,
+    prefect,
+    processes,
+    served,
+    started,
+    state,
+    until,
+)
 from tests.tasks.object_store import serving
 from tests.tasks.pictures import folder, png
 
@@ -118,9 +130,8 @@ def test_the_variants_deploy_the_same_but_where_it_runs() -> None:
 
 
 def test_every_deployment_has_its_flows_name_and_no_directory(deployed: None) -> None:
-    with get_client(sync_client=True) as client:
-        found = [each for each in client.read_deployments() if each.work_pool_name == "fdcodec-process"]
-        flows = {each.name: client.read_flow(each.flow_id).name for each in found}
+    found = [each for each in client().read_deployments() if each.work_pool_name == "fdcodec-process"]
+    flows = {each.name: client().read_flow(each.flow_id).name for each in found}
     assert len(found) == len(NAMES)
     assert flows == {name: name for name in NAMES}
     for deployment in found:
@@ -139,9 +150,8 @@ def test_every_deployment_has_its_flows_name_and_no_directory(deployed: None) ->
 
 
 def test_vanished_runs_are_noticed_without_false_alarms_by_one_automation(deployed: None) -> None:
-    with get_client(sync_client=True) as client:
-        automations = client.read_automations()
-        frequency = int(client.read_deployments()[0].job_variables["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    automations = client().read_automations()
+    frequency = int(client().read_deployments()[0].job_variables["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
     assert [automation.name for automation in automations] == ["fdcodec-crashed"], "deploying twice makes one"
     trigger: Any = automations[0].trigger
     assert trigger.within >= datetime.timedelta(seconds=10 * frequency)
@@ -230,15 +240,13 @@ def test_a_compression_is_cancelled_and_a_schedule_goes_on_with_it(
     assert ends(run) == "Cancelled"
     assert not (archive / names.seal(1)).exists(), "the run was cut"
 
-    with get_client(sync_client=True) as client:
-        deployment = client.read_deployment_by_name(name)
-        schedule = IntervalSchedule(interval=datetime.timedelta(seconds=10))
-        [made] = client.create_deployment_schedules(
-            deployment.id, [(schedule, True)], parameters=parameters, slug="often"
-        )
+    deployment = client().read_deployment_by_name(name)
+    schedule = IntervalSchedule(interval=datetime.timedelta(seconds=10))
+    [made] = client().create_deployment_schedules(
+        deployment.id, [(schedule, True)], parameters=parameters, slug="often"
+    )
     [scheduled, *_] = until(lambda: fired(deployment.id), "a run that the schedule started")
-    with get_client(sync_client=True) as client:
-        client.delete_deployment_schedule(deployment.id, made.id)  # once is enough, and each costs the others time
+    client().delete_deployment_schedule(deployment.id, made.id)  # once is enough, and each costs the others time
     assert ends(scheduled) == "Completed"
     assert (archive / names.seal(1)).exists()
     rows = report.query(Store(str(archive)), "SELECT key, status FROM rows ORDER BY key")
@@ -298,8 +306,7 @@ def test_one_process_serves_every_flow(server: Server, elsewhere: Path, tmp_path
         )
     try:
         until(lambda: served() == {f"{name}/served" for name in NAMES}, "the served deployments")
-        with get_client(sync_client=True) as client:
-            nightly = client.read_deployment_by_name("compress-archive/served")
+        nightly = client().read_deployment_by_name("compress-archive/served")
         assert [schedule.slug for schedule in nightly.schedules] == ["served-nightly"]
         assert nightly.parameters == {"source": "/data/photos", "archive": "s3://bucket/archive"}
 
