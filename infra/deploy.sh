@@ -25,5 +25,5 @@ esac
 given PREFECT_API_URL "deployments live on a server: start one with \`prefect server start\`"
 place FDC_SOURCE
 place FDC_ARCHIVE
-"$(dirname "$(command -v prefect)")/python" "$here/prepare_server.py" "$kind" ${FDC_S3_BLOCK:+"$FDC_S3_BLOCK"}
+"$(dirname "$(command -v prefect)")/python" -m flows.prepare_server "$kind" "$here/crashed.yaml" ${FDC_S3_BLOCK:+"$FDC_S3_BLOCK"}
 prefect --no-prompt deploy --all --prefect-file "$file"

@@ -1,7 +1,8 @@
-"""prepare_server.py KIND [BLOCK]: what deployments need on the Prefect server at PREFECT_API_URL, where it is missing.
+"""python -m flows.prepare_server KIND AUTOMATION [BLOCK]: what deployments need on a server of Prefect's.
 
-The work pool fdcodec-KIND and the automation of crashed.yaml; a BLOCK must be there. Prefect has commands for all of
-it, each in a process that takes seconds to start. Called by deploy.sh.
+Made where it is missing: the work pool fdcodec-KIND, and the automation of a file such as infra/crashed.yaml; a Secret
+BLOCK must be there. Prefect has commands for all of it, each in a process that takes seconds to start. infra/deploy.sh
+calls this.
 """
 
 import asyncio
@@ -15,23 +16,21 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 
-CRASHED = Path(__file__).with_name("crashed.yaml")
 
-
-async def main(kind: str, block: str = "") -> None:
-    """Make what is missing. Ends with one line where the block is."""
+async def main(kind: str, crashed: str, block: str = "") -> None:
+    """Make what is missing; `crashed` is the automation's file. Ends with one line where the block is missing."""
     async with get_client() as client:
         if block and not await _has_block(client, block):
             sys.exit(f"error: FDC_S3_BLOCK={block}: the server has no Secret block of this name")
         await _pool(client, f"fdcodec-{kind}", kind)
-        automation = AutomationCore.model_validate(yaml.safe_load(CRASHED.read_text()))
+        automation = AutomationCore.model_validate(yaml.safe_load(Path(crashed).read_text()))
         if not await client.read_automations_by_name(automation.name):  # another of the same name would act as well
             await client.create_automation(automation)
 
 
 async def _has_block(client: PrefectClient, name: str) -> bool:
     try:
-        await client.read_block_document_by_name(name, "secret", include_secrets=False)
+        await client.read_block_document_by_name(name, "secret", False)
     except ObjectNotFound:
         return False
     return True
