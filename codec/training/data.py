@@ -1,22 +1,26 @@
 """Training photos from WebDataset tars, read through their offsets; every draw is a function of (seed, step)."""
 
 import io
+import os
+import signal
 import tarfile
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
+from threading import Thread
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from codec.errors import FdcError, SettingsError
+from codec.errors import SettingsError
 
 EXTENSIONS = frozenset(["jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff", "gif"])
 TRIES = 16
@@ -81,6 +85,13 @@ class CropSampler:
         self.crops_per_image, self.rescale, self.flip = crops_per_image, rescale, flip
         self._photo = lru_cache(maxsize=CACHED_PHOTOS)(self._decode)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_photo"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._photo = lru_cache(maxsize=CACHED_PHOTOS)(self._decode)
+
     def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Tensor:
         """The rank's slice of the step's batch: (batch_size / world, 3, crop, crop) float32 in [-1, 1].
 
@@ -127,48 +138,50 @@ class Source(Protocol):
 
 
 def prefetch(
-    source: Source, steps: Sequence[int], *, rank: int = 0, world: int = 1, processes: int = 0
+    source: Source, steps: Iterable[int], *, rank: int = 0, world: int = 1, processes: int = 0
 ) -> Generator[Tensor]:
-    """The steps' batches in order, each made while the ones before it are used: by a thread, or by `processes`."""
-    if not processes:
-        yield from _by_a_thread(source, steps, rank, world)
-        return
-    batches = _Batches(source, steps, rank, world)
-    for batch in DataLoader(batches, batch_size=None, num_workers=processes, prefetch_factor=2 * BATCHES_AHEAD):
-        if isinstance(batch, FdcError):
-            raise batch
-        yield batch
+    """The steps' batches in order, each made while the ones before it are used: by a thread, or by `processes`.
 
-
-class _Batches(Dataset[Tensor | FdcError]):
-    """The steps' batches by place. A user's mistake is handed over as it is: raised in a process it would lose itself
-    in a traceback."""
-
-    def __init__(self, source: Source, steps: Sequence[int], rank: int, world: int) -> None:
-        self.source, self.steps, self.rank, self.world = source, steps, rank, world
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __getitem__(self, place: int) -> Tensor | FdcError:
-        try:
-            return self.source.batch(self.steps[place], rank=self.rank, world=self.world)
-        except FdcError as error:
-            return error
-
-
-def _by_a_thread(source: Source, steps: Iterable[int], rank: int, world: int) -> Generator[Tensor]:
-    with ThreadPoolExecutor(1, "batches") as thread:
-        coming: deque[Future[Tensor]] = deque()
-        try:
-            for step in steps:
-                coming.append(thread.submit(source.batch, step, rank=rank, world=world))
-                if len(coming) > BATCHES_AHEAD:
-                    yield coming.popleft().result()
-            while coming:
+    The source must be picklable for processes. They end with the generator, also when it is closed early.
+    """
+    make: Callable[[int], Tensor] = partial(source.batch, rank=rank, world=world)
+    pool: Executor
+    if processes:
+        spawn = torch.multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
+        pool, ahead = ProcessPoolExecutor(processes, spawn, _begin, (make,)), 2 * BATCHES_AHEAD * processes
+        make = _make
+    else:
+        pool, ahead = ThreadPoolExecutor(1, "batches"), BATCHES_AHEAD
+    coming: deque[Future[Tensor]] = deque()
+    try:
+        for step in steps:
+            coming.append(pool.submit(make, step))
+            if len(coming) > ahead:
                 yield coming.popleft().result()
-        finally:
-            thread.shutdown(cancel_futures=True)
+        while coming:
+            yield coming.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_made: dict[str, Callable[[int], Tensor]] = {}
+
+
+def _begin(make: Callable[[int], Tensor]) -> None:
+    """In a new process: remember what makes batches, and end when the parent does, however that is."""
+    _made["batch"] = make
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
+    Thread(target=_end_with, args=(cast(BaseProcess, parent_process()),), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _make(step: int) -> Tensor:
+    return _made["batch"](step)
 
 
 @lru_cache(maxsize=4)

@@ -1,6 +1,7 @@
 """Latents encoded once: for a backbone that is far slower than the network to be trained on them."""
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,19 @@ class CachedLatents:
             save_file({str(step): _encoded(backbone, sampler.batch(step)) for step in range(batches)}, spool)
             os.replace(spool, self.file)  # noqa: PTH105
         accelerator.wait_for_everyone()
-        self._opened: Any = safe_open(self.file, "pt")
 
     def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Tensor:
         """The rank's slice of the step's latents."""
-        latents = self._opened.get_slice(str(step % self.batches))
+        latents = _opened(self.file).get_slice(str(step % self.batches))
         share = latents.get_shape()[0] // world
         chosen: Tensor = latents[rank * share : (rank + 1) * share]
         return chosen
+
+
+@lru_cache(maxsize=2)
+def _opened(file: Path) -> Any:
+    """Kept by each process for itself."""
+    return safe_open(file, "pt")
 
 
 @torch.no_grad()

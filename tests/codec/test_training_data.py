@@ -1,6 +1,10 @@
 """Training data: every crop and every random draw is a function of seed and step, for any number of processes."""
 
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -86,14 +90,37 @@ def test_prefetching_gives_the_batches_in_order_and_can_be_left_early(tars: Path
     assert [len(batch) for batch in prefetch(source, range(3), processes=processes)] == [4, 4, 4]
 
 
+class Broken:
+    """Has no batches."""
+
+    def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Tensor:
+        raise SettingsError(f"no photo for step {step}")
+
+
 @pytest.mark.parametrize("processes", [0, 2])
 def test_a_batch_that_cannot_be_made_ahead_of_time_stops_the_run_as_it_would_have(processes: int) -> None:
-    class Broken:
-        def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Tensor:
-            raise SettingsError(f"no photo for step {step}")
-
     with pytest.raises(SettingsError, match=r"^no photo for step 0$"):
         list(prefetch(Broken(), range(5), processes=processes))
+
+
+def test_processes_that_make_batches_end_with_a_killed_parent(tmp_path: Path) -> None:
+    script = """
+import multiprocessing, os, signal, torch
+from codec.training.data import prefetch
+
+class Numbers:
+    def batch(self, step, *, rank, world):
+        return torch.tensor([step])
+
+if __name__ == "__main__":
+    batches = prefetch(Numbers(), range(99), processes=1)
+    assert next(batches) == 0 and multiprocessing.active_children()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    (tmp_path / "killed.py").write_text(script)
+    command, path = [sys.executable, str(tmp_path / "killed.py")], os.environ | {"PYTHONPATH": "."}
+    ended = subprocess.run(command, capture_output=True, text=True, env=path, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr  # the output is open until the last process has ended
 
 
 def test_cached_latents_are_those_of_the_backbone_and_are_encoded_once(
