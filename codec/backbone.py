@@ -115,10 +115,12 @@ class Backbone:
 
     def to(self, device: str | torch.device) -> Self:
         """Move everything to a device, in place."""
-        self.autoencoder.to(device)
-        self.unet.to(device)
-        self._prepared.clear()
         self.on_gpu = torch.device(device).type == "cuda"
+        for network in (self.autoencoder, self.unet):
+            network.to(device)
+            if isinstance(network, MiniNetwork) and not self.on_gpu:  # a tenth faster than contiguous
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._prepared.clear()
         self.schedule = self.schedule.to(device)
         self._mean, self._std = (part.to(device) for part in self._statistics)
         if self._prompt_embedding is not None:

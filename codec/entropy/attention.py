@@ -5,19 +5,20 @@ own. In raster order, a position sees the 16 rows above it and the 16 positions 
 whole raster at once (encoder, training) and position by position with cached keys (decoder) give the same numbers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import log2
 
 import torch
 from torch import Tensor, nn
 
-from codec.entropy.grids import ACTIVATION, RESIDUAL, Arithmetic
+from codec.entropy.grids import ACTIVATION, MASKED, RESIDUAL, Arithmetic
 from codec.entropy.windows import REACH, near_tokens, raster_keys, raster_rows, window_groups
 
 WINDOWS_AT_ONCE = 1
 """Windows attended to together: bounds memory, and keeps the scores near the processor."""
-MASKED = -(2.0**20)
-"""Score of a key that must not be seen; below any real score, and still exact as a sort key."""
+TOKENS_AT_ONCE = 1024
+"""Tokens that go through a block's perceptron together on a CPU."""
 
 
 @dataclass
@@ -86,8 +87,7 @@ class Block(nn.Module):
             places, hidden = raster_rows(row - top, width, self.positions, x.device)
             keys, values = (part[:, :, top : row + 1].flatten(2, 3) for part in (key, value))
             scores = self._scores(query[:, :, row], keys, relative, places).masked_fill(hidden, MASKED)
-            weights, total = self._weights(scores, math)
-            rows.append(math.snap(weights @ values / total, ACTIVATION).transpose(1, 2).flatten(2))
+            rows.append(self._attended(scores, values, math).transpose(1, 2).flatten(2))
         return self._finished(x, torch.cat(rows, 1), math)
 
     def cache(self, batch: int, shape: tuple[int, int]) -> KeyCache:
@@ -108,11 +108,11 @@ class Block(nn.Module):
             for part in (cache.keys, cache.values)
         )
         places = raster_keys(row - top, column - left, right - column - 1, self.positions, x.device)
-        weights, total = self._weights(self._scores(query, keys, relative, places), math)
-        return self._finished(x, _merged(math.snap(weights @ values / total, ACTIVATION)), math)
+        attended = self._attended(self._scores(query, keys, relative, places), values, math)
+        return self._finished(x, _merged(attended), math)
 
     def _projected(self, x: Tensor, math: Arithmetic) -> Tensor:
-        return math.snap(self.project(math.normalise(x)), ACTIVATION)
+        return _by_tokens(lambda part: math.snap(self.project(math.normalise(part)), ACTIVATION), x)
 
     def _heads(self, projected: Tensor) -> tuple[Tensor, ...]:
         """(B, ..., n, 3 dim) -> queries, keys and values, (B, heads, ..., n, dim / heads) each."""
@@ -136,9 +136,8 @@ class Block(nn.Module):
         """(B, heads, W, n, dim / heads) thrice -> the same. All count as far; the near ones are then put right."""
         far = relative[-1]
         nearness = query @ (relative[:-1] - far).T
-        scores = (query @ (key + far).transpose(-1, -2)).scatter_add(-1, near.expand_as(nearness), nearness * inside)
-        weights, total = self._weights(scores, math)
-        return math.snap(weights @ value / total, ACTIVATION)
+        scores = (query @ (key + far).transpose(-1, -2)).scatter_add_(-1, near.expand_as(nearness), nearness * inside)
+        return self._attended(scores, value, math)
 
     def _among_seen(
         self,
@@ -158,26 +157,36 @@ class Block(nn.Module):
         key, value = (part[..., visible, :] for part in (key, value))
         far, own_cell = relative[-1], relative[len(relative) // 2 - 1]
         own = (query * (key_own + own_cell)).sum(-1, keepdim=True).masked_fill(visible[asking][:, None], MASKED)
-        scores = query @ (key + far).transpose(-1, -2)
+        no_key = key.new_zeros((*key.shape[:-2], 1, key.shape[-1]))  # its scores give way to those of own keys
+        scores = query @ torch.cat([key + far, no_key], -2).transpose(-1, -2)
+        scores[..., -1:] = own
         if key.shape[-2]:
             ranks = (visible.cumsum(0) - 1).clamp(min=0)  # of the visible among themselves
             nearness = query @ (relative[:-1] - far).T * (inside & visible[near])
-            scores = scores.scatter_add(-1, ranks[near].expand_as(nearness), nearness)
-        weights, total = self._weights(torch.cat([scores, own], -1), math)
-        return math.snap((weights[..., :-1] @ value + weights[..., -1:] * value_own) / total, ACTIVATION)
+            scores.scatter_add_(-1, ranks[near].expand_as(nearness), nearness)
+        return self._attended(scores, value, math, value_own)
 
-    def _weights(self, scores: Tensor, math: Arithmetic) -> tuple[Tensor, Tensor]:
-        """Weights of all keys, zero but for the top_k best, and their sum (..., 1)."""
-        kept = math.best(scores.detach(), self.top_k)
-        logits = scores.gather(-1, kept)
+    def _attended(self, scores: Tensor, value: Tensor, math: Arithmetic, own: Tensor | None = None) -> Tensor:
+        """The values' mean by the softmax of the top_k best scores; overwrites the scores."""
+        kept, logits = math.best(scores, self.top_k)
         weights = math.exponentials(logits * self.scale) * (logits > MASKED / 2)
-        weighed = torch.zeros_like(scores) if scores.requires_grad else scores.zero_()  # its memory is at hand
-        return weighed.scatter_(-1, kept, weights), weights.sum(-1, keepdim=True)
+        return math.snap(math.mix(weights, kept, value, own) / weights.sum(-1, keepdim=True), ACTIVATION)
 
     def _finished(self, x: Tensor, mixed: Tensor, math: Arithmetic) -> Tensor:
+        return _by_tokens(lambda *pieces: self._perceived(math, *pieces), x, mixed)
+
+    def _perceived(self, math: Arithmetic, x: Tensor, mixed: Tensor) -> Tensor:
         x = math.snap(x + math.snap(self.merge(mixed), RESIDUAL), RESIDUAL)
-        hidden = math.leaky(math.snap(self.expand(math.normalise(x)), ACTIVATION))
+        hidden = math.leaky(self.expand(math.normalise(x)))
         return math.snap(x + math.snap(self.contract(hidden), RESIDUAL), RESIDUAL)
+
+
+def _by_tokens(work: Callable[..., Tensor], *parts: Tensor) -> Tensor:
+    """work(*parts), (B, N, ...) each, a piece after the other where that keeps its steps near the processor."""
+    if torch.is_grad_enabled() or parts[0].device.type != "cpu":
+        return work(*parts)
+    pieces = zip(*(part.split(TOKENS_AT_ONCE, 1) for part in parts), strict=True)
+    return torch.cat([work(*piece) for piece in pieces], 1)
 
 
 def _merged(mixed: Tensor) -> Tensor:

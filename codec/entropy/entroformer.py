@@ -213,7 +213,7 @@ class ParameterNet(nn.Module):
             values = math.snap(torch.cat([known, known * inverse[..., :channel]], -1), ACTIVATION)
             columns = [self.features + part * CHANNELS + i for part in (0, 1) for i in range(channel)]
             base = base + F.linear(values, self.inner.weight[:, columns])
-        hidden = math.leaky(math.snap(base, ACTIVATION))
+        hidden = math.leaky(base)
         rows = [channel, CHANNELS + channel]
         return F.linear(hidden, self.outer.weight[rows], self.outer.bias[rows])
 

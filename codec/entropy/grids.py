@@ -22,6 +22,8 @@ EXPONENT_ONE = 2**20
 """Table value of a logit difference of zero."""
 POSITION_UNITS = 2**13
 """Keys of one attention window at most; the room that a score leaves for its position in a sort key."""
+MASKED = -(2.0**20)
+"""Score of a key that must not be seen; below any real score, and still exact as a sort key."""
 SLOPE = 0.2
 """Negative slope of the leaky rectifier."""
 
@@ -62,15 +64,25 @@ class Arithmetic(Protocol):
         ...
 
     def leaky(self, x: Tensor) -> Tensor:
-        """Leaky rectifier on the activation grid."""
+        """Leaky rectifier of x rounded to the activation grid, on the same grid."""
         ...
 
-    def best(self, scores: Tensor, count: int) -> Tensor:
-        """Indices along the last axis of the `count` largest scores, or of all; of equal ones the later come first."""
+    def best(self, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The `count` largest scores along the last axis, or all: their indices and themselves, in any order.
+
+        Of equal ones the later are chosen. `scores` may be overwritten.
+        """
         ...
 
     def exponentials(self, logits: Tensor) -> Tensor:
         """exp(logit - largest logit) up to a common factor, along the last axis."""
+        ...
+
+    def mix(self, weights: Tensor, kept: Tensor, values: Tensor, own: Tensor | None) -> Tensor:
+        """Sums (..., q, d) of the values (..., n, d) at the indices kept (..., q, k), times the weights (..., q, k).
+
+        With own (..., q, d), index n stands for a query's own value.
+        """
         ...
 
 
@@ -83,19 +95,29 @@ class Simulated:
     def snap(self, x: Tensor, grid: Grid) -> Tensor:
         limit = grid.limit / grid.units
         clamped = x.clamp(-limit, limit)
+        if not torch.is_grad_enabled():
+            return clamped.mul_(grid.units).round_().mul_(1 / grid.units)
         return clamped + (torch.round(clamped * grid.units) / grid.units - clamped).detach()
 
     def normalise(self, x: Tensor) -> Tensor:
         return self.snap(F.layer_norm(x, x.shape[-1:], eps=RESIDUAL.units**-2), ACTIVATION)
 
     def leaky(self, x: Tensor) -> Tensor:
-        return self.snap(F.leaky_relu(x, SLOPE), ACTIVATION)
+        return self.snap(F.leaky_relu(self.snap(x, ACTIVATION), SLOPE), ACTIVATION)
 
-    def best(self, scores: Tensor, count: int) -> Tensor:
-        return scores.topk(min(round(count * self.breadth), scores.shape[-1]), -1, sorted=False).indices
+    def best(self, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        count = min(round(count * self.breadth), scores.shape[-1])
+        kept = scores.detach().topk(count, -1, sorted=False).indices
+        return kept, scores.gather(-1, kept)
 
     def exponentials(self, logits: Tensor) -> Tensor:
         return torch.exp(logits - logits.amax(-1, keepdim=True).detach())
+
+    def mix(self, weights: Tensor, kept: Tensor, values: Tensor, own: Tensor | None) -> Tensor:
+        keys = values.shape[-2]
+        spread = weights.new_zeros(*weights.shape[:-1], keys + (own is not None)).scatter_(-1, kept, weights)
+        mixed = spread[..., :keys] @ values
+        return mixed if own is None else mixed + spread[..., keys:] * own
 
 
 class Exact:
@@ -114,20 +136,44 @@ class Exact:
         mean = self.snap(x.sum(-1, keepdim=True) / count, RESIDUAL)
         centred = x - mean
         variance = (centred * centred).sum(-1, keepdim=True) / count
-        return self.snap(centred / torch.sqrt(variance + RESIDUAL.units**-2), ACTIVATION)
+        return self.snap(centred.div_(torch.sqrt(variance + RESIDUAL.units**-2)), ACTIVATION)
 
     def leaky(self, x: Tensor) -> Tensor:
-        return self.snap(torch.maximum(x, x * SLOPE), ACTIVATION)
+        units = F.leaky_relu_((x * ACTIVATION.units).round_().clamp_(-ACTIVATION.limit, ACTIVATION.limit), SLOPE)
+        return units.round_().mul_(2.0**-ACTIVATION.fraction)
 
-    def best(self, scores: Tensor, count: int) -> Tensor:
+    def best(self, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
         positions = torch.arange(scores.shape[-1], dtype=scores.dtype, device=scores.device)
-        keys = torch.add(positions, scores, alpha=2**SCORE_FRACTION * POSITION_UNITS)  # unique: no ties for the library
-        return keys.topk(min(count, scores.shape[-1]), -1, sorted=False).indices
+        keys = torch.add(positions, scores, alpha=2**SCORE_FRACTION * POSITION_UNITS, out=scores)  # unique: no ties
+        best = _largest(keys, min(count, scores.shape[-1]))
+        units = torch.floor(best * (1 / POSITION_UNITS))
+        return (best - units * POSITION_UNITS).long(), units * 2.0**-SCORE_FRACTION
 
     def exponentials(self, logits: Tensor) -> Tensor:
         distance = logits.amax(-1, keepdim=True) - logits
         index = torch.round(distance * EXPONENT_STEPS).clamp_(max=EXPONENT_ENTRIES)
         return self.table[index.long()]
+
+    def mix(self, weights: Tensor, kept: Tensor, values: Tensor, own: Tensor | None) -> Tensor:
+        if own is not None:
+            keys, queries = values.shape[-2], torch.arange(own.shape[-2], device=kept.device)
+            values = torch.cat([values, own], -2)
+            kept = torch.where(kept == keys, keys + queries[:, None], kept)
+        size, width = values.shape[-2:]
+        starts = torch.arange(0, values.shape[:-2].numel() * size, size, device=kept.device)
+        rows = (kept.flatten(0, -3) + starts[:, None, None]).flatten(0, 1)
+        table, factors = values.reshape(-1, width), weights.flatten(0, -2)
+        mixed = F.embedding_bag(rows, table, per_sample_weights=factors, mode="sum")  # touches the kept values alone
+        return mixed.view(*weights.shape[:-1], width)
+
+
+def _largest(keys: Tensor, count: int) -> Tensor:
+    """The `count` largest along the last axis in any order; overwrites the keys."""
+    if keys.device.type != "cpu":
+        return keys.topk(count, -1, sorted=False).values
+    first = keys.shape[-1] - count
+    keys.numpy().partition(first, -1)  # twice as fast as topk, which moves indices along
+    return keys[..., first:]
 
 
 def exponential_table() -> Tensor:

@@ -1,7 +1,7 @@
 """python -m tests.benchmarks.speed FOLDER: seconds to encode and decode a picture, part by part, and peak memory.
 
 Medians over the folder's pictures, pixels in memory to file bytes and back, at lambda 8 after one picture to warm up.
---batch N codes N pictures of one size together (seconds are for one of them), --channels-last, --bfloat16 and --compile
+--batch N codes N pictures of one size together (seconds are for one of them), --contiguous, --bfloat16 and --compile
 change how the float networks compute: choices that are measured here before they become a default.
 """
 
@@ -53,12 +53,12 @@ class Parts:
         return parts
 
 
-def prepare(codec: Codec, *, channels_last: bool, compiled: bool) -> None:
+def prepare(codec: Codec, *, contiguous: bool, compiled: bool) -> None:
     """Put the float networks into another memory format, or compile them."""
     backbone = codec.backbone
-    if channels_last:
-        backbone.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        backbone.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if contiguous:
+        backbone.autoencoder.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        backbone.unet.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if compiled:
         for network in (backbone.autoencoder.encoder, backbone.autoencoder.decoder, backbone.unet):
             network.compile()
@@ -80,12 +80,12 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--count", type=int)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--contiguous", action="store_true")
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--compile", action="store_true")
     given = parser.parse_args()
     codec = Codec.load(*[given.bundle] if given.bundle else [])
-    prepare(codec, channels_last=given.channels_last, compiled=given.compile)
+    prepare(codec, contiguous=given.contiguous, compiled=given.compile)
     watch, rows = Parts(codec), defaultdict(list)
     paths = sorted(given.folder.iterdir())[: given.count]
     with torch.autocast("cpu", torch.bfloat16, enabled=given.bfloat16):
@@ -100,7 +100,7 @@ def main() -> int:
                 for name, parts in taken.items():
                     for part, seconds in parts.items():
                         rows[name, part].append(seconds / len(pictures))
-    chosen = [name for name in ("channels_last", "bfloat16", "compile") if getattr(given, name)]
+    chosen = [name for name in ("contiguous", "bfloat16", "compile") if getattr(given, name)]
     print(
         f"{len(paths)} pictures of {given.folder.name}, {given.batch} at a time, lambda {DEFAULT_QUALITY:g}, "
         f"{torch.get_num_threads()} thread(s){''.join(f', {name}' for name in chosen)}"

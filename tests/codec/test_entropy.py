@@ -132,7 +132,24 @@ def test_exact_and_simulated_arithmetic_agree_within_a_grid_step() -> None:
 def test_equal_scores_are_ordered_by_position() -> None:
     exact = Exact(exponential_table())
     scores = torch.zeros(1, 10, dtype=torch.float64)
-    assert sorted(exact.best(scores, 3)[0].tolist()) == [7, 8, 9]
+    assert sorted(exact.best(scores, 3)[0][0].tolist()) == [7, 8, 9]
+
+
+@pytest.mark.parametrize("count", [1, 32, 50])
+def test_the_best_keys_and_their_mixture_are_those_of_a_plain_computation(count: int) -> None:
+    torch.manual_seed(0)
+    exact, simulated, own = Exact(exponential_table()), Simulated(), torch.randn(2, 4, 9, 8, dtype=torch.float64)
+    scores = torch.randn(2, 4, 9, 50, dtype=torch.float64).mul_(2**18).round_().mul_(2.0**-18)
+    values = torch.randint(-(2**15), 2**15, (2, 4, 49, 8)).double()
+    best, kept = scores.topk(count, -1)
+    found, logits = exact.best(scores.clone(), count)
+    assert torch.equal(found.sort(-1).values, kept.sort(-1).values)
+    assert torch.equal(logits.sort(-1, descending=True).values, best)
+    weights, own = exact.exponentials(logits), own.mul_(2**9).round_()
+    spread = torch.zeros_like(scores).scatter_(-1, found, weights)
+    plain = (spread[..., :49, None] * values[..., None, :, :]).sum(-2) + spread[..., 49:] * own
+    assert torch.equal(exact.mix(weights, found, values, own), plain)
+    assert torch.equal(simulated.mix(weights, found, values, own), plain)
 
 
 def test_a_model_that_could_leave_the_exact_range_is_refused(model: Entroformer) -> None:

@@ -23,9 +23,9 @@ CODES = torch.tensor([[140, 120, 150, 133]])
 
 EXACT = {
     # sums of products that stay below 2**53, in any order
-    *("mm", "bmm", "addmm", "sum", "dot", "mv"),
+    *("mm", "bmm", "addmm", "sum", "dot", "mv", "_embedding_bag_forward_only"),
     # single operations that IEEE 754 rounds correctly; x / number is none: on a GPU it is x * (1 / number)
-    *("add", "sub", "rsub", "mul", "div", "sqrt", "round", "clamp", "neg", "abs"),
+    *("add", "sub", "rsub", "mul", "div", "sqrt", "round", "floor", "clamp", "neg", "abs", "leaky_relu"),
     # comparisons and choices
     *("lt", "gt", "ge", "le", "eq", "where", "masked_fill", "amax", "maximum", "topk"),
     # moving numbers
