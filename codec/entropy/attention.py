@@ -5,7 +5,6 @@ own. In raster order, a position sees the 16 rows above it and the 16 positions 
 whole raster at once (encoder, training) and position by position with cached keys (decoder) give the same numbers.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import log2
 
@@ -15,10 +14,8 @@ from torch import Tensor, nn
 from codec.entropy.grids import ACTIVATION, MASKED, RESIDUAL, Arithmetic
 from codec.entropy.windows import REACH, near_tokens, raster_keys, raster_rows, window_groups
 
-WINDOWS_AT_ONCE = 1
-"""Windows attended to together: bounds memory, and keeps the scores near the processor."""
-TOKENS_AT_ONCE = 1024
-"""Tokens that go through a block's perceptron together on a CPU."""
+WINDOWS_AT_ONCE = 4
+"""Windows without hidden keys that are attended to together: bounds memory, and keeps the scores near the processor."""
 
 
 @dataclass
@@ -112,7 +109,7 @@ class Block(nn.Module):
         return self._finished(x, _merged(attended), math)
 
     def _projected(self, x: Tensor, math: Arithmetic) -> Tensor:
-        return _by_tokens(lambda part: math.snap(self.project(math.normalise(part)), ACTIVATION), x)
+        return math.snap(self.project(math.normalise(x)), ACTIVATION)
 
     def _heads(self, projected: Tensor) -> tuple[Tensor, ...]:
         """(B, ..., n, 3 dim) -> queries, keys and values, (B, heads, ..., n, dim / heads) each."""
@@ -173,20 +170,9 @@ class Block(nn.Module):
         return math.snap(math.mix(weights, kept, value, own) / weights.sum(-1, keepdim=True), ACTIVATION)
 
     def _finished(self, x: Tensor, mixed: Tensor, math: Arithmetic) -> Tensor:
-        return _by_tokens(lambda *pieces: self._perceived(math, *pieces), x, mixed)
-
-    def _perceived(self, math: Arithmetic, x: Tensor, mixed: Tensor) -> Tensor:
         x = math.snap(x + math.snap(self.merge(mixed), RESIDUAL), RESIDUAL)
         hidden = math.leaky(self.expand(math.normalise(x)))
         return math.snap(x + math.snap(self.contract(hidden), RESIDUAL), RESIDUAL)
-
-
-def _by_tokens(work: Callable[..., Tensor], *parts: Tensor) -> Tensor:
-    """work(*parts), (B, N, ...) each, a piece after the other where that keeps its steps near the processor."""
-    if torch.is_grad_enabled() or parts[0].device.type != "cpu":
-        return work(*parts)
-    pieces = zip(*(part.split(TOKENS_AT_ONCE, 1) for part in parts), strict=True)
-    return torch.cat([work(*piece) for piece in pieces], 1)
 
 
 def _merged(mixed: Tensor) -> Tensor:

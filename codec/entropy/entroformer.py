@@ -201,10 +201,11 @@ class ParameterNet(nn.Module):
         outputs = [self.channel(base, symbols, inverse, channel, math) for channel in range(CHANNELS)]
         return torch.stack(outputs, -1).flatten(-2)
 
-    def base(self, hyper: Tensor, context: Tensor, math: Arithmetic) -> Tensor:
-        """The features' part of the first layer, (B, n, 2 dim)."""
-        both = torch.cat([math.normalise(hyper), math.snap(context, ACTIVATION)], -1)
-        return F.linear(both, self.inner.weight[:, : self.features], self.inner.bias)
+    def base(self, hyper: Tensor, context: Tensor | None, math: Arithmetic) -> Tensor:
+        """The features' part of the first layer, (B, n, 2 dim); without context as with one of zeros."""
+        weights = self.inner.weight[:, : self.features].split(self.features // 2, 1)
+        base = F.linear(math.normalise(hyper), weights[0], self.inner.bias)
+        return base if context is None else _plus_linear(base, math.snap(context, ACTIVATION), weights[1])
 
     def channel(self, base: Tensor, symbols: Tensor, inverse: Tensor, channel: int, math: Arithmetic) -> Tensor:
         """(B, n, 2): mean and scale of a channel; of symbols (B, n, 4) only the channels before it are looked at."""
@@ -212,10 +213,15 @@ class ParameterNet(nn.Module):
             known = symbols[..., :channel]
             values = math.snap(torch.cat([known, known * inverse[..., :channel]], -1), ACTIVATION)
             columns = [self.features + part * CHANNELS + i for part in (0, 1) for i in range(channel)]
-            base = base + F.linear(values, self.inner.weight[:, columns])
+            base = _plus_linear(base, values, self.inner.weight[:, columns])
         hidden = math.leaky(base)
         rows = [channel, CHANNELS + channel]
         return F.linear(hidden, self.outer.weight[rows], self.outer.bias[rows])
+
+
+def _plus_linear(base: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """base + F.linear(x, weight), (B, n, ...) each, in one pass over memory."""
+    return torch.baddbmm(base, x, weight.T.expand(len(x), -1, -1))
 
 
 class HyperEncoder(nn.Module):

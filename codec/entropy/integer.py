@@ -186,7 +186,6 @@ class ExactEntropyModel:
 
     def parameters(self, hyper: Tensor, context: Tensor | None, codes: Tensor) -> "Parameters":
         """Features of n positions, without context in the first pass -> what gives their distributions."""
-        context = torch.zeros_like(hyper) if context is None else context
         return Parameters(self, self.network.parameter_net.base(hyper, context, self.math), codes.to(self.device))
 
     @torch.no_grad()

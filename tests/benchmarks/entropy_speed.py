@@ -2,7 +2,8 @@
 
 Medians over the folder's pictures at lambda 8, after one picture to warm up. With --order or --size a4 the network has
 random weights, whose time is the same, and the symbols are still the pictures'. --parts adds what matrix products, the
-choice of the best keys and everything else take of decoding. --device cuda runs the network there.
+choice of the best keys, the sums of their values and everything else take of decoding. --device cuda runs the network
+there.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from codec import Codec, read_image
 from codec.dither import dither
-from codec.entropy import stream
+from codec.entropy import grids, stream
 from codec.entropy.coder import SymbolDecoder, SymbolEncoder
 from codec.entropy.entroformer import A4, Entroformer
 from codec.entropy.integer import ExactEntropyModel, export
@@ -31,8 +32,8 @@ from codec.images import to_tensor
 from codec.quantizer import Parameters, alpha_code_of_quality
 
 QUALITY = 8.0
-PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::matmul", "aten::linear"}
-"""Operations that count as matrix products; aten::topk chooses the keys."""
+PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::matmul", "aten::linear"}
+"""Operations that count as matrix products."""
 
 
 class Stopwatch:
@@ -77,13 +78,25 @@ def seconds(work: Callable[[], Any]) -> tuple[Any, float, float]:
 
 
 def shares(work: Callable[[], Any], device: str) -> dict[str, float]:
-    """Seconds of matrix products, of the choice of keys and of all else, by the profiler."""
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA][: 1 + (device != "cpu")]) as profiler:
-        work()
-    found = {"matrix products": 0.0, "top-k": 0.0, "other": 0.0}
+    """Seconds of matrix products, of the choice of keys, of the sums of their values and of all else."""
+    watch, largest = Stopwatch(), grids._largest
+    grids._largest = watch.timed(largest)
+    try:
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA][: 1 + (device != "cpu")]) as profiler:
+            work()
+    finally:
+        grids._largest = largest
+    found = {"matrix products": 0.0, "choosing keys": 0.0, "sums of kept values": 0.0, "other": 0.0}
     for event in profiler.key_averages():
-        kind = "matrix products" if event.key in PRODUCTS else "top-k" if event.key == "aten::topk" else "other"
+        if event.key in PRODUCTS:
+            kind = "matrix products"
+        elif event.key == "aten::topk":
+            kind = "choosing keys"
+        else:
+            kind = "sums of kept values" if event.key == "aten::_embedding_bag_forward_only" else "other"
         found[kind] += (event.self_cpu_time_total if device == "cpu" else event.self_device_time_total) / 1e6
+    if device == "cpu":
+        found["choosing keys"] = watch.seconds  # by NumPy, which torch's profiler does not see
     return found
 
 

@@ -53,9 +53,13 @@ class Parts:
         return parts
 
 
-def prepare(codec: Codec, *, contiguous: bool, compiled: bool) -> None:
-    """Put the float networks into another memory format, or compile them."""
+def prepare(codec: Codec, *, contiguous: bool, bfloat16: bool, compiled: bool) -> None:
+    """Put the backbone's networks into another memory format or precision, or compile them."""
     backbone = codec.backbone
+    if bfloat16:
+        autocast = torch.autocast("cpu", torch.bfloat16)
+        for owner, method in ((backbone, "predict_noise"), *((backbone.autoencoder, m) for m in ("encode", "decode"))):
+            setattr(owner, method, autocast(getattr(owner, method)))
     if contiguous:
         backbone.autoencoder.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         backbone.unet.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -85,21 +89,20 @@ def main() -> int:
     parser.add_argument("--compile", action="store_true")
     given = parser.parse_args()
     codec = Codec.load(*[given.bundle] if given.bundle else [])
-    prepare(codec, contiguous=given.contiguous, compiled=given.compile)
+    prepare(codec, contiguous=given.contiguous, bfloat16=given.bfloat16, compiled=given.compile)
     watch, rows = Parts(codec), defaultdict(list)
     paths = sorted(given.folder.iterdir())[: given.count]
-    with torch.autocast("cpu", torch.bfloat16, enabled=given.bfloat16):
-        for place, pictures in enumerate(batches(paths, given.batch)):
-            start = time.perf_counter()
-            files = [encoded.data for encoded in codec.encode_all(pictures, quality=DEFAULT_QUALITY)]
-            taken = {"encode": watch.taken(start)}
-            start = time.perf_counter()
-            codec.decode_all(files)
-            taken["decode"] = watch.taken(start)
-            if place:
-                for name, parts in taken.items():
-                    for part, seconds in parts.items():
-                        rows[name, part].append(seconds / len(pictures))
+    for place, pictures in enumerate(batches(paths, given.batch)):
+        start = time.perf_counter()
+        files = [encoded.data for encoded in codec.encode_all(pictures, quality=DEFAULT_QUALITY)]
+        taken = {"encode": watch.taken(start)}
+        start = time.perf_counter()
+        codec.decode_all(files)
+        taken["decode"] = watch.taken(start)
+        if place:
+            for name, parts in taken.items():
+                for part, seconds in parts.items():
+                    rows[name, part].append(seconds / len(pictures))
     chosen = [name for name in ("contiguous", "bfloat16", "compile") if getattr(given, name)]
     print(
         f"{len(paths)} pictures of {given.folder.name}, {given.batch} at a time, lambda {DEFAULT_QUALITY:g}, "

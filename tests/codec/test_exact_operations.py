@@ -23,7 +23,7 @@ CODES = torch.tensor([[140, 120, 150, 133]])
 
 EXACT = {
     # sums of products that stay below 2**53, in any order
-    *("mm", "bmm", "addmm", "sum", "dot", "mv", "_embedding_bag_forward_only"),
+    *("mm", "bmm", "addmm", "baddbmm", "sum", "dot", "mv", "_embedding_bag_forward_only"),
     # single operations that IEEE 754 rounds correctly; x / number is none: on a GPU it is x * (1 / number)
     *("add", "sub", "rsub", "mul", "div", "sqrt", "round", "floor", "clamp", "neg", "abs", "leaky_relu"),
     # comparisons and choices
