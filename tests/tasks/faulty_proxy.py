@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -73,6 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._hang_up()
             return
         body = self.rfile.read(length)
+        if len(body) < length:  # its sender was killed
+            self._hang_up()
+            return
         if act.isdecimal():
             self._send(int(act), [("Content-Type", "application/xml")], ERROR.format(code=CODES[int(act)]).encode())
             return
@@ -125,7 +128,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _hang_up(self) -> None:
         self.close_connection = True
-        self.connection.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def _control(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
