@@ -1,7 +1,5 @@
 """One real Prefect server for all flow tests: it takes long to start."""
 
-import fcntl
-import json
 import os
 import socket
 import subprocess
@@ -9,11 +7,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -46,37 +42,9 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`prefect server start` as a process of its own, with all its services. The test processes of a run share it."""
-    run = tmp_path_factory.getbasetemp()
-    home = (run.parent if "PYTEST_XDIST_WORKER" in os.environ else run) / "prefect"
-    home.mkdir(exist_ok=True)
-    with _shared(home) as share:
-        if not share["users"]:
-            share["port"] = free_port()
-            share["process"] = _started(home, share["port"])
-        share["users"] += 1
-    try:
-        yield _server(home, share["port"])
-    finally:
-        with _shared(home) as share:
-            share["users"] -= 1
-            if not share["users"]:
-                psutil.Process(share["process"]).terminate()
-
-
-@contextmanager
-def _shared(home: Path) -> Iterator[dict[str, int]]:
-    """What the test processes know of their server, one of them at a time."""
-    with (home / "share.json").open("a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        share = json.loads(file.read() or '{"users": 0}')
-        yield share
-        file.truncate(0)
-        file.write(json.dumps(share))
-
-
-def _server(home: Path, port: int) -> Server:
+    """`prefect server start` as a process of its own, with all its services."""
+    home = tmp_path_factory.mktemp("prefect")
+    port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     environment = {
         **os.environ,
@@ -87,25 +55,15 @@ def _server(home: Path, port: int) -> Server:
         "COLUMNS": "200",
         "NO_COLOR": "1",
     }
-    return Server(url, home / "prefect.db", home / "server.log", environment)
-
-
-def _started(home: Path, port: int) -> int:
-    """Start the server as nobody's child, since another test process may end it; its id once it answers."""
-    server = _server(home, port)
     command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
-    detached = ["bash", "-c", '"$@" > "$0" 2>&1 & echo $!', str(server.log), *command]
-    started = subprocess.run(detached, env=server.environment, cwd=home, stdout=subprocess.PIPE, check=True)
-    process = psutil.Process(int(started.stdout))
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        assert process.is_running() and process.status() != psutil.STATUS_ZOMBIE, server.log.read_text()
-        try:
-            urllib.request.urlopen(f"{server.url}/health", timeout=60).close()
-            return process.pid
-        except OSError:
-            assert time.monotonic() < deadline, "the server does not answer"
-            time.sleep(0.2)
+    with (home / "server.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home)
+    try:
+        _wait(process, f"{url}/health")
+        yield Server(url, home / "prefect.db", home / "server.log", environment)
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @pytest.fixture(scope="session")
@@ -136,3 +94,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        assert process.poll() is None, "the server ended"
+        try:
+            urllib.request.urlopen(url, timeout=60).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.2)
