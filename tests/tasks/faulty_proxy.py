@@ -24,7 +24,7 @@ from typing import Any
 
 ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>planted</Message></Error>"
 CODES = {409: "ConditionalRequestConflict", 412: "PreconditionFailed", 500: "InternalError", 503: "SlowDown"}
-STALL = 2.5
+STALL = 1.5
 
 
 @dataclass(frozen=True)
