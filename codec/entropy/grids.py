@@ -4,7 +4,7 @@
 `Exact` carries the same numbers as multiples of a power of two in float64. Each product and partial sum is such a
 multiple below 2**53 units, so any order of summation gives the same value on any machine; where a result is not on a
 grid (division, square root) it is one correctly rounded operation followed by rounding to a grid. Only + - * / sqrt,
-round, comparison, gathering and table look-ups by integers occur.
+round, floor, comparison, gathering and table look-ups by integers occur.
 """
 
 from dataclasses import dataclass
