@@ -165,9 +165,7 @@ class Block(nn.Module):
 
     def _attended(self, scores: Tensor, value: Tensor, math: Arithmetic, own: Tensor | None = None) -> Tensor:
         """The values' mean by the softmax of the top_k best scores; overwrites the scores."""
-        kept, logits = math.best(scores, self.top_k)
-        weights = math.exponentials(logits * self.scale) * (logits > MASKED / 2)
-        return math.snap(math.mix(weights, kept, value, own) / weights.sum(-1, keepdim=True), ACTIVATION)
+        return math.attended(scores, value, own, self.top_k, self.scale)
 
     def _finished(self, x: Tensor, mixed: Tensor, math: Arithmetic) -> Tensor:
         x = math.snap(x + math.snap(self.merge(mixed), RESIDUAL), RESIDUAL)

@@ -1,12 +1,14 @@
-"""Fixed-point grids and the two arithmetics that the entropy network runs in.
+"""Fixed-point grids and the arithmetics that the entropy network runs in.
 
 `Simulated` is the float arithmetic of training: values are rounded to the grids, gradients pass straight through.
-`Exact` carries the same numbers as multiples of a power of two in float64. Each product and partial sum is such a
-multiple below 2**53 units, so any order of summation gives the same value on any machine; where a result is not on a
-grid (division, square root) it is one correctly rounded operation followed by rounding to a grid. Only + - * / sqrt,
-round, floor, comparison, gathering and table look-ups by integers occur.
+`Plain` leaves the grids out, for what the encoder alone computes. `Exact` carries the same numbers as multiples of a
+power of two in float64. Each product and partial sum is such a multiple below 2**53 units, so any order of summation
+gives the same value on any machine; where a result is not on a grid (division, square root) it is one correctly rounded
+operation followed by rounding to a grid. Only + - * / sqrt, round, floor, comparison, gathering and table look-ups by
+integers occur.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,26 +69,61 @@ class Arithmetic(Protocol):
         """Leaky rectifier of x rounded to the activation grid, on the same grid."""
         ...
 
-    def best(self, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The `count` largest scores along the last axis, or all: their indices and themselves, in any order.
+    def attended(self, scores: Tensor, values: Tensor, own: Tensor | None, count: int, scale: float) -> Tensor:
+        """Means (..., q, d) of the values (..., n, d), weighted by the softmax of scale * scores (..., q, n).
 
-        Of equal ones the later are chosen. `scores` may be overwritten.
+        Only the `count` largest scores of a query weigh anything; of equal ones, the later are taken. With own
+        (..., q, d), the last of n + 1 scores stands for a query's own value. `scores` may be overwritten.
         """
         ...
 
+
+class _OnGrids(ABC):
+    """What simulated and exact attention have in common."""
+
+    @abstractmethod
+    def snap(self, x: Tensor, grid: Grid) -> Tensor: ...
+
+    @abstractmethod
+    def best(self, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The `count` largest scores along the last axis, or all: their indices and themselves, in any order."""
+
+    @abstractmethod
     def exponentials(self, logits: Tensor) -> Tensor:
         """exp(logit - largest logit) up to a common factor, along the last axis."""
-        ...
 
+    @abstractmethod
     def mix(self, weights: Tensor, kept: Tensor, values: Tensor, own: Tensor | None) -> Tensor:
         """Sums (..., q, d) of the values (..., n, d) at the indices kept (..., q, k), times the weights (..., q, k).
 
         With own (..., q, d), index n stands for a query's own value.
         """
-        ...
+
+    def attended(self, scores: Tensor, values: Tensor, own: Tensor | None, count: int, scale: float) -> Tensor:
+        kept, logits = self.best(scores, count)
+        weights = self.exponentials(logits * scale) * (logits > MASKED / 2)
+        return self.snap(self.mix(weights, kept, values, own) / weights.sum(-1, keepdim=True), ACTIVATION)
 
 
-class Simulated:
+class Plain:
+    """The encoder's own part, the hyper-encoder: no grids, and all keys weigh something. Differentiable."""
+
+    def snap(self, x: Tensor, grid: Grid) -> Tensor:
+        return x
+
+    def normalise(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], eps=RESIDUAL.units**-2)
+
+    def leaky(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x, SLOPE, inplace=True)
+
+    def attended(self, scores: Tensor, values: Tensor, own: Tensor | None, count: int, scale: float) -> Tensor:
+        if own is not None:
+            raise ValueError("the encoder hides no keys")
+        return torch.softmax(scores.mul_(scale), -1) @ values
+
+
+class Simulated(_OnGrids):
     """Training: differentiable, in whatever float type the tensors have. `breadth` scales how many keys are kept."""
 
     def __init__(self, breadth: float = 1.0) -> None:
@@ -120,7 +157,7 @@ class Simulated:
         return mixed if own is None else mixed + spread[..., keys:] * own
 
 
-class Exact:
+class Exact(_OnGrids):
     """Decoding: float64 tensors of whole units. `table` holds the EXPONENT_ENTRIES + 1 integers of the softmax."""
 
     def __init__(self, table: Tensor) -> None:

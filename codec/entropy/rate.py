@@ -6,7 +6,7 @@ from torch import Tensor
 from codec.dither import dither
 from codec.entropy.distribution import RateConstants, bits, distributions, prior_distributions
 from codec.entropy.entroformer import Entroformer
-from codec.entropy.grids import Arithmetic, Simulated
+from codec.entropy.grids import Arithmetic, Plain, Simulated
 from codec.entropy.windows import anchor_mask
 
 HYPER_LIMIT = 63
@@ -27,7 +27,7 @@ def rounded(scaled: Tensor, dithered: bool) -> Tensor:
 def hyper_latent(model: Entroformer, scaled: Tensor, codes: Tensor, constants: RateConstants) -> Tensor:
     """alpha y (B, 4, h, w) -> whole hyper-latent symbols (B, Z, ceil(h/4), ceil(w/4)), gradient straight through."""
     _, inverse, _ = constants.rows(codes, scaled.dtype)
-    z = straight_through_round(model.hyper_encoder(scaled, inverse, codes, Simulated()))
+    z = straight_through_round(model.hyper_encoder(scaled, inverse, codes, Plain()))
     return z.clamp(-HYPER_LIMIT, HYPER_LIMIT)
 
 
