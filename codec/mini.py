@@ -23,7 +23,8 @@ class PixelNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6) * self.gain
+        normalised = x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6)
+        return normalised * self.gain if torch.is_grad_enabled() else normalised.mul_(self.gain)
 
 
 class ResidualBlock(nn.Module):
@@ -43,7 +44,9 @@ class ResidualBlock(nn.Module):
         if self.modulation is not None:
             scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, 1)
             h = h * (1 + scale) + shift
-        return cast(Tensor, x + self.outer(F.silu(self.inner(F.silu(h)))))
+        fresh = not torch.is_grad_enabled()
+        change: Tensor = self.outer(F.silu(self.inner(F.silu(h, inplace=fresh)), inplace=fresh))
+        return change.add_(x) if fresh else x + change
 
 
 @dataclass

@@ -63,8 +63,8 @@ class Block(nn.Module):
                 if seen is None:
                     attended = self._in_window(query, key, value, relative, near, inside, math)
                 else:
-                    asking = torch.ones_like(tokens[0]) if wanted is None else wanted[tokens[0]]
-                    asking, visible = asking.nonzero()[:, 0], seen[tokens[0]]
+                    asking = slice(None) if wanted is None else wanted[tokens[0]].nonzero()[:, 0]
+                    visible = seen[tokens[0]]
                     tokens = tokens[:, asking]
                     attended = self._among_seen(
                         query, key, value, relative, near[asking], inside[asking], visible, asking, math
@@ -109,7 +109,7 @@ class Block(nn.Module):
         return self._finished(x, _merged(attended), math)
 
     def _projected(self, x: Tensor, math: Arithmetic) -> Tensor:
-        return math.snap(self.project(math.normalise(x)), ACTIVATION)
+        return math.snap_(self.project(math.normalise(x)), ACTIVATION)
 
     def _heads(self, projected: Tensor) -> tuple[Tensor, ...]:
         """(B, ..., n, 3 dim) -> queries, keys and values, (B, heads, ..., n, dim / heads) each."""
@@ -145,7 +145,7 @@ class Block(nn.Module):
         near: Tensor,
         inside: Tensor,
         visible: Tensor,
-        asking: Tensor,
+        asking: Tensor | slice,
         math: Arithmetic,
     ) -> Tensor:
         """The same for the queries with the indices `asking`, whose rows near and inside are; keys are those `visible`
@@ -168,9 +168,9 @@ class Block(nn.Module):
         return math.attended(scores, value, own, self.top_k, self.scale)
 
     def _finished(self, x: Tensor, mixed: Tensor, math: Arithmetic) -> Tensor:
-        x = math.snap(x + math.snap(self.merge(mixed), RESIDUAL), RESIDUAL)
+        x = math.plus(x, math.snap_(self.merge(mixed), RESIDUAL), RESIDUAL)
         hidden = math.leaky(self.expand(math.normalise(x)))
-        return math.snap(x + math.snap(self.contract(hidden), RESIDUAL), RESIDUAL)
+        return math.plus(x, math.snap_(self.contract(hidden), RESIDUAL), RESIDUAL)
 
 
 def _merged(mixed: Tensor) -> Tensor:

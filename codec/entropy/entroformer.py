@@ -98,12 +98,12 @@ class HyperDecoder(nn.Module):
         """z is whole numbers; the result is on the residual grid, rows of the (h 2^s) x (w 2^s) raster."""
         height, width = z.shape[-2:]
         tokens = math.snap(z.flatten(2).transpose(1, 2), ACTIVATION)
-        x = math.snap(self.embed(tokens) + self.rate(codes, math)[:, None], RESIDUAL)
+        x = math.snap_(self.embed(tokens) + self.rate(codes, math)[:, None], RESIDUAL)
         relative = math.snap(self.relative, ACTIVATION)
         for i, block in enumerate(self.blocks):
             x = block(x, relative, (height, width), math)
             if i < len(self.grow):
-                x = math.snap(self.grow[i](_neighbourhoods(math.snap(x, ACTIVATION), height, width)), RESIDUAL)
+                x = math.snap_(self.grow[i](_neighbourhoods(math.snap_(x, ACTIVATION), height, width)), RESIDUAL)
                 x = _shuffle(x, height, width)
                 height, width = 2 * height, 2 * width
         return x
@@ -173,7 +173,7 @@ class ContextNet(nn.Module):
     def _embedded(self, symbols: Tensor, inverse: Tensor, codes: Tensor, math: Arithmetic) -> Tensor:
         scaled = symbols * inverse.repeat(1, 1, symbols.shape[-1] // CHANNELS)
         inputs = math.snap(torch.cat([symbols, scaled], -1), ACTIVATION)
-        return math.snap(self.embed(inputs) + self.rate(codes, math)[:, None], RESIDUAL)
+        return math.snap_(self.embed(inputs) + self.rate(codes, math)[:, None], RESIDUAL)
 
     def _blocks(self) -> list[Block]:
         return [cast(Block, block) for block in self.blocks]

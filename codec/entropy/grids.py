@@ -61,6 +61,14 @@ class Arithmetic(Protocol):
         """Round to the grid and clamp to its limits."""
         ...
 
+    def snap_(self, x: Tensor, grid: Grid) -> Tensor:
+        """The same; x may be overwritten."""
+        ...
+
+    def plus(self, x: Tensor, y: Tensor, grid: Grid) -> Tensor:
+        """x + y, both on the grid, clamped to its limits; y may be overwritten."""
+        ...
+
     def normalise(self, x: Tensor) -> Tensor:
         """Layer normalisation over the last axis, without gain, on the activation grid."""
         ...
@@ -82,7 +90,7 @@ class _OnGrids(ABC):
     """What simulated and exact attention have in common."""
 
     @abstractmethod
-    def snap(self, x: Tensor, grid: Grid) -> Tensor: ...
+    def snap_(self, x: Tensor, grid: Grid) -> Tensor: ...
 
     @abstractmethod
     def best(self, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -102,7 +110,7 @@ class _OnGrids(ABC):
     def attended(self, scores: Tensor, values: Tensor, own: Tensor | None, count: int, scale: float) -> Tensor:
         kept, logits = self.best(scores, count)
         weights = self.exponentials(logits * scale) * (logits > MASKED / 2)
-        return self.snap(self.mix(weights, kept, values, own) / weights.sum(-1, keepdim=True), ACTIVATION)
+        return self.snap_(self.mix(weights, kept, values, own) / weights.sum(-1, keepdim=True), ACTIVATION)
 
 
 class Plain:
@@ -110,6 +118,11 @@ class Plain:
 
     def snap(self, x: Tensor, grid: Grid) -> Tensor:
         return x
+
+    snap_ = snap
+
+    def plus(self, x: Tensor, y: Tensor, grid: Grid) -> Tensor:
+        return x + y
 
     def normalise(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], eps=RESIDUAL.units**-2)
@@ -135,6 +148,11 @@ class Simulated(_OnGrids):
         if not torch.is_grad_enabled():
             return clamped.mul_(grid.units).round_().mul_(1 / grid.units)
         return clamped + (torch.round(clamped * grid.units) / grid.units - clamped).detach()
+
+    snap_ = snap
+
+    def plus(self, x: Tensor, y: Tensor, grid: Grid) -> Tensor:
+        return self.snap(x + y, grid)
 
     def normalise(self, x: Tensor) -> Tensor:
         return self.snap(F.layer_norm(x, x.shape[-1:], eps=RESIDUAL.units**-2), ACTIVATION)
@@ -166,14 +184,24 @@ class Exact(_OnGrids):
         self.table = table.double()
 
     def snap(self, x: Tensor, grid: Grid) -> Tensor:
-        return (x * grid.units).round_().clamp_(-grid.limit, grid.limit).mul_(2.0**-grid.fraction)
+        return self._snapped(x * grid.units, grid)
+
+    def snap_(self, x: Tensor, grid: Grid) -> Tensor:
+        return self._snapped(x.mul_(grid.units), grid)
+
+    def _snapped(self, units: Tensor, grid: Grid) -> Tensor:
+        return units.round_().clamp_(-grid.limit, grid.limit).mul_(2.0**-grid.fraction)
+
+    def plus(self, x: Tensor, y: Tensor, grid: Grid) -> Tensor:
+        limit = grid.limit * 2.0**-grid.fraction
+        return y.add_(x).clamp_(-limit, limit)
 
     def normalise(self, x: Tensor) -> Tensor:
         count = torch.full((1,), float(x.shape[-1]), dtype=x.dtype, device=x.device)  # x / scalar is inexact on GPUs
         mean = self.snap(x.sum(-1, keepdim=True) / count, RESIDUAL)
         centred = x - mean
         variance = (centred * centred).sum(-1, keepdim=True) / count
-        return self.snap(centred.div_(torch.sqrt(variance + RESIDUAL.units**-2)), ACTIVATION)
+        return self.snap_(centred.div_(torch.sqrt(variance + RESIDUAL.units**-2)), ACTIVATION)
 
     def leaky(self, x: Tensor) -> Tensor:
         units = F.leaky_relu_((x * ACTIVATION.units).round_().clamp_(-ACTIVATION.limit, ACTIVATION.limit), SLOPE)
@@ -189,7 +217,7 @@ class Exact(_OnGrids):
     def exponentials(self, logits: Tensor) -> Tensor:
         distance = logits.amax(-1, keepdim=True) - logits
         index = torch.round(distance * EXPONENT_STEPS).clamp_(max=EXPONENT_ENTRIES)
-        return self.table[index.long()]
+        return self.table.take(index.long())
 
     def mix(self, weights: Tensor, kept: Tensor, values: Tensor, own: Tensor | None) -> Tensor:
         if own is not None:

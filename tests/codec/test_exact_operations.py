@@ -29,7 +29,7 @@ EXACT = {
     # comparisons and choices
     *("lt", "gt", "ge", "le", "eq", "where", "masked_fill", "amax", "maximum", "topk"),
     # moving numbers
-    *("gather", "scatter", "scatter_add", "index", "index_put", "cat", "stack", "constant_pad_nd"),
+    *("gather", "scatter", "scatter_add", "index", "index_put", "take", "cat", "stack", "constant_pad_nd"),
     *("view", "_unsafe_view", "reshape", "expand", "permute", "transpose", "t", "unsqueeze", "squeeze", "slice"),
     *("select", "split", "split_with_sizes", "unbind", "clone", "copy", "_to_copy", "detach", "alias", "contiguous"),
     *("lift_fresh", "repeat", "unfold", "as_strided", "_local_scalar_dense"),
