@@ -1,6 +1,7 @@
 """One real Prefect server for all flow tests: it takes long to start."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -40,10 +41,33 @@ class Server:
     environment: dict[str, str]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the first of the test processes makes a server's database, beside its first tests: it takes long."""
+    own = tmp_path_factory.getbasetemp()
+    home = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "empty-database"
+    try:
+        home.mkdir()
+    except FileExistsError:
+        yield home / "made.db"
+        return
+    upgrade = "set -e; $0 -m prefect server database upgrade -y > upgrade.log 2>&1; mv prefect.db made.db"
+    process = subprocess.Popen(
+        ["sh", "-c", upgrade, sys.executable], cwd=home, env={**os.environ, "PREFECT_HOME": str(home)}
+    )
+    yield home / "made.db"
+    process.wait()
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
     """`prefect server start` as a process of its own, with all its services."""
     home = tmp_path_factory.mktemp("prefect")
+    deadline = time.monotonic() + PATIENCE
+    while not empty_database.exists():
+        assert time.monotonic() < deadline, f"see upgrade.log in {empty_database.parent}"
+        time.sleep(0.2)
+    shutil.copy(empty_database, home / "prefect.db")
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     environment = {

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 BLOCK = "photos-s3"
 SECRETS = {"AWS_ACCESS_KEY_ID": "PLANTED1KEY1ID", "AWS_SECRET_ACCESS_KEY": "planted-secret-key-of-a-block"}
+PHOTOS = 24
+"""Of a compression that is cancelled: enough that some are left to do."""
 KINDS = {"process": "prefect.yaml", "docker": "prefect-docker.yaml", "kubernetes": "prefect-kubernetes.yaml"}
 
 
@@ -219,68 +222,79 @@ def checkpoint_step(output: Path) -> int:
     return found[0]
 
 
-def test_a_compression_is_cancelled_and_a_schedule_goes_on_with_it(
-    server: Server, worker: Path, elsewhere: Path, bundle: Bundle, tmp_path: Path
-) -> None:
-    source = folder(tmp_path / "photos", {f"{seed:02}.png": png(seed, 32, 32) for seed in range(60)})
-    archive = tmp_path / "archive"
-    parameters = {
-        "source": str(source),
-        "archive": str(archive),
-        "bundle": str(bundle.path),
-        "max_images_per_shard": 1,
-        "metrics": False,
-        "threads": 1,
-        "workers": 1,
-    }
-    name = "compress-archive/compress-archive"
-    run = started(prefect(server, elsewhere, "deployment", "run", name, "--params", json.dumps(parameters)))
-    until((archive / names.part(1, 0)).exists, "the first shard")
-    cancel(run)
-    until(lambda: not processes(archive), "the end of all processes", seconds=60)
-    assert ends(run) == "Cancelled"
-    assert not (archive / names.seal(1)).exists(), "the run was cut"
+@dataclass(frozen=True)
+class Compression:
+    """What became of a compression in a bucket that was cancelled, and of the run that a schedule started then."""
 
-    deployment = client().read_deployment_by_name(name)
-    schedule = IntervalSchedule(interval=datetime.timedelta(seconds=10))
-    [made] = client().create_deployment_schedules(
-        deployment.id, [(schedule, True)], parameters=parameters, slug="often"
-    )
-    [scheduled, *_] = until(lambda: fired(deployment.id), "a run that the schedule started")
-    client().delete_deployment_schedule(deployment.id, made.id)  # once is enough, and each costs the others time
-    assert ends(scheduled) == "Completed"
-    assert (archive / names.seal(1)).exists()
-    rows = report.query(Store(str(archive)), "SELECT key, status FROM rows ORDER BY key")
-    assert [row["key"] for row in rows] == [f"{seed:02}.png" for seed in range(60)]
-    assert not (archive / names.manifest(2)).exists()
-    until(lambda: Artifact.get("compress-archive") is not None, "the table of the run")
+    cancelled: str
+    sealed: bool
+    scheduled: str
+    store: Store
+    holding: dict[str, set[str]]
+    """Where each secret of the bucket was found, and under `places` the name of the photos."""
 
 
-def test_credentials_of_object_storage_come_from_a_block_and_stay_in_it(
-    server: Server, worker: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with serving() as address:
+@pytest.fixture(scope="module")
+def compression(
+    server: Server, worker: Path, elsewhere: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Compression]:
+    with serving() as address, pytest.MonkeyPatch.context() as monkeypatch:
         held = {**SECRETS, "AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1"}
         assert not held.keys() & server.environment.keys(), "the worker knows no store"
         Secret(value=held).save(BLOCK, overwrite=True)
-        for name, value in held.items():
-            monkeypatch.setenv(name, value)
+        for variable, value in held.items():
+            monkeypatch.setenv(variable, value)
+        source, archive = "s3://blocked/photos", "s3://blocked/archive"
         S3FileSystem().mkdir("blocked")
-        Store("s3://blocked/photos").publish("a.png", png(1, 64, 64))
-        parameters = {"source": "s3://blocked/photos", "archive": "s3://blocked/archive", "bundle": str(bundle.path)}
-        run = run_deployment(
-            "compress-archive/compress-archive",
-            parameters=parameters | {"metrics": False, "threads": 1},
-            job_variables={"env": {"PREFECT_LOGGING_LEVEL": "DEBUG"}},
-            timeout=0,
+        for seed in range(PHOTOS):
+            Store(source).publish(f"{seed:02}.png", png(seed, 32, 32))
+        parameters = {
+            "source": source,
+            "archive": archive,
+            "bundle": str(bundle.path),
+            "max_images_per_shard": 1,
+            "metrics": False,
+            "threads": 1,
+            "workers": 1,
+        }
+        name, store = "compress-archive/compress-archive", Store(archive)
+        options = ("--params", json.dumps(parameters), "--job-variable", 'env={"PREFECT_LOGGING_LEVEL": "DEBUG"}')
+        run = started(prefect(server, elsewhere, "deployment", "run", name, *options))
+        until(lambda: store.exists(names.part(1, 0)), "the first shard")
+        cancel(run)
+        until(lambda: not processes(archive), "the end of all processes", seconds=60)
+        cancelled, sealed = ends(run), store.exists(names.seal(1))
+
+        deployment = client().read_deployment_by_name(name)
+        schedule = IntervalSchedule(interval=datetime.timedelta(seconds=10))
+        [made] = client().create_deployment_schedules(
+            deployment.id, [(schedule, True)], parameters=parameters, slug="often"
         )
-        assert isinstance(run, FlowRun)
-        assert ends(run.id) == "Completed"
-        printed, archive = worker.read_bytes(), parameters["archive"]
-        places = {"server database", "runs/000001/manifest.json", "runs/000001/report/part-000000.parquet"}
-        assert holding("s3://blocked/photos", server, printed, archive) >= places
-        for name, secret in SECRETS.items():
-            assert holding(secret, server, printed, archive) == set(), name
+        [scheduled, *_] = until(lambda: fired(deployment.id), "a run that the schedule started")
+        client().delete_deployment_schedule(deployment.id, made.id)  # once is enough, and each costs the others time
+        ended = ends(scheduled)
+        printed = worker.read_bytes()
+        words = {"places": source, **SECRETS}
+        found = {word: holding(secret, server, printed, archive) for word, secret in words.items()}
+        yield Compression(cancelled, sealed, ended, store, found)
+
+
+def test_a_compression_is_cancelled_and_a_schedule_goes_on_with_it(compression: Compression) -> None:
+    assert compression.cancelled == "Cancelled"
+    assert not compression.sealed, "the run was cut"
+    assert compression.scheduled == "Completed"
+    assert compression.store.exists(names.seal(1))
+    rows = report.query(compression.store, "SELECT key, status FROM rows ORDER BY key")
+    assert [row["key"] for row in rows] == [f"{seed:02}.png" for seed in range(PHOTOS)]
+    assert not compression.store.exists(names.manifest(2))
+    until(lambda: Artifact.get("compress-archive") is not None, "the table of the run")
+
+
+def test_credentials_of_object_storage_come_from_a_block_and_stay_in_it(compression: Compression) -> None:
+    places = {"server database", "runs/000001/manifest.json", "runs/000001/report/part-000000.parquet"}
+    assert compression.holding["places"] >= places
+    for name in SECRETS:
+        assert compression.holding[name] == set(), name
 
 
 @pytest.mark.parametrize("held", [None, "planted-text", {"PATH": "planted-path"}, {"AWS_ENDPOINT_URL": 1}])
@@ -301,7 +315,7 @@ def test_one_process_serves_every_flow(server: Server, elsewhere: Path, tmp_path
         serving = subprocess.Popen(
             [sys.executable, "-m", "flows.serve", *places],
             cwd=elsewhere,
-            env=server.environment,
+            env=server.environment | {"PREFECT_RUNNER_POLL_FREQUENCY": "1"},
             stdout=output,
             stderr=output,
         )
