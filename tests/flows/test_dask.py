@@ -1,5 +1,6 @@
 """Dask in place of threads: the same archive from any number of workers, also when one is killed on the way."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -7,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from tasks.models import Models
 from tasks.shard import Job
 from tests.fake_codec import FAKE
 from tests.flows.conftest import ROOT
-from tests.tasks import pictures
+from tests.tasks import pictures, runners
 from tests.tasks.pictures import SMALL, folder, pack, png, snapshot
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -45,9 +47,15 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[distributed.LocalCluster]:
-    """A cluster of this machine that tests reach by its address, and make larger or smaller."""
+    """A cluster of this machine that tests reach by its address, and make larger or smaller.
+
+    Its processes are forked from one that has everything imported, which each would take seconds for.
+    """
+    multiprocessing.set_forkserver_preload([*runners.PRELOADED, "distributed", "flows.mapping"])
+    forkserver.ensure_running()
+    forked = dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
     quiet = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, **quiet) as cluster:
+    with forked, distributed.LocalCluster(n_workers=1, threads_per_worker=1, **quiet) as cluster:
         yield cluster
 
 

@@ -74,7 +74,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def archive(tmp_path_factory: pytest.TempPathFactory, wheel: Path, server: Server) -> Path:
     """An archive made outside the checkout by the installed flow."""
     home = tmp_path_factory.mktemp("installed")
-    programs = environment(home / "venv", wheel)
+    programs = environment(home / "venv", wheel, "--no-deps")
     Image.fromarray(synthetic(40, 56)).save(home / "photo.png")
     run(programs / "fdc", "encode", "photo.png", "-o", "photo.fdc", cwd=home)
     assert (home / "photo.fdc").read_bytes()[:3] == b"FDC"

@@ -14,7 +14,8 @@ from codec.errors import FdcError
 from tests.tasks import killed, pictures
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.tasks.runners", "s3fs"])
+PRELOADED = ["tests.tasks.runners", "s3fs"]
+_CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 def start(
