@@ -1,6 +1,9 @@
 """Fixtures shared by all tests."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,30 @@ def photos() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no photos at {DATA}: set FDC_TEST_DATA to a folder with train/, eval/ and lpips/")
     return DATA
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the first of the test processes makes the database of Prefect's servers, if a test needs one.
+
+    It takes a quarter of a minute, so it is begun beside the very first test.
+    """
+    own = tmp_path_factory.getbasetemp()
+    home = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "empty-database"
+    first = any("server" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    try:
+        if first:
+            home.mkdir()
+    except FileExistsError:
+        first = False
+    if not first:
+        yield home / "made.db"
+        return
+    upgrade = "set -e; $0 -m prefect server database upgrade -y > upgrade.log 2>&1; mv prefect.db made.db"
+    environment = {**os.environ, "PREFECT_HOME": str(home)}
+    process = subprocess.Popen(["sh", "-c", upgrade, sys.executable], cwd=home, env=environment)
+    yield home / "made.db"
+    process.wait()
 
 
 @pytest.fixture(scope="session")

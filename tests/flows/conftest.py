@@ -41,24 +41,6 @@ class Server:
     environment: dict[str, str]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the first of the test processes makes a server's database, beside its first tests: it takes long."""
-    own = tmp_path_factory.getbasetemp()
-    home = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "empty-database"
-    try:
-        home.mkdir()
-    except FileExistsError:
-        yield home / "made.db"
-        return
-    upgrade = "set -e; $0 -m prefect server database upgrade -y > upgrade.log 2>&1; mv prefect.db made.db"
-    process = subprocess.Popen(
-        ["sh", "-c", upgrade, sys.executable], cwd=home, env={**os.environ, "PREFECT_HOME": str(home)}
-    )
-    yield home / "made.db"
-    process.wait()
-
-
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
     """`prefect server start` as a process of its own, with all its services."""

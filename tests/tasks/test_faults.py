@@ -122,7 +122,7 @@ def test_a_run_completes_or_a_later_one_completes_it(
         request.getfixturevalue("impatient")
     archive = f"s3://wire/fault-{list(FAULTS).index(fault)}/archive"
     acts, pattern = FAULTS[fault]
-    proxy.rule(*acts, pattern=pattern, every=9 if pattern == "." else 3)
+    proxy.rule(*acts, pattern=pattern, every={".": 9, "GET": 5, "PUT": 3}[pattern])
     for _ in range(ATTEMPTS):
         try:
             pack(PHOTOS, archive, fake_bundle)
