@@ -52,7 +52,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 BLOCK = "photos-s3"
 SECRETS = {"AWS_ACCESS_KEY_ID": "PLANTED1KEY1ID", "AWS_SECRET_ACCESS_KEY": "planted-secret-key-of-a-block"}
-PHOTOS = 24
+PHOTOS = 18
 """Of a compression that is cancelled: enough that some are left to do."""
 KINDS = {"process": "prefect.yaml", "docker": "prefect-docker.yaml", "kubernetes": "prefect-kubernetes.yaml"}
 

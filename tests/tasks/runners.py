@@ -13,9 +13,9 @@ from s3fs import S3FileSystem
 from codec.errors import FdcError
 from tests.tasks import killed, pictures
 
-_CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT = multiprocessing.get_context("forkserver")
 PRELOADED = ["tests.tasks.runners", "s3fs"]
-_CONTEXT.set_forkserver_preload(PRELOADED)
+CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 def start(
@@ -32,7 +32,7 @@ def start(
     `in_parts` sends tars as S3 takes large files, however small they are.
     """
     arguments = (str(source), str(archive), bundle, point, environment or {}, in_parts)
-    process = _CONTEXT.Process(target=_run, args=arguments)
+    process = CONTEXT.Process(target=_run, args=arguments)
     process.start()
     return process
 

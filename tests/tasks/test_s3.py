@@ -2,7 +2,7 @@
 
 import gzip
 import json
-import multiprocessing
+import os
 from collections.abc import Iterator
 from functools import partialmethod
 from pathlib import Path
@@ -21,6 +21,7 @@ from tasks.restore import restore
 from tasks.sources import open_source
 from tasks.storage import NotFoundError, StorageError, Store
 from tests.fake_codec import FAKE
+from tests.tasks import runners
 from tests.tasks.object_store import serving
 from tests.tasks.pictures import pack, png, rows, snapshot
 
@@ -40,22 +41,24 @@ def bucket() -> Iterator[str]:
         yield "s3://pictures"
 
 
-def _publish_many(url: str, content: bytes, both: Any, results: Any) -> None:
+def _publish_many(url: str, content: bytes, environment: dict[str, str], both: Any, results: Any) -> None:
+    os.environ.update(environment)
     store = Store(url)
     both.wait(60)
     results.put([store.publish(f"race/{number}", content) for number in range(20)])
 
 
 def test_of_two_processes_that_publish_one_name_exactly_one_wins(bucket: str) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = runners.CONTEXT
     results, both = context.Queue(), context.Barrier(2)
-    arguments = [(f"{bucket}/race", content, both, results) for content in (b"a", b"b")]
-    runners = [context.Process(target=_publish_many, args=each) for each in arguments]
-    for runner in runners:
-        runner.start()
-    won = [results.get(timeout=60) for _ in runners]
-    for runner in runners:
-        runner.join()
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    arguments = [(f"{bucket}/race", content, environment, both, results) for content in (b"a", b"b")]
+    racing = [context.Process(target=_publish_many, args=each) for each in arguments]
+    for process in racing:
+        process.start()
+    won = [results.get(timeout=60) for _ in racing]
+    for process in racing:
+        process.join()
     assert all(sum(pair) == 1 for pair in zip(*won, strict=True))
 
 
