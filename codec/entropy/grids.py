@@ -9,10 +9,7 @@ integers occur.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -31,8 +28,6 @@ MASKED = -(2.0**20)
 """Score of a key that must not be seen; below any real score, and still exact as a sort key."""
 SLOPE = 0.2
 """Negative slope of the leaky rectifier."""
-ROWS_OF_A_THREAD = 256
-"""Fewer are done before a thread has begun."""
 
 
 @dataclass(frozen=True)
@@ -233,9 +228,7 @@ class Exact(_OnGrids):
         starts = torch.arange(0, values.shape[:-2].numel() * size, size, device=kept.device)
         rows = (kept.flatten(0, -3) + starts[:, None, None]).flatten(0, 1)
         table, factors = values.reshape(-1, width), weights.flatten(0, -2)
-        mixed = _by_rows(
-            lambda rows, factors: F.embedding_bag(rows, table, per_sample_weights=factors, mode="sum"), rows, factors
-        )  # touches the kept values alone
+        mixed = F.embedding_bag(rows, table, per_sample_weights=factors, mode="sum")  # touches the kept values alone
         return mixed.view(*weights.shape[:-1], width)
 
 
@@ -244,28 +237,8 @@ def _largest(keys: Tensor, count: int) -> Tensor:
     if keys.device.type != "cpu":
         return keys.topk(count, -1, sorted=False).values
     first = keys.shape[-1] - count
-
-    def partitioned(rows: Tensor) -> Tensor:
-        rows.numpy().partition(first, -1)  # twice as fast as topk, which moves indices along
-        return rows[:, first:]
-
-    return _by_rows(partitioned, keys.flatten(0, -2)).view(*keys.shape[:-1], count)
-
-
-def _by_rows(work: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """work(*tensors), which takes each row for itself; on the CPU on as many threads as PyTorch uses."""
-    threads = min(torch.get_num_threads(), len(tensors[0]) // ROWS_OF_A_THREAD)
-    if threads < 2 or tensors[0].device.type != "cpu":
-        return work(*tensors)
-    first, *others = zip(*(tensor.tensor_split(threads) for tensor in tensors), strict=True)
-    pool = _pool(threads - 1)
-    coming = [pool.submit(work, *part) for part in others]
-    return torch.cat([work(*first), *(part.result() for part in coming)])
-
-
-@lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "entropy")
+    keys.numpy().partition(first, -1)  # twice as fast as topk, which moves indices along
+    return keys[..., first:]
 
 
 def exponential_table() -> Tensor:

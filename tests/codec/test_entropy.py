@@ -1,7 +1,5 @@
 """The entropy model: the same symbols from the same bytes, however they are computed."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from codec.entropy import integer, stream
 from codec.entropy.coder import SYMBOL_LIMIT, SymbolDecoder, SymbolEncoder
 from codec.entropy.distribution import RateConstants, alpha_of_code, bits, code_of_alpha, sigma
 from codec.entropy.entroformer import MINI, Entroformer
-from codec.entropy.grids import ACTIVATION, ROWS_OF_A_THREAD, Exact, Simulated, exponential_table
+from codec.entropy.grids import ACTIVATION, Exact, Simulated, exponential_table
 from codec.entropy.rate import coded_bits, hyper_latent
 from codec.entropy.tables import TOTAL, Tables, build_counts, layout
 from codec.entropy.windows import anchor_mask, cells_of, near_tokens, window_groups
@@ -152,30 +150,6 @@ def test_the_best_keys_and_their_mixture_are_those_of_a_plain_computation(count:
     plain = (spread[..., :49, None] * values[..., None, :, :]).sum(-2) + spread[..., 49:] * own
     assert torch.equal(exact.mix(weights, found, values, own), plain)
     assert torch.equal(simulated.mix(weights, found, values, own), plain)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """Leaves PyTorch with as many threads as it had."""
-    count = torch.get_num_threads()
-    yield
-    torch.set_num_threads(count)
-
-
-@pytest.mark.usefixtures("threads")
-def test_threads_choose_and_mix_what_one_does() -> None:
-    torch.manual_seed(0)
-    exact = Exact(exponential_table())
-    scores = torch.randint(-9, 9, (2, 3, ROWS_OF_A_THREAD // 2 + 1, 40)).double()  # many are equal
-    values, own = torch.randn(2, 3, 39, 8).double(), torch.randn(2, 3, scores.shape[2], 8).double()
-    torch.set_num_threads(1)
-    kept, logits = exact.best(scores.clone(), 8)
-    weights = exact.exponentials(logits)
-    mixed = exact.mix(weights, kept, values, own)
-    for count in (2, 3):
-        torch.set_num_threads(count)
-        assert torch.equal(exact.best(scores.clone(), 8)[0].sort(-1).values, kept.sort(-1).values)
-        assert torch.equal(exact.mix(weights, kept, values, own), mixed)
 
 
 def test_a_model_that_could_leave_the_exact_range_is_refused(model: Entroformer) -> None:
