@@ -76,6 +76,7 @@ def test_every_command_does_on_a_bucket_what_it_does_on_a_folder(bucket: Bucket,
     url = f"{bucket.url}/archive"
     store = make(url, RUNS)
     mirror = make(tmp_path / "mirror", RUNS)
+    assert audit(url).problems == []
     assert compaction.compact(store).rows == 11
     assert [run["state"] for run in status(url).runs] == ["sealed"] * 3
 
