@@ -49,6 +49,8 @@ class EntroformerSettings:
     """Whether a symbol's distribution depends on the position's channels before it. Slower, and hardly fewer bits."""
     dither: bool = False
     """Whether symbols are rounded with the offsets of `codec.dither`, which the network then sees taken off again."""
+    finest_attention: bool = True
+    """Whether the hyper-decoder attends at the latent's own resolution too, or last at half of it."""
 
     def block(self, window: int, *, shifted: bool) -> Block:
         """A transformer block of these sizes."""
@@ -90,7 +92,8 @@ class HyperDecoder(nn.Module):
         self.embed = nn.Linear(settings.hyper_channels, dim)
         self.rate = RateTable(dim)
         self.blocks = nn.ModuleList(
-            settings.block(HYPER_WINDOW, shifted=bool(i % 2)) for i in range(settings.halvings + 1)
+            settings.block(HYPER_WINDOW, shifted=bool(i % 2))
+            for i in range(settings.halvings + settings.finest_attention)
         )
         self.grow = nn.ModuleList(nn.Linear(9 * dim, 4 * dim) for _ in range(settings.halvings))
 
@@ -100,8 +103,9 @@ class HyperDecoder(nn.Module):
         tokens = math.snap(z.flatten(2).transpose(1, 2), ACTIVATION)
         x = math.snap_(self.embed(tokens) + self.rate(codes, math)[:, None], RESIDUAL)
         relative = math.snap(self.relative, ACTIVATION)
-        for i, block in enumerate(self.blocks):
-            x = block(x, relative, (height, width), math)
+        for i in range(max(len(self.blocks), len(self.grow))):
+            if i < len(self.blocks):
+                x = self.blocks[i](x, relative, (height, width), math)
             if i < len(self.grow):
                 x = math.snap_(self.grow[i](_neighbourhoods(math.snap_(x, ACTIVATION), height, width)), RESIDUAL)
                 x = _shuffle(x, height, width)

@@ -70,7 +70,8 @@ class TrainingSettings:
     backbone_hash: str | None = None
     """Content hash that the backbone must have."""
     entropy: EntroformerSettings = MINI
-    """The entropy model; with a start, only its `dither` counts: true turns it on for what goes on from there."""
+    """The entropy model; with a start, two settings count: `dither` true turns it on for what goes on from there, and
+    `finest_attention` false leaves that block out."""
     parameters: Literal["measured", "tied", "learned"] = "measured"
     """How the exported bundle sets bin width and timestep."""
     steps: int = 1

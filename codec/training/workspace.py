@@ -80,14 +80,18 @@ class Workspace:
 
     @property
     def config(self) -> BundleConfig:
-        """What the exported bundle says of itself, up to its hashes; a start keeps its sizes and its dither."""
+        """What the exported bundle says of itself, up to its hashes; a start keeps all but these of its sizes."""
         settings = self.settings
         names = ("name", "steps", "parameters", "alpha_offsets")
         chosen: dict[str, Any] = {name: getattr(settings, name) for name in names}
         if settings.start:
             start = self._start().config
-            dither = start.entropy.dither or settings.entropy.dither
-            return dataclasses.replace(start, entropy=dataclasses.replace(start.entropy, dither=dither), **chosen)
+            entropy = dataclasses.replace(
+                start.entropy,
+                dither=start.entropy.dither or settings.entropy.dither,
+                finest_attention=start.entropy.finest_attention and settings.entropy.finest_attention,
+            )
+            return dataclasses.replace(start, entropy=entropy, **chosen)
         return BundleConfig(
             backbone_hash="",
             backbone_source="embedded" if settings.backbone == "new" else settings.backbone,

@@ -44,12 +44,17 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "serial": {"entropy": dataclasses.replace(SIZES, order="serial")},
 }
 """Settings of the bundles by name; the second also has an alpha for each channel."""
-DITHERED: Mapping[str, str] = {
-    "dithered": "parallel",
-    "dithered-conditioned": "conditioned",
-    "dithered-serial": "serial",
+DERIVED: Mapping[str, tuple[str, Mapping[str, bool], str | None]] = {
+    "dithered": ("parallel", {"dither": True}, None),
+    "dithered-conditioned": ("conditioned", {"dither": True}, None),
+    "dithered-serial": ("serial", {"dither": True}, None),
+    "coarse": (
+        "conditioned",
+        {"dither": True, "finest_attention": False},
+        "7fbfa367d610b32bd46fc67ad0a3179e33931b7b97ba71ebd1ca35ae1552d77e",
+    ),
 }
-"""Bundles that are others but for their dither."""
+"""Bundles that are others but for settings of their entropy model, and their known answer where it differs."""
 
 
 def pictures() -> dict[str, tuple[Picture, float]]:
@@ -92,10 +97,12 @@ def bundles(folder: Path, golden: Path = GOLDEN) -> dict[str, Bundle]:
     """The frozen bundles, unpacked into an empty folder."""
     with tarfile.open(golden / BUNDLES) as archive:
         archive.extractall(folder, filter="data")
-    for kind, other in DITHERED.items():
+    for kind, (other, changes, known_answer) in DERIVED.items():
         config = Path(shutil.copytree(folder / other, folder / kind)) / "bundle.json"
         content = json.loads(config.read_text())
-        config.write_text(json.dumps(content | {"entropy": content["entropy"] | {"dither": True}}))
+        content["entropy"] |= changes
+        content["known_answer"] = known_answer or content["known_answer"]
+        config.write_text(json.dumps(content))
     return {path.name: Bundle.open(path) for path in sorted(folder.iterdir())}
 
 
@@ -103,7 +110,7 @@ def make(folder: Path) -> None:
     """Write the kinds that a folder lacks. Raises SettingsError where it has them all."""
     listed = folder / SYMBOLS
     expected: dict[str, dict[str, Any]] = json.loads(listed.read_text()) if listed.exists() else {}
-    missing = {*KINDS, *DITHERED} - {each["bundle"] for each in expected.values()}
+    missing = {*KINDS, *DERIVED} - {each["bundle"] for each in expected.values()}
     if not missing:
         raise SettingsError(f"{folder} has golden files; they are never changed, only added to by a new kind")
     with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory() as unpacked:

@@ -291,7 +291,8 @@ class EntropyModel:
             near = [padded[v : v + high, h : h + wide] for v in range(3) for h in range(3)]
             x = snap(self.linear(f"hyper_decoder.grow.{index}", np.concatenate(near, -1)), S)
             x = x.reshape(high, wide, 2, 2, d).transpose(0, 2, 1, 3, 4).reshape(2 * high, 2 * wide, d)
-            x = self.block("hyper_decoder", index + 1, x, 16)
+            if index + 1 < self.settings["halvings"] or self.settings.get("finest_attention", True):
+                x = self.block("hyper_decoder", index + 1, x, 16)
         return norm(x[:rows, :columns])
 
     def embed(self, symbols: Floats) -> Floats:

@@ -10,7 +10,7 @@ import pytest
 from codec import Codec
 from codec.bitstream import pack, parse
 from codec.errors import SettingsError
-from tests.golden.make import DITHERED, GOLDEN, KINDS, SYMBOLS, bundles, described, make, pictures
+from tests.golden.make import DERIVED, GOLDEN, KINDS, SYMBOLS, bundles, described, make, pictures
 
 EXPECTED = json.loads((GOLDEN / SYMBOLS).read_text())
 
@@ -34,7 +34,7 @@ def test_a_golden_file_decodes_as_it_always_did(name: str, codecs: dict[str, Cod
 
 def test_every_golden_file_is_listed_and_every_kind_has_all_pictures() -> None:
     assert {path.name for path in GOLDEN.glob("*.fdc")} == set(EXPECTED)
-    assert set(EXPECTED) == {f"{kind}-{name}.fdc" for kind in (*KINDS, *DITHERED) for name in pictures()}
+    assert set(EXPECTED) == {f"{kind}-{name}.fdc" for kind in (*KINDS, *DERIVED) for name in pictures()}
     assert sum(path.stat().st_size for path in GOLDEN.iterdir() if path.is_file()) <= 1_000_000
 
 

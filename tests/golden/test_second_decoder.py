@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from codec.bundle import Bundle
+from codec.bundle import DEFAULT_BUNDLE, Bundle
 from codec.entropy.stream import compress
 from tests.golden import second_decoder
-from tests.golden.make import DITHERED, GOLDEN, KINDS, SYMBOLS, bundles
+from tests.golden.make import DERIVED, GOLDEN, KINDS, SYMBOLS, bundles
 from tests.golden.second_decoder import EntropyModel, File
 
 EXPECTED = json.loads((GOLDEN / SYMBOLS).read_text())
@@ -43,12 +43,17 @@ def test_a_decoder_written_from_the_format_alone_decodes_every_golden_file(
         assert (chunk and hashlib.sha256(chunk).hexdigest()) == expected[kind]
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *DITHERED])
+@pytest.mark.parametrize("kind", [*KINDS, *DERIVED])
 def test_it_computes_the_known_answers(kind: str, models: Mapping[str, EntropyModel]) -> None:
     assert second_decoder.known_answer(models[kind]) == models[kind].known_answer
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *DITHERED])
+def test_it_computes_the_known_answer_of_the_shipped_bundle() -> None:
+    shipped = EntropyModel(DEFAULT_BUNDLE)
+    assert second_decoder.known_answer(shipped) == shipped.known_answer
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *DERIVED])
 @pytest.mark.parametrize("codes", CODES)
 def test_it_decodes_other_alpha_in_each_channel_and_escapes_of_both_signs(
     kind: str, codes: tuple[int, ...], frozen: Mapping[str, Bundle], models: Mapping[str, EntropyModel]
