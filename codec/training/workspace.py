@@ -23,6 +23,7 @@ from codec.adapter import AdapterSettings, ParameterEstimator
 from codec.backbone import Backbone
 from codec.bundle import DEFAULT_BUNDLE, Bundle, BundleConfig
 from codec.entropy.entroformer import Entroformer
+from codec.errors import SettingsError
 from codec.mini import MiniAutoencoder, MiniUNet
 from codec.schedule import NoiseSchedule
 from codec.stable_diffusion import SD21_CONFIGURATION
@@ -68,8 +69,14 @@ class Workspace:
         return self._load("entropy", dataclasses.replace(start, config=self.config).trainable_entropy())
 
     def entropy_to_export(self) -> Entroformer | Bundle:
-        """The entropy model that a stage here left, or the bundle that the run goes on from."""
-        return self.entropy() if (self.folder / "entropy.safetensors").exists() else self._start()
+        """The entropy model that a stage here left, or the bundle that the run goes on from. Raises SettingsError where
+        that bundle's has a block more."""
+        if (self.folder / "entropy.safetensors").exists():
+            return self.entropy()
+        start = self._start()
+        if start.config.entropy.finest_attention != self.config.entropy.finest_attention:
+            raise SettingsError("finest_attention = false leaves a block out: run the entropy stage")
+        return start
 
     def estimator(self) -> ParameterEstimator:
         """The parameter estimator so far."""

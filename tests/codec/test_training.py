@@ -92,6 +92,20 @@ def test_going_on_from_a_bundle_can_turn_dither_on_and_keeps_it_on(tars: Path, t
     assert not bundle.config.entropy.dither
 
 
+def test_going_on_from_a_bundle_can_leave_its_finest_attention_out_when_the_rest_is_trained(
+    tars: Path, tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = {"steps": 1, "batch_size": 2, "crop_size": 32, "warmup_steps": 1}
+    for stages, status in (({}, 1), ({"entropy": stage}, 0)):
+        settings = settings_file(tmp_path, start=str(bundle.path), stages=stages, entropy={"finest_attention": False})
+        assert main([str(settings), "--data", str(tars), "--output", str(tmp_path / "out")]) == status
+    assert "run the entropy stage" in capsys.readouterr().err
+    made = Bundle.open(tmp_path / "out" / "bundle")
+    assert made.config.entropy == dataclasses.replace(bundle.config.entropy, finest_attention=False)
+    names = [name.split(".") for name in load_file(made.path / "entropy.safetensors")]
+    assert {name[2] for name in names if name[:2] == ["hyper_decoder", "blocks"]} == {"0", "1"}
+
+
 def test_a_mini_backbone_is_made_from_photos_alone(tars: Path, tmp_path: Path) -> None:
     stage = {"steps": 1, "batch_size": 2, "crop_size": 32, "perceptual": 0.0, "warmup_steps": 1}
     cached = stage | {"cached_batches": 1, "mask_ratio": 0.5, "random_top_k": True}
