@@ -1,8 +1,9 @@
 """python -m tests.benchmarks.entropy_arms --data TARS --held-out TARS --output FOLDER: what pays?
 
-Trains the entropy model of entropy_arms.toml four times from the same seed: as it is, with each channel conditioned on
-those before it, without the hyper-decoder's last block, and in serial order. Prints the bits that each saves on held-out photos at equal symbols, with the 95 %
-interval of a paired bootstrap over photos. An arm that is trained already is only measured.
+Trains the entropy model of entropy_arms.toml four times from the same seed: as it is, with each channel conditioned
+on those before it, without the hyper-decoder's last block, and in serial order. Prints the bits that each saves on
+held-out photos at equal symbols, with the 95 % interval of a paired bootstrap over photos. An arm that is trained
+already is only measured.
 """
 
 import argparse
