@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -29,6 +29,7 @@ from codec.entropy.integer import ExactEntropyModel, export, trainable
 from codec.entropy.tables import Tables, build_counts
 from codec.errors import BundleError
 from codec.quantizer import ParameterMode
+from codec.typed import build
 
 FORMAT = 1
 EMBEDDED = Path(__file__).parent / "bundles"
@@ -227,20 +228,12 @@ def _read_config(data: Any, path: Path) -> BundleConfig:
             raise BundleError(
                 f"the bundle {path} has another format than {FORMAT}: a newer release of fdcodec may read it"
             )
-        entropy = EntroformerSettings(**data.pop("entropy"))
-        adapter = data.pop("adapter")
-        adapter["channels"] = tuple(adapter["channels"])
-        config = BundleConfig(entropy=entropy, adapter=AdapterSettings(**adapter), **data)
-        return dataclasses.replace(config, alpha_offsets=_offsets(config.alpha_offsets))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        config = cast(BundleConfig, build(BundleConfig, data, "settings"))
+        if max(map(abs, config.alpha_offsets)) > LARGEST_OFFSET:
+            raise ValueError(f"alpha_offsets are at most {LARGEST_OFFSET}, not {list(config.alpha_offsets)}")
+        return config
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # also of JSON that is no object
         raise BundleError(f"{path / CONFIG} does not describe a bundle: {error}") from None
-
-
-def _offsets(given: Iterable[int]) -> tuple[int, int, int, int]:
-    offsets = tuple(given)
-    if len(offsets) != 4 or not all(isinstance(offset, int) and abs(offset) <= LARGEST_OFFSET for offset in offsets):
-        raise ValueError(f"alpha_offsets must be four whole numbers of at most {LARGEST_OFFSET}, not {list(offsets)}")
-    return offsets[0], offsets[1], offsets[2], offsets[3]
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

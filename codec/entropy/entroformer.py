@@ -53,6 +53,14 @@ class EntroformerSettings:
     """Whether the hyper-decoder attends at the latent's own resolution too: up to half a per cent fewer bits, for
     a quarter more time."""
 
+    def __post_init__(self) -> None:
+        sizes = ("dim", "depth", "heads", "mlp_ratio", "top_k", "positions", "hyper_channels", "halvings")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.dim % self.heads:
+            raise ValueError(f"heads must divide dim: {self.heads} and {self.dim}")
+
     def block(self, window: int, *, shifted: bool) -> Block:
         """A transformer block of these sizes."""
         return Block(self.dim, self.heads, self.mlp_ratio, self.top_k, self.positions, window, shifted=shifted)
@@ -104,9 +112,8 @@ class HyperDecoder(nn.Module):
         tokens = math.snap(z.flatten(2).transpose(1, 2), ACTIVATION)
         x = math.snap_(self.embed(tokens) + self.rate(codes, math)[:, None], RESIDUAL)
         relative = math.snap(self.relative, ACTIVATION)
-        for i in range(max(len(self.blocks), len(self.grow))):
-            if i < len(self.blocks):
-                x = self.blocks[i](x, relative, (height, width), math)
+        for i, block in enumerate(self.blocks):
+            x = block(x, relative, (height, width), math)
             if i < len(self.grow):
                 x = math.snap_(self.grow[i](_neighbourhoods(math.snap_(x, ACTIVATION), height, width)), RESIDUAL)
                 x = _shuffle(x, height, width)

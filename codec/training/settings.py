@@ -3,15 +3,14 @@
 import dataclasses
 import json
 import tomllib
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 from codec.entropy.entroformer import MINI, EntroformerSettings
 from codec.errors import SettingsError
+from codec.typed import build
 
 StageName = Literal["autoencoder", "unet", "decoder", "entropy", "adapter", "joint"]
 
@@ -111,40 +110,12 @@ def read_settings(path: str | Path, overrides: Mapping[str, str] | None = None) 
             target[leaf] = json.loads(value)
         except ValueError:
             target[leaf] = value
-    return typing.cast(TrainingSettings, _build(TrainingSettings, data, str(path)))
+    try:
+        return cast(TrainingSettings, build(TrainingSettings, data, str(path)))
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
 
 
 def to_json(settings: TrainingSettings) -> str:
     """The settings as JSON that read_settings reads back."""
     return json.dumps(dataclasses.asdict(settings), indent=1)
-
-
-def _build(kind: Any, data: Any, where: str) -> Any:
-    """Turn parsed data into the annotated type, naming the place of whatever does not fit."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(data, Mapping):
-            raise SettingsError(f"{where}: expected a table, found {data!r}")
-        kinds = typing.get_type_hints(kind)
-        unknown = sorted(set(data) - set(kinds))
-        if unknown:
-            raise SettingsError(f"{where}: no setting is called {unknown[0]!r}; known are {', '.join(kinds)}")
-        try:
-            return typing.cast(Any, kind)(**{k: _build(kinds[k], v, f"{where}: {k}") for k, v in data.items()})
-        except TypeError as error:
-            raise SettingsError(f"{where}: {error}") from None
-    if origin is Literal and data not in arguments:
-        raise SettingsError(f"{where}: {data!r} is not one of {', '.join(map(str, arguments))}")
-    if origin in (Mapping, dict):
-        return {_build(arguments[0], k, where): _build(arguments[1], v, f"{where}: {k}") for k, v in data.items()}
-    if origin is tuple and isinstance(data, list | tuple):
-        if arguments[-1] is not Ellipsis and len(data) != len(arguments):
-            raise SettingsError(f"{where}: expected {len(arguments)} values, found {len(data)}")
-        return tuple(_build(arguments[0], value, where) for value in data)
-    if isinstance(kind, types.UnionType):
-        return data if data is None else _build(arguments[0], data, where)
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
-    if isinstance(kind, type) and (not isinstance(data, kind) or isinstance(data, bool) is not (kind is bool)):
-        raise SettingsError(f"{where}: expected {kind.__name__}, found {data!r}")
-    return data

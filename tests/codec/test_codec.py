@@ -206,6 +206,28 @@ def test_impossible_offsets_of_a_bundle_are_refused(offsets: object, bundle: Bun
         Bundle.open(tmp_path / "bundle")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"finest_attention": "no"}, "finest_attention: expected bool"),
+        ({"dither": 1}, "dither: expected bool"),
+        ({"heads": "two"}, "heads: expected int"),
+        ({"heads": 0}, "heads must be at least 1"),
+        ({"heads": 3}, "heads must divide dim"),
+        ({"hedas": 2}, "no setting is called 'hedas'"),
+    ],
+)
+def test_impossible_settings_of_a_bundles_entropy_model_are_refused(
+    change: dict[str, object], message: str, bundle: Bundle, tmp_path: Path
+) -> None:
+    shutil.copytree(bundle.path, tmp_path / "bundle")
+    config = json.loads((bundle.path / "bundle.json").read_text())
+    config["entropy"] |= change
+    (tmp_path / "bundle" / "bundle.json").write_text(json.dumps(config))
+    with pytest.raises(BundleError, match=f"does not describe a bundle: .*{message}"):
+        Bundle.open(tmp_path / "bundle")
+
+
 def test_a_folder_that_is_no_bundle_says_so(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"no readable bundle\.json"):
         Codec.load(tmp_path)

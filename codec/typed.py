@@ -1,0 +1,43 @@
+"""Parsed JSON or TOML into the dataclass that it should be, every value of the type that is annotated."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+
+def build(kind: Any, data: Any, where: str) -> Any:
+    """Turn parsed data into the annotated type. Raises ValueError that names the place of whatever does not fit."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(data, Mapping):
+            raise ValueError(f"{where}: expected a table, found {data!r}")
+        kinds = typing.get_type_hints(kind)
+        unknown = sorted(set(data) - set(kinds))
+        if unknown:
+            raise ValueError(f"{where}: no setting is called {unknown[0]!r}; known are {', '.join(kinds)}")
+        values = {name: build(kinds[name], value, f"{where}: {name}") for name, value in data.items()}
+        try:
+            return typing.cast(Any, kind)(**values)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from None
+    if origin is Literal and data not in arguments:
+        raise ValueError(f"{where}: {data!r} is not one of {', '.join(map(str, arguments))}")
+    if origin in (Mapping, dict):
+        if not isinstance(data, Mapping):
+            raise ValueError(f"{where}: expected a table, found {data!r}")
+        return {build(arguments[0], k, where): build(arguments[1], v, f"{where}: {k}") for k, v in data.items()}
+    if origin is tuple:
+        if not isinstance(data, list | tuple):
+            raise ValueError(f"{where}: expected a list, found {data!r}")
+        if arguments[-1] is not Ellipsis and len(data) != len(arguments):
+            raise ValueError(f"{where}: expected {len(arguments)} values, found {len(data)}")
+        return tuple(build(arguments[0], value, where) for value in data)
+    if isinstance(kind, types.UnionType):
+        return data if data is None else build(arguments[0], data, where)
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if isinstance(kind, type) and (not isinstance(data, kind) or isinstance(data, bool) is not (kind is bool)):
+        raise ValueError(f"{where}: expected {kind.__name__}, found {data!r}")
+    return data
