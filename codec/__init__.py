@@ -21,11 +21,11 @@ from codec.errors import (
 )
 
 if TYPE_CHECKING:
-    from codec.backbone import Backbone
     from codec.bundle import Bundle
     from codec.codec import Codec, Encoded
+    from codec.diffusion.backbone import Backbone
     from codec.images import Picture, encode_png, read_image
-    from codec.metrics import Metrics, Quality
+    from codec.metrics.quality import Metrics, Quality
 
 __all__ = [
     "ArchiveError",
@@ -49,13 +49,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Backbone": "codec.backbone",
+    "Backbone": "codec.diffusion.backbone",
     "Bundle": "codec.bundle",
     "Codec": "codec.codec",
     "Encoded": "codec.codec",
-    "Metrics": "codec.metrics",
+    "Metrics": "codec.metrics.quality",
     "Picture": "codec.images",
-    "Quality": "codec.metrics",
+    "Quality": "codec.metrics.quality",
     "encode_png": "codec.images",
     "read_image": "codec.images",
 }

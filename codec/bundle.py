@@ -22,14 +22,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from codec.adapter import AdapterSettings, ParameterEstimator
-from codec.backbone import Backbone
+from codec.diffusion.backbone import Backbone
 from codec.entropy.entroformer import Entroformer, EntroformerSettings
 from codec.entropy.integer import ExactEntropyModel, export, trainable
 from codec.entropy.tables import Tables, build_counts
 from codec.errors import BundleError
-from codec.quantizer import ParameterMode
-from codec.typed import build
+from codec.quantization.estimator import AdapterSettings, ParameterEstimator
+from codec.quantization.quantizer import ParameterMode
+from codec.support.dataclass_parsing import build
 
 FORMAT = 1
 EMBEDDED = Path(__file__).parent / "bundles"

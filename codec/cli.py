@@ -13,11 +13,11 @@ import typer.core
 from codec.errors import BitstreamError, BundleError, FdcError, SettingsError
 
 if TYPE_CHECKING:
-    from codec.bitstream import File
     from codec.codec import Codec
     from codec.entropy.integer import ExactEntropyModel
     from codec.entropy.stream import Symbols
     from codec.entropy.tables import Tables
+    from codec.format.bitstream import File
 
 
 class _Commands(typer.core.TyperGroup):
@@ -144,7 +144,7 @@ def info(
 ) -> None:
     """Show every field of a file and where every bit of it went."""
     data, file = _parsed(source)
-    from codec.account import account
+    from codec.format.breakdown import account
 
     entropy, missing = None, None
     try:
@@ -203,10 +203,10 @@ def evaluate(
     import rich.progress
     from rich.console import Console
 
-    from codec.baselines.ours import NAME, QUALITIES
-    from codec.contest import Contest
-    from codec.evaluation import RATES, evaluate
-    from codec.report import write_report
+    from codec.evaluation.baselines.ours import NAME, QUALITIES
+    from codec.evaluation.report import write_report
+    from codec.evaluation.runner import RATES, evaluate
+    from codec.evaluation.spec import Contest
 
     places = str(commands or ""), bundle or "", backbone or "", device
     points = tuple(bpp or RATES), tuple(quality or QUALITIES)
@@ -255,7 +255,7 @@ def _parsed(source: Path) -> "tuple[bytes, File]":
         data = source.read_bytes()
     except OSError as error:
         raise BitstreamError(f"cannot read {source}: {error.strerror}") from None
-    from codec.bitstream import parse
+    from codec.format.bitstream import parse
 
     try:
         return data, parse(data)

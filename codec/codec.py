@@ -10,24 +10,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec import quantizer
-from codec.adapter import ParameterEstimator
-from codec.backbone import Backbone
-from codec.bitstream import DEFAULT_MAX_PIXELS, MAX_PIXELS, MAX_SIDE, File, pack, parse
 from codec.bundle import DEFAULT_BUNDLE, Bundle
-from codec.chunks import Chunks
-from codec.denoiser import denoise
-from codec.dither import dither
+from codec.diffusion.backbone import Backbone
+from codec.diffusion.denoiser import denoise
 from codec.entropy.distribution import RateConstants, code_of_alpha
+from codec.entropy.dither import dither
 from codec.entropy.entroformer import Entroformer
 from codec.entropy.integer import ExactEntropyModel
 from codec.entropy.rate import hyper_latent
 from codec.entropy.stream import Symbols, compress, decompress, tiles
 from codec.entropy.tables import Tables
 from codec.errors import BitstreamError, BundleError, ImageError, SettingsError
+from codec.format.bitstream import DEFAULT_MAX_PIXELS, MAX_PIXELS, MAX_SIDE, File, pack, parse
+from codec.format.chunks import Chunks
 from codec.images import Picture, to_pixels, to_tensor
-from codec.quantizer import Parameters
-from codec.rate_control import Floor, coarsest_reaching, largest_within
+from codec.quantization import quantizer
+from codec.quantization.estimator import ParameterEstimator
+from codec.quantization.quantizer import Parameters
+from codec.quantization.rate_control import Floor, coarsest_reaching, largest_within
 
 DEFAULT_QUALITY = 8.0
 """Lambda when none is asked for."""

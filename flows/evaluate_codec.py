@@ -7,11 +7,11 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from codec.baselines.ours import NAME, QUALITIES
-from codec.contest import ALL, Contest
-from codec.evaluation import RATES, Evaluation
-from codec.experiments import EXPERIMENTS, run
-from codec.report import write_report
+from codec.evaluation.baselines.ours import NAME, QUALITIES
+from codec.evaluation.experiments import EXPERIMENTS, run
+from codec.evaluation.report import write_report
+from codec.evaluation.runner import RATES, Evaluation
+from codec.evaluation.spec import ALL, Contest
 from flows import command, mapping
 from tasks.evaluation import measure
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from codec import elo as ratings
 from codec.errors import FdcError
+from codec.evaluation import elo as ratings
 from tasks.models import Models
 from tasks.study import export as exports
 from tasks.study.gallery import opened

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
 
-from codec.baselines import Baseline
-from codec.contest import Contest
-from codec.evaluation import Evaluation, Job
+from codec.evaluation.baselines import Baseline
+from codec.evaluation.runner import Evaluation, Job
+from codec.evaluation.spec import Contest
 from tasks.channel import Child, ChildDied
 from tasks.progress import SILENT, Progress
 

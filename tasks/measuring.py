@@ -1,13 +1,13 @@
-"""The child process that measures: `python -m tasks.measuring CONTEST`, a codec.contest.Contest as JSON."""
+"""The child process that measures: `python -m tasks.measuring CONTEST`, a codec.evaluation.spec.Contest as JSON."""
 
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from codec.contest import Contest
-from codec.evaluation import Evaluation, Meters
-from codec.memory import keep_freed_memory
+from codec.evaluation.runner import Evaluation, Meters
+from codec.evaluation.spec import Contest
+from codec.support.malloc import keep_freed_memory
 from tasks.channel import Frame, Handler, serve
 
 

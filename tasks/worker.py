@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from codec import lossless
 from codec.errors import BackboneError, FdcError, ImageError, ImageLimitError, QualityError
 from codec.images import Picture, encode_png, read_image
-from codec.rate_control import Floor, measure
+from codec.quantization.rate_control import Floor, measure
 from tasks.channel import Frame, Handler, serve
 from tasks.models import Coder, digest, greeting, load, parser
 
@@ -118,10 +118,10 @@ class _Worker:
 
     def backbone(self, header: dict[str, Any]) -> Frame:
         """Save the bundle's backbone to a folder, with the texts that state the licence of its weights."""
-        from codec import checkpoint  # loads torch, which is for the codec to do
+        from codec.diffusion import weights  # loads torch, which is for the codec to do
 
         source, folder = header["source"] or self.codec.bundle.backbone_place(), Path(header["folder"])
-        licences = checkpoint.licences(source)
+        licences = weights.licences(source)
         if not licences:
             raise BackboneError(
                 f"{source}: no licence beside the weights; an archive keeps the backbone together with its licence, so "
@@ -156,7 +156,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], Handler]:
     codec = load(arguments)
     metrics = None
     if arguments.metrics != "none":
-        from codec.metrics import Metrics  # its networks take seconds to load
+        from codec.metrics.quality import Metrics  # its networks take seconds to load
 
         metrics = Metrics(lpips_net=arguments.metrics, device=arguments.device)
     return greeting(codec, arguments), _Worker(codec, metrics).handle

@@ -48,7 +48,7 @@ class EntroformerSettings:
     channel_conditioning: bool = False
     """Whether a symbol's distribution depends on the position's channels before it. Slower, and hardly fewer bits."""
     dither: bool = False
-    """Whether symbols are rounded with the offsets of `codec.dither`, which the network then sees taken off again."""
+    """Whether symbols are rounded with the offsets of `codec.entropy.dither`; the network sees them taken off again."""
     finest_attention: bool = True
     """Whether the hyper-decoder attends at the latent's own resolution too: up to half a per cent fewer bits, for
     a quarter more time."""

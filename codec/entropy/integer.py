@@ -32,7 +32,7 @@ from codec.entropy.grids import (
 from codec.entropy.rate import crop_tokens
 from codec.entropy.windows import anchor_mask
 from codec.errors import BundleError
-from codec.memory import keep_freed_memory
+from codec.support.malloc import keep_freed_memory
 
 LARGEST_EXACT = 2**53
 WEIGHT = 15

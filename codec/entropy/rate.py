@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from codec.dither import dither
 from codec.entropy.distribution import RateConstants, bits, distributions, prior_distributions
+from codec.entropy.dither import dither
 from codec.entropy.entroformer import Entroformer
 from codec.entropy.grids import Arithmetic, Plain, Simulated
 from codec.entropy.windows import anchor_mask

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.dither import UNITS, offsets
 from codec.entropy.coder import SymbolDecoder, SymbolEncoder
+from codec.entropy.dither import UNITS, offsets
 from codec.entropy.entroformer import CHANNELS
 from codec.entropy.integer import ExactEntropyModel, Parameters
 from codec.entropy.rate import HYPER_LIMIT

@@ -10,14 +10,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import codec.compatibility  # noqa: F401
+import codec.support.torchvision_shim  # noqa: F401
 
 import torch
 from accelerate import Accelerator
 from torch.utils.tensorboard import SummaryWriter
 
-from codec.backbone import Backbone
 from codec.bundle import Bundle, write_bundle
+from codec.diffusion.backbone import Backbone
 from codec.errors import FdcError, SettingsError
 from codec.training.card import write_card
 from codec.training.data import CropSampler, ShardedImages, Source

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from codec.codec import Codec
 from codec.images import read_image
-from codec.metrics import Metrics
+from codec.metrics.quality import Metrics
 
 Row = dict[str, float | int | str | None]
 

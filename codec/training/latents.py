@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from codec.backbone import Backbone
+from codec.diffusion.backbone import Backbone
 from codec.training.data import CropSampler
 
 

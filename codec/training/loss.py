@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from codec.perceptual import dists_network, lpips_network
+from codec.metrics.perceptual import dists_network, lpips_network
 from codec.training.settings import StageSettings
 
 

@@ -6,10 +6,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from codec.backbone import Backbone
-from codec.denoiser import clean_latent
+from codec.diffusion.backbone import Backbone
+from codec.diffusion.denoiser import clean_latent
+from codec.diffusion.mini import MiniAutoencoder
 from codec.entropy.rate import rounded
-from codec.mini import MiniAutoencoder
 from codec.training.draws import Draws
 from codec.training.loss import distortion
 from codec.training.settings import StageSettings

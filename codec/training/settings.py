@@ -10,7 +10,7 @@ from typing import Literal, cast
 
 from codec.entropy.entroformer import MINI, EntroformerSettings
 from codec.errors import SettingsError
-from codec.typed import build
+from codec.support.dataclass_parsing import build
 
 StageName = Literal["autoencoder", "unet", "decoder", "entropy", "adapter", "joint"]
 

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from codec.adapter import ParameterEstimator
-from codec.backbone import Backbone
-from codec.denoiser import clean_latent
+from codec.diffusion.backbone import Backbone
+from codec.diffusion.denoiser import clean_latent
 from codec.entropy.distribution import RateConstants
 from codec.entropy.entroformer import Entroformer
 from codec.entropy.grids import Simulated
 from codec.entropy.rate import coded_bits, rounded
+from codec.quantization.estimator import ParameterEstimator
 from codec.training.draws import Draws
 from codec.training.loss import distortion
 from codec.training.pretraining import Terms, latents

@@ -19,14 +19,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from codec.adapter import AdapterSettings, ParameterEstimator
-from codec.backbone import Backbone
 from codec.bundle import DEFAULT_BUNDLE, Bundle, BundleConfig
+from codec.diffusion.backbone import Backbone
+from codec.diffusion.mini import MiniAutoencoder, MiniUNet
+from codec.diffusion.schedule import NoiseSchedule
+from codec.diffusion.stable_diffusion import SD21_CONFIGURATION
 from codec.entropy.entroformer import Entroformer
 from codec.errors import SettingsError
-from codec.mini import MiniAutoencoder, MiniUNet
-from codec.schedule import NoiseSchedule
-from codec.stable_diffusion import SD21_CONFIGURATION
+from codec.quantization.estimator import AdapterSettings, ParameterEstimator
 from codec.training.settings import TrainingSettings
 
 Network = TypeVar("Network", bound=nn.Module)

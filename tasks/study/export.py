@@ -5,8 +5,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet
 
-from codec.elo import Games
 from codec.errors import SettingsError
+from codec.evaluation.elo import Games
 from tasks.study.study import DATABASE, Study
 
 ANSWERS, IMAGES, TABLE = "answers.parquet", "images.parquet", "images.md"

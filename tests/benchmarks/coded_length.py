@@ -23,7 +23,7 @@ from codec.entropy.rate import coded_bits, hyper_latent
 from codec.entropy.stream import compress, tiles
 from codec.entropy.tables import TOTAL, Tables
 from codec.images import to_tensor
-from codec.quantizer import Parameters, alpha_code_of_quality, quantize
+from codec.quantization.quantizer import Parameters, alpha_code_of_quality, quantize
 
 
 class Continuous(Simulated):

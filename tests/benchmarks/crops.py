@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from codec import Codec, read_image
-from codec.baselines import available, largest_within
-from codec.baselines.baseline import Baseline, Pixels
-from codec.experiments.sheets import sheet
+from codec.evaluation.baselines import available, largest_within
+from codec.evaluation.baselines.baseline import Baseline, Pixels
+from codec.evaluation.experiments.sheets import sheet
 
 SIDE = 160
 CROPS = {

@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec import Codec, read_image
-from codec.backbone import Backbone
-from codec.curves import bootstrap_interval
-from codec.denoiser import denoise
+from codec.diffusion.backbone import Backbone
+from codec.diffusion.denoiser import denoise
+from codec.diffusion.mini import MiniAutoencoder
 from codec.entropy.coder import SymbolEncoder
 from codec.entropy.distribution import FRACTIONS, sigma
 from codec.entropy.rate import hyper_latent
 from codec.entropy.stream import TILE, compress
 from codec.entropy.windows import anchor_mask
+from codec.evaluation.bd_rate import bootstrap_interval
 from codec.images import to_pixels, to_tensor
-from codec.metrics import Metrics
-from codec.mini import MiniAutoencoder
-from codec.quantizer import alpha_code_of_quality, dequantize, measured_alpha_bar, quantize, with_timestep
+from codec.metrics.quality import Metrics
+from codec.quantization.quantizer import alpha_code_of_quality, dequantize, measured_alpha_bar, quantize, with_timestep
 
 STEPS = (1, 2, 4)
 FIGURES = ("PSNR", "MS-SSIM", "LPIPS alex", "LPIPS vgg", "DISTS")

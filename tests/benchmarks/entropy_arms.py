@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from codec.bundle import Bundle
-from codec.curves import bootstrap_interval
 from codec.entropy.distribution import RateConstants
 from codec.entropy.rate import coded_bits
+from codec.evaluation.bd_rate import bootstrap_interval
 from codec.images import read_image, to_tensor
 from codec.training.__main__ import main as train
 from codec.training.data import ShardedImages

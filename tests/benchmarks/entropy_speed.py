@@ -22,14 +22,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from codec import Codec, read_image
-from codec.dither import dither
 from codec.entropy import grids, stream
 from codec.entropy.coder import SymbolDecoder, SymbolEncoder
+from codec.entropy.dither import dither
 from codec.entropy.entroformer import A4, Entroformer
 from codec.entropy.integer import ExactEntropyModel, export
 from codec.entropy.rate import hyper_latent
 from codec.images import to_tensor
-from codec.quantizer import Parameters, alpha_code_of_quality
+from codec.quantization.quantizer import Parameters, alpha_code_of_quality
 
 QUALITY = 8.0
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::matmul", "aten::linear"}

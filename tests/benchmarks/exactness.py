@@ -119,10 +119,11 @@ def within(bundle: Path, cases: Path) -> Iterator[tuple[str, int, int]]:
 @torch.no_grad()
 def make_cases(bundle: Path, folder: Path, count: int, crop: int | None, target: Path) -> None:
     """The entropy stage's input of the first pictures of a folder, at different rates in turn."""
-    from codec import Codec, quantizer, read_image
+    from codec import Codec, read_image
     from codec.entropy.rate import hyper_latent
     from codec.entropy.stream import tiles
     from codec.images import to_tensor
+    from codec.quantization import quantizer
 
     codec, tensors = Codec.load(bundle), {}
     for i, path in enumerate(sorted(folder.iterdir())[:count]):

@@ -1,7 +1,7 @@
 """python -m tests.benchmarks.foundation: milliseconds and TFLOP/s of a codec of Stable Diffusion 2.1's size on a GPU.
 
-Random weights in SD 2.1's exact shapes, bfloat16, prepared by codec.gpu, each part captured as a CUDA graph: VAE
-encoder, one U-Net step, VAE decoder, at 768 x 512 and 1024 x 1024 and several batch sizes, beside the rate of a large
+Random weights in SD 2.1's exact shapes, bfloat16, prepared by codec.diffusion.gpu, each part captured as a CUDA graph:
+VAE encoder, one U-Net step, VAE decoder, at 768 x 512 and 1024 x 1024 and several batch sizes, beside the rate of a large
 matrix product on the same card; a whole decode of four steps; the exact entropy stage of entroformer-a4 apart, in
 float64. Rows come in order of their weight and are left out when --seconds are over. Without a GPU the same code runs
 once on tiny shapes, so that it stays whole, and says so: its figures mean nothing.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
-import codec.compatibility  # noqa: F401
+import codec.support.torchvision_shim  # noqa: F401
 
 import numpy as np
 import torch
@@ -25,12 +25,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from codec.diffusion.gpu import for_inference
+from codec.diffusion.stable_diffusion import SD21_CONFIGURATION
 from codec.entropy.entroformer import A4, MINI, Entroformer, EntroformerSettings
 from codec.entropy.integer import ExactEntropyModel, export
 from codec.entropy.stream import compress, decompress
 from codec.entropy.tables import Tables, build_counts
-from codec.gpu import for_inference
-from codec.stable_diffusion import SD21_CONFIGURATION
 
 REPEATS = 10
 SECONDS_A_ROW = 1.5
@@ -203,11 +203,11 @@ def variants(scale: Scale) -> list[Variant]:
             found = parts(*prepared, scale.checked, 1)[name]().float()
             print(f"{name}: relative difference {float((found - expected).norm() / expected.norm()):.1e}", flush=True)
     except Exception as error:
-        print(f"codec.gpu failed: {first_line(error)}", flush=True)
+        print(f"codec.diffusion.gpu failed: {first_line(error)}", flush=True)
         return result
     quickest = quickest_attention(scale)
     ways = dict.fromkeys((quickest, BACKENDS))
-    return [Variant(f"codec.gpu, {way[0].name}", prepared, way) for way in ways] + result
+    return [Variant(f"codec.diffusion.gpu, {way[0].name}", prepared, way) for way in ways] + result
 
 
 def first_line(error: Exception) -> str:

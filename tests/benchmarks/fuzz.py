@@ -25,10 +25,10 @@ import numpy as np
 import torch
 
 from codec import BitstreamError, Codec, Picture
-from codec.bitstream import pack, parse
-from codec.chunks import Chunks
 from codec.entropy.coder import SYMBOL_LIMIT
-from codec.quantizer import Parameters
+from codec.format.bitstream import pack, parse
+from codec.format.chunks import Chunks
+from codec.quantization.quantizer import Parameters
 from tests.codec.tiny_bundles import tiny_bundle
 from tests.conftest import synthetic
 

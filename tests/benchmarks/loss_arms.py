@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from codec import Codec, training
-from codec.curves import bootstrap_interval
-from codec.experiments import spread
-from codec.experiments.latents import coded, restored
-from codec.metrics import Metrics
+from codec.evaluation.bd_rate import bootstrap_interval
+from codec.evaluation.experiments import spread
+from codec.evaluation.experiments.latents import coded, restored
+from codec.metrics.quality import Metrics
 from codec.training.__main__ import main as train
 
 SETTINGS = Path(training.__file__).parent / "settings" / "mini-decoder.toml"

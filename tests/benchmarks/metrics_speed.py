@@ -12,8 +12,8 @@ import time
 import numpy as np
 import torch
 
-from codec.memory import keep_freed_memory
-from codec.metrics import Metrics
+from codec.metrics.quality import Metrics
+from codec.support.malloc import keep_freed_memory
 
 ROUNDS = 5
 

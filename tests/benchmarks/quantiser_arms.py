@@ -3,8 +3,8 @@
 Arms, against the default (timestep from the measured error, one alpha, the bundle's own dither or none):
 tied: timestep from the bin width. learned: bins and timestep by the estimator of --learned BUNDLE.
 timestep x 0.5, x 2: off the measured one. unscaled: the U-Net sees y_hat instead of sqrt(alpha_bar) y_hat.
-dither: an offset in [-1/2, 1/2), known to both sides, in the rounding of each symbol, by codec.dither. white dither: by
-chance. dither of wide ones: only where the model's deviation, seen without dither, is above one bin. channel N finer:
+dither: an offset in [-1/2, 1/2), known to both sides, in the rounding of each symbol, by codec.entropy.dither.
+white dither: by chance. dither of wide ones: only where the model's deviation, seen without dither, is above one bin. channel N finer:
 its bins a quarter of an octave narrower. --arms keeps those named.
 v, exact: the U-Net made to give v, converted to epsilon as Backbone does it; v as epsilon: the same, not converted.
 
@@ -26,11 +26,9 @@ import torch
 from torch import Tensor
 
 from codec import Codec, Picture, read_image
-from codec.backbone import Backbone
 from codec.bundle import Bundle
-from codec.curves import bootstrap_interval, log_rate_difference
-from codec.denoiser import denoise
-from codec.dither import dither
+from codec.diffusion.backbone import Backbone
+from codec.diffusion.denoiser import denoise
 from codec.entropy.distribution import (
     CODE_OF_ONE,
     alpha_of_code,
@@ -40,13 +38,15 @@ from codec.entropy.distribution import (
     prior_distributions,
     sigma,
 )
+from codec.entropy.dither import dither
 from codec.entropy.grids import Simulated
 from codec.entropy.rate import crop_tokens, hyper_latent
 from codec.entropy.stream import TILE
 from codec.entropy.windows import anchor_mask
+from codec.evaluation.bd_rate import bootstrap_interval, log_rate_difference
 from codec.images import to_pixels
-from codec.metrics import Metrics
-from codec.quantizer import alpha_code_of_quality, measured_alpha_bar, tied_alpha_bar
+from codec.metrics.quality import Metrics
+from codec.quantization.quantizer import alpha_code_of_quality, measured_alpha_bar, tied_alpha_bar
 
 FINER = 8
 """Alpha codes of a quarter of an octave."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 from codec.images import read_image
-from codec.metrics import Metrics
+from codec.metrics.quality import Metrics
 
 
 def fdc(*arguments: str) -> str:

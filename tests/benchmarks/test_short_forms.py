@@ -57,7 +57,7 @@ def test_planning_against_a_history_finds_what_changed_and_stays_below_a_gigabyt
 def test_a_foundation_model_is_measured_in_every_part(printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     table = printed(foundation.main)
-    assert "measured: codec.gpu" in table and "failed" not in table
+    assert "measured: codec.diffusion.gpu" in table and "failed" not in table
     rows = re.findall(r"^\| 96 x 64 \| ([\w -]+) \| (\d) \| [\d.]+ \|", table, re.MULTILINE)
     assert sorted(rows) == sorted(
         [(part, batch) for part in foundation.ALONE for batch in "12"] + [(foundation.TOGETHER, "1")]

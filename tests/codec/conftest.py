@@ -11,7 +11,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from codec.backbone import Backbone
+from codec.diffusion.backbone import Backbone
 from tests.codec import tiny_backbones as tiny
 from tests.conftest import synthetic
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import codec.compatibility  # noqa: F401
+import codec.support.torchvision_shim  # noqa: F401
 
 import pytest
 import torch
@@ -16,10 +16,10 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from codec import checkpoint
-from codec.backbone import Backbone
-from codec.schedule import NoiseSchedule
-from codec.stable_diffusion import PUBLISHED_FILES, SD21_CONFIGURATION, SD21_EMPTY_PROMPT
+from codec.diffusion import weights
+from codec.diffusion.backbone import Backbone
+from codec.diffusion.schedule import NoiseSchedule
+from codec.diffusion.stable_diffusion import PUBLISHED_FILES, SD21_CONFIGURATION, SD21_EMPTY_PROMPT
 from tests.codec import tiny_backbones as tiny
 from tests.codec.tiny_backbones import WEIGHTS, edit, embedding, refused
 
@@ -101,8 +101,8 @@ def test_without_a_configuration_a_single_file_is_stable_diffusion_2_1(
     parts = {"vae": "config.json", "unet": "config.json", "text_encoder": "config.json"}
     configuration = {part: json.loads((published / "folder" / part / name).read_text()) for part, name in parts.items()}
     configuration["scheduler"] = {**tiny.SCHEDULER, "prediction_type": "v_prediction"}
-    monkeypatch.setattr(checkpoint, "SD21_CONFIGURATION", configuration)
-    monkeypatch.setattr(checkpoint, "SD21_EMPTY_PROMPT", tiny.EMPTY_PROMPT)
+    monkeypatch.setattr(weights, "SD21_CONFIGURATION", configuration)
+    monkeypatch.setattr(weights, "SD21_EMPTY_PROMPT", tiny.EMPTY_PROMPT)
     single = Backbone.load(published / "model.safetensors")
     assert single.content_hash == backbone.content_hash
     assert torch.equal(embedding(single), embedding(backbone))

@@ -6,16 +6,16 @@ import types
 from pathlib import Path
 from types import SimpleNamespace
 
-import codec.compatibility  # noqa: F401
+import codec.support.torchvision_shim  # noqa: F401
 
 import numpy as np
 import pytest
 import torch
 
 from codec import BitstreamError, SettingsError
-from codec.baselines import NAMES, Baseline, Command, available, largest_within
-from codec.baselines.external import read_commands
-from codec.metrics import psnr
+from codec.evaluation.baselines import NAMES, Baseline, Command, available, largest_within
+from codec.evaluation.baselines.external import read_commands
+from codec.metrics.quality import psnr
 from tests.conftest import synthetic
 
 HERE, MISSING = available()
@@ -63,7 +63,7 @@ def test_a_codec_without_its_library_is_unavailable_and_says_what_to_install(
 
 
 def test_a_format_that_this_pillow_lacks_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codec.baselines.classical.features.check", lambda _: False)
+    monkeypatch.setattr("codec.evaluation.baselines.classical.features.check", lambda _: False)
     assert available(["avif"]) == ([], {"avif": "this Pillow was built without avif"})
 
 

@@ -4,9 +4,9 @@ import zlib
 
 import pytest
 
-from codec.bitstream import File, pack, parse
 from codec.errors import BitstreamError
-from codec.quantizer import Parameters
+from codec.format.bitstream import File, pack, parse
+from codec.quantization.quantizer import Parameters
 
 FILE = File(
     width=768,

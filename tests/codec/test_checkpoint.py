@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import codec.compatibility  # noqa: F401
+import codec.support.torchvision_shim  # noqa: F401
 
 import huggingface_hub
 import huggingface_hub.constants
@@ -19,9 +19,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from codec.backbone import Backbone
+from codec.diffusion.backbone import Backbone
+from codec.diffusion.stable_diffusion import MIRRORS
 from codec.errors import BackboneError
-from codec.stable_diffusion import MIRRORS
 from tests.codec.tiny_backbones import WEIGHTS, edit, refused
 
 pytestmark = pytest.mark.usefixtures("no_network")

@@ -15,19 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from codec import BitstreamError, Codec, ImageError, Picture, encode_png, read_image
-from codec.account import account
-from codec.bitstream import ALPHA, EXIF, FOUR_ALPHAS, GREY, ICC, File, pack, parse
 from codec.bundle import Bundle
-from codec.chunks import (
-    METADATA_LIMIT,
-    Chunk,
-    Chunks,
-    code_alpha,
-    code_metadata,
-    parse_alpha,
-    parse_metadata,
-)
-from codec.quantizer import Parameters
+from codec.format.bitstream import ALPHA, EXIF, FOUR_ALPHAS, GREY, ICC, File, pack, parse
+from codec.format.breakdown import account
+from codec.format.chunks import METADATA_LIMIT, Chunk, Chunks, code_alpha, code_metadata, parse_alpha, parse_metadata
+from codec.quantization.quantizer import Parameters
 from tests.codec.image_files import DISPLAY_P3, profile
 from tests.conftest import synthetic
 

@@ -15,13 +15,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from codec import Codec, Metrics, Picture, encode_png, read_image
-from codec.account import account
-from codec.bitstream import pack, parse
 from codec.bundle import Bundle
 from codec.cli import app
 from codec.codec import DEFAULT_QUALITY
-from codec.evaluation import COLUMNS
-from codec.quantizer import Parameters
+from codec.evaluation.runner import COLUMNS
+from codec.format.bitstream import pack, parse
+from codec.format.breakdown import account
+from codec.quantization.quantizer import Parameters
 from tests.codec.tiny_bundles import tiny_bundle
 from tests.conftest import synthetic
 

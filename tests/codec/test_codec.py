@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from codec import BitstreamError, BundleError, Codec, Picture, SettingsError, read_image
-from codec.bitstream import pack, parse
 from codec.bundle import DEFAULT_BUNDLE, Bundle, find_bundle
-from codec.metrics import psnr
+from codec.format.bitstream import pack, parse
+from codec.metrics.quality import psnr
 from tests.codec.tiny_bundles import tiny_bundle
 from tests.conftest import synthetic
 

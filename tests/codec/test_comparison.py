@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from codec import SettingsError, published
-from codec.baselines import Baseline
-from codec.comparison import METRICS, Comparison, markdown
-from codec.evaluation import COLUMNS, Evaluation, Job, Row, read_rows
-from codec.plots import colour
-from codec.report import write_report
+from codec import SettingsError
+from codec.evaluation import published
+from codec.evaluation.baselines import Baseline
+from codec.evaluation.plots import colour
+from codec.evaluation.report import write_report
+from codec.evaluation.runner import COLUMNS, Evaluation, Job, Row, read_rows
+from codec.evaluation.tables import METRICS, Comparison, markdown
 from tests.conftest import synthetic
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from codec.curves import at_rate, bd_rate, bootstrap_interval, log_rate_difference
+from codec.evaluation.bd_rate import at_rate, bd_rate, bootstrap_interval, log_rate_difference
 
 
 def test_values_are_linear_in_log_rate_and_known_at_the_points() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from codec.denoiser import clean_latent, denoise, noisy_latent
+from codec.diffusion.denoiser import clean_latent, denoise, noisy_latent
 from tests.codec.tiny_bundles import tiny_backbone
 
 

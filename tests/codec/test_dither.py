@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from codec import Codec, Picture, quantizer
+from codec import Codec, Picture
 from codec.bundle import Bundle
-from codec.denoiser import clean_latent
-from codec.dither import UNITS, dither, offsets
+from codec.diffusion.denoiser import clean_latent
+from codec.entropy.dither import UNITS, dither, offsets
 from codec.entropy.integer import ExactEntropyModel, export
 from codec.entropy.rate import coded_bits, hyper_latent
 from codec.entropy.stream import compress, decompress
 from codec.entropy.tables import Tables, build_counts
-from codec.experiments.quantization_error import ks_statistic
+from codec.evaluation.experiments.quantization_error import ks_statistic
+from codec.quantization import quantizer
 from codec.training.pretraining import denoised
 from tests.codec.tiny_bundles import TINY, tiny_backbone, tiny_bundle, tiny_entropy
 from tests.conftest import synthetic

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from codec.elo import AGGREGATIONS, Games, Settings, draw, in_groups, markdown, one_by_one, rate
 from codec.errors import SettingsError
+from codec.evaluation.elo import AGGREGATIONS, Games, Settings, draw, in_groups, markdown, one_by_one, rate
 
 QUICK = Settings(orders=400)
 

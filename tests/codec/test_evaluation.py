@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from codec import Codec, Picture, encode_png
-from codec.baselines import Baseline, Pixels, available
-from codec.baselines.ours import ceiling, ours
 from codec.bundle import Bundle
-from codec.comparison import METRICS, Comparison
-from codec.evaluation import Evaluation, Job, Meters, Row, evaluate
+from codec.evaluation.baselines import Baseline, Pixels, available
+from codec.evaluation.baselines.ours import ceiling, ours
+from codec.evaluation.report import realism_of
+from codec.evaluation.runner import Evaluation, Job, Meters, Row, evaluate
+from codec.evaluation.tables import METRICS, Comparison
 from codec.images import read_image
-from codec.report import realism_of
 from tests.conftest import synthetic
 
 SIZE = 161  # the smallest that every metric takes

@@ -8,10 +8,10 @@ from PIL import Image
 
 from codec import Codec, SettingsError, encode_png
 from codec.bundle import Bundle
-from codec.contest import Contest
-from codec.evaluation import COLUMNS, Row
-from codec.experiments import EXPERIMENTS, one_step, quantization_error, run, sheets, spread, timesteps
-from codec.experiments.latents import coded, restored
+from codec.evaluation.experiments import EXPERIMENTS, one_step, quantization_error, run, sheets, spread, timesteps
+from codec.evaluation.experiments.latents import coded, restored
+from codec.evaluation.runner import COLUMNS, Row
+from codec.evaluation.spec import Contest
 from tests.conftest import synthetic
 
 
@@ -115,7 +115,7 @@ def test_the_crop_is_where_most_happens() -> None:
 
 
 def test_sheets_show_what_was_measured(contest: Contest, bundle: Bundle, tmp_path: Path) -> None:
-    from codec.evaluation import evaluate
+    from codec.evaluation.runner import evaluate
 
     with pytest.raises(SettingsError, match="has no reconstructions"):
         run("sheets", contest)

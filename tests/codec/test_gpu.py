@@ -1,4 +1,4 @@
-"""codec.gpu: what is prepared for a GPU computes what it was prepared from."""
+"""codec.diffusion.gpu: what is prepared for a GPU computes what it was prepared from."""
 
 import importlib.util
 import os
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.gpu import for_inference
+from codec.diffusion.gpu import for_inference
 from tests.benchmarks.foundation import REHEARSAL, networks, parts
 
 ON_GPU = torch.cuda.is_available()
@@ -53,7 +53,7 @@ def test_a_prepared_network_computes_the_same_and_leaves_the_original_as_it_was(
 @pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton 3.6's interpreter
 @torch.no_grad()
 def test_the_kernels_compute_what_torch_does() -> None:
-    from codec import kernels
+    from codec.diffusion import kernels
 
     torch.manual_seed(0)
     x, residual = images(2, 24, 5, 7) + 30, images(2, 24, 5, 7)

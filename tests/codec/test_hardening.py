@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from codec import BitstreamError, Codec, Picture
-from codec.bitstream import DEFAULT_MAX_PIXELS, File, pack, parse
 from codec.bundle import Bundle
 from codec.entropy.coder import SYMBOL_LIMIT, SymbolDecoder, SymbolEncoder
 from codec.entropy.tables import Tables, build_counts
+from codec.format.bitstream import DEFAULT_MAX_PIXELS, File, pack, parse
 from codec.images import MAX_PIXELS
-from codec.quantizer import Parameters
+from codec.quantization.quantizer import Parameters
 from tests.benchmarks import fuzz
 from tests.codec.range_coder import RangeDecoder, RangeEncoder
 from tests.conftest import synthetic

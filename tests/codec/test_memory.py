@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from codec import memory
+from codec.support import malloc
 
 FAULTS = """
 import resource, sys, torch
-from codec.memory import keep_freed_memory
+from codec.support.malloc import keep_freed_memory
 if "kept" in sys.argv:
     keep_freed_memory(large=True)
 layer = torch.nn.Conv2d(16, 16, 3, padding=1).requires_grad_(False)
@@ -28,7 +28,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_told", {})
+    monkeypatch.setattr(malloc, "_told", {})
 
 
 def test_the_c_library_is_told_once_and_a_smaller_wish_does_not_undo_a_larger_one(
@@ -41,19 +41,19 @@ def test_the_c_library_is_told_once_and_a_smaller_wish_does_not_undo_a_larger_on
             told.append((parameter, value))
             return 1
 
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: Library())
-    assert all(memory.keep_freed_memory(large=large) for large in (True, False, True))
+    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda _: Library())
+    assert all(malloc.keep_freed_memory(large=large) for large in (True, False, True))
     assert told == [
-        (memory.M_MMAP_MAX, 0),
-        (memory.M_TRIM_THRESHOLD, memory.MOST_KEPT_BYTES),
-        (memory.M_MMAP_THRESHOLD, memory.LARGEST_FROM_HEAP),
+        (malloc.M_MMAP_MAX, 0),
+        (malloc.M_TRIM_THRESHOLD, malloc.MOST_KEPT_BYTES),
+        (malloc.M_MMAP_THRESHOLD, malloc.LARGEST_FROM_HEAP),
     ]
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
-    assert memory.keep_freed_memory() is False
-    assert memory.keep_freed_memory(large=True) is False
+    monkeypatch.setattr(malloc.ctypes, "CDLL", lambda _: object())
+    assert malloc.keep_freed_memory() is False
+    assert malloc.keep_freed_memory(large=True) is False
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")

@@ -11,7 +11,7 @@ from pytorch_msssim import ms_ssim
 
 from codec.errors import SettingsError
 from codec.images import read_image
-from codec.metrics import MOST_PIXELS, Metrics, psnr
+from codec.metrics.quality import MOST_PIXELS, Metrics, psnr
 from tests.conftest import synthetic
 
 Pixels = NDArray[np.uint8]

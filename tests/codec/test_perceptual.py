@@ -17,10 +17,10 @@ import torch
 from DISTS_pytorch import DISTS_pt
 from torch import Tensor, nn
 
-from codec import perceptual
 from codec.errors import SettingsError
 from codec.images import read_image, to_tensor
-from codec.perceptual import Dists, Lpips, Network, available, dists_network, lpips_network
+from codec.metrics import perceptual
+from codec.metrics.perceptual import Dists, Lpips, Network, available, dists_network, lpips_network
 from tests.conftest import synthetic
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -133,7 +133,7 @@ def test_building_prints_nothing_and_warns_of_nothing(
 
 
 def test_a_fresh_process_imports_it_whatever_torchvision_was_built_for() -> None:
-    program = "import codec.perceptual, torch; torch.ops.torchvision.nms"
+    program = "import codec.metrics.perceptual, torch; torch.ops.torchvision.nms"
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from codec import quantizer
-from codec.dither import dither
-from codec.quantizer import Parameters
+from codec.entropy.dither import dither
+from codec.quantization import quantizer
+from codec.quantization.quantizer import Parameters
 from tests.codec.tiny_bundles import tiny_backbone
 
 

@@ -11,11 +11,11 @@ import skimage
 from numpy.typing import NDArray
 
 from codec import Codec, Metrics, Picture, QualityError, SettingsError, read_image
-from codec.bitstream import parse
 from codec.bundle import Bundle
-from codec.chunks import Chunks
-from codec.metrics import psnr
-from codec.rate_control import Floor, coarsest_reaching, largest_within
+from codec.format.bitstream import parse
+from codec.format.chunks import Chunks
+from codec.metrics.quality import psnr
+from codec.quantization.rate_control import Floor, coarsest_reaching, largest_within
 from tests.conftest import synthetic
 
 CAT = Path(skimage.__path__[0], "data", "chelsea.png")

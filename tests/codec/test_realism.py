@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from codec.images import to_tensor
-from codec.metrics import Metrics
-from codec.perceptual import Lpips, lpips_network
-from codec.realism import kernel_distance, original_features, patch_features
+from codec.metrics.kernel_distance import kernel_distance, original_features, patch_features
+from codec.metrics.perceptual import Lpips, lpips_network
+from codec.metrics.quality import Metrics
 from tests.conftest import synthetic
 
 

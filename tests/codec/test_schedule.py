@@ -1,13 +1,13 @@
 """Promises of the noise schedule."""
 
-import codec.compatibility  # noqa: F401
+import codec.support.torchvision_shim  # noqa: F401
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from codec.backbone import Backbone
-from codec.schedule import NoiseSchedule
+from codec.diffusion.backbone import Backbone
+from codec.diffusion.schedule import NoiseSchedule
 from tests.codec import tiny_backbones as tiny
 
 pytestmark = pytest.mark.usefixtures("no_network")

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from codec import Backbone, Codec, Picture
 from codec.bundle import DEFAULT_BUNDLE, Bundle
+from codec.diffusion.mini import MiniAutoencoder, MiniUNet
+from codec.diffusion.tiling import Tiling, Tilings, bands, whole
 from codec.images import to_pixels, to_tensor
-from codec.metrics import psnr
-from codec.mini import MiniAutoencoder, MiniUNet
-from codec.tiling import Tiling, Tilings, bands, whole
+from codec.metrics.quality import psnr
 from tests.benchmarks.any_size import large_photo, seam_figures
 from tests.codec.tiny_backbones import tiny_mini, write_folder
 from tests.conftest import synthetic
@@ -314,7 +314,9 @@ def test_pictures_of_any_size_keep_their_size(shape: tuple[int, int], bundle: Bu
 def test_a_picture_in_bands_is_grey_throughout(bundle: Bundle) -> None:
     codec = Codec.load(bundle)
     decoder = codec.backbone.tilings.decoder
-    codec.backbone.tilings = replace(codec.backbone.tilings, decoder=replace(decoder, side=2 * decoder.margin + 8))
+    codec.backbone.tilings = replace(
+        codec.backbone.tilings, decoder=replace(decoder, side=2 * decoder.margin + 8)
+    )
     grey = np.repeat(synthetic(500, 40)[..., :1], 3, axis=2)
     decoded = codec.decode(codec.encode(Picture(grey, grey=True)).data)
     assert decoded.shape == grey.shape

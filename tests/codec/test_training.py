@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from codec import BackboneError, Codec, Picture, SettingsError
-from codec.adapter import AdapterSettings, ParameterEstimator
 from codec.bundle import Bundle
 from codec.entropy.distribution import alpha_of_code
+from codec.quantization.estimator import AdapterSettings, ParameterEstimator
 from codec.training.__main__ import main
 from codec.training.draws import Draws
 from codec.training.settings import StageSettings, TrainingSettings, read_settings, to_json

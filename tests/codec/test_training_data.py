@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from codec import SettingsError
-from codec.backbone import Backbone
+from codec.diffusion.backbone import Backbone
 from codec.training.data import ShardedImages, prefetch
 from codec.training.draws import Draws
 from codec.training.latents import CachedLatents

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import codec.compatibility  # noqa: F401
+import codec.support.torchvision_shim  # noqa: F401
 
 import pytest
 import torch
@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from codec.backbone import Backbone
+from codec.diffusion.backbone import Backbone
+from codec.diffusion.mini import MiniAutoencoder, MiniUNet
+from codec.diffusion.schedule import NoiseSchedule
 from codec.errors import BackboneError
-from codec.mini import MiniAutoencoder, MiniUNet
-from codec.schedule import NoiseSchedule
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PROMPT_LENGTH = 8

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from codec.adapter import AdapterSettings, ParameterEstimator
-from codec.backbone import Backbone
 from codec.bundle import Bundle, BundleConfig, write_bundle
+from codec.diffusion.backbone import Backbone
+from codec.diffusion.mini import MiniAutoencoder, MiniUNet
+from codec.diffusion.schedule import NoiseSchedule
 from codec.entropy.entroformer import Entroformer, EntroformerSettings
-from codec.mini import MiniAutoencoder, MiniUNet
-from codec.schedule import NoiseSchedule
+from codec.quantization.estimator import AdapterSettings, ParameterEstimator
 
 TINY = EntroformerSettings(dim=32, depth=2, heads=2, mlp_ratio=2, top_k=8, hyper_channels=4)
 

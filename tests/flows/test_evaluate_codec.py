@@ -8,7 +8,7 @@ from prefect.artifacts import Artifact
 
 from codec import SettingsError, encode_png
 from codec.bundle import Bundle
-from codec.experiments import one_step, quantization_error, timesteps
+from codec.evaluation.experiments import one_step, quantization_error, timesteps
 from flows import command
 from flows.evaluate_codec import evaluate_codec, show
 from tests.conftest import synthetic

@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image
 
 from codec import Codec, Picture
-from codec.adapter import AdapterSettings
-from codec.bitstream import parse
 from codec.bundle import Bundle
 from codec.entropy.entroformer import EntroformerSettings
 from codec.errors import SettingsError
+from codec.format.bitstream import parse
+from codec.quantization.estimator import AdapterSettings
 from tests.codec.image_files import DISPLAY_P3, profile
 from tests.codec.tiny_bundles import tiny_bundle
 from tests.conftest import synthetic

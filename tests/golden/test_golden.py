@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from codec import Codec
-from codec.bitstream import pack, parse
 from codec.errors import SettingsError
+from codec.format.bitstream import pack, parse
 from tests.golden.make import DERIVED, GOLDEN, KINDS, SYMBOLS, bundles, described, make, pictures
 
 EXPECTED = json.loads((GOLDEN / SYMBOLS).read_text())

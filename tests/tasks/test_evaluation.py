@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from codec import encode_png
-from codec.contest import Contest
-from codec.evaluation import Evaluation, Row, evaluate
+from codec.evaluation.runner import Evaluation, Row, evaluate
+from codec.evaluation.spec import Contest
 from tasks.evaluation import measure
 from tasks.progress import Progress
 from tests.conftest import synthetic

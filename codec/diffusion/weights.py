@@ -1,0 +1,336 @@
+"""Where a backbone's networks come from: a diffusers folder, a model hub, or one file with the original names.
+
+Only the classes named here are ever built, pickles are read with weights_only, and everything that is wrong with a
+source becomes a BackboneError of one line.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import zipfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from codec.diffusion.mini import MiniAutoencoder, MiniNetwork, MiniUNet
+from codec.diffusion.stable_diffusion import MIRRORS, PUBLISHED_FILES, SD21_CONFIGURATION, SD21_EMPTY_PROMPT
+from codec.errors import BackboneError
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
+Classes = Mapping[str, type[MiniNetwork] | None]
+
+AUTOENCODERS: Classes = {"AutoencoderKL": None, "MiniAutoencoder": MiniAutoencoder}
+UNETS: Classes = {"UNet2DConditionModel": None, "MiniUNet": MiniUNet}
+"""The classes that are loaded, by name; None for those of diffusers. That, transformers and the hub's client take
+seconds to import, so it is done where they are needed: the embedded backbone needs none of them."""
+WEIGHTS = "diffusion_pytorch_model"
+"""The stem of a network's files in a diffusers folder."""
+
+FILE_SUFFIXES = (".safetensors", ".ckpt")
+LICENCE_NAMES = r"(?i).*licen[cs]e.*|copying.*|notice.*|readme\.md"
+"""Files beside weights that state their licence; a model card does."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Networks in float32 on the CPU, the scheduler's configuration, and a way to embed the empty prompt (1, L, D)."""
+
+    name: str
+    autoencoder: "ModelMixin"
+    unet: "ModelMixin"
+    scheduler: Mapping[str, Any]
+    embed_prompt: Callable[[], Tensor] | None
+
+
+def candidates(source: str | Path) -> list[str | Path]:
+    """The places a source may mean, best first: one local path, or a hub id and its mirrors.
+
+    Raises BackboneError when the source neither exists nor looks like a hub id.
+    """
+    path = Path(source)
+    if path.exists():
+        return [path]
+    if isinstance(source, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) and path.suffix not in FILE_SUFFIXES:
+        return list(MIRRORS.get(source, (source,)))
+    raise BackboneError(f"no backbone at {source}: give a diffusers folder, a .safetensors or .ckpt file, or a hub id")
+
+
+def read(place: str | Path, *, configuration: Path | None, with_prompt: bool, pinned: bool) -> Checkpoint:
+    """Read one candidate: a local path, or a hub id given as str.
+
+    configuration is a diffusers folder that describes a single file (None: Stable Diffusion 2.1); with_prompt says that
+    the empty prompt will be asked for; pinned, that the caller checks the content, so a file's own hash need not be.
+    """
+    if isinstance(place, str):
+        return _read_folder(_download(place, with_prompt), place, with_prompt)
+    if place.is_dir():
+        return _read_folder(place, place.resolve().name, with_prompt)
+    if not pinned:
+        _check_published(place)
+    return _read_file(place, configuration, with_prompt)
+
+
+def licences(source: str | Path) -> list[Path]:
+    """The files that state the licence of a backbone, in the folder of its weights; none where they are not there.
+
+    Raises BackboneError as reading the source does.
+    """
+    for place in candidates(source):
+        folder = _download(place, with_prompt=False) if isinstance(place, str) else place
+        folder = folder if folder.is_dir() else folder.parent
+        found = [path for path in folder.iterdir() if path.is_file() and re.fullmatch(LICENCE_NAMES, path.name)]
+        if found:
+            return sorted(found)
+    return []
+
+
+def prompt_width(unet: "ModelMixin") -> int | None:
+    """Channels of the prompt embedding that a U-Net attends to; None when it takes no prompt."""
+    return cast(int | None, unet.config.get("cross_attention_dim"))
+
+
+def _read_folder(folder: Path, name: str, with_prompt: bool) -> Checkpoint:
+    _require(folder, "vae", "unet", "scheduler")
+    autoencoder = _read_network(folder / "vae", AUTOENCODERS)
+    unet = _read_network(folder / "unet", UNETS)
+    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+    if not with_prompt or prompt_width(unet) is None:
+        return Checkpoint(name, autoencoder, unet, scheduler, None)
+    _require(folder, "tokenizer", "text_encoder")
+    weights = _text_weights(folder / "text_encoder")
+
+    def embed_prompt() -> Tensor:
+        config = _read_json(folder / "text_encoder" / "config.json")
+        return _embed(config, _empty_prompt(folder), weights, lambda _, tensors: tensors)
+
+    return Checkpoint(name, autoencoder, unet, scheduler, embed_prompt)
+
+
+def _read_network(folder: Path, classes: Classes) -> "ModelMixin":
+    config = _read_json(folder / "config.json")
+    name = _checked_class(config, classes, folder)
+    kind = classes[name]
+    if kind is None:
+        return _read_diffusers(folder, name)
+    with _explained(folder):
+        network = kind.from_config(config)
+    _fill(network, read_tensors(folder / f"{WEIGHTS}.safetensors"), folder)
+    return network
+
+
+def _read_diffusers(folder: Path, name: str) -> "ModelMixin":
+    half_only = any(folder.glob(f"{WEIGHTS}.fp16.*")) and not any(folder.glob(f"{WEIGHTS}.[sb]*"))
+    kind = _diffusers_class(name)
+    with _explained(folder):
+        network, report = kind.from_pretrained(
+            str(folder),
+            variant="fp16" if half_only else None,
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,  # copies, see _fill
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    _check_names(folder, report["missing_keys"], report["unexpected_keys"])
+    return network
+
+
+def _read_file(path: Path, configuration: Path | None, with_prompt: bool) -> Checkpoint:
+    if path.suffix not in FILE_SUFFIXES:
+        raise BackboneError(f"{path} is no backbone: a single file ends in {' or '.join(FILE_SUFFIXES)}")
+    from diffusers.loaders import single_file_utils as single_file
+
+    configs = _read_configuration(configuration)
+    tensors = read_tensors(path)
+    autoencoder = _build(configs["vae"], AUTOENCODERS, single_file.convert_ldm_vae_checkpoint, tensors, path)
+    unet = _build(configs["unet"], UNETS, single_file.convert_ldm_unet_checkpoint, tensors, path)
+
+    def embed_prompt() -> Tensor:
+        tokens = SD21_EMPTY_PROMPT if configuration is None else _empty_prompt(configuration)
+        return _embed(configs["text_encoder"], tokens, path, single_file.convert_open_clip_checkpoint)
+
+    return Checkpoint(path.stem, autoencoder, unet, configs["scheduler"], embed_prompt if with_prompt else None)
+
+
+def _read_configuration(folder: Path | None) -> Mapping[str, Mapping[str, Any]]:
+    if folder is None:
+        return SD21_CONFIGURATION
+    _require(folder, *SD21_CONFIGURATION)
+    names = {part: "scheduler_config.json" if part == "scheduler" else "config.json" for part in SD21_CONFIGURATION}
+    return {part: _read_json(folder / part / name) for part, name in names.items()}
+
+
+def _build(
+    config: Mapping[str, Any],
+    classes: Classes,
+    convert: Callable[..., dict[str, Tensor]],
+    tensors: dict[str, Tensor],
+    path: Path,
+) -> "ModelMixin":
+    from accelerate import init_empty_weights
+
+    kind = _diffusers_class(_checked_class(config, [name for name, ours in classes.items() if ours is None], path))
+    with _explained(path):
+        with init_empty_weights():
+            network = kind.from_config(dict(config))
+        converted = convert(tensors, config=network.config)
+    _fill(network, converted, path)
+    return network
+
+
+def _embed(
+    config: Mapping[str, Any],
+    tokens: list[int],
+    weights: Path,
+    convert: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]],
+) -> Tensor:
+    """The last hidden state (1, L, D) of a CLIP text encoder for the tokens of a prompt."""
+    from accelerate import init_empty_weights
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with _explained(weights):
+        with init_empty_weights():
+            network = CLIPTextModel(CLIPTextConfig.from_dict(dict(config))).eval()
+        converted = convert(network, read_tensors(weights))
+    inner = getattr(network, "text_model", network)  # older transformers wrap the encoder once more
+    tensors = {name.removeprefix("text_model."): tensor for name, tensor in converted.items()}
+    tensors.pop("embeddings.position_ids", None)  # a constant that older files store
+    _fill(inner, tensors, weights)
+    with torch.no_grad():
+        return cast(Tensor, network(torch.tensor([tokens])).last_hidden_state)
+
+
+def _empty_prompt(folder: Path) -> list[int]:
+    from transformers import CLIPTokenizer
+
+    with _explained(folder / "tokenizer"):
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
+        prompt = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, truncation=True)
+    return cast(list[int], prompt.input_ids)
+
+
+def _text_weights(folder: Path) -> Path:
+    names = ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin")
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise BackboneError(f"{folder} holds no text encoder: {names[0]} is missing")
+
+
+def _fill(network: nn.Module, tensors: dict[str, Tensor], place: Path) -> None:
+    """Put the tensors into an empty network, all of them and nothing else, as float32.
+
+    They are copied: left in the mapped file they would change with it, and their alignment, which depends on the
+    layout, changes the last bits of what they compute.
+    """
+    expected = network.state_dict().keys()
+    _check_names(place, expected - tensors.keys(), tensors.keys() - expected)
+    with _explained(place):
+        owned = {name: tensor.to(torch.float32, copy=True).contiguous() for name, tensor in tensors.items()}
+        network.load_state_dict(owned, assign=True)
+    network.eval()
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a .safetensors file, or of a pickle that holds nothing but tensors and plain values."""
+    with _explained(path):
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return cast(dict[str, Tensor], content.get("state_dict", content))
+
+
+def _download(repository: str, with_prompt: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    parts = ["vae/*", "unet/*", "scheduler/*"] + ["tokenizer/*", "text_encoder/*"] * with_prompt
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                allow_patterns=[
+                    *(f"{part}.{suffix}" for part in parts for suffix in ("json", "txt", "safetensors")),
+                    *("LICENSE*", "README.md"),
+                ],
+                ignore_patterns=["*.fp16.*", "*.non_ema.*"],
+            )
+        )
+    except Exception as error:
+        raise BackboneError(
+            f"{repository} is no local path, and the model hub does not give it ({_reason(error)}): check the path, "
+            "or give a local folder or file"
+        ) from error
+
+
+def _check_published(path: Path) -> None:
+    if path.name not in PUBLISHED_FILES:
+        return
+    size, digest = PUBLISHED_FILES[path.name]
+    advice = "fetch it again, or rename it if these are weights of your own"
+    if path.stat().st_size != size:
+        raise BackboneError(f"{path} has {path.stat().st_size} bytes, the published file has {size}: {advice}")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != digest:
+        raise BackboneError(f"{path} has SHA-256 {found}, the published file has {digest}: {advice}")
+
+
+def _checked_class(config: Mapping[str, Any], names: Collection[str], place: Path) -> str:
+    name = str(config.get("_class_name"))
+    if name not in names:
+        raise BackboneError(f"{place} names the class {name}: only {' and '.join(names)} can be loaded")
+    return name
+
+
+def _diffusers_class(name: str) -> "type[ModelMixin]":
+    import codec.support.torchvision_shim  # noqa: F401
+
+    import diffusers
+
+    return cast("type[ModelMixin]", getattr(diffusers, name))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    with _explained(path):
+        return dict(json.loads(path.read_text("utf-8")))
+
+
+def _require(folder: Path, *parts: str) -> None:
+    missing = [part for part in parts if not (folder / part).is_dir()]
+    if missing:
+        raise BackboneError(f"{folder} is not a complete backbone in diffusers layout: no folder {', '.join(missing)}")
+
+
+def _check_names(place: Path, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    for kind, names in (("lacks", sorted(missing)), ("also holds", sorted(unexpected))):
+        if names:
+            raise BackboneError(
+                f"{place} does not fit its configuration: it {kind} {len(names)} weights, the first being {names[0]}"
+            )
+
+
+@contextmanager
+def _explained(place: Path) -> Iterator[None]:
+    """Turn whatever a loader raises into one line, and keep its own multi-line reports off the screen."""
+    reports = logging.getLogger("diffusers")
+    level = reports.level
+    reports.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except Exception as error:
+        raise BackboneError(f"{place} cannot be read: {_reason(error)}") from error
+    finally:
+        reports.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:240]}" if text else type(error).__name__

@@ -1,0 +1,100 @@
+"""Codecs that run as two programs: an encoder and a decoder by command templates, with a limit on their time."""
+
+import shlex
+import shutil
+import subprocess
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from codec.errors import SettingsError
+from codec.evaluation.baselines.baseline import Baseline, Pixels, UnavailableError
+from codec.images import encode_png, read_image
+
+
+@dataclass(frozen=True)
+class Command:
+    """An external encoder and decoder as command templates. No shell is involved.
+
+    {input} and {output} stand for file names in a scratch folder, {setting} for the setting; the encoder reads PNG, the
+    decoder writes it.
+    """
+
+    name: str
+    encode: str
+    decode: str
+    settings: tuple[float, ...]
+    """From the smallest files to the largest."""
+    suffix: str = ".bin"
+    """How the compressed file's name ends, with its dot."""
+    points: tuple[float, ...] = ()
+    """Settings to measure at; without any, files of given rates are searched for."""
+    seconds: float = 600.0
+    """How long either program may run."""
+
+
+BPG = Command(
+    "bpg",
+    "bpgenc -m 9 -q {setting:g} -o {output} {input}",
+    "bpgdec -o {output} {input}",
+    tuple(range(51, -1, -1)),
+    ".bpg",
+)
+"""HEVC intra in Fabrice Bellard's container."""
+
+
+def read_commands(path: Path) -> list[Command]:
+    """The commands of a TOML file: a table for each codec, named after it, with the fields of Command.
+
+    Raises SettingsError for a file that does not say that.
+    """
+    lists = ("settings", "points")
+    try:
+        tables: dict[str, dict[str, Any]] = tomllib.loads(path.read_text())
+        fields: dict[str, dict[str, Any]] = {
+            name: {key: tuple(value) if key in lists else value for key, value in table.items()}
+            for name, table in tables.items()
+        }
+        return [Command(name, **described) for name, described in fields.items()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read {path}: {error}") from None
+    except (tomllib.TOMLDecodeError, TypeError, AttributeError) as error:
+        raise SettingsError(
+            f"{path} does not describe codecs by a table [NAME] with encode, decode and settings each: {error}"
+        ) from None
+
+
+def external(command: Command) -> Baseline:
+    """A codec that runs as two programs. Raises UnavailableError when one is not on PATH."""
+    for template in (command.encode, command.decode):
+        if not shutil.which(program := shlex.split(template)[0]):
+            raise UnavailableError(f"the program {program} is not on PATH")
+
+    def encode(pixels: Pixels, setting: float) -> bytes:
+        return _run(command, command.encode, encode_png(pixels), ".png", command.suffix, setting)
+
+    def decode(data: bytes) -> Pixels:
+        return read_image(_run(command, command.decode, data, command.suffix, ".png", 0)).pixels
+
+    return Baseline(command.name, command.encode, command.settings, encode, decode, command.points)
+
+
+def _run(command: Command, template: str, data: bytes, read: str, written: str, setting: float) -> bytes:
+    """What a command made of the data. Raises SettingsError when it fails, writes nothing or does not end."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source, target = Path(scratch, f"in{read}"), Path(scratch, f"out{written}")
+        source.write_bytes(data)
+        words = [part.format(input=source, output=target, setting=setting) for part in shlex.split(template)]
+        try:
+            subprocess.run(words, check=True, capture_output=True, timeout=command.seconds)
+            return target.read_bytes()
+        except subprocess.TimeoutExpired:
+            reason = f"did not end within {command.seconds:g} s"
+        except subprocess.CalledProcessError as error:
+            said = error.stderr.decode(errors="replace").strip().splitlines()
+            reason = f"ended with status {error.returncode}: {said[-1] if said else 'it said nothing'}"
+        except OSError as error:
+            reason = f"wrote no file ({error.strerror})"
+    raise SettingsError(f"{words[0]} of {command.name} {reason}")

@@ -1,0 +1,44 @@
+"""This codec as one of the compared, and its autoencoder alone, which no bit rate can surpass."""
+
+from typing import TYPE_CHECKING
+
+from codec.evaluation.baselines.baseline import Baseline, Pixels
+
+if TYPE_CHECKING:
+    from codec.codec import Codec
+
+NAME, CEILING = "fdcodec", "autoencoder"
+QUALITIES = (1.0, 2.0, 4.0, 8.0, 32.0, 256.0)
+"""Lambdas at which this codec is measured."""
+
+
+def ours(codec: "Codec", qualities: tuple[float, ...] = QUALITIES) -> Baseline:
+    """This codec, whose setting is lambda. Its bundle is part of its name, so that other bundles have other rows."""
+    from codec.images import Picture
+    from codec.quantization.quantizer import QUALITY_CODES, quality_of_code
+
+    def encode(pixels: Pixels, setting: float) -> bytes:
+        return codec.encode(Picture(pixels), quality=setting).data
+
+    settings = tuple(map(quality_of_code, range(QUALITY_CODES)))
+    version = f"bundle {codec.bundle.id}, {codec.bundle.config.name}, setting = lambda"
+    return Baseline(f"{NAME}-{codec.bundle.id[:8]}", version, settings, encode, codec.decode, qualities)
+
+
+def ceiling(codec: "Codec") -> Baseline:
+    """The autoencoder of this codec without quantisation; a PNG stands for what has no file."""
+    import torch
+
+    from codec.images import encode_png, read_image, to_pixels
+
+    def encode(pixels: Pixels, _: float) -> bytes:
+        with torch.no_grad():
+            y = codec.backbone.encode_pixels(pixels)
+            return encode_png(to_pixels(codec.backbone.decode(y, pixels.shape[:2])[0]))
+
+    def decode(data: bytes) -> Pixels:
+        return read_image(data).pixels
+
+    version = f"autoencoder of bundle {codec.bundle.id}, without quantisation"
+    name = f"{CEILING}-{codec.bundle.id[:8]}"
+    return Baseline(name, version, (0.0,), encode, decode, (0.0,), lossless_latent=True)

@@ -1,0 +1,289 @@
+"""Elo ratings of a study of pairwise comparisons: medians over many random orders, by three aggregations.
+
+Supplement, Sec. D: the rating that a method ends with depends on the order of its games, so games are replayed in
+many random orders. Ratings are updated after every game, or once after all games of a participant, or once after all
+games of an image, as in a tournament: K times the sum of (score - expected score), expected by the ratings before it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.errors import SettingsError
+from codec.evaluation.plots import figure
+
+Aggregation = Literal["every game", "per participant", "per image"]
+AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
+
+SCALE = np.log(10) / 400
+"""A gap of 400 points is odds of 10 to 1."""
+LARGEST_STEP = 0.5
+"""The part of a gap between two equal players that one aggregated update may close."""
+CONFIDENCE = 0.95
+
+Indices = NDArray[np.int32]
+Ratings = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How ratings are made; raises SettingsError for bad values.
+
+    `k` is the most points that one game moves. `group_k` is K of the aggregated updates: None means `k`, lowered where
+    the sum over a group's games would throw equal players past each other. `orders` is the number of Monte Carlo draws.
+    """
+
+    k: float = 32.0
+    group_k: float | None = None
+    start: float = 1500.0
+    orders: int = 10_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("k", "group_k", "orders"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise SettingsError(f"{name} must be above 0, not {value}")
+
+
+@dataclass(frozen=True, eq=False)
+class Games:
+    """N games as indices into `players`; `score` is 1 where first won, 0 where second did, 0.5 for a draw."""
+
+    players: tuple[str, ...]
+    first: Indices
+    second: Indices
+    score: NDArray[np.float64]
+    participant: Indices
+    image: Indices
+
+    @classmethod
+    def of(
+        cls,
+        first: Sequence[str],
+        second: Sequence[str],
+        score: Sequence[float],
+        participant: Sequence[str],
+        image: Sequence[str],
+    ) -> Self:
+        """Games by name, one element each; raises SettingsError where there is nothing to rate."""
+        players = tuple(sorted({*first, *second}))
+        if len(players) < 2:
+            raise SettingsError("no games between two methods: there is nothing to rate")
+        if any(one == other for one, other in zip(first, second, strict=True)):
+            raise SettingsError("a game of a method against itself says nothing: remove it")
+        place = {player: index for index, player in enumerate(players)}
+        return cls(
+            players,
+            first=np.array([place[name] for name in first], np.int32),
+            second=np.array([place[name] for name in second], np.int32),
+            score=np.array(score, np.float64),
+            participant=np.unique(np.array(participant), return_inverse=True)[1].astype(np.int32),
+            image=np.unique(np.array(image), return_inverse=True)[1].astype(np.int32),
+        )
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    @cached_property
+    def wins(self) -> NDArray[np.float64]:
+        """(players, players): what the row scored against the column."""
+        (scored,) = self.tally(np.zeros(len(self), np.int32))
+        return np.asarray(scored, np.float64)
+
+    def tally(self, group: Indices) -> NDArray[np.float64]:
+        """(groups, players, players): what the row scored against the column in each group."""
+        scored = np.zeros((int(group.max()) + 1, len(self.players), len(self.players)))
+        np.add.at(scored, (group, self.first, self.second), self.score)
+        np.add.at(scored, (group, self.second, self.first), 1 - self.score)
+        return scored
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The final ratings (orders, players) of one aggregation, and those of resampled studies for the intervals.
+
+    The games' units are drawn with replacement: participants, or images where these are the tournaments. Each drawn
+    study is replayed in one random order, so that the intervals hold the spread over orders too and are on the safe
+    side. `resampled` is None where there is one unit only, from which no spread can be learnt.
+    """
+
+    aggregation: Aggregation
+    players: tuple[str, ...]
+    k: float
+    ratings: Ratings
+    resampled: Ratings | None
+
+    @property
+    def medians(self) -> NDArray[np.float64]:
+        """(players,)"""
+        return np.median(self.ratings, axis=0)
+
+    @property
+    def quartiles(self) -> NDArray[np.float64]:
+        """(2, players): the first and the third."""
+        return np.quantile(self.ratings, [0.25, 0.75], axis=0)
+
+    @property
+    def intervals(self) -> NDArray[np.float64] | None:
+        """(2, players): percentile bootstrap, 95 %."""
+        tail = (1 - CONFIDENCE) / 2
+        return None if self.resampled is None else np.quantile(self.resampled, [tail, 1 - tail], axis=0)
+
+    @property
+    def ranking(self) -> list[int]:
+        """The players, best first."""
+        return [int(place) for place in np.argsort(-self.medians, kind="stable")]
+
+
+def rate(games: Games, aggregation: Aggregation, settings: Settings = Settings()) -> Result:
+    """Replay the games in random orders, and random studies made of the same units."""
+    random = np.random.default_rng(settings.seed)
+    if aggregation == "every game":
+        orders = _shuffled(random, len(games), settings.orders)
+        ratings = one_by_one(games, orders, settings.k, settings.start)
+        resampled = None
+        if games.participant.max() > 0:
+            again = _resampled_games(random, games.participant, settings.orders)
+            resampled = one_by_one(games, again, settings.k, settings.start)
+        return Result(aggregation, games.players, settings.k, ratings, resampled)
+    scored = games.tally(games.participant if aggregation == "per participant" else games.image)
+    k = settings.group_k or min(settings.k, _largest_k(scored))
+    orders = _shuffled(random, len(scored), settings.orders)
+    ratings = in_groups(scored, orders, k, settings.start)
+    resampled = None
+    if len(scored) > 1:
+        again = random.integers(len(scored), size=orders.shape, dtype=np.int32)
+        resampled = in_groups(scored, again, k, settings.start)
+    return Result(aggregation, games.players, k, ratings, resampled)
+
+
+def one_by_one(games: Games, orders: Indices, k: float, start: float) -> Ratings:
+    """Ratings (orders, players) after the games that each row of `orders` names, updated after every game; -1 is none.
+
+    All rows play their next game at the same time.
+    """
+    rows = np.arange(len(orders))
+    rating = np.full((len(games.players), len(orders)), start, np.float64)
+    flat = rating.reshape(-1)
+    first, second = (np.append(side, end) * len(orders) for side, end in ((games.first, 0), (games.second, 1)))
+    score, gain = np.append(games.score, 0), np.append(np.full(len(games), k, np.float64), 0)
+    for game in np.ascontiguousarray(orders.T):
+        one, other = first[game] + rows, second[game] + rows
+        expected = 1 / (1 + np.exp(SCALE * (flat[other] - flat[one])))
+        change = gain[game] * (score[game] - expected)
+        flat[one] += change
+        flat[other] -= change
+    return rating.T
+
+
+def in_groups(scored: NDArray[np.float64], orders: Indices, k: float, start: float) -> Ratings:
+    """Ratings (orders, players) after the groups that each row of `orders` names, updated once after each group.
+
+    `scored` (groups, players, players) is what the row scored against the column.
+    """
+    played = scored + scored.transpose(0, 2, 1)
+    points = scored.sum(2)
+    rating = np.full((len(orders), scored.shape[1]), start, np.float64)
+    for group in np.ascontiguousarray(orders.T):
+        expected = 1 / (1 + np.exp(SCALE * (rating[:, None, :] - rating[:, :, None])))
+        rating += k * (points[group] - np.einsum("opq,opq->op", played[group], expected))
+    return rating
+
+
+def _largest_k(scored: NDArray[np.float64]) -> float:
+    """K at which a group's update of two equal players closes LARGEST_STEP of their gap.
+
+    The slope of the expected score is SCALE / 4 there, over the most games that a player has in a group, both moving.
+    """
+    most = (scored + scored.transpose(0, 2, 1)).sum(2).max()
+    return float(LARGEST_STEP / (2 * most * SCALE / 4))
+
+
+def _shuffled(random: np.random.Generator, length: int, orders: int) -> Indices:
+    return random.permuted(np.tile(np.arange(length, dtype=np.int32), (orders, 1)), axis=1)
+
+
+def _resampled_games(random: np.random.Generator, participant: Indices, orders: int) -> Indices:
+    """Random orders of the games of participants drawn with replacement, shorter ones filled with -1."""
+    own = [np.flatnonzero(participant == one).astype(np.int32) for one in range(int(participant.max()) + 1)]
+    drawn = random.integers(len(own), size=(orders, len(own)))
+    lengths = np.array([len(games) for games in own])[drawn].sum(1)
+    sequences = np.full((orders, int(lengths.max())), -1, np.int32)
+    for row, chosen, length in zip(sequences, drawn, lengths, strict=True):
+        row[:length] = np.concatenate([own[one] for one in chosen])
+    return random.permuted(sequences, axis=1, out=sequences)
+
+
+def markdown(games: Games, results: Sequence[Result], settings: Settings) -> str:
+    """The ratings as a table, then who won how often against whom."""
+    about = (
+        f"{len(games)} games, {int(games.participant.max()) + 1} participants, {int(games.image.max()) + 1} images; "
+        f"{settings.orders} random orders, start {settings.start:g}."
+    )
+    lines = [
+        about,
+        "",
+        "| aggregation | K | method | median | quartiles | 95 % interval |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        low, high = result.quartiles
+        for place in result.ranking:
+            interval = "-"
+            if (bounds := result.intervals) is not None:
+                interval = f"{bounds[0, place]:.0f} to {bounds[1, place]:.0f}"
+            lines.append(
+                f"| {result.aggregation} | {result.k:.3g} | {result.players[place]} | {result.medians[place]:.0f} "
+                f"| {low[place]:.0f} to {high[place]:.0f} | {interval} |"
+            )
+    names = [results[0].players[place] for place in results[0].ranking] if results else list(games.players)
+    lines += ["", f"| games won against | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    for name in names:
+        row = games.players.index(name)
+        cells = []
+        for other in map(games.players.index, names):
+            played = games.wins[row, other] + games.wins[other, row]
+            cells.append(f"{games.wins[row, other]:g} of {played:g}" if played else "-")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(results: Sequence[Result], places: Sequence[Path]) -> None:
+    """Box plots as in the supplement's Fig. 2, one panel an aggregation; the suffix of each place names its format.
+
+    The box ends at the quartiles over the orders, whiskers reach the last value within 1.5 of its length. The bar
+    beside it is the 95 % interval. Raises SettingsError where matplotlib is not installed.
+    """
+    drawn = figure(4.2 * len(results), 4.0)
+    panels = drawn.subplots(1, len(results), squeeze=False, sharey=True)[0]
+    order = results[0].ranking
+    line = {"color": "0.25", "linewidth": 1.0}
+    for axis, result in zip(panels, results, strict=True):
+        boxes = axis.boxplot(
+            result.ratings[:, order],
+            whis=1.5,
+            showfliers=False,
+            widths=0.5,
+            patch_artist=True,
+            medianprops={"color": "#b3261e", "linewidth": 1.6},
+            **{f"{part}props": line for part in ("whisker", "cap")},
+        )
+        for box in boxes["boxes"]:
+            box.set(facecolor="#e9eef3", edgecolor="0.25", linewidth=1.0)
+        if (bounds := result.intervals) is not None:
+            axis.vlines(np.arange(len(order)) + 1.38, *bounds[:, order], color="#2b6cb0", linewidth=2.4)
+        axis.set_xticks(np.arange(len(order)) + 1, [result.players[place] for place in order])
+        if max(map(len, result.players)) > 8:
+            axis.tick_params(axis="x", rotation=30)
+        axis.set_title(f"{result.aggregation} (K {result.k:.3g})", fontsize=11)
+        axis.grid(axis="y", alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("Elo; bar: 95 % interval")
+    for place in places:
+        drawn.savefig(place, dpi=150)

@@ -1,0 +1,61 @@
+"""The experiments of the method's supplement, each repeated with this codec: a figure and what it says in numbers."""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from codec.errors import ImageError, SettingsError
+from codec.evaluation.runner import pictures_of
+from codec.evaluation.spec import Contest
+from codec.images import read_image
+
+EXPERIMENTS = ("one_step", "timesteps", "quantization_error", "sheets")
+"""Fig. 1; Fig. 4 and section E; section C; Figs. 5 to 16."""
+
+
+def run(name: str, contest: Contest) -> Path:
+    """Make OUTPUT/experiments/BUNDLE/NAME.md and the figures it shows, unless they are there; returns that file.
+
+    Raises SettingsError for an unknown name, and where the experiment finds nothing to show.
+    """
+    if name not in EXPERIMENTS:
+        raise SettingsError(f"there is no experiment {name!r}; choose from {', '.join(EXPERIMENTS)}")
+    from codec.codec import Codec
+
+    codec = Codec.load(contest.bundle or None, device=contest.device, backbone=contest.backbone or None)
+    folder = folder_of(Path(contest.output), codec.bundle.id)
+    said = folder / f"{name}.md"
+    if not said.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = [Path(contest.pictures) / image for image in pictures_of(Path(contest.pictures))]
+        text = importlib.import_module(f"codec.evaluation.experiments.{name}").run(codec, pictures, folder)
+        partial = said.with_suffix(".partial")
+        partial.write_text(text)
+        partial.replace(said)
+    return said
+
+
+def folder_of(output: Path, bundle_id: str) -> Path:
+    """Where the experiments with a bundle are."""
+    return output / "experiments" / bundle_id[:8]
+
+
+def spread(pictures: Sequence[Path], count: int) -> list[Path]:
+    """So many of the pictures, evenly spaced; one that cannot be read gives way to its neighbour.
+
+    Raises SettingsError where none can be read.
+    """
+    kept = min(count, len(pictures))
+    parts = [pictures[n * len(pictures) // kept : (n + 1) * len(pictures) // kept] for n in range(kept)]
+    found = [next((picture for picture in part if _readable(picture)), None) for part in parts]
+    if not any(found):
+        raise SettingsError(f"none of {len(pictures)} files is a picture that can be read")
+    return [picture for picture in found if picture is not None]
+
+
+def _readable(picture: Path) -> bool:
+    try:
+        read_image(picture)
+    except ImageError:
+        return False
+    return True

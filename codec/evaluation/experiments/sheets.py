@@ -1,0 +1,106 @@
+"""Figs. 5 to 16: full pictures and crops of all codecs, labelled Method@bpp (% of ours)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from codec.codec import DEFAULT_QUALITY, Codec
+from codec.errors import SettingsError
+from codec.evaluation.baselines.ours import CEILING, NAME
+from codec.evaluation.experiments import spread
+from codec.evaluation.runner import Evaluation, Row
+from codec.images import read_image
+
+Pixels = NDArray[np.uint8]
+
+SUPPLEMENT = ("kodim01", "kodim02", "kodim05", "kodim07", "kodim13", "kodim17", "kodim19", "kodim23", "kodim24")
+"""The photos that the supplement shows."""
+PICTURES = 9
+TILE = 480
+"""The larger side of a tile, in pixels."""
+CROP = 160
+COLUMNS = 3
+LABEL = 32
+
+
+def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
+    """Draw sheets/PICTURE-full.png and -crop.png from the reconstructions of the evaluation that the folder is in."""
+    output = folder.parents[1]
+    rows, ours = Evaluation(output).rows(), f"{NAME}-{codec.bundle.id[:8]}"
+    names = []
+    (folder / "sheets").mkdir(exist_ok=True)
+    for source in [s for s in pictures if s.stem in SUPPLEMENT] or spread(pictures, PICTURES):
+        chosen = beside([row for row in rows if Path(row["image"]).name == source.name], ours)
+        if chosen:
+            original = read_image(source).pixels
+            tiles = [("original", original)]
+            tiles += [(label, read_image(output / row["picture"]).pixels) for label, row in chosen]
+            top, left = busiest(original)
+            crops = [(label, pixels[top : top + CROP, left : left + CROP]) for label, pixels in tiles]
+            sheet(tiles).save(folder / "sheets" / f"{source.stem}-full.png")
+            sheet(crops).save(folder / "sheets" / f"{source.stem}-crop.png")
+            names.append(source.stem)
+    if not names:
+        raise SettingsError(f"{output} has no reconstructions of {ours}: measure it first")
+    lines = [
+        "## Side by side (Figs. 5 to 16)",
+        "",
+        "Each codec by its smallest measured file of at least our size, at lambda",
+    ]
+    lines += [f"near {DEFAULT_QUALITY:g}, or by its largest; the crop is the busiest {CROP} x {CROP} pixels, enlarged."]
+    lines += [
+        f"\n### {name}\n\n![{name}](sheets/{name}-full.png)\n\n![{name}, crop](sheets/{name}-crop.png)"
+        for name in names
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def beside(rows: Sequence[Row], ours: str) -> list[tuple[str, Row]]:
+    """Ours first, then every other codec's fitting row of one picture, with its label; none where ours is missing."""
+    files: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["bpp"] is not None and row["picture"]:
+            files.setdefault(row["codec"], []).append(row)
+    if ours not in files:
+        return []
+    mine = min(files[ours], key=lambda row: abs(np.log(row["setting"] / DEFAULT_QUALITY)))
+    chosen = [(NAME, mine)]
+    for codec, found in files.items():
+        if not codec.startswith((f"{NAME}-", CEILING)):
+            enough = [row for row in found if row["bytes"] >= mine["bytes"]]
+            fitting = min(enough, key=lambda row: row["bytes"]) if enough else max(found, key=lambda row: row["bytes"])
+            chosen.append((codec, fitting))
+    ordered = [chosen[0], *sorted(chosen[1:], key=lambda item: item[1]["bytes"])]
+    return [(f"{name}@{row['bpp']:.3f} ({100 * row['bytes'] / mine['bytes']:.0f} %)", row) for name, row in ordered]
+
+
+def busiest(pixels: Pixels) -> tuple[int, int]:
+    """Top and left of the square of CROP pixels with the largest mean gradient, on a grid of half squares."""
+    grey = pixels.astype(np.float64).mean(2)
+    gradient = np.zeros_like(grey)
+    gradient[:, 1:] += np.abs(np.diff(grey, axis=1))
+    gradient[1:] += np.abs(np.diff(grey, axis=0))
+    tops, lefts = (range(0, max(1, length - CROP + 1), CROP // 2) for length in grey.shape)
+    squares = [(top, left) for top in tops for left in lefts]
+    return max(squares, key=lambda square: gradient[square[0] : square[0] + CROP, square[1] : square[1] + CROP].mean())
+
+
+def sheet(tiles: Sequence[tuple[str, Pixels]], columns: int = COLUMNS) -> Image.Image:
+    """Labelled pictures of one size in a grid on white: large ones made smaller, small ones enlarged in whole steps."""
+    height, width, _ = tiles[0][1].shape
+    larger = max(height, width)
+    factor = TILE // larger if larger <= TILE else TILE / larger
+    size = round(width * factor), round(height * factor)
+    resampling = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
+    columns, gap = min(columns, len(tiles)), 8
+    rows = -(-len(tiles) // columns)
+    whole = Image.new("RGB", (columns * (size[0] + gap) + gap, rows * (size[1] + LABEL) + gap), "white")
+    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(18)
+    for number, (label, pixels) in enumerate(tiles):
+        x, y = gap + number % columns * (size[0] + gap), number // columns * (size[1] + LABEL)
+        draw.text((x + size[0] / 2, y + LABEL / 2), label, fill="black", font=font, anchor="mm")
+        whole.paste(Image.fromarray(pixels).resize(size, resampling), (x, y + LABEL))
+    return whole

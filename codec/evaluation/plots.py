@@ -1,0 +1,137 @@
+"""The figures of an evaluation: rate-distortion curves, and the published bit rates beside measured ones.
+
+Drawn on a light ground whatever the page around them is, a codec in the same colour everywhere.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from codec.errors import SettingsError
+from codec.evaluation import published
+from codec.evaluation.baselines.ours import CEILING, NAME
+from codec.evaluation.tables import METRICS, Comparison
+from codec.metrics.kernel_distance import NETWORK, PATCH
+
+COLOURS = {
+    NAME: "#d55e00",
+    CEILING: "#d55e00",
+    "hevc": "#0072b2",
+    "avif": "#009e73",
+    "jpeg-xl": "#cc79a7",
+    "webp": "#b8860b",
+    "jpeg": "#56b4e9",
+    "bpg": "#333333",
+}
+"""Colours that people with colour blindness tell apart."""
+OTHERS = ("#7f3c8d", "#11a579", "#3969ac", "#80ba5a", "#e68310", "#008695", "#cf1c90", "#4b4b8f")
+TICKS = (0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
+
+
+def colour(name: str, names: Sequence[str] = ()) -> str:
+    """The colour of a codec; of one without its own by its place among the `names` that have none."""
+    known = COLOURS.get(name) or next((COLOURS[key] for key in (NAME, CEILING) if name.startswith(f"{key}-")), None)
+    rest = [other for other in names if other not in COLOURS and not other.startswith((NAME, CEILING))]
+    return known or OTHERS[(rest.index(name) if name in rest else 0) % len(OTHERS)]
+
+
+def figure(width: float, height: float) -> Any:
+    """An empty figure of so many inches, on white. Raises SettingsError where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SettingsError(f"{error}: pip install 'fdcodec[evaluate]', then run again; rows are kept") from None
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def save(drawn: Any, place: Path, *, svg: bool = True) -> None:
+    """Write a figure as PNG and, of lines and points, as SVG."""
+    drawn.savefig(place.with_suffix(".png"), dpi=110)
+    if svg:
+        drawn.savefig(place.with_suffix(".svg"))
+
+
+def draw_curves(
+    compared: Comparison, realism: Sequence[tuple[str, float, float]], place: Path, ours: str | None
+) -> None:
+    """Each metric, and the kernel distance (codec, mean bpp, KID), against bits per pixel.
+
+    A dot is a point of a codec: the means of rate and value over all pictures; points that some picture lacks are left
+    out.
+    """
+    drawn = figure(15, 9.5)
+    *axes, last = drawn.subplots(2, 3).flat
+    order = [*(codec for codec in compared.codecs if codec != ours), *([ours] if ours in compared.codecs else [])]
+    for axis, metric in zip(axes, METRICS, strict=True):
+        for codec in order:
+            _curve(axis, _means(compared, codec, metric.name), codec, order, ours)
+        for name in compared.ceilings:
+            if (level := compared.ceiling(name, metric)) is not None:
+                axis.axhline(level, color=colour(name), linestyle="--", linewidth=1, label=f"{name} (no quantisation)")
+        _axis(axis, metric.label, reversed_=metric.lower)
+    for codec in order:
+        _curve(last, [(bpp, 1000 * value) for name, bpp, value in realism if name == codec], codec, order, ours)
+    _axis(last, f"KID × 1000 ({NETWORK}, {PATCH} px)", reversed_=True)
+    if not realism:
+        last.text(0.5, 0.5, "not measured", transform=last.transAxes, ha="center", color="0.4")
+    drawn.suptitle(f"Means of {len(compared.images)} pictures, whole files; up is better everywhere", fontsize=13)
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=11, frameon=False)
+    save(drawn, place)
+
+
+def _means(compared: Comparison, codec: str, metric: str) -> list[tuple[float, float]]:
+    """(mean bpp, mean value) of each point that all pictures have."""
+    whole = [
+        [(row["bpp"], row[metric]) for row in rows if row[metric] is not None]
+        for (name, *_), rows in compared.points().items()
+        if name == codec
+    ]
+    sides = [zip(*pairs, strict=True) for pairs in whole if len(pairs) == len(compared.images)]
+    return sorted((fmean(rates), fmean(values)) for rates, values in sides)
+
+
+def _curve(
+    axis: Any, points: Sequence[tuple[float, float]], codec: str, order: Sequence[str], ours: str | None
+) -> None:
+    if points:
+        width = 3 if codec == ours else 1.6
+        style = {"color": colour(codec, order), "linewidth": width, "markersize": 2 * width + 1}
+        axis.plot(*zip(*points, strict=True), "o-", label=codec, **style)
+
+
+def draw_published(compared: Comparison, place: Path, ours: str) -> None:
+    """The published bit rates of each photo beside those of this codec's files; photos that were not measured lack."""
+    drawn = figure(11, 5.2)
+    axis = drawn.subplots()
+    markers = {"Ours": ("*", "the paper's codec"), "HFD": ("s", "HFD"), "CDC": ("^", "CDC"), "ILLM": ("D", "ILLM")}
+    places = np.arange(len(published.PHOTOS))
+    for method, (marker, label) in markers.items():
+        style = {"facecolors": "none", "edgecolors": "0.35", "s": 110 if marker == "*" else 55}
+        axis.scatter(places, published.BITS_PER_PIXEL[method], marker=marker, label=f"{label}, published", **style)
+    said = f"{ours}, measured, lambda rising"
+    for number, photo in enumerate(published.PHOTOS):
+        rows = [row for row in compared.measured if row["codec"] == ours and Path(row["image"]).stem == photo]
+        rates = [row["bpp"] for row in rows]
+        axis.plot(
+            [number + 0.25] * len(rates), rates, "o-", markersize=4, color=colour(ours), label=None if number else said
+        )
+    axis.set(xticks=places, xticklabels=published.PHOTOS, ylabel="bits per pixel, whole file", ylim=(0, None))
+    axis.set_title(f"Published bit rates ({published.SOURCE}; no qualities published) and this codec's files")
+    axis.grid(axis="y", alpha=0.3)
+    drawn.legend(loc="outside lower center", ncols=5, fontsize=10, frameon=False)
+    save(drawn, place)
+
+
+def _axis(axis: Any, title: str, *, reversed_: bool) -> None:
+    axis.set(xscale="log", xlabel="bits per pixel, whole file", title=title + (", reversed" if reversed_ else ""))
+    low, high = axis.get_xlim()
+    ticks = [bpp for bpp in TICKS if low <= bpp <= high]
+    axis.set_xticks(ticks, [f"{bpp:g}" for bpp in ticks])
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    if reversed_:
+        axis.invert_yaxis()

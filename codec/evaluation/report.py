@@ -1,0 +1,114 @@
+"""The report of an evaluation folder: report.parquet, report.md, index.html, and the figures curves and published."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from markdown_it import MarkdownIt
+
+from codec.errors import SettingsError
+from codec.evaluation import plots, published
+from codec.evaluation.baselines.ours import NAME
+from codec.evaluation.experiments import folder_of
+from codec.evaluation.runner import Evaluation, setting_name, write_parquet
+from codec.evaluation.tables import Comparison, markdown
+from codec.metrics.kernel_distance import NETWORK, PATCH, kernel_distance
+
+TABLE = (0.07, 0.10, 0.15, 0.20)
+"""Bits per pixel at which the report compares."""
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Evaluation</title>
+<style>
+  :root { color-scheme: light dark; }
+  body { font: 16px/1.5 system-ui, sans-serif; margin: 1.5rem auto; max-width: 72rem; padding: 0 1rem; }
+  table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 0.85rem; }
+  th, td { border-bottom: 1px solid #8884; padding: 0.2rem 0.6rem; text-align: left; white-space: nowrap; }
+  img { background: white; border-radius: 4px; height: auto; max-width: 100%; }
+  li { overflow-wrap: anywhere; }
+</style>
+"""
+
+
+def write_report(folder: Path, codecs: Sequence[str], missing: Mapping[str, str]) -> str:
+    """Write the report of the folder's rows of these codecs, with the experiments that were made; return its Markdown.
+
+    `missing` says which codecs did not run, and why. Raises SettingsError where nothing was measured.
+    """
+    kept = Evaluation(folder)
+    compared = Comparison(row for row in kept.rows() if row["codec"] in codecs)
+    if not compared.rows:
+        raise SettingsError(f"{folder} has no rows of {', '.join(codecs) or 'any codec'}")
+    ours = next((name for name in compared.codecs if name.startswith(f"{NAME}-")), None)
+    realism = realism_of(kept, compared)
+    curves = "![Rate-distortion curves](curves.png)" if compared.codecs else ""
+    text = "# Evaluation\n\n" + markdown(compared, TABLE, ours, curves)
+    if curves:
+        plots.draw_curves(compared, realism, folder / "curves", ours)
+    text += _realism(realism)
+    if ours and _measured_of_table(compared, ours):
+        plots.draw_published(compared, folder / "published", ours)
+        text += _published(compared, ours)
+    if missing:
+        text += "\n## Unavailable\n\n" + "".join(f"- {name}: {reason}\n" for name, reason in missing.items())
+    for said in sorted(folder_of(folder, ours.removeprefix(f"{NAME}-")).glob("*.md")) if ours else ():
+        place = said.parent.relative_to(folder).as_posix()
+        text += "\n" + said.read_text().replace("](", f"]({place}/")
+    write_parquet(compared.rows, folder / "report.parquet")
+    (folder / "report.md").write_text(text)
+    (folder / "index.html").write_text(PAGE + MarkdownIt("commonmark").enable("table").render(text))
+    return text
+
+
+def realism_of(kept: Evaluation, compared: Comparison) -> list[tuple[str, float, float]]:
+    """(codec, mean bpp, KID) at every point at which a codec has all pictures that are as large as a patch."""
+    features = {(c, image): kept.features(c, image) for c in compared.codecs for image in compared.images}
+    large = {image for (_, image), found in features.items() if found}
+    curves = []
+    for (codec, *_), rows in compared.points().items():
+        of_image = {row["image"]: row for row in rows if row["bpp"] is not None and features.get((codec, row["image"]))}
+        if not large or set(of_image) != large:
+            continue
+        pairs = []
+        for image, row in of_image.items():
+            found = features[codec, image] or {}
+            pairs.append((found["original"], found[setting_name(row["setting"])]))
+        distance = kernel_distance(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
+        if distance is not None:
+            curves.append((codec, fmean(row["bpp"] for row in of_image.values()), distance))
+    return curves
+
+
+def _realism(realism: Sequence[tuple[str, float, float]]) -> str:
+    title = f"\n## Kernel distance of {PATCH} px patches\n\n"
+    if not realism:
+        return title + f"None: fewer than two whole patches of {PATCH} x {PATCH} pixels, or rows are missing.\n"
+    note = f"KID x 1000 with features of {NETWORK} (ImageNet weights), not Inception: no match for published figures.\n"
+    table = "\n| codec | mean bpp | KID x 1000 |\n|---|---|---|\n"
+    return title + note + table + "".join(f"| {c} | {bpp:.4f} | {1000 * value:.2f} |\n" for c, bpp, value in realism)
+
+
+def _published(compared: Comparison, ours: str) -> str:
+    lines = [
+        "",
+        "## Published bit rates",
+        "",
+        f"{published.SOURCE}: bits per pixel of the codecs in its user study, not",
+    ]
+    lines += [
+        "measured here; it gives no qualities. Last column: this codec's files, from its first point to its last."
+    ]
+    lines += ["", f"| photo | {' | '.join(published.BITS_PER_PIXEL)} | {ours} |"]
+    lines += ["|---" * (2 + len(published.BITS_PER_PIXEL)) + "|"]
+    for number, photo in enumerate(published.PHOTOS):
+        figures = " | ".join(f"{values[number]:g}" for values in published.BITS_PER_PIXEL.values())
+        rates = [r["bpp"] for r in compared.measured if r["codec"] == ours and Path(r["image"]).stem == photo]
+        lines.append(f"| {photo} | {figures} | {f'{min(rates):.4f} to {max(rates):.4f}' if rates else '-'} |")
+    return "\n".join([*lines, "", "![Published and measured bit rates](published.png)"]) + "\n"
+
+
+def _measured_of_table(compared: Comparison, ours: str) -> bool:
+    return any(r["codec"] == ours and Path(r["image"]).stem in published.PHOTOS for r in compared.measured)

@@ -1,0 +1,297 @@
+"""Codecs on pictures: a row for each picture, codec and rate point, kept in a folder so that none is made twice.
+
+    FOLDER/rows/CODEC/PICTURE.parquet           its rows: their presence says that it is done
+    FOLDER/rows/CODEC/PICTURE.npz               features of its patches, for codec.metrics.kernel_distance
+    FOLDER/pictures/CODEC/setting-S/PICTURE.png its reconstructions
+
+A picture is named by its path below the folder of pictures. Rows of other codecs stay when a bundle is replaced.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from codec.errors import FdcError, SettingsError
+from codec.evaluation.baselines import Baseline, Pixels, largest_within
+from codec.images import encode_png, read_image
+from codec.metrics.kernel_distance import Features, original_features, patch_features
+from codec.metrics.quality import NOT_MEASURED, Metrics
+
+Row = dict[str, Any]
+
+RATES = (0.06, 0.10, 0.16, 0.26)
+"""Bits per pixel that a codec is asked for on each picture: a file of at most so many, or its smallest."""
+ENOUGH = 0.95
+"""Fraction of a rate that is near enough to it, since curves are interpolated: closer files cost trials."""
+
+COLUMNS = {
+    "image": "VARCHAR",
+    "codec": "VARCHAR",
+    "version": "VARCHAR",
+    "asked_bpp": "DOUBLE",  # NULL at a given setting
+    "setting": "DOUBLE",
+    "status": "VARCHAR",  # measured | failed
+    "error": "VARCHAR",  # why it failed, or why a metric is undefined
+    "source_format": "VARCHAR",
+    "width": "INTEGER",
+    "height": "INTEGER",
+    "bytes": "BIGINT",  # NULL where there is no file: an autoencoder alone
+    "bpp": "DOUBLE",  # 8 * bytes of the whole file / pixels
+    "psnr_db": "DOUBLE",
+    "ms_ssim": "DOUBLE",
+    "lpips_alex": "DOUBLE",
+    "lpips_vgg": "DOUBLE",
+    "dists": "DOUBLE",
+    "encode_seconds": "DOUBLE",
+    "decode_seconds": "DOUBLE",
+    "picture": "VARCHAR",  # of the reconstruction, below the folder
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture through one codec, at the codec's own points or else at these rates."""
+
+    pictures: Path
+    image: str
+    baseline: Baseline
+    rates: Sequence[float] = RATES
+
+    @property
+    def points(self) -> list[tuple[float | None, float | None]]:
+        """(rate, None) or (None, setting)."""
+        own = self.baseline.points
+        return [(None, setting) for setting in own] if own else [(rate, None) for rate in self.rates]
+
+
+class Evaluation:
+    """A folder of measured rows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def pending(self, job: Job) -> bool:
+        """Whether any of its points has no row yet, or a failed one."""
+        place = self._place(job.baseline.name, job.image)
+        if not place.exists():
+            return True
+        done = {_point(row) for row in read_rows([place]) if row["status"] == "measured"}
+        return not done.issuperset(job.points)
+
+    def measure(self, job: Job, meters: "Meters") -> list[Row]:
+        """Make all files of a job, measure them, and keep rows, features and reconstructions."""
+        rows, decoded, features = measure(job, meters)
+        place = self._place(job.baseline.name, job.image)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for row, pixels in zip(rows, decoded, strict=True):
+            if pixels is not None:
+                row["picture"] = _picture(row)
+                target = self.folder / row["picture"]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(encode_png(pixels))
+        if features is not None:
+            np.savez_compressed(place.with_suffix(".npz"), allow_pickle=False, **features)
+        self.write(job, rows)
+        return rows
+
+    def fail(self, job: Job, error: str) -> None:
+        """Keep failed rows for a job whose process ended over it."""
+        self.write(job, [_failed(job, point, error) for point in job.points])
+
+    def write(self, job: Job, rows: Sequence[Row]) -> None:
+        """Keep the rows of a job instead of those there."""
+        place = self._place(job.baseline.name, job.image)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_parquet(rows, partial := place.with_suffix(".partial"))
+        partial.replace(place)
+
+    def rows_of(self, job: Job) -> list[Row]:
+        """The rows of a job that is done."""
+        return read_rows([self._place(job.baseline.name, job.image)])
+
+    def rows(self) -> list[Row]:
+        """All rows, by codec, picture and bits."""
+        return read_rows(sorted(self.folder.glob("rows/*/**/*.parquet")))
+
+    def features(self, codec: str, image: str) -> dict[str, Features] | None:
+        """Features (patches, 512) of a picture: `original`, and by setting_name; None where they were not measured."""
+        place = self._place(codec, image).with_suffix(".npz")
+        if not place.exists():
+            return None
+        with np.load(place, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def _place(self, codec: str, image: str) -> Path:
+        return self.folder / "rows" / codec / f"{image}.parquet"
+
+
+class Meters:
+    """All metrics, their networks loaded once. Raises SettingsError when weights cannot be had."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+        self._alex, self._vgg = Metrics("alex", device, dists=False), Metrics("vgg", device, pixels=False)
+
+    def measure(self, original: Pixels, decoded: Sequence[Pixels]) -> tuple[list[Row], dict[str, Features] | None]:
+        """The metric columns of each reconstruction, `error` saying why one is undefined; the features of patches."""
+        with patch_features(self.device) as seen:
+            vgg = self._vgg.measure_all(original, decoded)
+        rows = []
+        for first, second in zip(self._alex.measure_all(original, decoded), vgg, strict=True):
+            reasons = {
+                f"lpips_{net}" if name == "lpips" else name: why
+                for net, quality in (("vgg", second), ("alex", first))
+                for name, why in quality.reasons.items()
+                if why != NOT_MEASURED
+            }
+            values = {"psnr_db": first.psnr_db, "ms_ssim": first.ms_ssim, "dists": second.dists}
+            values |= {"lpips_alex": first.lpips, "lpips_vgg": second.lpips}
+            rows.append({**values, "error": "; ".join(f"{name}: {why}" for name, why in reasons.items()) or None})
+        if not seen or not seen[0].size:
+            return rows, None
+        return rows, {"original": original_features(original, self.device), "decoded": np.concatenate(seen)}
+
+
+@dataclass
+class _Files:
+    """The files of a picture, each made once, with the seconds that took."""
+
+    baseline: Baseline
+    pixels: Pixels
+    made: dict[float, tuple[bytes, float]] = field(default_factory=dict)
+
+    def at(self, setting: float) -> tuple[bytes, float]:
+        if setting not in self.made:
+            started = time.perf_counter()
+            self.made[setting] = self.baseline.encode(self.pixels, setting), time.perf_counter() - started
+        return self.made[setting]
+
+    def setting(self, rate: float | None, setting: float | None) -> float:
+        """The setting of a point."""
+        if setting is not None:
+            return setting
+        assert rate is not None
+        size = rate * self.pixels.shape[0] * self.pixels.shape[1] / 8
+        known = {setting: len(data) for setting, (data, _) in self.made.items()}
+        return largest_within(self.baseline.settings, size, lambda setting: len(self.at(setting)[0]), known, ENOUGH)
+
+
+def measure(job: Job, meters: Meters) -> tuple[list[Row], list[Pixels | None], dict[str, Features] | None]:
+    """The rows of a job with their reconstructions, and the patches' features; what fails is a row that says why."""
+    try:
+        picture = read_image(job.pictures / job.image)
+    except FdcError as error:
+        return [_failed(job, point, _line(error)) for point in job.points], [None] * len(job.points), None
+    files, decoded, rows = _Files(job.baseline, picture.pixels), dict[float, Pixels](), list[Row]()
+    described = {"source_format": picture.source_format, "width": picture.width, "height": picture.height}
+    for point in job.points:
+        try:
+            setting = files.setting(*point)
+            data, seconds = files.at(setting)
+            started = time.perf_counter()
+            pixels = job.baseline.decode(data)
+            ended = time.perf_counter()
+            if pixels.shape != picture.pixels.shape:
+                raise SettingsError(f"decoded to {pixels.shape} instead of {picture.pixels.shape}")
+            row = _row(job, point) | {"setting": setting, "encode_seconds": seconds}
+            if not job.baseline.lossless_latent:
+                row |= {"bytes": len(data), "bpp": 8 * len(data) / (picture.width * picture.height)}
+            rows.append(row | {"status": "measured", "decode_seconds": ended - started} | described)
+            decoded[setting] = pixels
+        except Exception as error:  # whatever a codec raises costs this row and nothing else
+            rows.append(_failed(job, point, _line(error)) | described)
+    try:
+        values, features = meters.measure(picture.pixels, list(decoded.values()))
+    except (RuntimeError, MemoryError) as error:  # torch's lack of memory is a RuntimeError
+        return [_failed(job, point, _line(error)) | described for point in job.points], [None] * len(rows), None
+    measured = dict(zip(decoded, values, strict=True))
+    rows = [row | measured[row["setting"]] if row["status"] == "measured" else row for row in rows]
+    if features is not None:
+        features = {setting_name(setting): part for setting, part in zip(decoded, features["decoded"], strict=True)} | {
+            "original": features["original"]
+        }
+    return rows, [decoded.get(row["setting"]) if row["status"] == "measured" else None for row in rows], features
+
+
+def pictures_of(folder: Path) -> list[str]:
+    """The files of a folder and those below it, hidden ones aside. Raises SettingsError where there are none."""
+    paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    found = [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
+    if not found:
+        raise SettingsError(f"{folder} is no folder with files in it")
+    return found
+
+
+def evaluate(jobs: Iterable[Job], folder: Path, device: str = "cpu") -> list[Row]:
+    """Do what is not done yet, one job after the other; returns the rows of all."""
+    kept, meters, rows = Evaluation(folder), None, list[Row]()
+    for job in jobs:
+        if kept.pending(job):
+            meters = meters or Meters(device)
+            kept.measure(job, meters)
+        rows += kept.rows_of(job)
+    return rows
+
+
+def jobs(pictures: Path, codecs: Iterable[Baseline], rates: Sequence[float]) -> list[Job]:
+    """Every picture with every codec, picture by picture, since what is computed of an original is remembered."""
+    chosen = list(codecs)
+    return [Job(pictures, image, baseline, rates) for image in pictures_of(pictures) for baseline in chosen]
+
+
+def read_rows(places: Sequence[Path]) -> list[Row]:
+    """The rows of Parquet files."""
+    if not places:
+        return []
+    with duckdb.connect() as database:
+        found = database.execute(f"SELECT {', '.join(COLUMNS)} FROM read_parquet(?)", [list(map(str, places))])
+        return [dict(zip(COLUMNS, row, strict=True)) for row in found.fetchall()]
+
+
+def write_parquet(rows: Sequence[Row], path: Path) -> None:
+    """Write the rows, one column each of COLUMNS. Raises SettingsError where that fails."""
+    declared = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
+    places = ", ".join("?" for _ in COLUMNS)
+    target = str(path).replace("'", "''")
+    try:
+        with duckdb.connect() as database:
+            database.execute(f"CREATE TABLE report ({declared})")
+            database.executemany(f"INSERT INTO report VALUES ({places})", [[*map(row.get, COLUMNS)] for row in rows])
+            database.execute(f"COPY report TO '{target}' (FORMAT parquet)")
+    except duckdb.Error as error:
+        raise SettingsError(f"cannot write the report: {str(error).splitlines()[0]}") from None
+
+
+def setting_name(setting: float) -> str:
+    """What a setting is called in file names and arrays."""
+    return f"setting-{setting:.6g}"
+
+
+def _row(job: Job, point: tuple[float | None, float | None]) -> Row:
+    rate, setting = point
+    names = {"image": job.image, "codec": job.baseline.name, "version": job.baseline.version}
+    return dict.fromkeys(COLUMNS) | names | {"asked_bpp": rate, "setting": setting}
+
+
+def _failed(job: Job, point: tuple[float | None, float | None], error: str) -> Row:
+    return _row(job, point) | {"status": "failed", "error": error}
+
+
+def _point(row: Row) -> tuple[float | None, float | None]:
+    return (row["asked_bpp"], None) if row["asked_bpp"] is not None else (None, row["setting"])
+
+
+def _picture(row: Row) -> str:
+    """Where a reconstruction lies. Rows of one setting share it."""
+    name = row["image"] if row["image"].endswith(".png") else f"{row['image']}.png"
+    return f"pictures/{row['codec']}/{setting_name(row['setting'])}/{name}"
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, FdcError) else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -1,0 +1,60 @@
+"""What an evaluation is: which pictures, which codecs, which points; a value that any process can be told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from codec.errors import SettingsError
+from codec.evaluation.baselines import NAMES, Baseline, available
+from codec.evaluation.baselines.external import read_commands
+from codec.evaluation.baselines.ours import CEILING, NAME, QUALITIES, ceiling, ours
+from codec.evaluation.runner import RATES, Job, jobs
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A folder of pictures, the codecs to measure on it, and their points; `output` takes what comes of it."""
+
+    pictures: str
+    output: str
+    codecs: tuple[str, ...] = (NAME,)
+    """fdcodec, autoencoder (the same without quantisation), names of baselines or of external commands, or all."""
+    rates: tuple[float, ...] = RATES
+    """Bits per pixel at which the codecs without points of their own are measured."""
+    qualities: tuple[float, ...] = QUALITIES
+    """Lambdas at which this codec is measured."""
+    commands: str = ""
+    """A TOML file of external codecs (codec.evaluation.baselines.external)."""
+    bundle: str = ""
+    backbone: str = ""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not Path(self.pictures).is_dir():
+            raise SettingsError(f"{self.pictures} is no folder with files in it")
+        if Path(self.output).resolve().is_relative_to(Path(self.pictures).resolve()):
+            raise SettingsError(f"{self.output} is in the folder of pictures: give a folder outside of it")
+        try:
+            Path(self.output).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"cannot write to {self.output}: {error.strerror}") from None
+
+    def open(self) -> tuple[list[Baseline], dict[str, str]]:
+        """The codecs that run here, and for each other one why not. Raises SettingsError, BundleError."""
+        commands = read_commands(Path(self.commands)) if self.commands else []
+        names = dict.fromkeys(self.codecs)
+        if ALL in names:
+            names = dict.fromkeys([NAME, CEILING, *NAMES, *(command.name for command in commands)])
+        own = [name for name in names if name in (NAME, CEILING)]
+        found, missing = available([name for name in names if name not in own], commands)
+        if own:
+            from codec.codec import Codec
+
+            codec = Codec.load(self.bundle or None, device=self.device, backbone=self.backbone or None)
+            found = [ours(codec, self.qualities) if name == NAME else ceiling(codec) for name in own] + found
+        return found, missing
+
+    def jobs(self, codecs: list[Baseline]) -> list[Job]:
+        """Every picture with every codec."""
+        return jobs(Path(self.pictures), codecs, self.rates)

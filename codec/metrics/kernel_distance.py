@@ -1,0 +1,74 @@
+"""How alike two sets of pictures look as sets: the kernel distance (KID) of features of their 256-pixel patches.
+
+The features are real ones, of the VGG16 whose ImageNet weights LPIPS uses, and not those of the Inception network of
+published figures: compare values of this table with each other only.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import codec.support.torchvision_shim  # noqa: F401
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from codec.images import to_tensor
+from codec.metrics.perceptual import lpips_network
+
+PATCH = 256
+NETWORK = "VGG16 relu5_3"
+STRIDE = 16
+"""Pixels a place of the network's last features stands for."""
+
+Features = NDArray[np.float32]
+
+
+@contextmanager
+def patch_features(device: str) -> Iterator[list[Features]]:
+    """While LPIPS (VGG) is measured: the features (pictures, patches, 512) of each batch of reconstructions.
+
+    The mean of the network's last features over each patch, in the grid of whole patches from the top left corner;
+    none of a picture smaller than a patch. LPIPS computes them anyway.
+    """
+    seen: list[Features] = []
+    network = lpips_network("vgg", device)
+    handle = network.deepest.register_forward_hook(lambda _module, _inputs, output: seen.append(_patches(output)))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def original_features(original: NDArray[np.uint8], device: str) -> Features:
+    """The features (patches, 512) of an original (H, W, 3), for free after LPIPS (VGG) was measured with it."""
+    network = lpips_network("vgg", device)
+    features: Features = _patches(network.original_stages(to_tensor(original)[None].to(device))[-1])[0]
+    return features
+
+
+def kernel_distance(first: Features, second: Features) -> float | None:
+    """KID (Binkowski et al., 2018) of two lists of features (n, d), the second of what the first became.
+
+    The squared maximum mean discrepancy under (x.y / d + 1)^3, without bias: pairs (i, i) are left out everywhere, so
+    that a set has exactly 0 to itself. None for fewer than two.
+    """
+    count, width = first.shape
+    if count < 2:
+        return None
+    x, y = first.astype(np.float64), second.astype(np.float64)
+    others = ~np.eye(count, dtype=bool)
+    within, without, across = ((a @ b.T / width + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    return float((within + without - 2 * across)[others].mean())
+
+
+def _patches(features: Tensor) -> Features:
+    """(B, C, h, w) -> means over the places of each patch (B, patches, C)."""
+    side = PATCH // STRIDE
+    if min(features.shape[-2:]) < side:
+        return np.zeros((len(features), 0, features.shape[1]), np.float32)
+    return cast(Features, F.avg_pool2d(features, side).flatten(2).transpose(1, 2).cpu().numpy())

