@@ -12,11 +12,12 @@ from rich.table import Table
 
 from codec.errors import FdcError
 from flows import command
-from tasks import archive as archives
-from tasks import compaction
-from tasks.forget import forget as erase
-from tasks.status import Status
-from tasks.status import status as look
+from tasks.archive.opening import existing
+from tasks.compress import runs as archives
+from tasks.maintenance import compaction
+from tasks.maintenance.forget import forget as erase
+from tasks.maintenance.status import Status
+from tasks.maintenance.status import status as look
 
 SHOWN = 20
 Archive = Annotated[str, typer.Argument(help="Folder or URL of the archive.")]
@@ -50,7 +51,7 @@ def status(
 def compact(archive: Archive) -> None:
     """Gather the report of all sealed runs in a few large files, which every reader then uses."""
     with _one_line():
-        table = compaction.compact(archives.existing(archive))
+        table = compaction.compact(existing(archive))
     print(f"generation {table.generation}: {table.rows} rows of {table.runs} runs in {len(table.files)} files")
 
 
@@ -62,7 +63,7 @@ def close_run(
 ) -> None:
     """Seal the open run without the shards that are not done; their pictures return in the next run."""
     with _one_line():
-        missing = archives.close_run(archives.existing(archive), run, reason)
+        missing = archives.close_run(existing(archive), run, reason)
     print(f"run {run} is closed without {len(missing)} of its shards")
 
 
@@ -75,7 +76,7 @@ def forget(
 ) -> None:
     """Erase the bytes of some keys for good, all versions, and leave a tombstone row for each."""
     with _one_line():
-        rows = erase(archives.existing(archive), keys or [])
+        rows = erase(existing(archive), keys or [])
     print(f"tombstones: {rows}")
 
 

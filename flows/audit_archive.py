@@ -6,8 +6,8 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows import command
-from tasks.audit import audit
-from tasks.models import Models
+from tasks.maintenance.audit import audit
+from tasks.processes.codec_process import Models
 
 SHOWN = 100
 

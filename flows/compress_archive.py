@@ -8,12 +8,12 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows import command, mapping
-from tasks import report
-from tasks.archive import compress
-from tasks.manifest import Settings
-from tasks.models import Models
-from tasks.plan import predict
-from tasks.storage import Store
+from tasks.archive import report
+from tasks.archive.manifest import Settings
+from tasks.compress.dry_run import predict
+from tasks.compress.runs import compress
+from tasks.processes.codec_process import Models
+from tasks.storage.store import Store
 
 
 @flow(name="compress-archive", persist_result=False)

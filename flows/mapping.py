@@ -17,10 +17,12 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from codec.errors import SettingsError
 from flows.cluster import dask_runner
-from tasks import dataset, restore, shard
+from tasks import dataset
+from tasks.archive.report import Totals
+from tasks.compress import shard
 from tasks.progress import SILENT, Progress
-from tasks.report import Totals
-from tasks.storage import StorageError
+from tasks.restore import restore
+from tasks.storage.store import StorageError
 
 PER_WORKER = 4
 Engine = Literal["threads", "dask"]

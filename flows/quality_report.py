@@ -6,9 +6,9 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows import command
-from tasks.models import Models
+from tasks.processes.codec_process import Models
 from tasks.quality import page
-from tasks.storage import Store
+from tasks.storage.store import Store
 
 
 @flow(name="quality-report", persist_result=False)

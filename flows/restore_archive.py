@@ -6,8 +6,8 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows import command, mapping
-from tasks.models import Models
-from tasks.restore import restore
+from tasks.processes.codec_process import Models
+from tasks.restore.restore import restore
 
 
 @flow(name="restore-archive", persist_result=False)

@@ -9,7 +9,7 @@ import uvicorn
 
 from codec.errors import FdcError
 from codec.evaluation import elo as ratings
-from tasks.models import Models
+from tasks.processes.codec_process import Models
 from tasks.study import export as exports
 from tasks.study.gallery import opened
 from tasks.study.server import study_app, viewer_app

@@ -24,16 +24,19 @@ import pyarrow.parquet
 
 from codec.errors import ArchiveError, ImageError, SettingsError
 from codec.images import check_image
-from tasks import listing, names, report, sources
+from tasks.archive import layout
+from tasks.archive.tar import TrainingTar
 from tasks.progress import SILENT, Progress
-from tasks.sources import ChangedError, Source, open_source
-from tasks.storage import NotFoundError, StorageError, Store, sha256_of
-from tasks.tar import TrainingTar
+from tasks.sources import sharding
+from tasks.sources.source import BATCH, FOUND, ChangedError, Source, open_source, write_found
+from tasks.storage import parquet
+from tasks.storage.keys import UNFINISHED, extension_of, member
+from tasks.storage.store import NotFoundError, StorageError, Store, sha256_of
 
 DECODERS = 2
 READ_AHEAD = 64
 
-PLANNED = sources.FOUND.append(pa.field("shard", pa.int32()))
+PLANNED = FOUND.append(pa.field("shard", pa.int32()))
 
 MANIFEST = pa.schema(
     [
@@ -104,7 +107,7 @@ def pack(
     store = Store(dataset)
     job = _plan(open_source(source), store, settings)
     progress.begin(job.images)
-    if not store.exists(names.DATASET_MANIFEST):
+    if not store.exists(layout.DATASET_MANIFEST):
         store.remove_unfinished()
         for _ in (shard_map or (lambda job: (pack_shard(job, shard, progress) for shard in range(job.shards))))(job):
             pass
@@ -130,7 +133,7 @@ def pack_shard(job: Job, shard: int, progress: Progress = SILENT) -> int:
             for first in range(0, len(planned), READ_AHEAD):
                 for row, data in decoders.map(lambda entry: _checked(source, entry), planned[first:][:READ_AHEAD]):
                     if row["status"] == "packed":
-                        row["member"] = names.member(len(rows), row["key"], names.extension_of(row["key"]))
+                        row["member"] = member(len(rows), row["key"], extension_of(row["key"]))
                         row |= {"offset": tar.add(row["member"], data), "length": len(data)}
                     rows.append(row)
                     progress.advance(1)
@@ -161,7 +164,7 @@ def local_tars(place: str, cache: Path) -> str:
     """
     folder, _, tar = place.rpartition("/") if place.endswith(".tar") else (place, "", "")
     store = Store(folder or ".")
-    if not tar and store.exists(names.DATASET_PLAN) and not store.exists(names.DATASET_MANIFEST):
+    if not tar and store.exists(layout.DATASET_PLAN) and not store.exists(layout.DATASET_MANIFEST):
         raise SettingsError(f"{store}: this dataset is not complete; run shard-images again, which goes on with it")
     found = [store.item(tar)] if tar else [item for item in store.list() if item.name.endswith(".tar")]
     if not found:
@@ -173,7 +176,7 @@ def local_tars(place: str, cache: Path) -> str:
         copy = kept / item.name
         if not copy.exists() or copy.stat().st_size != item.size:
             copy.parent.mkdir(parents=True, exist_ok=True)
-            spool = copy.with_name(f".{copy.name}{names.UNFINISHED}")
+            spool = copy.with_name(f".{copy.name}{UNFINISHED}")
             with store.open(item.name) as stream, spool.open("wb") as written:
                 shutil.copyfileobj(stream, written)
             spool.replace(copy)
@@ -205,14 +208,14 @@ def _checked(source: Source, entry: Row) -> tuple[Row, bytes]:
 def _plan(source: Source, store: Store, settings: Settings) -> Job:
     """The plan of this dataset: the one there is, or a new one, published before anything is packed."""
     wanted = {"source": source.url, "settings": json.loads(json.dumps(asdict(settings)))}
-    if not store.exists(names.DATASET_PLAN):
+    if not store.exists(layout.DATASET_PLAN):
         with tempfile.TemporaryDirectory() as scratch:
             plan, ranges = _planned(source, settings, Path(scratch))
             name = f"plan-{sha256_of(plan)[:16]}.parquet"
             store.publish(name, plan)
         text = json.dumps(wanted | {"plan": name, "shards": len(ranges), "images": ranges[-1][1]}, indent=1)
-        store.publish(names.DATASET_PLAN, text.encode())  # whoever is first plans for all
-    found = json.loads(store.read(names.DATASET_PLAN))
+        store.publish(layout.DATASET_PLAN, text.encode())  # whoever is first plans for all
+    found = json.loads(store.read(layout.DATASET_PLAN))
     differing = [key for key in wanted if found[key] != wanted[key]]
     if differing:
         raise SettingsError(
@@ -224,14 +227,14 @@ def _plan(source: Source, store: Store, settings: Settings) -> Job:
 
 def _planned(source: Source, settings: Settings, scratch: Path) -> tuple[Path, list[tuple[int, int]]]:
     """The plan as a local file, sorted by key, and the rows of each shard."""
-    shards = listing.Shards(listing.Limits(settings.max_images_per_shard, settings.max_shard_bytes))
-    found, plan = sources.write_found(source, scratch / "found.parquet"), scratch / "plan.parquet"
+    shards = sharding.Shards(sharding.Limits(settings.max_images_per_shard, settings.max_shard_bytes))
+    found, plan = write_found(source, scratch / "found.parquet"), scratch / "plan.parquet"
     sql = "SELECT DISTINCT ON (key) key, uri, size, stamp FROM found ORDER BY key, stamp"
     with (
-        report.database(found=pa.dataset.dataset(found)) as connection,
+        parquet.database(found=pa.dataset.dataset(found)) as connection,
         pa.parquet.ParquetWriter(plan, PLANNED, compression="zstd") as writer,
     ):
-        for batch in connection.sql(sql).to_arrow_reader(sources.BATCH):
+        for batch in connection.sql(sql).to_arrow_reader(BATCH):
             rows = [row for row in batch.to_pylist() if not _excluded(row["key"], settings.exclude)]
             for row in rows:
                 shards.take(row["size"])
@@ -249,7 +252,7 @@ def _excluded(key: str, patterns: Iterable[str]) -> bool:
 
 def _commit(store: Store, shard: int, rows: list[Row], spool: Path) -> None:
     if any(row["status"] == "packed" for row in rows):
-        tar = names.dataset_tar(shard, sha256_of(spool))
+        tar = layout.dataset_tar(shard, sha256_of(spool))
         if not store.publish(tar, spool):
             raise StorageError(f"{store.uri(tar)}: other bytes than its own are stored here; remove it and run again")
         rows = [row | ({"tar": tar} if row["status"] == "packed" else {}) for row in rows]
@@ -267,16 +270,16 @@ def _finish(store: Store, shards: int) -> None:
         SELECT parts.* REPLACE (nullif(first, key) AS duplicate_of)
         FROM parts LEFT JOIN firsts USING (sha256) ORDER BY key
     """
-    parts = report.dataset(store, [_part(shard) for shard in range(shards)], MANIFEST)
+    parts = parquet.dataset(store, [_part(shard) for shard in range(shards)], MANIFEST)
     with tempfile.TemporaryDirectory() as scratch:
-        joined = Path(scratch) / names.DATASET_MANIFEST
+        joined = Path(scratch) / layout.DATASET_MANIFEST
         with (
-            report.database(parts=parts) as connection,
+            parquet.database(parts=parts) as connection,
             pa.parquet.ParquetWriter(joined, MANIFEST, compression="zstd") as writer,
         ):
-            for batch in connection.sql(sql).to_arrow_reader(sources.BATCH):
+            for batch in connection.sql(sql).to_arrow_reader(BATCH):
                 writer.write_table(pa.Table.from_batches([batch]).cast(MANIFEST))
-        store.publish(names.DATASET_MANIFEST, joined)
+        store.publish(layout.DATASET_MANIFEST, joined)
 
 
 def _part(shard: int) -> str:
@@ -285,5 +288,5 @@ def _part(shard: int) -> str:
 
 def _query(store: Store, sql: str) -> list[Row]:
     """The answer to an SQL query in which `manifest` is the dataset's."""
-    with report.database(manifest=report.dataset(store, [names.DATASET_MANIFEST], MANIFEST)) as connection:
+    with parquet.database(manifest=parquet.dataset(store, [layout.DATASET_MANIFEST], MANIFEST)) as connection:
         return list(connection.sql(sql).to_arrow_table().to_pylist())

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from codec.evaluation.baselines import Baseline
 from codec.evaluation.runner import Evaluation, Job
 from codec.evaluation.spec import Contest
-from tasks.channel import Child, ChildDied
+from tasks.processes.child import Child, ChildDied
 from tasks.progress import SILENT, Progress
 
 
@@ -49,7 +49,7 @@ def measure(
 
     pictures = [list(several) for _, several in itertools.groupby(pending, key=lambda job: job.image)]
     arguments = [json.dumps(asdict(contest))]
-    children = [Child("tasks.measuring", arguments, threads) for _ in range(min(workers, len(pictures)))]
+    children = [Child("tasks.processes.measure_worker", arguments, threads) for _ in range(min(workers, len(pictures)))]
     with ThreadPoolExecutor(max(1, len(children))) as pool:
         try:
             for child in children:

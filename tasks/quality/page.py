@@ -11,7 +11,7 @@ import jinja2
 import pyarrow as pa
 from markupsafe import Markup
 
-from tasks.models import Models
+from tasks.processes.codec_process import Models
 from tasks.progress import SILENT, Progress
 from tasks.quality import charts, questions, text
 from tasks.quality.thumbnails import Pair, pairs

@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from codec.errors import SettingsError
-from tasks import archive as archives
-from tasks import listing, manifest, report
+from tasks.archive import manifest, report
+from tasks.archive.opening import existing
+from tasks.compress import listing
+from tasks.storage import parquet
 
 SQL = Path(__file__).parent / "sql"
 QUESTIONS: Mapping[str, str] = {
@@ -56,7 +58,7 @@ def answer(places: str | Sequence[str], question: str, **variables: float) -> pa
 @contextmanager
 def database(places: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with the three views over archives; raises ArchiveError for a place that is none."""
-    stores = list({store.url: store for store in map(archives.existing, places)}.values())
+    stores = list({store.url: store for store in map(existing, places)}.values())
     if not stores:
         raise SettingsError("name at least one archive")
     tables: dict[str, pyarrow.dataset.Dataset] = {}
@@ -64,9 +66,9 @@ def database(places: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
     for number, store in enumerate(stores):
         plans = [manifest.read(store, run) for run in report.runs(store)]
         tables[f"rows_{number}"] = report.rows(store)
-        tables[f"listings_{number}"] = report.dataset(store, [plan.listing for plan in plans], listing.LISTING)
+        tables[f"listings_{number}"] = parquet.dataset(store, [plan.listing for plan in plans], listing.LISTING)
         runs += [{"archive": str(store), **_described(plan)} for plan in plans]
-    with report.database(**tables) as connection:
+    with parquet.database(**tables) as connection:
         for view in ("rows", "listings"):
             parts = [f"SELECT {_literal(str(store))} AS archive, * FROM {view}_{n}" for n, store in enumerate(stores)]
             connection.execute(f"CREATE VIEW {view} AS {' UNION ALL '.join(parts)}")

@@ -10,10 +10,10 @@ from PIL import Image
 
 from codec.errors import ArchiveError
 from codec.images import Picture
-from tasks.models import Models
-from tasks.pictures import Pictures
+from tasks.processes.codec_process import Models
 from tasks.progress import SILENT, Progress
-from tasks.storage import Store
+from tasks.restore.before_after import Pictures
+from tasks.storage.store import Store
 
 LARGEST = 20_000
 """Bytes of a thumbnail."""

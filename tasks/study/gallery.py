@@ -16,11 +16,11 @@ import pyarrow.parquet
 
 from codec.errors import ArchiveError, SettingsError
 from codec.images import FORMATS, Picture, read_image
-from tasks import names, report
-from tasks.archive import existing
-from tasks.models import Models
-from tasks.pictures import Pictures
-from tasks.storage import Store
+from tasks.archive import layout, report
+from tasks.archive.opening import existing
+from tasks.processes.codec_process import Models
+from tasks.restore.before_after import Pictures
+from tasks.storage.store import Store
 
 ROWS, ORIGINALS = "rows", "originals"
 FIGURES = ("bpp", "psnr_db", "ms_ssim", "lpips", "lpips_alex", "lpips_vgg", "dists")
@@ -136,7 +136,7 @@ class Archives:
 
 def opened(places: Sequence[str], originals: Path | None, models: Models, stack: ExitStack) -> Gallery:
     """The gallery of one evaluation folder, or of one or more archives, which the stack will close."""
-    if len(places) == 1 and Path(places[0]).is_dir() and not (Path(places[0]) / names.ARCHIVE).is_file():
+    if len(places) == 1 and Path(places[0]).is_dir() and not (Path(places[0]) / layout.ARCHIVE).is_file():
         return Folder(Path(places[0]), originals)
     return stack.enter_context(Archives(places, models))
 

@@ -26,14 +26,15 @@ from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, t
 
 from flows import mapping
 from flows.cluster import CALM
-from tasks import manifest
-from tasks.archive import create, plan_run
-from tasks.manifest import Settings
-from tasks.models import Models
+from tasks.archive import manifest
+from tasks.archive.manifest import Settings
+from tasks.archive.opening import create
+from tasks.compress.runs import plan_run
+from tasks.compress.shard import Job, encode_shard
+from tasks.processes.codec_process import Models
 from tasks.progress import SILENT
-from tasks.shard import Job, encode_shard
-from tasks.sources import open_source
-from tasks.storage import Store
+from tasks.sources.source import open_source
+from tasks.storage.store import Store
 
 WORKERS = 2
 WANTED = 0.95

@@ -1,8 +1,8 @@
 """python -m tests.benchmarks.foundation: milliseconds and TFLOP/s of a codec of Stable Diffusion 2.1's size on a GPU.
 
 Random weights in SD 2.1's exact shapes, bfloat16, prepared by codec.diffusion.gpu, each part captured as a CUDA graph:
-VAE encoder, one U-Net step, VAE decoder, at 768 x 512 and 1024 x 1024 and several batch sizes, beside the rate of a large
-matrix product on the same card; a whole decode of four steps; the exact entropy stage of entroformer-a4 apart, in
+VAE encoder, one U-Net step, VAE decoder, at 768 x 512 and 1024 x 1024 and several batch sizes, beside the rate of a
+large matrix product on the same card; a whole decode of four steps; the exact entropy stage of entroformer-a4 apart, in
 float64. Rows come in order of their weight and are left out when --seconds are over. Without a GPU the same code runs
 once on tiny shapes, so that it stays whole, and says so: its figures mean nothing.
 """

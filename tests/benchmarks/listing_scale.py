@@ -18,12 +18,15 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet
 
-from tasks import listing, manifest, names, report
-from tasks.listing import LISTING, Limits
-from tasks.manifest import Manifest, Settings
-from tasks.schema import SCHEMA
-from tasks.sources import open_source
-from tasks.storage import Store, sha256_of
+from tasks.archive import layout, manifest
+from tasks.archive.manifest import Manifest, Settings
+from tasks.archive.schema import SCHEMA
+from tasks.compress import listing
+from tasks.compress.listing import LISTING
+from tasks.sources.sharding import Limits
+from tasks.sources.source import open_source
+from tasks.storage import parquet
+from tasks.storage.store import Store, sha256_of
 
 RUN = 1_000_000
 PART = 2000
@@ -36,19 +39,19 @@ def make_history(home: Path, rows: int) -> None:
         last = min(first + RUN, rows)
         frozen = home / "listing.parquet"
         _generate(frozen, first, last, LISTING, run, 0)
-        name = names.listing(run, sha256_of(frozen))
+        name = layout.listing(run, sha256_of(frozen))
         archive.publish(name, frozen)
         frozen.unlink()
         parts = []
         for shard, start in enumerate(range(first, last, PART)):
             part = home / "part.parquet"
             _generate(part, start, min(start + PART, last), SCHEMA, run, shard)
-            archive.publish(names.part(run, shard), part)
-            parts.append({"name": names.part(run, shard), "size": part.stat().st_size, "sha256": sha256_of(part)})
+            archive.publish(layout.part(run, shard), part)
+            parts.append({"name": layout.part(run, shard), "size": part.stat().st_size, "sha256": sha256_of(part)})
             part.unlink()
         plan = Manifest(run, run - 1 or None, "s3://photos", name, "", 0, False, ((0, last - first),), Settings(), "0")
-        archive.publish(names.manifest(run), plan.to_bytes())
-        archive.publish(names.seal(run), manifest.to_json({"format": manifest.FORMAT, "run": run, "parts": parts}))
+        archive.publish(layout.manifest(run), plan.to_bytes())
+        archive.publish(layout.seal(run), manifest.to_json({"format": manifest.FORMAT, "run": run, "parts": parts}))
 
 
 def _generate(path: Path, first: int, last: int, schema: pa.Schema, run: int, shard: int) -> None:
@@ -92,7 +95,7 @@ def plan(home: Path, run: int) -> None:
     with tempfile.TemporaryDirectory(dir=home) as scratch:
         source, archive = open_source(str(home / "source.parquet")), Store(str(home / "archive"))
         frozen = listing.freeze(source, archive, run, Limits(2000, 10**10, 2000), Path(scratch))
-        states = report.database(listing=pa.dataset.dataset(frozen.path))
+        states = parquet.database(listing=pa.dataset.dataset(frozen.path))
         with states as connection:
             counts = connection.sql("SELECT state, count(*) FROM listing GROUP BY ALL ORDER BY ALL").fetchall()
     used = resource.getrusage(resource.RUSAGE_SELF)

@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.images import Picture
-from tasks import children
-from tasks.archive import compress
-from tasks.manifest import Settings
-from tasks.models import Models
+from tasks.archive.manifest import Settings
+from tasks.compress import process_pair
+from tasks.compress.runs import compress
+from tasks.processes.codec_process import Models
 from tests.fake_codec import DEFAULT_QUALITY as DEFAULT_QUALITY  # asked of this module by the processes
 from tests.fake_codec import Encoded, FakeCodec
 from tests.tasks.pictures import bundle, png
@@ -58,7 +58,7 @@ def measure(images: int) -> tuple[float, float, float, float]:
         outcome = compress(str(source), f"{home}/archive", SETTINGS, models=models)
         wall = time.perf_counter() - wall
         child = max(_peak(process) for process in _children())
-        children.dismiss_all()  # what a child used is told once it has ended
+        process_pair.dismiss_all()  # what a child used is told once it has ended
         processor = _processor() - processor
         assert outcome.totals["compressed"] == images
         shutil.rmtree(source)

@@ -4,8 +4,8 @@ Arms, against the default (timestep from the measured error, one alpha, the bund
 tied: timestep from the bin width. learned: bins and timestep by the estimator of --learned BUNDLE.
 timestep x 0.5, x 2: off the measured one. unscaled: the U-Net sees y_hat instead of sqrt(alpha_bar) y_hat.
 dither: an offset in [-1/2, 1/2), known to both sides, in the rounding of each symbol, by codec.entropy.dither.
-white dither: by chance. dither of wide ones: only where the model's deviation, seen without dither, is above one bin. channel N finer:
-its bins a quarter of an octave narrower. --arms keeps those named.
+white dither: by chance. dither of wide ones: only where the model's deviation, seen without dither, is above one bin.
+channel N finer: its bins a quarter of an octave narrower. --arms keeps those named.
 v, exact: the U-Net made to give v, converted to epsilon as Backbone does it; v as epsilon: the same, not converted.
 
 Prints the bits that each arm needs at equal quality, more (+) or fewer (-) than the default: geometric means over

@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from tasks import compaction, manifest, names, report, schema, tables
-from tasks.manifest import Manifest, Settings
-from tasks.storage import Store
+from tasks.archive import compacted, layout, manifest, report, schema
+from tasks.archive.manifest import Manifest, Settings
+from tasks.maintenance import compaction
+from tasks.storage.store import Store
 
 PER_SHARD, SHARDS_PER_RUN, FOLDERS = 2000, 2000, 4000
 QUESTIONS = {
@@ -34,30 +35,30 @@ QUESTIONS = {
 def make(folder: Path, rows: int) -> Store:
     """The archive; quick, as it is written without the commit protocol."""
     store = Store(str(folder))
-    if (folder / names.ARCHIVE).exists():
+    if (folder / layout.ARCHIVE).exists():
         return store
     shards = rows // PER_SHARD
     for run, first in enumerate(range(0, shards, SHARDS_PER_RUN), 1):
-        (folder / names.parts(run)).mkdir(parents=True, exist_ok=True)
+        (folder / layout.parts(run)).mkdir(parents=True, exist_ok=True)
         numbers = range(min(SHARDS_PER_RUN, shards - first))
         parts = [_part(folder, run, number, first + number) for number in numbers]
         ranges = tuple((PER_SHARD * number, PER_SHARD * (number + 1)) for number in numbers)
         plan = Manifest(run, run - 1 or None, "s3://photos", "", "", 0, False, ranges, Settings(), "0" * 64)
-        (folder / names.manifest(run)).write_bytes(plan.to_bytes())
+        (folder / layout.manifest(run)).write_bytes(plan.to_bytes())
         seal = manifest.to_json({"format": manifest.FORMAT, "run": run, "parts": parts})
-        (folder / names.seal(run)).write_bytes(seal)
-    (folder / names.ARCHIVE).write_text(json.dumps({"format": manifest.FORMAT}))
+        (folder / layout.seal(run)).write_bytes(seal)
+    (folder / layout.ARCHIVE).write_text(json.dumps({"format": manifest.FORMAT}))
     return store
 
 
 def _part(folder: Path, run: int, shard: int, seed: int) -> dict[str, Any]:
-    tar = names.tar(run, shard, f"{seed:064x}")
+    tar = layout.tar(run, shard, f"{seed:064x}")
     fields = _columns(np.random.default_rng(seed), run, shard, seed, tar)
     own = schema.SCHEMA.with_metadata({**schema.SCHEMA.metadata, b"tar": tar.encode()})
     buffer = pa.BufferOutputStream()
     pa.parquet.write_table(pa.table(fields, schema=own), buffer, compression="zstd")
     data = buffer.getvalue().to_pybytes()
-    name = names.part(run, shard)
+    name = layout.part(run, shard)
     (folder / name).write_bytes(data)
     return {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
@@ -120,7 +121,7 @@ def main() -> None:
     for name, sql in QUESTIONS.items():
         wall, busy = best(lambda sql=sql: report.query(store, sql))
         print(f"| {name} | {wall:.2f} | {busy:.2f} |")
-    files = f"read_parquet('{arguments.folder}/{names.generation(tables.current(store).generation)}/*.parquet')"
+    files = f"read_parquet('{arguments.folder}/{layout.generation(compacted.current(store).generation)}/*.parquet')"
     for name, sql in QUESTIONS.items():
         with duckdb.connect() as connection:
             wall, busy = best(lambda sql=sql, c=connection: c.sql(sql.replace("FROM rows", f"FROM {files}")).fetchall())

@@ -314,9 +314,7 @@ def test_pictures_of_any_size_keep_their_size(shape: tuple[int, int], bundle: Bu
 def test_a_picture_in_bands_is_grey_throughout(bundle: Bundle) -> None:
     codec = Codec.load(bundle)
     decoder = codec.backbone.tilings.decoder
-    codec.backbone.tilings = replace(
-        codec.backbone.tilings, decoder=replace(decoder, side=2 * decoder.margin + 8)
-    )
+    codec.backbone.tilings = replace(codec.backbone.tilings, decoder=replace(decoder, side=2 * decoder.margin + 8))
     grey = np.repeat(synthetic(500, 40)[..., :1], 3, axis=2)
     decoded = codec.decode(codec.encode(Picture(grey, grey=True)).data)
     assert decoded.shape == grey.shape

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 
 import flows  # noqa: F401  # switches telemetry off before Prefect is imported
-from tasks.storage import Store
+from tasks.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600.0

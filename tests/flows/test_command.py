@@ -21,7 +21,7 @@ from typer import rich_utils
 
 from codec.errors import SettingsError
 from flows import command, compress_archive, restore_archive
-from tasks import names
+from tasks.archive import layout
 from tests import fake_codec
 from tests.flows.conftest import Server
 from tests.flows.deploying import processes
@@ -125,7 +125,7 @@ command.run(compress_archive.compress_archive, compress_archive.show)
         text=True,
         start_new_session=True,
     )
-    manifest = tmp_path / "a" / names.manifest(1)
+    manifest = tmp_path / "a" / layout.manifest(1)
     deadline = time.time() + 120
     while time.time() < deadline and not (manifest.exists() and processes(tmp_path / "a")):
         time.sleep(0.2)
@@ -164,7 +164,7 @@ def test_an_archive_is_made_and_restored_with_prefect_and_torch_left_out(tmp_pat
 import sys
 sys.modules["prefect"] = None
 from pathlib import Path
-from tasks.models import Models
+from tasks.processes.codec_process import Models
 from tasks.restore import restore
 from tests.fake_codec import FAKE
 from tests.tasks.pictures import bundle, folder, pack, png, rows

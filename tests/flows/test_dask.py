@@ -19,9 +19,9 @@ import yaml
 
 from codec.errors import SettingsError
 from flows import cluster, compress_archive, mapping
-from tasks import names
-from tasks.models import Models
-from tasks.shard import Job
+from tasks.archive import layout
+from tasks.compress.shard import Job
+from tasks.processes.codec_process import Models
 from tests.fake_codec import FAKE
 from tests.flows.conftest import ROOT
 from tests.tasks import pictures, runners
@@ -96,7 +96,7 @@ def kill_a_worker(workers: distributed.LocalCluster, archive: Path, killed: thre
     """End the process of a worker by SIGKILL while it has a shard in work, once another shard is committed."""
     with distributed.Client(workers, set_as_default=False) as client:
         pids = {nanny.worker_address: nanny.pid for nanny in workers.workers.values()}
-        while not any((archive / names.part(1, shard)).exists() for shard in range(PICTURES // 3)):
+        while not any((archive / layout.part(1, shard)).exists() for shard in range(PICTURES // 3)):
             time.sleep(0.01)
         while not (busy := [address for address, tasks in client.processing().items() if tasks]):
             time.sleep(0.01)

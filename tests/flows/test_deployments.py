@@ -27,9 +27,9 @@ from codec.errors import SettingsError
 from codec.training.checkpoint import Checkpoint
 from flows import command, prepare_server, serve
 from flows.serve import NAMES
-from tasks import names, report
+from tasks.archive import layout, report
 from tasks.dataset import pack
-from tasks.storage import Store
+from tasks.storage.store import Store
 from tests.flows.conftest import ROOT, Server, free_port, holding
 from tests.flows.deploying import (
     INFRA,
@@ -260,10 +260,10 @@ def compression(
         name, store = "compress-archive/compress-archive", Store(archive)
         options = ("--params", json.dumps(parameters), "--job-variable", 'env={"PREFECT_LOGGING_LEVEL": "DEBUG"}')
         run = started(prefect(server, elsewhere, "deployment", "run", name, *options))
-        until(lambda: store.exists(names.part(1, 0)), "the first shard")
+        until(lambda: store.exists(layout.part(1, 0)), "the first shard")
         cancel(run)
         until(lambda: not processes(archive), "the end of all processes", seconds=60)
-        cancelled, sealed = ends(run), store.exists(names.seal(1))
+        cancelled, sealed = ends(run), store.exists(layout.seal(1))
 
         deployment = client().read_deployment_by_name(name)
         schedule = IntervalSchedule(interval=datetime.timedelta(seconds=10))
@@ -283,10 +283,10 @@ def test_a_compression_is_cancelled_and_a_schedule_goes_on_with_it(compression: 
     assert compression.cancelled == "Cancelled"
     assert not compression.sealed, "the run was cut"
     assert compression.scheduled == "Completed"
-    assert compression.store.exists(names.seal(1))
+    assert compression.store.exists(layout.seal(1))
     rows = report.query(compression.store, "SELECT key, status FROM rows ORDER BY key")
     assert [row["key"] for row in rows] == [f"{seed:02}.png" for seed in range(PHOTOS)]
-    assert not compression.store.exists(names.manifest(2))
+    assert not compression.store.exists(layout.manifest(2))
     until(lambda: Artifact.get("compress-archive") is not None, "the table of the run")
 
 

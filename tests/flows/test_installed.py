@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks import wheel as escrowed
+from tasks.archive import wheel as escrowed
 from tests.conftest import synthetic
 from tests.flows.conftest import Server
 from tests.tasks.pictures import folder

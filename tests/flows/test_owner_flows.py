@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from flows import archive as owners
 from flows import audit_archive, command, compress_archive, restore_archive
-from tasks.models import Models
+from tasks.processes.codec_process import Models
 from tests.fake_codec import FAKE
 from tests.flows.conftest import Server
 from tests.tasks import pictures

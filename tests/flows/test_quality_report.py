@@ -9,7 +9,7 @@ from prefect.artifacts import Artifact
 
 from codec.errors import ArchiveError
 from flows import command, quality_report
-from tasks.models import Models
+from tasks.processes.codec_process import Models
 from tests.fake_codec import FAKE
 from tests.tasks import pictures
 from tests.tasks.pictures import folder, pack, png

@@ -14,7 +14,7 @@ import pytest
 
 from codec.errors import SettingsError
 from flows import command
-from tasks.storage import Store
+from tasks.storage.store import Store
 from tests import fake_codec
 from tests.flows.conftest import ROOT, Server, holding
 from tests.tasks.object_store import serving

@@ -10,7 +10,7 @@ import boto3
 import pytest
 
 from codec.errors import ArchiveError
-from tasks.storage import Store
+from tasks.storage.store import Store
 from tests.infra.test_manifests import INFRA
 from tests.tasks import pictures
 from tests.tasks.object_store import serving

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tasks.storage import StorageError
+from tasks.storage.store import StorageError
 from tests.tasks.pictures import pack, rows, snapshot
 
 

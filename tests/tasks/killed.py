@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tasks.storage import Store
-from tasks.tar import Tar
+from tasks.archive.tar import Tar
+from tasks.storage.store import Store
 
 ORPHAN = "runs/000001/shards/000000-ffffffffffffffff.tar"
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tasks import compaction
-from tasks.forget import forget
-from tasks.storage import Store
+from tasks.maintenance import compaction
+from tasks.maintenance.forget import forget
+from tasks.storage.store import Store
 
 CHANGES = ("publish", "replace", "remove", "remove_folder")
 VERBS: dict[str, Callable[[Store], object]] = {

@@ -10,11 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from tasks import archive, manifest, names, schema
-from tasks.listing import LISTING
-from tasks.manifest import Manifest
-from tasks.storage import Store, sha256_of
-from tasks.tar import Tar
+from tasks.archive import layout, manifest, schema
+from tasks.archive.manifest import Manifest
+from tasks.archive.tar import Tar
+from tasks.compress.listing import LISTING
+from tasks.compress.runs import seal as seal_run
+from tasks.storage.keys import member
+from tasks.storage.store import Store, sha256_of
 from tests.tasks.pictures import SMALL
 
 BUNDLE = "0" * 64
@@ -29,10 +31,10 @@ def make(
     The same content again under a key is a row `unchanged`. Without `seal` the last run stays open.
     """
     store = Store(str(url))
-    store.publish(names.ARCHIVE, manifest.to_json({"format": manifest.FORMAT, "name": "made"}))
-    store.publish(f"{names.escrow(BUNDLE)}/config.json", b"{}")
+    store.publish(layout.ARCHIVE, manifest.to_json({"format": manifest.FORMAT, "name": "made"}))
+    store.publish(f"{layout.escrow(BUNDLE)}/config.json", b"{}")
     sums = f"{hashlib.sha256(b'{}').hexdigest()}  config.json\n"
-    store.publish(f"{names.escrow(BUNDLE)}/{names.SUMS}", sums.encode())
+    store.publish(f"{layout.escrow(BUNDLE)}/{layout.SUMS}", sums.encode())
     kept: dict[str, dict[str, Any]] = {}
     for run, contents in enumerate(runs, 1):
         plan = _plan(store, run, contents, per_shard)
@@ -40,7 +42,7 @@ def make(
         for shard, (start, stop) in enumerate(plan.shards):
             _shard(store, run, shard, {key: contents[key] for key in keys[start:stop]}, kept)
         if seal or run < len(runs):
-            archive.seal(store, plan)
+            seal_run(store, plan)
     return store
 
 
@@ -54,10 +56,10 @@ def _plan(store: Store, run: int, contents: Mapping[str, bytes | None], per_shar
         path = Path(scratch) / "listing.parquet"
         pa.parquet.write_table(pa.Table.from_pylist(entries, LISTING), path)
         digest = sha256_of(path)
-        store.publish(names.listing(run, digest), path)
+        store.publish(layout.listing(run, digest), path)
     shards = tuple((start, min(start + per_shard, len(entries))) for start in range(0, len(entries), per_shard))
-    plan = Manifest(run, run - 1 or None, "s", names.listing(run, digest), digest, 0, False, shards, SMALL, BUNDLE)
-    store.publish(names.manifest(run), plan.to_bytes())
+    plan = Manifest(run, run - 1 or None, "s", layout.listing(run, digest), digest, 0, False, shards, SMALL, BUNDLE)
+    store.publish(layout.manifest(run), plan.to_bytes())
     return plan
 
 
@@ -70,7 +72,7 @@ def _shard(
         with Tar(spool) as tar:
             for number, (key, content) in enumerate(contents.items()):
                 rows.append(_row(run, shard, key, content, number, tar, kept.get(key)))
-        name = names.tar(run, shard, sha256_of(spool))
+        name = layout.tar(run, shard, sha256_of(spool))
         own = [row for row in rows if row["status"] == "fallback"]
         for row in own:
             row["tar"] = name
@@ -80,7 +82,7 @@ def _shard(
     table = schema.table(rows, {"run": str(run), "shard": str(shard), "tar": name if own else ""})
     part = pa.BufferOutputStream()
     pa.parquet.write_table(table, part)
-    store.publish(names.part(run, shard), part.getvalue().to_pybytes())
+    store.publish(layout.part(run, shard), part.getvalue().to_pybytes())
 
 
 def _row(
@@ -109,7 +111,7 @@ def _row(
             "source_sha256": digest,
             "bytes": len(content),
             "bpp": float(len(content)),
-            "offset": tar.add(names.member(number, key, "bin"), content),
+            "offset": tar.add(member(number, key, "bin"), content),
             "length": len(content),
             "sha256": digest,
             "verified": True,

@@ -1,4 +1,4 @@
-"""A child process for the tests of tasks.channel: it echoes, or dies in the way asked for."""
+"""A child process for the tests of tasks.processes.child: it echoes, or dies in the way asked for."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from codec.errors import BundleError
-from tasks.channel import Child, Frame, Handler, serve
+from tasks.processes.child import Child, Frame, Handler, serve
 
 
 def handle(header: dict[str, Any], payload: bytes) -> Frame:

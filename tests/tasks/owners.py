@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tasks import names
-from tasks.storage import Store
+from tasks.archive import layout
+from tasks.storage.store import Store
 
 RUNS = [
     {"a": b"aaa", "b": b"bbb1", "c": b"ccc", "d": b"ddd", "e": None},
@@ -25,5 +25,5 @@ def killed(verb: str, archive: Path, folder: Path) -> list[Path]:
 def tree(archive: Path) -> dict[str, bytes]:
     """The content of every file of an archive but the audits' and the tables', which carry a time or a number."""
     store = Store(str(archive))
-    own = (f"{names.AUDITS}/", f"{names.TABLES}/")
+    own = (f"{layout.AUDITS}/", f"{layout.TABLES}/")
     return {item.name: store.read(item.name) for item in store.list() if not item.name.startswith(own)}

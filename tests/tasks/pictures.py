@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import tasks.children
-import tasks.models
-import tasks.verify
-import tasks.worker
-from tasks import report
-from tasks.archive import Outcome, compress
-from tasks.manifest import Settings
-from tasks.models import Models
+import tasks.compress.process_pair
+import tasks.processes.codec_process
+import tasks.processes.encode_worker
+import tasks.processes.verify_worker
+from tasks.archive import report
+from tasks.archive.manifest import Settings
+from tasks.archive.schema import MEASURED_ON_THE_WAY
+from tasks.compress.runs import Outcome, compress
+from tasks.processes.codec_process import Models
 from tasks.progress import Progress
-from tasks.schema import MEASURED_ON_THE_WAY
-from tasks.storage import Store
+from tasks.storage.store import Store
 from tests.fake_codec import FAKE
 
 SMALL = Settings(quality=4.0, max_images_per_shard=3, image_timeout=600.0, metrics=False, threads=1)
@@ -84,20 +84,23 @@ def in_process() -> Iterator[None]:
     """The children of everything in tasks are played here."""
 
     def worker(models: Models, metrics: str = "none") -> InProcess:
-        return InProcess(tasks.worker, models, metrics)
+        return InProcess(tasks.processes.encode_worker, models, metrics)
 
     def verifier(models: Models) -> InProcess:
-        return InProcess(tasks.verify, models)
+        return InProcess(tasks.processes.verify_worker, models)
 
-    parts = (("worker", tasks.models.worker, worker), ("verifier", tasks.models.verifier, verifier))
+    parts = (
+        ("worker", tasks.processes.codec_process.worker, worker),
+        ("verifier", tasks.processes.codec_process.verifier, verifier),
+    )
     with pytest.MonkeyPatch.context() as patch:
         for module in [module for name, module in sys.modules.items() if name.startswith("tasks.")]:
             for name, real, played in parts:
                 if getattr(module, name, None) is real:
                     patch.setattr(module, name, played)
-        tasks.children.dismiss_all()
+        tasks.compress.process_pair.dismiss_all()
         yield
-        tasks.children.dismiss_all()
+        tasks.compress.process_pair.dismiss_all()
 
 
 def rows(archive: Path | str, order: str = "run, key") -> list[dict[str, Any]]:

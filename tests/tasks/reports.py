@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow.parquet
 
-from tasks import manifest, names
-from tasks.archive import create
-from tasks.listing import LISTING
-from tasks.schema import table
-from tasks.storage import Store
+from tasks.archive import layout, manifest
+from tasks.archive.opening import create
+from tasks.archive.schema import table
+from tasks.compress.listing import LISTING
+from tasks.storage.store import Store
 
 
 def row(number: int, run: int) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def row(number: int, run: int) -> dict[str, Any]:
         "lpips": (number + 1) / 100,
         "run": run,
         "shard": 0,
-        "tar": names.tar(run, 0, "0" * 64),
+        "tar": layout.tar(run, 0, "0" * 64),
         "offset": 1024 * number,
         "length": 100 + number,
         "sha256": "0" * 64,
@@ -54,12 +54,12 @@ def archive_of(path: Path, pictures: int, runs: int = 1, forgotten: Sequence[int
             kept = ("key", "version", "source_uri", "source_bytes", "shard", "created_at")
             old = [{name: row(number, run)[name] for name in kept} for number in forgotten]
             rows += [{**each, "run": run + 1, "status": "forgotten"} for each in old]
-        (path / names.parts(run)).mkdir(parents=True)
-        pyarrow.parquet.write_table(table(rows, {"tar": ""}), path / names.part(run, 0))
+        (path / layout.parts(run)).mkdir(parents=True)
+        pyarrow.parquet.write_table(table(rows, {"tar": ""}), path / layout.part(run, 0))
         plan = manifest.Manifest(
-            run, run - 1 or None, "/nowhere", names.listing(run, "0" * 64), "0" * 64, 0, False, ((0, pictures),),
+            run, run - 1 or None, "/nowhere", layout.listing(run, "0" * 64), "0" * 64, 0, False, ((0, pictures),),
             manifest.Settings(quality=8.0), "b" * 64,
         )  # fmt: skip
         pyarrow.parquet.write_table(LISTING.empty_table(), path / plan.listing)
-        store.publish(names.manifest(run), plan.to_bytes())
+        store.publish(layout.manifest(run), plan.to_bytes())
     return str(path)

@@ -13,12 +13,13 @@ import pyarrow.parquet
 import pytest
 
 from codec.errors import ArchiveError, SettingsError
-from tasks import archive as archives
-from tasks import listing, names, report
-from tasks.manifest import Manifest, Settings, from_json, to_json
-from tasks.models import Models
-from tasks.sources import open_source
-from tasks.storage import Store
+from tasks.archive import layout, report
+from tasks.archive.manifest import Manifest, Settings, from_json, to_json
+from tasks.compress import listing
+from tasks.compress import runs as archives
+from tasks.processes.codec_process import Models
+from tasks.sources.source import open_source
+from tasks.storage.store import Store
 from tests.fake_codec import FAKE
 from tests.tasks import pictures
 from tests.tasks.pictures import SMALL, Counter, folder, pack, png, rows, snapshot
@@ -41,7 +42,7 @@ def grown(packed: tuple[Path, Path], tmp_path: Path, children_are_played_here: N
     source, archive = packed
     shutil.copytree(source, tmp_path / "s")
     shutil.copytree(archive, tmp_path / "a")
-    manifest = tmp_path / "a" / names.manifest(1)
+    manifest = tmp_path / "a" / layout.manifest(1)
     document = from_json(manifest.read_bytes(), "")
     manifest.write_bytes(to_json(document | {"source": document["source"].replace(str(source), str(tmp_path / "s"))}))
     return tmp_path / "s", tmp_path / "a"
@@ -110,11 +111,11 @@ def test_a_changed_source_is_a_new_version_and_a_touched_one_points_at_the_old_b
 def test_a_run_starts_only_what_has_no_part(grown: tuple[Path, Path], fake_bundle: Path) -> None:
     source, archive = grown
     state = snapshot(archive)
-    (archive / names.seal(1)).unlink()
-    (archive / names.part(1, 1)).unlink()
-    first = (archive / names.part(1, 0)).read_bytes()
+    (archive / layout.seal(1)).unlink()
+    (archive / layout.part(1, 1)).unlink()
+    first = (archive / layout.part(1, 0)).read_bytes()
     assert pack(source, archive, fake_bundle).runs == [1]
-    assert (archive / names.part(1, 0)).read_bytes() == first
+    assert (archive / layout.part(1, 0)).read_bytes() == first
     assert snapshot(archive) == state
 
 
@@ -123,9 +124,9 @@ def test_a_tar_without_its_part_is_not_done_and_a_foreign_one_is_removed(
 ) -> None:
     source, archive = grown
     state = snapshot(archive)
-    (archive / names.seal(1)).unlink()
-    (archive / names.part(1, 0)).unlink()
-    orphan = archive / names.tar(1, 0, "f" * 64)
+    (archive / layout.seal(1)).unlink()
+    (archive / layout.part(1, 0)).unlink()
+    orphan = archive / layout.tar(1, 0, "f" * 64)
     orphan.write_bytes(b"left by a runner that died")
     assert [row["key"] for row in rows(archive)] == ["d.png"]
     pack(source, archive, fake_bundle)
@@ -135,8 +136,8 @@ def test_a_tar_without_its_part_is_not_done_and_a_foreign_one_is_removed(
 
 def test_an_open_run_keeps_its_own_settings_and_its_escrowed_bundle(grown: tuple[Path, Path], tmp_path: Path) -> None:
     source, archive = grown
-    (archive / names.seal(1)).unlink()
-    (archive / names.part(1, 1)).unlink()
+    (archive / layout.seal(1)).unlink()
+    (archive / layout.part(1, 1)).unlink()
     folder(source, {"e.png": png(50)})
     other = pictures.bundle(tmp_path / "other", "another")
     assert pack(source, archive, other, replace(SMALL, quality=7.0)).runs == [1, 2]
@@ -153,8 +154,8 @@ def test_resuming_a_run_with_other_settings_is_refused_naming_them(
     grown: tuple[Path, Path], fake_bundle: Path, tmp_path: Path
 ) -> None:
     source, archive = grown
-    (archive / names.seal(1)).unlink()
-    (archive / names.part(1, 1)).unlink()
+    (archive / layout.seal(1)).unlink()
+    (archive / layout.part(1, 1)).unlink()
     with pytest.raises(SettingsError, match=r"quality \(given 7.0, here 4.0\), verify \(given False, here True\)"):
         pack(source, archive, fake_bundle, replace(SMALL, quality=7.0, verify=False), resume=1)
     other_source, other_bundle = folder(tmp_path / "t", {}), pictures.bundle(tmp_path / "other", "another")
@@ -167,7 +168,7 @@ def test_resuming_a_run_with_other_settings_is_refused_naming_them(
 
 def test_resuming_does_nothing_else(grown: tuple[Path, Path], fake_bundle: Path) -> None:
     source, archive = grown
-    (archive / names.seal(1)).unlink()
+    (archive / layout.seal(1)).unlink()
     folder(source, {"e.png": png(50)})
     assert pack(source, archive, fake_bundle, resume=1).runs == [1]
     assert report.runs(Store(str(archive))) == [1]
@@ -209,20 +210,20 @@ def test_a_closed_run_goes_without_its_missing_shards_and_their_pictures_return_
     store = Store(str(archive))
     with pytest.raises(ArchiveError, match="run 1 cannot be closed, no run is open"):
         archives.close_run(store, 1, "why not")
-    (archive / names.seal(1)).unlink()
-    late = (archive / names.part(1, 0)).read_bytes()
-    (archive / names.part(1, 0)).unlink()
+    (archive / layout.seal(1)).unlink()
+    late = (archive / layout.part(1, 0)).read_bytes()
+    (archive / layout.part(1, 0)).unlink()
     with pytest.raises(SettingsError, match="give one"):
         archives.close_run(store, 1, " ")
     assert archives.close_run(store, 1, "the disk of its machine died") == [0]
-    seal = json.loads((archive / names.seal(1)).read_bytes())
+    seal = json.loads((archive / layout.seal(1)).read_bytes())
     assert seal["closed"] == {"reason": "the disk of its machine died", "missing": [0]}
     assert [row["key"] for row in rows(archive)] == ["d.png"]
-    assert not list((archive / names.shards(1)).glob("000000-*"))
+    assert not list((archive / layout.shards(1)).glob("000000-*"))
 
-    (archive / names.part(1, 0)).write_bytes(late)  # a runner that did not hear of it
+    (archive / layout.part(1, 0)).write_bytes(late)  # a runner that did not hear of it
     with pytest.raises(ArchiveError, match=r"run 1 was closed meanwhile \(the disk of its machine died\)"):
-        archives.seal(store, Manifest.from_bytes(store.read(names.manifest(1)), ""))
+        archives.seal(store, Manifest.from_bytes(store.read(layout.manifest(1)), ""))
     assert pack(source, archive, fake_bundle).runs == [2]
     assert sorted(row["key"] for row in rows(archive)) == ["a.png", "b.png", "c.png", "d.png"]
 
@@ -231,12 +232,12 @@ def test_the_loser_of_a_part_removes_its_tar_and_keeps_the_winners_rows(
     grown: tuple[Path, Path], fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, archive = grown
-    winning_part = archive / names.part(1, 1)
+    winning_part = archive / layout.part(1, 1)
     table = pa.parquet.read_table(winning_part)
-    (archive / names.seal(1)).unlink()
+    (archive / layout.seal(1)).unlink()
     winning_part.unlink()
-    own = next((archive / names.shards(1)).glob("000001-*"))
-    winning_tar = names.tar(1, 1, "e" * 64)
+    own = next((archive / layout.shards(1)).glob("000001-*"))
+    winning_tar = layout.tar(1, 1, "e" * 64)
 
     def winner() -> None:
         (archive / winning_tar).write_bytes(own.read_bytes())
@@ -247,33 +248,33 @@ def test_the_loser_of_a_part_removes_its_tar_and_keeps_the_winners_rows(
     pack(source, archive, fake_bundle)
     assert not own.exists()
     assert (archive / winning_tar).exists()
-    assert (archive / names.seal(1)).exists()
+    assert (archive / layout.seal(1)).exists()
 
 
 def test_a_run_is_not_sealed_while_a_shard_is_missing(grown: tuple[Path, Path]) -> None:
     _, archive = grown
     store = Store(str(archive))
-    (archive / names.seal(1)).unlink()
-    (archive / names.part(1, 0)).unlink()
-    plan = Manifest.from_bytes(store.read(names.manifest(1)), "")
+    (archive / layout.seal(1)).unlink()
+    (archive / layout.part(1, 0)).unlink()
+    plan = Manifest.from_bytes(store.read(layout.manifest(1)), "")
     with pytest.raises(ArchiveError, match="cannot be sealed before it is done"):
         archives.seal(store, plan)
-    assert not (archive / names.seal(1)).exists()
+    assert not (archive / layout.seal(1)).exists()
 
 
 def test_the_seal_names_every_part_with_size_and_hash(packed: tuple[Path, Path]) -> None:
     _, archive = packed
-    seal = json.loads((archive / names.seal(1)).read_bytes())
+    seal = json.loads((archive / layout.seal(1)).read_bytes())
     store = Store(str(archive))
-    assert [part["name"] for part in seal["parts"]] == [names.part(1, 0), names.part(1, 1)]
+    assert [part["name"] for part in seal["parts"]] == [layout.part(1, 0), layout.part(1, 1)]
     for part in seal["parts"]:
         assert (part["size"], part["sha256"]) == (store.size(part["name"]), store.sha256(part["name"]))
 
 
 def test_a_damaged_listing_stops_the_run(grown: tuple[Path, Path], fake_bundle: Path) -> None:
     source, archive = grown
-    (archive / names.seal(1)).unlink()
-    frozen = next((archive / names.run(1)).glob("listing-*"))
+    (archive / layout.seal(1)).unlink()
+    frozen = next((archive / layout.run(1)).glob("listing-*"))
     frozen.write_bytes(frozen.read_bytes()[:-1] + b"?")
     with pytest.raises(ArchiveError, match=r"listing-.*damaged"):
         pack(source, archive, fake_bundle)
@@ -292,12 +293,12 @@ def test_more_runs_follow_until_the_listing_is_empty(
 
 def test_the_settings_and_surroundings_of_a_run_are_in_its_manifest(packed: tuple[Path, Path]) -> None:
     source, archive = packed
-    manifest = json.loads((archive / names.manifest(1)).read_bytes())
+    manifest = json.loads((archive / layout.manifest(1)).read_bytes())
     assert manifest["settings"] == {**SMALL.__dict__}
     assert manifest["source"] == f"file://{source}"
     assert (manifest["parent"], manifest["batch"], manifest["shards"]) == (None, 1, [[0, 3], [3, 4]])
     assert {"bundle_id", "package_version", "listing_sha256"} <= manifest.keys()
-    described = json.loads((archive / names.ARCHIVE).read_bytes())
+    described = json.loads((archive / layout.ARCHIVE).read_bytes())
     assert len(described.pop("sha256")) == 64
     assert described == {"format": 1, "name": "a", "package_version": "0.1.0", "probe": "exclusive creation by link"}
 
@@ -321,10 +322,10 @@ def test_a_place_that_cannot_serve_stops_at_once(
 
 def test_an_archive_of_another_format_is_not_touched(grown: tuple[Path, Path], fake_bundle: Path) -> None:
     source, archive = grown
-    (archive / names.ARCHIVE).write_text('{"format": 2}')
+    (archive / layout.ARCHIVE).write_text('{"format": 2}')
     with pytest.raises(ArchiveError, match="format 2, but this release reads 1"):
         pack(source, archive, fake_bundle)
-    (archive / names.ARCHIVE).write_text("{")
+    (archive / layout.ARCHIVE).write_text("{")
     with pytest.raises(ArchiveError, match="damaged"):
         pack(source, archive, fake_bundle)
 
@@ -340,8 +341,8 @@ def test_a_wrong_bundle_stops_before_a_run_is_opened(tmp_path: Path) -> None:
 
 def test_an_exchanged_bundle_in_escrow_is_noticed(grown: tuple[Path, Path], fake_bundle: Path) -> None:
     source, archive = grown
-    (archive / names.seal(1)).unlink()
-    (archive / names.part(1, 0)).unlink()
+    (archive / layout.seal(1)).unlink()
+    (archive / layout.part(1, 0)).unlink()
     next((archive / "escrow").glob("*/salt")).write_bytes(b"other")
     with pytest.raises(ArchiveError, match="not the bundle it is kept as"):
         pack(source, archive, fake_bundle)

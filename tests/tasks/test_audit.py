@@ -9,11 +9,12 @@ import pyarrow.parquet
 import pytest
 
 from codec.errors import ArchiveError, SettingsError
-from tasks import compaction, manifest, names, report, schema
-from tasks.audit import audit
-from tasks.findings import SCHEMA
-from tasks.models import Models
-from tasks.storage import Store
+from tasks.archive import layout, manifest, report, schema
+from tasks.maintenance import compaction
+from tasks.maintenance.audit import audit
+from tasks.maintenance.findings import SCHEMA
+from tasks.processes.codec_process import Models
+from tasks.storage.store import Store
 from tests.fake_codec import FAKE
 from tests.tasks.made import BUNDLE, make
 from tests.tasks.owners import RUNS, tree
@@ -90,18 +91,18 @@ FAULTS: dict[str, Fault] = {
     "a bit of a picture": in_a_member,
     "a bit between pictures": between_members,
     "a missing tar": no_tar,
-    "a missing part": no(names.part(1, 1)),
-    "a damaged part": bad(names.part(2, 0)),
+    "a missing part": no(layout.part(1, 1)),
+    "a damaged part": bad(layout.part(2, 0)),
     "a missing listing": no_listing,
-    "a missing manifest": no(names.manifest(2)),
-    "a damaged manifest": bad(names.manifest(1)),
-    "a missing seal": no(names.seal(2)),
-    "a damaged seal": bad(names.seal(3)),
+    "a missing manifest": no(layout.manifest(2)),
+    "a damaged manifest": bad(layout.manifest(1)),
+    "a missing seal": no(layout.seal(2)),
+    "a damaged seal": bad(layout.seal(3)),
     "a damaged table": bad_table,
-    "a damaged pointer to the tables": bad(names.CURRENT),
-    "a missing file of the bundle": no(f"{names.escrow(BUNDLE)}/config.json"),
-    "a missing bundle": no(f"{names.escrow(BUNDLE)}/{names.SUMS}"),
-    "a missing archive.json": no(names.ARCHIVE),
+    "a damaged pointer to the tables": bad(layout.CURRENT),
+    "a missing file of the bundle": no(f"{layout.escrow(BUNDLE)}/config.json"),
+    "a missing bundle": no(f"{layout.escrow(BUNDLE)}/{layout.SUMS}"),
+    "a missing archive.json": no(layout.ARCHIVE),
 }
 
 
@@ -147,22 +148,22 @@ def test_what_a_mirror_has_wrong_too_is_not_taken(archive: Path, sound: Path, tm
 
 def test_foreign_files_are_told_and_left(archive: Path) -> None:
     (archive / "holiday.txt").write_text("mine")
-    (archive / names.part(1, 9)).write_bytes((archive / names.part(1, 0)).read_bytes())
+    (archive / layout.part(1, 9)).write_bytes((archive / layout.part(1, 0)).read_bytes())
     found = [(problem["state"], problem["name"]) for problem in audit(str(archive)).problems]
-    assert found == [("foreign", "holiday.txt"), ("foreign", names.part(1, 9))]
+    assert found == [("foreign", "holiday.txt"), ("foreign", layout.part(1, 9))]
     assert (archive / "holiday.txt").exists()
 
 
 def test_work_in_progress_is_no_fault(tmp_path: Path) -> None:
     store = make(tmp_path / "a", RUNS, seal=False)
-    store.publish(names.tar(3, 1, "ab" * 32), b"of a shard whose part is still to come")
+    store.publish(layout.tar(3, 1, "ab" * 32), b"of a shard whose part is still to come")
     assert audit(str(tmp_path / "a")).problems == []
 
 
 def test_a_table_without_all_rows_is_found(archive: Path) -> None:
     store = Store(str(archive))
-    document = manifest.from_json(store.read(names.CURRENT), "")
-    store.replace(names.CURRENT, manifest.to_json(document | {"runs": 2}))
+    document = manifest.from_json(store.read(layout.CURRENT), "")
+    store.replace(layout.CURRENT, manifest.to_json(document | {"runs": 2}))
     problem = audit(str(archive)).problems[0]
     assert problem["detail"] == "has 11 rows, but its runs have 9; remove it and compact again"
 
@@ -196,12 +197,12 @@ def test_symbols_are_decoded_again(packed_once: tuple[Path, Path], tmp_path: Pat
     """A stream with the right hash that decodes to other symbols than were encoded passes all but this."""
     archive = Path(shutil.copytree(packed_once[1], tmp_path / "a"))
     assert audit(str(archive), models=FAKES).problems == []
-    part = archive / names.part(1, 0)
+    part = archive / layout.part(1, 0)
     table = pa.parquet.read_table(part)
     rows = table.to_pylist()
     rows[0]["content_sha256"] = "0" * 64
     about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     pa.parquet.write_table(schema.table(rows, about), part)
-    (archive / names.seal(1)).unlink()
+    (archive / layout.seal(1)).unlink()
     problems = audit(str(archive), models=FAKES).problems
     assert [(problem["state"], problem["key"]) for problem in problems] == [("undecodable", rows[0]["key"])]

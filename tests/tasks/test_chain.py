@@ -14,11 +14,11 @@ from PIL import Image
 from codec.bundle import Bundle
 from codec.images import encode_png
 from tasks import dataset
-from tasks.archive import compress
-from tasks.manifest import Settings
-from tasks.models import Models
-from tasks.restore import restore
-from tasks.storage import Store
+from tasks.archive.manifest import Settings
+from tasks.compress.runs import compress
+from tasks.processes.codec_process import Models
+from tasks.restore.restore import restore
+from tasks.storage.store import Store
 from tasks.training import Training, train
 from tests.conftest import synthetic
 from tests.tasks.object_store import serving

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from codec.errors import ArchiveError
-from tasks.channel import Child, ChildDied, receive, send
+from tasks.processes.child import Child, ChildDied, receive, send
 
 MODULE = "tests.tasks.misbehaving_child"
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from codec.errors import ArchiveError
-from tasks import children, names
-from tasks.archive import open_run
-from tasks.models import Models
-from tasks.shard import Job, encode_shard
-from tasks.storage import Store
+from tasks.archive import layout
+from tasks.compress import process_pair
+from tasks.compress.runs import open_run
+from tasks.compress.shard import Job, encode_shard
+from tasks.processes.codec_process import Models
+from tasks.storage.store import Store
 from tests.fake_codec import FAKE
 from tests.tasks.pictures import SMALL, folder, pack, png
 
@@ -22,22 +23,22 @@ def planned(tmp_path: Path, fake_bundle: Path) -> Store:
     """An archive with an open run of two shards, of which none is done."""
     source = folder(tmp_path / "s", {f"{number}.png": png(number) for number in range(4)})
     pack(source, tmp_path / "a", fake_bundle, SMALL)
-    for name in (names.seal(1), names.part(1, 0), names.part(1, 1)):
+    for name in (layout.seal(1), layout.part(1, 0), layout.part(1, 1)):
         (tmp_path / "a" / name).unlink()
     return Store(str(tmp_path / "a"))
 
 
 def test_models_load_once_for_all_shards_of_a_process(planned: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_run(planned) == 1
-    started: list[children.Pair] = []
-    begin = children.Pair.__init__
+    started: list[process_pair.Pair] = []
+    begin = process_pair.Pair.__init__
 
-    def counted(self: children.Pair, *arguments: object) -> None:
+    def counted(self: process_pair.Pair, *arguments: object) -> None:
         started.append(self)
         begin(self, *arguments)  # type: ignore[arg-type]
 
-    children.dismiss_all()
-    monkeypatch.setattr(children.Pair, "__init__", counted)
+    process_pair.dismiss_all()
+    monkeypatch.setattr(process_pair.Pair, "__init__", counted)
     job = Job(planned.url, 1, codec=FAKE)
     assert [encode_shard(job, shard)["compressed"] for shard in (0, 1)] == [3, 1]
     assert len(started) == 1
@@ -46,35 +47,35 @@ def test_models_load_once_for_all_shards_of_a_process(planned: Store, monkeypatc
 def test_a_pair_is_lent_to_one_shard_at_a_time_and_not_after_an_error(planned: Store, fake_bundle: Path) -> None:
     bundle_id = planned.children("escrow")[0]
     with (
-        children.lent(planned, bundle_id, MODELS, "none") as first,
+        process_pair.lent(planned, bundle_id, MODELS, "none") as first,
         pytest.raises(RuntimeError),
-        children.lent(planned, bundle_id, MODELS, "none") as second,
+        process_pair.lent(planned, bundle_id, MODELS, "none") as second,
     ):
         assert second is not first
         raise RuntimeError
-    with children.lent(planned, bundle_id, MODELS, "none") as again:
+    with process_pair.lent(planned, bundle_id, MODELS, "none") as again:
         assert again is first
 
 
 def test_an_idle_pair_ends_soon(planned: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(process_pair, "IDLE_SECONDS", 0.1)
     bundle_id = planned.children("escrow")[0]
-    with children.lent(planned, bundle_id, MODELS, "none") as pair:
+    with process_pair.lent(planned, bundle_id, MODELS, "none") as pair:
         processes = [child._process for child in (pair.encoder, pair.decoder)]
     for process in processes:
         assert process is not None
         process.wait(timeout=60)
     time.sleep(0.1)
-    with children.lent(planned, bundle_id, MODELS, "none") as other:
+    with process_pair.lent(planned, bundle_id, MODELS, "none") as other:
         assert other is not pair
 
 
 def test_a_bundle_that_is_not_what_it_is_kept_as_is_refused(planned: Store, tmp_path: Path) -> None:
     bundle_id = planned.children("escrow")[0]
-    (tmp_path / "a" / names.escrow(bundle_id) / "salt").write_text("other")
-    children.dismiss_all()
+    (tmp_path / "a" / layout.escrow(bundle_id) / "salt").write_text("other")
+    process_pair.dismiss_all()
     with (
         pytest.raises(ArchiveError, match="not the bundle it is kept as"),
-        children.lent(planned, bundle_id, MODELS, "none"),
+        process_pair.lent(planned, bundle_id, MODELS, "none"),
     ):
         pass

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from codec.errors import ArchiveError
-from tasks import compaction, names, report, tables
-from tasks.storage import Store
+from tasks.archive import compacted, layout, report
+from tasks.maintenance import compaction
+from tasks.storage.store import Store
 from tests.tasks.made import make
 from tests.tasks.owners import RUNS, killed
 from tests.tasks.pictures import rows
@@ -61,7 +62,7 @@ def test_sealed_runs_only_are_compacted_and_open_ones_are_read_beside_them(tmp_p
     before = rows(tmp_path / "a")
     assert compaction.compact(store).runs == 2
     assert rows(tmp_path / "a") == before
-    assert report.files(store)[1:] == [names.part(3, 0)]
+    assert report.files(store)[1:] == [layout.part(3, 0)]
     assert report.rows(store, [1]).count_rows() == 5
     assert report.rows(store, [2, 3]).count_rows() == 6
     assert report.rows(store, [1, 2]).count_rows() == 9
@@ -69,7 +70,7 @@ def test_sealed_runs_only_are_compacted_and_open_ones_are_read_beside_them(tmp_p
 
 def test_a_compaction_without_new_runs_changes_nothing(tmp_path: Path) -> None:
     store = make(tmp_path / "a", RUNS)
-    assert compaction.compact(make(tmp_path / "none", [])) == tables.Table()
+    assert compaction.compact(make(tmp_path / "none", [])) == compacted.Table()
     first = compaction.compact(store)
     assert compaction.compact(store) == first
     assert compaction.generations(store) == [1]
@@ -117,7 +118,7 @@ def test_of_two_compactions_at_a_time_the_later_one_is_kept(tmp_path: Path, monk
 
     monkeypatch.setattr(compaction, "_write", overtaken)
     assert compaction.compact(store).generation == 2
-    assert tables.current(store).generation == 2
+    assert compacted.current(store).generation == 2
     assert report.rows(store).count_rows() == 11
 
 
@@ -150,6 +151,6 @@ def test_killed_anywhere_no_row_is_lost_and_the_next_compaction_completes(tmp_pa
 
 def test_a_damaged_pointer_says_what_to_do(tmp_path: Path) -> None:
     store = make(tmp_path / "a", RUNS)
-    store.replace(names.CURRENT, b'{"format": 1}')
+    store.replace(layout.CURRENT, b'{"format": 1}')
     with pytest.raises(ArchiveError, match=r"CURRENT.json: damaged; remove it and compact"):
         report.rows(store)

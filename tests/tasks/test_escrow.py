@@ -8,9 +8,9 @@ import torch
 
 from codec.bundle import Bundle
 from codec.errors import ArchiveError, BackboneError, SettingsError
-from tasks import escrow, names
-from tasks.models import Models
-from tasks.storage import Store
+from tasks.archive import escrow, layout
+from tasks.processes.codec_process import Models
+from tasks.storage.store import Store
 from tests.codec.tiny_bundles import tiny_backbone, tiny_bundle
 from tests.fake_codec import FAKE
 from tests.tasks import pictures
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("children_are_played_here")
 
 def sums(place: Path) -> subprocess.CompletedProcess[str]:
     """What the common tool says of a list of hashes."""
-    command = ["sha256sum", "--check", "--strict", "--quiet", names.SUMS]
+    command = ["sha256sum", "--check", "--strict", "--quiet", layout.SUMS]
     return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
 
 
@@ -35,7 +35,7 @@ def kept(tmp_path: Path) -> tuple[Store, str]:
 
 def test_everything_is_listed_by_hash_in_lists_that_common_tools_check(kept: tuple[Store, str]) -> None:
     folder = Path(str(kept[0])) / "escrow"
-    lists = sorted(folder.rglob(names.SUMS))
+    lists = sorted(folder.rglob(layout.SUMS))
     assert [path.parent.name == kept[1] for path in lists] == [True, False]
     listed = {path.parent / line.split("  ")[1] for path in lists for line in path.read_text().splitlines()}
     assert listed | set(lists) == {path for path in folder.rglob("*") if path.is_file()}
@@ -84,7 +84,7 @@ def test_a_remote_copy_is_fetched_and_checked(tmp_path: Path) -> None:
             "salt": b"salt",
             "CARD.md": b"made by the tests\n",
         }
-    archive.replace(f"{names.escrow(about['bundle_id'])}/salt", b"tampered with")
+    archive.replace(f"{layout.escrow(about['bundle_id'])}/salt", b"tampered with")
     with pytest.raises(ArchiveError, match="salt: damaged"), escrow.bundle(archive, about["bundle_id"]):
         pass
     with pytest.raises(ArchiveError, match="no copy of this bundle"), escrow.bundle(archive, "0" * 64):
@@ -93,7 +93,7 @@ def test_a_remote_copy_is_fetched_and_checked(tmp_path: Path) -> None:
 
 def test_a_list_that_leads_out_of_the_archive_is_refused(tmp_path: Path) -> None:
     archive = Store(f"memory://{tmp_path.name}-hostile")
-    archive.replace(f"{names.escrow('b')}/{names.SUMS}", b"0" * 64 + b"  ../../../outside\n")
+    archive.replace(f"{layout.escrow('b')}/{layout.SUMS}", b"0" * 64 + b"  ../../../outside\n")
     with pytest.raises(ArchiveError, match="SHA256SUMS: damaged"), escrow.bundle(archive, "b"):
         pass
 
@@ -109,7 +109,7 @@ def test_a_backbone_that_is_not_embedded_is_kept_with_its_licence(tmp_path: Path
             escrow.keep(archive, Models(str(bundle.path), threads=1))
         (weights / "LICENSE").write_text("as you like it")
         escrow.keep(archive, Models(str(bundle.path), threads=1))
-        kept = names.backbone(bundle.config.backbone_hash)
+        kept = layout.backbone(bundle.config.backbone_hash)
         assert archive.read(f"{kept}/LICENSE") == b"as you like it"
         assert list(escrow.faults(archive)) == []
         with pytest.MonkeyPatch.context() as patch, escrow.bundle(archive, bundle.id) as path:

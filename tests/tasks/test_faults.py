@@ -12,8 +12,8 @@ import pytest
 from s3fs import S3FileSystem
 
 from codec.errors import ArchiveError
-from tasks import archive as archives
-from tasks.storage import StorageError, Store
+from tasks.archive.opening import create
+from tasks.storage.store import StorageError, Store
 from tests.tasks import runners
 from tests.tasks.faulty_proxy import Proxy, proxying
 from tests.tasks.killed import ORPHAN
@@ -90,7 +90,7 @@ def undisturbed(proxy: Proxy, fake_bundle: Path) -> dict[str, str]:
 def test_killed_and_run_again(point: str, proxy: Proxy, fake_bundle: Path, undisturbed: dict[str, str]) -> None:
     archive = f"s3://wire/{list(KILLS).index(point)}/archive"
     proxy.rule()
-    archives.create(Store(archive))
+    create(Store(archive))
     Store(archive).publish(ORPHAN, b"left by a runner that died")
     act, pattern = KILLS[point]
     proxy.rule(act, pattern=pattern, once=True)

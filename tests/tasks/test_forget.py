@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 from codec.errors import ArchiveError
-from tasks import compaction, forget, listing, manifest, names, report
-from tasks.audit import audit
-from tasks.forget import refuse_unfinished
-from tasks.restore import restore
-from tasks.sources import open_source
-from tasks.storage import Store
+from tasks.archive import erasures, layout, manifest, report
+from tasks.archive.erasures import refuse_unfinished
+from tasks.compress import listing
+from tasks.maintenance import compaction, forget
+from tasks.maintenance.audit import audit
+from tasks.restore.restore import restore
+from tasks.sources import sharding
+from tasks.sources.source import open_source
+from tasks.storage.store import Store
 from tests.tasks.made import make
 from tests.tasks.owners import RUNS, killed, tree
 from tests.tasks.pictures import folder
@@ -55,7 +58,7 @@ def test_a_tar_is_as_it_was_without_the_member(tmp_path: Path) -> None:
 def test_a_tar_of_which_nothing_is_left_goes(tmp_path: Path) -> None:
     store = make(tmp_path / "a", [{"a": b"a", "b": b"b"}])
     assert forget.forget(store, ["a", "b"]) == 2
-    assert store.children(names.shards(1)) == []
+    assert store.children(layout.shards(1)) == []
     assert audit(str(tmp_path / "a")).problems == []
 
 
@@ -92,7 +95,7 @@ def test_a_forgotten_key_is_never_listed_again(tmp_path: Path) -> None:
     source = folder(tmp_path / "s", {"b": b"a new picture under an old name", "new": b"new"})
     (tmp_path / "scratch").mkdir()
     archive = Store(str(tmp_path / "a"))
-    limits = listing.Limits(9, 10**9, 9)
+    limits = sharding.Limits(9, 10**9, 9)
     frozen = listing.freeze(open_source(str(source)), archive, 4, limits, tmp_path / "scratch")
     listed = listing.read(Store(str(tmp_path / "scratch")), frozen.path.name, 0, 9)
     assert {row["key"]: row["state"] for row in listed} == {
@@ -124,7 +127,7 @@ def test_killed_anywhere_and_run_again_the_erasure_is_the_same(tmp_path: Path) -
 
 def test_a_plan_that_met_an_open_run_is_withdrawn(tmp_path: Path) -> None:
     store = make(tmp_path / "a", RUNS, seal=False)
-    store.publish(names.forgetting(1), manifest.to_json({"format": 1, "keys": ["b"], "tars": {}, "parts": []}))
+    store.publish(layout.forgetting(1), manifest.to_json({"format": 1, "keys": ["b"], "tars": {}, "parts": []}))
     with pytest.raises(ArchiveError, match="run 3 is open"):
         forget.forget(store, [])
-    assert forget.unfinished(store) == []
+    assert erasures.unfinished(store) == []

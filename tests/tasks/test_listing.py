@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from tasks import listing, report
-from tasks.listing import Frozen, Limits
-from tasks.sources import open_source
-from tasks.storage import Store
+from tasks.compress import listing
+from tasks.compress.listing import Frozen
+from tasks.sources.sharding import Limits
+from tasks.sources.source import open_source
+from tasks.storage.store import Store
 from tests.tasks.pictures import folder, pack, png
 
 pytestmark = pytest.mark.usefixtures("children_are_played_here")
@@ -108,7 +109,7 @@ def test_a_plan_is_the_same_however_many_buckets_and_reads_it_takes(
     at_once = freeze(tmp_path, source, run=2, archive=archive)
     kept = rows(at_once)
     monkeypatch.setattr(listing, "KEYS_PER_BUCKET", 1)
-    monkeypatch.setattr(report, "FILES_AT_ONCE", 1)
+    monkeypatch.setattr(parquet, "FILES_AT_ONCE", 1)
     bit_by_bit = freeze(tmp_path, source, run=2, archive=archive)
     assert [row["key"] for row in kept] == ["2", "again", "new", "1"]
     assert rows(bit_by_bit) == kept

@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 
 from codec.errors import ArchiveError
-from tasks import manifest, names
-from tasks.audit import audit
-from tasks.manifest import Manifest, Settings
-from tasks.restore import restore
-from tasks.storage import Store
+from tasks.archive import layout, manifest
+from tasks.archive.manifest import Manifest, Settings
+from tasks.maintenance.audit import audit
+from tasks.restore.restore import restore
+from tasks.storage.store import Store
 from tests.tasks.made import make
 from tests.tasks.pictures import pack
 
 RUNS = [{"a": b"aaa", "b": b"bbb"}]
 READERS: dict[str, Callable[[bytes, str], object]] = {
-    names.manifest(1): Manifest.from_bytes,
-    names.seal(1): manifest.from_json,
+    layout.manifest(1): Manifest.from_bytes,
+    layout.seal(1): manifest.from_json,
 }
 CHANGES = {
-    names.manifest(1): (b'"threads": 1', b'"threads": 3'),
-    names.seal(1): (b"part-000000.parquet", b"part-000001.parquet"),
+    layout.manifest(1): (b'"threads": 1', b'"threads": 3'),
+    layout.seal(1): (b"part-000000.parquet", b"part-000001.parquet"),
 }
 """One bit, by which a document stays a valid one."""
 
@@ -56,10 +56,10 @@ def test_without_its_hash_a_changed_document_would_be_taken(tmp_path: Path) -> N
         del document["sha256"]
         return dict(document)
 
-    planned = believed(names.manifest(1))
+    planned = believed(layout.manifest(1))
     assert Manifest(**planned | {"settings": Settings(**planned["settings"])}).settings.threads == 3
-    [part] = believed(names.seal(1))["parts"]
-    assert part["name"] == names.part(1, 1), "a shard that this run does not have"
+    [part] = believed(layout.seal(1))["parts"]
+    assert part["name"] == layout.part(1, 1), "a shard that this run does not have"
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -67,11 +67,11 @@ def test_the_audit_reports_it_and_no_command_goes_on(name: str, fake_bundle: Pat
     store, mirror = make(tmp_path / "a", RUNS), make(tmp_path / "mirror", RUNS)
     changed(store, name)
     assert [(found["state"], found["name"]) for found in audit(store.url).problems] == [("damaged", name)]
-    if name == names.seal(1):
+    if name == layout.seal(1):
         with pytest.raises(ArchiveError, match=r"complete.json: damaged"):
             restore(store.url, str(tmp_path / "out"))
     else:
-        store.remove(names.seal(1))
+        store.remove(layout.seal(1))
         (tmp_path / "s").mkdir()
         with pytest.raises(ArchiveError, match=r"manifest.json: damaged"):
             pack(tmp_path / "s", tmp_path / "a", fake_bundle)
@@ -81,7 +81,7 @@ def test_the_audit_reports_it_and_no_command_goes_on(name: str, fake_bundle: Pat
 
 def test_a_manifest_that_is_sound_but_not_the_one_that_was_sealed_is_found(tmp_path: Path) -> None:
     store = make(tmp_path / "a", RUNS)
-    document = manifest.from_json(store.read(names.manifest(1)), "")
-    store.replace(names.manifest(1), manifest.to_json(document | {"gone": 1}))
+    document = manifest.from_json(store.read(layout.manifest(1)), "")
+    store.replace(layout.manifest(1), manifest.to_json(document | {"gone": 1}))
     assert manifest.read(store, 1).gone == 1, "alone it is taken"
-    assert [found["name"] for found in audit(store.url).problems] == [names.manifest(1)]
+    assert [found["name"] for found in audit(store.url).problems] == [layout.manifest(1)]

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from codec import lossless
-from tasks import names, report
-from tasks.storage import Store
+from tasks.archive import report
+from tasks.storage.keys import key_of
+from tasks.storage.store import Store
 from tests.tasks.nasty import Row, corpus, links
 from tests.tasks.pictures import SMALL, bundle, folder, pack, rows
 
@@ -36,12 +37,12 @@ def stored_bytes(archive: Store, row: dict[str, Any]) -> bytes:
 def test_the_corpus_is_large_and_the_run_went_through_it(packed: tuple[Store, Found]) -> None:
     assert len(TABLE) >= 60
     assert report.sealed(packed[0], 1)
-    assert packed[1].keys() == {names.key_of(name) for name in TABLE}
+    assert packed[1].keys() == {key_of(name) for name in TABLE}
 
 
 @pytest.mark.parametrize(("name", "row"), [(name, row) for name, (_, row) in TABLE.items()])
 def test_every_source_ends_as_the_row_it_should(packed: tuple[Store, Found], name: str, row: Row) -> None:
-    found = packed[1][names.key_of(name)]
+    found = packed[1][key_of(name)]
     assert (found["status"], found["codec"], found["reason"]) == row, found["error"]
 
 
@@ -49,7 +50,7 @@ def test_what_is_kept_without_loss_comes_back_exactly(packed: tuple[Store, Found
     archive, found = packed
     codecs = set()
     for name, (content, (status, codec, _)) in TABLE.items():
-        row = found[names.key_of(name)]
+        row = found[key_of(name)]
         if status != "fallback":
             continue
         codecs.add(codec)

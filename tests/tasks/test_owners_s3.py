@@ -10,12 +10,13 @@ import fsspec
 import pytest
 
 from codec.errors import ArchiveError
-from tasks import compaction, forget, names, report
-from tasks.audit import audit
-from tasks.restore import restore
-from tasks.status import status
-from tasks.storage import Store
-from tasks.view import ArchiveFileSystem
+from tasks.archive import layout, report
+from tasks.maintenance import compaction, forget
+from tasks.maintenance.audit import audit
+from tasks.maintenance.status import status
+from tasks.restore.filesystem import ArchiveFileSystem
+from tasks.restore.restore import restore
+from tasks.storage.store import Store
 from tests.tasks.made import make
 from tests.tasks.object_store import serving
 from tests.tasks.owners import RUNS
@@ -82,7 +83,7 @@ def test_every_command_does_on_a_bucket_what_it_does_on_a_folder(bucket: Bucket,
 
     tar = report.query(store, "SELECT tar FROM rows WHERE key = 'f'")[0]["tar"]
     store.replace(tar, store.read(tar)[:-1] + b"x")
-    store.remove(names.part(2, 1))
+    store.remove(layout.part(2, 1))
     found = audit(url, repair_from=mirror.url)
     assert [(problem["state"], problem["repaired"]) for problem in found.problems] == [
         ("damaged", True),

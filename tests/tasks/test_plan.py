@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from codec.errors import ArchiveError
-from tasks.models import Models
-from tasks.plan import READS_A_PICTURE, READS_A_SHARD, predict
+from tasks.compress.dry_run import READS_A_PICTURE, READS_A_SHARD, predict
+from tasks.processes.codec_process import Models
 from tests.fake_codec import FAKE
 from tests.tasks.pictures import SMALL, folder, png
 

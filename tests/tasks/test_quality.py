@@ -10,10 +10,12 @@ import fsspec
 import pytest
 
 from codec.errors import ArchiveError, SettingsError
-from tasks import listing, manifest, report
-from tasks.archive import create
+from tasks.archive import manifest, report
+from tasks.archive.opening import create
+from tasks.compress import listing
 from tasks.quality.questions import QUESTIONS, SQL, answer, sql
-from tasks.storage import Store
+from tasks.storage import parquet
+from tasks.storage.store import Store
 from tests import fake_codec
 from tests.tasks.object_store import serving
 from tests.tasks.pictures import folder, in_process, pack, png
@@ -98,7 +100,7 @@ def by_pandas(archive: str) -> Ask:
     """pyarrow reads the files, pandas holds them, DuckDB queries the frames."""
     store = Store(archive)
     plans = [manifest.read(store, run) for run in report.runs(store)]
-    listings = report.dataset(store, [plan.listing for plan in plans], listing.LISTING)
+    listings = parquet.dataset(store, [plan.listing for plan in plans], listing.LISTING)
     frames = {"rows": report.rows(store).to_table().to_pandas(), "listings": listings.to_table().to_pandas()}
     connection = duckdb.connect()
     for name, frame in frames.items():

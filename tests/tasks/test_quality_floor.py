@@ -11,11 +11,11 @@ import pytest
 from codec import Codec, Picture, encode_png, lossless
 from codec.bundle import Bundle
 from codec.errors import SettingsError
-from tasks import shard
-from tasks.channel import ChildDied
-from tasks.manifest import Settings
-from tasks.storage import Store
-from tasks.worker import _Worker
+from tasks.archive.manifest import Settings
+from tasks.compress import shard
+from tasks.processes.child import ChildDied
+from tasks.processes.encode_worker import _Worker
+from tasks.storage.store import Store
 from tests.conftest import synthetic
 from tests.fake_codec import OUT_OF_REACH
 from tests.tasks.pictures import SMALL, InProcess, folder, pack, rows

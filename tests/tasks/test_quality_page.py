@@ -11,12 +11,12 @@ from PIL import Image
 
 from codec.images import Picture, read_image
 from tasks import dataset
-from tasks.models import Models
-from tasks.pictures import Pictures
+from tasks.processes.codec_process import Models
 from tasks.quality import charts, page, questions
 from tasks.quality.text import shown, size
 from tasks.quality.thumbnails import LARGEST, SIDE, Thumbnail, pairs, thumbnail
-from tasks.storage import Store
+from tasks.restore.before_after import Pictures
+from tasks.storage.store import Store
 from tests.browser import chromium, look, outside
 from tests.conftest import synthetic
 from tests.fake_codec import FAKE

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from codec import Codec
-from tasks import report
-from tasks.archive import compress
-from tasks.manifest import Settings
-from tasks.restore import restore
-from tasks.storage import Store
+from tasks.archive import report
+from tasks.archive.manifest import Settings
+from tasks.compress.runs import compress
+from tasks.restore.restore import restore
+from tasks.storage.store import Store
 from tests.conftest import synthetic
 from tests.tasks.pictures import folder
 

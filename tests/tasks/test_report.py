@@ -7,9 +7,9 @@ import duckdb
 import pyarrow.dataset
 import pytest
 
-from tasks import names, report
-from tasks.schema import SCHEMA
-from tasks.storage import Store
+from tasks.archive import layout, report
+from tasks.archive.schema import SCHEMA
+from tasks.storage.store import Store
 from tests.tasks.pictures import folder, pack, png
 
 
@@ -40,7 +40,7 @@ def test_pyarrow_and_duckdb_read_the_same_rows(archive: Store) -> None:
 
 def test_rows_of_an_open_run_are_read_too(archive: Store) -> None:
     assert archive.folder is not None
-    seal = archive.folder / names.seal(2)
+    seal = archive.folder / layout.seal(2)
     content = seal.read_bytes()
     seal.unlink()
     try:
@@ -52,8 +52,8 @@ def test_rows_of_an_open_run_are_read_too(archive: Store) -> None:
 
 def test_a_part_that_the_seal_does_not_name_is_not_read(archive: Store, tmp_path: Path) -> None:
     assert archive.folder is not None
-    foreign = archive.folder / names.part(1, 7)
-    foreign.write_bytes((archive.folder / names.part(1, 0)).read_bytes())
+    foreign = archive.folder / layout.part(1, 7)
+    foreign.write_bytes((archive.folder / layout.part(1, 0)).read_bytes())
     try:
         assert report.rows(archive).count_rows() == 5
     finally:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from codec.errors import ArchiveError
-from tasks import compaction
-from tasks.models import Models
-from tasks.restore import Job, Restored, restore, restore_members
+from tasks.maintenance import compaction
+from tasks.processes.codec_process import Models
+from tasks.restore.restore import Job, Restored, restore, restore_members
 from tests import fake_codec
 from tests.fake_codec import FAKE
 from tests.tasks import pictures

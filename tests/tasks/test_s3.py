@@ -15,11 +15,11 @@ import pyarrow.parquet
 import pytest
 from s3fs import S3FileSystem
 
-from tasks import names
-from tasks.models import Models
-from tasks.restore import restore
-from tasks.sources import open_source
-from tasks.storage import NotFoundError, StorageError, Store
+from tasks.processes.codec_process import Models
+from tasks.restore.restore import restore
+from tasks.sources.source import open_source
+from tasks.storage.keys import name_of
+from tasks.storage.store import NotFoundError, StorageError, Store
 from tests.fake_codec import FAKE
 from tests.tasks import runners
 from tests.tasks.object_store import serving
@@ -149,7 +149,7 @@ def test_an_inventory_of_a_bucket_is_the_listing_of_that_bucket(bucket: str, kin
     for name in ("a.png", "trip/b+c d%41.png"):
         photos.replace(name, png(len(name)))
     listed = [entry | {"key": f"pictures/inventoried/{entry['key']}"} for entry in open_source(photos.url).entries()]
-    objects = [(names.name_of(entry["key"]).partition("/")[2], entry["size"], entry["stamp"]) for entry in listed]
+    objects = [(name_of(entry["key"]).partition("/")[2], entry["size"], entry["stamp"]) for entry in listed]
     if kind == "CSV":
         lines = [f'"pictures","{quote_plus(key)}","true","{size}","{etag}"' for key, size, etag in objects]
         lines.append('"pictures","deleted.png","false","1","0"')
@@ -175,4 +175,4 @@ def test_an_inventory_of_a_bucket_is_the_listing_of_that_bucket(bucket: str, kin
     assert [entry | {"uri": ""} for entry in found] == [entry | {"uri": ""} for entry in listed]
     assert source.stamps_tell_content
     for entry in found:
-        assert source.fetch(entry) == photos.read(names.name_of(entry["key"]).removeprefix("pictures/inventoried/"))
+        assert source.fetch(entry) == photos.read(name_of(entry["key"]).removeprefix("pictures/inventoried/"))

@@ -5,7 +5,7 @@ import datetime
 import pyarrow as pa
 import pytest
 
-from tasks import schema
+from tasks.archive import schema
 
 PROMISED = """key, version, source_uri, source_sha256, source_bytes, source_format, width, height, status, codec,
     reason, error, duplicate_of, bytes, bpp, psnr_db, ms_ssim, lpips, lpips_net, dists, quality_lambda, timestep, steps,

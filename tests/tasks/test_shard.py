@@ -11,9 +11,11 @@ import pytest
 import webdataset
 
 from codec.errors import ArchiveError
-from tasks import listing, names, report, shard
-from tasks.storage import StorageError, Store
-from tasks.tar import Tar
+from tasks.archive import layout, report
+from tasks.archive.tar import Tar
+from tasks.compress import listing, shard
+from tasks.storage.keys import member
+from tasks.storage.store import StorageError, Store
 from tests import fake_codec
 from tests.tasks.pictures import SMALL, folder, pack, png, rows
 
@@ -112,12 +114,12 @@ def test_webdataset_reads_the_tar_one_sample_a_member(mixed: Mixed) -> None:
     stored = {row["tar"]: None for row in mixed[2].values() if row["tar"]}
     (tar,) = stored
     with (mixed[1] / tar).open("rb") as file:
-        members = webdataset.tariterators.tar_file_expander([{"url": tar, "stream": file}])
-        samples = list(webdataset.tariterators.group_by_keys(members))
+        found = webdataset.tariterators.tar_file_expander([{"url": tar, "stream": file}])
+        samples = list(webdataset.tariterators.group_by_keys(found))
     by_key = {sample["__key__"]: [name for name in sample if not name.startswith("__")] for sample in samples}
     keys = sorted(mixed[2])
     expected = {
-        names.member(keys.index(key), key, "fdc" if row["codec"] == "fdc" else "png")
+        member(keys.index(key), key, "fdc" if row["codec"] == "fdc" else "png")
         for key, row in mixed[2].items()
         if row["tar"] and not row["duplicate_of"]
     }
@@ -220,7 +222,7 @@ def test_an_offset_that_is_wrong_is_noticed_before_anything_is_committed(
     monkeypatch.setattr(Tar, "add", lambda self, name, data: add(self, name, data) + 1)
     with pytest.raises(ArchiveError, match=r"'a.png': its bytes are not at the offset"):
         pack(source, tmp_path / "a", fake_bundle)
-    assert list((tmp_path / "a" / names.run(1)).glob("*/*")) == []
+    assert list((tmp_path / "a" / layout.run(1)).glob("*/*")) == []
 
 
 def test_a_tar_that_the_store_altered_is_noticed(
@@ -237,5 +239,5 @@ def test_a_tar_that_the_store_altered_is_noticed(
 def test_a_shard_without_pictures_has_a_part_and_no_tar(tmp_path: Path, fake_bundle: Path) -> None:
     source = folder(tmp_path / "s", {"a.jpg": b"x"})
     assert pack(source, tmp_path / "a", fake_bundle).totals["failed"] == 1
-    assert not (tmp_path / "a" / names.shards(1)).exists()
+    assert not (tmp_path / "a" / layout.shards(1)).exists()
     assert pack(source, tmp_path / "a", fake_bundle).runs == []

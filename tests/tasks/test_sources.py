@@ -10,8 +10,8 @@ import pytest
 
 from codec.errors import ArchiveError, SettingsError
 from tasks import dataset
-from tasks.sources import ChangedError, open_source
-from tasks.storage import NotFoundError, Store
+from tasks.sources.source import ChangedError, open_source
+from tasks.storage.store import NotFoundError, Store
 from tests.fake_codec import UNSUPPORTED
 from tests.tasks.pictures import folder, pack, png, rows
 

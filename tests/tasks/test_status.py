@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from codec.errors import ArchiveError
-from tasks import compaction, forget
-from tasks.archive import close_run
-from tasks.status import status
+from tasks.compress.runs import close_run
+from tasks.maintenance import compaction, forget
+from tasks.maintenance.status import status
 from tests.tasks.made import make
 from tests.tasks.owners import RUNS
 

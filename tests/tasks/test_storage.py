@@ -12,7 +12,7 @@ import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 
 from codec.errors import ArchiveError
-from tasks.storage import NotFoundError, StorageError, Store
+from tasks.storage.store import NotFoundError, StorageError, Store
 
 
 def _publish_many(url: str, content: bytes, start: float, results: Any) -> None:

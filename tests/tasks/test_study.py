@@ -15,7 +15,7 @@ from PIL import Image
 
 from codec.errors import ArchiveError, SettingsError
 from codec.images import read_image
-from tasks.models import Models
+from tasks.processes.codec_process import Models
 from tasks.study import export as exports
 from tasks.study.gallery import Archives, Folder, check, opened
 from tasks.study.server import study_app, viewer_app

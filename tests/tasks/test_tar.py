@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.tar import Tar, TrainingTar
+from tasks.archive.tar import Tar, TrainingTar
 
 
 @pytest.mark.parametrize("sizes", [(), (0,), (1, 511, 512, 513), (10240, 3, 70_000)])

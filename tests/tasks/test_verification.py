@@ -9,13 +9,13 @@ import pytest
 from codec import BitstreamError, Codec, read_image
 from codec.bundle import Bundle
 from codec.images import encode_png
-from tasks import shard
-from tasks.archive import compress
-from tasks.manifest import Settings
-from tasks.models import Models
-from tasks.restore import restore
-from tasks.storage import Store
-from tasks.tar import Tar
+from tasks.archive.manifest import Settings
+from tasks.archive.tar import Tar
+from tasks.compress import shard
+from tasks.compress.runs import compress
+from tasks.processes.codec_process import Models
+from tasks.restore.restore import restore
+from tasks.storage.store import Store
 from tests.conftest import synthetic
 from tests.fake_codec import FAKE
 from tests.tasks.pictures import folder, in_process, pack, png, rows

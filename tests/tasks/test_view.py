@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from codec.errors import ArchiveError
-from tasks.view import ArchiveFileSystem
+from tasks.restore.filesystem import ArchiveFileSystem
 from tests.fake_codec import FAKE
 from tests.tasks.made import make
 from tests.tasks.owners import RUNS

@@ -1,0 +1,1 @@
+"""What an archive is: its layout, manifest, schema, report, tars and escrow."""

@@ -1,0 +1,151 @@
+"""What an archive keeps so that its files stay readable without anything else, everything listed by hash.
+
+escrow/<bundle id>/        the bundle
+escrow/backbones/<hash>/   the backbone in diffusers layout where the bundle does not embed it, with its licence
+escrow/software/<id>/      this package as a wheel, the versions it ran with, FORMAT.md, licences, how to restore
+
+Each holds a SHA256SUMS, written last, that `sha256sum --check` reads; a bundle's lists its backbone's files too.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+import platform
+import posixpath
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from codec.errors import ArchiveError, SettingsError
+from tasks.archive import layout, wheel
+from tasks.processes.child import Child, ChildDied
+from tasks.processes.codec_process import Models, worker
+from tasks.storage import local
+from tasks.storage.store import Store, sha256_of
+
+SAVE_SECONDS = 3600.0
+RESTORE = """# How to restore this archive
+
+Everything that decoding its pictures needs is in `escrow`, beside Python {python} and the packages of constraints.txt:
+
+    sha256sum --check SHA256SUMS
+    python -m venv venv
+    venv/bin/pip install --constraint constraints.txt {wheel}
+    venv/bin/python -c 'from tasks.restore.restore import restore; print(restore("ARCHIVE", "FOLDER"))'
+
+Should those packages be gone, FORMAT.md describes every byte of an .fdc file. The tars are plain tars, the .jxl files
+in them standard JPEG XL, and the rows that say which file is which picture are Parquet.
+"""
+
+
+def keep(archive: Store, models: Models) -> dict[str, Any]:
+    """Put bundle, backbone and software into the archive unless it has them; returns what the bundle's codec says.
+
+    Raises BundleError, BackboneError for models that do not load, SettingsError for a backbone without a licence text.
+    """
+    with worker(models) as child, tempfile.TemporaryDirectory() as scratch:
+        software = _software()  # while the models are loaded
+        about = child.greeting()
+        folder = layout.escrow(about["bundle_id"])
+        if not archive.exists(f"{folder}/{layout.SUMS}"):
+            contents: dict[str, bytes | Path] = dict(_local(Path(about["bundle_path"])))
+            if about["backbone"] is not None:
+                _save_backbone(child, models.backbone, scratch)
+                place = posixpath.relpath(layout.backbone(about["backbone"]), folder)
+                contents |= {f"{place}/{name}": path for name, path in _local(Path(scratch))}
+            _publish(archive, folder, contents)
+    _publish(archive, layout.software(hashlib.sha256(software[layout.SUMS]).hexdigest()), software)
+    return about
+
+
+@contextmanager
+def bundle(archive: Store, bundle_id: str, *, with_backbone: bool = True) -> Iterator[str]:
+    """The local path of the archive's own copy of a bundle, its backbone where loading finds it.
+
+    A remote copy is fetched and checked; `with_backbone` spares a backbone that is found elsewhere. Raises ArchiveError
+    where the archive has no copy, or a damaged one.
+    """
+    folder = layout.escrow(bundle_id)
+    if not archive.exists(f"{folder}/{layout.SUMS}"):
+        raise ArchiveError(f"{archive.uri(folder)}: the archive holds no copy of this bundle")
+    if archive.folder is not None:
+        yield str(archive.folder / folder)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, expected in sums(archive, folder).items():
+            if with_backbone or not name.startswith(f"{layout.BACKBONES}/"):
+                path = Path(temporary) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(archive.read(name))
+                if sha256_of(path) != expected:
+                    raise ArchiveError(f"{archive.uri(name)}: damaged; restore it from a mirror")
+        yield str(Path(temporary) / folder)
+
+
+def faults(archive: Store) -> Iterator[str]:
+    """One line for each file of the escrow that is missing or not what its SHA256SUMS says."""
+    for item in archive.list(layout.ESCROW):
+        folder, _, name = item.name.rpartition("/")
+        if name == layout.SUMS:
+            for path, expected in sums(archive, folder).items():
+                if not archive.exists(path):
+                    yield f"{archive.uri(path)}: missing; restore it from a mirror"
+                elif archive.sha256(path) != expected:
+                    yield f"{archive.uri(path)}: damaged; restore it from a mirror"
+
+
+def _save_backbone(child: Child, source: str, folder: str) -> None:
+    try:
+        answer, _ = child.ask({"do": "backbone", "source": source, "folder": folder}, seconds=SAVE_SECONDS)
+    except ChildDied as death:
+        raise ArchiveError(f"the backbone cannot be put into the archive: {death}") from death
+    if "failed" in answer:
+        raise SettingsError(answer["error"])
+
+
+def _local(folder: Path) -> Iterator[tuple[str, Path]]:
+    return ((name, folder / name) for name, _ in sorted(local.walk(folder)))
+
+
+def _publish(archive: Store, folder: str, contents: Mapping[str, bytes | Path]) -> None:
+    """Files by name relative to the folder, then their list; a file that is there already stays as it is."""
+    sums = _sums_of(contents)
+    if not archive.exists(f"{folder}/{layout.SUMS}"):
+        for name, content in contents.items():
+            if name != layout.SUMS:
+                archive.publish(posixpath.normpath(f"{folder}/{name}"), content)
+        archive.publish(f"{folder}/{layout.SUMS}", sums)
+
+
+def _sums_of(contents: Mapping[str, bytes | Path]) -> bytes:
+    listed = {name: content for name, content in contents.items() if name != layout.SUMS}
+    return "".join(f"{sha256_of(content)}  {name}\n" for name, content in sorted(listed.items())).encode()
+
+
+def sums(archive: Store, folder: str) -> dict[str, str]:
+    """SHA-256 by name, relative to the archive; raises ArchiveError for a list that is none or leads elsewhere."""
+    lines = archive.read(f"{folder}/{layout.SUMS}").decode(errors="replace").splitlines()
+    listed = {posixpath.normpath(f"{folder}/{line[66:]}"): line[:64] for line in lines}
+    if not all(name.startswith(f"{layout.ESCROW}/") for name in listed):
+        raise ArchiveError(f"{archive.uri(f'{folder}/{layout.SUMS}')}: damaged; restore it from a mirror")
+    return listed
+
+
+@functools.cache
+def _software() -> dict[str, bytes]:
+    name, content = wheel.build()
+    versions: dict[str, str] = {}
+    for metadata in (found.metadata for found in importlib.metadata.distributions()):  # read once for name and version
+        versions.setdefault(metadata["Name"], metadata["Version"].partition("+")[0])
+    versions.pop(wheel.DISTRIBUTION, None)
+    software = {
+        name: content,
+        "constraints.txt": "".join(f"{package}=={version}\n" for package, version in sorted(versions.items())).encode(),
+        "LICENSE": (wheel.installed().read_text("licenses/LICENSE") or "").encode(),
+        "RESTORE.md": RESTORE.format(wheel=name, python=platform.python_version()).encode(),
+    }
+    for text in ("FORMAT.md", "LICENCES.md"):
+        software[text] = (wheel.folder("codec") / text).read_bytes()
+    return software | {layout.SUMS: _sums_of(software)}

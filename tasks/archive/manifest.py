@@ -1,0 +1,137 @@
+"""The plan of a run: which sources, in which shards, with which settings and bundle. Written once, never changed."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from codec.errors import ArchiveError, SettingsError
+from tasks.archive import layout
+from tasks.storage.store import Store
+
+FORMAT = 1
+LPIPS_NETS = ("alex", "vgg")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides what a run writes, beside its sources and its bundle; raises SettingsError for bad values.
+
+    `quality` is lambda, None meaning the codec's default; `target_bpp`, bits per pixel of the whole file, replaces it.
+    `min_psnr_db` and `max_lpips` (AlexNet) are a floor: for a picture that misses it lambda rises, and one that no file
+    brings above it is kept without loss. `keep_exif` is about .fdc files; what is kept without loss keeps all it has.
+    `metrics` measures PSNR, MS-SSIM, LPIPS and DISTS of every picture. `image_timeout` is in seconds of one picture,
+    `image_memory` in bytes that its process may come to hold.
+    """
+
+    quality: float | None = None
+    target_bpp: float | None = None
+    min_psnr_db: float | None = None
+    max_lpips: float | None = None
+    keep_exif: bool = True
+    max_images_per_shard: int = 2000
+    max_shard_bytes: int = 10**9
+    image_timeout: float = 1800.0
+    image_memory: int = 16 * 10**9
+    max_failed_fraction: float = 1.0
+    verify: bool = True
+    metrics: bool = True
+    lpips_net: str = "alex"
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        if self.quality is not None and self.target_bpp is not None:
+            raise SettingsError("quality and target_bpp exclude each other: give one")
+        limits = ("max_images_per_shard", "max_shard_bytes", "image_timeout", "image_memory", "threads")
+        for name in ("quality", "target_bpp", "min_psnr_db", "max_lpips", *limits):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SettingsError(f"{name} must be above 0, not {value}")
+        if self.max_lpips is not None and not self.metrics:
+            raise SettingsError("max_lpips is one of the metrics: leave metrics on")
+        if self.max_images_per_shard > 2000:
+            raise SettingsError(f"max_images_per_shard must be at most 2000, not {self.max_images_per_shard}")
+        if not 0 <= self.max_failed_fraction <= 1:
+            raise SettingsError(f"max_failed_fraction must be from 0 to 1, not {self.max_failed_fraction}")
+        if self.lpips_net not in LPIPS_NETS:
+            raise SettingsError(f"lpips_net must be one of {', '.join(LPIPS_NETS)}, not {self.lpips_net!r}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One run. `shards` are row ranges [start, stop) of the listing; `batch` pictures are encoded at a time."""
+
+    run: int
+    parent: int | None
+    source: str
+    listing: str
+    listing_sha256: str
+    gone: int
+    truncated: bool
+    shards: tuple[tuple[int, int], ...]
+    settings: Settings
+    bundle_id: str
+    batch: int = 1
+    package_version: str = field(default_factory=lambda: importlib.metadata.version("fdcodec"))
+    format: int = FORMAT
+
+    @property
+    def images(self) -> int:
+        """How many sources the run covers."""
+        return sum(stop - start for start, stop in self.shards)
+
+    def to_bytes(self) -> bytes:
+        """The JSON document."""
+        return to_json(dataclasses.asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Self:
+        """The manifest in a JSON document; raises ArchiveError naming `where` it was read."""
+        document = from_json(data, where)
+        try:
+            document["settings"] = Settings(**document["settings"])
+            document["shards"] = tuple((start, stop) for start, stop in document["shards"])
+            return cls(**document)
+        except (TypeError, KeyError, ValueError) as error:
+            raise ArchiveError(f"{where}: not the manifest of a run: {error}") from error
+
+
+def read(archive: Store, run: int) -> Manifest:
+    """The manifest of a run; raises NotFoundError, ArchiveError."""
+    return Manifest.from_bytes(archive.read(layout.manifest(run)), archive.uri(layout.manifest(run)))
+
+
+def seal(archive: Store, run: int) -> dict[str, Any]:
+    """What the seal of a run says; raises NotFoundError, ArchiveError."""
+    return from_json(archive.read(layout.seal(run)), archive.uri(layout.seal(run)))
+
+
+def to_json(document: dict[str, Any]) -> bytes:
+    """A document as every JSON file of an archive writes it: the same content gives the same bytes.
+
+    Its field `sha256` is the SHA-256 of the bytes that the document has without this field.
+    """
+    return _canonical(document | {"sha256": hashlib.sha256(_canonical(document)).hexdigest()})
+
+
+def from_json(data: bytes, where: str, *, remedy: str = "restore it from a mirror") -> dict[str, Any]:
+    """The document in the bytes of `to_json`; raises ArchiveError for a byte that is not its own, or another format."""
+    try:
+        document = dict(json.loads(data))
+        stated = document.pop("sha256", None)
+        format_ = document["format"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ArchiveError(f"{where}: damaged; {remedy}") from error
+    if format_ != FORMAT and (stated is None or data == to_json(document)):
+        raise ArchiveError(
+            f"{where}: format {format_}, but this release reads {FORMAT}; use a newer release of fdcodec"
+        )
+    if data != to_json(document):
+        raise ArchiveError(f"{where}: damaged; {remedy}")
+    return document
+
+
+def _canonical(document: dict[str, Any]) -> bytes:
+    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()

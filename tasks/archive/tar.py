@@ -1,0 +1,83 @@
+"""Tars that WebDataset reads and whose bytes depend on their members alone.
+
+Training shards are written by WebDataset's own writer. Archives have the same bytes from the standard library:
+importing webdataset imports torch, which costs seconds and memory in a process that needs neither.
+"""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from tasks.storage.store import StorageError
+
+
+class Tar:
+    """A tar being written to a local file: owner, mode and time fixed, members in the order they are added."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open()
+
+    def _open(self) -> None:
+        self._writer = tarfile.open(self._path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  # closed by _close
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._naming_errors():
+            self._close()
+
+    def add(self, name: str, data: bytes) -> int:
+        """Append a member (a name of at most 100 ASCII characters); returns the offset of its first byte.
+
+        Raises StorageError when the disk is full.
+        """
+        with self._naming_errors():
+            end = self._append(name, data)
+        return end - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+    def _append(self, name: str, data: bytes) -> int:
+        """Write a member; returns the tar's length so far."""
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = len(data), 0o444
+        self._writer.addfile(member, io.BytesIO(data))
+        return self._writer.offset
+
+    def _close(self) -> None:
+        self._writer.close()
+
+    @contextmanager
+    def _naming_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"{self._path}: cannot spool a tar: {error.strerror}; make room there, or set TMPDIR"
+            ) from error
+
+
+class TrainingTar(Tar):
+    """A Tar by WebDataset's own writer."""
+
+    def _open(self) -> None:
+        import webdataset
+
+        self._file = self._path.open("wb")
+        self._shard = webdataset.TarWriter(
+            self._file, user="", group="", mode=0o444, mtime=0, compress=False, encoder=False
+        )
+
+    def _append(self, name: str, data: bytes) -> int:
+        key, _, extension = name.partition(".")
+        self._shard.write({"__key__": key, extension: data})
+        return int(self._shard.tarstream.offset)
+
+    def _close(self) -> None:
+        try:
+            self._shard.close()
+        finally:
+            self._file.close()

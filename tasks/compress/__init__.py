@@ -1,0 +1,1 @@
+"""Runs: what is new at a source, encoded shard by shard."""

@@ -1,0 +1,226 @@
+"""What there is at a source, less what sealed runs hold, frozen as the Parquet file that a run works through."""
+
+import itertools
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet
+
+from codec.errors import ArchiveError
+from tasks.archive import manifest, report
+from tasks.archive.schema import NOT_HELD, SCHEMA
+from tasks.sources import listing_files
+from tasks.sources.sharding import Limits, Shards
+from tasks.sources.source import FOUND, Source, write_found
+from tasks.storage import parquet
+from tasks.storage.store import StorageError, Store, sha256_of
+
+BATCH = 10_000
+LARGEST_SOURCE = 10**9
+SHARDS_PER_RUN = 2000
+KEYS_PER_BUCKET = 50_000
+HISTORY = ["key", "run", "status", "reason", "version", "source_sha256", "source_uri", "tar"]
+"""What planning asks of the report."""
+
+LISTING = pa.schema(
+    [
+        pa.field("run", pa.int32(), False, {"description": "run that this listing belongs to"}),
+        pa.field("key", pa.string(), False, {"description": "path relative to the source"}),
+        pa.field("uri", pa.string(), False, {"description": "where the source is read"}),
+        pa.field("size", pa.int64(), True, {"description": "size of the source; null when it is gone", "unit": "byte"}),
+        pa.field("stamp", pa.string(), True, {"description": "ETag, or modification time in nanoseconds"}),
+        pa.field(
+            "state",
+            pa.string(),
+            False,
+            {"description": "new; changed: kept before with another stamp; gone: no more there"},
+        ),
+        pa.field(
+            "version", pa.int32(), False, {"description": "version of the key if the content is new; if gone, the last"}
+        ),
+        pa.field("held_sha256", pa.string(), True, {"description": "content of the version kept last"}),
+        pa.field("sha256", pa.string(), True, {"description": "content, where another source here looks the same"}),
+        pa.field(
+            "duplicate_of", pa.string(), True, {"description": "first key here with that content, unless it is this"}
+        ),
+    ]
+)
+
+_STAGED = "CREATE TABLE {name}_staged AS SELECT *, hash(key) % {buckets} AS bucket FROM {name} ORDER BY bucket"
+_NOTHING_PENDING = """
+    CREATE TABLE pending (
+        key VARCHAR, uri VARCHAR, size BIGINT, stamp VARCHAR, state VARCHAR, version INTEGER, held_sha256 VARCHAR
+    )
+"""
+_PENDING = f"""
+    INSERT INTO pending
+    WITH rows AS (
+        SELECT * EXCLUDE bucket FROM rows_staged WHERE bucket = $bucket
+    ), listings AS (
+        SELECT * EXCLUDE bucket FROM listings_staged WHERE bucket = $bucket
+    ), found AS (
+        SELECT * EXCLUDE bucket FROM found_staged WHERE bucket = $bucket
+    ), forgotten AS (
+        SELECT DISTINCT key FROM rows WHERE status = 'forgotten'
+    ), here AS (
+        SELECT DISTINCT ON (key) * FROM found ANTI JOIN forgotten USING (key) ORDER BY key, stamp
+    ), last_row AS (
+        SELECT key, max(run) AS run, arg_max({{'status': status, 'reason': reason}}, run) AS said
+        FROM rows SEMI JOIN here USING (key) GROUP BY key
+    ), last_stamp AS (
+        SELECT key, r.run, said.status, said.reason, l.size, l.stamp FROM last_row r JOIN listings l USING (key, run)
+    ), last_kept AS (
+        SELECT key, arg_max({{'version': version, 'sha256': source_sha256}}, run) AS kept
+        FROM rows SEMI JOIN here USING (key) WHERE tar IS NOT NULL GROUP BY key
+    ), missing AS (
+        SELECT key, arg_max({{'version': version, 'sha256': source_sha256, 'uri': source_uri}}, run) AS kept
+        FROM rows ANTI JOIN here USING (key) WHERE tar IS NOT NULL GROUP BY key
+    ), once_gone AS (
+        SELECT DISTINCT key FROM listings WHERE state = 'gone'
+    ), known_gone AS (
+        SELECT key FROM listings SEMI JOIN once_gone USING (key) GROUP BY key HAVING arg_max(state, run) = 'gone'
+    )
+    SELECT key, f.uri, f.size, f.stamp, if(k.key IS NULL, 'new', 'changed') AS state,
+           coalesce(k.kept.version, 0) + 1 AS version, k.kept.sha256 AS held_sha256
+    FROM here f LEFT JOIN last_stamp h USING (key) LEFT JOIN last_kept k USING (key)
+    WHERE h.key IS NULL OR h.size <> f.size OR h.stamp <> f.stamp
+          OR (h.status = 'failed' AND (h.reason IN {NOT_HELD} OR h.run <= $retry_failed_to))
+    UNION ALL
+    SELECT key, kept.uri, NULL, NULL, 'gone', kept.version, kept.sha256 FROM missing ANTI JOIN known_gone USING (key)
+"""
+_ALIKE = """
+    SELECT key, uri, size, stamp FROM pending WHERE state <> 'gone' AND size <= $largest
+    QUALIFY count(*) OVER (PARTITION BY size, if($by_stamp, stamp, '')) > 1
+"""
+_ALIKE_TO_THE_END = "SELECT * FROM alike QUALIFY count(*) OVER (PARTITION BY size, stamp_or_tail) > 1"
+_TWINS = """
+    CREATE TEMP TABLE twins AS
+    SELECT key, sha256, nullif(min(key) OVER (PARTITION BY sha256), key) AS duplicate_of FROM hashed
+"""
+_FROZEN = """
+    SELECT $run AS run, key, uri, size, stamp, state, version, held_sha256, t.sha256, t.duplicate_of
+    FROM pending LEFT JOIN twins t USING (key) WHERE (state = 'gone') = $gone ORDER BY key
+"""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A listing written to a local file: row ranges of its shards, how many sources are gone, and whether some wait."""
+
+    path: Path
+    sha256: str
+    shards: list[tuple[int, int]]
+    gone: int
+    truncated: bool
+
+
+def freeze(
+    source: Source, archive: Store, run: int, limits: Limits, scratch: Path, *, retry_failed_to: int = 0
+) -> Frozen:
+    """List a source, take away what the sealed runs hold, and write the rest as the listing of a run, sorted by key.
+
+    Failed rows of runs up to `retry_failed_to` do not count as held. Sources that look alike are read here, so that
+    equal content is known to every shard. Gone sources come last. Memory stays bounded: the listing and the comparison
+    are on disk, below `scratch`. Raises StorageError, also when that is full.
+    """
+    history = [manifest.read(archive, number) for number in report.runs(archive) if number < run]
+    parts, listings = report.files(archive, [plan.run for plan in history]), [plan.listing for plan in history]
+    try:
+        found = pa.dataset.dataset(write_found(source, scratch / "found.parquet"))
+        with parquet.database(
+            rows=parquet.read_once(archive, parts, SCHEMA, HISTORY),
+            listings=parquet.read_once(archive, listings, LISTING, ["key", "run", "size", "stamp", "state"]),
+            found=found,
+        ) as connection:
+            keys = found.count_rows() + sum(plan.images for plan in history)
+            _compare(connection, 1 + keys // KEYS_PER_BUCKET, retry_failed_to)
+            _find_twins(source, connection, scratch)
+            return _write(connection, run, limits, scratch / "listing.parquet")
+    except (OSError, duckdb.Error) as error:
+        why = str(error).partition("\n")[0]
+        raise StorageError(f"{scratch}: cannot plan run {run}: {why}; make room there, or set TMPDIR") from error
+
+
+def read(archive: Store, name: str, start: int, stop: int) -> list[dict[str, Any]]:
+    """The rows start..stop-1 of a listing; only the row groups that hold them are read."""
+    wanted: list[pa.Table] = []
+    with archive.open(name) as file:
+        listing = pa.parquet.ParquetFile(file)
+        first = 0
+        for group in range(listing.num_row_groups):
+            length = listing.metadata.row_group(group).num_rows
+            low, high = max(start, first), min(stop, first + length)
+            if low < high:
+                wanted.append(listing.read_row_group(group).slice(low - first, high - low))
+            first += length
+    return list(pa.concat_tables(wanted).to_pylist()) if wanted else []
+
+
+def _compare(connection: duckdb.DuckDBPyConnection, buckets: int, retry_failed_to: int) -> None:
+    """Make the table `pending` of what is new, changed or gone, a bucket of keys at a time.
+
+    Everything is read once, onto disk; what an aggregate or a join holds is a bucket's, however long the history is.
+    """
+    for name in ("rows", "listings", "found"):
+        connection.execute(_STAGED.format(name=name, buckets=buckets))
+    connection.execute(_NOTHING_PENDING)
+    for bucket in range(buckets):
+        connection.execute(_PENDING, {"bucket": bucket, "retry_failed_to": retry_failed_to})
+
+
+def _find_twins(source: Source, connection: duckdb.DuckDBPyConnection, scratch: Path) -> None:
+    """Make the table `twins` of sources with equal content.
+
+    Where stamps do not tell content, sources of one size are told apart by their last bytes; few are left to be read.
+    """
+    alike = connection.sql(_ALIKE, params={"largest": LARGEST_SOURCE, "by_stamp": source.stamps_tell_content})
+    tail = (lambda entry: str(entry["stamp"])) if source.stamps_tell_content else source.tail
+    tails = _mapped(alike, tail, "stamp_or_tail", scratch / "alike.parquet")
+    connection.register("alike", pa.dataset.dataset(tails))
+    hashes = _mapped(connection.sql(_ALIKE_TO_THE_END), source.sha256, "sha256", scratch / "hashed.parquet")
+    connection.register("hashed", pa.dataset.dataset(hashes))
+    connection.execute(_TWINS)
+
+
+def _mapped(
+    entries: duckdb.DuckDBPyRelation, function: Callable[[dict[str, Any]], str], field: str, path: Path
+) -> Path:
+    """A Parquet file of the entries with what the function says of each; an entry that it cannot read is left out."""
+
+    def told(entry: dict[str, Any]) -> dict[str, Any]:
+        with suppress(ArchiveError):  # the shard that takes it will say what is wrong with it
+            return {**{name: entry[name] for name in FOUND.names}, field: function(entry)}
+        return {}
+
+    with pa.parquet.ParquetWriter(path, FOUND.append(pa.field(field, pa.string()))) as writer:
+        for batch in entries.to_arrow_reader(BATCH):
+            rows = [row for row in listing_files.in_parallel(told, batch.to_pylist()) if row]
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, writer.schema))
+    return path
+
+
+def _write(connection: duckdb.DuckDBPyConnection, run: int, limits: Limits, path: Path) -> Frozen:
+    shards = Shards(limits)
+    truncated = False
+    gone = 0
+    with pa.parquet.ParquetWriter(path, LISTING, compression="zstd") as writer:
+        for batch in connection.sql(_FROZEN, params={"run": run, "gone": False}).to_arrow_reader(BATCH):
+            taken = sum(1 for _ in itertools.takewhile(shards.take, batch.column("size").to_pylist()))
+            writer.write_table(_as_listing(batch.slice(0, taken)))
+            if taken < batch.num_rows:
+                truncated = True
+                break
+        for batch in connection.sql(_FROZEN, params={"run": run, "gone": True}).to_arrow_reader(BATCH):
+            gone += batch.num_rows
+            writer.write_table(_as_listing(batch))
+    return Frozen(path, sha256_of(path), shards.ranges, gone, truncated)
+
+
+def _as_listing(batch: pa.RecordBatch) -> pa.Table:
+    return pa.Table.from_batches([batch]).cast(LISTING)

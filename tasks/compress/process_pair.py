@@ -1,0 +1,84 @@
+"""The two processes that hold a shard's models, kept for the next shard: a worker process loads its models once."""
+
+import atexit
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from codec.errors import ArchiveError
+from tasks.archive import escrow, layout
+from tasks.processes.codec_process import Models, verifier, worker
+from tasks.storage.store import Store
+
+IDLE_SECONDS = 10.0
+"""How long a pair waits for its next shard before it ends."""
+
+
+class Pair:
+    """The process that encodes and the one that decodes again, both with an archive's own copy of a bundle.
+
+    Raises ArchiveError when they cannot start, or load another bundle than the archive's run was planned with.
+    """
+
+    def __init__(self, archive: Store, bundle_id: str, models: Models, metrics: str) -> None:
+        with ExitStack() as stack:
+            copy = escrow.bundle(archive, bundle_id, with_backbone=not models.backbone)
+            models = replace(models, bundle=stack.enter_context(copy))
+            self.encoder = stack.enter_context(worker(models, metrics))
+            self.decoder = stack.enter_context(verifier(models))
+            if self.encoder.greeting()["bundle_id"] != bundle_id:
+                raise ArchiveError(f"{archive.uri(layout.escrow(bundle_id))}: not the bundle it is kept as")
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        """End both processes."""
+        self._stack.close()
+
+
+_Key = tuple[str, str, Models, str]
+_idle: dict[_Key, list[tuple[Pair, threading.Timer]]] = defaultdict(list)
+_lock = threading.Lock()
+
+
+@contextmanager
+def lent(archive: Store, bundle_id: str, models: Models, metrics: str) -> Iterator[Pair]:
+    """A pair for one shard: one that has nothing to do, or a new one. After an error it is not lent again."""
+    key = (archive.url, bundle_id, models, metrics)
+    with _lock:
+        found = _idle[key].pop() if _idle[key] else None
+    if found:
+        pair, timer = found
+        timer.cancel()
+    else:
+        pair = Pair(archive, bundle_id, models, metrics)
+    try:
+        yield pair
+    except BaseException:
+        pair.close()
+        raise
+    timer = threading.Timer(IDLE_SECONDS, _dismiss, [key, pair])
+    timer.daemon = True
+    with _lock:
+        _idle[key].append((pair, timer))
+    timer.start()
+
+
+def _dismiss(key: _Key, pair: Pair) -> None:
+    """End a pair that is still idle."""
+    with _lock:
+        found = next((entry for entry in _idle[key] if entry[0] is pair), None)
+        if found:
+            _idle[key].remove(found)
+    if found:
+        pair.close()
+
+
+@atexit.register
+def dismiss_all() -> None:
+    """End every idle pair."""
+    for key, entries in list(_idle.items()):
+        for pair, timer in list(entries):
+            timer.cancel()
+            _dismiss(key, pair)

@@ -1,0 +1,261 @@
+"""One shard of a run: its sources encoded, verified and committed as one tar and one part of the report."""
+
+import datetime
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet
+
+from codec.errors import ArchiveError
+from tasks.archive import layout, manifest, report, schema
+from tasks.archive.manifest import Manifest
+from tasks.archive.tar import Tar
+from tasks.compress import listing, process_pair
+from tasks.processes.child import Child, ChildDied
+from tasks.processes.codec_process import CODEC, Models, decodes
+from tasks.progress import SILENT, Progress
+from tasks.sources.source import ChangedError, open_source
+from tasks.storage.keys import extension_of, member
+from tasks.storage.store import NotFoundError, StorageError, Store, sha256_of
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be worked off shard by shard. `backbone` says where the bundle's is found if it is not embedded."""
+
+    archive: str
+    run: int
+    device: str = "cpu"
+    backbone: str = ""
+    codec: str = CODEC
+
+
+def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.Totals:
+    """Encode, verify and commit one shard, unless that is done; returns its totals.
+
+    Raises StorageError when a source or the archive cannot be reached: nothing is committed then, and calling again
+    is right. Raises ArchiveError when more pictures fail than the run's settings allow.
+    """
+    archive = Store(job.archive)
+    plan = manifest.read(archive, job.run)
+    start, stop = plan.shards[shard]
+    done = committed(archive, job.run, shard)
+    if done is not None:
+        progress.advance(stop - start)
+        return report.count(done)
+    entries = listing.read(archive, plan.listing, start, stop)
+    metrics = plan.settings.lpips_net if plan.settings.metrics else "none"
+    settings = plan.settings
+    models = Models("", job.device, job.backbone, settings.threads, job.codec, settings.image_memory)
+    with tempfile.TemporaryDirectory() as scratch:
+        spool = Path(scratch) / "shard.tar"
+        with process_pair.lent(archive, plan.bundle_id, models, metrics) as pair, Tar(spool) as tar:
+            held = _held(archive, plan.run, [entry["key"] for entry in entries if entry["held_sha256"]])
+            encoding = Encoding(plan, shard, job.device, held, pair.encoder, pair.decoder, tar)
+            for entry in entries:
+                encoding.add(entry)
+                progress.advance(1)
+        return _commit(archive, plan, shard, encoding.rows, spool)
+
+
+def committed(archive: Store, run: int, shard: int) -> pa.Table | None:
+    """The rows of a shard that is done, else None."""
+    try:
+        return pa.parquet.read_table(pa.BufferReader(archive.read(layout.part(run, shard))))
+    except NotFoundError:
+        return None
+
+
+def tar_of(part: pa.Table) -> str:
+    """The tar that a part names, empty when the shard stored nothing."""
+    return str(part.schema.metadata[b"tar"].decode())
+
+
+def _held(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
+    """What earlier runs stored last under some keys, as outcomes for sources that still have that content."""
+    if not keys:
+        return {}
+    field = pa.compute.field
+    history = report.lookup(archive, keys)
+    kept = history.filter((field("run") < run) & field("tar").is_valid()).to_pylist()
+    own = ("source_uri", "source_bytes", "run", "shard", "created_at", "duplicate_of")
+    return {
+        row["key"]: {name: value for name, value in row.items() if name not in own} | {"status": "unchanged"}
+        for row in sorted(kept, key=lambda row: int(row["run"]))
+    }
+
+
+class Encoding:
+    """The rows of a shard, in order, and the tar they fill."""
+
+    def __init__(
+        self,
+        plan: Manifest,
+        shard: int,
+        device: str,
+        held: dict[str, Row],
+        encoder: Child,
+        decoder: Child,
+        tar: Tar,
+    ) -> None:
+        self.rows: list[Row] = []
+        self._source, self._held = open_source(plan.source), held
+        self._plan, self._shard, self._device = plan, shard, device
+        self._encoder, self._decoder, self._tar = encoder, decoder, tar
+
+    def add(self, entry: Row) -> None:
+        """Make the row of one listing entry."""
+        row = {
+            "key": entry["key"],
+            "version": entry["version"],
+            "source_uri": entry["uri"],
+            "source_bytes": entry["size"],
+            "run": self._plan.run,
+            "shard": self._shard,
+            "device": self._device,
+            "bundle_id": self._plan.bundle_id,
+            "created_at": datetime.datetime.now(datetime.UTC),
+        }
+        self.rows.append(row | self._outcome(entry))
+
+    def _outcome(self, entry: Row) -> Row:
+        if entry["size"] > listing.LARGEST_SOURCE:
+            return _failed("too_large", f"{entry['size']} bytes, of which a shard holds {listing.LARGEST_SOURCE}")
+        try:
+            source = self._source.fetch(entry)
+        except NotFoundError:
+            return _failed("source_missing", "not there any more")
+        except ChangedError:
+            return _failed("source_changed", "not what was listed any more")
+        content = hashlib.sha256(source).hexdigest()
+        found = {"source_sha256": content}
+        if content == entry["held_sha256"]:
+            return found | self._held[entry["key"]]
+        if content == entry["sha256"]:
+            found["duplicate_of"] = entry["duplicate_of"]
+            if first := self._first(entry["duplicate_of"], content):
+                return first | found
+        return found | self._encoded(entry["key"], source)
+
+    def _first(self, key: str | None, content: str) -> Row | None:
+        """The outcome of an equal source of this shard, whose stored file then serves both."""
+        row = next((row for row in self.rows if row["key"] == key), None)
+        if row is None or row.get("source_sha256") != content or row["status"] == "unchanged":
+            return None
+        own = ("key", "version", "source_uri", "created_at")
+        return {name: value for name, value in row.items() if name not in own}
+
+    def _encoded(self, key: str, source: bytes) -> Row:
+        settings = self._plan.settings
+        asked = ("quality", "target_bpp", "min_psnr_db", "max_lpips", "keep_exif")
+        request = {"do": "encode"} | {name: getattr(settings, name) for name in asked}
+        try:
+            answer, data = self._encoder.ask(request, source, seconds=settings.image_timeout)
+        except ChildDied as death:
+            return _failed(death.reason, str(death))
+        if "failed" in answer:
+            return _failed(answer["failed"], answer["error"])
+        content, fallback = answer.pop("content", None), answer.pop("fallback", None)
+        if content is not None and settings.verify:
+            answer["verified"] = decodes(self._decoder, data, content, seconds=settings.image_timeout)
+            fallback = None if answer["verified"] else "unverified"
+        if fallback is None:
+            answer |= {"status": "compressed", "codec": "fdc", "content_sha256": content}
+            return answer | self._stored(key, "fdc", data, answer)
+        about = {name: answer.get(name) for name in ("source_format", "width", "height", "error")}
+        return about | {"status": "fallback", "reason": fallback} | self._without_loss(key, source, about)
+
+    def _without_loss(self, key: str, source: bytes, about: Row) -> Row:
+        """The source as JPEG XL where that is smaller and comes back exactly, else its own bytes."""
+        seconds = self._plan.settings.image_timeout
+        if about["width"] is not None:  # what was not decoded for its size is not decoded here either
+            try:
+                answer, data = self._encoder.ask({"do": "keep"}, source, seconds=seconds)
+            except ChildDied:
+                answer, data = {}, b""
+            if "content" in answer and decodes(self._decoder, data, answer["content"], seconds=seconds):
+                kept = {"codec": "jxl", "verified": True, "content_sha256": answer["content"]}
+                return kept | self._stored(key, "jxl", data, about)
+        extension = extension_of(key)
+        return {"codec": "original", "verified": True} | self._stored(key, extension, source, about)
+
+    def _stored(self, key: str, extension: str, data: bytes, answer: Row) -> Row:
+        offset = self._tar.add(member(len(self.rows), key, extension), data)
+        return {
+            "bytes": len(data),
+            "bpp": 8 * len(data) / (answer["width"] * answer["height"]) if answer["width"] is not None else None,
+            "offset": offset,
+            "length": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+
+
+def _failed(reason: str, error: str) -> Row:
+    return {"status": "failed", "reason": reason, "error": error}
+
+
+def _commit(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: Path) -> report.Totals:
+    """Publish the tar under its content hash, then the part that names it; the part is what commits the shard."""
+    _refuse_nonsense(plan, shard, rows)
+    try:
+        return report.count(_published(archive, plan, shard, rows, spool))
+    except ArchiveError:
+        winner = committed(archive, plan.run, shard)
+        if winner is None:
+            raise
+        return report.count(winner)  # another runner was faster, and may have sealed the run and removed our tar
+
+
+def _published(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: Path) -> pa.Table:
+    """The part that stands: ours, or that of another runner, whose tar then stays instead of ours."""
+    own = [row for row in rows if row["status"] != "unchanged" and "offset" in row]
+    tar = ""
+    if own:
+        _check_offsets(spool, own)
+        digest = sha256_of(spool)
+        tar = layout.tar(plan.run, shard, digest)
+        if not archive.publish(tar, spool) or archive.sha256(tar) != digest:
+            raise StorageError(
+                f"{archive.uri(tar)}: what is stored here is not what was written; remove it and run again"
+            )
+    for row in own:
+        row["tar"] = tar
+    table = schema.table(rows, {"run": str(plan.run), "shard": str(shard), "tar": tar})
+    part = pa.BufferOutputStream()
+    pa.parquet.write_table(table, part, compression="zstd")
+    if archive.publish(layout.part(plan.run, shard), part.getvalue().to_pybytes()):
+        return table
+    winner = committed(archive, plan.run, shard)
+    if winner is None:
+        raise StorageError(f"{archive.uri(layout.part(plan.run, shard))}: refused, yet not there; run again")
+    if tar and tar_of(winner) != tar:
+        archive.remove(tar)
+    return winner
+
+
+def _refuse_nonsense(plan: Manifest, shard: int, rows: list[Row]) -> None:
+    failed = [row for row in rows if row["status"] == "failed" or row.get("reason") == "unverified"]
+    allowed = plan.settings.max_failed_fraction
+    if len(failed) > allowed * len(rows):
+        first = f"{failed[0]['key']!r}: {failed[0].get('error', 'unverified')}"
+        raise ArchiveError(
+            f"run {plan.run}, shard {shard}: {len(failed)} of {len(rows)} pictures failed, more than "
+            f"max_failed_fraction {allowed} allows; the first is {first}"
+        )
+
+
+def _check_offsets(spool: Path, rows: list[Row]) -> None:
+    with spool.open("rb") as file:
+        for row in rows:
+            file.seek(row["offset"])
+            if hashlib.sha256(file.read(row["length"])).hexdigest() != row["sha256"]:
+                raise ArchiveError(
+                    f"{row['key']!r}: its bytes are not at the offset its row says; nothing was committed"
+                )

@@ -1,0 +1,1 @@
+"""Audit, forget, compaction and status of archives."""

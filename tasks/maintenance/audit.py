@@ -1,0 +1,305 @@
+"""Is everything there that an archive says, and nothing else, and does it still decode? What can be is put right.
+
+The audit walks from what names to what is named: manifest, listing, seal, parts, tars, and in the tars each file, whose
+hash is that of its row and whose symbols, decoded again by a second process, are those that were encoded. Every object
+and every file looked at is a row of audits/<time>.parquet. With a mirror, another archive with the same runs, a damaged
+or missing object is replaced by the mirror's, if that one is what its name or its hash says.
+"""
+
+import datetime
+import hashlib
+import random
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet
+
+from codec.errors import ArchiveError, SettingsError
+from tasks.archive import compacted, erasures, escrow, layout, manifest, report
+from tasks.archive.decoders import Decoders
+from tasks.archive.opening import existing
+from tasks.maintenance.findings import SCHEMA, Findings
+from tasks.processes.codec_process import Models, decodes, verifier
+from tasks.progress import SILENT, Progress
+from tasks.storage.store import NotFoundError, StorageError, Store, sha256_of
+
+SECONDS = 1800.0
+DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Audited:
+    """How many objects and pictures were looked at, how many problems there are, and how many of those were put right.
+
+    `problems` are the first thousand findings that are not ok; `findings` is the name of the file that has all.
+    """
+
+    objects: int
+    pictures: int
+    found: int
+    repaired: int
+    problems: list[dict[str, Any]]
+    findings: str
+
+
+def audit(
+    archive: str,
+    *,
+    sample: float = 1.0,
+    seed: int | None = None,
+    repair_from: str = "",
+    models: Models = Models(""),  # noqa: B008  # frozen
+    progress: Progress = SILENT,
+) -> Audited:
+    """Check an archive and write down what was found.
+
+    `sample` is the fraction of pictures whose bytes are read and decoded, drawn by `seed`, anew each time if None; all
+    other checks are whole. `models` says with what the files are decoded; the bundles are the archive's own copies.
+    Raises SettingsError for a sample outside 0..1, ArchiveError without an archive, or while an erasure is unfinished.
+    """
+    if not 0 < sample <= 1:
+        raise SettingsError(f"sample must be above 0 and at most 1, not {sample}")
+    store = Store(archive)
+    if not repair_from or not store.children(layout.RUNS):
+        store = existing(archive)
+    erasures.refuse_unfinished(store)
+    mirror = existing(repair_from) if repair_from else None
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    name = layout.audit(stamp)
+    with tempfile.TemporaryDirectory() as scratch, Decoders(store, models, verifier) as decoders:
+        path = Path(scratch) / "findings.parquet"
+        with pa.parquet.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+            notes = Findings(writer)
+            _Audit(store, mirror, Path(scratch), notes, decoders, sample, random.Random(seed), progress).whole()
+            notes.flush()
+        store.publish(name, path)
+    return Audited(notes.objects, notes.pictures, notes.found, notes.repaired, notes.problems, name)
+
+
+Wrong = Callable[[Path], str]
+"""What is wrong with a file, in one line; empty if nothing is."""
+
+
+@dataclass
+class _Audit:
+    archive: Store
+    mirror: Store | None
+    scratch: Path
+    notes: Findings
+    decoders: Decoders
+    sample: float
+    draw: random.Random
+    progress: Progress
+    objects: dict[str, int] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)
+    useless: set[str] = field(default_factory=set)
+    rows: int = 0
+    fetched: tuple[str, str] = ("", "")
+
+    def whole(self) -> None:
+        """Check all that is there."""
+        self.objects = {item.name: item.size for item in self.archive.list()}
+        self.check(layout.ARCHIVE, _no_document)
+        for name in sorted(self.objects):
+            if name.startswith(f"{layout.ESCROW}/") and name.endswith(f"/{layout.SUMS}"):
+                self.escrow(name)
+        table = self.compacted()
+        there = [layout.run_of(name) for name in self.objects if name.startswith(f"{layout.RUNS}/")]
+        last = max([*there, table.runs])
+        for run in range(1, last + 1):
+            self.run(run, last)
+            if run == table.runs and table.rows != self.rows:
+                detail = f"has {table.rows} rows, but its runs have {self.rows}; remove it and compact again"
+                self.notes.add(layout.CURRENT, "damaged", detail)
+        ours = tuple(f"{folder}/" for folder in (layout.ESCROW, layout.TABLES, layout.AUDITS, layout.FORGET))
+        for name in sorted(self.objects.keys() - self.named):
+            if not name.startswith(ours):
+                self.notes.add(name, "foreign", "nothing names it; remove it if it is not yours")
+        for name in self.archive.abort_uploads(older_than=DAY):
+            self.notes.add(name, "dangling", "aborted", repaired=True)
+
+    def compacted(self) -> compacted.Table:
+        """Check the generation of tables that holds."""
+        if layout.CURRENT not in self.objects or not self.check(layout.CURRENT, _no_document):
+            return compacted.Table()
+        current = compacted.current(self.archive)
+        for file in current.files:
+            self.check(file.name, _not_hashed(file.sha256))
+        return current
+
+    def run(self, run: int, last: int) -> None:
+        """Check one run; only the last may be unsealed, and what else lies in its folder is then work in progress."""
+        seal: dict[str, Any] = {}
+        unsealed = run == last and layout.seal(run) not in self.objects
+        if not unsealed and self.check(layout.seal(run), _no_document):
+            seal = manifest.seal(self.archive, run)
+        planned = _not_hashed(seal["manifest"]["sha256"]) if seal else _no_document
+        if not self.check(layout.manifest(run), planned):
+            self.named |= {name for name in self.objects if name.startswith(f"{layout.run(run)}/")}
+            return
+        plan = manifest.read(self.archive, run)
+        self.check(plan.listing, _not_hashed(plan.listing_sha256))
+        self.escrow(f"{layout.escrow(plan.bundle_id)}/{layout.SUMS}")
+        parts: list[tuple[str, Wrong]]
+        if unsealed:
+            parts = [(name, _no_part) for name in report.parts(self.archive, run)]
+            self.named |= {name for name in self.objects if name.startswith(f"{layout.run(run)}/")}
+        elif seal:
+            parts = [(part["name"], _not_hashed(part["sha256"])) for part in seal["parts"]]
+            self.archive.remove_unfinished(layout.run(run))
+        else:
+            parts = [(layout.part(run, shard), _no_part) for shard in range(len(plan.shards))]
+        for name, wrong in parts:
+            if self.check(name, wrong):
+                self.part(name)
+            else:
+                shard = f"{layout.shards(run)}/{name[-14:-8]}-"
+                self.named |= {tar for tar in self.objects if tar.startswith(shard)}
+
+    def escrow(self, listed: str) -> None:
+        """Check a list of hashes in the escrow and the files that it names, once."""
+        if listed not in self.named and self.check(listed, _no_sums):
+            for name, sha256 in escrow.sums(self.archive, listed.rpartition("/")[0]).items():
+                self.check(name, _not_hashed(sha256))
+
+    def part(self, name: str) -> None:
+        """Check what the rows of a part name."""
+        part = pa.parquet.read_table(self.local(self.archive, name))
+        self.rows += part.num_rows
+        own = part.schema.metadata[b"tar"].decode()
+        rows = part.filter(pa.compute.field("tar").is_valid()).to_pylist()
+        for tar in sorted({row["tar"] for row in rows} - {own}):
+            if tar not in self.objects:
+                self.notes.add(tar, "missing", f"rows of {name} point at it")
+        if own:
+            self.tar(own, list({row["offset"]: row for row in rows if row["tar"] == own}.values()))
+
+    def tar(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Check a tar, whole if all pictures are wanted, and its files."""
+        wrong = _not_named(name)
+        self.named.add(name)
+        whole = self.sample >= 1
+        if (whole or name not in self.objects) and not self.check(name, wrong) and not self.archive.exists(name):
+            return
+        chosen = rows if whole else self.draw.sample(rows, max(1, round(self.sample * len(rows))))
+        self.progress.begin(len(chosen))
+        repaired: bool | None = None
+        for row in chosen:
+            data = self.member(name, row, whole)
+            if hashlib.sha256(data).hexdigest() == row["sha256"]:
+                self.content(name, row, data)
+            else:
+                if repaired is None:
+                    repaired = not whole and self.repair(name, wrong)
+                detail = f"not the bytes of its row, at {row['offset']}"
+                self.notes.add(name, "damaged", detail, key=row["key"], repaired=repaired)
+            self.progress.advance(1)
+        if not whole and repaired is None:
+            self.notes.add(name)
+
+    def member(self, tar: str, row: dict[str, Any], whole: bool) -> bytes:
+        """The bytes at a row's place, fewer or none if the tar ends before."""
+        if not whole:
+            try:
+                return self.archive.read_range(tar, row["offset"], row["length"])
+            except StorageError:
+                if self.archive.size(tar) >= row["offset"] + row["length"]:
+                    raise
+                return b""
+        with self.local(self.archive, tar).open("rb") as file:
+            file.seek(row["offset"])
+            return file.read(row["length"])
+
+    def content(self, tar: str, row: dict[str, Any], data: bytes) -> None:
+        """Note a file whose bytes are right, after decoding it again if it was encoded."""
+        bundle_id = row["bundle_id"]
+        if row["content_sha256"] is not None and bundle_id not in self.useless:
+            try:
+                decoder = self.decoders.get(bundle_id)
+            except ArchiveError as error:
+                self.useless.add(bundle_id)
+                self.notes.add(layout.escrow(bundle_id), "damaged", str(error))
+                self.content(tar, row, data)
+                return
+            if not decodes(decoder, data, row["content_sha256"], seconds=SECONDS):
+                detail = f"does not decode to what was encoded, at {row['offset']}"
+                self.notes.add(tar, "undecodable", detail, key=row["key"])
+                return
+        self.notes.add(tar, key=row["key"])
+
+    def check(self, name: str, wrong: Wrong) -> bool:
+        """Note whether an object is in order, and whether it was put in order; False if it is not."""
+        self.named.add(name)
+        problem = self.problem(self.archive, name, wrong)
+        if problem is None:
+            self.notes.add(name)
+            return True
+        repaired = self.repair(name, wrong)
+        self.notes.add(name, *problem, repaired=repaired)
+        return repaired
+
+    def problem(self, store: Store, name: str, wrong: Wrong) -> tuple[str, str] | None:
+        try:
+            detail = wrong(self.local(store, name))
+        except (NotFoundError, FileNotFoundError):
+            return "missing", "nothing is stored here"
+        return ("damaged", detail) if detail else None
+
+    def repair(self, name: str, wrong: Wrong) -> bool:
+        """Put the mirror's object in place of a missing or damaged one, if that is in order."""
+        if self.mirror is None or self.problem(self.mirror, name, wrong) is not None:
+            return False
+        copy = self.local(self.mirror, name)
+        self.archive.remove(name)
+        stands = self.archive.publish(name, copy)
+        self.fetched = ("", "")
+        return stands
+
+    def local(self, store: Store, name: str) -> Path:
+        """A local file with the content of an object, fetched once until the next object is asked for."""
+        if store.folder is not None:
+            return store.folder / name
+        path = self.scratch / "object"
+        if self.fetched != (store.url, name):
+            self.fetched = ("", "")
+            with store.open(name) as source, path.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
+            self.fetched = (store.url, name)
+        return path
+
+
+def _no_document(path: Path) -> str:
+    try:
+        manifest.from_json(path.read_bytes(), "")
+    except ArchiveError as error:
+        return str(error).removeprefix(": ").partition(";")[0]
+    return ""
+
+
+def _no_sums(path: Path) -> str:
+    lines = path.read_text(errors="replace").splitlines()
+    return "" if all(re.fullmatch(r"[0-9a-f]{64}  .+", line) for line in lines) else "no list of hashes"
+
+
+def _no_part(path: Path) -> str:
+    try:
+        pa.parquet.read_schema(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        return f"no Parquet file: {error}"
+    return ""
+
+
+def _not_hashed(sha256: str) -> Wrong:
+    return lambda path: "" if sha256_of(path) == sha256 else "its content has another hash than the one it is kept by"
+
+
+def _not_named(tar: str) -> Wrong:
+    head = tar.removesuffix(".tar").rpartition("-")[2]
+    return lambda path: "" if sha256_of(path).startswith(head) else "its content has another hash than its name says"

@@ -1,0 +1,89 @@
+"""How far an archive is: its runs, what they hold and, of the open one, the rate, the time left and what fails."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.archive import compacted, erasures, manifest, report
+from tasks.archive.opening import existing
+from tasks.archive.schema import STATUSES
+from tasks.storage import parquet
+from tasks.storage.store import Store
+
+_RUNS = f"""
+    SELECT run, count(*) AS images_done, count(DISTINCT shard) AS shards_done,
+           {", ".join(f"count(*) FILTER (status = '{status}') AS {status}" for status in STATUSES)},
+           sum(source_bytes)::BIGINT AS source_bytes, max(created_at)::VARCHAR AS last_commit
+    FROM rows GROUP BY run
+"""
+_STORED = """
+    SELECT run, sum(length)::BIGINT AS stored_bytes
+    FROM (SELECT DISTINCT run, tar, "offset", length FROM rows WHERE status IN ('compressed', 'fallback'))
+    GROUP BY run
+"""
+_FAILING = """
+    SELECT run, shard, count(*) FILTER (status = 'failed') AS failed, count(*) AS images,
+           list_sort(list(DISTINCT reason) FILTER (status = 'failed')) AS reasons
+    FROM rows GROUP BY run, shard HAVING failed > 0 ORDER BY run, shard
+"""
+_LAST_HOUR = """
+    SELECT (count(*) - 1) / nullif(epoch(max(created_at) - min(created_at)), 0)
+    FROM rows WHERE run = $run
+    AND created_at > (SELECT max(created_at) FROM rows WHERE run = $run) - INTERVAL 1 HOUR
+"""
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of an archive.
+
+    `runs` has a record for each: run, state (sealed, closed: sealed without some shards, open), shards, shards_done,
+    images, images_done, rows by status, source_bytes, stored_bytes and last_commit (UTC). `images_per_second`, over the
+    last hour of commits, and `seconds_left` are of the open run; None without one, or before two rows are committed.
+    `failing_shards` has run, shard, failed, images and reasons for each shard with failed rows.
+    """
+
+    archive: str
+    runs: list[dict[str, Any]]
+    images_per_second: float | None
+    seconds_left: float | None
+    failing_shards: list[dict[str, Any]]
+    compacted_runs: int
+    unfinished_erasures: int
+
+    @property
+    def failed(self) -> int:
+        """How many rows say that a source could not be kept."""
+        return sum(int(run["failed"]) for run in self.runs)
+
+
+def status(archive: str) -> Status:
+    """Look at an archive, running or not; raises ArchiveError where there is none."""
+    store = existing(archive)
+    with parquet.database(rows=report.rows(store)) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        done = {row["run"]: row for row in connection.sql(_RUNS).to_arrow_table().to_pylist()}
+        stored = dict(connection.execute(_STORED).fetchall())
+        failing = connection.sql(_FAILING).to_arrow_table().to_pylist()
+        runs = [_run(store, run, done.get(run, {}), stored.get(run, 0)) for run in report.runs(store)]
+        rate = left = None
+        if runs and runs[-1]["state"] == "open":
+            rate = connection.execute(_LAST_HOUR, {"run": runs[-1]["run"]}).fetchall()[0][0]
+            left = (runs[-1]["images"] - runs[-1]["images_done"]) / rate if rate else None
+    return Status(str(store), runs, rate, left, failing, compacted.current(store).runs, len(erasures.unfinished(store)))
+
+
+def _run(archive: Store, run: int, done: dict[str, Any], stored: int) -> dict[str, Any]:
+    plan = manifest.read(archive, run)
+    state = "open"
+    if report.sealed(archive, run):
+        state = "closed" if "closed" in manifest.seal(archive, run) else "sealed"
+    counts = ("shards_done", "images_done", *STATUSES, "source_bytes")
+    return {
+        "run": run,
+        "state": state,
+        "shards": len(plan.shards),
+        "images": plan.images,
+        **{name: done.get(name, 0) for name in counts},
+        "stored_bytes": stored,
+        "last_commit": done.get("last_commit"),
+    }

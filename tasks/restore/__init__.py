@@ -1,0 +1,1 @@
+"""Pictures out of an archive again: selection, files, and a view for fsspec."""

@@ -1,0 +1,62 @@
+"""The two pictures of a row of the report: the source, where it is still there, and what the archive keeps of it."""
+
+import dataclasses
+import hashlib
+import threading
+from typing import Any, Self
+
+from codec.errors import ArchiveError, FdcError
+from codec.images import Picture, read_image
+from tasks.archive.decoders import Decoders
+from tasks.processes.codec_process import Models, worker
+from tasks.restore.stored_file import Member, decoded, read_member
+from tasks.storage.keys import name_of, part_of
+from tasks.storage.store import Store
+
+Row = dict[str, Any]
+
+_OF_ROW = [field.name for field in dataclasses.fields(Member) if field.name != "target"]
+
+
+class Pictures:
+    """Reads pictures of an archive; a context, in which each bundle's decoder is started once, when first needed.
+
+    Threads may share it: one picture is decoded at a time. Both methods raise ArchiveError, of one line, for a picture
+    that cannot be had.
+    """
+
+    def __init__(self, archive: Store, models: Models = Models("")) -> None:  # noqa: B008  # frozen
+        self._archive, self._lock = archive, threading.Lock()
+        self._decoders = Decoders(archive, models, worker)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._decoders.close()
+
+    def original(self, row: Row) -> Picture:
+        """The source that a row describes, only if it still has the content that was compressed."""
+        address, start = part_of(row["source_uri"])
+        folder, _, name = name_of(address).rpartition("/")
+        store = Store(folder)
+        data = store.read(name) if start is None else store.read_range(name, start, row["source_bytes"])
+        if hashlib.sha256(data).hexdigest() != row["source_sha256"]:
+            raise ArchiveError(f"{row['source_uri']}: changed since it was compressed")
+        return _read(data)  # with this very content it was read before, in a process of its own
+
+    def kept(self, row: Row) -> Picture:
+        """The picture that the archive gives back for a row with a stored file."""
+        member = Member(target="", **{name: row[name] for name in _OF_ROW})
+        data = read_member(self._archive, member)
+        if member.codec != "original":
+            with self._lock:
+                data = decoded(self._decoders.get(member.bundle_id), member, data)
+        return _read(data)
+
+
+def _read(data: bytes) -> Picture:
+    try:
+        return read_image(data)
+    except FdcError as error:
+        raise ArchiveError(str(error)) from error

@@ -1,0 +1,118 @@
+"""An archive's pictures as a read-only fsspec file system that decodes what is read.
+
+    fsspec.open("fdc://2024/beach.jpg.png::s3://bucket/archive")
+
+The paths are those that restore-archive writes: a key with `.png` appended where it does not end in it, and the key
+itself where the source's own bytes come back. Sizes are known only by decoding, so `info` gives None. Keys with empty,
+`.` or `..` parts are not reached; restore-archive writes them.
+"""
+
+import errno
+import io
+import os
+import threading
+import weakref
+from typing import Any
+
+from fsspec.spec import AbstractFileSystem
+
+from tasks.archive import report
+from tasks.archive.decoders import Decoders
+from tasks.archive.opening import existing
+from tasks.processes.codec_process import Models, worker
+from tasks.restore import selection
+from tasks.restore.stored_file import Member, decoded, read_member
+from tasks.storage import parquet
+from tasks.storage.keys import key_of, name_of
+
+_KEYS = "SELECT DISTINCT key FROM rows WHERE tar IS NOT NULL AND starts_with(key, $folder)"
+_FILES = f"{_KEYS} AND NOT contains(substr(key, length($folder) + 1), '/')"
+_FOLDERS = f"SELECT DISTINCT split_part(substr(key, length($folder) + 1), '/', 1) AS name FROM ({_KEYS}) " + (
+    "WHERE contains(substr(key, length($folder) + 1), '/') ORDER BY name"
+)
+
+
+class ArchiveFileSystem(AbstractFileSystem):
+    """The kept pictures of one archive, each in its last version; looked at anew by each call.
+
+    `fo` and `target_protocol` say where the archive is, as fsspec gives them for a chained URL; credentials come from
+    the environment, as everywhere, so `target_options` are refused. `as_of` a run shows what was kept up to it. The
+    other options are those of `Models`: device, backbone, threads, codec.
+    """
+
+    protocol = "fdc"
+    cachable = False
+
+    def __init__(
+        self,
+        fo: str,
+        target_protocol: str = "file",
+        target_options: dict[str, Any] | None = None,
+        as_of: int | None = None,
+        **options: Any,
+    ) -> None:
+        model_options = {
+            name: options.pop(name) for name in ("device", "backbone", "threads", "codec") if name in options
+        }
+        super().__init__(**options)
+        if target_options:
+            raise ValueError(f"{', '.join(target_options)}: the archive's store takes its options from the environment")
+        self._archive = existing(fo if target_protocol == "file" else f"{target_protocol}://{fo}")
+        self._as_of = as_of
+        self._decoders = Decoders(self._archive, Models("", **model_options), worker)
+        self._one_at_a_time = threading.Lock()
+        weakref.finalize(self, self._decoders.close)
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+        """The pictures and folders directly in a folder."""
+        folder = self._strip_protocol(path)
+        member = self._member(folder)
+        entries = self._children(folder) if member is None else [_file(member)]
+        if not entries and folder:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return entries if detail else [entry["name"] for entry in entries]
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        """Name and type, and of a picture its key, width and height."""
+        path = self._strip_protocol(path)
+        member = self._member(path)
+        if member is not None:
+            return _file(member)
+        if path and not self._children(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return {"name": path, "size": 0, "type": "directory"}
+
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BytesIO:
+        if mode != "rb":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        member = self._member(self._strip_protocol(path))
+        if member is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        data = read_member(self._archive, member)
+        if member.codec != "original":
+            with self._one_at_a_time:
+                data = decoded(self._decoders.get(member.bundle_id), member, data)
+        return io.BytesIO(data)
+
+    def _member(self, path: str) -> Member | None:
+        """The picture that restore-archive would write to a path: its key is that path without some `.png`."""
+        keys = [key_of(path)]
+        while keys[-1].lower().endswith(".png"):
+            keys.append(keys[-1][: -len(".png")])
+        return next(
+            (member for member in selection.find(self._archive, keys, self._as_of) if member.target == path), None
+        )
+
+    def _children(self, path: str) -> list[dict[str, Any]]:
+        folder = f"{key_of(path)}/" if path else ""
+        with parquet.database(rows=report.rows(self._archive)) as connection:
+            keys = [key for (key,) in connection.execute(_FILES, {"folder": folder}).fetchall()]
+            inner = [name for (name,) in connection.execute(_FOLDERS, {"folder": folder}).fetchall()]
+        found = [_file(member) for member in selection.find(self._archive, keys, self._as_of)]
+        folders = [{"name": name_of(folder + name), "size": 0, "type": "directory"} for name in inner]
+        return folders + sorted(found, key=lambda entry: str(entry["name"]))
+
+
+def _file(member: Member) -> dict[str, Any]:
+    about = {"key": member.key, "width": member.width, "height": member.height}
+    return {"name": member.target, "size": None, "type": "file", **about}

@@ -1,0 +1,77 @@
+"""Pictures out of an archive again: all of them or some keys, as PNG, or as their own bytes where those were kept."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from codec.errors import ArchiveError
+from tasks.archive.decoders import Decoders
+from tasks.archive.opening import existing
+from tasks.processes.codec_process import Models, worker
+from tasks.progress import SILENT, Progress
+from tasks.restore import selection
+from tasks.restore.stored_file import Member, decoded, read_member
+from tasks.storage.store import Store
+
+
+@dataclass(frozen=True)
+class Job:
+    """The wanted members of one tar, all written with one bundle, whose path `models` still lacks."""
+
+    archive: str
+    target: str
+    members: tuple[Member, ...]
+    models: Models
+
+
+@dataclass(frozen=True)
+class Restored:
+    """How many pictures were written, and one line for each that could not be."""
+
+    images: int = 0
+    errors: list[str] = field(default_factory=list)
+
+
+JobMap = Callable[[Iterable[Job]], Iterable[Restored]]
+
+
+def restore(
+    archive: str,
+    target: str,
+    keys: Sequence[str] | None = None,
+    *,
+    as_of: int | None = None,
+    models: Models = Models(""),  # noqa: B008  # frozen
+    job_map: JobMap | None = None,
+    progress: Progress = SILENT,
+) -> Restored:
+    """Write the last kept version of all keys, or of those given, into a folder or URL; existing files are replaced.
+
+    `as_of` a run leaves out what later runs kept. Bundles are the archive's own copies; `models` says the rest. Raises
+    ArchiveError, before anything is written, for a place without an archive, a run that is not there, or a key without
+    a picture.
+    """
+    store = existing(archive)
+    with selection.choose(store, keys, as_of) as chosen:
+        selection.refuse_missing(store, chosen, keys)
+        progress.begin(chosen.execute("SELECT count(*) FROM chosen").fetchall()[0][0])
+        place = Store(target).url
+        jobs = (Job(store.url, place, members, models) for members in selection.by_tar(chosen))
+        done = list((job_map or (lambda jobs: (restore_members(job, progress) for job in jobs)))(jobs))
+    return Restored(sum(part.images for part in done), [error for part in done for error in part.errors])
+
+
+def restore_members(job: Job, progress: Progress = SILENT) -> Restored:
+    """Restore the members of one tar; a damaged one is an error line and does not stop the others."""
+    archive, target = Store(job.archive), Store(job.target)
+    errors: list[str] = []
+    with Decoders(archive, job.models, worker) as decoders:
+        for member in job.members:
+            try:
+                data = read_member(archive, member)
+                if member.codec != "original":
+                    data = decoded(decoders.get(member.bundle_id), member, data)
+                target.replace(member.target, data)
+            except ArchiveError as error:
+                errors.append(f"{member.key}: {error}")
+            progress.advance(1)
+    return Restored(len(job.members) - len(errors), errors)

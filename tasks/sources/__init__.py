@@ -1,0 +1,1 @@
+"""What pictures there are: in folders, listings and datasets."""

@@ -1,0 +1,240 @@
+"""Where pictures come from: a folder or URL, a file that lists them, or a dataset that shard-images made."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from codec.errors import ArchiveError, SettingsError
+from tasks.archive import layout
+from tasks.sources import listing_files
+from tasks.storage.keys import key_of, name_of, part_of
+from tasks.storage.store import NotFoundError, StorageError, Store
+
+BATCH = 10_000
+TAIL = 4096
+
+FOUND = pa.schema(
+    [
+        pa.field("key", pa.string(), False),
+        pa.field("uri", pa.string(), False),
+        pa.field("size", pa.int64(), False),
+        pa.field("stamp", pa.string(), False),
+    ]
+)
+
+
+class ChangedError(ArchiveError):
+    """A source is no longer what was listed."""
+
+
+class Source(ABC):
+    """Pictures to be listed and read; `url` opens the same source again."""
+
+    url: str
+    stamps_tell_content: bool
+    """Whether sources of equal content, and hardly any others, have equal stamps."""
+
+    def __str__(self) -> str:
+        return self.url
+
+    @abstractmethod
+    def check(self, archive: Store) -> None:
+        """Raise ArchiveError when there is nothing to read pictures from, or the archive lies inside."""
+
+    @abstractmethod
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """One entry (key, uri, size, stamp) for each picture, in no order; a key that is listed twice comes twice."""
+
+    @abstractmethod
+    def fetch(self, entry: dict[str, Any]) -> bytes:
+        """The bytes of a listed entry; raises NotFoundError, ChangedError, StorageError."""
+
+    @abstractmethod
+    def tail(self, entry: dict[str, Any]) -> str:
+        """A hash of an entry's last bytes, which differ between most pictures of one size; raises ArchiveError."""
+
+    @abstractmethod
+    def sha256(self, entry: dict[str, Any]) -> str:
+        """The hash of an entry's bytes as they are now, read in pieces; raises ArchiveError."""
+
+
+def open_source(url: str) -> Source:
+    """The source at a path or URL: a listing file by its extension, a dataset by its plan, else a folder."""
+    if url.endswith(listing_files.EXTENSIONS):
+        return Listed(url)
+    store = Store(url)
+    if store.exists(layout.ARCHIVE):
+        raise ArchiveError(f"{store}: is an archive; what is lossy is not compressed again, name the originals")
+    if not (store.exists(layout.DATASET_PLAN) and "shards" in store.children("")):
+        return Folder(store)
+    if not store.exists(layout.DATASET_MANIFEST):
+        raise SettingsError(f"{store}: this dataset is not complete; run shard-images again, which goes on with it")
+    return Packed(store)
+
+
+def write_found(source: Source, path: Path) -> Path:
+    """List a source into a Parquet file of FOUND, a row group at a time."""
+    with pa.parquet.ParquetWriter(path, FOUND, compression="zstd") as writer:
+        for batch in batched(source.entries(), BATCH):
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, FOUND))
+    return path
+
+
+def batched(items: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    """Lists of so many items, the last one shorter."""
+    batch: list[dict[str, Any]] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+class _Stored(Source):
+    """Pictures that are files of their own in some store."""
+
+    @abstractmethod
+    def _locate(self, entry: dict[str, Any]) -> tuple[Store, str]: ...
+
+    def fetch(self, entry: dict[str, Any]) -> bytes:
+        store, name = self._locate(entry)
+        data = store.read(name)
+        now = store.item(name)
+        if (now.size, now.stamp, len(data)) != (entry["size"], entry["stamp"], entry["size"]):
+            raise ChangedError(f"{entry['uri']}: not what was listed any more")
+        return data
+
+    def tail(self, entry: dict[str, Any]) -> str:
+        store, name = self._locate(entry)
+        length = min(entry["size"], TAIL)
+        data = store.read_range(name, entry["size"] - length, length) if length else b""
+        return hashlib.sha256(data).hexdigest()
+
+    def sha256(self, entry: dict[str, Any]) -> str:
+        store, name = self._locate(entry)
+        return store.sha256(name)
+
+
+class Folder(_Stored):
+    """All files below a folder or URL; keys are paths relative to it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self.url, self.stamps_tell_content = store, store.url, store.has_etags
+
+    def __str__(self) -> str:
+        return str(self._store)
+
+    def check(self, archive: Store) -> None:
+        folder = self._store.folder
+        if not (folder.is_dir() if folder is not None else self._store.children("")):
+            raise ArchiveError(f"{self}: no such folder to read pictures from")
+        if f"{archive}/".startswith(f"{self}/"):
+            raise ArchiveError(f"{archive}: lies inside the source {self}; keep the archive elsewhere")
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        for item in self._store.list():
+            uri = self._store.uri(item.name)
+            yield {"key": key_of(item.name), "uri": uri, "size": item.size, "stamp": item.stamp}
+
+    def _locate(self, entry: dict[str, Any]) -> tuple[Store, str]:
+        return self._store, name_of(entry["key"])
+
+
+class Listed(_Stored):
+    """The files that a listing names, on one store or several.
+
+    A path relative to the listing's folder is its own key; the key of a URL is what follows its scheme, so that
+    listings of several buckets hold no key twice.
+    """
+
+    def __init__(self, url: str) -> None:
+        folder, _, self._name = url.rpartition("/")
+        self._home = Store(folder or "/")
+        self.url = f"{self._home.url}/{self._name}"
+        self.stamps_tell_content = listing_files.has_etags(self._home, self._name)
+        self._stores: dict[str, Store] = {}
+
+    def check(self, archive: Store) -> None:
+        if not self._home.exists(self._name):
+            raise ArchiveError(f"{self}: no such listing to read")
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        for batch in listing_files.read(self._home, self._name):
+            entries = [self._entry(row) for row in batch]
+            yield from listing_files.in_parallel(self._complete, entries)
+
+    def _entry(self, row: listing_files.Row) -> dict[str, Any]:
+        location = row.location
+        if location.startswith("/"):
+            location = f"file://{location}"
+        if "://" not in location:
+            uri, key = self._home.uri(location), key_of(location)
+        else:
+            uri = key_of(location)
+            key = key_of(location.partition("://")[2].lstrip("/"))
+        return {"key": key, "uri": uri, "size": row.size, "stamp": row.etag}
+
+    def _complete(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """The entry with size and stamp as its store says them, where the listing does not."""
+        if entry["size"] is not None and entry["stamp"] is not None:
+            return entry
+        store, name = self._locate(entry)
+        try:
+            item = store.item(name)
+        except NotFoundError:  # its row will say so
+            return entry | {"size": 0, "stamp": ""}
+        return entry | {"size": item.size, "stamp": item.stamp}
+
+    def _locate(self, entry: dict[str, Any]) -> tuple[Store, str]:
+        address = name_of(entry["uri"])
+        scheme, _, rest = address.partition("://")
+        authority, _, name = rest.partition("/")
+        root = f"{scheme}://{authority}" if authority else f"{scheme}:///"
+        if root not in self._stores:
+            self._stores[root] = Store(root)
+        return self._stores[root], name
+
+
+class Packed(Source):
+    """The photos in the tars of a dataset, under the keys they had when they were packed; stamps are their hashes."""
+
+    stamps_tell_content = True
+
+    def __init__(self, store: Store) -> None:
+        self._store, self.url = store, store.url
+
+    def check(self, archive: Store) -> None:
+        if f"{archive}/".startswith(f"{self._store}/"):
+            raise ArchiveError(f"{archive}: lies inside the source {self._store}; keep the archive elsewhere")
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        columns = ["key", "sha256", "status", "tar", "offset", "length"]
+        with self._store.open(layout.DATASET_MANIFEST) as file:
+            for batch in pa.parquet.ParquetFile(file).iter_batches(BATCH, columns=columns):
+                for row in batch.to_pylist():
+                    if row["status"] == "packed":
+                        first = row["offset"]
+                        uri = f"{self._store.uri(row['tar'])}#bytes={first}-{first + row['length'] - 1}"
+                        yield {"key": row["key"], "uri": uri, "size": row["length"], "stamp": row["sha256"]}
+
+    def fetch(self, entry: dict[str, Any]) -> bytes:
+        address, start = part_of(entry["uri"])
+        assert start is not None
+        name = name_of(address)[len(self._store.url) + 1 :]
+        data = self._store.read_range(name, start, entry["size"])
+        if hashlib.sha256(data).hexdigest() != entry["stamp"]:
+            raise StorageError(f"{entry['uri']}: damaged; pack the dataset again")
+        return data
+
+    def tail(self, entry: dict[str, Any]) -> str:
+        return str(entry["stamp"])
+
+    def sha256(self, entry: dict[str, Any]) -> str:
+        return str(entry["stamp"])

@@ -1,0 +1,70 @@
+"""Keys of pictures and what follows from them: stored names, names of tar members, paths of restored files."""
+
+import hashlib
+import os
+import re
+import urllib.parse
+from pathlib import PurePosixPath
+
+UNFINISHED = ".unfinished"
+
+
+_READS_AS_ESCAPE = re.compile(rb"%(?=[0-9A-Fa-f]{2})")
+
+
+_UNSAFE_PARTS = {"": "%00", ".": "%2E", "..": "%2E%2E"}
+
+
+def key_of(name: str) -> str:
+    """The key of a stored name: the relative path as UTF-8, not normalised, reversible by `name_of`.
+
+    Bytes that are no UTF-8 become percent escapes; a percent sign that would read as an escape becomes `%25`.
+    """
+    raw = _READS_AS_ESCAPE.sub(b"%25", os.fsencode(name))
+    return "".join(
+        f"%{ord(character) - 0xDC00:02X}" if "\udc80" <= character <= "\udcff" else character
+        for character in raw.decode("utf-8", "surrogateescape")
+    )
+
+
+def name_of(key: str) -> str:
+    """The stored name that `key_of` was given, undecodable bytes as surrogate escapes."""
+    return os.fsdecode(urllib.parse.unquote_to_bytes(key))
+
+
+def part_of(uri: str) -> tuple[str, int | None]:
+    """The URI of a file, and where a picture inside it begins; None for a file of its own.
+
+    >>> part_of("s3://bucket/000000.tar#bytes=512-900")
+    ('s3://bucket/000000.tar', 512)
+    """
+    address, found, place = uri.rpartition("#bytes=")
+    return (address, int(place.partition("-")[0])) if found else (uri, None)
+
+
+def member(row: int, key: str, extension: str) -> str:
+    """The name inside a tar of row 0..999999: WebDataset cuts keys at the first dot, so the key itself stays out.
+
+    >>> member(7, "photos/../a.b.jpg", "fdc")
+    '000007-4f2783ee3f9b16a1.fdc'
+    """
+    return f"{row:06d}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.{extension}"
+
+
+def extension_of(key: str) -> str:
+    """The lower-case extension of a key, letters and digits only; `bin` where it has none."""
+    extension = PurePosixPath(key).suffix[1:].lower()
+    return extension if re.fullmatch(r"[a-z0-9]{1,8}", extension) else "bin"
+
+
+def restored(key: str, extension: str | None) -> str:
+    """The path, relative and inside the target, that a restored picture gets.
+
+    `extension` is appended unless the key ends in it already; None keeps the key as it is. Empty, `.` and `..` parts
+    are percent-escaped, so that no key leaves the target folder.
+    """
+    parts = [_UNSAFE_PARTS.get(part, part).replace("\0", "%00") for part in name_of(key).split("/")]
+    path = "/".join(parts)
+    if extension is None or path.lower().endswith(f".{extension}"):
+        return path
+    return f"{path}.{extension}"
