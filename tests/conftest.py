@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from codec.bundle import Bundle
-from tests.codec.tiny_bundles import tiny_bundle
+from tests.support.tiny_bundles import tiny_bundle
 
 DATA = Path(os.environ.get("FDC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

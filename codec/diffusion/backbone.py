@@ -37,8 +37,9 @@ class Backbone:
     The networks, of diffusers or of codec.diffusion.mini, are taken over and frozen in place; gradients flow through
     them to their inputs. Latents are (B, 4, ceil(H/8), ceil(W/8)), each channel normalised with latents_mean and
     latents_std (a scaling_factor s is a standard deviation of 1/s). prompt_embedding is (1, L, D); without it,
-    embed_prompt computes it when first needed. All computes in float32, but for networks of diffusers on a GPU: where no gradient is wanted
-    they compute in bfloat16, as in training with mixed precision, prepared by codec.diffusion.gpu.
+    embed_prompt computes it when first needed. All computes in float32, but for networks of diffusers on a GPU: where
+    no gradient is wanted they compute in bfloat16, as in training with mixed precision, prepared by
+    codec.diffusion.gpu.
     Networks run whole on what fits a tile of `tilings`, and tile by tile on what is larger.
     """
 

@@ -3,7 +3,7 @@
 import time
 
 from codec.evaluation.elo import AGGREGATIONS, Settings, rate
-from tests.codec.test_elo import simulated
+from tests.codec.evaluation.test_elo import simulated
 
 STRENGTHS = {"cdc": 1400.0, "illm": 1500.0, "hfd": 1550.0, "ours": 1600.0}
 

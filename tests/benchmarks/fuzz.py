@@ -29,8 +29,8 @@ from codec.entropy.coder import SYMBOL_LIMIT
 from codec.format.bitstream import pack, parse
 from codec.format.chunks import Chunks
 from codec.quantization.quantizer import Parameters
-from tests.codec.tiny_bundles import tiny_bundle
 from tests.conftest import synthetic
+from tests.support.tiny_bundles import tiny_bundle
 
 MAX_PIXELS = 2**12
 """The decoder's limit here: hostile sizes above it are refused, those below decode in milliseconds."""

@@ -26,9 +26,9 @@ from tasks.archive.manifest import Settings
 from tasks.compress import process_pair
 from tasks.compress.runs import compress
 from tasks.processes.codec_process import Models
-from tests.fake_codec import DEFAULT_QUALITY as DEFAULT_QUALITY  # asked of this module by the processes
-from tests.fake_codec import Encoded, FakeCodec
-from tests.tasks.pictures import bundle, png
+from tests.support.archive_builder import bundle, png
+from tests.support.fake_codec import DEFAULT_QUALITY as DEFAULT_QUALITY  # asked of this module by the processes
+from tests.support.fake_codec import Encoded, FakeCodec
 
 SETTINGS = Settings(quality=1.0, metrics=False, threads=1)
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.tasks import pictures, runners
+from tests.support import archive_builder, runner_processes
 
 
 def main() -> None:
@@ -21,30 +21,33 @@ def main() -> None:
     asked = options.parse_args()
     chance = random.Random(asked.seed)
     with tempfile.TemporaryDirectory() as home:
-        bundle = pictures.bundle(Path(home) / "bundle")
-        files = {f"{number:02d}.png": pictures.png(number) for number in range(10)} | {"x.jpg": b"no", "y.png": b""}
-        source = pictures.folder(Path(home) / "source", files)
+        bundle = archive_builder.bundle(Path(home) / "bundle")
+        files = {f"{number:02d}.png": archive_builder.png(number) for number in range(10)} | {
+            "x.jpg": b"no",
+            "y.png": b"",
+        }
+        source = archive_builder.folder(Path(home) / "source", files)
         for name in ("warm-up", "undisturbed"):  # the first one waits for the imports, which the later ones find done
             started = time.perf_counter()
-            runners.end(runners.start(source, Path(home) / name / "archive", bundle))
+            runner_processes.end(runner_processes.start(source, Path(home) / name / "archive", bundle))
             patience = time.perf_counter() - started
         print(f"an undisturbed run takes {patience:.1f} s", flush=True)
-        expected = pictures.snapshot(Path(home) / "undisturbed" / "archive")
+        expected = archive_builder.snapshot(Path(home) / "undisturbed" / "archive")
         kills = archives = 0
         while kills < asked.kills:
             archives += 1
             archive = Path(home) / str(archives) / "archive"
             while True:
-                runner = runners.start(source, archive, bundle)
+                runner = runner_processes.start(source, archive, bundle)
                 runner.join(chance.uniform(0.2, 1.0) * patience)
                 if runner.is_alive() and kills < asked.kills:
                     runner.kill()
-                status = runners.end(runner)
+                status = runner_processes.end(runner)
                 if status == 0:
                     break
                 assert status == -signal.SIGKILL, f"ended with {status}"
                 kills += 1
-            found = pictures.snapshot(archive)
+            found = archive_builder.snapshot(archive)
             differing = [name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)]
             assert not differing, f"archive {archives} differs in {differing}"
             assert not list(archive.rglob("*.unfinished"))

@@ -21,8 +21,8 @@ from tests.benchmarks import (
     report_scale,
     sharding_speed,
 )
-from tests.codec.tiny_bundles import TINY, tiny_bundle
 from tests.conftest import synthetic
+from tests.support.tiny_bundles import TINY, tiny_bundle
 
 Printed = Callable[..., str]
 GIGABYTE_IN_MB = 1000

@@ -12,8 +12,8 @@ import webdataset
 from PIL import Image
 
 from codec.diffusion.backbone import Backbone
-from tests.codec import tiny_backbones as tiny
 from tests.conftest import synthetic
+from tests.support import tiny_backbones as tiny
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from codec.evaluation.runner import COLUMNS
 from codec.format.bitstream import pack, parse
 from codec.format.breakdown import account
 from codec.quantization.quantizer import Parameters
-from tests.codec.tiny_bundles import tiny_bundle
 from tests.conftest import synthetic
+from tests.support.tiny_bundles import tiny_bundle
 
 
 @pytest.fixture

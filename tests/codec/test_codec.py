@@ -15,8 +15,8 @@ from codec import BitstreamError, BundleError, Codec, Picture, SettingsError, re
 from codec.bundle import DEFAULT_BUNDLE, Bundle, find_bundle
 from codec.format.bitstream import pack, parse
 from codec.metrics.quality import psnr
-from tests.codec.tiny_bundles import tiny_bundle
 from tests.conftest import synthetic
+from tests.support.tiny_bundles import tiny_bundle
 
 
 @pytest.fixture(scope="module")

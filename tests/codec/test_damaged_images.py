@@ -11,8 +11,8 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from codec.errors import ImageError, ImageLimitError
 from codec.images import check_image, read_image
-from tests.codec.image_files import png, stored
 from tests.conftest import synthetic
+from tests.support.image_files import png, stored
 
 PIXELS = synthetic(24, 40)
 

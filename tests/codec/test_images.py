@@ -21,8 +21,8 @@ from codec.images import (
     to_pixels,
     to_tensor,
 )
-from tests.codec.image_files import DISPLAY_P3, SRGB_PRIMARIES, png, profile, stored, tiff
 from tests.conftest import synthetic
+from tests.support.image_files import DISPLAY_P3, SRGB_PRIMARIES, png, profile, stored, tiff
 
 PIXELS = synthetic(24, 40)
 RAMP = np.tile(np.arange(256, dtype=np.uint8), (4, 1))

@@ -9,8 +9,8 @@ from PIL import ExifTags, Image
 
 from codec import lossless
 from codec.errors import ImageError
-from tests.codec.image_files import DISPLAY_P3, profile, stored
 from tests.conftest import synthetic
+from tests.support.image_files import DISPLAY_P3, profile, stored
 
 PIXELS = synthetic(40, 64)
 DEEP = PIXELS.astype(np.uint16) * 257 + 3

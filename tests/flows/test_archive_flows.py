@@ -16,9 +16,9 @@ from tasks.compress.shard import Job
 from tasks.processes.codec_process import Models
 from tasks.progress import SILENT, Progress
 from tasks.storage.store import StorageError
-from tests.fake_codec import FAKE
-from tests.tasks import pictures
-from tests.tasks.pictures import SMALL, folder, pack, png, snapshot
+from tests.support import archive_builder
+from tests.support.archive_builder import SMALL, folder, pack, png, snapshot
+from tests.support.fake_codec import FAKE
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -40,7 +40,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def fake_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pictures.bundle(tmp_path_factory.mktemp("bundle"))
+    return archive_builder.bundle(tmp_path_factory.mktemp("bundle"))
 
 
 def test_compress_and_restore_as_flows(
@@ -92,7 +92,7 @@ def test_storage_errors_are_tried_again_and_others_are_not(
 
     monkeypatch.setattr(mapping, "encode_shard", _like(mapping.encode_shard, flaky))
     with pytest.raises(ArchiveError, match="the plan is wrong"):
-        mapping.on_threads(mapping.shard_map, 1)(Job("a", 1), 1, 1, pictures.Counter())
+        mapping.on_threads(mapping.shard_map, 1)(Job("a", 1), 1, 1, archive_builder.Counter())
     assert calls == [0, 0]
 
 

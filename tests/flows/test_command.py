@@ -22,11 +22,11 @@ from typer import rich_utils
 from codec.errors import SettingsError
 from flows import command, compress_archive, restore_archive
 from tasks.archive import layout
-from tests import fake_codec
 from tests.flows.conftest import Server
-from tests.flows.deploying import processes
-from tests.tasks.pictures import bundle as fake_bundle
-from tests.tasks.pictures import folder, png
+from tests.support import fake_codec
+from tests.support.archive_builder import bundle as fake_bundle
+from tests.support.archive_builder import folder, png
+from tests.support.deployments import processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -166,8 +166,8 @@ sys.modules["prefect"] = None
 from pathlib import Path
 from tasks.processes.codec_process import Models
 from tasks.restore import restore
-from tests.fake_codec import FAKE
-from tests.tasks.pictures import bundle, folder, pack, png, rows
+from tests.support.fake_codec import FAKE
+from tests.support.archive_builder import bundle, folder, pack, png, rows
 home = Path(sys.argv[1])
 pack(folder(home / "s", {"a.png": png(1)}), home / "a", bundle(home / "b"))
 assert rows(home / "a")[0]["verified"]

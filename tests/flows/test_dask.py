@@ -22,10 +22,10 @@ from flows import cluster, compress_archive, mapping
 from tasks.archive import layout
 from tasks.compress.shard import Job
 from tasks.processes.codec_process import Models
-from tests.fake_codec import FAKE
 from tests.flows.conftest import ROOT
-from tests.tasks import pictures, runners
-from tests.tasks.pictures import SMALL, folder, pack, png, snapshot
+from tests.support import archive_builder, runner_processes
+from tests.support.archive_builder import SMALL, folder, pack, png, snapshot
+from tests.support.fake_codec import FAKE
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -51,7 +51,7 @@ def workers() -> Iterator[distributed.LocalCluster]:
 
     Its processes are forked from one that has everything imported, which each would take seconds for.
     """
-    multiprocessing.set_forkserver_preload([*runners.PRELOADED, "distributed", "flows.mapping"])
+    multiprocessing.set_forkserver_preload([*runner_processes.PRELOADED, "distributed", "flows.mapping"])
     forkserver.ensure_running()
     forked = dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
     quiet = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
@@ -70,7 +70,7 @@ def resize(workers: distributed.LocalCluster, count: int) -> None:
 def test_the_archive_is_the_same_for_1_2_and_4_workers_also_when_one_is_killed(
     tmp_path: Path, workers: distributed.LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = pictures.bundle(tmp_path / "bundle")
+    bundle = archive_builder.bundle(tmp_path / "bundle")
     source = folder(tmp_path / "s", {f"{number:02}.png": png(number) for number in range(PICTURES)})
     pack(source, tmp_path / "plain" / "a", bundle, SMALL)
     expected = snapshot(tmp_path / "plain" / "a")
@@ -107,10 +107,10 @@ def kill_a_worker(workers: distributed.LocalCluster, archive: Path, killed: thre
 def test_progress_counts_pictures_that_other_processes_finish(
     tmp_path: Path, workers: distributed.LocalCluster
 ) -> None:
-    bundle = pictures.bundle(tmp_path / "bundle")
+    bundle = archive_builder.bundle(tmp_path / "bundle")
     source = folder(tmp_path / "s", {f"{number}.png": png(number) for number in range(4)})
     pack(source, tmp_path / "a", bundle, SMALL)
-    counter = pictures.Counter()
+    counter = archive_builder.Counter()
     with mapping.engine("dask", 0, address=workers.scheduler_address) as (count, runner):
         shard_map = mapping.shard_map.with_options(task_runner=runner)
         totals = shard_map(Job(str(tmp_path / "a"), 1, codec=FAKE), 2, count, counter)

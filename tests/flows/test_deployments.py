@@ -31,7 +31,8 @@ from tasks.archive import layout, report
 from tasks.dataset import pack
 from tasks.storage.store import Store
 from tests.flows.conftest import ROOT, Server, free_port, holding
-from tests.flows.deploying import (
+from tests.support.archive_builder import folder, png
+from tests.support.deployments import (
     INFRA,
     cancel,
     client,
@@ -45,8 +46,7 @@ from tests.flows.deploying import (
     state,
     until,
 )
-from tests.tasks.object_store import serving
-from tests.tasks.pictures import folder, png
+from tests.support.fake_s3 import serving
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -12,7 +12,7 @@ from codec.evaluation.experiments import one_step, quantization_error, timesteps
 from flows import command
 from flows.evaluate_codec import evaluate_codec, show
 from tests.conftest import synthetic
-from tests.tasks.pictures import folder
+from tests.support.archive_builder import folder
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

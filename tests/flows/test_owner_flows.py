@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 from flows import archive as owners
 from flows import audit_archive, command, compress_archive, restore_archive
 from tasks.processes.codec_process import Models
-from tests.fake_codec import FAKE
 from tests.flows.conftest import Server
-from tests.tasks import pictures
-from tests.tasks.made import make
-from tests.tasks.owners import RUNS
+from tests.support import archive_builder
+from tests.support.codecless_archives import make
+from tests.support.fake_codec import FAKE
+from tests.support.maintenance_runs import RUNS
 
 SOUND = RUNS[1:]
 
@@ -80,8 +80,8 @@ def test_a_restore_ends_without_a_word_on_its_error_stream(server: Server, tmp_p
 
 def test_a_dry_run_as_a_flow(tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compress_archive, "Models", partial(Models, codec=FAKE))
-    source = pictures.folder(tmp_path / "s", {"a.png": pictures.png(1)})
-    bundle = pictures.bundle(tmp_path / "bundle")
+    source = archive_builder.folder(tmp_path / "s", {"a.png": archive_builder.png(1)})
+    bundle = archive_builder.bundle(tmp_path / "bundle")
     options = {"quality": 4.0, "bundle": str(bundle), "metrics": False, "threads": 1, "plan": True}
     row = compress_archive.compress_archive(str(source), str(tmp_path / "a"), **options)
     assert (row["pictures"], row["sampled"]) == (1, 1)

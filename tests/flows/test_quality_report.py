@@ -10,10 +10,10 @@ from prefect.artifacts import Artifact
 from codec.errors import ArchiveError
 from flows import command, quality_report
 from tasks.processes.codec_process import Models
-from tests.fake_codec import FAKE
-from tests.tasks import pictures
-from tests.tasks.pictures import folder, pack, png
-from tests.tasks.reports import archive_of
+from tests.support import archive_builder
+from tests.support.archive_builder import folder, pack, png
+from tests.support.fake_codec import FAKE
+from tests.support.known_reports import archive_of
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -23,7 +23,7 @@ def test_a_page_and_an_artifact_about_two_archives(
 ) -> None:
     monkeypatch.setattr(quality_report, "Models", partial(Models, codec=FAKE))
     source = folder(tmp_path / "s", {"a.png": png(1), "torn.png": b"no picture"})
-    pack(source, tmp_path / "one", pictures.bundle(tmp_path / "bundle"))
+    pack(source, tmp_path / "one", archive_builder.bundle(tmp_path / "bundle"))
     two = archive_of(tmp_path / "two", 12)
     row = quality_report.quality_report([str(tmp_path / "one"), two], str(tmp_path / "out" / "page.html"), worst=2)
     assert (row["pictures"], row["unreadable"]) == (13, 2)  # the second archive has no tars

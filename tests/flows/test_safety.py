@@ -15,10 +15,10 @@ import pytest
 from codec.errors import SettingsError
 from flows import command
 from tasks.storage.store import Store
-from tests import fake_codec
 from tests.flows.conftest import ROOT, Server, holding
-from tests.tasks.object_store import serving
-from tests.tasks.pictures import bundle, png
+from tests.support import fake_codec
+from tests.support.archive_builder import bundle, png
+from tests.support.fake_s3 import serving
 
 SECRETS = {
     "AWS_ACCESS_KEY_ID": "PLANTED0KEY0ID",

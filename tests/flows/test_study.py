@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from flows import study
-from tests.tasks.galleries import evaluation
+from tests.support.galleries import evaluation
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from flows import command, shard_images, train_codec
 from tasks.dataset import pack
 from tasks.training import TrainingError
 from tests.conftest import synthetic
-from tests.tasks.pictures import folder, png
+from tests.support.archive_builder import folder, png
 from tests.tasks.test_dataset import SMALL, state
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -27,9 +27,9 @@ from codec.entropy.entroformer import EntroformerSettings
 from codec.errors import SettingsError
 from codec.format.bitstream import parse
 from codec.quantization.estimator import AdapterSettings
-from tests.codec.image_files import DISPLAY_P3, profile
-from tests.codec.tiny_bundles import tiny_bundle
 from tests.conftest import synthetic
+from tests.support.image_files import DISPLAY_P3, profile
+from tests.support.tiny_bundles import tiny_bundle
 
 GOLDEN = Path(__file__).parent
 BUNDLES, SYMBOLS = "bundles.tar.xz", "symbols.json"

@@ -12,9 +12,9 @@ import pytest
 from codec.errors import ArchiveError
 from tasks.storage.store import Store
 from tests.infra.test_manifests import INFRA
-from tests.tasks import pictures
-from tests.tasks.object_store import serving
-from tests.tasks.pictures import pack, png
+from tests.support import archive_builder
+from tests.support.archive_builder import pack, png
+from tests.support.fake_s3 import serving
 
 POLICY = (INFRA / "s3" / "policy.json").read_text().replace("PHOTOS", "photos").replace("ARCHIVE", "archive")
 OWNER = {"aws_access_key_id": "owner", "aws_secret_access_key": "owner", "region_name": "us-east-1"}
@@ -60,7 +60,7 @@ def cloud() -> Iterator[Cloud]:
 
 def test_the_policy_is_enough_for_a_run(cloud: Cloud, tmp_path: Path) -> None:
     cloud.grant(json.loads(POLICY))
-    outcome = pack("s3://photos", "s3://archive/whole", pictures.bundle(tmp_path / "bundle"))
+    outcome = pack("s3://photos", "s3://archive/whole", archive_builder.bundle(tmp_path / "bundle"))
     assert outcome.totals["compressed"] == 1
     with pytest.raises(ArchiveError):
         Store("s3://photos").replace("a.png", b"photos are never written")
@@ -73,4 +73,4 @@ def test_without_one_of_its_rights_a_run_fails_with_one_line(cloud: Cloud, tmp_p
         statement["Action"] = [each for each in statement["Action"] if each != action]
     cloud.grant(policy | {"Statement": [each for each in policy["Statement"] if each["Action"]]})
     with pytest.raises(ArchiveError, match=r"^[^\n]*cannot [^\n]*$"):
-        pack("s3://photos", f"s3://archive/{action[3:]}", pictures.bundle(tmp_path / "bundle"))
+        pack("s3://photos", f"s3://archive/{action[3:]}", archive_builder.bundle(tmp_path / "bundle"))

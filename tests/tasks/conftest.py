@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.tasks import pictures
+from tests.support import archive_builder
 
 
 @pytest.fixture(scope="session")
 def fake_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the fake codec."""
-    return pictures.bundle(tmp_path_factory.mktemp("bundle"))
+    return archive_builder.bundle(tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.fixture
 def children_are_played_here() -> Iterator[None]:
     """For tests in which no child dies; archives of fixtures for a whole module are made before, by real children."""
-    with pictures.in_process():
+    with archive_builder.in_process():
         yield
 
 
@@ -25,7 +25,7 @@ def children_are_played_here() -> Iterator[None]:
 def packed_once(tmp_path_factory: pytest.TempPathFactory, fake_bundle: Path) -> tuple[Path, Path]:
     """A source of three pictures and its archive of one shard; not to be changed."""
     home = tmp_path_factory.mktemp("packed")
-    files = {"a.png": pictures.png(1), "x/b.jpg": pictures.png(2), "c.png": pictures.png(3)}
-    source = pictures.folder(home / "s", files)
-    pictures.pack(source, home / "a", fake_bundle)
+    files = {"a.png": archive_builder.png(1), "x/b.jpg": archive_builder.png(2), "c.png": archive_builder.png(3)}
+    source = archive_builder.folder(home / "s", files)
+    archive_builder.pack(source, home / "a", fake_bundle)
     return source, home / "a"

@@ -21,8 +21,8 @@ from tasks.restore.restore import restore
 from tasks.storage.store import Store
 from tasks.training import Training, train
 from tests.conftest import synthetic
-from tests.tasks.object_store import serving
-from tests.tasks.pictures import in_process, rows
+from tests.support.archive_builder import in_process, rows
+from tests.support.fake_s3 import serving
 
 
 def test_sharded_trained_compressed_and_restored(

@@ -16,7 +16,7 @@ import webdataset
 from codec import ArchiveError, SettingsError
 from codec.training.data import ShardedImages
 from tasks.dataset import Settings, failures, local_tars, pack
-from tests.tasks.pictures import Counter, folder, png
+from tests.support.archive_builder import Counter, folder, png
 
 SMALL = Settings(max_images_per_shard=3)
 

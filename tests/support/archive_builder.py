@@ -1,0 +1,137 @@
+"""Folders of small pictures and archives of them, for the tests of the protocol."""
+
+import hashlib
+import io
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tasks.compress.process_pair
+import tasks.processes.codec_process
+import tasks.processes.encode_worker
+import tasks.processes.verify_worker
+from tasks.archive import report
+from tasks.archive.manifest import Settings
+from tasks.archive.schema import MEASURED_ON_THE_WAY
+from tasks.compress.runs import Outcome, compress
+from tasks.processes.codec_process import Models
+from tasks.progress import Progress
+from tasks.storage.store import Store
+from tests.support.fake_codec import FAKE
+
+SMALL = Settings(quality=4.0, max_images_per_shard=3, image_timeout=600.0, metrics=False, threads=1)
+
+
+def png(seed: int, width: int = 40, height: int = 24, fault: int = 0) -> bytes:
+    """A PNG of noise, other for each seed; `fault` makes the fake codec misbehave."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    pixels[0, 0] = (fault, 13, 37) if fault else (0, 0, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def folder(path: Path, names: dict[str, bytes]) -> Path:
+    """A folder of files."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name, content in names.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+def bundle(path: Path, salt: str = "salt") -> Path:
+    """A bundle of the fake codec."""
+    return folder(path, {"salt": salt.encode(), "CARD.md": b"made by the tests\n"})
+
+
+def pack(source: Path | str, archive: Path | str, bundle: Path, settings: Settings = SMALL, **options: Any) -> Outcome:
+    """compress with the fake codec."""
+    return compress(str(source), str(archive), settings, models=Models(str(bundle), codec=FAKE), **options)
+
+
+class InProcess:
+    """A child process's part played by its own code here: for tests in which nothing dies, since starting costs."""
+
+    def __init__(self, module: Any, models: Models, metrics: str = "none") -> None:
+        arguments = Namespace(**{"metrics": metrics, **vars(models)})
+        self._greeting, self._handle = module._prepare(arguments)
+
+    def __enter__(self) -> "InProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def greeting(self) -> dict[str, Any]:
+        return dict(self._greeting)
+
+    def ask(self, header: dict[str, Any], payload: bytes = b"", *, seconds: float) -> tuple[dict[str, Any], bytes]:
+        answer: tuple[dict[str, Any], bytes] = self._handle(header, payload)
+        return answer
+
+
+@contextmanager
+def in_process() -> Iterator[None]:
+    """The children of everything in tasks are played here."""
+
+    def worker(models: Models, metrics: str = "none") -> InProcess:
+        return InProcess(tasks.processes.encode_worker, models, metrics)
+
+    def verifier(models: Models) -> InProcess:
+        return InProcess(tasks.processes.verify_worker, models)
+
+    parts = (
+        ("worker", tasks.processes.codec_process.worker, worker),
+        ("verifier", tasks.processes.codec_process.verifier, verifier),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for module in [module for name, module in sys.modules.items() if name.startswith("tasks.")]:
+            for name, real, played in parts:
+                if getattr(module, name, None) is real:
+                    patch.setattr(module, name, played)
+        tasks.compress.process_pair.dismiss_all()
+        yield
+        tasks.compress.process_pair.dismiss_all()
+
+
+def rows(archive: Path | str, order: str = "run, key") -> list[dict[str, Any]]:
+    """The report without what is measured on the way."""
+    found = report.query(Store(str(archive)), f"SELECT * FROM rows ORDER BY {order}")
+    return [{name: value for name, value in row.items() if name not in MEASURED_ON_THE_WAY} for row in found]
+
+
+def snapshot(archive: Path | str) -> dict[str, str]:
+    """The content hash of every file of an archive; parts count by their rows, and the seal by its parts' names."""
+    store = Store(str(archive))
+    state: dict[str, str] = {}
+    for item in store.list():
+        content = store.read(item.name)
+        if "/report/" in item.name:
+            continue
+        if item.name.endswith("complete.json"):
+            content = json.dumps([part["name"] for part in json.loads(content)["parts"]]).encode()
+        state[item.name] = hashlib.sha256(content).hexdigest()
+    state["rows"] = hashlib.sha256(repr(rows(archive)).encode()).hexdigest()
+    return state
+
+
+class Counter(Progress):
+    """A progress that counts."""
+
+    def __init__(self) -> None:
+        self.total = self.done = 0
+
+    def begin(self, images: int) -> None:
+        self.total += images
+
+    def advance(self, images: int) -> None:
+        self.done += images

@@ -1,0 +1,162 @@
+"""A codec of the same API as codec.Codec without networks, which certain pictures make misbehave.
+
+Symbols are colour block means of 8x8 pixels; the file is a header and deflated pixels with their low bits cut off.
+"""
+
+import hashlib
+import os
+import signal
+import struct
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from codec.errors import BitstreamError, BundleError, ImageError, QualityError
+from codec.images import Picture
+
+DEFAULT_QUALITY = 4.0
+FAKE = "tests.support.fake_codec:FakeCodec"
+OUT_OF_REACH = 90.0
+"""A floor in dB that no file of this codec meets."""
+
+CRASH, HANG, KILLED, RAISE, CORRUPT, GROW, UNSUPPORTED, EAT = range(1, 9)
+"""Values of the first pixel's red, after (., 13, 37), that make encoding go wrong."""
+FAULT = b"FAULT "
+"""How a file begins that makes reading go wrong."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    data: bytes
+    symbols: NDArray[np.int32]
+    quality: float
+    timestep: float
+    steps: int
+    latent_bits: int
+    side_bits: int
+
+
+@dataclass(frozen=True)
+class FakeBundle:
+    """A folder whose file `salt` makes one bundle's files unreadable with another."""
+
+    path: Path
+    config = SimpleNamespace(backbone_source="embedded")
+
+    @property
+    def salt(self) -> bytes:
+        return (self.path / "salt").read_bytes()
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256(self.salt).hexdigest()
+
+
+class FakeCodec:
+    def __init__(self, bundle: FakeBundle) -> None:
+        self.bundle = bundle
+
+    @classmethod
+    def load(cls, bundle: str | None = None, *, device: str = "cpu", backbone: str | None = None) -> "FakeCodec":
+        if bundle is None or not (Path(bundle) / "salt").is_file():
+            raise BundleError(f"{bundle}: no bundle here; name a folder with one")
+        Image.register_open("HEIF", _HostileFile, lambda prefix: prefix.startswith(FAULT))
+        return cls(FakeBundle(Path(bundle)))
+
+    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY, keep_exif: bool = True) -> Encoded:
+        return self._encode(picture, quality)
+
+    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float, *, keep_exif: bool = True) -> Encoded:
+        return self._encode(picture, bits_per_pixel)
+
+    def encode_to_quality(
+        self,
+        picture: Picture,
+        *,
+        min_psnr_db: float | None = None,
+        max_lpips: float | None = None,
+        above: float = 0,
+        keep_exif: bool = True,
+    ) -> Encoded:
+        if (min_psnr_db or 0) > OUT_OF_REACH:
+            raise QualityError(f"no file reaches {min_psnr_db} dB")
+        return self._encode(picture, 2 * above, mask=0xF0)
+
+    def _encode(self, picture: Picture, quality: float, mask: int = 0xE0) -> Encoded:
+        pixels = picture.pixels & mask
+        red, *marker = (int(value) for value in picture.pixels[0, 0])
+        fault = red if marker == [13, 37] else 0
+        misbehave(fault)
+        payload = zlib.compress(pixels.tobytes(), level()) + (bytes(100_000) if fault == GROW else b"")
+        if fault == CORRUPT:
+            pixels = pixels ^ 0x80
+            data = self._pack(picture, zlib.compress(pixels.tobytes()))
+        else:
+            data = self._pack(picture, payload)
+        return Encoded(data, _symbols(picture.pixels & mask), quality, 12.5, 3, 8 * len(payload), 16)
+
+    def _pack(self, picture: Picture, payload: bytes) -> bytes:
+        return self.bundle.salt[:4].ljust(4) + struct.pack("<II", picture.width, picture.height) + payload
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        if data[:4] != self.bundle.salt[:4].ljust(4):
+            raise BitstreamError("written with another bundle")
+        width, height = struct.unpack("<II", data[4:12])
+        try:
+            pixels = zlib.decompress(data[12:])
+        except zlib.error as error:
+            raise BitstreamError("damaged") from error
+        return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+
+    def decode_picture(self, data: bytes) -> Picture:
+        return Picture(self.decode(data))
+
+    def symbols(self, data: bytes) -> NDArray[np.int32]:
+        return _symbols(self.decode(data))
+
+
+class _HostileFile(ImageFile.ImageFile):
+    """A picture on which Pillow's decoder crashes, takes all memory, or never ends, as its bytes after FAULT say."""
+
+    format = "HEIF"
+
+    def _open(self) -> None:
+        self._mode, self._size = "RGB", (8, 8)
+
+    def load(self) -> None:  # type: ignore[override]
+        self.fp.seek(len(FAULT))
+        misbehave({b"crash": CRASH, b"memory": EAT, b"endless": HANG}[self.fp.read()])
+
+
+def level() -> int:
+    """FAKE_CODEC_LEVEL: other bytes for the same symbols, as another machine's encoder may write them."""
+    return int(os.environ.get("FAKE_CODEC_LEVEL", "6"))
+
+
+def misbehave(fault: int) -> None:
+    if fault == CRASH:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if fault == KILLED:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == UNSUPPORTED:
+        raise ImageError("more than a file can hold")
+    if fault == RAISE:
+        raise RuntimeError("the encoder\nis out of sorts")
+    eaten = []
+    while fault == EAT:
+        eaten.append(b"x" * 2**26)
+    while fault == HANG:
+        time.sleep(0.01)
+
+
+def _symbols(pixels: NDArray[np.integer]) -> NDArray[np.int32]:
+    height, width, _ = pixels.shape
+    padded = np.pad(pixels.astype(np.int32), ((0, -height % 8), (0, -width % 8), (0, 0)))
+    blocks = padded.reshape(padded.shape[0] // 8, 8, padded.shape[1] // 8, 8, 3).sum((1, 3)).transpose(2, 0, 1)
+    return np.concatenate([blocks, blocks[:1]]).astype(np.int32)

@@ -1,0 +1,29 @@
+"""What the tests of owners' commands share."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tasks.archive import layout
+from tasks.storage.store import Store
+
+RUNS = [
+    {"a": b"aaa", "b": b"bbb1", "c": b"ccc", "d": b"ddd", "e": None},
+    {"a": b"aaa", "b": b"bbb2", "f": b"fff", "trip/g.jpg": b"ggg"},
+    {"h": b"hhh", "d": b"ddd"},
+]
+"""Three runs of small files: b changes, a and d are touched without a change, e fails."""
+
+
+def killed(verb: str, archive: Path, folder: Path) -> list[Path]:
+    """Copies of an archive in which a verb was killed before its first, second, ... change to the store."""
+    command = [sys.executable, "-m", "tests.support.killed_commands", verb, str(archive), str(folder)]
+    subprocess.run(command, check=True)
+    return sorted(folder.iterdir(), key=lambda path: int(path.name))
+
+
+def tree(archive: Path) -> dict[str, bytes]:
+    """The content of every file of an archive but the audits' and the tables', which carry a time or a number."""
+    store = Store(str(archive))
+    own = (f"{layout.AUDITS}/", f"{layout.TABLES}/")
+    return {item.name: store.read(item.name) for item in store.list() if not item.name.startswith(own)}

@@ -1,0 +1,67 @@
+"""Runners of an archive as processes of their own, started by a server that has everything imported already."""
+
+import multiprocessing
+import os
+import sys
+import traceback
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from s3fs import S3FileSystem
+
+from codec.errors import FdcError
+from tests.support import archive_builder, kill_points
+
+CONTEXT = multiprocessing.get_context("forkserver")
+PRELOADED = ["tests.support.runner_processes", "s3fs"]
+CONTEXT.set_forkserver_preload(PRELOADED)
+
+
+def start(
+    source: str | Path,
+    archive: str | Path,
+    bundle: Path,
+    *,
+    point: str = "",
+    environment: dict[str, str] | None = None,
+    in_parts: bool = False,
+) -> BaseProcess:
+    """Start compressing, to be killed at a point of tests.support.kill_points if one is given; status 1 is an FdcError.
+
+    `in_parts` sends tars as S3 takes large files, however small they are.
+    """
+    arguments = (str(source), str(archive), bundle, point, environment or {}, in_parts)
+    process = CONTEXT.Process(target=_run, args=arguments)
+    process.start()
+    return process
+
+
+def end(process: BaseProcess) -> int | None:
+    """The exit status of a runner, negative if a signal ended it."""
+    process.join(300)
+    status = process.exitcode
+    process.close()
+    return status
+
+
+def _run(source: str, archive: str, bundle: Path, point: str, environment: dict[str, str], in_parts: bool) -> None:
+    os.environ.update(environment)
+    if in_parts:
+        _send_tars_in_parts()
+    if point:
+        kill_points.arm(*kill_points.POINTS[point])
+    try:
+        archive_builder.pack(source, archive, bundle)
+    except FdcError:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def _send_tars_in_parts() -> None:
+    put: Any = S3FileSystem._put_file
+
+    async def put_file(self: Any, lpath: str, rpath: str, **options: Any) -> None:
+        await put(self, lpath, rpath, **options, chunksize=1024 if rpath.endswith(".tar") else None)
+
+    S3FileSystem._put_file = put_file

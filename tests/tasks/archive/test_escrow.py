@@ -1,0 +1,135 @@
+"""An archive holds by hash all that its files need, and whoever reads it finds that there."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from codec.bundle import Bundle
+from codec.errors import ArchiveError, BackboneError, SettingsError
+from tasks.archive import escrow, layout
+from tasks.processes.codec_process import Models
+from tasks.storage.store import Store
+from tests.support import archive_builder
+from tests.support.archive_builder import folder, pack, png
+from tests.support.fake_codec import FAKE
+from tests.support.tiny_bundles import tiny_backbone, tiny_bundle
+
+pytestmark = pytest.mark.usefixtures("children_are_played_here")
+
+
+def sums(place: Path) -> subprocess.CompletedProcess[str]:
+    """What the common tool says of a list of hashes."""
+    command = ["sha256sum", "--check", "--strict", "--quiet", layout.SUMS]
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> tuple[Store, str]:
+    """A local archive that holds a bundle of the fake codec, and its id."""
+    archive = Store(str(tmp_path / "archive"))
+    about = escrow.keep(archive, Models(str(archive_builder.bundle(tmp_path / "bundle")), codec=FAKE))
+    return archive, about["bundle_id"]
+
+
+def test_everything_is_listed_by_hash_in_lists_that_common_tools_check(kept: tuple[Store, str]) -> None:
+    folder = Path(str(kept[0])) / "escrow"
+    lists = sorted(folder.rglob(layout.SUMS))
+    assert [path.parent.name == kept[1] for path in lists] == [True, False]
+    listed = {path.parent / line.split("  ")[1] for path in lists for line in path.read_text().splitlines()}
+    assert listed | set(lists) == {path for path in folder.rglob("*") if path.is_file()}
+    assert [sums(path.parent).returncode for path in lists] == [0, 0]
+    (folder / kept[1] / "salt").write_bytes(b"other")
+    assert "salt: FAILED" in sums(folder / kept[1]).stdout
+
+
+def test_the_software_is_kept_with_versions_licences_and_instructions(kept: tuple[Store, str]) -> None:
+    (software,) = (Path(str(kept[0])) / "escrow" / "software").iterdir()
+    (wheel,) = software.glob("*.whl")
+    texts = {path.name: path.read_text() for path in software.iterdir() if path != wheel}
+    assert texts.keys() == {"FORMAT.md", "LICENCES.md", "LICENSE", "RESTORE.md", "SHA256SUMS", "constraints.txt"}
+    assert "Apache License" in texts["LICENSE"]
+    assert wheel.name in texts["RESTORE.md"]
+    for line in texts["constraints.txt"].splitlines():
+        name, version = line.split("==")
+        assert name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+        assert "/" not in version and "+" not in version
+    assert f"torch=={torch.__version__.partition('+')[0]}\n" in texts["constraints.txt"]
+
+
+def test_keeping_again_adds_nothing(kept: tuple[Store, str], tmp_path: Path) -> None:
+    before = sorted(item.name for item in kept[0].list())
+    escrow.keep(kept[0], Models(str(tmp_path / "bundle"), codec=FAKE))
+    assert sorted(item.name for item in kept[0].list()) == before
+
+
+def test_faults_names_what_is_missing_or_damaged(kept: tuple[Store, str]) -> None:
+    archive, bundle_id = kept
+    assert list(escrow.faults(archive)) == []
+    bundle = Path(str(archive)) / "escrow" / bundle_id
+    (bundle / "salt").write_bytes(b"other")
+    (bundle / "CARD.md").unlink()
+    found = list(escrow.faults(archive))
+    assert len(found) == 2
+    assert "CARD.md: missing" in found[0]
+    assert "salt: damaged" in found[1]
+
+
+def test_a_remote_copy_is_fetched_and_checked(tmp_path: Path) -> None:
+    archive = Store(f"memory://{tmp_path.name}")
+    about = escrow.keep(archive, Models(str(archive_builder.bundle(tmp_path / "bundle")), codec=FAKE))
+    with escrow.bundle(archive, about["bundle_id"]) as path:
+        assert {file.name: file.read_bytes() for file in Path(path).iterdir()} == {
+            "salt": b"salt",
+            "CARD.md": b"made by the tests\n",
+        }
+    archive.replace(f"{layout.escrow(about['bundle_id'])}/salt", b"tampered with")
+    with pytest.raises(ArchiveError, match="salt: damaged"), escrow.bundle(archive, about["bundle_id"]):
+        pass
+    with pytest.raises(ArchiveError, match="no copy of this bundle"), escrow.bundle(archive, "0" * 64):
+        pass
+
+
+def test_a_list_that_leads_out_of_the_archive_is_refused(tmp_path: Path) -> None:
+    archive = Store(f"memory://{tmp_path.name}-hostile")
+    archive.replace(f"{layout.escrow('b')}/{layout.SUMS}", b"0" * 64 + b"  ../../../outside\n")
+    with pytest.raises(ArchiveError, match="SHA256SUMS: damaged"), escrow.bundle(archive, "b"):
+        pass
+
+
+def test_a_backbone_that_is_not_embedded_is_kept_with_its_licence(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    tiny_backbone().save(weights)
+    bundle = tiny_bundle(tmp_path / "bundle", backbone_source=str(weights))
+    for name in ("local", "remote"):
+        archive = Store(str(tmp_path / name) if name == "local" else f"memory://{tmp_path.name}-backbone")
+        (weights / "LICENSE").unlink(missing_ok=True)
+        with pytest.raises(SettingsError, match="no licence beside the weights"):
+            escrow.keep(archive, Models(str(bundle.path), threads=1))
+        (weights / "LICENSE").write_text("as you like it")
+        escrow.keep(archive, Models(str(bundle.path), threads=1))
+        kept = layout.backbone(bundle.config.backbone_hash)
+        assert archive.read(f"{kept}/LICENSE") == b"as you like it"
+        assert list(escrow.faults(archive)) == []
+        with pytest.MonkeyPatch.context() as patch, escrow.bundle(archive, bundle.id) as path:
+            patch.chdir(tmp_path)
+            weights.rename(tmp_path / "elsewhere")
+            assert Bundle.open(path).load_backbone().content_hash == bundle.config.backbone_hash
+            moved = Store(str(tmp_path / f"{name}-moved"))
+            escrow.keep(moved, Models(path, threads=1))
+            assert moved.read(f"{kept}/LICENSE") == b"as you like it"
+            assert list(escrow.faults(moved)) == []
+            (tmp_path / "elsewhere").rename(weights)
+    with escrow.bundle(archive, bundle.id, with_backbone=False) as path:
+        weights.rename(tmp_path / "elsewhere")
+        with pytest.raises(BackboneError, match="no backbone at"):
+            Bundle.open(path).load_backbone()
+
+
+def test_an_archive_is_no_source_so_that_recompressing_starts_from_originals(tmp_path: Path, fake_bundle: Path) -> None:
+    source = folder(tmp_path / "s", {"a.png": png(1)})
+    pack(source, tmp_path / "a", fake_bundle)
+    with pytest.raises(ArchiveError, match="is an archive; what is lossy is not compressed again"):
+        pack(tmp_path / "a", tmp_path / "b", fake_bundle)
+    assert not (tmp_path / "b").exists()

@@ -1,0 +1,37 @@
+"""A dry run counts what is ahead, tries some of it, and writes nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from codec.errors import ArchiveError
+from tasks.compress.dry_run import READS_A_PICTURE, READS_A_SHARD, predict
+from tasks.processes.codec_process import Models
+from tests.support.archive_builder import SMALL, folder, png
+from tests.support.fake_codec import FAKE
+
+
+def test_a_plan_counts_all_and_tries_twenty_spread_over_the_sizes(
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"{number:02d}.png": png(number, 16 + number, 16) for number in range(24)} | {"bad.jpg": b"no"}
+    source = folder(tmp_path / "s", files)
+    models = Models(str(fake_bundle), codec=FAKE)
+    found = predict(str(source), str(tmp_path / "a"), SMALL, models=models, workers=2)
+    assert not (tmp_path / "a").exists()
+    assert (found.pictures, found.shards, found.runs, found.gone) == (25, 9, 1, 0)
+    assert found.source_bytes == sum(map(len, files.values()))
+    assert found.read_requests == READS_A_PICTURE * 25 + READS_A_SHARD * 9
+    assert (found.sampled, found.failed) == (20, 1)
+    assert found.stored_bytes is not None
+    assert 0 < found.stored_bytes < found.source_bytes
+    assert found.seconds_a_picture is not None
+    assert found.hours == pytest.approx(found.seconds_a_picture * 25 / 2 / 3600)
+
+
+def test_nothing_to_do_is_a_plan_too(tmp_path: Path) -> None:
+    source = folder(tmp_path / "s", {})
+    found = predict(str(source), str(tmp_path / "a"))
+    assert (found.pictures, found.shards, found.sampled, found.hours) == (0, 0, 0, None)
+    with pytest.raises(ArchiveError, match="no such folder"):
+        predict(str(tmp_path / "none"), str(tmp_path / "a"))

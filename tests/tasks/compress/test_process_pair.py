@@ -1,0 +1,81 @@
+"""The processes that hold a shard's models: kept for the next shard, ended when nothing comes, never lent twice."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from codec.errors import ArchiveError
+from tasks.archive import layout
+from tasks.compress import process_pair
+from tasks.compress.runs import open_run
+from tasks.compress.shard import Job, encode_shard
+from tasks.processes.codec_process import Models
+from tasks.storage.store import Store
+from tests.support.archive_builder import SMALL, folder, pack, png
+from tests.support.fake_codec import FAKE
+
+MODELS = Models("", threads=1, codec=FAKE)
+
+
+@pytest.fixture
+def planned(tmp_path: Path, fake_bundle: Path) -> Store:
+    """An archive with an open run of two shards, of which none is done."""
+    source = folder(tmp_path / "s", {f"{number}.png": png(number) for number in range(4)})
+    pack(source, tmp_path / "a", fake_bundle, SMALL)
+    for name in (layout.seal(1), layout.part(1, 0), layout.part(1, 1)):
+        (tmp_path / "a" / name).unlink()
+    return Store(str(tmp_path / "a"))
+
+
+def test_models_load_once_for_all_shards_of_a_process(planned: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert open_run(planned) == 1
+    started: list[process_pair.Pair] = []
+    begin = process_pair.Pair.__init__
+
+    def counted(self: process_pair.Pair, *arguments: object) -> None:
+        started.append(self)
+        begin(self, *arguments)  # type: ignore[arg-type]
+
+    process_pair.dismiss_all()
+    monkeypatch.setattr(process_pair.Pair, "__init__", counted)
+    job = Job(planned.url, 1, codec=FAKE)
+    assert [encode_shard(job, shard)["compressed"] for shard in (0, 1)] == [3, 1]
+    assert len(started) == 1
+
+
+def test_a_pair_is_lent_to_one_shard_at_a_time_and_not_after_an_error(planned: Store, fake_bundle: Path) -> None:
+    bundle_id = planned.children("escrow")[0]
+    with (
+        process_pair.lent(planned, bundle_id, MODELS, "none") as first,
+        pytest.raises(RuntimeError),
+        process_pair.lent(planned, bundle_id, MODELS, "none") as second,
+    ):
+        assert second is not first
+        raise RuntimeError
+    with process_pair.lent(planned, bundle_id, MODELS, "none") as again:
+        assert again is first
+
+
+def test_an_idle_pair_ends_soon(planned: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_pair, "IDLE_SECONDS", 0.1)
+    bundle_id = planned.children("escrow")[0]
+    with process_pair.lent(planned, bundle_id, MODELS, "none") as pair:
+        processes = [child._process for child in (pair.encoder, pair.decoder)]
+    for process in processes:
+        assert process is not None
+        process.wait(timeout=60)
+    time.sleep(0.1)
+    with process_pair.lent(planned, bundle_id, MODELS, "none") as other:
+        assert other is not pair
+
+
+def test_a_bundle_that_is_not_what_it_is_kept_as_is_refused(planned: Store, tmp_path: Path) -> None:
+    bundle_id = planned.children("escrow")[0]
+    (tmp_path / "a" / layout.escrow(bundle_id) / "salt").write_text("other")
+    process_pair.dismiss_all()
+    with (
+        pytest.raises(ArchiveError, match="not the bundle it is kept as"),
+        process_pair.lent(planned, bundle_id, MODELS, "none"),
+    ):
+        pass

@@ -1,0 +1,115 @@
+"""Owners' commands on an object store, over HTTP, and what they cost in requests."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from codec.errors import ArchiveError
+from tasks.archive import layout, report
+from tasks.maintenance import compaction, forget
+from tasks.maintenance.audit import audit
+from tasks.maintenance.status import status
+from tasks.restore.filesystem import ArchiveFileSystem
+from tasks.restore.restore import restore
+from tasks.storage.store import Store
+from tests.support.codecless_archives import make
+from tests.support.fake_s3 import serving
+from tests.support.maintenance_runs import RUNS
+
+
+@dataclass
+class Bucket:
+    """An S3 server's bucket and the log of its requests."""
+
+    url: str
+    log: Path
+
+    def requests(self, since: int = 0) -> list[str]:
+        """Method and object of each request."""
+        return re.findall(r'"([A-Z]+ /owners\S*) HTTP', self.log.read_text())[since:]
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+    """The server's address and credentials are in the environment, as for any user."""
+    log = tmp_path_factory.mktemp("s3") / "requests.log"
+    with serving(log) as address, pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": address,
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "planted-secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            patch.setenv(name, value)
+        fsspec.filesystem("s3").mkdir("owners")
+        yield Bucket("s3://owners", log)
+
+
+def test_one_picture_of_a_hundred_compacted_runs_takes_four_requests_and_one(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # 400 shards
+    runs = [{f"{run:03d}-{number}": b"%d %d" % (run, number) for number in range(4)} for run in range(100)]
+    local = make(tmp_path / "a", runs, per_shard=1)
+    assert len(report.files(local)) == 400
+    assert compaction.compact(local).rows == 400
+    archive = f"{bucket.url}/hundred"
+    wanted = report.query(local, "SELECT tar FROM rows WHERE key = '042-3'")[0]["tar"]
+    spared = ("/shards/", "/report/")  # 800 objects, whose requests would count like any other
+    uploaded = [item.name for item in local.list() if item.name == wanted or not any(map(item.name.count, spared))]
+    fsspec.filesystem("s3").pipe({f"{archive}/{name}": local.read(name) for name in uploaded})
+
+    before = len(bucket.requests())
+    assert restore(archive, str(tmp_path / "out"), ["042-3"]).images == 1
+    assert (tmp_path / "out" / "042-3").read_bytes() == b"42 3"
+    requests = bucket.requests(before)
+    on_tars = [request for request in requests if request.endswith(".tar")]
+    assert len(on_tars) == 1
+    assert len(requests) - len(on_tars) <= 4
+
+
+def test_every_command_does_on_a_bucket_what_it_does_on_a_folder(bucket: Bucket, tmp_path: Path) -> None:
+    url = f"{bucket.url}/archive"
+    store = make(url, RUNS)
+    mirror = make(tmp_path / "mirror", RUNS)
+    assert audit(url).problems == []
+    assert compaction.compact(store).rows == 11
+    assert [run["state"] for run in status(url).runs] == ["sealed"] * 3
+
+    tar = report.query(store, "SELECT tar FROM rows WHERE key = 'f'")[0]["tar"]
+    store.replace(tar, store.read(tar)[:-1] + b"x")
+    store.remove(layout.part(2, 1))
+    found = audit(url, repair_from=mirror.url)
+    assert [(problem["state"], problem["repaired"]) for problem in found.problems] == [
+        ("damaged", True),
+        ("missing", True),
+    ]
+    assert audit(url, sample=0.1).problems == []
+
+    assert forget.forget(store, ["b"]) == 2
+    assert compaction.generations(store) == [2]
+    assert audit(url).problems == []
+    with pytest.raises(ArchiveError, match="no picture under the key 'b'"):
+        restore(url, str(tmp_path / "out"), ["b"])
+    assert restore(url, str(tmp_path / "out"), as_of=2).images == 5
+    fsspec.register_implementation("fdc", ArchiveFileSystem, clobber=True)  # this checkout may not be the installed one
+    with fsspec.open(f"fdc://trip/g.jpg::{url}") as file:
+        assert file.read() == b"ggg"
+    assert not any(b"bbb" in Store(url).read(item.name) for item in store.list())
+
+
+def test_an_upload_that_a_killed_writer_left_is_aborted(bucket: Bucket) -> None:
+    url = f"{bucket.url}/uploads"
+    make(url, RUNS[:1])
+    s3 = fsspec.filesystem("s3")
+    s3.call_s3("create_multipart_upload", Bucket="owners", Key="uploads/runs/000001/shards/000009-abc.tar")
+    found = audit(url)  # this server says of every upload that it began years ago
+    assert [(problem["state"], problem["name"], problem["repaired"]) for problem in found.problems] == [
+        ("dangling", "runs/000001/shards/000009-abc.tar", True)
+    ]
+    assert audit(url).problems == []

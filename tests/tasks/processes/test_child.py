@@ -1,0 +1,124 @@
+"""Whatever a child process does on a request costs that request alone."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from codec.errors import ArchiveError
+from tasks.processes.child import Child, ChildDied, receive, send
+
+MODULE = "tests.support.misbehaving_child"
+
+
+@pytest.fixture
+def child() -> Iterator[Child]:
+    with Child(MODULE, [], 1) as process:
+        yield process
+
+
+def test_an_answer_carries_raw_bytes_both_ways(child: Child) -> None:
+    payload = bytes(range(256)) * 5000
+    assert child.ask({"do": "echo"}, payload, seconds=10) == ({"length": len(payload)}, payload)
+
+
+def test_what_a_library_prints_does_not_garble_answers(child: Child) -> None:
+    assert child.ask({"do": "print"}, b"x", seconds=10)[1] == b"x"
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "message"),
+    [
+        ("segfault", "crashed", "its process ended with SIGSEGV"),
+        ("exit", "crashed", "its process ended with status 3"),
+        ("kill", "killed", "its process ended with SIGKILL"),
+        ("hang", "timeout", "took too long"),
+    ],
+)
+def test_a_death_is_told_and_the_next_request_is_answered(child: Child, fault: str, reason: str, message: str) -> None:
+    with pytest.raises(ChildDied, match=message) as death:
+        child.ask({"do": fault}, seconds=0.3)
+    assert death.value.reason == reason
+    assert child.ask({"do": "echo"}, b"again", seconds=10)[1] == b"again"
+
+
+def test_a_child_that_was_told_to_end_is_no_verdict_on_the_request(child: Child) -> None:
+    with pytest.raises(ArchiveError, match="interrupted: a worker process got SIGTERM"):
+        child.ask({"do": "end"}, seconds=10)
+
+
+def test_the_time_limit_is_for_one_request_not_for_all(child: Child) -> None:
+    for _ in range(4):
+        assert child.ask({"do": "nap"}, seconds=1.5)[0] == {"length": 0}
+
+
+def test_a_child_that_takes_too_much_memory_is_killed_and_the_next_request_is_answered() -> None:
+    with Child(MODULE, [], 1, memory=10**9) as child:
+        assert child.ask({"do": "eat", "bytes_to_eat": 10**8}, seconds=60)[0] == {"length": 10**8}
+        with pytest.raises(ChildDied, match="more memory than image_memory allows") as death:
+            child.ask({"do": "eat", "bytes_to_eat": 15 * 10**8}, seconds=60)
+        assert death.value.reason == "killed"
+        assert child.ask({"do": "echo"}, b"again", seconds=60)[1] == b"again"
+    with Child(MODULE, [], 1) as child:
+        assert child.ask({"do": "eat", "bytes_to_eat": 15 * 10**8}, seconds=60)[0] == {"length": 15 * 10**8}
+
+
+def test_a_child_that_cannot_start_says_why() -> None:
+    with Child(MODULE, ["--refuse"], 1) as child, pytest.raises(ArchiveError, match="no such bundle"):
+        child.greeting()
+    with Child(MODULE, ["--break"], 1) as child, pytest.raises(ArchiveError, match="ended with status 1"):
+        child.ask({"do": "echo"}, seconds=1)
+
+
+def test_threads_are_those_of_the_plan() -> None:
+    with Child(MODULE, [], 3) as child:
+        assert child.greeting()["threads"] == "3"
+
+
+def test_an_answer_cut_short_is_none() -> None:
+    whole = io.BytesIO()
+    send(whole, {"a": 1}, b"payload")
+    for length in range(len(whole.getvalue())):
+        assert receive(io.BytesIO(whole.getvalue()[:length])) is None
+    assert receive(io.BytesIO(whole.getvalue())) == ({"a": 1}, b"payload")
+
+
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="this system has no such score")
+def test_the_child_goes_first_when_memory_runs_out(child: Child) -> None:
+    assert child.greeting()["oom_score_adj"] == "1000"
+
+
+def test_a_hanging_child_does_not_outlive_a_killed_parent() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"from {MODULE} import hang_in_child; hang_in_child()"], stdout=subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.time() + 10
+    while time.time() < deadline and Path(f"/proc/{pid}/cmdline").exists() and _running(pid):
+        time.sleep(0.1)
+    assert not _running(pid)
+
+
+def _running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+
+
+def test_leaving_the_context_ends_a_busy_child() -> None:
+    with Child(MODULE, [], 1) as child:
+        pid = int(child.greeting()["pid"])
+    assert not Path(f"/proc/{pid}").exists()
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL

@@ -1,0 +1,160 @@
+"""What was kept comes back: right sizes, own bytes for originals, every range checked."""
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from codec.errors import ArchiveError
+from tasks.maintenance import compaction
+from tasks.processes.codec_process import Models
+from tasks.restore.restore import Job, Restored, restore, restore_members
+from tests.support import archive_builder, fake_codec
+from tests.support.archive_builder import SMALL, Counter, folder, pack, png, rows
+from tests.support.codecless_archives import make
+from tests.support.fake_codec import FAKE
+from tests.support.maintenance_runs import RUNS
+
+pytestmark = pytest.mark.usefixtures("children_are_played_here")
+
+FAKES = Models("", threads=1, codec=FAKE)
+
+
+def jpeg(seed: int) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (31, 17, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG", quality=100, subsampling=0)
+    return buffer.getvalue()
+
+
+def pixels(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def size(path: Path) -> tuple[int, int]:
+    height, width, _ = pixels(path).shape
+    return width, height
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory, fake_bundle: Path) -> tuple[Path, Path]:
+    """Pictures of several sizes and kinds, and their archive of two runs with different bundles."""
+    home = tmp_path_factory.mktemp("restore")
+    files = {"a.png": png(1, 33, 9), "x/a.png": png(1, 33, 9), "b.jpg": jpeg(2), "bad.jpg": b"no"}
+    source = folder(home / "s", files | {"grow.PNG": png(3, fault=fake_codec.GROW)})
+    one_shard = replace(SMALL, max_images_per_shard=9)
+    pack(source, home / "a", fake_bundle, one_shard)
+    folder(source, {"b.png": png(5, 8, 8), "a.png": png(6, 12, 13)})
+    pack(source, home / "a", archive_builder.bundle(home / "other", "other"), one_shard)
+    return source, home / "a"
+
+
+def test_the_last_version_of_every_kept_key_comes_back(packed: tuple[Path, Path], tmp_path: Path) -> None:
+    source, archive = packed
+    progress = Counter()
+    assert restore(str(archive), str(tmp_path / "out"), models=FAKES, progress=progress) == Restored(5, [])
+    assert progress.total == progress.done == 5
+    out = {str(path.relative_to(tmp_path / "out")): path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert out.keys() == {"a.png", "x/a.png", "b.jpg.png", "b.png", "grow.PNG"}
+    sizes = {name: size(path) for name, path in out.items()}
+    assert sizes == {
+        "a.png": (12, 13),
+        "x/a.png": (33, 9),
+        "b.jpg.png": (17, 31),
+        "b.png": (8, 8),
+        "grow.PNG": (40, 24),
+    }
+    assert out["grow.PNG"].read_bytes() == (source / "grow.PNG").read_bytes()
+    assert np.array_equal(pixels(out["b.png"]), pixels(source / "b.png") & 0xE0)
+
+
+def test_single_keys_come_back_alone(packed: tuple[Path, Path], tmp_path: Path) -> None:
+    assert restore(str(packed[1]), str(tmp_path), ["b.jpg"], models=FAKES).images == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["b.jpg.png"]
+
+
+def test_a_key_that_was_never_kept_is_refused_before_anything_is_written(
+    packed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ArchiveError, match=r"no picture under the key 'bad.jpg'"):
+        restore(str(packed[1]), str(tmp_path / "out"), ["a.png", "bad.jpg"], models=FAKES)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ArchiveError, match="no archive here"):
+        restore(str(tmp_path), str(tmp_path / "out"), models=FAKES)
+
+
+def test_keys_that_would_share_a_name_get_one_each(tmp_path: Path, fake_bundle: Path) -> None:
+    source = folder(tmp_path / "s", {"a.jpg": jpeg(1), "a.jpg.png": png(2)})
+    pack(source, tmp_path / "a", fake_bundle)
+    assert restore(str(tmp_path / "a"), str(tmp_path / "out"), models=FAKES).images == 2
+    sizes = {path.name: size(path) for path in (tmp_path / "out").iterdir()}
+    assert sizes == {"a.jpg.png": (17, 31), "a.jpg.png.png": (40, 24)}
+
+
+def test_a_damaged_member_is_told_and_the_others_come_back(tmp_path: Path, fake_bundle: Path) -> None:
+    source = folder(tmp_path / "s", {"a.png": png(1), "b.png": png(2)})
+    pack(source, tmp_path / "a", fake_bundle)
+    row = rows(tmp_path / "a")[0]
+    tar = tmp_path / "a" / row["tar"]
+    content = bytearray(tar.read_bytes())
+    content[row["offset"] + 200] ^= 1
+    tar.write_bytes(content)
+    restored = restore(str(tmp_path / "a"), str(tmp_path / "out"), models=FAKES)
+    assert restored.images == 1
+    assert restored.errors == [f"a.png: file://{tar}: damaged at byte {row['offset']}; restore it from a mirror"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
+
+
+def test_as_of_a_run_what_later_runs_kept_is_left_out(tmp_path: Path) -> None:
+    store = make(tmp_path / "a", RUNS)
+    for number in (0, 1):
+        restored = [{}, {}, {}, {}]
+        for run in (1, 2, 3):
+            target = tmp_path / f"out{number}{run}"
+            assert restore(str(tmp_path / "a"), str(target), as_of=run).errors == []
+            restored[run] = {path.name: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+        first = {"a": b"aaa", "b": b"bbb1", "c": b"ccc", "d": b"ddd"}
+        second = first | {"b": b"bbb2", "f": b"fff", "g.jpg": b"ggg"}
+        assert restored[1:] == [first, second, second | {"h": b"hhh"}]
+        compaction.compact(store)
+    with pytest.raises(ArchiveError, match="holds no run 4; status names its runs"):
+        restore(str(tmp_path / "a"), str(tmp_path / "out"), as_of=4)
+    with pytest.raises(ArchiveError, match="no picture under the key 'f'"):
+        restore(str(tmp_path / "a"), str(tmp_path / "out"), ["f"], as_of=1)
+
+
+def test_an_unchanged_row_points_at_the_old_bytes(tmp_path: Path) -> None:
+    make(tmp_path / "a", RUNS)
+    for tar in (tmp_path / "a").glob("runs/00000[23]/shards/*"):
+        tar.unlink()
+    assert restore(str(tmp_path / "a"), str(tmp_path / "out"), ["a", "d"]).images == 2
+    assert (tmp_path / "out" / "d").read_bytes() == b"ddd"
+
+
+def test_jobs_come_tar_by_tar_while_they_are_worked_off(tmp_path: Path) -> None:
+    make(tmp_path / "a", RUNS)
+    seen: list[tuple[str, int]] = []
+
+    def watched(jobs: Iterable[Job]) -> Iterator[Restored]:
+        for job in jobs:
+            assert len(list((tmp_path / "out").rglob("*"))) == sum(count for _, count in seen)
+            seen.append((job.members[0].tar, len(job.members)))
+            yield restore_members(job)
+
+    assert restore(str(tmp_path / "a"), str(tmp_path / "out"), ["a", "b", "c", "f", "h"], job_map=watched).images == 5
+    assert [count for _, count in seen] == [2, 2, 1]  # a and c, b and f, h: a tar a run
+    assert len({tar for tar, _ in seen}) == 3
+
+
+def test_names_that_no_folder_can_hold_stay_inside_the_target(tmp_path: Path) -> None:
+    keys = {"../up": b"1", "a//b": b"2", "./here": b"3", "100%": b"4"}
+    make(tmp_path / "a", [keys])
+    assert restore(str(tmp_path / "a"), str(tmp_path / "out")).errors == []
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == {"%2E%2E/up", "a/%00/b", "%2E/here", "100%"}
