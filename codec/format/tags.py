@@ -1,0 +1,41 @@
+"""The chunks of a file by their tags, and what a picture carries beside its pixels as blocks of those tags.
+
+A tag is four ASCII letters, each with a meaning of its own, as in PNG: an upper-case first letter is critical (a decoder
+that does not know the tag refuses the file), the third is reserved and upper case, and a lower-case fourth letter says
+that a program which changes the pixels may copy the chunk unread.
+"""
+
+from dataclasses import dataclass
+
+ALPHA, ICC = "ALPH", "ICCP"
+"""Critical: transparency, and the color profile of the pixels."""
+EXIF, XMP, XMP_EXTENDED = "exIf", "xmPp", "xeXt"
+IPTC, PHOTOSHOP, COMMENT, TEXT = "ipTc", "psIr", "coMm", "teXt"
+RESOLUTION, AUXILIARY, PREVIEW, UNKNOWN = "phYs", "auXP", "prEV", "unKn"
+
+CRITICAL = (ALPHA, ICC)
+REPEATABLE = (COMMENT, TEXT, PHOTOSHOP, XMP_EXTENDED, AUXILIARY, UNKNOWN)
+"""Tags of which a file may have several; each states its index, counted from 0."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a source says beside its pixels, byte for byte.
+
+    tag      content
+    exIf     the TIFF structure of EXIF, without the six bytes `Exif` 0 0
+    xmPp     the XMP packet
+    xeXt     one portion of extended XMP: what follows the identifier in its APP1 segment (GUID, length, offset, text)
+    ipTc     an IPTC-IIM record, as in a TIFF
+    psIr     the payload of an APP13 segment, from `Photoshop 3.0` on
+    coMm     a comment of a JPEG or GIF, without length
+    teXt     four letters (tEXt, zTXt or iTXt) and the data of that PNG chunk
+    phYs     one byte for the unit (0 none, 1 inch, 2 centimeter, 3 meter), then four 32-bit numbers, little-endian:
+             horizontal numerator and denominator, vertical numerator and denominator, in pixels a unit
+    auXP     a name, 0, and an auxiliary picture with what describes it (gain map, depth), as the source has it
+    prEV     a small WebP picture of the whole
+    unKn     a name (`JPEG APP7`, `PNG npTc`), 0, and metadata of a kind that is not known
+    """
+
+    tag: str
+    content: bytes
