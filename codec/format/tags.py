@@ -1,8 +1,8 @@
 """The chunks of a file by their tags, and what a picture carries beside its pixels as blocks of those tags.
 
-A tag is four ASCII letters, each with a meaning of its own, as in PNG: an upper-case first letter is critical (a decoder
-that does not know the tag refuses the file), the third is reserved and upper case, and a lower-case fourth letter says
-that a program which changes the pixels may copy the chunk unread.
+A tag is four ASCII letters, each with a meaning of its own, as in PNG. An upper-case first letter is critical: a
+decoder that does not know the tag refuses the file. The third is reserved and upper case. A lower-case fourth letter
+says that a program which changes the pixels may copy the chunk unread.
 """
 
 from dataclasses import dataclass
