@@ -21,7 +21,7 @@ class Faulty(Codec):
 
     def encode(self, picture: Picture, *arguments: Any, **options: Any) -> Encoded:
         size, tables = picture.pixels.shape[:2], self.tables
-        encoding = Path(sys.argv[0]).stem == "worker"
+        encoding = Path(sys.argv[0]).stem == "encode_worker"
         right = tables.counts
         if encoding and size == TALL:
             tables.counts = np.concatenate([piece[::-1] for piece in np.split(right, tables.starts[1:-1])])

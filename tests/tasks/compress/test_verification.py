@@ -34,7 +34,7 @@ def test_faults_planted_in_a_table_and_in_a_stream_are_caught_and_would_have_pas
     kept = rows(tmp_path / "verified")
     assert [(row["status"], row["reason"]) for row in kept] == [("fallback", "unverified")] * 2
 
-    monkeypatch.setattr(sys, "argv", ["worker"])  # nobody else takes part, so its process is played here
+    monkeypatch.setattr(sys, "argv", ["encode_worker"])  # nobody else takes part, so its process is played here
     with in_process():
         compress(str(source), str(tmp_path / "unverified"), replace(SETTINGS, verify=False), models=models)
     codec, store = Codec.load(bundle), Store(str(tmp_path / "unverified"))
