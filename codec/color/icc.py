@@ -1,0 +1,171 @@
+"""ICC profiles of the matrix and gray kinds, read and built (ICC.1:2022, sections 7 to 10).
+
+Pillow's color management applies profiles but tells neither their tone curves nor makes any but sRGB.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Curve = NDArray[np.float64]
+"""A tone curve: linear light, 0..1, at CURVE_POINTS encoded values evenly spaced over 0..1."""
+CURVE_POINTS = 1024
+HEADER = 128
+D50 = (0.9642, 1.0, 0.8249)
+BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+TABLE_TAGS = (b"A2B0", b"A2B1", b"A2B2", b"D2B0", b"D2B1", b"D2B2", b"D2B3")
+LARGEST_TAG = 1 << 20
+
+
+@dataclass(frozen=True)
+class MatrixProfile:
+    """What a display profile of matrices, or a gray one, says. `colorants` is None for gray."""
+
+    colorants: NDArray[np.float64] | None
+    """(3, 3): XYZ relative to D50 in the rows, red, green and blue in the columns."""
+    curves: tuple[Curve, ...]
+    """Three, or one of a gray profile."""
+
+
+def read(profile: bytes) -> MatrixProfile | None:
+    """A profile's matrix and curves; None where it works by tables or is for another kind of picture.
+
+    Raises ValueError for bytes that are no whole profile.
+    """
+    tags = _tags(profile)
+    space = profile[16:20]
+    if any(tag in tags for tag in TABLE_TAGS):
+        return None
+    if space == b"GRAY" and b"kTRC" in tags:
+        return MatrixProfile(None, (_curve(tags[b"kTRC"]),))
+    wanted = (b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC")
+    if space != b"RGB " or profile[20:24] != b"XYZ " or not all(tag in tags for tag in wanted):
+        return None
+    colorants = np.stack([_xyz(tags[tag]) for tag in wanted[:3]], axis=1)
+    return MatrixProfile(colorants, tuple(_curve(tags[tag]) for tag in wanted[3:]))
+
+
+def build(description: str, white: tuple[float, float], primaries: NDArray[np.float64], curve: bytes) -> bytes:
+    """A version 4 display profile. `white` is x, y; `primaries` (3, 2) are x, y of red, green and blue.
+
+    `curve` is a whole tag: `parametric` makes one.
+    """
+    to_d50 = adaptation(white)
+    columns = to_d50 @ colorants(white, primaries)
+    text = description.encode("utf-16-be")
+    localized = b"mluc" + struct.pack(">IIIHHII", 0, 1, 12, 0x656E, 0x5553, len(text), 28) + text
+    free = "no copyright".encode("utf-16-be")
+    rights = b"mluc" + struct.pack(">IIIHHII", 0, 1, 12, 0x656E, 0x5553, len(free), 28) + free
+    tags: dict[bytes, bytes] = {b"desc": localized, b"cprt": rights, b"wtpt": _xyz_tag(D50)}
+    tags[b"chad"] = b"sf32" + bytes(4) + b"".join(_fixed(value) for value in to_d50.flatten())
+    for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), columns.T, strict=True):
+        tags[name] = _xyz_tag(column)
+    for name in (b"rTRC", b"gTRC", b"bTRC"):
+        tags[name] = curve
+    return _assembled(tags)
+
+
+def parametric(gamma: float, a: float = 1, b: float = 0, c: float = 0, d: float = 0) -> bytes:
+    """A curve tag: (a x + b) ** gamma from x = d on, c x below (type 3); a plain power where d is 0 (type 0)."""
+    if d == 0:
+        return b"para" + bytes(4) + struct.pack(">HH", 0, 0) + _fixed(gamma)
+    return b"para" + bytes(4) + struct.pack(">HH", 3, 0) + b"".join(_fixed(value) for value in (gamma, a, b, c, d))
+
+
+def _assembled(tags: Mapping[bytes, bytes]) -> bytes:
+    """Header, table and contents; equal contents are stored once."""
+    places: dict[bytes, int] = {}
+    body = b""
+    start = HEADER + 4 + 12 * len(tags)
+    table = struct.pack(">I", len(tags))
+    for name, content in tags.items():
+        if content not in places:
+            places[content] = start + len(body)
+            body += content + bytes(-len(content) % 4)
+        table += name + struct.pack(">II", places[content], len(content))
+    size = start + len(body)
+    header = struct.pack(">I4sI4s4s4s", size, bytes(4), 0x04400000, b"mntr", b"RGB ", b"XYZ ")
+    header += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28)
+    header += b"".join(_fixed(value) for value in D50)
+    return header + bytes(HEADER - len(header)) + table + body
+
+
+def _tags(profile: bytes) -> dict[bytes, bytes]:
+    if len(profile) < HEADER + 4 or profile[36:40] != b"acsp":
+        raise ValueError("no ICC profile")
+    count = struct.unpack_from(">I", profile, HEADER)[0]
+    if count > 100 or HEADER + 4 + 12 * count > len(profile):
+        raise ValueError("a table of tags that does not fit")
+    found = {}
+    for entry in range(count):
+        name, offset, size = struct.unpack_from(">4sII", profile, HEADER + 4 + 12 * entry)
+        if offset + size > len(profile) or size > LARGEST_TAG:
+            raise ValueError(f"tag {name!r} does not fit")
+        found[name] = profile[offset : offset + size]
+    return found
+
+
+def _xyz(tag: bytes) -> NDArray[np.float64]:
+    if tag[:4] != b"XYZ " or len(tag) < 20:
+        raise ValueError("a color that is no XYZ")
+    return np.frombuffer(tag, ">i4", 3, 8).astype(np.float64) / 65536
+
+
+def _curve(tag: bytes) -> Curve:
+    """A curv or para tag as samples (sections 10.6 and 10.18)."""
+    x = np.linspace(0, 1, CURVE_POINTS)
+    if tag[:4] == b"curv" and len(tag) >= 12:
+        count = struct.unpack_from(">I", tag, 8)[0]
+        if 12 + 2 * count > len(tag):
+            raise ValueError("a curve that is cut short")
+        if count == 0:
+            return x
+        values = np.frombuffer(tag, ">u2", count, 12).astype(np.float64)
+        if count == 1:
+            return np.asarray(x ** (values[0] / 256))
+        return np.interp(x, np.linspace(0, 1, count), values / 65535)
+    if tag[:4] != b"para" or len(tag) < 12:
+        raise ValueError("a curve of an unknown kind")
+    kind = struct.unpack_from(">H", tag, 8)[0]
+    counts = (1, 3, 4, 5, 7)
+    if kind >= len(counts) or len(tag) < 12 + 4 * counts[kind]:
+        raise ValueError("a parametric curve of an unknown kind")
+    p = [*(np.frombuffer(tag, ">i4", counts[kind], 12) / 65536), *[0.0] * 7]
+    gamma, a, b, c, d, e, f = p[:7] if kind else (p[0], 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    if kind in (1, 2):
+        start = -b / a if a else 0.0
+        offset = c if kind == 2 else 0.0
+        low, high = np.full_like(x, offset), np.maximum(a * x + b, 0) ** gamma + offset
+        return np.clip(np.where(x >= start, high, low), 0, 1)
+    tail = f if kind == 4 else 0.0
+    offset = e if kind == 4 else 0.0
+    return np.clip(np.where(x >= d, np.maximum(a * x + b, 0) ** gamma + offset, c * x + tail), 0, 1)
+
+
+def _white_xyz(white: tuple[float, float]) -> NDArray[np.float64]:
+    x, y = white
+    return np.array([x / y, 1.0, (1 - x - y) / y])
+
+
+def adaptation(white: tuple[float, float]) -> NDArray[np.float64]:
+    """Bradford's matrix from this white to D50 (ICC.1:2022, annex E)."""
+    cones = (BRADFORD @ np.array(D50)) / (BRADFORD @ _white_xyz(white))
+    return np.asarray(np.linalg.inv(BRADFORD) @ np.diag(cones) @ BRADFORD)
+
+
+def colorants(white: tuple[float, float], primaries: NDArray[np.float64]) -> NDArray[np.float64]:
+    """XYZ of the primaries at full strength, relative to their own white."""
+    x, y = primaries[:, 0], primaries[:, 1]
+    directions = np.stack([x / y, np.ones(3), (1 - x - y) / y])
+    return np.asarray(directions * np.linalg.solve(directions, _white_xyz(white)))
+
+
+def _fixed(value: float) -> bytes:
+    return struct.pack(">i", round(value * 65536))
+
+
+def _xyz_tag(value: "tuple[float, ...] | NDArray[np.float64]") -> bytes:
+    return b"XYZ " + bytes(4) + b"".join(_fixed(float(part)) for part in value)

@@ -1,0 +1,191 @@
+"""Which color space pixels are coded in: their own with its profile, sRGB, or none, and then the source is kept whole.
+
+The networks were trained on sRGB. They take any RGB whose tone curve is near sRGB's, since all they see is numbers; so
+Display P3 and Adobe RGB are coded as they are, with a profile. Linear light, film logs and HDR curves are not.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from codec.color import icc
+from codec.color.icc import CURVE_POINTS, Curve
+
+SRGB, DISPLAY_P3, ADOBE_RGB = "sRGB", "Display P3", "Adobe RGB"
+LARGEST_DEVIATION = 0.1
+"""How far, in linear light, a tone curve may be from that of sRGB."""
+D65 = (0.3127, 0.329)
+PRIMARIES = {
+    1: (0.64, 0.33, 0.30, 0.60, 0.15, 0.06),
+    5: (0.64, 0.33, 0.29, 0.60, 0.15, 0.06),
+    6: (0.63, 0.34, 0.31, 0.595, 0.155, 0.07),
+    7: (0.63, 0.34, 0.31, 0.595, 0.155, 0.07),
+    9: (0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
+    11: (0.68, 0.32, 0.265, 0.69, 0.15, 0.06),
+    12: (0.68, 0.32, 0.265, 0.69, 0.15, 0.06),
+}
+"""x and y of red, green and blue by H.273's color primaries. 11 has the white of film, (0.314, 0.351), not D65."""
+FILM_WHITE = (0.314, 0.351)
+POWERS = {4: 2.2}
+SRGB_LIKE = (1, 6, 13, 14, 15)
+"""Transfer characteristics that displays show as sRGB's: BT.709 and its kin, and sRGB itself. Viewers treat them so."""
+UNSPECIFIED = 2
+WIDEST = np.array(PRIMARIES[9]).reshape(3, 2)
+ADOBE_PRIMARIES = (0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """A color space that pixels can be coded in. `profile` is None for sRGB, which needs none."""
+
+    name: str
+    profile: bytes | None = None
+
+
+PLAIN = Space(SRGB)
+
+
+class ColorsError(ValueError):
+    """A color space that pixels cannot be coded in; the message says which."""
+
+
+def srgb_curve() -> Curve:
+    """Linear light of sRGB (IEC 61966-2-1)."""
+    x = np.linspace(0, 1, CURVE_POINTS)
+    return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+
+
+def of_profile(profile: bytes, image: Image.Image) -> Space:
+    """The space of a picture (mode RGB or L) with an ICC profile. Raises ColorsError.
+
+    A profile that cannot be read, or is for another kind of picture, is carried as it is: viewers ignore it.
+    """
+    kind = profile[16:20]
+    if len(profile) <= icc.HEADER:
+        return Space("unusable profile", profile)
+    if kind not in (b"RGB ", b"GRAY"):
+        raise ColorsError(f"its profile is for {kind.decode('latin-1').strip()} pixels")
+    if kind == b"GRAY" and image.mode == "RGB" and not is_gray(image):
+        return Space("unusable profile", profile)
+    try:
+        found = icc.read(profile)
+    except ValueError:
+        return Space("unusable profile", profile)
+    if found is not None and _near_srgb(found.curves) and (found.colorants is None or _real(found.colorants)):
+        return PLAIN if _is_srgb(found) else Space(_name(found), profile)
+    what = "works by tables" if found is None else "has a tone curve or primaries far from those of sRGB"
+    raise ColorsError(f"its profile {what}")
+
+
+def of_cicp(primaries: int, transfer: int) -> Space:
+    """The space of H.273 code points. Raises ColorsError for HDR, linear and unknown ones."""
+    primaries = 1 if primaries == UNSPECIFIED else primaries
+    transfer = 13 if transfer == UNSPECIFIED else transfer
+    if primaries not in PRIMARIES:
+        raise ColorsError(f"color primaries {primaries} of H.273 are not coded")
+    if transfer in SRGB_LIKE:
+        if primaries in (1, 5, 6, 7):
+            return PLAIN
+        curve = _srgb_tag()
+    elif transfer in POWERS:
+        curve = icc.parametric(POWERS[transfer])
+    else:
+        raise ColorsError(f"transfer characteristics {transfer} of H.273 (HDR, linear or log) are not coded")
+    white = FILM_WHITE if primaries == 11 else D65
+    name = DISPLAY_P3 if primaries == 12 else f"H.273 primaries {primaries}"
+    return Space(name, icc.build(name, white, np.array(PRIMARIES[primaries]).reshape(3, 2), curve))
+
+
+def of_chromaticities(values: tuple[float, ...] | None, gamma: float | None) -> Space:
+    """The space of PNG's cHRM (x and y of white, red, green, blue) and gAMA (the exponent of encoding).
+
+    Raises ColorsError where the gamma is far from that of sRGB, or the primaries are none.
+    """
+    exponent = 1 / gamma if gamma else None
+    near = exponent is None or 2.15 <= exponent <= 2.25
+    usual = values is None or _close(values, (*D65, *PRIMARIES[1]), 0.003)
+    if near and usual:
+        return PLAIN
+    points = np.array((*D65, *PRIMARIES[1]) if values is None else values).reshape(4, 2)
+    if not (points[:, 1] > 0.01).all() or abs(float(np.linalg.det(np.c_[points[1:], np.ones(3)]))) < 1e-3:
+        raise ColorsError("its chromaticities are no colors")
+    x = np.linspace(0, 1, CURVE_POINTS)
+    if exponent is not None and not _near_srgb((np.asarray(x**exponent),)):
+        raise ColorsError(f"its gamma of {gamma:.3f} is far from that of sRGB")
+    curve = icc.parametric(exponent) if exponent else _srgb_tag()
+    name = ADOBE_RGB if values and _close(values, (*D65, *ADOBE_PRIMARIES), 0.003) else "chromaticities of its file"
+    white = (float(points[0, 0]), float(points[0, 1]))
+    return Space(name, icc.build(name, white, points[1:], curve))
+
+
+def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """RGB or gray pixels with a profile as sRGB pixels (H, W, 3); gray stays gray. As they are where it cannot be."""
+    kind = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}.get(profile[16:20])
+    if kind is None:
+        return image.convert("RGB")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image.convert(kind), source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image.convert("RGB")
+    return cast(Image.Image, converted)
+
+
+def is_gray(image: Image.Image) -> bool:
+    """Whether the three channels of RGB pixels are equal everywhere."""
+    pixels = np.asarray(image)
+    return pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
+
+
+def _near_srgb(curves: tuple[Curve, ...]) -> bool:
+    return all(float(np.abs(curve - srgb_curve()).max()) <= LARGEST_DEVIATION for curve in curves)
+
+
+def _real(colorants: NDArray[np.float64]) -> bool:
+    """Whether all primaries are colors that a display may have: within those of BT.2020, with some room.
+
+    ProPhoto's are not; its few levels a color would be spent on colors that nobody sees.
+    """
+    adapted = np.linalg.inv(_to_d50()) @ colorants
+    total = adapted.sum(axis=0)
+    if (np.abs(total) < 1e-9).any():
+        return False
+    points = (adapted[:2] / total).T
+    weights = np.linalg.solve(np.c_[WIDEST, np.ones(3)].T, np.c_[points, np.ones(3)].T)
+    return bool((weights > -0.03).all())
+
+
+def _is_srgb(found: icc.MatrixProfile) -> bool:
+    if max(float(np.abs(curve - srgb_curve()).max()) for curve in found.curves) > 0.004:
+        return False
+    if found.colorants is None:
+        return True
+    expected = _to_d50() @ icc.colorants(D65, np.array(PRIMARIES[1]).reshape(3, 2))
+    return bool(np.abs(found.colorants - expected).max() <= 0.003)
+
+
+def _name(found: icc.MatrixProfile) -> str:
+    if found.colorants is None:
+        return "gray"
+    for name, primaries in ((DISPLAY_P3, PRIMARIES[12]), (ADOBE_RGB, ADOBE_PRIMARIES), (SRGB, PRIMARIES[1])):
+        expected = _to_d50() @ icc.colorants(D65, np.array(primaries).reshape(3, 2))
+        if np.abs(found.colorants - expected).max() <= 0.005:
+            return name
+    return "RGB of its profile"
+
+
+def _to_d50() -> NDArray[np.float64]:
+    return icc.adaptation(D65)
+
+
+def _srgb_tag() -> bytes:
+    return icc.parametric(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+
+
+def _close(values: tuple[float, ...], expected: tuple[float, ...], within: float) -> bool:
+    return all(abs(value - other) <= within for value, other in zip(values, expected, strict=True))
