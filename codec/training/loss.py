@@ -1,29 +1,40 @@
 """Distortion terms of training on pixels in [-1, 1]."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from codec.metrics.perceptual import dists_network, lpips_network
+from codec.training.draws import Draws
 from codec.training.settings import StageSettings
+
+LARGEST_OFFSET = 7
+"""The networks' coarsest grid has 8 pixels or a multiple of them: offsets of 0 to 7 show them every phase."""
 
 
 def distortion(
-    original: Tensor, decoded: Tensor, settings: StageSettings, step: int
+    original: Tensor, decoded: Tensor, settings: StageSettings, draws: Draws
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Per-sample weighted L1 + MSE + LPIPS + DISTS of (B, 3, H, W) pictures: ((B,), the terms' batch means by name).
 
-    LPIPS is computed at every perceptual_every-th step only and then weighs that many times as much.
+    LPIPS and DISTS are computed at every perceptual_every-th and structural_every-th step only and then weigh that
+    many times as much. Both see the pictures from a common random offset of 0 to 7 pixels on. Crops begin at
+    multiples of the decoder's stride; without the offset a pattern of that period looks the same to the networks at
+    every step, and they let it grow.
     """
     l1 = F.l1_loss(decoded, original, reduction="none").flatten(1).mean(1)
     mse = F.mse_loss(decoded, original, reduction="none").flatten(1).mean(1)
     loss = settings.pixel_l1 * l1 + settings.pixel_mse * mse
     terms = {"l1": l1.mean(), "mse": mse.mean()}
-    if settings.perceptual and step % settings.perceptual_every == 0:
-        lpips: Tensor = lpips_network(settings.perceptual_network, original.device)(original, decoded)
-        loss = loss + settings.perceptual * settings.perceptual_every * lpips
-        terms["lpips"] = lpips.mean()
-    if settings.structural:
-        dists: Tensor = dists_network(original.device)(original, decoded)
-        loss = loss + settings.structural * dists
-        terms["dists"] = dists.mean()
+    down, right = (int(draws.number(0, LARGEST_OFFSET + 1)) for _ in range(2))
+    seen, shown = original[..., down:, right:].float(), decoded[..., down:, right:].float()
+    with torch.autocast(original.device.type, enabled=False):  # half precision bends their gradients
+        if settings.perceptual and draws.step % settings.perceptual_every == 0:
+            lpips: Tensor = lpips_network(settings.perceptual_network, original.device)(seen, shown)
+            loss = loss + settings.perceptual * settings.perceptual_every * lpips
+            terms["lpips"] = lpips.mean()
+        if settings.structural and draws.step % settings.structural_every == 0:
+            dists: Tensor = dists_network(original.device)(seen, shown)
+            loss = loss + settings.structural * settings.structural_every * dists
+            terms["dists"] = dists.mean()
     return loss, terms

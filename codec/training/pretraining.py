@@ -40,7 +40,7 @@ class AutoencoderStage(nn.Module):
         level = draws.uniform(batch, 1, 1, 1, high=self.settings.latent_noise) * noisy
         latent = mean + draws.normal(batch, *mean.shape[1:]) * (level * deviation + posterior.std * (1 - noisy))
         decoded = self.autoencoder.decode(latent).sample
-        loss, terms = distortion(pixels, decoded.float(), self.settings, draws.step)
+        loss, terms = distortion(pixels, decoded.float(), self.settings, draws)
         kl = 0.5 * (mean.square() + posterior.var - 1 - posterior.logvar).flatten(1).mean(1)
         return (loss + self.settings.kl * kl).mean(), terms | {"kl": kl.mean()}
 
@@ -90,7 +90,7 @@ class DecoderStage(nn.Module):
             alpha = draws.log_uniform(len(y), *self.settings.alpha)
             y_hat = denoised(self.backbone, y, alpha, dithered=self.dithered)
         decoded = self.backbone.decode(y_hat, (pixels.shape[-2], pixels.shape[-1]))
-        loss, terms = distortion(pixels, decoded, self.settings, draws.step)
+        loss, terms = distortion(pixels, decoded, self.settings, draws)
         return loss.mean(), terms
 
 

@@ -38,7 +38,9 @@ class StageSettings:
     perceptual_every: int = 1
     """Compute the LPIPS term at every n-th step only, n times as heavy."""
     structural: float = 0.0
-    """Weight of DISTS, computed at every step."""
+    """Weight of DISTS."""
+    structural_every: int = 4
+    """Compute DISTS at every n-th step only, n times as heavy: it costs as much as all else together."""
     kl: float = 1e-4
     latent_noise: float = 0.35
     """Largest standard deviation of the noise put on half of the latents, in deviations of each channel."""
@@ -83,6 +85,8 @@ class TrainingSettings:
     mixed_precision: Literal["no", "bf16"] = "no"
     checkpoint_every: int = 200
     checkpoint_seconds: float = 300.0
+    held_out_seconds: float = 1800.0
+    """How often the loss on held-out crops is logged while a stage is trained."""
     evaluation_images: int = 8
     """Held-out photos that the exported bundle is measured on."""
     evaluation_qualities: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0)

@@ -98,7 +98,7 @@ class AdapterStage(nn.Module):
         bpp = (latent_bits + hyper_bits) / (pixels.shape[-2] * pixels.shape[-1])
         y_hat = rounded(alpha * y, self.entropy.settings.dither) / alpha
         decoded = self.backbone.decode(clean_latent(self.backbone, y_hat, t), (pixels.shape[-2], pixels.shape[-1]))
-        lossy, terms = distortion(pixels, decoded, self.settings, draws.step)
+        lossy, terms = distortion(pixels, decoded, self.settings, draws)
         loss = bpp + quality * lossy
         terms |= {"bpp": bpp.mean(), "alpha": alpha.mean(), "t": t.mean()}
         return loss.mean(), terms

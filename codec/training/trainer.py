@@ -18,6 +18,10 @@ from codec.training.data import Source, prefetch
 from codec.training.draws import Draws, to_device
 from codec.training.settings import StageSettings
 
+HELD_OUT_BATCHES = 12
+EVERY_TERM = 60
+"""A multiple of this step computes every term of the loss, whatever perceptual_every and structural_every say."""
+
 
 class Stage(Protocol):
     """A model with its loss: called with a batch and the step's draws, returns the scalar loss and named terms."""
@@ -47,11 +51,14 @@ class Trainer:
         checkpoint_seconds: float,
         scalar: Callable[[str, float, int], None],
         deadline: float = math.inf,
+        held_out: Source | None = None,
+        held_out_seconds: float = math.inf,
     ) -> None:
         self.name, self.settings, self.stage, self.source = name, settings, stage, source
         self.accelerator, self.output, self.seed, self.scalar = accelerator, output, seed, scalar
         self.checkpoint_every, self.checkpoint_seconds = checkpoint_every, checkpoint_seconds
         self.deadline, self.checkpoint = deadline, Checkpoint(output / "checkpoints", name)
+        self.held_out, self.held_out_seconds = held_out, held_out_seconds
         self.parameters = {
             f"{module}.{parameter}": value
             for module, trained in stage.trained.items()
@@ -73,7 +80,7 @@ class Trainer:
         self._resume()
         model, optimizer = self.accelerator.prepare(self.stage, self.optimizer)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        saved, logged, device = time.monotonic(), 0.0, self.accelerator.device
+        saved, logged, looked, device = time.monotonic(), 0.0, time.monotonic(), self.accelerator.device
         steps = range(self.step, settings.steps)
         batches = prefetch(self.source, steps, rank=rank, world=world, processes=self._loaders(device))
         with closing(batches):
@@ -92,6 +99,9 @@ class Trainer:
                 if main and (time.monotonic() - logged > 2 or last):
                     logged = time.monotonic()
                     self._log({"loss": loss} | terms)
+                if main and time.monotonic() - looked > self.held_out_seconds:
+                    self._look(device)
+                    looked = time.monotonic()
                 late = self._late()
                 due = self.step % self.checkpoint_every == 0 or time.monotonic() - saved > self.checkpoint_seconds
                 if last or late or due:
@@ -104,6 +114,24 @@ class Trainer:
             for name, value in self.parameters.items():
                 value.copy_(self.averages[name])
         return True
+
+    @torch.no_grad()
+    def _look(self, device: torch.device) -> None:
+        """Log the averaged weights' loss on the same held-out crops each time, drawn alike."""
+        if self.held_out is None:
+            return
+        own = [value.detach().clone() for value in self.parameters.values()]
+        torch._foreach_copy_(list(self.parameters.values()), list(self.averages.values()))
+        sums: dict[str, float] = {}
+        for batch in range(HELD_OUT_BATCHES):
+            draws = Draws(self.seed, batch * EVERY_TERM, device=device)
+            loss, terms = self.stage(to_device(self.held_out.batch(batch), device), draws)
+            for name, value in ({"loss": loss} | terms).items():
+                sums[name] = sums.get(name, 0.0) + float(value) / HELD_OUT_BATCHES
+        torch._foreach_copy_(list(self.parameters.values()), own)
+        line = {"stage": self.name, "step": self.step, "held_out": {name: round(v, 6) for name, v in sums.items()}}
+        with (self.output / "progress.jsonl").open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
 
     def _loaders(self, device: torch.device) -> int:
         """Processes that make batches: a GPU is done with one before a single thread has made the next."""

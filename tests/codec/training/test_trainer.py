@@ -1,5 +1,6 @@
 """The trainer: a stage that was stopped anywhere ends with the weights of one that was not."""
 
+import json
 import math
 from pathlib import Path
 
@@ -37,7 +38,14 @@ def checkpoint(output: Path) -> Checkpoint:
     return Checkpoint(output / "checkpoints", "line")
 
 
-def run_line(tars: Path, output: Path, steps: int, stop: int | None = None, deadline: float = math.inf) -> Line:
+def run_line(
+    tars: Path,
+    output: Path,
+    steps: int,
+    stop: int | None = None,
+    deadline: float = math.inf,
+    held_out_seconds: float = math.inf,
+) -> Line:
     stage = Line()
     settings = StageSettings(steps=steps, batch_size=4, crop_size=32, learning_rate=0.05, warmup_steps=2)
     output.mkdir(exist_ok=True)
@@ -54,6 +62,7 @@ def run_line(tars: Path, output: Path, steps: int, stop: int | None = None, dead
     trainer = Trainer(
         "line", settings, stage, source, Accelerator(cpu=True), output,
         seed=1, checkpoint_every=3, checkpoint_seconds=1e9, scalar=lambda *_: None, deadline=deadline,
+        held_out=sampler(tars), held_out_seconds=held_out_seconds,
     )  # fmt: skip
     trainer.run()
     return stage
@@ -117,3 +126,15 @@ def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
     assert rates[0] < 0.11
     assert max(rates) == pytest.approx(rates[9], rel=0.05)
     assert rates[100] == pytest.approx(0.1)
+
+
+def test_held_out_crops_are_looked_at_with_averaged_weights_which_training_does_not_notice(
+    tars: Path, tmp_path: Path
+) -> None:
+    alone = run_line(tars, tmp_path / "alone", 9)
+    watched = run_line(tars, tmp_path / "watched", 9, held_out_seconds=0.0)
+    assert torch.equal(alone.line.weight, watched.line.weight)
+    lines = [json.loads(line) for line in (tmp_path / "watched" / "progress.jsonl").read_text().splitlines()]
+    looks = [line["held_out"]["loss"] for line in lines if "held_out" in line]
+    assert len(looks) == 9
+    assert looks[-1] != looks[0]

@@ -1,0 +1,62 @@
+"""The loss shows the perceptual networks every phase of the decoder's grid, in full precision."""
+
+import pytest
+import torch
+
+from codec.training import loss
+from codec.training.draws import Draws
+from codec.training.settings import StageSettings
+
+PICTURES = torch.linspace(-1, 1, 2 * 3 * 40 * 40).reshape(2, 3, 40, 40)
+
+
+class Watching:
+    """A perceptual network that remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.sizes: list[tuple[int, int]] = []
+        self.kinds: set[torch.dtype] = set()
+
+    def __call__(self, original: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
+        self.sizes.append((original.shape[2], original.shape[3]))
+        assert original.shape == decoded.shape
+        self.kinds.add((original @ decoded.mT).dtype)
+        return decoded.flatten(1).mean(1) * 0 + 1
+
+
+@pytest.fixture
+def networks(monkeypatch: pytest.MonkeyPatch) -> tuple[Watching, Watching]:
+    lpips, dists = Watching(), Watching()
+    monkeypatch.setattr(loss, "lpips_network", lambda *_: lpips)
+    monkeypatch.setattr(loss, "dists_network", lambda *_: dists)
+    return lpips, dists
+
+
+def test_both_networks_see_both_pictures_from_every_offset_of_0_to_7(networks: tuple[Watching, Watching]) -> None:
+    settings = StageSettings(steps=1, structural=1.0, structural_every=1)
+    for step in range(300):
+        loss.distortion(PICTURES, PICTURES, settings, Draws(1, step))
+    lpips, dists = networks
+    assert lpips.sizes == dists.sizes
+    assert {40 - height for height, _ in lpips.sizes} == set(range(8))
+    assert {40 - width for _, width in lpips.sizes} == set(range(8))
+
+
+def test_the_offset_is_a_function_of_seed_and_step(networks: tuple[Watching, Watching]) -> None:
+    settings = StageSettings(steps=1)
+    for world in (1, 2):
+        loss.distortion(PICTURES, PICTURES, settings, Draws(1, 5, rank=0, world=world))
+    assert networks[0].sizes[0] == networks[0].sizes[1]
+
+
+def test_the_networks_compute_in_float32_under_mixed_precision(networks: tuple[Watching, Watching]) -> None:
+    settings = StageSettings(steps=1, structural=1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss.distortion(PICTURES, PICTURES.bfloat16(), settings, Draws(1, 0))
+    assert networks[0].kinds == networks[1].kinds == {torch.float32}
+
+
+def test_dists_at_every_fourth_step_weighs_four_times_as_much(networks: tuple[Watching, Watching]) -> None:
+    settings = StageSettings(steps=1, perceptual=0.0, structural=1.5, pixel_l1=0.0, pixel_mse=0.0)
+    losses = [float(loss.distortion(PICTURES, PICTURES, settings, Draws(1, step))[0][0]) for step in range(8)]
+    assert losses == [6.0, 0.0, 0.0, 0.0, 6.0, 0.0, 0.0, 0.0]
