@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from codec.errors import BitstreamError, BundleError, FdcError, SettingsError
+from codec.errors import BitstreamError, BundleError, FdcError, ImageError, SettingsError
 
 if TYPE_CHECKING:
     from codec.codec import Codec
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from codec.entropy.stream import Symbols
     from codec.entropy.tables import Tables
     from codec.format.bitstream import File
+    from codec.images import Picture
 
 
 class _Commands(typer.core.TyperGroup):
@@ -74,7 +75,12 @@ def encode(
         float | None,
         typer.Option(help="Greatest LPIPS (AlexNet); the smallest file that keeps it.", callback=_positive),
     ] = None,
-    exif: Annotated[bool, typer.Option(help="Keep the EXIF block: date, camera, place.")] = True,
+    metadata: Annotated[str, typer.Option(help="Carry all metadata, no-location, or none.")] = "all",
+    discard: Annotated[
+        list[str] | None,
+        typer.Option(help="A part that may be left out: preview, gain-map, motion, ... May be repeated. [preview]"),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a picture of which something is left out.")] = False,
     bundle: BundleFolder = None,
     backbone: BackbonePlace = None,
     device: Device = "cpu",
@@ -85,18 +91,16 @@ def encode(
     if (quality is not None) + (target_bpp is not None) + floor > 1:
         raise typer.BadParameter("give one of --quality, --target-bpp, and a floor (--min-psnr, --max-lpips)")
     _check_output(output, force)
-    from codec.images import read_image
-
-    picture = read_image(source)
+    picture = _source(source, metadata, discard, strict=strict)
     from codec.codec import DEFAULT_QUALITY
 
     codec = _codec(bundle, backbone, device)
     if target_bpp is not None:
-        encoded = codec.encode_to_bpp(picture, target_bpp, keep_exif=exif)
+        encoded = codec.encode_to_bpp(picture, target_bpp)
     elif floor:
-        encoded = codec.encode_to_quality(picture, min_psnr_db=min_psnr, max_lpips=max_lpips, keep_exif=exif)
+        encoded = codec.encode_to_quality(picture, min_psnr_db=min_psnr, max_lpips=max_lpips)
     else:
-        encoded = codec.encode(picture, quality=quality or DEFAULT_QUALITY, keep_exif=exif)
+        encoded = codec.encode(picture, quality=quality or DEFAULT_QUALITY)
     with _written(output) as temporary:
         temporary.write_bytes(encoded.data)
     bits_per_pixel = 8 * len(encoded.data) / (picture.width * picture.height)
@@ -133,7 +137,8 @@ def decode(
     picture = codec.decode_picture(data)
     with _written(output) as temporary:
         temporary.write_bytes(encode_png(picture))
-    typer.echo(f"{output}: {file.width} x {file.height}")
+    width, height = file.upright_size
+    typer.echo(f"{output}: {width} x {height}")
 
 
 @app.command()
@@ -144,14 +149,14 @@ def info(
 ) -> None:
     """Show every field of a file and where every bit of it went."""
     data, file = _parsed(source)
-    from codec.format.breakdown import account
+    from codec.format.breakdown import bit_breakdown
 
     entropy, missing = None, None
     try:
         entropy = _entropy(bundle, file)
     except BundleError as error:
         missing = error
-    entries = account(file, entropy)
+    entries = bit_breakdown(file, entropy)
     bits_of = {part: sum(entry.bits for entry in entries if entry.part == part) for part in [e.part for e in entries]}
     lines = [(entry.name, entry.bits, entry.value) for entry in entries]
     lines += [(part, bits, f"{bits / (8 * len(data)):.2%} of the file") for part, bits in bits_of.items()]
@@ -168,7 +173,8 @@ def info(
     if entropy and symbols:
         from codec.entropy.stream import decompress
 
-        _show_symbols(decompress(*entropy, file.stream, file.latent_shape, file.parameters.channel_codes))
+        codes = file.parameters.channel_codes
+        _show_symbols(decompress(*entropy, file.stream, file.latent_shape, codes, canonical=file.version > 1))
 
 
 @app.command()
@@ -233,6 +239,31 @@ def _codec(bundle: str | None, backbone: str | None, device: str, file: "File | 
     _check_device(device)
     found = find_bundle(file.bundle_id, [bundle] if bundle else []) if file else bundle
     return Codec.load(found, device=device, backbone=backbone)
+
+
+def _source(path: Path, metadata: str, discard: list[str] | None, *, strict: bool) -> "Picture":
+    """A picture to encode; one line on the error stream says what is left out of it."""
+    from codec.containers.judgement import DISCARDS, POLICIES, Policy
+    from codec.containers.reading import read_leniently
+
+    if metadata not in POLICIES:
+        raise typer.BadParameter(f"--metadata knows {', '.join(POLICIES)}, not {metadata!r}")
+    if unknown := sorted(set(discard or ()) - set(DISCARDS)):
+        raise typer.BadParameter(f"--discard knows {', '.join(DISCARDS)}, not {unknown[0]!r}")
+    policy = Policy(metadata, frozenset(discard) if discard is not None else Policy().discard)  # type: ignore[arg-type]
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        picture, left_out = read_leniently(data, policy)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+    if left_out and strict:
+        raise ImageError(f"{path}: would leave out {left_out}; without --strict it is encoded")
+    if left_out:
+        typer.echo(f"warning: {path}: leaves out {left_out}", err=True)
+    return picture
 
 
 def _entropy(bundle: str | None, file: "File") -> "tuple[ExactEntropyModel, Tables]":

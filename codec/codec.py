@@ -22,7 +22,7 @@ from codec.entropy.stream import Symbols, compress, decompress, tiles
 from codec.entropy.tables import Tables
 from codec.errors import BitstreamError, BundleError, ImageError, SettingsError
 from codec.format.bitstream import DEFAULT_MAX_PIXELS, MAX_PIXELS, MAX_SIDE, File, pack, parse
-from codec.format.chunks import Chunks
+from codec.format.chunks import Chunk, of_picture, to_picture
 from codec.images import Picture, to_pixels, to_tensor
 from codec.quantization import quantizer
 from codec.quantization.estimator import ParameterEstimator
@@ -79,21 +79,18 @@ class Codec:
         return cls(opened, opened.load_backbone(backbone, device), entropy, tables, encoder, estimator)
 
     @torch.no_grad()
-    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY, keep_exif: bool = True) -> Encoded:
+    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY) -> Encoded:
         """Encode at lambda = quality > 0; larger means more bits and less distortion.
 
-        The colours are coded as they are, also where they are transparent. Alpha plane and colour profile are kept
-        without loss, since the picture looks wrong without them; so is the EXIF block unless `keep_exif` is false:
-        date, camera and place cannot be had again from the pixels. Raises ImageError for a picture beyond what a file
-        can hold, SettingsError for an impossible quality.
+        The colors are coded as they are stored, also where they are transparent. All that the picture has beside them
+        is kept without loss: alpha plane, color profile, orientation and blocks of metadata. Raises ImageError for a
+        picture beyond what a file can hold, SettingsError for an impossible quality.
         """
         code = _quality_code(quality)
-        return self._encode(picture, self._latent(picture), code, keep_exif)
+        return self._encode(picture, self._latent(picture), code)
 
     @torch.no_grad()
-    def encode_all(
-        self, pictures: Sequence[Picture], *, quality: float = DEFAULT_QUALITY, keep_exif: bool = True
-    ) -> list[Encoded]:
+    def encode_all(self, pictures: Sequence[Picture], *, quality: float = DEFAULT_QUALITY) -> list[Encoded]:
         """What encode gives for each picture, all of one size, whose latents are computed together.
 
         A latent's last bits depend on how many are computed at once, so a file may differ from that of encode; each is
@@ -106,17 +103,17 @@ class Codec:
             _check_size(picture)
         pixels = [to_tensor(picture.pixels) for picture in pictures]
         together = self.backbone.encode(torch.stack(pixels).to(self.backbone.device)).split(1) if pixels else ()
-        return [self._encode(picture, y, code, keep_exif) for picture, y in zip(pictures, together, strict=True)]
+        return [self._encode(picture, y, code) for picture, y in zip(pictures, together, strict=True)]
 
     @torch.no_grad()
-    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float, *, keep_exif: bool = True) -> Encoded:
+    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Encoded:
         """The largest file of at most `bits_per_pixel` (8 * file bytes / pixels), at most 3 % or 64 bytes below it.
 
         A picture that has no file so large, or none so small, gets the nearest that it has. Raises as encode does.
         """
         if not 0 < bits_per_pixel < float("inf"):
             raise SettingsError(f"a target of {bits_per_pixel} bits per pixel is impossible; give a positive number")
-        chunks, y = Chunks.of(picture, keep_exif=keep_exif), self._latent(picture)
+        chunks, y = of_picture(picture), self._latent(picture)
         size = bits_per_pixel * picture.width * picture.height / 8
         return largest_within(lambda code: self._at_alpha(picture, chunks, y, code), size)
 
@@ -128,7 +125,6 @@ class Codec:
         min_psnr_db: float | None = None,
         max_lpips: float | None = None,
         above: float = 0,
-        keep_exif: bool = True,
     ) -> Encoded:
         """The smallest file with at least this PSNR and at most this LPIPS (AlexNet): slightly wider bins miss them.
 
@@ -137,19 +133,23 @@ class Codec:
         floor; SettingsError for an impossible one; otherwise as encode does.
         """
         floor = Floor(min_psnr_db, max_lpips)
-        chunks, y = Chunks.of(picture, keep_exif=keep_exif), self._latent(picture)
+        chunks, y = of_picture(picture), self._latent(picture)
         missed = quantizer.alpha_code_of_quality(above, self.bundle.config.alpha_at_one) if above else -1
         code = coarsest_reaching(floor, picture.pixels, lambda code: self._preview(picture, y, code), missed)
         return self._at_alpha(picture, chunks, y, code)
 
     def decode(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
-        """The colours (H, W, 3) of a file. Raises BitstreamError, also for one that declares more than max_pixels."""
+        """The colors (H, W, 3) of a file, as stored, not turned.
+
+        Raises BitstreamError, also for a file that declares more than max_pixels.
+        """
         return self._pixels(*self._symbols(data, max_pixels))
 
     def decode_picture(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
-        """All that a file keeps: the colours as `decode` gives them, alpha plane, colour profile, EXIF block."""
+        """All that a file keeps: the colors as `decode` gives them, alpha plane, profile, orientation, metadata."""
         file, symbols = self._symbols(data, max_pixels)
-        return file.chunks.picture(self._pixels(file, symbols), grey=file.grey)
+        pixels = self._pixels(file, symbols)
+        return to_picture(file.chunks, pixels, grey=file.grey, orientation=file.orientation, version=file.version)
 
     @torch.no_grad()
     def decode_all(self, files: Sequence[bytes], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> list[NDArray[np.uint8]]:
@@ -190,7 +190,8 @@ class Codec:
         if not self.bundle.id.startswith(file.bundle_id):
             raise BitstreamError(f"the file was written with bundle {file.bundle_id}, not {self.bundle.id[:16]}")
         codes = file.parameters.channel_codes
-        return file, decompress(self.entropy, self.tables, file.stream, file.latent_shape, codes)
+        canonical = file.version > 1
+        return file, decompress(self.entropy, self.tables, file.stream, file.latent_shape, codes, canonical=canonical)
 
     def _restore(
         self, k: Tensor, parameters: Sequence[Parameters], size: tuple[int, int], grey: bool
@@ -212,9 +213,9 @@ class Codec:
             row += height
         return pixels
 
-    def _encode(self, picture: Picture, y: Tensor, code: int, keep_exif: bool) -> Encoded:
+    def _encode(self, picture: Picture, y: Tensor, code: int) -> Encoded:
         parameters = self._parameters(y, quantizer.quality_of_code(code))
-        return self._finish(picture, Chunks.of(picture, keep_exif=keep_exif), y, code, parameters)
+        return self._finish(picture, of_picture(picture), y, code, parameters)
 
     def _latent(self, picture: Picture) -> Tensor:
         _check_size(picture)
@@ -234,7 +235,7 @@ class Codec:
         mode = "measured" if config.parameters == "learned" else config.parameters
         return quantizer.with_timestep(codes, y, self.dither(y), self.backbone, mode)
 
-    def _at_alpha(self, picture: Picture, chunks: Chunks, y: Tensor, alpha_code: int) -> Encoded:
+    def _at_alpha(self, picture: Picture, chunks: tuple[Chunk, ...], y: Tensor, alpha_code: int) -> Encoded:
         quality = quantizer.quality_of_alpha_code(alpha_code, self.bundle.config.alpha_at_one)
         return self._finish(picture, chunks, y, quantizer.code_of_quality(quality), self._with_alpha(y, alpha_code))
 
@@ -246,7 +247,7 @@ class Codec:
         return pixels
 
     def _finish(
-        self, picture: Picture, chunks: Chunks, y: Tensor, quality_code: int, parameters: Parameters
+        self, picture: Picture, chunks: tuple[Chunk, ...], y: Tensor, quality_code: int, parameters: Parameters
     ) -> Encoded:
         scaled = parameters.alpha.to(y.device) * y
         whole = quantizer.quantize(scaled, torch.ones(1, device=y.device), self.dither(y))
@@ -260,7 +261,15 @@ class Codec:
         coded = compress(self.entropy, self.tables, symbols, side, codes)
         bundle_id = self.bundle.id[:16]
         file = File(
-            picture.width, picture.height, picture.grey, bundle_id, quality_code, parameters, coded.data, chunks
+            picture.width,
+            picture.height,
+            picture.grey,
+            bundle_id,
+            quality_code,
+            parameters,
+            coded.data,
+            chunks,
+            picture.orientation,
         )
         return Encoded(
             data=pack(file),

@@ -9,6 +9,10 @@ class ImageError(FdcError):
     """The bytes are not a picture that can be read whole, or the picture is beyond the limits."""
 
 
+class NotAnImageError(ImageError):
+    """A file that is no picture at all: a film, a sidecar, a text."""
+
+
 class ImageLimitError(ImageError):
     """The bytes may well be a picture, but one beyond what is read: too many pixels, or samples without a white."""
 

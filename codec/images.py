@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from codec.errors import ImageError, ImageLimitError
+from codec.format.tags import EXIF, Block
 
 if TYPE_CHECKING:  # processes that only read pictures start without torch
     from torch import Tensor
@@ -46,12 +47,19 @@ class Picture:
     alpha: NDArray[np.uint8] | None = None
     """Transparency (H, W), where any pixel is not opaque."""
     icc: bytes | None = None
-    """The colour profile, where the pixels could not be converted to sRGB."""
-    exif: bytes | None = None
-    """The file's EXIF block, without the orientation that the pixels already have."""
+    """The color profile of the pixels; None is sRGB."""
+    orientation: int = 1
+    """1 to 8 as in EXIF: the pixels are as stored, and this is what a viewer does to them."""
+    blocks: tuple[Block, ...] = ()
+    """What the file says beside its pixels, byte for byte."""
     reduced: str | None = None
     """What the file holds beyond these pixels: samples of more than 8 bits (DEPTH), inks or channels that RGB does not
     have (COLOURS_BEYOND), further pictures (FRAMES); None where it is nothing."""
+
+    @property
+    def exif(self) -> bytes | None:
+        """The EXIF block, as a TIFF structure."""
+        return next((block.content for block in self.blocks if block.tag == EXIF), None)
 
     @property
     def width(self) -> int:
@@ -115,30 +123,17 @@ def _loaded(source: bytes | str | Path, max_pixels: int) -> Iterator[tuple[Image
 
 
 def encode_png(picture: Picture | NDArray[np.uint8]) -> bytes:
-    """Pixels (H, W, 3), or (H, W) grey, as a PNG file; of a picture also alpha plane, colour profile and EXIF block.
+    """Pixels (H, W, 3), or (H, W) gray, as a PNG file; a Picture upright, with all that PNG can hold of it.
 
-    A grey picture becomes a grey PNG. A profile of another kind than the pixels, which PNG does not allow, is left out.
+    A gray picture becomes a gray PNG. A profile of another kind than the pixels, which PNG does not allow, is left out.
     """
-    if not isinstance(picture, Picture):
-        return _png(Image.fromarray(picture))
-    grey = picture.grey and _space(picture.icc) in (b"", b"GRAY")
-    image = Image.fromarray(picture.pixels[..., 0] if grey else picture.pixels)
-    if picture.alpha is not None:
-        image.putalpha(Image.fromarray(picture.alpha))
-    fitting = _space(picture.icc) == (b"GRAY" if grey else b"RGB ")
-    beside = {"icc_profile": picture.icc if fitting else None, "exif": picture.exif}
-    return _png(image, **{name: value for name, value in beside.items() if value})
+    if isinstance(picture, Picture):
+        from codec.containers.writing import write  # which imports this module
 
-
-def _png(image: Image.Image, **beside: bytes) -> bytes:
+        return write(picture, "png")
     stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=4, **beside)
+    Image.fromarray(picture).save(stream, "PNG", compress_level=4)
     return stream.getvalue()
-
-
-def _space(icc: bytes | None) -> bytes:
-    """The colour space that a profile says it is for, empty where there is none."""
-    return (icc or b"")[16:20]
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> "Tensor":
@@ -191,7 +186,8 @@ def _normalise(image: Image.Image, name: str, reduced: str | None) -> Picture:
     alpha = _alpha(upright)
     converted, icc = _to_srgb(upright, icc)
     grey, source_format = _is_grey(converted), image.format or "unknown"
-    return Picture(np.asarray(converted), grey, source_format, alpha, icc, exif, reduced)
+    blocks = (Block(EXIF, exif.removeprefix(b"Exif\0\0")),) if exif else ()
+    return Picture(np.asarray(converted), grey, source_format, alpha, icc, 1, blocks, reduced)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
@@ -24,7 +24,9 @@ def compress_archive(
     target_bpp: float | None = None,
     min_psnr_db: float | None = None,
     max_lpips: float | None = None,
-    keep_exif: bool = True,
+    metadata: Literal["all", "no-location", "none"] = "all",
+    strict_metadata: bool = False,
+    discard: list[str] | None = None,
     max_images_per_shard: int = 2000,
     max_shard_bytes: int = 10**9,
     image_timeout: float = 1800.0,
@@ -39,6 +41,7 @@ def compress_archive(
     workers: int = 0,
     resume: int | None = None,
     retry_failed: bool = False,
+    recheck: bool = False,
     plan: bool = False,
     engine: mapping.Engine = "threads",
     dask_address: str = "",
@@ -52,7 +55,9 @@ def compress_archive(
         target_bpp: Bits per pixel of the whole file, instead of quality.
         min_psnr_db: Floor of PSNR: lambda rises until it is met, else the picture is kept without loss.
         max_lpips: Bound on LPIPS (AlexNet), kept in the same way.
-        keep_exif: Keep the EXIF block in .fdc files; what is kept without loss keeps all it has.
+        metadata: What .fdc files carry: all, no-location (no GPS, no MakerNotes) or none. Files kept whole keep theirs.
+        strict_metadata: Refuse a picture that is kept whole while metadata is not all.
+        discard: A part to leave out: preview (the default), gain-map, motion, trailer, content-credentials. Repeatable.
         max_images_per_shard: Pictures in a tar.
         max_shard_bytes: Bytes of sources in a tar.
         image_timeout: Seconds that one picture may take.
@@ -66,12 +71,14 @@ def compress_archive(
         device: cpu, cuda or cuda:N.
         workers: Shards encoded at a time; 0 for as many as there are processors for their threads.
         resume: Finish this run and do nothing else; refused when its settings are not those given.
-        retry_failed: Take again what failed before.
+        retry_failed: Take again what crashed, was killed, took too long or broke the encoder before.
+        recheck: Take again what an earlier release kept and this one would judge otherwise.
         plan: Write nothing, but predict objects, requests, bytes and hours, from a sample of 20 pictures.
         engine: threads of this process, or dask for other processes. The archive is the same.
         dask_address: A Dask scheduler on the loopback interface or at tls://; local processes if empty.
     """
-    kept = (quality, target_bpp, min_psnr_db, max_lpips, keep_exif)
+    left_out = tuple(discard) if discard is not None else Settings.discard
+    kept = (quality, target_bpp, min_psnr_db, max_lpips, metadata, left_out, strict_metadata)
     limits = (max_images_per_shard, max_shard_bytes, image_timeout, image_memory, max_failed_fraction)
     settings = Settings(*kept, *limits, verify=verify, metrics=metrics, threads=threads)
     source, archive = command.place(source), command.place(archive)
@@ -84,7 +91,7 @@ def compress_archive(
     with command.bar("compressing") as bar, shards as (count, runner):
         mapped = partial(mapping.shard_map.with_options(task_runner=runner), workers=count, progress=bar)
         run = partial(compress, source, archive, settings, models=models, shard_map=mapped, progress=bar)
-        outcome = run(resume=resume, retry_failed=retry_failed)
+        outcome = run(resume=resume, retry_failed=retry_failed, recheck=recheck)
     row = {"runs": str(outcome.runs), **outcome.totals, **report.means(Store(archive), outcome.runs)}
     create_table_artifact([row], key="compress-archive", description=f"{source} into {archive}")
     return row
@@ -96,7 +103,7 @@ def show(row: dict[str, Any]) -> int:
         command.show_table("plan", row)
         return command.DONE
     command.show_table("compress-archive" if row["images"] else "nothing is new", row)
-    return command.FAILED_ROWS if row["failed"] else command.DONE
+    return command.FAILED_ROWS if row["failed"] or row["damaged"] else command.DONE
 
 
 if __name__ == "__main__":

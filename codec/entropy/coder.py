@@ -63,15 +63,20 @@ class SymbolEncoder:
 
 
 class SymbolDecoder:
-    """Reads the arrays back in the order they were written."""
+    """Reads the arrays back in the order they were written.
 
-    def __init__(self, tables: Tables, data: bytes) -> None:
+    With `canonical`, what is read is encoded again beside it, and a stream that differs from the result is refused:
+    then symbols have one stream only.
+    """
+
+    def __init__(self, tables: Tables, data: bytes, *, canonical: bool = False) -> None:
         if len(data) % 4:
             raise BitstreamError(f"the coded stream has {len(data)} bytes, not a multiple of 4; the file is damaged")
         if not data:
             raise BitstreamError("the coded stream is empty; the file is damaged")
         self.tables = tables
         self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
+        self._data, self._again = data, SymbolEncoder(tables) if canonical else None
         self._room = 8.0 * len(data) + 1  # the one is for what rounding does to the sum of logarithms
 
     def read(self, means: NDArray[np.int64], levels: NDArray[np.int64], limit: int = SYMBOL_LIMIT) -> Symbols:
@@ -97,7 +102,10 @@ class SymbolDecoder:
         symbols = whole + residuals
         if symbols.size and np.abs(symbols).max() > limit:
             raise BitstreamError(f"the coded stream is damaged: a symbol's magnitude exceeds {limit}")
-        return symbols.astype(np.int32)
+        found = symbols.astype(np.int32)
+        if self._again is not None:
+            self._again.write(found, means, levels)
+        return found
 
     def _escaped(self, radius: int) -> int:
         width = 0
@@ -117,3 +125,5 @@ class SymbolDecoder:
         """Raise BitstreamError unless the stream may end here."""
         if not self._coder.maybe_exhausted():
             raise BitstreamError("the coded stream is longer than its symbols; the file is damaged")
+        if self._again is not None and self._again.finish() != self._data:
+            raise BitstreamError("the coded stream is not the one that its symbols have; the file is damaged")

@@ -73,9 +73,20 @@ def compress(
 
 
 @torch.no_grad()
-def decompress(model: ExactEntropyModel, tables: Tables, data: bytes, shape: tuple[int, int], codes: Tensor) -> Symbols:
-    """Stream -> symbols (4, h, w) int32. Raises BitstreamError for a stream that no encoder wrote."""
-    decoder = SymbolDecoder(tables, data)
+def decompress(
+    model: ExactEntropyModel,
+    tables: Tables,
+    data: bytes,
+    shape: tuple[int, int],
+    codes: Tensor,
+    *,
+    canonical: bool = True,
+) -> Symbols:
+    """Stream -> symbols (4, h, w) int32. Raises BitstreamError for a stream that no encoder wrote.
+
+    Files of version 1 are read with `canonical` false: they may have a word more than an encoder writes.
+    """
+    decoder = SymbolDecoder(tables, data, canonical=canonical)
     symbols = np.zeros((CHANNELS, *shape), np.int32)
     shift = _offsets(model, symbols.shape)
     places = [(rows, columns, _size(rows, columns)) for rows, columns in tiles(*shape)]

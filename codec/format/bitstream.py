@@ -1,17 +1,20 @@
-"""The .fdc file, version 1: pack, parse, refuse. FORMAT.md describes the layout byte by byte."""
+"""The .fdc file, version 2: pack, parse, refuse. FORMAT.md describes the layout byte by byte."""
 
 import zlib
 from dataclasses import dataclass, field
 
 from codec import images
 from codec.errors import BitstreamError
-from codec.format.chunks import Chunk, Chunks, parse_alpha, parse_metadata
+from codec.format import chunks as chunk_codes
+from codec.format import version1
+from codec.format.chunks import Chunk
+from codec.format.reader import Reader, varint
 from codec.quantization.quantizer import LARGEST_TIMESTEP_CODE, Parameters, quality_of_code
 
-MAGIC = b"FDC"
-VERSION = 1
-FOUR_ALPHAS, GREY, ALPHA, ICC, EXIF = 1, 2, 4, 8, 16
-KNOWN_FLAGS = FOUR_ALPHAS | GREY | ALPHA | ICC | EXIF
+SIGNATURE = b"\x8fFDC\r\n\x1a\n"
+"""A byte above 127, a name, a line end of DOS, an end of file and a line end of Unix: what transfers as text damage."""
+VERSION, MINOR = 2, 0
+FOUR_ALPHAS, GREY = 1, 2
 BUNDLE_ID_BYTES = 8
 MAX_SIDE = 2**20 - 1
 MAX_PIXELS = 2**30
@@ -26,12 +29,19 @@ class File:
 
     width: int
     height: int
+    """Of the pixels as stored, before the orientation is applied."""
     grey: bool
     bundle_id: str
     quality_code: int
     parameters: Parameters
     stream: bytes
-    chunks: Chunks = field(default_factory=Chunks)
+    chunks: tuple[Chunk, ...] = ()
+    """Critical ones first, each group ascending by tag and index."""
+    orientation: int = 1
+    """1 to 8 as in EXIF: what a decoder does to the pixels before it shows them."""
+    version: int = VERSION
+    unknown: tuple[tuple[str, int], ...] = field(default=())
+    """Tag and length of each ancillary chunk that is not known here and was skipped."""
 
     @property
     def quality(self) -> float:
@@ -47,24 +57,30 @@ class File:
         """Height and width of the latent."""
         return -(-self.height // 8), -(-self.width // 8)
 
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height after the orientation is applied."""
+        return (self.height, self.width) if self.orientation > 4 else (self.width, self.height)
+
 
 def pack(file: File) -> bytes:
-    """The bytes of a file: header, stream, chunks, CRC32."""
-    codes, chunks = file.parameters.alpha_codes, _in_order(file.chunks)
-    flags = FOUR_ALPHAS * (len(codes) == 4) | GREY * file.grey | sum(flag for flag, chunk in chunks if chunk)
+    """The bytes of a version 2 file: header, stream, orientation, chunks, CRC32."""
+    codes = file.parameters.alpha_codes
+    codes = codes[:1] if len(set(codes)) == 1 else codes
     body = b"".join(
         [
-            MAGIC,
-            bytes([VERSION, flags]),
+            SIGNATURE,
+            bytes([VERSION, MINOR, FOUR_ALPHAS * (len(codes) == 4) | GREY * file.grey]),
             bytes.fromhex(file.bundle_id),
-            _varint(file.width),
-            _varint(file.height),
+            varint(file.width),
+            varint(file.height),
             bytes([file.quality_code]),
             file.parameters.timestep_code.to_bytes(2, "little"),
             bytes(codes),
-            _varint(len(file.stream)),
+            varint(len(file.stream)),
             file.stream,
-            *(_varint(len(chunk.coded)) + chunk.coded for _, chunk in chunks if chunk),
+            bytes([file.orientation]),
+            chunk_codes.written(file.chunks),
         ]
     )
     return body + zlib.crc32(body).to_bytes(4, "little")
@@ -73,24 +89,45 @@ def pack(file: File) -> bytes:
 def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> File:
     """Take a file apart; chunks are decoded, the stream is not. Raises BitstreamError naming what is wrong and where.
 
-    Allocates at most 4 len(data) + 3 max_pixels + 64 MiB, and for a file without chunks only its own length.
+    Allocates at most 4 len(data) + 3 max_pixels + 128 MiB, and for a file without chunks only its own length.
     """
-    reader = _Reader(data)
-    if reader.take(3, "magic number") != MAGIC:
-        raise BitstreamError("not an .fdc file: it does not start with FDC")
-    version = reader.byte("version")
+    if data.startswith(version1.MAGIC):
+        return _version1(data, max_pixels)
+    if not data.startswith(SIGNATURE):
+        if data[1:4] == b"FDC":
+            raise BitstreamError("the signature is damaged, as by a transfer as text; fetch the file again as binary")
+        raise BitstreamError("not an .fdc file: it does not start with the signature of one")
+    reader = Reader(data, len(SIGNATURE))
+    version, minor = reader.byte("version"), reader.byte("minor version")
     if version != VERSION:
-        raise BitstreamError(
-            f"format version {version} at byte 3 is not supported; this release reads version {VERSION}"
-        )
-    if len(data) < 4 or zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
-        raise BitstreamError("the checksum does not match: the file is damaged or incomplete")
-    reader.data = data[:-4]
+        raise BitstreamError(f"format version {version} at byte 8 is not supported; this release reads 1 and {VERSION}")
+    reader.check()
     flags = reader.byte("flags")
-    if flags & ~KNOWN_FLAGS:
-        raise BitstreamError(f"unknown flags {flags:#04x} at byte 4")
+    if flags & ~(FOUR_ALPHAS | GREY):
+        raise BitstreamError(f"unknown flags {flags:#04x} at byte 10")
     bundle_id = reader.take(BUNDLE_ID_BYTES, "bundle id").hex()
     width, height = reader.varint("width"), reader.varint("height")
+    check_size(width, height, max_pixels)
+    quality_code = reader.byte("quality code")
+    parameters = parameters_of(reader, four=bool(flags & FOUR_ALPHAS))
+    if len(parameters.alpha_codes) == 4 and len(set(parameters.alpha_codes)) == 1:
+        raise BitstreamError("four equal alpha codes, where one says the same")
+    length = reader.varint("stream length")
+    if length == 0 or length % 4:
+        raise BitstreamError(f"a stream of {length} bytes is impossible: it has whole words of 4 bytes, at least one")
+    stream = reader.take(length, "stream")
+    orientation = reader.byte("orientation")
+    if not 1 <= orientation <= 8:
+        raise BitstreamError(f"orientation {orientation} at byte {reader.place - 1} is not 1 to 8")
+    chunks, unknown = chunk_codes.read(reader, width, height, newer=minor > MINOR)
+    return File(
+        width, height, bool(flags & GREY), bundle_id, quality_code, parameters, stream, chunks, orientation, VERSION,
+        unknown,
+    )  # fmt: skip
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raise BitstreamError for a size that no file may have, or that is beyond the limit."""
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):
         raise BitstreamError(f"impossible size {width} x {height} in the header")
     if width * height > max_pixels:
@@ -98,61 +135,23 @@ def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> File:
             f"the header declares {width} x {height} pixels, more than the limit of {max_pixels}; "
             "pass a larger max_pixels to decode it"
         )
-    quality_code = reader.byte("quality code")
+
+
+def parameters_of(reader: Reader, *, four: bool) -> Parameters:
+    """Timestep and alpha codes. Raises BitstreamError."""
     timestep = int.from_bytes(reader.take(2, "timestep"), "little")
     if timestep > LARGEST_TIMESTEP_CODE:
         raise BitstreamError(f"timestep code {timestep} exceeds {LARGEST_TIMESTEP_CODE}")
-    alphas = tuple(reader.take(4 if flags & FOUR_ALPHAS else 1, "alpha codes"))
-    stream = reader.take(reader.varint("stream length"), "stream")
-    coded = {flag: reader.take(reader.varint(name), name) for flag, name in _CHUNKS.items() if flags & flag}
-    if rest := len(reader.data) - reader.place:
-        raise BitstreamError(f"{rest} bytes too many after the last part, at byte {reader.place}")
-    chunks = Chunks(
-        parse_alpha(coded[ALPHA], width, height) if ALPHA in coded else None,
-        parse_metadata(coded[ICC], _CHUNKS[ICC]) if ICC in coded else None,
-        parse_metadata(coded[EXIF], _CHUNKS[EXIF]) if EXIF in coded else None,
-    )
-    parameters = Parameters(alphas, timestep)
-    return File(width, height, bool(flags & GREY), bundle_id, quality_code, parameters, stream, chunks)
+    return Parameters(tuple(reader.take(4 if four else 1, "alpha codes")), timestep)
 
 
-_CHUNKS = {ALPHA: "alpha plane", ICC: "colour profile", EXIF: "EXIF block"}
-"""The chunks in file order."""
-
-
-def _in_order(chunks: Chunks) -> list[tuple[int, Chunk | None]]:
-    return [(ALPHA, chunks.alpha), (ICC, chunks.icc), (EXIF, chunks.exif)]
-
-
-def _varint(value: int) -> bytes:
-    """Seven bits a byte, lowest first, the top bit set on all but the last byte."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
-
-
-class _Reader:
-    def __init__(self, data: bytes) -> None:
-        self.data, self.place = data, 0
-
-    def take(self, count: int, what: str) -> bytes:
-        if self.place + count > len(self.data):
-            raise BitstreamError(f"the file ends at byte {len(self.data)}, inside its {what}")
-        self.place += count
-        return self.data[self.place - count : self.place]
-
-    def byte(self, what: str) -> int:
-        return self.take(1, what)[0]
-
-    def varint(self, what: str) -> int:
-        value = 0
-        for shift in range(0, 35, 7):
-            byte = self.byte(what)
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                if byte == 0 and shift:
-                    break
-                return value
-        raise BitstreamError(f"the {what} before byte {self.place} is not a valid number")
+def _version1(data: bytes, max_pixels: int) -> File:
+    """A file of version 1: positional chunks, upright pixels."""
+    head = version1.head(data)
+    check_size(head.width, head.height, max_pixels)
+    parameters = parameters_of(head.reader, four=head.four_alphas)
+    stream = head.reader.take(head.reader.varint("stream length"), "stream")
+    chunks = version1.chunks(head)
+    return File(
+        head.width, head.height, head.grey, head.bundle_id, head.quality_code, parameters, stream, chunks, 1, 1
+    )  # fmt: skip

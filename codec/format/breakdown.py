@@ -10,7 +10,9 @@ from codec.entropy.distribution import alpha_of_code
 from codec.entropy.integer import ExactEntropyModel
 from codec.entropy.stream import tiles
 from codec.entropy.tables import Tables
-from codec.format.bitstream import BUNDLE_ID_BYTES, MAGIC, VERSION, File
+from codec.format.bitstream import BUNDLE_ID_BYTES, SIGNATURE, File
+from codec.format.chunks import Chunk
+from codec.format.tags import NAMES, REPEATABLE
 
 Part = Literal["header", "side information", "hyper-latent", "latent", "stream", "chunks"]
 
@@ -25,33 +27,13 @@ class Entry:
     bits: int
 
 
-def account(file: File, entropy: tuple[ExactEntropyModel, Tables] | None = None) -> list[Entry]:
+def bit_breakdown(file: File, entropy: tuple[ExactEntropyModel, Tables] | None = None) -> list[Entry]:
     """All fields in file order; the stream is one entry unless the bundle's entropy model is there to split it.
 
     Raises BitstreamError for a stream that no encoder wrote.
     """
-    parameters, length = file.parameters, len(file.stream)
-    alphas = ", ".join(f"{alpha_of_code(code):.4f} (code {code})" for code in parameters.alpha_codes)
-    chunks = {
-        "alpha plane": file.chunks.alpha,
-        "colour profile": file.chunks.icc,
-        "EXIF block": file.chunks.exif,
-    }
-    kinds = ["four alpha codes"] * (len(parameters.alpha_codes) == 4) + ["grey"] * file.grey
-    kinds += [name for name, chunk in chunks.items() if chunk]
-    fields: list[tuple[Part, str, str, int]] = [
-        ("header", "magic", MAGIC.decode(), len(MAGIC)),
-        ("header", "version", str(VERSION), 1),
-        ("header", "flags", ", ".join(kinds) or "none", 1),
-        ("header", "bundle id", file.bundle_id, BUNDLE_ID_BYTES),
-        ("header", "width", str(file.width), _varint_bytes(file.width)),
-        ("header", "height", str(file.height), _varint_bytes(file.height)),
-        ("header", "lambda", f"{file.quality:g} (code {file.quality_code})", 1),
-        ("side information", "timestep", f"{file.timestep:g} (code {parameters.timestep_code})", 2),
-        ("side information", "alpha", alphas, len(parameters.alpha_codes)),
-        ("header", "stream length", str(length), _varint_bytes(length)),
-    ]
-    entries = [Entry(part, name, value, 8 * size) for part, name, value, size in fields]
+    entries = [Entry(part, name, value, 8 * size) for part, name, value, size in _header(file)]
+    length = len(file.stream)
     rows, columns = file.latent_shape
     if entropy is None:
         entries.append(Entry("stream", "hyper-latent, latent", f"4 x {rows} x {columns}", 8 * length))
@@ -60,11 +42,50 @@ def account(file: File, entropy: tuple[ExactEntropyModel, Tables] | None = None)
         shape = entropy[0].hyper_shape(rows, columns)
         entries.append(Entry("hyper-latent", "hyper-latent", " x ".join(map(str, shape)), hyper))
         entries.append(Entry("latent", "latent", f"4 x {rows} x {columns}", 8 * length - hyper))
-    for name, chunk in chunks.items():
-        if chunk:
-            size = len(chunk.coded)
-            entries.append(Entry("chunks", name, f"of {len(chunk.content)} bytes", 8 * (_varint_bytes(size) + size)))
+    if file.version > 1:
+        entries.append(Entry("header", "orientation", str(file.orientation), 8))
+    seen: dict[str, int] = {}
+    for chunk in file.chunks:
+        index = seen.get(chunk.tag, 0)
+        seen[chunk.tag] = index + 1
+        frame = _frame_bytes(file, chunk, index)
+        value = f"{chunk.tag}: of {len(chunk.content)} bytes"
+        entries.append(Entry("chunks", NAMES[chunk.tag], value, 8 * (frame + len(chunk.coded))))
+    for tag, size in file.unknown:
+        entries.append(Entry("chunks", "unknown chunk", f"{tag}: {size} bytes", 8 * (4 + _varint_bytes(size) + size)))
     return [*entries, Entry("header", "checksum", "correct", 32)]
+
+
+def _header(file: File) -> list[tuple[Part, str, str, int]]:
+    """Part, name, value and bytes of each field before the stream."""
+    parameters = file.parameters
+    alphas = ", ".join(f"{alpha_of_code(code):.4f} (code {code})" for code in parameters.alpha_codes)
+    flags = ["four alpha codes"] * (len(parameters.alpha_codes) == 4) + ["grey"] * file.grey
+    signature: list[tuple[Part, str, str, int]] = [
+        ("header", "signature", "FDC", 3 if file.version == 1 else len(SIGNATURE)),
+        ("header", "version", str(file.version), 1),
+    ]
+    if file.version > 1:
+        signature.append(("header", "minor version", "0", 1))
+    return [
+        *signature,
+        ("header", "flags", ", ".join(flags) or "none", 1),
+        ("header", "bundle id", file.bundle_id, BUNDLE_ID_BYTES),
+        ("header", "width", str(file.width), _varint_bytes(file.width)),
+        ("header", "height", str(file.height), _varint_bytes(file.height)),
+        ("header", "lambda", f"{file.quality:g} (code {file.quality_code})", 1),
+        ("side information", "timestep", f"{file.timestep:g} (code {parameters.timestep_code})", 2),
+        ("side information", "alpha", alphas, len(parameters.alpha_codes)),
+        ("header", "stream length", str(len(file.stream)), _varint_bytes(len(file.stream))),
+    ]
+
+
+def _frame_bytes(file: File, chunk: Chunk, index: int) -> int:
+    """Bytes of a chunk beside its coded content: tag, length and index."""
+    if file.version == 1:
+        return _varint_bytes(len(chunk.coded))
+    own = _varint_bytes(index) if chunk.tag in REPEATABLE else 0
+    return 4 + _varint_bytes(len(chunk.coded) + own) + own
 
 
 def hyper_bits(file: File, model: ExactEntropyModel, tables: Tables) -> int:

@@ -1,10 +1,12 @@
-"""What an .fdc file keeps without loss beside its stream: an alpha plane, a colour profile, an EXIF block.
+"""The chunks behind the stream: what a file keeps without loss beside its pixels, each under a tag.
 
-Each is LZMA2 as in the xz format, without a container. Decoding writes at most what the picture's size, or
-METADATA_LIMIT, allows, however small the coded bytes are.
+A chunk is its tag, a varint length and a payload. The payload of a tag that may repeat begins with its index. The rest
+is LZMA2 as in the xz format, without a container; that of an alpha plane has one byte before it. Decoding writes at
+most what the picture's size, or the limits here, allow, however small the coded bytes are.
 """
 
 import lzma
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,10 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import BitstreamError, ImageError
+from codec.format.reader import Reader, varint
+from codec.format.tags import ALPHA, CRITICAL, ICC, KNOWN, NAMES, REPEATABLE, Block
 from codec.images import Picture
 
-METADATA_LIMIT = 2**24
-"""Bytes that a colour profile or an EXIF block has at most."""
+MOST_CHUNKS = 256
+CONTENT_LIMIT = 2**24
+"""Bytes that the content of one chunk has at most; an alpha plane has as many as the picture has pixels."""
+ALL_CONTENT_LIMIT = 2**26
+"""Bytes that the contents of all chunks but the alpha plane have at most."""
 DICTIONARY = 2**20
 """Bytes that a decoder keeps for matches."""
 PLAIN, ALONG_ROWS, DOWN_COLUMNS = range(3)
@@ -29,33 +36,118 @@ _ENCODER = {"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": DICTIONARY, "lc":
 class Chunk:
     """A chunk as it is in the file, and what it holds."""
 
+    tag: str
     coded: bytes
+    """The payload without an index."""
     content: bytes
     """Of an alpha plane the values in raster order."""
 
 
-@dataclass(frozen=True)
-class Chunks:
-    """The chunks of a file, each where there is one."""
+def of_picture(picture: Picture) -> tuple[Chunk, ...]:
+    """What a picture has beside its colors, in the order of files.
 
-    alpha: Chunk | None = None
-    icc: Chunk | None = None
-    exif: Chunk | None = None
-
-    @classmethod
-    def of(cls, picture: Picture, *, keep_exif: bool) -> "Chunks":
-        """What a picture has beside its colours. Raises ImageError for metadata beyond METADATA_LIMIT."""
-        return cls(
-            None if picture.alpha is None else code_alpha(picture.alpha),
-            code_metadata(picture.icc, "colour profile") if picture.icc else None,
-            code_metadata(picture.exif, "EXIF block") if picture.exif and keep_exif else None,
+    Raises ImageError for more than a file may hold.
+    """
+    chunks = []
+    if picture.alpha is not None:
+        chunks.append(code_alpha(picture.alpha))
+    blocks = [Block(ICC, picture.icc)] if picture.icc else []
+    blocks += [block for block in picture.blocks if block.content]
+    total = 0
+    for block in blocks:
+        if len(block.content) > CONTENT_LIMIT:
+            what = NAMES[block.tag]
+            raise ImageError(
+                f"the picture's {what} has {len(block.content)} bytes; at most {CONTENT_LIMIT} can be kept"
+            )
+        total += len(block.content)
+        chunks.append(Chunk(block.tag, compressed(block.content), block.content))
+    if total > ALL_CONTENT_LIMIT or len(chunks) > MOST_CHUNKS:
+        raise ImageError(
+            f"the picture has {total} bytes of metadata in {len(chunks)} blocks; at most {ALL_CONTENT_LIMIT} in "
+            f"{MOST_CHUNKS} can be kept"
         )
+    return tuple(sorted(chunks, key=_order))  # stable: blocks of one tag keep their order
 
-    def picture(self, pixels: NDArray[np.uint8], *, grey: bool) -> Picture:
-        """The picture of these colours (H, W, 3) with all that is beside them."""
-        alpha, icc, exif = (chunk.content if chunk else None for chunk in (self.alpha, self.icc, self.exif))
-        plane = None if alpha is None else np.frombuffer(alpha, np.uint8).reshape(pixels.shape[:2])
-        return Picture(pixels, grey, "FDC", plane, icc, exif)
+
+def to_picture(
+    chunks: Iterable[Chunk], pixels: NDArray[np.uint8], *, grey: bool, orientation: int, version: int
+) -> Picture:
+    """The picture of these colors (H, W, 3), as stored, with all that is beside them."""
+    alpha, icc, blocks = None, None, []
+    for chunk in chunks:
+        if chunk.tag == ALPHA:
+            alpha = np.frombuffer(chunk.content, np.uint8).reshape(pixels.shape[:2])
+        elif chunk.tag == ICC:
+            icc = chunk.content
+        else:
+            blocks.append(Block(chunk.tag, chunk.content))
+    return Picture(pixels, grey, f"FDC{version}", alpha, icc, orientation, tuple(blocks))
+
+
+def written(chunks: Iterable[Chunk]) -> bytes:
+    """The bytes of chunks in the order of files."""
+    out, counts = [], dict.fromkeys(REPEATABLE, 0)
+    for chunk in sorted(chunks, key=_order):
+        payload = chunk.coded
+        if chunk.tag in counts:
+            payload = varint(counts[chunk.tag]) + payload
+            counts[chunk.tag] += 1
+        out.append(chunk.tag.encode() + varint(len(payload)) + payload)
+    return b"".join(out)
+
+
+Skipped = tuple[tuple[str, int], ...]
+"""Tag and length of chunks that are not known."""
+
+
+def read(reader: Reader, width: int, height: int, *, newer: bool) -> tuple[tuple[Chunk, ...], Skipped]:
+    """The chunks up to the end of the file, and tag and length of those that are not known. Raises BitstreamError."""
+    chunks: list[Chunk] = []
+    unknown: list[tuple[str, int]] = []
+    last: tuple[bool, str, int] | None = None
+    total = 0
+    while reader.left:
+        if len(chunks) + len(unknown) == MOST_CHUNKS:
+            raise BitstreamError(f"more than {MOST_CHUNKS} chunks, at byte {reader.place}")
+        at = reader.place
+        tag = _tag(reader.take(4, "chunk's tag"), at)
+        payload = Reader(reader.take(reader.varint(f"length of chunk {tag}"), f"chunk {tag}"))
+        index = payload.varint(f"index of chunk {tag}") if tag in REPEATABLE else 0
+        place = (tag[0].islower(), tag, index)
+        if last is not None and place <= last:
+            raise BitstreamError(f"chunk {tag} at byte {at} is repeated or out of order")
+        if tag in REPEATABLE and index != (last[2] + 1 if last is not None and last[1] == tag else 0):
+            raise BitstreamError(f"chunk {tag} at byte {at} has index {index}, which is not the next")
+        last = place
+        if tag not in KNOWN:
+            if tag[0].isupper():
+                why = "a later release wrote the file" if newer else "the file is damaged or of another release"
+                raise BitstreamError(f"the critical chunk {tag} at byte {at} is not known here: {why}")
+            unknown.append((tag, payload.left))
+            continue
+        coded = payload.take(payload.left, f"chunk {tag}")
+        if tag == ALPHA:
+            chunks.append(parse_alpha(coded, width, height))
+            continue
+        content = parse_content(coded, NAMES[tag])
+        if not content:
+            raise BitstreamError(f"the {NAMES[tag]} at byte {at} is empty; the file is damaged")
+        total += len(content)
+        if total > ALL_CONTENT_LIMIT:
+            raise BitstreamError(f"the chunks hold more than {ALL_CONTENT_LIMIT} bytes; the file is damaged")
+        chunks.append(Chunk(tag, coded, content))
+    return tuple(chunks), tuple(unknown)
+
+
+def _tag(raw: bytes, at: int) -> str:
+    if not (raw.isalpha() and raw.isascii()) or raw[2] & 0x20:
+        raise BitstreamError(f"{raw!r} at byte {at} is no tag of a chunk")
+    return raw.decode()
+
+
+def _order(chunk: Chunk) -> tuple[bool, str]:
+    return chunk.tag not in CRITICAL, chunk.tag
 
 
 def code_alpha(plane: NDArray[np.uint8]) -> Chunk:
@@ -63,8 +155,8 @@ def code_alpha(plane: NDArray[np.uint8]) -> Chunk:
     above = np.zeros_like(plane[:1])
     left = np.zeros_like(plane[:, :1])
     ways = plane, np.diff(plane, axis=1, prepend=left), np.diff(plane, axis=0, prepend=above)
-    coded = [bytes([way]) + _compressed(values.tobytes()) for way, values in enumerate(ways)]
-    return Chunk(min(coded, key=len), plane.tobytes())
+    coded = [bytes([way]) + compressed(values.tobytes()) for way, values in enumerate(ways)]
+    return Chunk(ALPHA, min(coded, key=len), plane.tobytes())
 
 
 def parse_alpha(coded: bytes, width: int, height: int) -> Chunk:
@@ -77,25 +169,16 @@ def parse_alpha(coded: bytes, width: int, height: int) -> Chunk:
     if coded[0] != PLAIN:
         differences = np.frombuffer(content, np.uint8).reshape(height, width)
         content = np.cumsum(differences, axis=1 if coded[0] == ALONG_ROWS else 0, dtype=np.uint8).tobytes()
-    return Chunk(coded, content)
+    return Chunk(ALPHA, coded, content)
 
 
-def code_metadata(content: bytes, name: str) -> Chunk:
-    """The chunk of a colour profile or an EXIF block. Raises ImageError beyond METADATA_LIMIT."""
-    if len(content) > METADATA_LIMIT:
-        raise ImageError(f"the picture's {name} has {len(content)} bytes; at most {METADATA_LIMIT} can be kept")
-    return Chunk(_compressed(content), content)
+def parse_content(coded: bytes, name: str) -> bytes:
+    """The content of any other chunk. Raises BitstreamError."""
+    return _decompressed(coded, CONTENT_LIMIT, name)
 
 
-def parse_metadata(coded: bytes, name: str) -> Chunk:
-    """The chunk of a colour profile or an EXIF block. Raises BitstreamError."""
-    content = _decompressed(coded, METADATA_LIMIT, name)
-    if not content:
-        raise BitstreamError(f"the {name} is empty; the file is damaged")
-    return Chunk(coded, content)
-
-
-def _compressed(content: bytes) -> bytes:
+def compressed(content: bytes) -> bytes:
+    """Bytes as LZMA2."""
     return lzma.compress(content, lzma.FORMAT_RAW, filters=[_ENCODER])
 
 

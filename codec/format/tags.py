@@ -18,6 +18,25 @@ REPEATABLE = (COMMENT, TEXT, PHOTOSHOP, XMP_EXTENDED, AUXILIARY, UNKNOWN)
 """Tags of which a file may have several; each states its index, counted from 0."""
 
 
+NAMES = {
+    ALPHA: "alpha plane",
+    ICC: "color profile",
+    EXIF: "EXIF block",
+    XMP: "XMP packet",
+    XMP_EXTENDED: "portion of extended XMP",
+    IPTC: "IPTC record",
+    PHOTOSHOP: "Photoshop resources",
+    COMMENT: "comment",
+    TEXT: "PNG text",
+    RESOLUTION: "resolution",
+    AUXILIARY: "auxiliary picture",
+    PREVIEW: "preview",
+    UNKNOWN: "metadata of an unknown kind",
+}
+"""What each known tag holds, in the words of messages."""
+KNOWN = frozenset(NAMES)
+
+
 @dataclass(frozen=True)
 class Block:
     """What a source says beside its pixels, byte for byte.

@@ -7,12 +7,14 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from codec.containers.judgement import DISCARDS
 from codec.errors import ArchiveError, SettingsError
 from tasks.archive import layout
 from tasks.storage.store import Store
 
 FORMAT = 1
 LPIPS_NETS = ("alex", "vgg")
+METADATA = ("all", "no-location", "none")
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Settings:
 
     `quality` is lambda, None meaning the codec's default; `target_bpp`, bits per pixel of the whole file, replaces it.
     `min_psnr_db` and `max_lpips` (AlexNet) are a floor: for a picture that misses it lambda rises, and one that no file
-    brings above it is kept without loss. `keep_exif` is about .fdc files; what is kept without loss keeps all it has.
+    brings above it is kept without loss. `metadata` (all, no-location, none) is what .fdc files carry. A file kept
+    whole has all of its own, unless `strict_metadata` refuses it. `discard` names parts that may be left out.
     `metrics` measures PSNR, MS-SSIM, LPIPS and DISTS of every picture. `image_timeout` is in seconds of one picture,
     `image_memory` in bytes that its process may come to hold.
     """
@@ -30,7 +33,9 @@ class Settings:
     target_bpp: float | None = None
     min_psnr_db: float | None = None
     max_lpips: float | None = None
-    keep_exif: bool = True
+    metadata: str = "all"
+    discard: tuple[str, ...] = ("preview",)
+    strict_metadata: bool = False
     max_images_per_shard: int = 2000
     max_shard_bytes: int = 10**9
     image_timeout: float = 1800.0
@@ -55,6 +60,10 @@ class Settings:
             raise SettingsError(f"max_images_per_shard must be at most 2000, not {self.max_images_per_shard}")
         if not 0 <= self.max_failed_fraction <= 1:
             raise SettingsError(f"max_failed_fraction must be from 0 to 1, not {self.max_failed_fraction}")
+        if self.metadata not in METADATA:
+            raise SettingsError(f"metadata must be one of {', '.join(METADATA)}, not {self.metadata!r}")
+        if unknown := sorted(set(self.discard) - set(DISCARDS)):
+            raise SettingsError(f"discard knows {', '.join(DISCARDS)}, not {unknown[0]!r}")
         if self.lpips_net not in LPIPS_NETS:
             raise SettingsError(f"lpips_net must be one of {', '.join(LPIPS_NETS)}, not {self.lpips_net!r}")
 
@@ -91,11 +100,21 @@ class Manifest:
         """The manifest in a JSON document; raises ArchiveError naming `where` it was read."""
         document = from_json(data, where)
         try:
-            document["settings"] = Settings(**document["settings"])
+            document["settings"] = _settings(document["settings"])
             document["shards"] = tuple((start, stop) for start, stop in document["shards"])
             return cls(**document)
         except (TypeError, KeyError, ValueError) as error:
             raise ArchiveError(f"{where}: not the manifest of a run: {error}") from error
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    """The settings of a document; those of releases before 0.2 say `keep_exif` instead of `metadata`."""
+    given = dict(given)
+    if "keep_exif" in given:
+        given["metadata"] = "all" if given.pop("keep_exif") else "none"
+    if "discard" in given:
+        given["discard"] = tuple(given["discard"])
+    return Settings(**given)
 
 
 def read(archive: Store, run: int) -> Manifest:

@@ -10,7 +10,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from tasks.archive import compacted, layout, manifest
-from tasks.archive.schema import SCHEMA, STATUSES
+from tasks.archive.schema import DAMAGED, SCHEMA, STATUSES
 from tasks.storage import parquet
 from tasks.storage.store import Store
 
@@ -98,6 +98,7 @@ def count(table: pa.Table) -> Totals:
     return {
         "images": table.num_rows,
         **{status: statuses.count(status) for status in STATUSES},
+        DAMAGED: table.column("reason").to_pylist().count(DAMAGED),
         "source_bytes": sum(table.column("source_bytes").to_pylist()),
         "stored_bytes": sum(files.values()),
     }

@@ -8,13 +8,15 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+from codec.containers.reasons import MEANINGS
+
+SCHEMA_VERSION = 2
 
 STATUSES: Mapping[str, str] = {
     "compressed": "kept as an .fdc file",
-    "fallback": "kept in another format, for the reason given",
+    "fallback": "kept whole, for the reason given",
     "unchanged": "touched, but with the content of an earlier version, whose bytes it points at",
-    "failed": "not kept, for the reason given",
+    "failed": "not kept, for the reason given; taken again by the next run",
     "forgotten": "was kept; its bytes were erased for good, and the key is never taken again",
 }
 CODECS: Mapping[str, str] = {
@@ -22,24 +24,19 @@ CODECS: Mapping[str, str] = {
     "jxl": "lossless JPEG XL",
     "original": "the source's own bytes",
 }
-REASONS: Mapping[str, str] = {
-    "content": "failed: read whole, but no picture",
-    "too_large": "failed: larger than a shard may be; not read",
-    "source_changed": "failed: changed between listing and reading; taken again by the next run",
-    "source_missing": "failed: gone between listing and reading; taken again by the next run if it returns",
-    "crashed": "failed: ended the process that decoded and encoded it",
-    "killed": "failed: its process was killed, as for lack of memory",
-    "timeout": "failed: took longer than image_timeout",
-    "encoder": "failed: the encoder raised an error",
-    "would_grow": "fallback: the .fdc file would not be smaller than the source",
-    "below_quality": "fallback: no .fdc file reaches min_psnr_db or max_lpips",
-    "depth": "fallback: samples of more than 8 bits",
-    "colours": "fallback: inks, or colours or channels beyond RGB and an alpha plane",
-    "frames": "fallback: several pictures in one file, as of an animation",
-    "unsupported": "fallback: beyond what is read or an .fdc file holds, as error says: pixels, metadata, no white",
-    "unverified": "fallback: a second process did not decode the .fdc file to the same symbols",
+FAILURES: Mapping[str, str] = {
+    "source_changed": "changed between listing and reading",
+    "source_missing": "gone between listing and reading",
+    "strict_metadata": "not compressed, and kept whole it would have metadata that the settings exclude",
 }
-NOT_HELD = ("source_changed", "source_missing")
+REASONS: Mapping[str, str] = {
+    **{str(reason): f"fallback: {meaning}" for reason, meaning in MEANINGS.items()},
+    **{reason: f"failed: {meaning}" for reason, meaning in FAILURES.items()},
+}
+"""One list for the whole package: of fallbacks codec.containers.reasons, and of sources that could not be read."""
+TROUBLE = ("crashed", "killed", "timeout", "encoder")
+"""Reasons that another machine, more memory or a later release may do away with: taken again on request."""
+DAMAGED = "damaged"
 
 
 def _field(name: str, kind: pa.DataType, description: str, unit: str = "", *, nullable: bool = True) -> pa.Field:
@@ -60,7 +57,7 @@ SCHEMA = pa.schema(
         _field("source_uri", pa.string(), "where the source was read", nullable=False),
         _field("source_sha256", pa.string(), "hash of the source, null when it was not read whole"),
         _field("source_bytes", pa.int64(), "size of the source", "byte", nullable=False),
-        _field("source_format", pa.string(), "format found in the source's bytes, as Pillow names it"),
+        _field("source_format", pa.string(), "container found in the source's bytes"),
         _field("width", pa.int32(), "width after orientation is applied", "pixel"),
         _field("height", pa.int32(), "height after orientation is applied", "pixel"),
         _field("status", pa.string(), _choice(STATUSES), nullable=False),
@@ -99,6 +96,12 @@ SCHEMA = pa.schema(
             pa.string(),
             "hash of what the file decodes to: an fdc file's symbols as <i4, a jxl file's JPEG or pixels",
         ),
+        _field("media_type", pa.string(), "media type of the source, by its bytes"),
+        _field("carried", pa.list_(pa.string()), "tags of the metadata chunks that the .fdc file carries"),
+        _field("discarded_parts", pa.list_(pa.string()), "parts of the source left out as the owner agreed"),
+        _field("coded_space", pa.string(), "color space of the coded pixels"),
+        _field("group", pa.string(), "stem that sources of one shot share in their folder; null for one alone"),
+        _field("source_modified_at", pa.timestamp("ns", "UTC"), "when the source was modified, where its store says"),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )

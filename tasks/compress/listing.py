@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from codec.errors import ArchiveError
 from tasks.archive import manifest, report
-from tasks.archive.schema import NOT_HELD, SCHEMA
+from tasks.archive.schema import SCHEMA, TROUBLE
 from tasks.sources import listing_files
 from tasks.sources.sharding import Limits, Shards
 from tasks.sources.source import FOUND, Source, write_found
@@ -39,7 +39,7 @@ LISTING = pa.schema(
             "state",
             pa.string(),
             False,
-            {"description": "new; changed: kept before with another stamp; gone: no more there"},
+            {"description": "new; changed: kept with another stamp; again: taken again; gone: no more there"},
         ),
         pa.field(
             "version", pa.int32(), False, {"description": "version of the key if the content is new; if gone, the last"}
@@ -86,11 +86,13 @@ _PENDING = f"""
     ), known_gone AS (
         SELECT key FROM listings SEMI JOIN once_gone USING (key) GROUP BY key HAVING arg_max(state, run) = 'gone'
     )
-    SELECT key, f.uri, f.size, f.stamp, if(k.key IS NULL, 'new', 'changed') AS state,
+    SELECT key, f.uri, f.size, f.stamp,
+           CASE WHEN k.key IS NULL THEN 'new'
+                WHEN h.size = f.size AND h.stamp = f.stamp THEN 'again' ELSE 'changed' END AS state,
            coalesce(k.kept.version, 0) + 1 AS version, k.kept.sha256 AS held_sha256
     FROM here f LEFT JOIN last_stamp h USING (key) LEFT JOIN last_kept k USING (key)
     WHERE h.key IS NULL OR h.size <> f.size OR h.stamp <> f.stamp
-          OR (h.status = 'failed' AND (h.reason IN {NOT_HELD} OR h.run <= $retry_failed_to))
+          OR h.status = 'failed' OR (list_contains($again, h.run) AND ($all OR h.reason IN {TROUBLE}))
     UNION ALL
     SELECT key, kept.uri, NULL, NULL, 'gone', kept.version, kept.sha256 FROM missing ANTI JOIN known_gone USING (key)
 """
@@ -110,6 +112,17 @@ _FROZEN = """
 
 
 @dataclass(frozen=True)
+class Again:
+    """Rows that are taken again though their sources are unchanged: those of some runs, all or after trouble alone."""
+
+    runs: tuple[int, ...] = ()
+    every_row: bool = False
+
+
+NOTHING = Again()
+
+
+@dataclass(frozen=True)
 class Frozen:
     """A listing written to a local file: row ranges of its shards, how many sources are gone, and whether some wait."""
 
@@ -121,11 +134,11 @@ class Frozen:
 
 
 def freeze(
-    source: Source, archive: Store, run: int, limits: Limits, scratch: Path, *, retry_failed_to: int = 0
+    source: Source, archive: Store, run: int, limits: Limits, scratch: Path, *, again: Again = NOTHING
 ) -> Frozen:
     """List a source, take away what the sealed runs hold, and write the rest as the listing of a run, sorted by key.
 
-    Failed rows of runs up to `retry_failed_to` do not count as held. Sources that look alike are read here, so that
+    Failed rows do not count as held, nor do those that `again` names. Sources that look alike are read here, so that
     equal content is known to every shard. Gone sources come last. Memory stays bounded: the listing and the comparison
     are on disk, below `scratch`. Raises StorageError, also when that is full.
     """
@@ -139,7 +152,7 @@ def freeze(
             found=found,
         ) as connection:
             keys = found.count_rows() + sum(plan.images for plan in history)
-            _compare(connection, 1 + keys // KEYS_PER_BUCKET, retry_failed_to)
+            _compare(connection, 1 + keys // KEYS_PER_BUCKET, again)
             _find_twins(source, connection, scratch)
             return _write(connection, run, limits, scratch / "listing.parquet")
     except (OSError, duckdb.Error) as error:
@@ -162,7 +175,7 @@ def read(archive: Store, name: str, start: int, stop: int) -> list[dict[str, Any
     return list(pa.concat_tables(wanted).to_pylist()) if wanted else []
 
 
-def _compare(connection: duckdb.DuckDBPyConnection, buckets: int, retry_failed_to: int) -> None:
+def _compare(connection: duckdb.DuckDBPyConnection, buckets: int, again: Again) -> None:
     """Make the table `pending` of what is new, changed or gone, a bucket of keys at a time.
 
     Everything is read once, onto disk; what an aggregate or a join holds is a bucket's, however long the history is.
@@ -171,7 +184,7 @@ def _compare(connection: duckdb.DuckDBPyConnection, buckets: int, retry_failed_t
         connection.execute(_STAGED.format(name=name, buckets=buckets))
     connection.execute(_NOTHING_PENDING)
     for bucket in range(buckets):
-        connection.execute(_PENDING, {"bucket": bucket, "retry_failed_to": retry_failed_to})
+        connection.execute(_PENDING, {"bucket": bucket, "again": list(again.runs), "all": again.every_row})
 
 
 def _find_twins(source: Source, connection: duckdb.DuckDBPyConnection, scratch: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from tasks.archive.erasures import refuse_unfinished
 from tasks.archive.manifest import Manifest, Settings
 from tasks.archive.opening import create
 from tasks.compress import listing, shard
+from tasks.compress.listing import NOTHING, Again
 from tasks.compress.shard import Job, encode_shard
 from tasks.processes.codec_process import Models, verifier
 from tasks.progress import SILENT, Progress
@@ -41,13 +43,16 @@ def compress(
     models: Models = Models(""),  # noqa: B008  # frozen
     resume: int | None = None,
     retry_failed: bool = False,
+    recheck: bool = False,
     shard_map: ShardMap | None = None,
     progress: Progress = SILENT,
 ) -> Outcome:
     """Bring an archive up to date with a source: finish the open run, then take what is new.
 
     An open run keeps its own settings and bundle. With `resume`, its number, nothing else is done, and settings that
-    differ from its own are refused. With `retry_failed`, what failed before this call is taken again, once. Of
+    differ from its own are refused. With `retry_failed`, what crashed, was killed, took too long or broke the encoder
+    before this call is taken again, once; with `recheck`, what an earlier release of this package would judge
+    otherwise. Of
     `models`, the threads are those of the settings. `shard_map` maps encode_shard over the shards of a run, by default
     one after another.
     """
@@ -73,12 +78,22 @@ def compress(
         _check_resume(store, resume, started, pictures, settings, models)
     if started is not None:
         finish(started)
-    failed_to = max(report.runs(store), default=0) if retry_failed else 0
+    again = _again(store, retry_failed=retry_failed, recheck=recheck)
     while resume is None:
-        number = plan_run(pictures, store, settings, models, retry_failed_to=failed_to)
+        number = plan_run(pictures, store, settings, models, again=again)
         if number is None or not finish(number).truncated:
             break
     return Outcome([run for run, _ in finished], report.add([totals for _, totals in finished]))
+
+
+def _again(archive: Store, *, retry_failed: bool, recheck: bool) -> Again:
+    """What is to be taken again of the runs that are there now."""
+    runs = report.runs(archive) if retry_failed or recheck else []
+    if not recheck:
+        return Again(tuple(runs))
+    own = importlib.metadata.version("fdcodec")
+    older = [run for run in runs if manifest.read(archive, run).package_version != own]
+    return Again(tuple(older), every_row=True)
 
 
 def open_run(archive: Store) -> int | None:
@@ -87,7 +102,7 @@ def open_run(archive: Store) -> int | None:
 
 
 def plan_run(
-    source: Source, archive: Store, settings: Settings, models: Models, *, retry_failed_to: int = 0
+    source: Source, archive: Store, settings: Settings, models: Models, *, again: Again = NOTHING
 ) -> int | None:
     """Open the next run, for what the sealed ones do not hold, and return its number; None when that is nothing.
 
@@ -99,7 +114,7 @@ def plan_run(
     run = max(report.runs(archive), default=0) + 1
     limits = sharding.Limits(settings.max_images_per_shard, settings.max_shard_bytes, listing.SHARDS_PER_RUN)
     with tempfile.TemporaryDirectory() as scratch:
-        frozen = listing.freeze(source, archive, run, limits, Path(scratch), retry_failed_to=retry_failed_to)
+        frozen = listing.freeze(source, archive, run, limits, Path(scratch), again=again)
         if not frozen.shards:
             return None
         about = escrow.keep(archive, models)

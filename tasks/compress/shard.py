@@ -25,6 +25,9 @@ from tasks.storage.store import NotFoundError, StorageError, Store, sha256_of
 
 Row = dict[str, Any]
 
+OWN_BYTES = ("damaged", "irregular", "signed", "raw", "not_an_image", "encoder")
+"""Reasons for which not even a lossless transcode stands in: what is odd about a file may be what matters."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -126,23 +129,44 @@ class Encoding:
         self.rows.append(row | self._outcome(entry))
 
     def _outcome(self, entry: Row) -> Row:
-        if entry["size"] > listing.LARGEST_SOURCE:
-            return _failed("too_large", f"{entry['size']} bytes, of which a shard holds {listing.LARGEST_SOURCE}")
         try:
             source = self._source.fetch(entry)
         except NotFoundError:
             return _failed("source_missing", "not there any more")
         except ChangedError:
-            return _failed("source_changed", "not what was listed any more")
+            return _failed("source_changed", "changed after it was listed")
         content = hashlib.sha256(source).hexdigest()
         found = {"source_sha256": content}
-        if content == entry["held_sha256"]:
-            return found | self._held[entry["key"]]
+        held = self._held.get(entry["key"])
+        if held is not None and content == entry["held_sha256"] and not self._again(entry, held, source):
+            return found | held
         if content == entry["sha256"]:
             found["duplicate_of"] = entry["duplicate_of"]
             if first := self._first(entry["duplicate_of"], content):
                 return first | found
         return found | self._encoded(entry["key"], source)
+
+    def _again(self, entry: Row, held: Row, source: bytes) -> bool:
+        """Whether content that is held is taken again: asked for, and what became of it then would not now."""
+        if entry["state"] != "again":
+            return False
+        if held["reason"] in schema.TROUBLE:
+            return True
+        try:
+            answer, _ = self._encoder.ask(self._request("judge"), source, seconds=self._plan.settings.image_timeout)
+        except ChildDied:
+            return False
+        if "reason" not in answer:
+            return False
+        if held["codec"] != "fdc":
+            return answer["reason"] is None and held["reason"] not in ("would_grow", "below_quality", "unverified")
+        same = all((held[name] or []) == answer[name] for name in ("carried", "discarded_parts"))
+        return answer["reason"] is not None or not same
+
+    def _request(self, verb: str) -> Row:
+        settings = self._plan.settings
+        asked = ("quality", "target_bpp", "min_psnr_db", "max_lpips", "metadata")
+        return {"do": verb, "discard": list(settings.discard)} | {name: getattr(settings, name) for name in asked}
 
     def _first(self, key: str | None, content: str) -> Row | None:
         """The outcome of an equal source of this shard, whose stored file then serves both."""
@@ -153,15 +177,13 @@ class Encoding:
         return {name: value for name, value in row.items() if name not in own}
 
     def _encoded(self, key: str, source: bytes) -> Row:
+        """A source as an .fdc file, or whole where that may not stand for it."""
         settings = self._plan.settings
-        asked = ("quality", "target_bpp", "min_psnr_db", "max_lpips", "keep_exif")
-        request = {"do": "encode"} | {name: getattr(settings, name) for name in asked}
         try:
-            answer, data = self._encoder.ask(request, source, seconds=settings.image_timeout)
-        except ChildDied as death:
-            return _failed(death.reason, str(death))
-        if "failed" in answer:
-            return _failed(answer["failed"], answer["error"])
+            answer, data = self._ask_twice(self._request("encode"), source)
+        except ChildDied as death:  # whatever it is, it is not decoded here: its bytes are kept
+            about = {"width": None, "height": None, "error": str(death)}
+            return about | {"status": "fallback", "reason": death.reason} | self._whole(key, source, about)
         content, fallback = answer.pop("content", None), answer.pop("fallback", None)
         if content is not None and settings.verify:
             answer["verified"] = decodes(self._decoder, data, content, seconds=settings.image_timeout)
@@ -169,13 +191,24 @@ class Encoding:
         if fallback is None:
             answer |= {"status": "compressed", "codec": "fdc", "content_sha256": content}
             return answer | self._stored(key, "fdc", data, answer)
-        about = {name: answer.get(name) for name in ("source_format", "width", "height", "error")}
-        return about | {"status": "fallback", "reason": fallback} | self._without_loss(key, source, about)
+        if settings.strict_metadata and settings.metadata != "all":
+            return _failed("strict_metadata", f"would be kept whole ({fallback}), with all its metadata")
+        kept = ("source_format", "media_type", "width", "height", "error")
+        about = {name: answer.get(name) for name in kept}
+        return about | {"status": "fallback", "reason": fallback} | self._without_loss(key, source, about, fallback)
 
-    def _without_loss(self, key: str, source: bytes, about: Row) -> Row:
+    def _ask_twice(self, request: Row, source: bytes) -> tuple[Row, bytes]:
+        """The encoder's answer; what ends its process is asked once more in a fresh one. Raises ChildDied."""
+        seconds = self._plan.settings.image_timeout
+        try:
+            return self._encoder.ask(request, source, seconds=seconds)
+        except ChildDied:
+            return self._encoder.ask(request, source, seconds=seconds)
+
+    def _without_loss(self, key: str, source: bytes, about: Row, reason: str) -> Row:
         """The source as JPEG XL where that is smaller and comes back exactly, else its own bytes."""
         seconds = self._plan.settings.image_timeout
-        if about["width"] is not None:  # what was not decoded for its size is not decoded here either
+        if about["width"] is not None and reason not in OWN_BYTES:
             try:
                 answer, data = self._encoder.ask({"do": "keep"}, source, seconds=seconds)
             except ChildDied:
@@ -183,8 +216,11 @@ class Encoding:
             if "content" in answer and decodes(self._decoder, data, answer["content"], seconds=seconds):
                 kept = {"codec": "jxl", "verified": True, "content_sha256": answer["content"]}
                 return kept | self._stored(key, "jxl", data, about)
-        extension = extension_of(key)
-        return {"codec": "original", "verified": True} | self._stored(key, extension, source, about)
+        return self._whole(key, source, about)
+
+    def _whole(self, key: str, source: bytes, about: Row) -> Row:
+        """The source's own bytes."""
+        return {"codec": "original", "verified": True} | self._stored(key, extension_of(key), source, about)
 
     def _stored(self, key: str, extension: str, data: bytes, answer: Row) -> Row:
         offset = self._tar.add(member(len(self.rows), key, extension), data)

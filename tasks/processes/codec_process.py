@@ -23,9 +23,9 @@ class Coder(Protocol):
     bundle: Any
     backbone: Any
 
-    def encode(self, picture: "Picture", *, quality: float, keep_exif: bool) -> Any: ...
+    def encode(self, picture: "Picture", *, quality: float) -> Any: ...
 
-    def encode_to_bpp(self, picture: "Picture", bits_per_pixel: float, *, keep_exif: bool) -> Any: ...
+    def encode_to_bpp(self, picture: "Picture", bits_per_pixel: float) -> Any: ...
 
     def encode_to_quality(
         self,
@@ -34,7 +34,6 @@ class Coder(Protocol):
         min_psnr_db: float | None,
         max_lpips: float | None,
         above: float,
-        keep_exif: bool,
     ) -> Any: ...
 
     def decode(self, data: bytes) -> NDArray[np.uint8]: ...

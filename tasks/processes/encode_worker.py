@@ -12,10 +12,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from codec import lossless
-from codec.errors import BackboneError, FdcError, ImageError, ImageLimitError, QualityError
-from codec.images import Picture, encode_png, read_image
+from codec.color import spaces
+from codec.containers.judgement import Policy
+from codec.containers.reading import Source, read_source
+from codec.containers.writing import parse_kind, upright, write
+from codec.errors import BackboneError, FdcError, ImageError, QualityError
+from codec.images import Picture, read_image
 from codec.quantization.rate_control import Floor, measure
 from tasks.processes.child import Frame, Handler, serve
 from tasks.processes.codec_process import Coder, digest, greeting, load, parser
@@ -24,7 +29,7 @@ TimedPixels = tuple[NDArray[np.uint8], float]
 
 
 class _Worker:
-    """Answers `encode`, `keep`, `decode` and `backbone` requests with the models it holds."""
+    """Answers `encode`, `judge`, `keep`, `decode` and `backbone` requests with the models it holds."""
 
     def __init__(self, codec: Coder, metrics: Any) -> None:
         self.codec = codec
@@ -35,31 +40,29 @@ class _Worker:
             match header["do"]:
                 case "encode":
                     return self.encode(header, payload)
+                case "judge":
+                    return self.judge(header, payload)
                 case "keep":
                     return self.keep(payload)
                 case "backbone":
                     return self.backbone(header)
-                case _:
-                    return self.decode(payload)
+                case "decode":
+                    return self.decode(header, payload)
+                case verb:
+                    raise ValueError(f"this process does not {verb}")
         except ImageError as error:
-            return {"failed": "content", "error": _line(error)}, b""
+            return {"fallback": "damaged", "error": _line(error)}, b""
         except Exception as error:  # one picture's failure, whatever it is, is one row
-            return {"failed": "encoder", "error": _line(error)}, b""
+            return {"fallback": "encoder", "error": _line(error)}, b""
 
     def encode(self, header: dict[str, Any], source: bytes) -> Frame:
-        """Read and encode one source; `fallback` in the answer says why it is better kept without loss."""
+        """Read and encode one source; `fallback` in the answer says why it is better kept whole."""
         started = time.perf_counter()
-        try:
-            picture = read_image(source)
-        except ImageLimitError as error:
-            return {"fallback": "unsupported", "error": _line(error)}, b""
-        answer: dict[str, Any] = {
-            "source_format": picture.source_format,
-            "width": picture.width,
-            "height": picture.height,
-        }
-        if picture.reduced is not None:
-            return answer | {"fallback": picture.reduced}, b""
+        found = read_source(source, Policy(header["metadata"], frozenset(header["discard"])))
+        answer = _about(found)
+        if found.picture is None:
+            return answer | {"fallback": str(found.verdict.reason), "error": found.verdict.detail}, b""
+        picture = found.picture
         try:
             encoded, decoded = self.encoded(header, picture)
         except ImageError as error:  # the picture was read whole; it is the format that cannot hold it
@@ -70,6 +73,9 @@ class _Worker:
         if len(encoded.data) >= len(source):
             return answer | {"fallback": "would_grow"}, b""
         answer |= {
+            "carried": list(found.verdict.carried),
+            "discarded_parts": list(found.verdict.discarded),
+            "coded_space": found.coded_space,
             "content": digest(encoded.symbols),
             "quality_lambda": float(encoded.quality),
             "timestep": float(encoded.timestep),
@@ -79,16 +85,22 @@ class _Worker:
         }
         return answer | self.measure(picture, encoded.data, decoded), encoded.data
 
+    def judge(self, header: dict[str, Any], source: bytes) -> Frame:
+        """What would become of a source, by its structure and its decoded pixels, without encoding it."""
+        found = read_source(source, Policy(header["metadata"], frozenset(header["discard"])))
+        verdict = found.verdict
+        about = {"carried": list(verdict.carried), "discarded_parts": list(verdict.discarded)}
+        return about | {"reason": None if verdict.reason is None else str(verdict.reason)}, b""
+
     def encoded(self, header: dict[str, Any], picture: Picture) -> tuple[Any, TimedPixels | None]:
         """The file as asked for, or the smallest above the floor where that is below it; decoded where it had to be.
 
         Raises ImageError, and QualityError where no file is above the floor.
         """
-        keep_exif = header["keep_exif"]
         if header["target_bpp"] is not None:
-            encoded = self.codec.encode_to_bpp(picture, header["target_bpp"], keep_exif=keep_exif)
+            encoded = self.codec.encode_to_bpp(picture, header["target_bpp"])
         else:
-            encoded = self.codec.encode(picture, quality=header["quality"], keep_exif=keep_exif)
+            encoded = self.codec.encode(picture, quality=header["quality"])
         bounds = {name: header[name] for name in ("min_psnr_db", "max_lpips")}
         if not any(bounds.values()):
             return encoded, None
@@ -96,14 +108,17 @@ class _Worker:
         decoded = self.timed_decode(encoded.data)
         if measure(floor, picture.pixels, decoded[0]).meets(floor):
             return encoded, decoded
-        return self.codec.encode_to_quality(picture, **bounds, above=encoded.quality, keep_exif=keep_exif), None
+        return self.codec.encode_to_quality(picture, **bounds, above=encoded.quality), None
 
     def measure(self, picture: Picture, data: bytes, decoded: TimedPixels | None) -> dict[str, Any]:
-        """The metrics of the decoded stream; a metric that is undefined is left out and `error` says why."""
+        """The metrics of the decoded stream; a metric that is undefined is left out and `error` says why.
+
+        They are computed on sRGB or Display P3 values; other spaces are converted to sRGB for them.
+        """
         if self.metrics is None:
             return {}
         pixels, seconds = decoded or self.timed_decode(data)
-        quality = self.metrics.measure(picture.pixels, pixels)
+        quality = self.metrics.measure(*(_shown(picture, values) for values in (picture.pixels, pixels)))
         fields = ("psnr_db", "ms_ssim", "lpips", "lpips_net", "dists")
         measured = {field: getattr(quality, field) for field in fields} | {"decode_seconds": seconds}
         if quality.reasons:
@@ -138,14 +153,39 @@ class _Worker:
         started = time.perf_counter()
         return self.codec.decode(data), time.perf_counter() - started
 
-    def decode(self, data: bytes) -> Frame:
-        """Decode an .fdc file to a PNG with its transparency and metadata, or a JPEG XL file to what it was made of."""
+    def decode(self, header: dict[str, Any], data: bytes) -> Frame:
+        """An .fdc file as a picture of the kind asked for, or a JPEG XL file as what it was made of."""
         if lossless.is_jpeg_xl(data):
             file = lossless.restore(data)
-            picture = read_image(file)
-            return {"width": picture.width, "height": picture.height}, file
-        picture = self.codec.decode_picture(data)
-        return {"width": picture.width, "height": picture.height}, encode_png(picture)
+            if header.get("kind") is None:
+                picture = read_image(file)
+                return {"width": picture.width, "height": picture.height}, file
+            found = read_source(file).picture or read_image(file)
+        else:
+            found = self.codec.decode_picture(data)
+        kind, quality = parse_kind(header.get("kind") or "png")
+        shown = upright(found)
+        return {"width": shown.width, "height": shown.height}, write(shown, kind, quality)
+
+
+def _about(found: Source) -> dict[str, Any]:
+    """What a row says of every source that is a picture."""
+    about: dict[str, Any] = {"width": None, "height": None}
+    if found.structure is not None:
+        about |= {"source_format": found.structure.container, "media_type": found.structure.media_type}
+    if found.size is not None:
+        about |= {"width": found.size[0], "height": found.size[1]}
+    return about
+
+
+def _shown(picture: Picture, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels in sRGB or Display P3."""
+    if picture.icc is None:
+        return pixels
+    image = Image.fromarray(pixels)
+    if spaces.of_profile(picture.icc, image).name in (spaces.SRGB, spaces.DISPLAY_P3, "unusable profile"):
+        return pixels
+    return np.asarray(spaces.to_srgb(image, picture.icc))
 
 
 def _line(error: Exception) -> str:

@@ -41,7 +41,7 @@ def decoded(decoder: Child, member: Member, data: bytes) -> bytes:
         answer, png = decoder.ask({"do": "decode"}, data, seconds=SECONDS)
     except ChildDied as death:
         raise ArchiveError(f"cannot be decoded: {death}") from death
-    if "failed" in answer:
+    if "fallback" in answer:
         raise ArchiveError(f"cannot be decoded: {answer['error']}")
     if (answer["width"], answer["height"]) != (member.width, member.height):
         raise ArchiveError(f"decodes to {answer['width']}x{answer['height']}, not {member.width}x{member.height}")

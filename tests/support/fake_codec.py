@@ -15,8 +15,10 @@ from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
 
+from codec.containers import reading
+from codec.containers.inspect import inspect
+from codec.containers.structure import Structure
 from codec.errors import BitstreamError, BundleError, ImageError, QualityError
 from codec.images import Picture
 
@@ -66,13 +68,13 @@ class FakeCodec:
     def load(cls, bundle: str | None = None, *, device: str = "cpu", backbone: str | None = None) -> "FakeCodec":
         if bundle is None or not (Path(bundle) / "salt").is_file():
             raise BundleError(f"{bundle}: no bundle here; name a folder with one")
-        Image.register_open("HEIF", _HostileFile, lambda prefix: prefix.startswith(FAULT))
+        reading.inspect = _inspect
         return cls(FakeBundle(Path(bundle)))
 
-    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY, keep_exif: bool = True) -> Encoded:
+    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY) -> Encoded:
         return self._encode(picture, quality)
 
-    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float, *, keep_exif: bool = True) -> Encoded:
+    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Encoded:
         return self._encode(picture, bits_per_pixel)
 
     def encode_to_quality(
@@ -82,7 +84,6 @@ class FakeCodec:
         min_psnr_db: float | None = None,
         max_lpips: float | None = None,
         above: float = 0,
-        keep_exif: bool = True,
     ) -> Encoded:
         if (min_psnr_db or 0) > OUT_OF_REACH:
             raise QualityError(f"no file reaches {min_psnr_db} dB")
@@ -102,36 +103,31 @@ class FakeCodec:
         return Encoded(data, _symbols(picture.pixels & mask), quality, 12.5, 3, 8 * len(payload), 16)
 
     def _pack(self, picture: Picture, payload: bytes) -> bytes:
-        return self.bundle.salt[:4].ljust(4) + struct.pack("<II", picture.width, picture.height) + payload
+        size = struct.pack("<IIB", picture.width, picture.height, picture.orientation)
+        return self.bundle.salt[:4].ljust(4) + size + payload
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         if data[:4] != self.bundle.salt[:4].ljust(4):
             raise BitstreamError("written with another bundle")
         width, height = struct.unpack("<II", data[4:12])
         try:
-            pixels = zlib.decompress(data[12:])
+            pixels = zlib.decompress(data[13:])
         except zlib.error as error:
             raise BitstreamError("damaged") from error
         return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
     def decode_picture(self, data: bytes) -> Picture:
-        return Picture(self.decode(data))
+        return Picture(self.decode(data), orientation=data[12])
 
     def symbols(self, data: bytes) -> NDArray[np.int32]:
         return _symbols(self.decode(data))
 
 
-class _HostileFile(ImageFile.ImageFile):
-    """A picture on which Pillow's decoder crashes, takes all memory, or never ends, as its bytes after FAULT say."""
-
-    format = "HEIF"
-
-    def _open(self) -> None:
-        self._mode, self._size = "RGB", (8, 8)
-
-    def load(self) -> None:  # type: ignore[override]
-        self.fp.seek(len(FAULT))
-        misbehave({b"crash": CRASH, b"memory": EAT, b"endless": HANG}[self.fp.read()])
+def _inspect(data: bytes) -> Structure:
+    """As the real one, but for files on which a decoder crashes, takes all memory, or never ends."""
+    if data.startswith(FAULT):
+        misbehave({b"crash": CRASH, b"memory": EAT, b"endless": HANG}[data[len(FAULT) :]])
+    return inspect(data)
 
 
 def level() -> int:

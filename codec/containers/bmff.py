@@ -1,0 +1,48 @@
+"""Boxes of the ISO base media file format (ISO/IEC 14496-12): the walk that HEIF, AVIF, JPEG XL and JPEG 2000 share."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from codec.containers.builder import Broken, unpack
+
+MOST_BOXES = 10_000
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box: `offset` where it begins, `body` where its content does, `end` behind it."""
+
+    kind: bytes
+    offset: int
+    body: int
+    end: int
+
+    @property
+    def name(self) -> str:
+        return self.kind.decode("latin-1")
+
+
+def boxes(data: bytes, start: int, stop: int) -> Iterator[Box]:
+    """The boxes between two places. Raises Broken for one that does not fit."""
+    place = start
+    for _ in range(MOST_BOXES):
+        if place >= stop:
+            return
+        if stop - place < 8:
+            raise Broken(f"{stop - place} bytes at byte {place} are no box")
+        size, kind = unpack(">I4s", data, place)
+        body = place + 8
+        if size == 1:
+            (size,) = unpack(">Q", data, body)
+            body += 8
+        end = stop if size == 0 else place + size
+        if end > stop or end < body:
+            raise Broken(f"box {kind!r} at byte {place} does not fit")
+        yield Box(kind, place, body, end)
+        place = end
+    raise Broken(f"more than {MOST_BOXES} boxes")
+
+
+def children(data: bytes, box: Box, *, full: bool = False) -> Iterator[Box]:
+    """The boxes inside one; a full box has a version and flags first."""
+    return boxes(data, box.body + (4 if full else 0), box.end)

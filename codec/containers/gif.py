@@ -1,0 +1,92 @@
+"""GIF 87a and 89a (CompuServe, 1990): block by block."""
+
+from codec.containers.builder import Broken, Builder, unpack
+from codec.containers.structure import Role, Structure
+
+EXTENSION, IMAGE, TRAILER = 0x21, 0x2C, 0x3B
+GRAPHIC, COMMENT, TEXT, APPLICATION = 0xF9, 0xFE, 0x01, 0xFF
+LOOPS = (b"NETSCAPE2.0", b"ANIMEXTS1.0")
+MOST_BLOCKS = 100_000
+
+
+def read(data: bytes) -> Structure:
+    """The parts of a GIF file; the bytes begin with GIF87a or GIF89a."""
+    reader = _Reader(data)
+    reader.blocks_of_file()
+    return reader.build()
+
+
+class _Reader(Builder):
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data, "GIF", "image/gif")
+        self.images = 0
+
+    def blocks_of_file(self) -> None:
+        """Walk from the header to the trailer."""
+        try:
+            place = self._screen()
+            for _ in range(MOST_BLOCKS):
+                (kind,) = unpack("B", self.data, place)
+                if kind == TRAILER:
+                    self.part(place, 1, "trailer", Role.SILENT)
+                    self.part(place + 1, len(self.data) - place - 1, "bytes behind", self._behind(place + 1))
+                    break
+                place = self._block(place, kind)
+        except Broken as broken:
+            self.damage.append(str(broken))
+        if not self.images:
+            self.damage.append("no image")
+
+    def _behind(self, place: int) -> Role:
+        return Role.TRAILER if any(self.data[place:]) else Role.SILENT
+
+    def _screen(self) -> int:
+        width, height, flags, _, aspect = unpack("<HHBBB", self.data, 6)
+        self.fields |= {"width": width, "height": height}
+        length = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+        self.part(0, length, "header", Role.PIXELS)
+        if aspect not in (0, 49):
+            self.unknown("GIF aspect", bytes([aspect]))
+        return length
+
+    def _block(self, place: int, kind: int) -> int:
+        if kind == IMAGE:
+            left, top, width, height, flags = unpack("<HHHHB", self.data, place + 1)
+            body = place + 10 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+            end = self._sub_blocks(body + 1)[1]
+            self.images += 1
+            self.part(place, end - place, "image", Role.PIXELS if self.images == 1 else Role.FRAMES)
+            whole = (left, top, width, height) == (0, 0, self.fields["width"], self.fields["height"])
+            if self.images == 1 and not whole:
+                self.irregular.append("its first image does not fill the screen")
+            return end
+        if kind != EXTENSION:
+            raise Broken(f"an unknown block {kind:02X} at byte {place}")
+        (label,) = unpack("B", self.data, place + 1)
+        content, end = self._sub_blocks(place + 2)
+        self.part(place, end - place, f"extension {label:02X}", self._extension(place, label, content))
+        return end
+
+    def _extension(self, place: int, label: int, content: bytes) -> Role:
+        if label == GRAPHIC:
+            return Role.PIXELS
+        if label == COMMENT:
+            self.carry("coMm", content)
+            return Role.METADATA
+        head = self.data[place + 3 : place + 14]
+        if label == APPLICATION and head in LOOPS:
+            return Role.SILENT
+        if label == TEXT:
+            return Role.UNACCOUNTED
+        self.unknown(f"GIF {label:02X}", content)
+        return Role.METADATA
+
+    def _sub_blocks(self, place: int) -> tuple[bytes, int]:
+        """The contents of sub-blocks joined, and where they end."""
+        pieces: list[bytes] = []
+        while True:
+            (length,) = unpack("B", self.data, place)
+            if length == 0:
+                return b"".join(pieces), place + 1
+            pieces.append(self.data[place + 1 : place + 1 + length])
+            place += 1 + length

@@ -1,0 +1,130 @@
+"""What a file is, by its bytes alone: its name is never asked."""
+
+from codec.containers import bmff, gif, heif, jp2, jpeg, jxl, png, simple, tiff, webp
+from codec.containers.builder import Broken, Builder
+from codec.containers.reasons import Reason
+from codec.containers.structure import Role, Structure
+from codec.errors import ImageError, NotAnImageError
+
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1"}
+AVIF_BRANDS = {b"avif", b"avis"}
+RAW_SIGNATURES = (
+    (0, b"FUJIFILMCCD-RAW", "RAF"),
+    (0, b"IIRO", "ORF"),
+    (0, b"IIRS", "ORF"),
+    (0, b"MMOR", "ORF"),
+    (0, b"IIU\0", "RW2"),
+    (0, b"\0MRM", "MRW"),
+    (0, b"FOVb", "X3F"),
+    (0, b"II\x1a\0\0\0HEAPCCDR", "CRW"),
+)
+RAW_MARKS = (b"NIKON", b"SONY", b"PENTAX", b"SAMSUNG", b"Hasselblad", b"Phase One", b"Leica")
+UNREAD = (
+    (b"8BPS", "PSD", "image/vnd.adobe.photoshop"),
+    (b"v/1\x01", "EXR", "image/x-exr"),
+    (b"#?RADIANCE", "HDR", "image/vnd.radiance"),
+    (b"gimp xcf", "XCF", "image/x-xcf"),
+    (b"DDS ", "DDS", "image/vnd.ms-dds"),
+    (b"\xabKTX", "KTX", "image/ktx"),
+    (b"SDPX", "DPX", "image/x-dpx"),
+    (b"XPDS", "DPX", "image/x-dpx"),
+    (b"SIMPLE  =", "FITS", "image/fits"),
+    (b"II\xbc", "JXR", "image/jxr"),
+    (b"P7\n", "PAM", "image/x-portable-arbitrarymap"),
+    (b"Pf\n", "PFM", "image/x-portable-floatmap"),
+    (b"PF\n", "PFM", "image/x-portable-floatmap"),
+    (b"qoif", "QOI", "image/qoi"),
+    (b"\x8bJNG", "JNG", "image/x-jng"),
+    (b"\x8aMNG", "MNG", "video/x-mng"),
+)
+
+
+def inspect(data: bytes) -> Structure:
+    """The structure of an image file. Raises NotAnImageError for what is none, ImageError for an empty file.
+
+    Nothing else is raised, whatever the bytes are: what is wrong with a picture stands in its structure.
+    """
+    if not data:
+        raise ImageError("the file is empty")
+    try:
+        return _read(data)
+    except ImageError:
+        raise
+    except (Broken, ValueError, IndexError, OverflowError, ArithmeticError) as error:
+        return _whole(data, _container(data), "application/octet-stream", Reason.DAMAGED, str(error) or "unreadable")
+
+
+def _read(data: bytes) -> Structure:
+    head = data[:32]
+    if head.startswith(b"\xff\xd8"):
+        return jpeg.read(data)
+    if head.startswith(png.SIGNATURE):
+        return png.read(data)
+    if head.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return webp.read(data)
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return gif.read(data)
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") and len(data) >= 16:
+        if head[8:11] == b"CR\x02":
+            return _whole(data, "CR2", "image/x-canon-cr2", Reason.RAW, "a camera's raw file")
+        return _camera(data, tiff.read(data))
+    if head[4:8] == b"ftyp":
+        return _boxes(data)
+    if head.startswith((jxl.CONTAINER, jxl.CODESTREAM)):
+        return jxl.read(data)
+    if head.startswith((jp2.CONTAINER, jp2.CODESTREAM)):
+        return jp2.read(data)
+    for offset, signature, name in RAW_SIGNATURES:
+        if data[offset : offset + len(signature)] == signature:
+            return _whole(data, name, "image/x-raw", Reason.RAW, "a camera's raw file")
+    for signature, name, media_type in UNREAD:
+        if head.startswith(signature):
+            return _whole(data, name, media_type, Reason.UNSUPPORTED, f"{name} is not read here")
+    return _simple(data)
+
+
+def _simple(data: bytes) -> Structure:
+    head = data[:32]
+    if head.startswith(b"BM") and len(data) > 26 and int.from_bytes(data[14:18], "little") in simple.BMP_HEADERS:
+        return simple.read_bmp(data)
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in (b" ", b"\n", b"\t", b"\r", b"#"):
+        return simple.read_netpbm(data)
+    if head[:4] in (b"\0\0\1\0", b"\0\0\2\0") and len(data) > 22 and 0 < data[4] < 100 and data[5] == 0:
+        return simple.read_ico(data)
+    if head[:1] == b"\x0a" and head[1:2] in b"\0\2\3\4\5" and head[2:3] in b"\0\1" and len(data) > 128:
+        return simple.read_pcx(data)
+    if simple.is_tga(data):
+        return simple.read_tga(data)
+    raise NotAnImageError("not a picture in a known format")
+
+
+def _boxes(data: bytes) -> Structure:
+    brand = data[8:12]
+    if brand == b"crx ":
+        return _whole(data, "CR3", "image/x-canon-cr3", Reason.RAW, "a camera's raw file")
+    first = next(bmff.boxes(data[: 1 << 16], 0, min(len(data), int.from_bytes(data[:4], "big") or len(data))))
+    brands = {data[place : place + 4] for place in range(first.body, first.end, 4)}
+    if brand in HEIF_BRANDS | AVIF_BRANDS or brands & AVIF_BRANDS or (brands & {b"heic", b"heix"}):
+        return heif.read(data)
+    raise NotAnImageError(f"a film or another file of boxes (brand {brand.decode('latin-1')})")
+
+
+def _camera(data: bytes, structure: Structure) -> Structure:
+    """TIFF whose first picture is a camera's preview is a raw file, also where no tag says so (NEF, ARW, PEF, SRW)."""
+    head = data[: 1 << 12].upper()
+    previews = any(part.role in (Role.FRAMES, Role.PREVIEW) for part in structure.parts)
+    if previews and any(mark.upper() in head for mark in RAW_MARKS):
+        return _whole(data, "RAW", "image/x-raw", Reason.RAW, "a camera's raw file")
+    return structure
+
+
+def _container(data: bytes) -> str:
+    return "JPEG" if data.startswith(b"\xff\xd8") else "PNG" if data.startswith(png.SIGNATURE) else "unknown"
+
+
+def _whole(data: bytes, container: str, media_type: str, reason: Reason, why: str) -> Structure:
+    """A file that is kept as it is, without a look inside."""
+    reader = Builder(data, container, media_type)
+    reader.part(0, len(data), "file", Role.UNACCOUNTED)
+    reader.keep_for(reason, why)
+    return reader.build()

@@ -1,0 +1,102 @@
+"""JPEG 2000 in its JP2 container (ISO/IEC 15444-1, annex I) or as a bare codestream (annex A)."""
+
+import struct
+
+from codec.containers.bmff import Box, boxes, children
+from codec.containers.builder import Broken, Builder, unpack
+from codec.containers.reasons import Reason
+from codec.containers.structure import Role, Structure
+
+CONTAINER = b"\0\0\0\x0cjP  \r\n\x87\n"
+CODESTREAM = b"\xff\x4f\xff\x51"
+SRGB, GRAY, SYCC = 16, 17, 18
+KNOWN_IN_HEADER = {b"ihdr", b"bpcc", b"colr", b"cdef", b"res "}
+
+
+def read(data: bytes) -> Structure:
+    """The parts of a JPEG 2000 file."""
+    reader = _Reader(data)
+    try:
+        reader.walk()
+    except Broken as broken:
+        reader.damage.append(str(broken))
+    return reader.build()
+
+
+class _Reader(Builder):
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data, "JP2", "image/jp2")
+
+    def walk(self) -> None:
+        """Name each box, or the codestream."""
+        if self.data.startswith(CODESTREAM):
+            self._codestream(0, len(self.data))
+            return
+        for box in boxes(self.data, 0, len(self.data)):
+            length = box.end - box.offset
+            role = Role.SILENT
+            if box.kind == b"jp2h":
+                self._header(box)
+                role = Role.PIXELS
+            elif box.kind == b"jp2c":
+                self._codestream(box.body, box.end)
+                length = box.body - box.offset
+            elif box.kind == b"xml ":
+                role = Role.METADATA
+                self.unknown("JP2 xml ", self.data[box.body : box.end])
+            elif box.kind == b"uuid":
+                role = Role.METADATA
+                self._identified(self.data[box.body : box.end])
+            elif box.kind not in (b"jP  ", b"ftyp"):
+                role = Role.UNACCOUNTED
+                self.keep_for(Reason.METADATA, f"unknown box {box.name}")
+            self.part(box.offset, length, box.name, role)
+        if not self.fields["width"]:
+            raise Broken("no codestream")
+
+    def _identified(self, content: bytes) -> None:
+        xmp, exif = bytes.fromhex("be7acfcb97a942e89c71999491e3afac"), b"JpgTiffExif->JP2"
+        if content.startswith(xmp):
+            self.carry("xmPp", content[16:])
+        elif content.startswith(exif):
+            self.carry("exIf", content[16:].removeprefix(b"Exif\0\0"))
+        elif content.startswith(bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03")):
+            self.keep_for(Reason.METADATA, "a georeference")
+        else:
+            self.unknown("JP2 uuid", content)
+
+    def _header(self, header: Box) -> None:
+        for box in children(self.data, header):
+            content = self.data[box.body : box.end]
+            if box.kind not in KNOWN_IN_HEADER:
+                self.keep_for(Reason.COLORS, f"a header with box {box.name}")
+            elif box.kind == b"colr" and len(content) > 3:
+                if content[0] == 1:
+                    space = int.from_bytes(content[3:7], "big")
+                    if space not in (SRGB, GRAY, SYCC):
+                        self.keep_for(Reason.COLORS, f"color space {space}")
+                elif content[0] == 2:
+                    self.fields["icc"] = content[3:]
+                else:
+                    self.keep_for(Reason.COLORS, "colors of an unknown kind")
+            elif box.kind == b"res ":
+                self.unknown("JP2 res ", content)
+
+    def _codestream(self, start: int, stop: int) -> None:
+        if self.data[start : start + 4] != CODESTREAM:
+            raise Broken("no JPEG 2000 codestream")
+        width, height, left, top = unpack(">IIII", self.data, start + 8)
+        (components,) = unpack(">H", self.data, start + 40)
+        self.fields |= {"width": width - left, "height": height - top}
+        if stop - start < 4 or self.data[stop - 2 : stop] != b"\xff\xd9":
+            self.damage.append("the codestream ends without its end marker")
+        if not 1 <= components <= 4:
+            self.keep_for(Reason.COLORS, f"{components} components")
+            components = 0
+        for component in range(components):
+            depth, across, down = struct.unpack_from(">BBB", self.data, start + 42 + 3 * component)
+            if (depth & 0x7F) + 1 > 8:
+                self.keep_for(Reason.DEPTH, f"samples of {(depth & 0x7F) + 1} bits")
+            if depth & 0x80 or (component in (0, 3) and (across, down) != (1, 1)):
+                self.keep_for(Reason.COLORS, "signed or reduced components")
+        self.part(start, stop - start, "codestream", Role.PIXELS)

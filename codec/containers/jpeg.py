@@ -1,0 +1,290 @@
+"""JPEG (ITU-T T.81, JFIF 1.02, EXIF 3.0, CIPA MPF, ISO 21496-1): segment by segment, to what lies behind its end."""
+
+import re
+import struct
+from dataclasses import dataclass
+
+from codec.containers import entropy_coded, exif, mpf
+from codec.containers.builder import Broken, Builder, resolution, unpack
+from codec.containers.reasons import Reason
+from codec.containers.structure import Role, Structure
+
+SOI, EOI, SOS, DNL, COM = 0xD8, 0xD9, 0xDA, 0xDC, 0xFE
+FRAMES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
+OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE}
+"""Lossless, hierarchical and arithmetic-coded frames."""
+TABLES = {0xC4: "DHT", 0xDB: "DQT", 0xDD: "DRI", 0xCC: "DAC"}
+STANDALONE = {0x01, *range(0xD0, 0xD8)}
+MOST_SEGMENTS = 20_000
+EXIF, XMP, XMP_MORE = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
+ICC, MPF, GAIN_MAP = b"ICC_PROFILE\0", b"MPF\0", b"urn:iso:std:iso:ts:21496:-1\0"
+PHOTOSHOP, JFIF, JFXX, ADOBE = b"Photoshop 3.0\0", b"JFIF\0", b"JFXX\0", b"Adobe"
+FILMS = re.compile(rb"MotionPhoto|MicroVideo")
+
+
+@dataclass(frozen=True)
+class _Frame:
+    width: int
+    height: int
+    bits: int
+    components: int
+
+
+def read(data: bytes) -> Structure:
+    """The parts of a JPEG file. Any bytes after SOI give a structure; what is wrong with them stands in it."""
+    reader = _Reader(data)
+    reader.segments()
+    return reader.finished()
+
+
+class _Reader(Builder):
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data, "JPEG", "image/jpeg")
+        self.frame: _Frame | None = None
+        self.adobe: int | None = None
+        self.ended: int | None = None
+        self.profile: dict[int, bytes] = {}
+        self.profile_count = 0
+        self.exif_at: list[bytes] = []
+        self.further: list[mpf.Entry] = []
+        self.mpf_at = 0
+        self.scans = 0
+
+    def segments(self) -> None:
+        """Walk from SOI to EOI."""
+        self.part(0, 2, "SOI", Role.SILENT)
+        place = 2
+        try:
+            for _ in range(MOST_SEGMENTS):
+                place = self._segment(place)
+                if self.ended is not None:
+                    return
+            self.keep_for(Reason.IRREGULAR, f"more than {MOST_SEGMENTS} segments")
+        except Broken as broken:
+            self.damage.append(str(broken))
+
+    def finished(self) -> Structure:
+        self._color()
+        if self.frame is None:
+            self.damage.append("no frame header")
+        elif not self.scans:
+            self.damage.append("no scan")
+        if self.ended is not None:
+            self._behind(self.ended)
+        return self.build()
+
+    def _segment(self, place: int) -> int:
+        data = self.data
+        if place >= len(data):
+            raise Broken("the file ends without an end of image")
+        if data[place] != 0xFF:
+            following = data.find(b"\xff", place)
+            end = len(data) if following < 0 else following
+            self.part(place, end - place, "bytes between segments", Role.UNACCOUNTED)
+            self.irregular.append(f"{end - place} bytes between segments, at byte {place}")
+            return end
+        start = place
+        while place < len(data) and data[place] == 0xFF:
+            place += 1
+        if place >= len(data):
+            raise Broken("the file ends inside a marker")
+        marker = data[place]
+        if place - start > 1:
+            self.part(start, place - 1 - start, "fill", Role.SILENT)
+            start = place - 1
+        if marker == EOI:
+            self.part(start, 2, "EOI", Role.SILENT)
+            self.ended = start + 2
+            return self.ended
+        if marker in STANDALONE or marker == SOI:
+            self.part(start, 2, f"marker {marker:02X}", Role.UNACCOUNTED)
+            self.irregular.append(f"marker {marker:02X} out of place, at byte {start}")
+            return start + 2
+        if marker == 0:
+            self.part(start, 2, "bytes between segments", Role.UNACCOUNTED)
+            self.irregular.append(f"a stuffed byte between segments, at byte {start}")
+            return start + 2
+        (length,) = unpack(">H", data, start + 2)
+        end = start + 2 + length
+        if length < 2 or end > len(data):
+            raise Broken(f"segment {marker:02X} at byte {start} does not fit into the file")
+        self._named(marker, start, data[start + 4 : end])
+        return self._scan(start, end) if marker == SOS else end
+
+    def _named(self, marker: int, start: int, content: bytes) -> None:
+        """Name the segment at `start`, and take what it says."""
+        length = len(content) + 4
+        if marker in TABLES:
+            self.part(start, length, TABLES[marker], Role.PIXELS)
+        elif marker in FRAMES:
+            self.part(start, length, f"SOF {FRAMES[marker]}", Role.PIXELS)
+            self._frame(content)
+        elif marker in OTHER_FRAMES:
+            self.part(start, length, f"SOF {marker:02X}", Role.PIXELS)
+            self._frame(content)
+            self.keep_for(Reason.UNSUPPORTED, "lossless, hierarchical or arithmetic coding")
+        elif marker in (SOS, DNL):
+            self.part(start, length, "SOS" if marker == SOS else "DNL", Role.PIXELS)
+            if marker == DNL:
+                self.keep_for(Reason.UNSUPPORTED, "the height stands behind the first scan")
+        elif marker == COM:
+            self.part(start, length, "COM", Role.METADATA)
+            self.carry("coMm", content)
+            if not content:
+                self.unknown("JPEG COM", b"")
+        elif 0xE0 <= marker <= 0xEF:
+            self._application(marker, start, content)
+        else:
+            self.part(start, length, f"segment {marker:02X}", Role.UNACCOUNTED)
+            self.irregular.append(f"unknown segment {marker:02X} at byte {start}")
+
+    def _application(self, marker: int, start: int, content: bytes) -> None:
+        name, length = f"APP{marker - 0xE0}", len(content) + 4
+        role = Role.METADATA
+        if marker == 0xE0 and content.startswith(JFIF):
+            name, role = "APP0 JFIF", self._jfif(content)
+        elif marker == 0xE0 and content.startswith(JFXX):
+            name, role = "APP0 JFXX", Role.PREVIEW
+        elif marker == 0xE1 and content.startswith(EXIF):
+            name = "APP1 Exif"
+            self.exif_at.append(content[len(EXIF) :])
+            if len(self.exif_at) == 1:
+                self._exif(content[len(EXIF) :])
+            else:
+                self.keep_for(Reason.METADATA, "several EXIF segments")
+        elif marker == 0xE1 and content.startswith(XMP):
+            name = "APP1 XMP"
+            if any(block.tag == "xmPp" for block in self.blocks):
+                self.unknown("JPEG APP1", content)
+            else:
+                self.carry("xmPp", content[len(XMP) :])
+        elif marker == 0xE1 and content.startswith(XMP_MORE):
+            name = "APP1 extended XMP"
+            self.carry("xeXt", content[len(XMP_MORE) :])
+        elif marker == 0xE2 and content.startswith(ICC) and len(content) >= 14:
+            name, role = "APP2 ICC", Role.PIXELS
+            self._profile(content)
+        elif marker == 0xE2 and content.startswith(MPF):
+            name = "APP2 MPF"
+            self.mpf_at = start + 4 + len(MPF)
+            try:
+                self.further = mpf.entries(content[len(MPF) :])
+            except Broken as broken:
+                self.keep_for(Reason.METADATA, f"its list of pictures: {broken}")
+            self.unknown("JPEG APP2", content)
+        elif marker == 0xED and content.startswith(PHOTOSHOP):
+            name = "APP13 Photoshop"
+            self.carry("psIr", content)
+        elif marker == 0xEE and content.startswith(ADOBE) and len(content) >= 12:
+            name, role = "APP14 Adobe", Role.PIXELS
+            self.adobe = content[11]
+            if len(content) > 12:
+                self.unknown("JPEG APP14", content)
+        elif marker == 0xEB and content.startswith(b"JP") and b"c2pa" in content:
+            name, role = "APP11 C2PA", Role.CREDENTIALS
+        else:
+            self.unknown(f"JPEG {name}", content)
+        self.part(start, length, name, role)
+
+    def _jfif(self, content: bytes) -> Role:
+        if len(content) < 14:
+            self.irregular.append("a JFIF header that is cut short")
+            return Role.UNACCOUNTED
+        unit, horizontal, vertical, columns, rows = struct.unpack_from(">BHHBB", content, 7)
+        if columns and rows:
+            return Role.PREVIEW
+        if len(content) > 14 or unit > 2:
+            self.unknown("JPEG APP0", content)
+        elif unit or horizontal != vertical:
+            self.carry("phYs", resolution(unit, (horizontal, 1), (vertical, 1)))
+        return Role.METADATA
+
+    def _exif(self, block: bytes) -> None:
+        self.carry("exIf", block)
+        self.fields["orientation"] = exif.orientation(block)
+
+    def _frame(self, content: bytes) -> None:
+        if len(content) < 6:
+            raise Broken("a frame header that is cut short")
+        bits, height, width, components = struct.unpack_from(">BHHB", content)
+        if self.frame is not None:
+            self.keep_for(Reason.UNSUPPORTED, "several frames")
+            return
+        if not width or not height:
+            self.keep_for(Reason.UNSUPPORTED, f"a picture of {width} x {height} pixels")
+        self.frame = _Frame(width, height, bits, components)
+        self.fields |= {"width": width, "height": height, "bits": bits}
+        if bits != 8:
+            self.keep_for(Reason.DEPTH, f"samples of {bits} bits")
+        if components not in (1, 3):
+            self.keep_for(Reason.COLORS, f"{components} components")
+
+    def _scan(self, start: int, place: int) -> int:
+        """The entropy-coded data behind a scan header, up to the next marker that is no restart."""
+        self.scans += 1
+        end = entropy_coded.end_of_scan(self.data, place)
+        if end is None:
+            self.part(place, len(self.data) - place, "entropy-coded data", Role.PIXELS)
+            raise Broken("the file ends without an end of image")
+        self.part(place, end - place, "entropy-coded data", Role.PIXELS)
+        if where := entropy_coded.wiped(
+            self.data, place, end, self.data[start + 4 : place], self._tables_before(start)
+        ):
+            self.damage.append(f"zeros where no coded picture has them, at byte {where}")
+        return end
+
+    def _tables_before(self, stop: int) -> list[bytes]:
+        """The Huffman tables in force at a scan."""
+        return [
+            self.data[part.offset + 4 : part.offset + part.length]
+            for part in self.parts
+            if part.name == "DHT" and part.offset < stop
+        ]
+
+    def _profile(self, content: bytes) -> None:
+        number, count = content[12], content[13]
+        if number in self.profile or (self.profile_count and count != self.profile_count):
+            self.irregular.append("pieces of its color profile that contradict each other")
+        self.profile[number], self.profile_count = content[14:], count
+
+    def _color(self) -> None:
+        if self.profile:
+            if sorted(self.profile) == list(range(1, self.profile_count + 1)):
+                self.fields["icc"] = b"".join(self.profile[number] for number in sorted(self.profile))
+            else:
+                self.irregular.append("a color profile of which pieces are missing")
+        if self.frame and self.frame.components == 3 and self.adobe not in (None, 0, 1):
+            self.irregular.append(f"color transform {self.adobe} with three components")
+
+    def _behind(self, end: int) -> None:
+        """Name what follows EOI: further pictures of MPF, a film, or bytes of nobody."""
+        rest = self.data[end:]
+        if not rest.strip(b"\0") or not rest.strip(b"\xff"):
+            self.part(end, len(rest), "padding", Role.SILENT)
+            return
+        packets = b"".join(block.content for block in self.blocks if block.tag in ("xmPp", "xeXt"))
+        for entry in self.further:
+            self._further(entry, end, packets)
+        taken = {part.offset for part in self.parts}
+        film = rest.find(b"ftyp")
+        if end not in taken and (
+            FILMS.search(packets) or (film >= 4 and film < 64) or b"MotionPhoto_Data" in rest[:64]
+        ):
+            self.part(end, len(rest), "film", Role.MOTION)
+        elif FILMS.search(packets) and (film := rest.find(b"ftyp")) >= 4:
+            self.part(end + film - 4, len(rest), "film", Role.MOTION)
+
+    def _further(self, entry: mpf.Entry, end: int, packets: bytes) -> None:
+        if entry.primary:
+            return
+        start = self.mpf_at + entry.offset
+        picture = self.data[start : start + entry.size]
+        if start < end or len(picture) != entry.size or not picture.startswith(b"\xff\xd8\xff"):
+            self.keep_for(Reason.METADATA, "its list of pictures names one that is not there")
+        elif entry.preview:
+            self.part(start, entry.size, "MPF preview", Role.PREVIEW)
+        elif mpf.is_gain_map(picture, packets):
+            self.part(start, entry.size, "MPF gain map", Role.AUXILIARY)
+            self.carry("auXP", b"gain map (MPF)\0" + picture)
+        else:
+            self.part(start, entry.size, "MPF picture", Role.FRAMES)

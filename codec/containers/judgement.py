@@ -1,0 +1,115 @@
+"""Whether an .fdc file may stand for a source: only where every byte of it is accounted for."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from codec.containers import exif
+from codec.containers.reasons import Reason
+from codec.containers.structure import Role, Structure
+from codec.format.tags import Block
+
+DISCARDS = {
+    "preview": Role.PREVIEW,
+    "gain-map": Role.AUXILIARY,
+    "motion": Role.MOTION,
+    "trailer": Role.TRAILER,
+    "content-credentials": Role.CREDENTIALS,
+}
+"""What an owner may agree to leave out, by the names of `--discard`."""
+OF_ROLE = {
+    Role.FRAMES: Reason.FRAMES,
+    Role.MOTION: Reason.TRAILING_DATA,
+    Role.TRAILER: Reason.TRAILING_DATA,
+    Role.CREDENTIALS: Reason.SIGNED,
+    Role.PREVIEW: Reason.FRAMES,
+    Role.UNACCOUNTED: Reason.METADATA,
+}
+FIRST = (
+    Reason.NOT_AN_IMAGE, Reason.RAW, Reason.DAMAGED, Reason.UNSUPPORTED, Reason.DEPTH, Reason.COLORS, Reason.SIGNED,
+    Reason.FRAMES, Reason.GAIN_MAP, Reason.TRAILING_DATA, Reason.IRREGULAR, Reason.METADATA,
+)  # fmt: skip
+"""Which reason is given where there are several."""
+LOCATIONS = re.compile(rb"(?i)gps|<[a-z]+:(city|country|state|location|sublocation)|LocationCreated|LocationShown")
+MetadataPolicy = Literal["all", "no-location", "none"]
+POLICIES: tuple[str, ...] = get_args(MetadataPolicy)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What an owner wants carried. `discard` holds names of DISCARDS."""
+
+    metadata: MetadataPolicy = "all"
+    discard: frozenset[str] = frozenset({"preview"})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of a source. `reason` is None where it may be compressed."""
+
+    reason: Reason | None
+    detail: str
+    carried: tuple[str, ...]
+    """Tags of the blocks that the file carries, each once."""
+    discarded: tuple[str, ...]
+    """Names of the parts that the owner agreed to leave out, and metadata that the policy takes away."""
+    blocks: tuple[Block, ...]
+
+
+def judge(structure: Structure, policy: Policy = Policy()) -> Verdict:  # frozen
+    """The verdict on a structure: kept whole for the gravest reason, or compressed with these blocks."""
+    reasons = {Reason(reason): why for reason, why in reversed(structure.keep)}
+    if structure.damage:
+        reasons[Reason.DAMAGED] = structure.damage[0]
+    if structure.irregular:
+        reasons.setdefault(Reason.IRREGULAR, structure.irregular[0])
+    left_out = set()
+    for part in structure.parts:
+        discard = next((name for name, role in DISCARDS.items() if role is part.role), None)
+        if discard in policy.discard and discard is not None:
+            left_out.add(discard)
+        elif part.role in OF_ROLE:
+            reasons.setdefault(OF_ROLE[part.role], f"{part.name}, {part.length} bytes at byte {part.offset}")
+    blocks = structure.blocks
+    if "gain-map" in left_out:
+        blocks = tuple(block for block in blocks if block.tag != "auxP" and not _lists_pictures(block))
+    blocks, removed, failure = _allowed(blocks, policy.metadata)
+    if failure:
+        reasons.setdefault(Reason.METADATA, failure)
+    reason = next((reason for reason in FIRST if reason in reasons), None)
+    carried = tuple(sorted({block.tag for block in blocks}))
+    discarded = tuple(sorted(left_out | removed))
+    if reason is not None:
+        return Verdict(reason, reasons[reason], (), (), ())
+    return Verdict(None, "", carried, discarded, blocks)
+
+
+def _lists_pictures(block: Block) -> bool:
+    return block.tag == "unKn" and block.content.startswith(b"JPEG APP2\0MPF\0")
+
+
+def _allowed(blocks: tuple[Block, ...], policy: MetadataPolicy) -> tuple[tuple[Block, ...], set[str], str]:
+    """The blocks that the policy lets through, the names of what it takes away, and why it cannot be followed."""
+    if policy == "all":
+        return blocks, set(), ""
+    if policy == "none":
+        own = tuple(block for block in blocks if block.tag in ("auxP",))
+        return own, {"metadata"} if len(own) < len(blocks) else set(), ""
+    kept: list[Block] = []
+    removed: set[str] = set()
+    for block in blocks:
+        if block.tag == "exIf":
+            content = exif.without_location(block.content)
+            if content is None:
+                removed.add("exif")
+                continue
+            if content != block.content:
+                removed.add("location")
+            kept.append(Block(block.tag, content))
+        elif block.tag in ("xmPp", "xeXt", "ipTc", "psIr", "teXt", "unKn", "auxP") and LOCATIONS.search(block.content):
+            removed.add("location")
+        elif block.tag in ("ipTc", "psIr", "unKn"):
+            removed.add("metadata")  # their places of a location are not known by name
+        else:
+            kept.append(block)
+    return tuple(kept), removed, ""

@@ -1,0 +1,77 @@
+"""JPEG XL (ISO/IEC 18181-1 and -2): the boxes of its container, and what its codestream's head says."""
+
+from codec.containers import jxl_head
+from codec.containers.bmff import boxes
+from codec.containers.builder import Broken, Builder
+from codec.containers.reasons import Reason
+from codec.containers.structure import Role, Structure
+
+CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
+CODESTREAM = b"\xff\x0a"
+
+
+def read(data: bytes) -> Structure:
+    """The parts of a JPEG XL file, in its container or bare. Sizes are those that decoding gives."""
+    reader = _Reader(data)
+    try:
+        reader.walk()
+    except Broken as broken:
+        reader.damage.append(str(broken))
+    return reader.build()
+
+
+class _Reader(Builder):
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data, "JXL", "image/jxl")
+
+    def walk(self) -> None:
+        """A bare codestream is all pixels; in a container each box is named."""
+        if self.data.startswith(CODESTREAM):
+            self.part(0, len(self.data), "codestream", Role.PIXELS)
+            self._head(self.data[:300])
+            return
+        coded = b""
+        for box in boxes(self.data, 0, len(self.data)):
+            content, length = self.data[box.body : box.end], box.end - box.offset
+            role = Role.METADATA
+            match box.kind:
+                case b"JXL " | b"ftyp" | b"jxll" | b"jxli":
+                    role = Role.SILENT
+                case b"jxlc" | b"jxlp":
+                    role = Role.PIXELS
+                    coded += content[4 if box.kind == b"jxlp" else 0 :][:300]
+                case b"jbrd":
+                    role = Role.PIXELS
+                case b"Exif" if len(content) > 4:
+                    skipped = int.from_bytes(content[:4], "big")
+                    self.carry("exIf", content[4 + skipped :])
+                    if content[4 : 4 + skipped] not in (b"", b"Exif\0\0"):
+                        self.keep_for(Reason.METADATA, "bytes before its EXIF block")
+                case b"xml ":
+                    self.carry("xmPp", content)
+                case b"jumb":
+                    role = Role.CREDENTIALS if b"c2pa" in content else Role.METADATA
+                    if role is Role.METADATA:
+                        self.unknown("JXL jumb", content)
+                case b"brob" | b"jhgm":
+                    role = Role.UNACCOUNTED
+                    self.keep_for(Reason.METADATA, "compressed metadata or a gain map")
+                case _:
+                    self.unknown(f"JXL {box.name}", content)
+            self.part(box.offset, length, box.name, role)
+        self._head(coded)
+
+    def _head(self, codestream: bytes) -> None:
+        """The decoder turns the picture itself, and viewers ignore EXIF's orientation: it stays 1."""
+        if not codestream.startswith(CODESTREAM):
+            raise Broken("no codestream")
+        try:
+            head = jxl_head.read(codestream)
+        except jxl_head.UnreadError as error:
+            self.keep_for(Reason.UNSUPPORTED, f"JPEG XL with {error}")
+            return
+        self.fields |= {"width": head.width, "height": head.height, "bits": head.bits}
+        if head.bits > 8:
+            self.keep_for(Reason.DEPTH, f"samples of {head.bits} bits")
+        if not head.srgb:
+            self.keep_for(Reason.COLORS, "a color space other than sRGB, which the decoder does not tell")

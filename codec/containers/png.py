@@ -1,0 +1,157 @@
+"""PNG and APNG (PNG, third edition, 2025; APNG 1.0): chunk by chunk, with its checksums."""
+
+import struct
+import zlib
+
+from codec.containers import exif
+from codec.containers.builder import Broken, Builder, resolution, unpack
+from codec.containers.reasons import Reason
+from codec.containers.structure import Role, Structure
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PIXELS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"}
+COLOR = {b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP"}
+TEXT = {b"tEXt", b"zTXt", b"iTXt"}
+ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
+SILENT = {b"iDOT", b"CgBI"}
+CREDENTIALS = b"caBX"
+MOST_PROFILE = 1 << 24
+MOST_CHUNKS = 200_000
+XMP_KEYWORD = b"XML:com.adobe.xmp\0"
+
+
+def read(data: bytes) -> Structure:
+    """The parts of a PNG file; the bytes begin with its signature."""
+    reader = _Reader(data)
+    reader.chunks()
+    return reader.build()
+
+
+class _Reader(Builder):
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data, "PNG", "image/png")
+        self.color: dict[bytes, bytes] = {}
+        self.seen: set[bytes] = set()
+
+    def chunks(self) -> None:
+        """Walk from the signature to IEND, then name what follows."""
+        self.part(0, len(SIGNATURE), "signature", Role.SILENT)
+        place = len(SIGNATURE)
+        try:
+            for _ in range(MOST_CHUNKS):
+                place, kind = self._chunk(place)
+                if kind == b"IEND":
+                    break
+            else:
+                self.keep_for(Reason.IRREGULAR, f"more than {MOST_CHUNKS} chunks")
+        except Broken as broken:
+            self.damage.append(str(broken))
+        if b"IDAT" not in self.seen:
+            self.damage.append("no image data")
+        if b"CgBI" in self.seen:
+            self.keep_for(Reason.UNSUPPORTED, "Apple's variant of PNG")
+        self._colors()
+
+    def _chunk(self, place: int) -> tuple[int, bytes]:
+        length, kind = unpack(">I4s", self.data, place)
+        end = place + 12 + length
+        if end > len(self.data):
+            raise Broken(f"chunk {kind!r} at byte {place} does not fit into the file")
+        if not self.seen and kind != b"IHDR":
+            raise Broken("the first chunk is not IHDR")
+        content = self.data[place + 8 : end - 4]
+        sound = zlib.crc32(self.data[place + 4 : end - 4]).to_bytes(4, "big") == self.data[end - 4 : end]
+        if not sound:
+            self._unsound(place, end - place, kind, content)
+        else:
+            self._named(place, end - place, kind, content)
+        self.seen.add(kind)
+        return end, kind
+
+    def _unsound(self, place: int, length: int, kind: bytes, content: bytes) -> None:
+        """A chunk whose checksum is wrong: of pixels it is damage; else the picture is whole and is kept as it is."""
+        name = kind.decode("latin-1")
+        if kind in PIXELS or kind in ANIMATION:
+            self.damage.append(f"the checksum of {name} at byte {place} does not match")
+            self.part(place, length, name, Role.PIXELS)
+            if kind == b"IHDR":
+                self._header(content)
+        else:
+            self.irregular.append(f"the checksum of {name} at byte {place} does not match")
+            self.part(place, length, name, Role.UNACCOUNTED)
+
+    def _named(self, place: int, length: int, kind: bytes, content: bytes) -> None:
+        name, role = kind.decode("latin-1"), Role.METADATA
+        if kind in PIXELS:
+            role = Role.PIXELS
+            if kind == b"IHDR":
+                self._header(content)
+            if kind in self.seen and kind != b"IDAT":
+                self.irregular.append(f"a second {name}")
+        elif kind in COLOR:
+            role = Role.PIXELS
+            if kind in self.color:
+                self.irregular.append(f"a second {name}")
+            self.color.setdefault(kind, content)
+        elif kind in ANIMATION:
+            role = Role.FRAMES
+        elif kind == CREDENTIALS:
+            role = Role.CREDENTIALS
+        elif kind in SILENT:
+            role = Role.SILENT
+        elif kind in TEXT:
+            self.carry("teXt", kind + content)
+            if kind == b"iTXt" and content.startswith(XMP_KEYWORD):
+                name = "iTXt XMP"
+        elif kind == b"eXIf" and kind not in self.seen:
+            self.carry("exIf", content)
+            self.fields["orientation"] = exif.orientation(content)
+        elif kind == b"pHYs" and len(content) == 9 and kind not in self.seen:
+            horizontal, vertical, unit = struct.unpack(">IIB", content)
+            self.carry("phYs", resolution(3 if unit == 1 else 0, (horizontal, 1), (vertical, 1)))
+            if unit > 1:
+                self.unknown("PNG pHYs", content)
+        elif kind[0] & 0x20 == 0:
+            role = Role.UNACCOUNTED
+            self.keep_for(Reason.UNSUPPORTED, f"unknown critical chunk {name}")
+        else:
+            self.unknown(f"PNG {name}", content)
+        self.part(place, length, name, role)
+
+    def _header(self, content: bytes) -> None:
+        if len(content) != 13:
+            raise Broken("a header that is not 13 bytes long")
+        width, height, bits, kind = struct.unpack_from(">IIBB", content)
+        self.fields |= {"width": width, "height": height, "bits": bits}
+        if bits > 8:
+            self.keep_for(Reason.DEPTH, f"samples of {bits} bits")
+        if not width or not height or kind not in (0, 2, 3, 4, 6):
+            self.damage.append("an impossible header")
+
+    def _colors(self) -> None:
+        """What the color chunks say, by the third edition's order: cICP, iCCP, sRGB, then gAMA and cHRM."""
+        color = self.color
+        if len(code := color.get(b"cICP", b"")) == 4:
+            self.fields["cicp"] = (code[0], code[1], code[2], bool(code[3]))
+        if b"iCCP" in color:
+            if (profile := _profile(color[b"iCCP"])) is not None:
+                self.fields["icc"] = profile
+            else:
+                self.irregular.append("a color profile that cannot be unpacked")
+        if b"sRGB" in color:
+            return
+        if len(gamma := color.get(b"gAMA", b"")) == 4 and any(gamma):
+            self.fields["gamma"] = int.from_bytes(gamma, "big") / 100_000
+        if len(values := color.get(b"cHRM", b"")) == 32:
+            self.fields["chromaticities"] = tuple(value / 100_000 for value in struct.unpack(">8I", values))
+
+
+def _profile(content: bytes) -> bytes | None:
+    """The profile of an iCCP chunk, or None where it is broken or too long."""
+    _, _, rest = content.partition(b"\0")
+    try:
+        decoder = zlib.decompressobj()
+        profile = decoder.decompress(rest[1:], MOST_PROFILE)
+    except zlib.error:
+        return None
+    return profile if decoder.eof and profile else None

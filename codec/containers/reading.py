@@ -1,0 +1,272 @@
+"""A source read for compression: its structure, the verdict on it, and the pixels as they are stored."""
+
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from codec.color import spaces
+from codec.color.spaces import ColorsError, Space
+from codec.containers.inspect import inspect
+from codec.containers.judgement import Policy, Verdict, judge
+from codec.containers.reasons import MEANINGS, Reason
+from codec.containers.structure import Structure
+from codec.errors import ImageError, NotAnImageError
+from codec.format.tags import Block
+from codec.images import MAX_PIXELS, Picture, read_image
+
+MILD = ("Unknown Adobe", "unknown JFIF", "Invalid SOS parameters")
+"""libjpeg's warnings about headers. All of its others are about the coded data."""
+PLUGINS = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WEBP", "GIF": "GIF", "TIFF": "TIFF", "AVIF": "AVIF", "BMP": "BMP"}
+PLUGINS |= {"PPM": "PPM", "JP2": "JPEG2000", "TGA": "TGA", "PCX": "PCX"}
+COLOR_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "La", "YCbCr")
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a file holds. `picture` is there where the verdict lets it be compressed."""
+
+    structure: Structure | None
+    """None for what is no picture."""
+    verdict: Verdict
+    picture: Picture | None = None
+    coded_space: str = spaces.SRGB
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height after the orientation is applied, as far as they are known."""
+        about = self.structure
+        if about is None or not about.width or not about.height:
+            return None
+        return (about.height, about.width) if about.orientation > 4 else (about.width, about.height)
+
+
+class _KeptError(Exception):
+    """Found while decoding: why the file is kept whole."""
+
+    def __init__(self, reason: Reason, why: str) -> None:
+        super().__init__(why)
+        self.reason = reason
+
+
+def read_source(data: bytes, policy: Policy = Policy(), *, max_pixels: int = MAX_PIXELS) -> Source:  # noqa: B008
+    """Read a file for compression: every byte accounted for, pixels as stored, metadata as blocks.
+
+    Never raises for what the bytes are: the verdict has the reason. Raises ImageError for an empty file alone.
+    """
+    try:
+        structure = inspect(data)
+    except NotAnImageError as error:
+        return Source(None, _kept(Reason.NOT_AN_IMAGE, str(error)))
+    verdict = judge(structure, policy)
+    if verdict.reason is not None:
+        return Source(structure, verdict)
+    if structure.width * structure.height > max_pixels:
+        why = f"{structure.width} x {structure.height} pixels, more than {max_pixels}"
+        return Source(structure, _kept(Reason.UNSUPPORTED, why))
+    try:
+        inner = _transcoded(structure, data)
+        if inner is not None:
+            return _of_transcoded(structure, verdict, inner, policy, max_pixels)
+        image = _decoded(structure, data)
+        space = _space(structure, image)
+    except _KeptError as kept:
+        return Source(structure, _kept(kept.reason, str(kept)))
+    except ColorsError as error:
+        return Source(structure, _kept(Reason.COLORS, str(error)))
+    picture = _picture(structure, image, space, verdict)
+    return Source(structure, verdict, picture, space.name)
+
+
+REFUSED = (Reason.NOT_AN_IMAGE, Reason.RAW, Reason.DAMAGED, Reason.UNSUPPORTED)
+"""Of these no picture is made, whatever is left out: a thumbnail or half a picture is not the picture."""
+
+
+def read_leniently(data: bytes, policy: Policy = Policy()) -> tuple[Picture, str]:  # noqa: B008  # frozen
+    """A picture of a file that an archive would keep whole, and in one line what of the file it lacks.
+
+    The line is empty where nothing is lacking. Raises ImageError for what is no picture, is damaged or is not read.
+    """
+    source = read_source(data, policy)
+    reason, detail = source.verdict.reason, source.verdict.detail
+    if source.picture is not None:
+        return source.picture, ", ".join(source.verdict.discarded)
+    if reason in REFUSED or source.structure is None:
+        raise ImageError(f"{reason}: {detail}")
+    if reason in (Reason.DEPTH, Reason.COLORS, Reason.FRAMES):
+        picture = replace(read_image(data), blocks=_carried(source.structure))
+        return picture, f"{MEANINGS[reason]} ({detail})"
+    try:
+        image = _decoded(source.structure, data)
+        space = _space(source.structure, image)
+    except (_KeptError, ColorsError) as error:
+        raise ImageError(str(error)) from None
+    verdict = replace(source.verdict, blocks=_carried(source.structure))
+    return _picture(source.structure, image, space, verdict), f"{MEANINGS[cast(Reason, reason)]} ({detail})"
+
+
+def _carried(structure: Structure) -> tuple[Block, ...]:
+    """The blocks of a file that is encoded without all of its parts: none that point at those parts."""
+    return tuple(block for block in structure.blocks if block.tag not in ("auxP", "unKn"))
+
+
+def _kept(reason: Reason, why: str) -> Verdict:
+    return Verdict(reason, " ".join(why.split()), (), (), ())
+
+
+def _transcoded(structure: Structure, data: bytes) -> bytes | None:
+    """The JPEG that a JPEG XL file was made from, or None."""
+    if structure.container != "JXL" or not any(part.name == "jbrd" for part in structure.parts):
+        return None
+    import imagecodecs
+
+    try:
+        return bytes(imagecodecs.jpegxl_decode_jpeg(data, numthreads=1))
+    except (RuntimeError, ValueError) as error:
+        raise _KeptError(Reason.DAMAGED, f"its JPEG does not come back: {error}") from None
+
+
+def _of_transcoded(structure: Structure, verdict: Verdict, inner: bytes, policy: Policy, max_pixels: int) -> Source:
+    """A transcoded JPEG is that JPEG; what the JPEG XL file says beside must be what the JPEG says, or is carried."""
+    source = read_source(inner, policy, max_pixels=max_pixels)
+    if source.verdict.reason is not None or source.picture is None:
+        return Source(structure, source.verdict)
+    own = {block.tag: block.content for block in source.picture.blocks}
+    for block in verdict.blocks:
+        if block.tag in own and own[block.tag] != block.content:
+            return Source(structure, _kept(Reason.METADATA, "metadata that differs from that of the JPEG inside"))
+    added = tuple(block for block in verdict.blocks if block.tag not in own)
+    picture = replace(source.picture, blocks=source.picture.blocks + added, source_format="JXL")
+    both = replace(source.verdict, blocks=picture.blocks)
+    return Source(replace(structure, orientation=picture.orientation), both, picture, source.coded_space)
+
+
+def _decoded(structure: Structure, data: bytes) -> Image.Image:
+    """The pixels as stored. Raises _KeptError."""
+    reader: Callable[[bytes], Image.Image] | None = {"JPEG": _jpeg, "HEIF": _heif, "JXL": _jxl}.get(structure.container)
+    if reader is not None:
+        image = reader(data)
+    else:
+        image = _with_pillow(structure, data)
+    stored = (structure.width, structure.height)
+    if structure.container == "HEIF":
+        stored = image.size  # libheif turns and crops
+    if image.size != stored:
+        raise _KeptError(Reason.IRREGULAR, f"decodes to {image.size} pixels, but states {stored}")
+    if image.mode not in COLOR_MODES:
+        raise _KeptError(Reason.COLORS, f"pixels of mode {image.mode}")
+    return image
+
+
+def _jpeg(data: bytes) -> Image.Image:
+    """With every warning of libjpeg taken for what it is; Pillow drops them."""
+    import simplejpeg
+
+    try:
+        _, _, kind, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        gray = kind == "Gray"
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "GRAY" if gray else "RGB", strict=True)
+    except ValueError as error:
+        mild = str(error).startswith(MILD)
+        raise _KeptError(Reason.IRREGULAR if mild else Reason.DAMAGED, f"libjpeg: {error}") from None
+    return Image.fromarray(pixels[..., 0] if gray else pixels)
+
+
+def _heif(data: bytes) -> Image.Image:
+    try:
+        import pi_heif
+    except ImportError:
+        raise _KeptError(Reason.UNSUPPORTED, "install fdcodec[heif] to read HEIC and HEIF") from None
+    try:
+        file = pi_heif.open_heif(data, convert_hdr_to_8bit=False)
+        return cast(Image.Image, file[file.primary_index].to_pillow())
+    except Exception as error:  # the library raises several kinds
+        raise _KeptError(Reason.DAMAGED, f"libheif: {error}") from None
+
+
+def _jxl(data: bytes) -> Image.Image:
+    import imagecodecs
+
+    try:
+        pixels = np.asarray(imagecodecs.jpegxl_decode(data, numthreads=1))
+    except (RuntimeError, ValueError) as error:
+        raise _KeptError(Reason.DAMAGED, f"libjxl: {error}") from None
+    if pixels.dtype != np.uint8 or pixels.ndim > 3:
+        raise _KeptError(Reason.DEPTH, f"samples of type {pixels.dtype}")
+    if pixels.ndim == 3 and pixels.shape[2] not in (1, 2, 3, 4):
+        raise _KeptError(Reason.COLORS, f"{pixels.shape[2]} channels")
+    return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+
+
+def _with_pillow(structure: Structure, data: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=(PLUGINS[structure.container],))
+            image.load()
+    except KeyError:
+        raise _KeptError(Reason.UNSUPPORTED, f"{structure.container} is not read here") from None
+    except UnidentifiedImageError:
+        raise _KeptError(Reason.UNSUPPORTED, f"a kind of {structure.container} that is not read here") from None
+    except Exception as error:  # decoders raise whatever comes up in a damaged file
+        if isinstance(error, MemoryError):
+            raise
+        raise _KeptError(Reason.DAMAGED, f"{type(error).__name__}: {error}") from None
+    if getattr(image, "n_frames", 1) > 1:
+        raise _KeptError(Reason.FRAMES, "several pictures")
+    return image
+
+
+def _space(structure: Structure, image: Image.Image) -> Space:
+    """The color space that viewers show the pixels in. Raises ColorsError."""
+    plain = image if image.mode in ("RGB", "L") else image.convert("RGB")
+    if structure.container == "PNG" and structure.cicp is not None:
+        return _of_code(structure)
+    if structure.icc is not None:
+        return spaces.of_profile(structure.icc, plain)
+    if structure.cicp is not None:
+        return _of_code(structure)
+    if structure.chromaticities is not None or structure.gamma is not None:
+        return spaces.of_chromaticities(structure.chromaticities, structure.gamma)
+    return spaces.PLAIN
+
+
+def _of_code(structure: Structure) -> Space:
+    primaries, transfer, matrix, full = cast(tuple[int, int, int, bool], structure.cicp)
+    if structure.container == "PNG" and (matrix != 0 or not full):
+        raise ColorsError("code points that PNG does not allow")
+    return spaces.of_cicp(primaries, transfer)
+
+
+def _picture(structure: Structure, image: Image.Image, space: Space, verdict: Verdict) -> Picture:
+    alpha = _alpha(structure, image)
+    pixels = np.asarray(image.convert("RGB"))
+    turned = 1 if structure.container in ("HEIF", "JXL") else structure.orientation
+    return Picture(
+        pixels,
+        grey=bool((pixels == pixels[..., :1]).all()),
+        source_format=structure.container,
+        alpha=alpha,
+        icc=space.profile,
+        orientation=turned,
+        blocks=verdict.blocks,
+    )
+
+
+def _alpha(structure: Structure, image: Image.Image) -> NDArray[np.uint8] | None:
+    """Transparency (H, W), or None where every pixel is opaque."""
+    transparent: Any = image.info.get("transparency")
+    if structure.container == "PNG" and image.mode in ("1", "L") and isinstance(transparent, int):
+        # Pillow scales gray of 1, 2 and 4 bits to 8 but leaves the transparent value as the file has it.
+        values = np.asarray(image.convert("L"))
+        alpha = np.where(values == transparent * 255 // (2**structure.bits - 1), 0, 255).astype(np.uint8)
+    elif image.has_transparency_data:
+        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    else:
+        return None
+    return alpha if (alpha < 255).any() else None

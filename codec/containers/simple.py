@@ -1,0 +1,192 @@
+"""Formats of one header and its pixels: BMP, Netpbm, ICO, TGA, PCX."""
+
+import re
+import struct
+
+from codec.containers.builder import Broken, Builder, resolution, unpack
+from codec.containers.reasons import Reason
+from codec.containers.structure import Role, Structure
+
+BMP_HEADERS = {12, 40, 52, 56, 64, 108, 124}
+BMP_SRGB, BMP_WINDOWS, BMP_EMBEDDED = b"BGRs", b" niW", b"DEBM"
+TGA_FOOTER = b"TRUEVISION-XFILE.\0"
+TGA_KINDS = {1, 2, 3, 9, 10, 11}
+
+
+def read_bmp(data: bytes) -> Structure:
+    """BMP with headers of 12 to 124 bytes (Microsoft, Bitmap Storage)."""
+    reader = Builder(data, "BMP", "image/bmp")
+    try:
+        (start,) = unpack("<I", data, 10)
+        (size,) = unpack("<I", data, 14)
+        if size not in BMP_HEADERS:
+            raise Broken(f"a header of {size} bytes")
+        width, height = unpack("<HH" if size == 12 else "<ii", data, 18)
+        bits = unpack("<H", data, 24 if size == 12 else 28)[0]
+        compression = unpack("<I", data, 30)[0] if size > 12 else 0
+        reader.fields |= {"width": abs(width), "height": abs(height)}
+        if height < 0:
+            reader.fields["height"] = -height
+        if size > 12:
+            across, down = unpack("<ii", data, 38)
+            if across > 0 and down > 0:
+                reader.carry("phYs", resolution(3, (across, 1), (down, 1)))
+        _bmp_pixels(reader, start, abs(width), abs(height), bits, compression)
+        if size >= 108:
+            _bmp_colors(reader, size)
+        if compression not in (0, 1, 2, 3):
+            reader.keep_for(Reason.UNSUPPORTED, f"compression {compression}")
+        if bits == 16 or (bits == 32 and size > 40):
+            reader.keep_for(Reason.UNSUPPORTED, "masks of colors")
+    except Broken as broken:
+        reader.damage.append(str(broken))
+    return reader.build()
+
+
+def _bmp_pixels(reader: Builder, start: int, width: int, height: int, bits: int, compression: int) -> None:
+    """Header, palette and pixels; what lies behind stays unnamed."""
+    (size,) = unpack("<I", reader.data, 14)
+    used = unpack("<I", reader.data, 46)[0] if size >= 40 else 0
+    palette = (3 if size == 12 else 4) * (used or (1 << bits if bits <= 8 else 0))
+    reader.part(
+        0, min(start, 14 + size + palette + (12 if compression == 3 and size == 40 else 0)), "header", Role.PIXELS
+    )
+    length = height * (-(-width * bits // 32) * 4)
+    if compression in (1, 2):
+        (length,) = unpack("<I", reader.data, 34)
+    if start + length > len(reader.data):
+        raise Broken("the file ends inside its pixels")
+    reader.part(start, length, "pixels", Role.PIXELS)
+    if rest := len(reader.data) - start - length:
+        role = Role.TRAILER if any(reader.data[start + length :]) else Role.SILENT
+        reader.part(start + length, rest, "bytes behind", role)
+
+
+def _bmp_colors(reader: Builder, size: int) -> None:
+    space = reader.data[70:74]
+    if space == bytes(4):
+        reader.keep_for(Reason.COLORS, "calibrated colors")
+    elif space == BMP_EMBEDDED and size == 124:
+        offset, length = struct.unpack_from("<II", reader.data, 126)
+        profile = reader.data[14 + offset : 14 + offset + length]
+        reader.parts = [part for part in reader.parts if part.name != "bytes behind"]
+        reader.part(14 + offset, length, "profile", Role.PIXELS)
+        reader.fields["icc"] = profile
+    elif space not in (BMP_SRGB, BMP_WINDOWS):
+        reader.keep_for(Reason.COLORS, "a linked profile")
+
+
+def read_netpbm(data: bytes) -> Structure:
+    """PBM, PGM and PPM (netpbm.sourceforge.net/doc); comments are carried, further pictures are not."""
+    kind = data[1:2]
+    reader = Builder(data, "PPM", {b"1": "image/x-portable-bitmap", b"4": "image/x-portable-bitmap"}.get(
+        kind, "image/x-portable-graymap" if kind in b"25" else "image/x-portable-pixmap"))  # fmt: skip
+    if kind in b"14":
+        found = re.match(rb"P[14](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})(\s)", data[: 1 << 16])
+    else:
+        found = re.match(
+            rb"P[2356](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})(\s)",
+            data[: 1 << 16],
+        )
+    if not found:
+        reader.damage.append("no header of Netpbm")
+        return reader.build()
+    width, height = int(found[1]), int(found[2])
+    highest = 1 if kind in b"14" else int(found[3])
+    reader.fields |= {"width": width, "height": height}
+    reader.part(0, found.end(), "header", Role.PIXELS)
+    for comment in re.findall(rb"#([^\n]*)\n", data[: found.end()]):
+        reader.carry("coMm", comment)
+        if not comment:
+            reader.unknown("PPM comment", b"")
+    if highest > 255:
+        reader.fields["bits"] = 16
+        reader.keep_for(Reason.DEPTH, f"samples up to {highest}")
+    start, rest = found.end(), len(data) - found.end()
+    if kind in b"123":
+        reader.part(start, rest, "pixels", Role.PIXELS)
+        if b"#" in data[start:]:
+            reader.keep_for(Reason.METADATA, "a comment among its samples")
+        return reader.build()
+    length = {b"4": height * -(-width // 8), b"5": width * height, b"6": 3 * width * height}[kind]
+    length *= 2 if highest > 255 else 1
+    if length > rest:
+        reader.damage.append("the file ends inside its pixels")
+    reader.part(start, min(length, rest), "pixels", Role.PIXELS)
+    behind = data[start + length :]
+    if behind:
+        frames = re.match(rb"P[1-6]\s", behind)
+        role = Role.FRAMES if frames else Role.TRAILER if any(behind) else Role.SILENT
+        reader.part(start + length, len(behind), "bytes behind", role)
+    return reader.build()
+
+
+def read_ico(data: bytes) -> Structure:
+    """ICO and CUR: a directory of pictures, kept whole, since one picture would stand for several or for a mask."""
+    reader = Builder(data, "ICO", "image/vnd.microsoft.icon")
+    try:
+        _, _, count = unpack("<HHH", data, 0)
+        width, height = unpack("BB", data, 6)
+        reader.fields |= {"width": width or 256, "height": height or 256}
+        reader.part(0, len(data), "icons", Role.FRAMES)
+        reader.keep_for(Reason.FRAMES, f"an icon of {count} pictures")
+    except Broken as broken:
+        reader.damage.append(str(broken))
+    return reader.build()
+
+
+def is_tga(data: bytes) -> bool:
+    """Whether the bytes are a Truevision file by its footer; older ones have no signature at all."""
+    return data[-18:] == TGA_FOOTER and len(data) > 44 and data[2] in TGA_KINDS
+
+
+def read_tga(data: bytes) -> Structure:
+    """TGA 2.0 (Truevision, 1991): kept whole where it has more than header, pixels and an empty footer."""
+    reader = Builder(data, "TGA", "image/x-tga")
+    width, height, bits, flags = struct.unpack_from("<HHBB", data, 12)
+    reader.fields |= {"width": width, "height": height}
+    extension, developer = struct.unpack_from("<II", data, len(data) - 26)
+    if bits not in (8, 24, 32) or data[2] not in (2, 3) or data[1] or flags & 0xC0:
+        reader.keep_for(Reason.UNSUPPORTED, f"kind {data[2]} with {bits} bits")
+    length = width * height * (bits // 8)
+    start = 18 + data[0]
+    reader.part(0, 18, "header", Role.PIXELS)
+    if data[0]:
+        reader.part(18, data[0], "identification", Role.METADATA)
+        reader.unknown("TGA identification", data[18:start])
+    reader.part(start, length, "pixels", Role.PIXELS)
+    if extension or developer:
+        reader.keep_for(Reason.METADATA, "an extension area")
+    reader.part(len(data) - 26, 26, "footer", Role.SILENT)
+    if start + length > len(data) - 26:
+        reader.damage.append("the file ends inside its pixels")
+        reader.parts = []
+    return reader.build()
+
+
+def read_pcx(data: bytes) -> Structure:
+    """PCX 5 (ZSoft, 1991): one header, run-length coded pixels, a palette."""
+    reader = Builder(data, "PCX", "image/vnd.zbrush.pcx")
+    left, top, right, bottom = struct.unpack_from("<HHHH", data, 4)
+    reader.fields |= {"width": right - left + 1, "height": bottom - top + 1}
+    if right < left or bottom < top:
+        reader.damage.append("an impossible size")
+        return reader.build()
+    reader.part(0, 128, "header", Role.PIXELS)
+    (line,) = struct.unpack_from("<H", data, 66)
+    end = _end_of_runs(data, 128, data[65] * line * (bottom - top + 1))
+    reader.part(128, end - 128, "pixels", Role.PIXELS)
+    if len(data) - end == 769 and data[end] == 12:
+        reader.part(end, 769, "palette", Role.PIXELS)
+    if data[3] != 8 or data[65] not in (1, 3):
+        reader.keep_for(Reason.UNSUPPORTED, f"{data[3]} bits in {data[65]} planes")
+    return reader.build()
+
+
+def _end_of_runs(data: bytes, place: int, due: int) -> int:
+    """Where run-length coded bytes end that stand for `due` bytes."""
+    while due > 0 and place < len(data):
+        run = data[place] & 0x3F if data[place] >= 0xC0 else 1
+        place += 2 if data[place] >= 0xC0 else 1
+        due -= run
+    return min(place, len(data))

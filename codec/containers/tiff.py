@@ -1,0 +1,218 @@
+"""TIFF and BigTIFF (TIFF 6.0; Adobe's supplements; EXIF 3.0): every directory, every value, every strip."""
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from codec.containers import tiff_metadata
+from codec.containers.builder import Broken, Builder, resolution, unpack
+from codec.containers.exif import SIZES
+from codec.containers.reasons import Reason
+from codec.containers.structure import Role, Structure
+from codec.containers.tiff_tags import GEOGRAPHIC, LAYERS, MARKS_OF_RAW, PICTURE, SILENT, TEXTS, Tag
+from codec.format.tags import Block
+
+MOST_DIRECTORIES, MOST_ENTRIES, MOST_VALUES = 200, 2000, 2_000_000
+LONG8_SIZES = {**SIZES, 16: 8, 17: 8, 18: 8}
+FORMATS = {1: "B", 2: "s", 3: "H", 4: "I", 5: "II", 6: "b", 7: "B", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d", 13: "I"}
+FORMATS |= {16: "Q", 17: "q", 18: "Q"}
+COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000, 50001}
+"""What is decoded here: none, CCITT, LZW, JPEG, deflate, PackBits, LZMA, Zstandard, WebP."""
+PHOTOMETRICS = {0, 1, 2, 3, 6}
+CFA, LINEAR_RAW = 32803, 34892
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tag of a directory: `offset` and `size` say where its value lies in the file."""
+
+    tag: int
+    kind: int
+    count: int
+    offset: int
+    size: int
+
+
+def read(data: bytes) -> Structure:
+    """The parts of a TIFF file; the bytes begin with II or MM and 42 or 43."""
+    reader = _Reader(data)
+    reader.directories()
+    return reader.build()
+
+
+class _Reader(Builder):
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data, "TIFF", "image/tiff")
+        self.order = "<" if data[:2] == b"II" else ">"
+        self.big = struct.unpack_from(f"{self.order}H", data, 2)[0] == 43
+        self.visited: set[int] = set()
+        self.pages = 0
+        self.metadata: dict[int, Entry] = {}
+        self.exif: dict[int, Entry] = {}
+        self.gps: dict[int, Entry] = {}
+
+    def directories(self) -> None:
+        """Walk the chain of directories and all that they point at."""
+        self.part(0, 16 if self.big else 8, "header", Role.SILENT)
+        try:
+            (place,) = unpack(f"{self.order}{'Q' if self.big else 'I'}", self.data, 8 if self.big else 4)
+            while place:
+                place = self._directory(place, f"IFD{self.pages}", chained=True)
+        except Broken as broken:
+            self.damage.append(str(broken))
+        if not self.pages:
+            self.damage.append("no picture")
+        self._carry()
+
+    def _directory(self, place: int, name: str, *, chained: bool) -> int:
+        """Read a picture's directory; returns where the next one of the chain is."""
+        entries, following = self._entries(place, name)
+        number = self.pages
+        self.pages += chained
+        kind = self._number(entries, Tag.NEW_SUBFILE_TYPE, 0)
+        if MARKS_OF_RAW & set(entries) or self._number(entries, Tag.PHOTOMETRIC, 0) in (CFA, LINEAR_RAW):
+            self.keep_for(Reason.RAW, "a camera's raw file")
+        main = chained and number == 0
+        if main and kind & 1:
+            self.keep_for(Reason.RAW, "its first picture is a preview of another")
+        role = Role.PIXELS if main else Role.PREVIEW if kind & 1 else Role.FRAMES
+        self._strips(entries, name, role)
+        if main:
+            self._main(entries)
+            self.metadata = entries
+        for entry in (entries[tag] for tag in (Tag.SUB_IFDS,) if tag in entries):
+            for child, offset in enumerate(self._numbers(entry)[:MOST_DIRECTORIES]):
+                self._directory(offset, f"{name} SubIFD{child}", chained=False)
+        if Tag.EXIF in entries:
+            found, _ = self._entries(self._number(entries, Tag.EXIF, 0), f"{name} Exif")
+            self.exif = found if main else self.exif
+            if Tag.INTEROPERABILITY in found:
+                self._entries(self._number(found, Tag.INTEROPERABILITY, 0), f"{name} Interoperability")
+        if Tag.GPS in entries:
+            found, _ = self._entries(self._number(entries, Tag.GPS, 0), f"{name} GPS")
+            self.gps = found if main else self.gps
+        if not main and role is not Role.FRAMES and set(entries) - PICTURE - SILENT - {Tag.NEW_SUBFILE_TYPE}:
+            self.keep_for(Reason.METADATA, f"{name} has metadata of its own")
+        return following
+
+    def _entries(self, place: int, name: str) -> tuple[dict[int, Entry], int]:
+        """The entries of a directory by tag, and where the next directory is."""
+        if place in self.visited or len(self.visited) >= MOST_DIRECTORIES:
+            raise Broken(f"{name} at byte {place} is part of a circle, or one directory too many")
+        self.visited.add(place)
+        size, head, width = (8, 8, 20) if self.big else (4, 2, 12)
+        count = int(unpack(f"{self.order}{'Q' if self.big else 'H'}", self.data, place)[0])
+        if count > MOST_ENTRIES:
+            raise Broken(f"{name} has {count} entries")
+        entries: dict[int, Entry] = {}
+        for number in range(count):
+            start = place + head + width * number
+            tag, kind, values = unpack(f"{self.order}HH{'Q' if self.big else 'I'}", self.data, start)
+            length = LONG8_SIZES.get(kind, 0) * values
+            offset = start + 4 + size
+            if length > size:
+                (offset,) = unpack(f"{self.order}{'Q' if self.big else 'I'}", self.data, offset)
+                if offset + length > len(self.data):
+                    raise Broken(f"tag {tag} of {name} does not fit into the file")
+                self.part(offset, length, f"{name} tag {tag}", Role.METADATA)
+            if kind not in LONG8_SIZES:
+                self.keep_for(Reason.METADATA, f"tag {tag} of {name} is of an unknown type {kind}")
+            if tag in entries:
+                self.keep_for(Reason.METADATA, f"{name} has tag {tag} twice")
+            entries[tag] = Entry(tag, kind, values, offset, length)
+        end = place + head + width * count
+        (following,) = unpack(f"{self.order}{'Q' if self.big else 'I'}", self.data, end)
+        self.part(place, end + size - place, name, Role.METADATA)
+        return entries, int(following)
+
+    def _strips(self, entries: dict[int, Entry], name: str, role: Role) -> None:
+        """Name the strips or tiles of a picture."""
+        found = False
+        for offsets, lengths in Tag.PLACES:
+            if offsets in entries and lengths in entries:
+                places, sizes = self._numbers(entries[offsets]), self._numbers(entries[lengths])
+                if len(places) != len(sizes):
+                    raise Broken(f"{name} has {len(places)} strips and {len(sizes)} lengths")
+                for place, size in zip(places, sizes, strict=True):
+                    if place + size > len(self.data):
+                        raise Broken(f"a strip of {name} reaches beyond the end of the file")
+                    self.part(place, size, f"{name} pixels", role)
+                found = True
+        if not found and role is Role.PIXELS:
+            raise Broken(f"{name} has no strips")
+
+    def _main(self, entries: dict[int, Entry]) -> None:
+        """What the first picture is, and whether its pixels can be compressed."""
+        number = self._number
+        width, height = number(entries, Tag.WIDTH, 0), number(entries, Tag.HEIGHT, 0)
+        bits = max(self._numbers(entries[Tag.BITS]), default=1) if Tag.BITS in entries else 1
+        samples = number(entries, Tag.SAMPLES, 1)
+        photometric = number(entries, Tag.PHOTOMETRIC, 1)
+        self.fields |= {"width": width, "height": height, "bits": bits}
+        turned = number(entries, Tag.ORIENTATION, 1)
+        self.fields["orientation"] = turned if 1 <= turned <= 8 else 1
+        if bits > 8:
+            self.keep_for(Reason.DEPTH, f"samples of {bits} bits")
+        formats = self._numbers(entries[Tag.SAMPLE_FORMAT]) if Tag.SAMPLE_FORMAT in entries else [1]
+        if set(formats) != {1}:
+            self.keep_for(Reason.COLORS, "signed, floating-point or undefined samples")
+        extra = self._numbers(entries[Tag.EXTRA_SAMPLES]) if Tag.EXTRA_SAMPLES in entries else []
+        colors = {2: 3, 6: 3}.get(photometric, 1)
+        if photometric not in PHOTOMETRICS:
+            self.keep_for(Reason.COLORS, f"color model {photometric}")
+        elif samples != colors + len(extra) or len(extra) > 1 or any(kind not in (1, 2) for kind in extra):
+            self.keep_for(Reason.COLORS, f"{samples} samples a pixel, of which {colors} are colors")
+        compression = number(entries, Tag.COMPRESSION, 1)
+        if compression not in COMPRESSIONS:
+            self.keep_for(Reason.UNSUPPORTED, f"compression {compression}")
+
+    def _carry(self) -> None:
+        """Carry the metadata of the first picture, or say which of it cannot be."""
+        private = {tag for tag in self.metadata if tag not in PICTURE | SILENT | TEXTS | Tag.CARRIED}
+        for tags, what in ((GEOGRAPHIC, "a georeference"), (LAYERS, "layers")):
+            if private & tags:
+                self.keep_for(Reason.METADATA, what)
+        if rest := sorted(private - GEOGRAPHIC - LAYERS):
+            self.keep_for(Reason.METADATA, f"private tags {', '.join(map(str, rest[:5]))}")
+        for tag, block in ((Tag.XMP, "xmPp"), (Tag.IPTC, "ipTc"), (Tag.PHOTOSHOP, "psIr")):
+            if tag in self.metadata:
+                content = self._bytes(self.metadata[tag])
+                self.carry(block, b"Photoshop 3.0\0" + content if block == "psIr" else content)
+        if Tag.ICC in self.metadata:
+            self.fields["icc"] = self._bytes(self.metadata[Tag.ICC])
+        self._resolution()
+        texts = {tag: entry for tag, entry in self.metadata.items() if tag in TEXTS}
+        if not (texts or self.exif or self.gps):
+            return
+        try:
+            content = tiff_metadata.exif_block(self.data, self.order, texts, self.exif, self.gps)
+        except ValueError as error:
+            self.keep_for(Reason.METADATA, str(error))
+            return
+        self.blocks.insert(0, Block("exIf", content))
+
+    def _resolution(self) -> None:
+        values = []
+        for tag in (Tag.X_RESOLUTION, Tag.Y_RESOLUTION):
+            if tag not in self.metadata or self.metadata[tag].kind != 5:
+                return
+            values.append(struct.unpack_from(f"{self.order}II", self.data, self.metadata[tag].offset))
+        unit = {1: 0, 2: 1, 3: 2}.get(self._number(self.metadata, Tag.RESOLUTION_UNIT, 2))
+        if unit is None:
+            self.keep_for(Reason.METADATA, "an unknown unit of resolution")
+        else:
+            self.carry("phYs", resolution(unit, values[0], values[1]))
+
+    def _bytes(self, entry: Entry) -> bytes:
+        return self.data[entry.offset : entry.offset + entry.size]
+
+    def _numbers(self, entry: Entry) -> list[int]:
+        if entry.kind not in (1, 3, 4, 13, 16, 18) or entry.count > MOST_VALUES:
+            raise Broken(f"tag {entry.tag} is no list of numbers")
+        return list(struct.unpack_from(f"{self.order}{entry.count}{FORMATS[entry.kind]}", self.data, entry.offset))
+
+    def _number(self, entries: dict[int, Entry], tag: int, default: int) -> int:
+        found: Any = entries.get(tag)
+        if found is None or found.kind not in (1, 3, 4, 13, 16, 18) or not found.count:
+            return default
+        return int(struct.unpack_from(f"{self.order}{FORMATS[found.kind]}", self.data, found.offset)[0])

@@ -1,0 +1,95 @@
+"""Texts, EXIF and GPS of a TIFF file in an EXIF block of their own, and the check that all values arrived."""
+
+import struct
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from codec.containers.exif import SIZES
+
+if TYPE_CHECKING:
+    from codec.containers.tiff import Entry
+
+EXIF_POINTER, GPS_POINTER = 34665, 34853
+MAKER_NOTE, INTEROPERABILITY = 37500, 40965
+Values = dict[int, tuple[int, int, bytes]]
+"""Kind, count and bytes of each tag, little-endian."""
+UNITS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 1, 7: 1, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4}
+
+
+def exif_block(
+    data: bytes, order: str, texts: Mapping[int, "Entry"], exif: Mapping[int, "Entry"], gps: Mapping[int, "Entry"]
+) -> bytes:
+    """A little-endian EXIF block with equal values. Raises ValueError for what cannot be moved or did not arrive.
+
+    A MakerNote holds offsets of its own that a move would break, and an interoperability directory has no use here.
+    """
+    if MAKER_NOTE in exif:
+        raise ValueError("a MakerNote, whose offsets a move would break")
+    if INTEROPERABILITY in exif:
+        raise ValueError("an interoperability directory")
+    groups = [_values(data, order, entries) for entries in (texts, exif, gps)]
+    block = _block(*groups)
+    if _read(block) != groups:
+        raise ValueError("metadata that does not come back from an EXIF block")
+    return block
+
+
+def _values(data: bytes, order: str, entries: Mapping[int, "Entry"]) -> Values:
+    found: Values = {}
+    for tag, entry in entries.items():
+        if entry.kind not in UNITS:
+            raise ValueError(f"tag {tag} is of type {entry.kind}, which EXIF does not have")
+        raw = data[entry.offset : entry.offset + entry.size]
+        unit = UNITS[entry.kind]
+        if order == ">" and unit > 1:
+            raw = b"".join(raw[place : place + unit][::-1] for place in range(0, len(raw), unit))
+        found[tag] = (entry.kind, entry.count, raw)
+    return found
+
+
+def _block(texts: Values, exif: Values, gps: Values) -> bytes:
+    pointers = {EXIF_POINTER: exif, GPS_POINTER: gps}
+    first = dict(texts)
+    for tag, group in pointers.items():
+        if group:
+            first[tag] = (4, 1, bytes(4))
+    body = _directory(first, 8)
+    for tag, group in pointers.items():
+        if group:
+            place = 8 + len(body)
+            first[tag] = (4, 1, struct.pack("<I", place))
+            body += _directory(group, place)
+    return b"II*\0" + struct.pack("<I", 8) + _directory(first, 8) + body[len(_directory(first, 8)) :]
+
+
+def _directory(values: Values, place: int) -> bytes:
+    """A directory at a place of the block, its long values behind it."""
+    entries, behind = b"", b""
+    start = place + 2 + 12 * len(values) + 4
+    for tag, (kind, count, raw) in sorted(values.items()):
+        if len(raw) <= 4:
+            entries += struct.pack("<HHI", tag, kind, count) + raw.ljust(4, b"\0")
+        else:
+            entries += struct.pack("<HHII", tag, kind, count, start + len(behind))
+            behind += raw + bytes(len(raw) % 2)
+    return struct.pack("<H", len(values)) + entries + bytes(4) + behind
+
+
+def _read(block: bytes) -> list[Values]:
+    """The three groups of a block, read anew."""
+    first = _read_directory(block, 8)
+    groups = [{tag: value for tag, value in first.items() if tag not in (EXIF_POINTER, GPS_POINTER)}]
+    for tag in (EXIF_POINTER, GPS_POINTER):
+        groups.append(_read_directory(block, struct.unpack("<I", first[tag][2])[0]) if tag in first else {})
+    return groups
+
+
+def _read_directory(block: bytes, place: int) -> Values:
+    found: Values = {}
+    for number in range(struct.unpack_from("<H", block, place)[0]):
+        start = place + 2 + 12 * number
+        tag, kind, count, value = struct.unpack_from("<HHII", block, start)
+        size = SIZES[kind] * count
+        offset = start + 8 if size <= 4 else value
+        found[tag] = (kind, count, block[offset : offset + size])
+    return found

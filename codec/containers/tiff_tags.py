@@ -1,0 +1,27 @@
+"""TIFF's tags by what they are to a picture (TIFF 6.0; EXIF 3.0; DNG 1.7; GeoTIFF 1.1; Adobe's technical notes)."""
+
+
+class Tag:
+    """The tags that are looked at by name."""
+
+    NEW_SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
+    ORIENTATION, SAMPLES, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 274, 277, 282, 283, 296
+    EXTRA_SAMPLES, SAMPLE_FORMAT, SUB_IFDS = 338, 339, 330
+    XMP, IPTC, PHOTOSHOP, ICC, EXIF, GPS, INTEROPERABILITY = 700, 33723, 34377, 34675, 34665, 34853, 40965
+    PLACES = ((273, 279), (324, 325), (513, 514))
+    CARRIED = frozenset({XMP, IPTC, PHOTOSHOP, ICC, EXIF, GPS, SUB_IFDS, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT})
+
+
+PICTURE = frozenset(
+    {254, 255, 256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339}
+    | {292, 293, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532}
+)
+"""How the pixels are stored."""
+SILENT = frozenset({263, 264, 265, 266, 280, 281, 288, 289, 290, 291, 340, 341})
+"""Thresholds, fill order of bits (honored by the decoder), smallest and largest values, free space, gray curves."""
+TEXTS = frozenset({269, 270, 271, 272, 285, 305, 306, 315, 316, 33432})
+"""Names, description, make, model, software, date, artist, host and copyright: strings that an EXIF block holds."""
+GEOGRAPHIC = frozenset({33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113, 33920})
+LAYERS = frozenset({37724})
+MARKS_OF_RAW = frozenset({50706, 50707, 50740, 33421, 33422, 37399})
+"""DNG's version and private data, and the pattern of a color filter array."""

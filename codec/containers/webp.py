@@ -1,0 +1,151 @@
+"""WebP (RFC 9649): RIFF chunk by chunk, and the sizes that its bitstreams state."""
+
+import struct
+
+from codec.containers import exif
+from codec.containers.builder import Broken, Builder, unpack
+from codec.containers.reasons import Reason
+from codec.containers.structure import Role, Structure
+
+ANIMATED, XMP, EXIF, ALPHA, ICC = 0x02, 0x04, 0x08, 0x10, 0x20
+FLAGS = {b"EXIF": EXIF, b"XMP ": XMP, b"ICCP": ICC, b"ALPH": ALPHA, b"ANIM": ANIMATED}
+SHORTEST_RUN = 20
+BITS_A_BLOCK = 6
+"""A lossy picture with fewer bits for 16 x 16 pixels may be flat, and flat pictures may have runs of zeros."""
+
+
+def read(data: bytes) -> Structure:
+    """The parts of a WebP file; the bytes begin with RIFF, a size and WEBP."""
+    reader = _Reader(data)
+    reader.chunks()
+    return reader.build()
+
+
+class _Reader(Builder):
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data, "WEBP", "image/webp")
+        self.flags: int | None = None
+        self.canvas: tuple[int, int] | None = None
+        self.seen: list[bytes] = []
+
+    def chunks(self) -> None:
+        """Walk the RIFF container."""
+        (size,) = unpack("<I", self.data, 4)
+        end = 8 + size
+        self.part(0, 12, "RIFF header", Role.SILENT)
+        if end > len(self.data):
+            self.damage.append(f"the file has {len(self.data)} of its {end} bytes")
+        if size % 2:
+            self.irregular.append("an odd size in the RIFF header")
+        stop = min(end, len(self.data))
+        if stop < len(self.data):
+            self.part(stop, len(self.data) - stop, "bytes behind", Role.TRAILER)
+        place = 12
+        try:
+            while place < stop:
+                place = self._chunk(place, stop)
+        except Broken as broken:
+            self.damage.append(str(broken))
+        self._check()
+
+    def _chunk(self, place: int, stop: int) -> int:
+        kind, length = unpack("<4sI", self.data, place)
+        end = place + 8 + length
+        if end > stop:
+            raise Broken(f"chunk {kind!r} at byte {place} does not fit into the file")
+        content = self.data[place + 8 : end]
+        if length % 2 and end < stop:
+            if self.data[end]:
+                self.irregular.append(f"a padding byte that is not zero, at byte {end}")
+            self.part(end, 1, "padding", Role.UNACCOUNTED if self.data[end] else Role.SILENT)
+        self.part(place, 8 + length, kind.decode("latin-1"), self._named(place, kind, content))
+        self.seen.append(kind)
+        return int(end + length % 2)
+
+    def _named(self, place: int, kind: bytes, content: bytes) -> Role:
+        if kind in self.seen and kind not in (b"ANMF",):
+            self.irregular.append(f"a second chunk {kind.decode('latin-1')}")
+            return Role.UNACCOUNTED
+        match kind:
+            case b"VP8X":
+                self._extended(content)
+            case b"VP8 ":
+                self._lossy(place, content)
+            case b"VP8L":
+                self._lossless(content)
+            case b"ALPH":
+                pass
+            case b"ICCP":
+                self.fields["icc"] = content or None
+            case b"EXIF":
+                block = content.removeprefix(b"Exif\0\0")
+                self.carry("exIf", block)
+                self.fields["orientation"] = exif.orientation(block)
+                if block != content:
+                    self.notes.append("its EXIF block begins as in JPEG")
+                return Role.METADATA
+            case b"XMP ":
+                self.carry("xmPp", content)
+                return Role.METADATA
+            case b"ANIM" | b"ANMF":
+                return Role.FRAMES
+            case b"C2PA":
+                return Role.CREDENTIALS
+            case _:
+                self.unknown(f"WEBP {kind.decode('latin-1')}", content)
+                return Role.METADATA
+        return Role.PIXELS
+
+    def _extended(self, content: bytes) -> None:
+        if len(content) < 10 or self.seen:
+            self.irregular.append("an extended header that is short or not the first")
+            return
+        self.flags = content[0]
+        self.canvas = (1 + int.from_bytes(content[4:7], "little"), 1 + int.from_bytes(content[7:10], "little"))
+
+    def _lossy(self, place: int, content: bytes) -> None:
+        if len(content) < 10 or content[3:6] != b"\x9d\x01\x2a" or content[0] & 1:
+            raise Broken(f"no key frame of VP8 at byte {place}")
+        width, height = (value & 0x3FFF for value in struct.unpack_from("<HH", content, 6))
+        self._size(width, height)
+        first = int.from_bytes(content[:3], "little") >> 5
+        if 10 + first > len(content):
+            raise Broken("the first partition of VP8 does not fit into its chunk")
+        blocks = -(-width // 16) * -(-height // 16)
+        run = content.find(bytes(SHORTEST_RUN), 10)
+        if 0 <= run < len(content) - SHORTEST_RUN - 1 and 8 * len(content) > BITS_A_BLOCK * blocks:
+            self.damage.append(f"zeros where no coded picture has them, at byte {place + 8 + run}")
+
+    def _lossless(self, content: bytes) -> None:
+        if len(content) < 5 or content[0] != 0x2F:
+            raise Broken("no bitstream of VP8L")
+        bits = int.from_bytes(content[1:5], "little")
+        self._size((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+        if bits >> 29:
+            raise Broken("an unknown version of VP8L")
+
+    def _size(self, width: int, height: int) -> None:
+        if not width or not height:
+            raise Broken(f"a picture of {width} x {height} pixels")
+        self.fields |= {"width": width, "height": height}
+
+    def _check(self) -> None:
+        """Flags and canvas of the extended header against what is there."""
+        if not {b"VP8 ", b"VP8L", b"ANMF"} & set(self.seen):
+            self.damage.append("no picture")
+        if self.canvas and not self.fields["width"]:
+            self.fields |= {"width": self.canvas[0], "height": self.canvas[1]}
+        if self.flags is None:
+            if set(self.seen) & set(FLAGS):
+                self.irregular.append("chunks that need an extended header, without one")
+            return
+        own = (self.fields["width"], self.fields["height"])
+        if self.canvas and b"ANMF" not in self.seen and own != self.canvas:
+            self.irregular.append(f"a picture of {own} on a canvas of {self.canvas}")
+        for kind, flag in FLAGS.items():
+            if kind == b"ALPH":
+                continue  # VP8L has its alpha within
+            if (kind in self.seen) != bool(self.flags & flag):
+                self.irregular.append(f"the extended header and chunk {kind.decode()} contradict each other")
+        if self.flags & ANIMATED and b"ANMF" not in self.seen:
+            self.keep_for(Reason.FRAMES, "an animation without frames")

@@ -1,0 +1,249 @@
+"""Pictures written for the world: upright, with all metadata that the format has a place for.
+
+Pixels are turned, so the orientation in the copied EXIF and XMP becomes 1; not another byte of them changes.
+"""
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from codec.containers import exif
+from codec.errors import SettingsError
+from codec.format.tags import Block
+from codec.images import Picture
+
+Kind = Literal["png", "jpeg", "webp", "avif", "jxl"]
+KINDS: tuple[str, ...] = get_args(Kind)
+SUFFIXES = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp", "avif": "avif", "jxl": "jxl"}
+"""The kind of a file by the extension of its name."""
+DEFAULT_QUALITY = 92
+LARGEST_SEGMENT = 65533
+XMP_ORIENTATION = re.compile(
+    rb"""(tiff:Orientation\s*=\s*["']\s*|<tiff:Orientation>\s*)[2-8](\s*["']|\s*</tiff:Orientation>)"""
+)
+METERS = {1: 0.0254, 2: 0.01, 3: 1.0}
+"""Meters of each unit of resolution."""
+TURNS = {
+    2: (Image.Transpose.FLIP_LEFT_RIGHT,),
+    3: (Image.Transpose.ROTATE_180,),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM,),
+    5: (Image.Transpose.TRANSPOSE,),
+    6: (Image.Transpose.ROTATE_270,),
+    7: (Image.Transpose.TRANSVERSE,),
+    8: (Image.Transpose.ROTATE_90,),
+}
+"""What makes a picture of each orientation upright (EXIF 3.0, tag Orientation)."""
+
+
+def upright(picture: Picture) -> Picture:
+    """The picture as a viewer shows it: turned, with orientation 1 in its EXIF and XMP."""
+    blocks = tuple(_upright_block(block) for block in picture.blocks)
+    if picture.orientation == 1:
+        return replace(picture, blocks=blocks)
+    pixels = np.asarray(_turned(Image.fromarray(picture.pixels), picture.orientation))
+    alpha = None if picture.alpha is None else np.asarray(_turned(Image.fromarray(picture.alpha), picture.orientation))
+    return replace(picture, pixels=pixels, alpha=alpha, orientation=1, blocks=blocks)
+
+
+def write(picture: Picture, kind: Kind = "png", quality: int = DEFAULT_QUALITY) -> bytes:
+    """A picture as a file of this kind, upright. `quality` (1 to 100) is of JPEG, WebP and AVIF; PNG and JXL are exact.
+
+    Raises SettingsError for a kind that cannot show the picture's colors.
+    """
+    shown = upright(picture)
+    writers: dict[str, Callable[[Picture, int], bytes]] = {
+        "png": _png, "jpeg": _jpeg, "webp": _webp, "avif": _avif, "jxl": _jxl,
+    }  # fmt: skip
+    return writers[kind](shown, quality)
+
+
+def parse_kind(text: str) -> tuple[Kind, int]:
+    """`jpeg`, `jpeg:90`, ... as kind and quality. Raises SettingsError."""
+    name, _, number = text.partition(":")
+    kind = SUFFIXES.get(name.lower())
+    if kind is None or (number and not (number.isdecimal() and 1 <= int(number) <= 100)):
+        raise SettingsError(
+            f"{text!r} is no kind of picture; give one of {', '.join(KINDS)}, as jpeg:90 with a quality"
+        )
+    return kind, int(number) if number else DEFAULT_QUALITY  # type: ignore[return-value]
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    for turn in TURNS.get(orientation, ()):
+        image = image.transpose(turn)
+    return image
+
+
+def _upright_block(block: Block) -> Block:
+    if block.tag == "exIf":
+        return Block(block.tag, exif.upright(block.content))
+    if block.tag in ("xmPp", "xeXt", "teXt"):
+        return Block(block.tag, XMP_ORIENTATION.sub(rb"\g<1>1\g<2>", block.content))
+    return block
+
+
+def _image(picture: Picture, *, alpha: bool) -> tuple[Image.Image, bytes | None]:
+    """Pixels for Pillow, gray where all of it is and the profile allows, and the profile if it fits them."""
+    space = (picture.icc or b"")[16:20]
+    gray = picture.grey and space in (b"", b"GRAY")
+    image = Image.fromarray(np.ascontiguousarray(picture.pixels[..., 0]) if gray else picture.pixels)
+    if picture.alpha is not None and alpha:
+        image.putalpha(Image.fromarray(picture.alpha))
+    return image, picture.icc if space == (b"GRAY" if gray else b"RGB ") else None
+
+
+def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **{name: value for name, value in options.items() if value is not None})
+    return stream.getvalue()
+
+
+def _png(picture: Picture, _: int) -> bytes:
+    image, icc = _image(picture, alpha=True)
+    data = _saved(image, "PNG", compress_level=4, icc_profile=icc)
+    chunks = b"".join(_png_chunk(*pair) for block in picture.blocks for pair in _png_chunks(block))
+    first = data.index(b"IDAT") - 4
+    return data[:first] + chunks + data[first:]
+
+
+def _png_chunks(block: Block) -> Iterable[tuple[bytes, bytes]]:
+    content = block.content
+    match block.tag:
+        case "exIf":
+            yield b"eXIf", content
+        case "xmPp":
+            yield b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + content
+        case "teXt":
+            yield content[:4], content[4:]
+        case "coMm":
+            yield b"tEXt", b"Comment\0" + content.replace(b"\0", b" ")
+        case "ipTc":
+            yield b"zTXt", _raw_profile(b"iptc", content)
+        case "psIr":
+            yield b"zTXt", _raw_profile(b"8bim", content.removeprefix(b"Photoshop 3.0\0"))
+        case "phYs":
+            yield from _png_resolution(content)
+        case "unKn":
+            name, _, data = content.partition(b"\0")
+            if name.startswith(b"PNG ") and len(name) == 8:
+                yield name[4:], data
+
+
+def _png_resolution(content: bytes) -> Iterable[tuple[bytes, bytes]]:
+    unit, across, across_of, down, down_of = struct.unpack("<B4I", content)
+    if across_of and down_of:
+        meters = METERS.get(unit, 1.0)
+        values = [round(across / across_of / meters), round(down / down_of / meters)]
+        if all(0 < value < 1 << 31 for value in values):
+            yield b"pHYs", struct.pack(">IIB", *values, 1 if unit else 0)
+
+
+def _raw_profile(kind: bytes, content: bytes) -> bytes:
+    """As ImageMagick and ExifTool keep blocks that PNG has no chunk for: hexadecimal text."""
+    digits = content.hex().encode()
+    lines = b"\n".join(digits[place : place + 72] for place in range(0, len(digits), 72))
+    text = b"\n" + kind + b"\n" + str(len(content)).rjust(8).encode() + b"\n" + lines + b"\n"
+    return b"Raw profile type " + kind + b"\0\0" + zlib.compress(text)
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + zlib.crc32(body).to_bytes(4, "big")
+
+
+def _jpeg(picture: Picture, quality: int) -> bytes:
+    image, icc = _image(picture, alpha=True)
+    if image.mode in ("LA", "RGBA"):  # JPEG has no transparency: white shows through
+        below = Image.new("RGBA", image.size, "white")
+        below.alpha_composite(image.convert("RGBA"))
+        image = below.convert("L" if image.mode == "LA" else "RGB")
+    data = _saved(image, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2, icc_profile=icc)
+    header = 2 + 2 + struct.unpack_from(">H", data, 4)[0]
+    start = data[:header]
+    resolution = next((block.content for block in picture.blocks if block.tag == "phYs"), None)
+    if resolution is not None and data[6:11] == b"JFIF\0":
+        start = start[:13] + _jfif_density(resolution, start[13:18]) + start[18:]
+    segments = b"".join(_jpeg_segments(picture.blocks))
+    return start + segments + data[header:]
+
+
+def _jfif_density(content: bytes, default: bytes) -> bytes:
+    unit, across, across_of, down, down_of = struct.unpack("<B4I", content)
+    if not across_of or not down_of:
+        return default
+    factor = 0.0254 if unit == 3 else 1.0  # per meter becomes per inch
+    values = [round(across / across_of * factor), round(down / down_of * factor)]
+    if not all(0 < value < 65536 for value in values):
+        return default
+    return struct.pack(">BHH", 1 if unit == 3 else unit, *values)
+
+
+def _jpeg_segments(blocks: Iterable[Block]) -> Iterable[bytes]:
+    for block in blocks:
+        content = block.content
+        match block.tag:
+            case "exIf":
+                yield _segment(0xE1, b"Exif\0\0" + content)
+            case "xmPp":
+                yield _segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + content)
+            case "xeXt":
+                yield _segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + content)
+            case "psIr":
+                yield _segment(0xED, content)
+            case "ipTc":
+                record = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(content)) + content + bytes(len(content) % 2)
+                yield _segment(0xED, b"Photoshop 3.0\0" + record)
+            case "coMm":
+                yield _segment(0xFE, content)
+            case "teXt" if content[:4] == b"tEXt":
+                yield _segment(0xFE, content[4:].replace(b"\0", b": ", 1))
+            case "unKn":
+                name, _, data = content.partition(b"\0")
+                if name.startswith(b"JPEG APP") and not data.startswith(b"MPF\0"):
+                    yield _segment(0xE0 + int(name[8:]), data)
+
+
+def _segment(marker: int, content: bytes) -> bytes:
+    """A segment, or nothing where the content is longer than one can be."""
+    if len(content) > LARGEST_SEGMENT:
+        return b""
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+def _webp(picture: Picture, quality: int) -> bytes:
+    image, icc = _image(picture, alpha=True)
+    return _saved(image, "WEBP", quality=quality, icc_profile=icc, **_exif_and_xmp(picture))
+
+
+def _avif(picture: Picture, quality: int) -> bytes:
+    image, icc = _image(picture, alpha=True)
+    return _saved(image, "AVIF", quality=quality, icc_profile=icc, **_exif_and_xmp(picture))
+
+
+def _exif_and_xmp(picture: Picture) -> dict[str, bytes | None]:
+    found = {block.tag: block.content for block in picture.blocks}
+    return {"exif": b"Exif\0\0" + found["exIf"] if "exIf" in found else None, "xmp": found.get("xmPp")}
+
+
+def _jxl(picture: Picture, _: int) -> bytes:
+    """Lossless JPEG XL in its container, with EXIF and XMP in boxes (ISO/IEC 18181-2)."""
+    import imagecodecs
+
+    if picture.icc:
+        raise SettingsError("JPEG XL is written in sRGB only; restore this picture as png, webp or avif")
+    image, _icc = _image(picture, alpha=True)
+    coded = bytes(imagecodecs.jpegxl_encode(np.asarray(image), lossless=True, effort=3, numthreads=1))
+    found = {block.tag: block.content for block in picture.blocks}
+    boxes = [(b"JXL ", b"\r\n\x87\n"), (b"ftyp", b"jxl \0\0\0\0jxl "), (b"jxlc", coded)]
+    if "exIf" in found:
+        boxes.append((b"Exif", bytes(4) + found["exIf"]))
+    if "xmPp" in found:
+        boxes.append((b"xml ", found["xmPp"]))
+    return b"".join(struct.pack(">I", 8 + len(content)) + kind + content for kind, content in boxes)

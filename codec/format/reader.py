@@ -1,0 +1,52 @@
+"""Bytes taken one after the other; what is missing or in a longer form than needed is a BitstreamError."""
+
+import zlib
+
+from codec.errors import BitstreamError
+
+
+class Reader:
+    """A file being read: `place` is the next byte."""
+
+    def __init__(self, data: bytes, place: int = 0) -> None:
+        self.data, self.place = data, place
+
+    @property
+    def left(self) -> int:
+        """Bytes that are not read yet."""
+        return len(self.data) - self.place
+
+    def check(self) -> None:
+        """Hold the checksum against all bytes before it, and take it off the end."""
+        if len(self.data) < 4 or zlib.crc32(self.data[:-4]).to_bytes(4, "little") != self.data[-4:]:
+            raise BitstreamError("the checksum does not match: the file is damaged or incomplete")
+        self.data = self.data[:-4]
+
+    def take(self, count: int, what: str) -> bytes:
+        if self.place + count > len(self.data):
+            raise BitstreamError(f"the file ends at byte {len(self.data)}, inside its {what}")
+        self.place += count
+        return self.data[self.place - count : self.place]
+
+    def byte(self, what: str) -> int:
+        return self.take(1, what)[0]
+
+    def varint(self, what: str) -> int:
+        value = 0
+        for shift in range(0, 35, 7):
+            byte = self.byte(what)
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if byte == 0 and shift:
+                    break
+                return value
+        raise BitstreamError(f"the {what} before byte {self.place} is not a valid number")
+
+
+def varint(value: int) -> bytes:
+    """Seven bits a byte, lowest first, the top bit set on all but the last byte."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])

@@ -1,0 +1,67 @@
+"""Version 1 of the file format, which is read for ever and written no more: three positional chunks, upright pixels."""
+
+from dataclasses import dataclass
+
+from codec.errors import BitstreamError
+from codec.format.chunks import Chunk, parse_alpha, parse_content
+from codec.format.reader import Reader
+from codec.format.tags import ALPHA, EXIF, ICC
+
+MAGIC = b"FDC\x01"
+FOUR_ALPHAS, GREY = 1, 2
+POSITIONS = {4: (ALPHA, "alpha plane"), 8: (ICC, "color profile"), 16: (EXIF, "EXIF block")}
+"""The chunks in file order, by the flag that announces each."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The fields before the timestep; `reader` stands behind them."""
+
+    reader: Reader
+    flags: int
+    bundle_id: str
+    width: int
+    height: int
+    quality_code: int
+
+    @property
+    def four_alphas(self) -> bool:
+        return bool(self.flags & FOUR_ALPHAS)
+
+    @property
+    def grey(self) -> bool:
+        return bool(self.flags & GREY)
+
+
+def head(data: bytes) -> Head:
+    """Read up to the quality code. Raises BitstreamError."""
+    reader = Reader(data, len(MAGIC))
+    reader.check()
+    flags = reader.byte("flags")
+    if flags & ~(FOUR_ALPHAS | GREY | sum(POSITIONS)):
+        raise BitstreamError(f"unknown flags {flags:#04x} at byte 4")
+    bundle_id = reader.take(8, "bundle id").hex()
+    return Head(
+        reader, flags, bundle_id, reader.varint("width"), reader.varint("height"), reader.byte("quality code")
+    )  # fmt: skip
+
+
+def chunks(read: Head) -> tuple[Chunk, ...]:
+    """The chunks, which end the file. Raises BitstreamError."""
+    reader = read.reader
+    coded = {flag: reader.take(reader.varint(name), name) for flag, (_, name) in POSITIONS.items() if read.flags & flag}
+    if reader.left:
+        raise BitstreamError(f"{reader.left} bytes too many after the last part, at byte {reader.place}")
+    found = []
+    for flag, payload in coded.items():
+        tag, name = POSITIONS[flag]
+        if tag == ALPHA:
+            found.append(parse_alpha(payload, read.width, read.height))
+            continue
+        content = parse_content(payload, name)
+        if not content:
+            raise BitstreamError(f"the {name} is empty; the file is damaged")
+        if tag == EXIF:
+            content = content.removeprefix(b"Exif\0\0") or content
+        found.append(Chunk(tag, payload, content))
+    return tuple(found)
