@@ -11,6 +11,7 @@ import pytest
 from codec import Codec, Picture, encode_png, lossless
 from codec.bundle import Bundle
 from codec.errors import SettingsError
+from codec.format.tags import Block
 from tasks.archive.manifest import Settings
 from tasks.compress import shard
 from tasks.processes.child import ChildDied
