@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from codec.containers import exif
 from codec.containers.reasons import Reason
 from codec.containers.structure import Role, Structure
-from codec.format.tags import Block
+from codec.format.tags import AUXILIARY, Block
 
 DISCARDS = {
     "preview": Role.PREVIEW,
@@ -72,7 +72,7 @@ def judge(structure: Structure, policy: Policy = Policy()) -> Verdict:  # frozen
             reasons.setdefault(OF_ROLE[part.role], f"{part.name}, {part.length} bytes at byte {part.offset}")
     blocks = structure.blocks
     if "gain-map" in left_out:
-        blocks = tuple(block for block in blocks if block.tag != "auxP" and not _lists_pictures(block))
+        blocks = tuple(block for block in blocks if block.tag != AUXILIARY and not _lists_pictures(block))
     blocks, removed, failure = _allowed(blocks, policy.metadata)
     if failure:
         reasons.setdefault(Reason.METADATA, failure)
@@ -93,7 +93,7 @@ def _allowed(blocks: tuple[Block, ...], policy: MetadataPolicy) -> tuple[tuple[B
     if policy == "all":
         return blocks, set(), ""
     if policy == "none":
-        own = tuple(block for block in blocks if block.tag in ("auxP",))
+        own = tuple(block for block in blocks if block.tag in (AUXILIARY,))
         return own, {"metadata"} if len(own) < len(blocks) else set(), ""
     kept: list[Block] = []
     removed: set[str] = set()
@@ -106,7 +106,9 @@ def _allowed(blocks: tuple[Block, ...], policy: MetadataPolicy) -> tuple[tuple[B
             if content != block.content:
                 removed.add("location")
             kept.append(Block(block.tag, content))
-        elif block.tag in ("xmPp", "xeXt", "ipTc", "psIr", "teXt", "unKn", "auxP") and LOCATIONS.search(block.content):
+        elif block.tag in ("xmPp", "xeXt", "ipTc", "psIr", "teXt", "unKn", AUXILIARY) and LOCATIONS.search(
+            block.content
+        ):
             removed.add("location")
         elif block.tag in ("ipTc", "psIr", "unKn"):
             removed.add("metadata")  # their places of a location are not known by name

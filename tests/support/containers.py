@@ -1,0 +1,146 @@
+"""Picture files put together part by part, so that a test can say exactly what each of them holds."""
+
+import functools
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image as Image
+
+from tests.conftest import synthetic
+from tests.support.image_files import chunk, stored
+
+XMP = b"http://ns.adobe.com/xap/1.0/\0"
+PACKET = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF>%s</rdf:RDF></x:xmpmeta>'
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@functools.cache
+def photo(kind: str = "JPEG", width: int = 64, height: int = 48, **options: int) -> bytes:
+    """A synthetic photo in a format that Pillow writes, with nothing beside its pixels."""
+    pixels = synthetic(height, width)
+    noise = np.random.default_rng(0).integers(-12, 13, pixels.shape)
+    return stored((pixels + noise).clip(0, 255).astype(np.uint8), kind, **options)
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    """A JPEG segment."""
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+def jpeg_boundaries(data: bytes) -> list[int]:
+    """Where a segment may be inserted: before every segment up to the first scan."""
+    places, place = [], 2
+    while data[place + 1] != 0xDA:
+        places.append(place)
+        place += 2 + struct.unpack_from(">H", data, place + 2)[0]
+    return [*places, place]
+
+
+def with_segments(*segments: bytes, data: bytes | None = None) -> bytes:
+    """A JPEG with segments behind its JFIF header."""
+    data = photo() if data is None else data
+    place = jpeg_boundaries(data)[1]
+    return data[:place] + b"".join(segments) + data[place:]
+
+
+def exif(orientation: int = 1, order: str = "<", extra: Sequence[tuple[int, int, int, bytes]] = ()) -> bytes:
+    """An EXIF block: orientation, and further entries (tag, kind, count, value) of which long values are appended."""
+    entries = sorted([(274, 3, 1, struct.pack(f"{order}H", orientation)), *extra])
+    return (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8) + directory(entries, 8, order)
+
+
+def directory(
+    entries: Sequence[tuple[int, int, int, bytes]], place: int, order: str = "<", following: int = 0
+) -> bytes:
+    """A TIFF directory that begins at `place`, its long values behind it."""
+    behind_at = place + 2 + 12 * len(entries) + 4
+    head, behind = struct.pack(f"{order}H", len(entries)), b""
+    for tag, kind, count, value in entries:
+        head += struct.pack(f"{order}HHI", tag, kind, count)
+        if len(value) <= 4:
+            head += value.ljust(4, b"\0")
+        else:
+            head += struct.pack(f"{order}I", behind_at + len(behind))
+            behind += value + bytes(len(value) % 2)
+    return head + struct.pack(f"{order}I", following) + behind
+
+
+def with_pictures(pictures: Sequence[tuple[int, bytes]], *segments: bytes, first: bytes | None = None) -> bytes:
+    """A JPEG with a list of further pictures (Multi-Picture Format), pairs of a kind and a JPEG, behind it."""
+    first = with_segments(*segments, data=first)
+    place = jpeg_boundaries(first)[1]
+    length = 4 + 4 + 8 + 2 + 3 * 12 + 4 + 16 * (1 + len(pictures))
+    size = len(first) + length
+    header = place + 8  # offsets count from the list's TIFF header
+    listed = struct.pack("<IIIHH", 0x030000, size, 0, 0, 0)
+    offset = size - header
+    for kind, picture in pictures:
+        listed += struct.pack("<IIIHH", kind, len(picture), offset, 0, 0)
+        offset += len(picture)
+    entries = [
+        (0xB000, 7, 4, b"0100"),
+        (0xB001, 4, 1, struct.pack("<I", 1 + len(pictures))),
+        (0xB002, 7, len(listed), listed),
+    ]
+    pictures_list = segment(0xE2, b"MPF\0II*\0\x08\0\0\0" + directory(entries, 8))
+    whole = first[:place] + pictures_list + first[place:]
+    assert len(whole) == size
+    return whole + b"".join(picture for _, picture in pictures)
+
+
+def box(kind: bytes, *contents: bytes) -> bytes:
+    """A box of the ISO base media file format."""
+    content = b"".join(contents)
+    return struct.pack(">I", 8 + len(content)) + kind + content
+
+
+def film(length: int = 400) -> bytes:
+    """What begins like an MPEG-4 film."""
+    return box(b"ftyp", b"mp42\0\0\0\0mp42isom") + box(b"mdat", bytes(range(256)) * (length // 256 + 1))
+
+
+def png_chunks(data: bytes) -> list[bytes]:
+    """The chunks of a PNG file."""
+    found, place = [], 8
+    while place < len(data):
+        end = place + 12 + struct.unpack_from(">I", data, place)[0]
+        found.append(data[place:end])
+        place = end
+    return found
+
+
+def png_with(*chunks: tuple[bytes, bytes], at: int = 1, data: bytes | None = None) -> bytes:
+    """A PNG with further chunks before its chunk number `at`."""
+    own = png_chunks(photo("PNG") if data is None else data)
+    return PNG_SIGNATURE + b"".join([*own[:at], *(chunk(*pair) for pair in chunks), *own[at:]])
+
+
+def riff(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A WebP file of these chunks."""
+    body = b"".join(
+        kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2) for kind, content in chunks
+    )
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+
+
+def webp_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The chunks of a WebP file."""
+    found, place = [], 12
+    while place < len(data):
+        kind, length = struct.unpack_from("<4sI", data, place)
+        found.append((kind, data[place + 8 : place + 8 + length]))
+        place += 8 + length + length % 2
+    return found
+
+
+def extended_webp(*chunks: tuple[bytes, bytes], flags: int = 0, width: int = 64, height: int = 48) -> bytes:
+    """A WebP with an extended header, its picture, and further chunks behind it."""
+    size = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
+    return riff((b"VP8X", bytes([flags, 0, 0, 0]) + size), *webp_chunks(photo("WEBP", width, height)), *chunks)
+
+
+def gif_extension(label: int, content: bytes) -> bytes:
+    """A GIF extension, its content in sub-blocks."""
+    pieces = [content[place : place + 255] for place in range(0, len(content), 255)]
+    return bytes([0x21, label]) + b"".join(bytes([len(piece)]) + piece for piece in pieces) + b"\0"
