@@ -31,6 +31,8 @@ FIRST = (
 )  # fmt: skip
 """Which reason is given where there are several."""
 LOCATIONS = re.compile(rb"(?i)gps|<[a-z]+:(city|country|state|location|sublocation)|LocationCreated|LocationShown")
+MOST_BLOCKS, LARGEST_BLOCK, ALL_BLOCKS = 250, 1 << 24, 1 << 26
+"""Blocks, bytes of one and bytes of all that an .fdc file has room for."""
 MetadataPolicy = Literal["all", "no-location", "none"]
 POLICIES: tuple[str, ...] = get_args(MetadataPolicy)
 
@@ -74,7 +76,7 @@ def judge(structure: Structure, policy: Policy = Policy()) -> Verdict:  # frozen
     if "gain-map" in left_out:
         blocks = tuple(block for block in blocks if block.tag != AUXILIARY and not _lists_pictures(block))
     blocks, removed, failure = _allowed(blocks, policy.metadata)
-    if failure:
+    if failure or (failure := _too_much(blocks)):
         reasons.setdefault(Reason.METADATA, failure)
     reason = next((reason for reason in FIRST if reason in reasons), None)
     carried = tuple(sorted({block.tag for block in blocks}))
@@ -82,6 +84,13 @@ def judge(structure: Structure, policy: Policy = Policy()) -> Verdict:  # frozen
     if reason is not None:
         return Verdict(reason, reasons[reason], (), (), ())
     return Verdict(None, "", carried, discarded, blocks)
+
+
+def _too_much(blocks: tuple[Block, ...]) -> str:
+    sizes = [len(block.content) for block in blocks]
+    if len(sizes) > MOST_BLOCKS or max(sizes, default=0) > LARGEST_BLOCK or sum(sizes) > ALL_BLOCKS:
+        return f"{sum(sizes)} bytes of metadata in {len(sizes)} blocks, more than an .fdc file holds"
+    return ""
 
 
 def _lists_pictures(block: Block) -> bool:
