@@ -144,3 +144,55 @@ def gif_extension(label: int, content: bytes) -> bytes:
     """A GIF extension, its content in sub-blocks."""
     pieces = [content[place : place + 255] for place in range(0, len(content), 255)]
     return bytes([0x21, label]) + b"".join(bytes([len(piece)]) + piece for piece in pieces) + b"\0"
+
+
+Entry = tuple[int, int, int, bytes]
+"""Tag, kind, count and value of a TIFF directory's entry."""
+
+
+def short(tag: int, *values: int, order: str = "<") -> Entry:
+    """An entry of 16-bit numbers."""
+    return tag, 3, len(values), struct.pack(f"{order}{len(values)}H", *values)
+
+
+def text(tag: int, content: bytes) -> Entry:
+    """An entry of text, which ends with a zero byte."""
+    return tag, 2, len(content) + 1, content + b"\0"
+
+
+def resolution(value: int = 300, order: str = "<") -> list[Entry]:
+    """Entries for so many pixels an inch."""
+    fraction = struct.pack(f"{order}II", value, 1)
+    return [(282, 5, 1, fraction), (283, 5, 1, fraction), short(296, 2, order=order)]
+
+
+def tiff(
+    *entries: Entry,
+    order: str = "<",
+    directories: Sequence[tuple[int, Sequence[Entry]]] = (),
+    behind: bytes = b"",
+    following: int = 0,
+    samples: int = 3,
+    size: tuple[int, int] = (8, 4),
+) -> bytes:
+    """A TIFF file of uncompressed pixels. `directories` are further ones, each under the tag that points at it.
+
+    `behind` stands between its pixels and its directory.
+    """
+    width, height = size
+    pixels = bytes(range(width * height * samples % 256)) + bytes(
+        width * height * samples - width * height * samples % 256
+    )
+    body = (b"II*\0" if order == "<" else b"MM\0*") + bytes(4) + pixels + behind
+    body += bytes(len(body) % 2)
+    pointers = []
+    for tag, inner in directories:
+        pointers.append((tag, 4, 1, struct.pack(f"{order}I", len(body))))
+        body += directory(sorted(inner), len(body), order)
+    own = {256: short(256, width, order=order), 257: short(257, height, order=order)}
+    own |= {258: short(258, *[8] * samples, order=order), 259: short(259, 1, order=order)}
+    own |= {262: short(262, 2 if samples > 2 else 1, order=order), 277: short(277, samples, order=order)}
+    own |= {273: (273, 4, 1, struct.pack(f"{order}I", 8)), 279: (279, 4, 1, struct.pack(f"{order}I", len(pixels)))}
+    own |= {entry[0]: entry for entry in [*entries, *pointers]}
+    start = struct.pack(f"{order}I", len(body))
+    return body[:4] + start + body[8:] + directory(sorted(own.values()), len(body), order, following)
