@@ -3,6 +3,7 @@
 import functools
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image as Image
@@ -196,3 +197,82 @@ def tiff(
     own |= {entry[0]: entry for entry in [*entries, *pointers]}
     start = struct.pack(f"{order}I", len(body))
     return body[:4] + start + body[8:] + directory(sorted(own.values()), len(body), order, following)
+
+
+@dataclass(frozen=True)
+class HeifItem:
+    """An item of a HEIF file, with its properties as boxes."""
+
+    number: int
+    kind: bytes
+    data: bytes
+    properties: Sequence[bytes] = ()
+    references: Sequence[tuple[bytes, Sequence[int]]] = ()
+    content_type: bytes = b""
+
+
+def full_box(kind: bytes, *contents: bytes, version: int = 0, flags: int = 0) -> bytes:
+    """A box with a version and flags."""
+    return box(kind, struct.pack(">I", version << 24 | flags), *contents)
+
+
+def picture_size(width: int = 64, height: int = 48) -> bytes:
+    """The property that states a size."""
+    return full_box(b"ispe", struct.pack(">II", width, height))
+
+
+def av1_configuration(bits: int = 8, *, gray: bool = False) -> bytes:
+    """The property that configures the AV1 decoder."""
+    return box(b"av1C", bytes([0x81, 0, (0x40 if bits > 8 else 0) | (0x10 if gray else 0), 0]))
+
+
+def auxiliary_type(name: bytes) -> bytes:
+    """The property that says what an auxiliary picture is."""
+    return full_box(b"auxC", name + b"\0")
+
+
+def coded_item(
+    number: int = 1,
+    *properties: bytes,
+    size: tuple[int, int] = (64, 48),
+    bits: int = 8,
+    references: Sequence[tuple[bytes, Sequence[int]]] = (),
+) -> HeifItem:
+    """An item coded by AV1; its bytes are no stream of AV1, which no structural reader looks at."""
+    data = b"coded picture %d" % number
+    return HeifItem(number, b"av01", data, [picture_size(*size), av1_configuration(bits), *properties], references)
+
+
+def heif(
+    *items: HeifItem, brand: bytes = b"avif", meta: bytes = b"", top: bytes = b"", filler: bytes = b"", primary: int = 1
+) -> bytes:
+    """A HEIF file of these items. `meta` and `top` are further boxes, `filler` stands in mdat before the items."""
+    head = box(b"ftyp", brand, bytes(4), b"mif1", brand)
+    length = len(head) + len(_meta(items, 0, meta, primary))
+    start = length + 8 + len(filler)
+    return head + _meta(items, start, meta, primary) + box(b"mdat", filler, *[item.data for item in items]) + top
+
+
+def _meta(items: Sequence[HeifItem], start: int, more: bytes, primary: int) -> bytes:
+    properties = list(dict.fromkeys(own for item in items for own in item.properties))
+    infos, places, links, references = b"", b"", b"", b""
+    for item in items:
+        content = item.content_type + b"\0" if item.kind == b"mime" else b""
+        infos += full_box(b"infe", struct.pack(">HH4s", item.number, 0, item.kind), b"\0", content, version=2)
+        places += struct.pack(">HHHII", item.number, 0, 1, start, len(item.data))
+        start += len(item.data)
+        numbers = [properties.index(own) + 1 for own in item.properties]
+        links += struct.pack(">HB", item.number, len(numbers)) + bytes(numbers)
+        for kind, targets in item.references:
+            references += box(kind, struct.pack(f">HH{len(targets)}H", item.number, len(targets), *targets))
+    count = struct.pack(">H", len(items))
+    return full_box(
+        b"meta",
+        full_box(b"hdlr", bytes(4), b"pict", bytes(13)),
+        full_box(b"pitm", struct.pack(">H", primary)),
+        full_box(b"iloc", b"\x44\0", count, places),
+        full_box(b"iinf", count, infos),
+        box(b"iprp", box(b"ipco", *properties), full_box(b"ipma", struct.pack(">I", len(items)), links)),
+        full_box(b"iref", references) if references else b"",
+        more,
+    )
