@@ -11,7 +11,12 @@ KNOWN_PROPERTIES = frozenset(
     {b"ispe", b"hvcC", b"av1C", b"pixi", b"colr", b"irot", b"imir", b"auxC", b"pasp", b"clap"}
     | {b"clli", b"mdcv", b"lsel", b"a1op", b"a1lx", b"rloc", b"cclv", b"amve"}
 )
+LENGTHS = {b"ispe": 12, b"irot": 1, b"imir": 1, b"pasp": 8, b"clap": 32, b"clli": 4, b"mdcv": 24}
+LENGTHS |= {b"lsel": 2, b"a1op": 1, b"rloc": 12}
+"""Bytes of properties that have one length, so that nothing else is in them."""
 KNOWN_REFERENCES = frozenset({b"dimg", b"thmb", b"auxl", b"cdsc"})
+LOCAL = 36
+"""Bytes of a dinf box that says no more than that all data is in this file."""
 FILLERS = frozenset({b"free", b"skip"})
 SILENT_IN_META = FILLERS | {b"hdlr", b"pitm", b"iinf", b"iloc", b"iprp", b"iref", b"idat", b"dinf", b"grpl"}
 STEREO_GROUPS = frozenset({b"altr", b"ster", b"brst", b"eqiv"})
@@ -59,6 +64,8 @@ class ItemReader(Builder):
                 raise Broken(f"a second box {box.name} in its list of items")
             if box.kind in FILLERS and any(self.data[box.body : box.end]):
                 self.keep_for(Reason.TRAILING_DATA, "free space that is not empty")
+            if box.kind == b"dinf" and box.end - box.offset > LOCAL:
+                self.keep_for(Reason.METADATA, "data in other files")
             found[box.kind] = box
         for kind in (b"pitm", b"iinf", b"iloc", b"iprp"):
             if kind not in found:
@@ -153,7 +160,11 @@ class ItemReader(Builder):
         for part in children(self.data, box):
             if part.kind == b"ipco":
                 found = [(own.kind, self.data[own.body : own.end]) for own in children(self.data, part)]
-                for kind, _ in found:
+                for kind, content in found:
+                    if kind == b"pixi" and len(content) != 5 + content[4]:
+                        self.irregular.append(f"a property pixi of {len(content)} bytes")
+                    if len(content) != LENGTHS.get(kind, len(content)):
+                        self.irregular.append(f"a property {kind.decode('latin-1')} of {len(content)} bytes")
                     if kind not in KNOWN_PROPERTIES:
                         self.keep_for(Reason.METADATA, f"unknown property {kind.decode('latin-1')}")
             elif part.kind == b"ipma":

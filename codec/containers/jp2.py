@@ -10,7 +10,23 @@ from codec.containers.structure import Role, Structure
 CONTAINER = b"\0\0\0\x0cjP  \r\n\x87\n"
 CODESTREAM = b"\xff\x4f\xff\x51"
 SRGB, GRAY, SYCC = 16, 17, 18
-TILE_PART, COMMENT, END = 0xFF90, 0xFF64, b"\xff\xd9"
+TILE_PART, SAMPLES, COMMENT, END = 0xFF90, 0xFF93, 0xFF64, b"\xff\xd9"
+KNOWN_SEGMENTS = {
+    0xFF50,
+    0xFF51,
+    0xFF52,
+    0xFF53,
+    0xFF55,
+    0xFF57,
+    0xFF58,
+    0xFF5C,
+    0xFF5D,
+    0xFF5E,
+    0xFF5F,
+    0xFF60,
+    0xFF61,
+}
+"""Capabilities, size, coding and quantization styles, regions, progression, packet headers and lengths (annex A)."""
 MOST_TILE_PARTS = 100_000
 KNOWN_IN_HEADER = {b"ihdr", b"bpcc", b"colr", b"cdef", b"res "}
 
@@ -37,10 +53,14 @@ class _Reader(Builder):
             self._codestream(0, len(self.data))
             return
         end = 0
+        seen: set[bytes] = set()
         for box in self._boxes():
             end = box.end
             length = box.end - box.offset
             role = Role.SILENT
+            if box.kind in seen and box.kind in (b"jP  ", b"ftyp", b"jp2h"):
+                self.irregular.append(f"a second box {box.name}")
+            seen.add(box.kind)
             if box.kind == b"jp2h":
                 self._header(box)
                 role = Role.PIXELS
@@ -108,31 +128,34 @@ class _Reader(Builder):
         if self.data[start : start + 4] != CODESTREAM:
             raise Broken("no JPEG 2000 codestream")
         self._size(start)
-        place = start + 2
-        while (kind := unpack(">H", self.data, place)[0]) != TILE_PART:
-            (length,) = unpack(">H", self.data, place + 2)
-            if kind < 0xFF00 or length < 2 or place + 2 + length > stop:
-                raise Broken(f"no marker at byte {place} of the codestream's header")
-            if kind == COMMENT:
-                self._comment(self.data[place + 4 : place + 2 + length])
-            place += 2 + length
+        place = self._segments(start + 2, stop, TILE_PART)
         for _ in range(MOST_TILE_PARTS):
-            kind = unpack(">H", self.data, place)[0]
-            if kind != TILE_PART:
+            if unpack(">H", self.data, place)[0] != TILE_PART:
                 break
             (length,) = unpack(">I", self.data, place + 6)
-            if length == 0:  # the last one, up to the end marker
-                place = max(stop - 2, place + 12)
-            elif length < 14 or place + length > stop:
+            end = place + length if length else stop - 2  # the last one may reach to the end marker
+            if end > stop or self._segments(place + 12, end, SAMPLES) > end:
                 raise Broken("a tile-part that does not fit into the codestream")
-            else:
-                place += length
+            place = end
         if self.data[place : place + 2] != END or place + 2 > stop:
             self.damage.append("the codestream ends without its end marker")
         place = min(place + 2, stop)
         self.part(start, place - start, "codestream", Role.PIXELS)
         if place < stop:
             self.part(place, stop - place, "bytes behind", Role.TRAILER)
+
+    def _segments(self, place: int, stop: int, until: int) -> int:
+        """Walk a header up to a marker; returns where that one is. Comments are carried."""
+        while (kind := unpack(">H", self.data, place)[0]) != until:
+            (length,) = unpack(">H", self.data, place + 2)
+            if kind < 0xFF00 or length < 2 or place + 2 + length > stop:
+                raise Broken(f"no marker at byte {place} of a header in the codestream")
+            if kind == COMMENT:
+                self._comment(self.data[place + 4 : place + 2 + length])
+            elif kind not in KNOWN_SEGMENTS:
+                self.irregular.append(f"an unknown marker {kind:04X} in the codestream")
+            place += 2 + length
+        return place
 
     def _comment(self, content: bytes) -> None:
         if content[:2] == b"\0\1":

@@ -14,7 +14,7 @@ FRAMES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
 OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE}
 """Lossless, hierarchical and arithmetic-coded frames."""
 DHT, DQT, DRI = 0xC4, 0xDB, 0xDD
-TABLES = {DHT: "DHT", DQT: "DQT", DRI: "DRI", 0xCC: "DAC"}
+TABLES = {DHT: "DHT", DQT: "DQT", DRI: "DRI"}
 STANDALONE = {0x01, *range(0xD0, 0xD8)}
 MOST_SEGMENTS = 20_000
 EXIF, XMP, XMP_MORE = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
@@ -129,7 +129,7 @@ class _Reader(Builder):
             self.keep_for(Reason.UNSUPPORTED, "lossless, hierarchical or arithmetic coding")
         elif marker in (SOS, DNL):
             self.part(start, length, "SOS" if marker == SOS else "DNL", Role.PIXELS)
-            if marker == SOS and (not content or len(content) != 4 + 2 * content[0]):
+            if marker == SOS and (not content or not 1 <= content[0] <= 4 or len(content) != 4 + 2 * content[0]):
                 self.irregular.append("a scan header of another length than its components need")
             if marker == DNL:
                 self.keep_for(Reason.UNSUPPORTED, "the height stands behind the first scan")

@@ -10,6 +10,8 @@ from codec.containers.structure import Role, Structure
 
 CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
 CODESTREAM = b"\xff\x0a"
+BRANDS = 12
+"""Bytes of an ftyp box with one compatible brand; the signature and the level have fewer."""
 HEAD = 300
 """Bytes of the codestream in which its head ends."""
 SINGLE = {b"jxlc", b"jbrd", b"JXL ", b"ftyp"}
@@ -45,7 +47,7 @@ class _Reader(Builder):
             content, length = self.data[box.body : box.end], box.end - box.offset
             role = Role.METADATA
             match box.kind:
-                case b"JXL " | b"ftyp" | b"jxll" | b"jxli":
+                case b"JXL " | b"ftyp" | b"jxll" if len(content) <= BRANDS:
                     role = Role.SILENT
                 case b"jxlc" | b"jxlp":
                     role = Role.PIXELS

@@ -13,7 +13,8 @@ PIXELS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"}
 COLOR = {b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP"}
 TEXT = {b"tEXt", b"zTXt", b"iTXt"}
 ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
-SILENT = {b"iDOT", b"CgBI"}
+IDOT = struct.pack(">I", 2)
+"""How Apple's chunk iDOT begins: 28 bytes, two halves of the image data and where they are."""
 CREDENTIALS = b"caBX"
 MOST_PROFILE = 1 << 24
 MOST_CHUNKS = 200_000
@@ -37,7 +38,7 @@ class _Reader(Builder):
         self.seen: set[bytes] = set()
         self.last = b""
         self.image_data: list[tuple[int, int]] = []
-        self.kind, self.interlaced = 0, False
+        self.kind, self.interlaced, self.palette = 0, False, 0
 
     def chunks(self) -> None:
         """Walk from the signature to IEND, then name what follows."""
@@ -105,8 +106,10 @@ class _Reader(Builder):
             if kind == b"PLTE" and self.kind != 3:
                 role = Role.METADATA
                 self.unknown("PNG PLTE", content)  # a palette that is suggested, not used
-            if kind == b"tRNS" and self.kind in (4, 6):
-                self.irregular.append("tRNS beside an alpha channel")
+            if kind == b"PLTE" and self.kind == 3:
+                self.palette = len(content) // 3
+            if kind == b"tRNS" and not self._transparent(content):
+                self.irregular.append(f"transparent values in {len(content)} bytes")
             if kind == b"IEND" and content:
                 self.irregular.append("an end chunk with content")
             if kind in self.seen and kind != b"IDAT":
@@ -120,7 +123,7 @@ class _Reader(Builder):
             role = Role.FRAMES
         elif kind == CREDENTIALS:
             role = Role.CREDENTIALS
-        elif kind in SILENT:
+        elif kind == b"CgBI" or (kind == b"iDOT" and len(content) == 28 and content.startswith(IDOT)):
             role = Role.SILENT
         elif kind in TEXT:
             self.carry("teXt", kind + content)
@@ -140,6 +143,12 @@ class _Reader(Builder):
         else:
             self.unknown(f"PNG {name}", content)
         self.part(place, length, name, role)
+
+    def _transparent(self, content: bytes) -> bool:
+        """Whether a tRNS chunk is as long as its kind of picture needs (section 11.3.1.1)."""
+        if self.kind == 3:
+            return len(content) <= self.palette
+        return len(content) == {0: 2, 2: 6}.get(self.kind)
 
     def _header(self, content: bytes) -> None:
         if len(content) != 13:

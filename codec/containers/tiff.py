@@ -9,7 +9,18 @@ from codec.containers.builder import Broken, Builder, resolution, unpack
 from codec.containers.exif import SIZES
 from codec.containers.reasons import Reason
 from codec.containers.structure import Role, Structure
-from codec.containers.tiff_tags import GEOGRAPHIC, LAYERS, MARKS_OF_RAW, PICTURE, SILENT, TEXTS, Tag
+from codec.containers.tiff_tags import (
+    A_SAMPLE,
+    COUNTS,
+    GEOGRAPHIC,
+    LAYERS,
+    LISTS,
+    MARKS_OF_RAW,
+    PICTURE,
+    SILENT,
+    TEXTS,
+    Tag,
+)
 from codec.format.tags import Block
 
 MOST_DIRECTORIES, MOST_ENTRIES, MOST_VALUES = 200, 2000, 2_000_000
@@ -18,7 +29,7 @@ FORMATS = {1: "B", 2: "s", 3: "H", 4: "I", 5: "II", 6: "b", 7: "B", 8: "h", 9: "
 FORMATS |= {16: "Q", 17: "q", 18: "Q"}
 COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000, 50001}
 """What is decoded here: none, CCITT, LZW, JPEG, deflate, PackBits, LZMA, Zstandard, WebP."""
-JPEG, YCBCR, MOST_PLANES = 7, 6, 64
+PALETTE, JPEG, YCBCR, MOST_PLANES = 3, 7, 6, 64
 HIDDEN = (Role.UNACCOUNTED, Role.TRAILER, Role.MOTION, Role.CREDENTIALS, Role.FRAMES, Role.PREVIEW)
 PHOTOMETRICS = {0, 1, 2, 3, 6}
 CFA, LINEAR_RAW = 32803, 34892
@@ -89,6 +100,7 @@ class _Reader(Builder):
         smaller = kind == 1 and area < self.fields["width"] * self.fields["height"]
         role = Role.PIXELS if main else Role.PREVIEW if smaller else Role.FRAMES
         self._strips(entries, name, role)
+        self._plain(entries, name)
         for entry in (entries[tag] for tag in (Tag.SUB_IFDS,) if tag in entries):
             for child, offset in enumerate(self._numbers(entry)[:MOST_DIRECTORIES]):
                 self._directory(offset, f"{name} SubIFD{child}", chained=False)
@@ -174,6 +186,19 @@ class _Reader(Builder):
             self.damage.append(f"{name} has {size} of {due} bytes of pixels")
         elif size > due:
             self.irregular.append(f"{name} has {size} bytes of pixels, of which {due} are due")
+
+    def _plain(self, entries: dict[int, Entry], name: str) -> None:
+        """Check that tags about pixels hold numbers, and as many as they should, so that nothing else is in them."""
+        samples, bits = self._number(entries, Tag.SAMPLES, 1), self._number(entries, Tag.BITS, 1)
+        for tag in sorted(set(entries) & (PICTURE | SILENT)):
+            kind, count = entries[tag].kind, entries[tag].count
+            due = samples if tag in A_SAMPLE else COUNTS.get(tag, 1)
+            if tag == Tag.COLOR_MAP:
+                due = 3 << min(bits, 8) if self._number(entries, Tag.PHOTOMETRIC, 0) == PALETTE else 0
+            if tag == Tag.JPEG_TABLES and self._number(entries, Tag.COMPRESSION, 1) == JPEG:
+                self._inside(self.data[entries[tag].offset : entries[tag].offset + entries[tag].size], name)
+            elif tag not in LISTS - {Tag.JPEG_TABLES} and (kind in (2, 7) or count > due):
+                self.keep_for(Reason.METADATA, f"tag {tag} of {name} has {count} values of type {kind}")
 
     def _inside(self, strip: bytes, name: str) -> None:
         """A strip coded as JPEG may have segments of its own, which have no place to go."""
