@@ -6,10 +6,12 @@ from typing import Any
 from codec.containers.reasons import Reason
 from codec.containers.structure import Part, Role, Structure, covered
 from codec.errors import ImageError
-from codec.format.tags import Block
+from codec.format.tags import REPEATABLE, Block
 
 MOST_UNKNOWN = 1 << 20
 """Bytes of unknown metadata that a file may carry, in all."""
+
+PADDING = {True: Role.SILENT, False: Role.TRAILER}
 
 
 class Broken(Exception):
@@ -29,6 +31,7 @@ class Builder:
         self.notes: list[str] = []
         self.fields: dict[str, Any] = {"width": 0, "height": 0}
         self._unknown = 0
+        self._above = False
 
     def part(self, offset: int, length: int, name: str, role: Role) -> None:
         """Name some bytes; what lies outside the file is cut off."""
@@ -37,21 +40,38 @@ class Builder:
             self.parts.append(Part(offset, length, name, role))
 
     def carry(self, tag: str, content: bytes) -> None:
-        """Carry metadata as a block."""
-        if content:
+        """Carry metadata as a block; of most kinds a file may have one, and an empty one is carried by its name."""
+        if not content:
+            self.unknown(f"{self.container} empty {tag}", b"")
+        elif tag not in REPEATABLE and any(block.tag == tag for block in self.blocks):
+            self.keep_for(Reason.METADATA, f"several blocks {tag}")
+        else:
             self.blocks.append(Block(tag, content))
 
     def unknown(self, name: str, content: bytes) -> None:
         """Carry metadata of an unknown kind, as long as all of it stays below MOST_UNKNOWN."""
         self._unknown += len(content)
         if self._unknown > MOST_UNKNOWN:
-            self.keep_for(Reason.METADATA, f"{self._unknown} bytes of unknown metadata, more than {MOST_UNKNOWN}")
+            if not self._above:
+                self.keep_for(Reason.METADATA, f"more than {MOST_UNKNOWN} bytes of unknown metadata")
+            self._above = True
         else:
             self.blocks.append(Block("unKn", name.encode() + b"\0" + content))
 
     def keep_for(self, reason: Reason, why: str) -> None:
         """Say why the file must be kept whole."""
         self.keep.append((str(reason), why))
+
+    def behind(self, start: int) -> None:
+        """Name what lies from `start` to the end of the file and has no name yet: padding, or a trailer."""
+        inside = sorted((part.offset, part.offset + part.length) for part in self.parts)
+        place = start
+        for offset, end in [*inside, (len(self.data), len(self.data))]:
+            if offset > place:
+                rest = self.data[place:offset]
+                padding = rest.count(0) == len(rest) or rest.count(0xFF) == len(rest)
+                self.part(place, len(rest), "padding" if padding else "bytes behind", PADDING[padding])
+            place = max(place, end)
 
     def build(self) -> Structure:
         """The structure; what no part names is padding if it is zero, and unaccounted otherwise."""

@@ -4,7 +4,9 @@ A disk or a transfer that loses bytes leaves zeros. Most Huffman codes make sens
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
+
+from codec.containers.builder import Broken
 
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 SHORTEST_RUN = 16
@@ -17,12 +19,12 @@ def end_of_scan(data: bytes, start: int) -> int | None:
     return found.start() if found else None
 
 
-def wiped(data: bytes, start: int, end: int, header: bytes, tables: Sequence[bytes]) -> int | None:
+def wiped(data: bytes, start: int, end: int, header: bytes, symbols: Mapping[int, int]) -> int | None:
     """Where a run of zero bytes stands that cannot be a flat picture in this scan's Huffman codes; else None.
 
-    `header` is the content of the scan's SOS segment, `tables` are those of the DHT segments before it, in order. The
-    code of zeros alone ends a block in tables made for flat pictures. Where it stands for a coefficient in the table of
-    any component of the scan, sixteen zero bytes in a row are forty equal coefficients, and more likely lost bytes.
+    `header` is the content of the scan's SOS segment, `symbols` are those of the tables in force. The code of zeros
+    alone ends a block in tables made for flat pictures. Where it stands for a coefficient in the table of any component
+    of the scan, sixteen zero bytes in a row are forty equal coefficients, and more likely lost bytes.
     """
     place = data.find(bytes(SHORTEST_RUN), start, end)
     if place < 0 or not header or len(header) < 4 + 2 * header[0]:
@@ -30,21 +32,19 @@ def wiped(data: bytes, start: int, end: int, header: bytes, tables: Sequence[byt
     first, _, approximation = header[1 + 2 * header[0] :][:3]
     if approximation >> 4 or (first == 0 and header[2 + 2 * header[0]] == 0):
         return None  # refinements are bare bits, and DC values alone say nothing of how flat a block is
-    symbols = _symbols_of_zeros(tables)
     used = [symbols.get(header[2 + 2 * component] & 15) for component in range(header[0])]
     return place if any(symbol is not None and symbol & 15 for symbol in used) else None
 
 
-def _symbols_of_zeros(tables: Sequence[bytes]) -> dict[int, int]:
-    """The symbol whose code is all zeros, for each AC table in force."""
-    current: dict[int, int] = {}
-    for content in tables:
-        place = 0
-        while place + 17 <= len(content):
-            total = sum(content[place + 1 : place + 17])
-            if place + 17 + total > len(content):
-                break
-            if content[place] >> 4 and total:
-                current[content[place] & 15] = content[place + 17]
-            place += 17 + total
-    return current
+def symbols_of_zeros(table: bytes) -> dict[int, int]:
+    """The symbol whose code is all zeros, for each AC table in a DHT segment's content. Raises Broken."""
+    found: dict[int, int] = {}
+    place = 0
+    while place < len(table):
+        total = sum(table[place + 1 : place + 17])
+        if place + 17 + total > len(table):
+            raise Broken("Huffman tables that do not fill their segment")
+        if table[place] >> 4 and total:
+            found[table[place] & 15] = table[place + 17]
+        place += 17 + total
+    return found

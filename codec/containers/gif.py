@@ -6,6 +6,8 @@ from codec.containers.structure import Role, Structure
 EXTENSION, IMAGE, TRAILER = 0x21, 0x2C, 0x3B
 GRAPHIC, COMMENT, TEXT, APPLICATION = 0xF9, 0xFE, 0x01, 0xFF
 LOOPS = (b"NETSCAPE2.0", b"ANIMEXTS1.0")
+XMP, MAGIC = b"XMP DataXMP", b"\x01\xff\xfe"
+"""An XMP packet stands as it is, not in blocks; 258 bytes behind it lead any reader to its end (XMP part 3, 1.1.2)."""
 MOST_BLOCKS = 100_000
 
 
@@ -29,16 +31,13 @@ class _Reader(Builder):
                 (kind,) = unpack("B", self.data, place)
                 if kind == TRAILER:
                     self.part(place, 1, "trailer", Role.SILENT)
-                    self.part(place + 1, len(self.data) - place - 1, "bytes behind", self._behind(place + 1))
+                    self.behind(place + 1)
                     break
                 place = self._block(place, kind)
         except Broken as broken:
             self.damage.append(str(broken))
         if not self.images:
             self.damage.append("no image")
-
-    def _behind(self, place: int) -> Role:
-        return Role.TRAILER if any(self.data[place:]) else Role.SILENT
 
     def _screen(self) -> int:
         width, height, flags, _, aspect = unpack("<HHBBB", self.data, 6)
@@ -64,21 +63,26 @@ class _Reader(Builder):
             raise Broken(f"an unknown block {kind:02X} at byte {place}")
         (label,) = unpack("B", self.data, place + 1)
         content, end = self._sub_blocks(place + 2)
-        self.part(place, end - place, f"extension {label:02X}", self._extension(place, label, content))
+        self.part(place, end - place, f"extension {label:02X}", self._extension(place, end, label, content))
         return end
 
-    def _extension(self, place: int, label: int, content: bytes) -> Role:
+    def _extension(self, place: int, end: int, label: int, content: bytes) -> Role:
         if label == GRAPHIC:
+            if len(content) != 4:
+                self.irregular.append("a graphic control extension that is not four bytes long")
             return Role.PIXELS
         if label == COMMENT:
             self.carry("coMm", content)
             return Role.METADATA
-        head = self.data[place + 3 : place + 14]
-        if label == APPLICATION and head in LOOPS:
+        head = content[:11]
+        if label == APPLICATION and head in LOOPS and len(content) <= 16:
             return Role.SILENT
+        if label == APPLICATION and head == XMP and self.data[end - 258 : end - 255] == MAGIC:
+            self.carry("xmPp", self.data[place + 14 : end - 258])
+            return Role.METADATA
         if label == TEXT:
             return Role.UNACCOUNTED
-        self.unknown(f"GIF {label:02X}", content)
+        self.unknown(f"GIF {label:02X}", self.data[place + 2 : end])  # with the lengths of its blocks
         return Role.METADATA
 
     def _sub_blocks(self, place: int) -> tuple[bytes, int]:

@@ -1,54 +1,25 @@
-"""HEIF, HEIC and AVIF (ISO/IEC 23008-12:2022; AV1 Image File Format 1.1): items, their properties and their bytes."""
+"""HEIF, HEIC and AVIF (ISO/IEC 23008-12:2022; AV1 Image File Format 1.1): what each item is to the main picture."""
 
 import struct
-from collections import defaultdict
-from dataclasses import dataclass, field
 
-from codec.containers.bmff import Box, boxes, children
-from codec.containers.builder import Broken, Builder, unpack
+from codec.containers.bmff import Box, boxes
+from codec.containers.builder import Broken
+from codec.containers.heif_items import FILLERS, MOST_ITEMS, Item, ItemReader
 from codec.containers.reasons import Reason
 from codec.containers.structure import Role, Structure
 
 CODED = {b"hvc1", b"av01", b"hev1"}
-DERIVED = {b"grid", b"iden"}
+DERIVED = {b"grid", b"iden", b"tmap"}
 UNREAD = {b"avc1", b"j2k1", b"jpeg", b"unci", b"vvc1", b"evc1", b"lhv1", b"iovl", b"mski"}
+PICTURES = CODED | DERIVED | UNREAD
+TRANSFORMATIONS = (b"irot", b"imir", b"clap")
 ALPHA = ("urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", "urn:mpeg:hevc:2015:auxid:1")
-KNOWN_PROPERTIES = {b"ispe", b"hvcC", b"av1C", b"pixi", b"colr", b"irot", b"imir", b"auxC", b"pasp", b"clap"} | {
-    b"clli",
-    b"mdcv",
-    b"lsel",
-    b"a1op",
-    b"a1lx",
-    b"rloc",
-    b"cclv",
-    b"amve",
-}
-SILENT_BOXES = {b"free", b"skip"}
-SILENT_IN_META = {b"hdlr", b"pitm", b"iinf", b"iloc", b"iprp", b"iref", b"idat", b"dinf", b"grpl", b"free", b"skip"}
+MOST_STEPS = 100_000
 SEQUENCES = {b"hevc", b"hevx", b"avis", b"msf1"}
-STEREO_GROUPS = {b"altr", b"ster", b"brst", b"eqiv"}
 UPRIGHT = [1, 8, 3, 6]
 """EXIF's orientation for 0 to 3 quarter turns counterclockwise."""
 MIRRORED = {(0, 1): 2, (1, 1): 7, (2, 1): 4, (3, 1): 5, (0, 0): 4, (1, 0): 5, (2, 0): 2, (3, 0): 7}
 """EXIF's orientation for quarter turns, then a mirror: axis 1 is left to right, 0 is top to bottom."""
-MOST_ITEMS = 5000
-
-
-@dataclass
-class Item:
-    """An item of the meta box."""
-
-    number: int
-    kind: bytes = b""
-    content_type: str = ""
-    hidden: bool = False
-    extents: list[tuple[int, int]] = field(default_factory=list)
-    properties: list[tuple[bytes, bytes]] = field(default_factory=list)
-    references: list[tuple[bytes, list[int]]] = field(default_factory=list)
-
-    def get(self, kind: bytes) -> bytes | None:
-        """The content of its first property of a kind."""
-        return next((content for own, content in self.properties if own == kind), None)
 
 
 def read(data: bytes) -> Structure:
@@ -59,203 +30,169 @@ def read(data: bytes) -> Structure:
         reader.judge()
     except Broken as broken:
         reader.damage.append(str(broken))
+    if reader.whole < len(data):
+        reader.behind(reader.whole)
     return reader.build()
 
 
-class _Reader(Builder):
+class _Reader(ItemReader):
     def __init__(self, data: bytes) -> None:
         avif = data[8:12] in (b"avif", b"avis")
         super().__init__(data, "AVIF" if avif else "HEIF", "image/avif" if avif else "image/heic")
-        self.items: dict[int, Item] = {}
-        self.primary = 0
-        self.inline = 0, 0
+        self.whole = len(data)
+        self.steps = 0
+        self.transparent = False
 
     def boxes(self) -> None:
-        """Walk the top level."""
-        meta = None
-        for box in boxes(self.data, 0, len(self.data)):
-            if box.kind == b"ftyp":
-                self.part(box.offset, box.end - box.offset, "ftyp", Role.SILENT)
-                self._brands(self.data[box.body : box.end])
-            elif box.kind == b"meta" and meta is None:
-                meta = box
-                self.part(box.offset, box.body + 4 - box.offset, "meta", Role.SILENT)
-                self._meta(box)
-            elif box.kind == b"mdat":
-                self.part(box.offset, box.body - box.offset, "mdat", Role.SILENT)
-            elif box.kind in SILENT_BOXES:
-                self.part(box.offset, box.end - box.offset, box.name, Role.SILENT if self._empty(box) else Role.TRAILER)
-            elif box.kind == b"moov":
-                self.part(box.offset, box.end - box.offset, "moov", Role.FRAMES)
-            elif box.kind == b"uuid" and b"c2pa" in self.data[box.body : box.body + 64]:
-                self.part(box.offset, box.end - box.offset, "C2PA", Role.CREDENTIALS)
-            elif box.kind == b"mpvd":
-                self.part(box.offset, box.end - box.offset, "film", Role.MOTION)
-            else:
-                self.part(box.offset, box.end - box.offset, f"box {box.name}", Role.UNACCOUNTED)
-                self.keep_for(Reason.METADATA, f"unknown box {box.name}")
-        if meta is None:
+        """Walk the top level. What follows the last whole box is a trailer."""
+        listed, place = False, 0
+        try:
+            for box in boxes(self.data, 0, len(self.data)):
+                if box.kind == b"meta" and not listed:
+                    listed = True
+                    self.part(box.offset, box.body + 4 - box.offset, "meta", Role.SILENT)
+                    self.read_meta(box)
+                else:
+                    self.part(*self._box(box))
+                place = box.end
+        except Broken:
+            if not place or not self.items:
+                raise
+            self.whole = place
+        if not listed:
             raise Broken("no list of items")
 
-    def _empty(self, box: Box) -> bool:
-        return not any(self.data[box.body : box.end])
+    def _box(self, box: Box) -> tuple[int, int, str, Role]:
+        """Offset, length, name and role of a box of the top level other than meta."""
+        length, name, role = box.end - box.offset, box.name, Role.UNACCOUNTED
+        content = self.data[box.body : box.body + 4096]
+        if box.kind == b"ftyp" and box.offset == 0:
+            role = Role.SILENT
+            self._brands(content)
+        elif box.kind == b"mdat":
+            length, role = box.body - box.offset, Role.SILENT
+        elif box.kind in FILLERS:
+            empty = self.data.count(0, box.body, box.end) == box.end - box.body
+            role = Role.SILENT if empty else Role.TRAILER
+        elif box.kind == b"moov":
+            role = Role.FRAMES
+        elif box.kind == b"uuid" and b"c2pa" in content[:64]:
+            name, role = "C2PA", Role.CREDENTIALS
+        elif box.kind == b"mpvd":
+            name, role = "film", Role.MOTION
+        else:
+            self.keep_for(Reason.METADATA, f"unknown box {box.name}")
+        return box.offset, length, name, role
 
     def _brands(self, content: bytes) -> None:
         brands = {content[place : place + 4] for place in range(0, len(content), 4)}
         if content[:4] in SEQUENCES or (brands & SEQUENCES and not brands & {b"mif1", b"heic", b"heix", b"avif"}):
             self.keep_for(Reason.FRAMES, "a sequence of pictures")
 
-    def _meta(self, meta: Box) -> None:
-        found = {}
-        for box in children(self.data, meta, full=True):
-            silent = box.kind in SILENT_IN_META
-            if box.kind != b"idat":
-                self.part(box.offset, box.end - box.offset, box.name, Role.SILENT if silent else Role.UNACCOUNTED)
-            if not silent:
-                self.keep_for(Reason.METADATA, f"unknown box {box.name} in its list of items")
-            found[box.kind] = box
-        for kind in (b"pitm", b"iinf", b"iloc", b"iprp"):
-            if kind not in found:
-                raise Broken(f"no box {kind.decode()}")
-        if b"idat" in found:
-            box = found[b"idat"]
-            self.inline = box.body, box.end
-            self.part(box.offset, box.body - box.offset, "idat", Role.SILENT)
-        version = self.data[found[b"pitm"].body]
-        (self.primary,) = unpack(">I" if version else ">H", self.data, found[b"pitm"].body + 4)
-        self._infos(found[b"iinf"])
-        self._locations(found[b"iloc"])
-        self._properties(found[b"iprp"])
-        if b"iref" in found:
-            self._references(found[b"iref"])
-        if b"grpl" in found:
-            for group in children(self.data, found[b"grpl"]):
-                if group.kind not in STEREO_GROUPS:
-                    self.keep_for(Reason.METADATA, f"a group {group.name}")
-                elif group.kind != b"altr":
-                    self.keep_for(Reason.FRAMES, f"a group {group.name} of pictures")
-
-    def _infos(self, box: Box) -> None:
-        version = self.data[box.body]
-        for info in boxes(self.data, box.body + (8 if version else 6), box.end):
-            own = self.data[info.body]
-            (flags,) = unpack(">I", self.data, info.body)
-            if own not in (2, 3):
-                raise Broken(f"an item of version {own}")
-            number, _, kind = unpack(">IH4s" if own == 3 else ">HH4s", self.data, info.body + 4)
-            text = self.data[info.body + (14 if own == 3 else 12) : info.end].split(b"\0")
-            content = text[1].decode("latin-1") if kind == b"mime" and len(text) > 1 else ""
-            if len(self.items) >= MOST_ITEMS:
-                raise Broken(f"more than {MOST_ITEMS} items")
-            self.items[number] = Item(number, kind, content, bool(flags & 1))
-
-    def _locations(self, box: Box) -> None:
-        data, version = self.data, self.data[box.body]
-        (sizes,) = unpack(">H", data, box.body + 4)
-        offset_size, length_size, base_size, index_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15, sizes & 15
-        place = box.body + 6
-        (count,) = unpack(">I" if version == 2 else ">H", data, place)
-        place += 4 if version == 2 else 2
-        for _ in range(min(count, MOST_ITEMS)):
-            (number,) = unpack(">I" if version == 2 else ">H", data, place)
-            place += 4 if version == 2 else 2
-            method = 0
-            if version:
-                method = unpack(">H", data, place)[0] & 15
-                place += 2
-            place += 2
-            base, place = self._sized(place, base_size)
-            (extents,) = unpack(">H", data, place)
-            place += 2
-            item = self.items.setdefault(number, Item(number))
-            for _ in range(extents):
-                if version:
-                    _, place = self._sized(place, index_size)
-                offset, place = self._sized(place, offset_size)
-                length, place = self._sized(place, length_size)
-                self._extent(item, method, base + offset, length)
-
-    def _extent(self, item: Item, method: int, offset: int, length: int) -> None:
-        limit = len(self.data)
-        if method == 1:
-            offset, limit = offset + self.inline[0], self.inline[1]
-        elif method:
-            self.keep_for(Reason.UNSUPPORTED, "an item made of another one")
-            return
-        if offset + length > limit:
-            raise Broken(f"item {item.number} does not fit into the file")
-        item.extents.append((offset, length or limit - offset))
-
-    def _sized(self, place: int, size: int) -> tuple[int, int]:
-        if place + size > len(self.data):
-            raise Broken("a list of places that is cut short")
-        return int.from_bytes(self.data[place : place + size], "big"), place + size
-
-    def _properties(self, box: Box) -> None:
-        found: list[tuple[bytes, bytes]] = []
-        for part in children(self.data, box):
-            if part.kind == b"ipco":
-                found = [(own.kind, self.data[own.body : own.end]) for own in children(self.data, part)]
-            elif part.kind == b"ipma":
-                self._associations(part, found)
-
-    def _associations(self, box: Box, found: list[tuple[bytes, bytes]]) -> None:
-        version, wide = self.data[box.body], self.data[box.body + 3] & 1
-        (count,) = unpack(">I", self.data, box.body + 4)
-        place = box.body + 8
-        for _ in range(min(count, MOST_ITEMS)):
-            number, links = unpack(">IB" if version else ">HB", self.data, place)
-            place += 5 if version else 3
-            for _ in range(links):
-                (value,) = unpack(">H" if wide else ">B", self.data, place)
-                place += 2 if wide else 1
-                index = value & (0x7FFF if wide else 0x7F)
-                if index > len(found):
-                    raise Broken(f"item {number} has a property that is not there")
-                if index:
-                    self.items.setdefault(number, Item(number)).properties.append(found[index - 1])
-
-    def _references(self, box: Box) -> None:
-        wide = self.data[box.body]
-        for part in boxes(self.data, box.body + 4, box.end):
-            source, count = unpack(">IH" if wide else ">HH", self.data, part.body)
-            place = part.body + (6 if wide else 4)
-            targets = unpack(f">{count}{'I' if wide else 'H'}", self.data, place)
-            if source in self.items:
-                self.items[source].references.append((part.kind, [int(target) for target in targets]))
-
     def judge(self) -> None:
         """Say what each item is to the primary one."""
         primary = self.items.get(self.primary)
-        if primary is None or (primary.kind not in CODED | DERIVED and primary.kind not in UNREAD):
+        if primary is None:
             raise Broken("its main picture is not there")
-        pixels = self._tiles(primary, set())
+        if primary.kind not in CODED | {b"grid", b"iden"}:
+            self.keep_for(Reason.UNSUPPORTED, f"a main picture of kind {primary.kind.decode('latin-1')}")
+        pixels = self._pieces(primary)
         self._size(primary)
         for number in sorted(pixels):
             self._pixels(self.items[number])
-        described = defaultdict(list)
+        named = set(pixels)
+        area = self.fields["width"] * self.fields["height"]
         for item in self.items.values():
-            for kind, targets in item.references:
-                described[item.number].append((kind, targets))
+            about = {kind for kind, targets in item.references if not pixels.isdisjoint(targets)}
+            auxiliary = (item.get(b"auxC") or b"")[4:].split(b"\0")[0].decode("latin-1")
+            if item.number in named or item.kind not in PICTURES:
+                continue
+            pieces = self._pieces(item) - named
+            if auxiliary in ALPHA and b"auxl" in about:
+                self._alpha(pieces)
+            elif item.kind == b"tmap" or (auxiliary and b"auxl" in about):
+                self._auxiliary(pieces, auxiliary or "tmap")
+            elif b"thmb" in about and 0 < self._area(item) < area:
+                for number in sorted(pieces):
+                    self._name(self.items[number], Role.PREVIEW)
+            else:
+                continue
+            named |= pieces
         for item in self.items.values():
-            if item.number not in pixels:
-                self._other(item, described[item.number], pixels)
-        for item in self.items.values():
-            for kind, _ in item.properties:
-                if kind not in KNOWN_PROPERTIES and item.number in pixels:
-                    self.keep_for(Reason.METADATA, f"unknown property {kind.decode('latin-1')}")
+            if item.number not in named:
+                self._other(item, pixels)
 
-    def _tiles(self, item: Item, seen: set[int]) -> set[int]:
-        """The items that a picture is made of, itself included."""
-        if item.number in seen or len(seen) > MOST_ITEMS:
-            return seen
-        seen.add(item.number)
-        for kind, targets in item.references:
-            if kind == b"dimg" and item.kind in DERIVED:
+    def _pieces(self, item: Item) -> set[int]:
+        """The items that a picture is made of, itself included. Raises Broken where one is missing."""
+        seen, waiting = {item.number}, [item]
+        while waiting:
+            owner = waiting.pop()
+            for kind, targets in owner.references:
+                if kind != b"dimg" or owner.kind not in DERIVED:
+                    continue
+                self.steps += len(targets)
+                if self.steps > MOST_STEPS:
+                    raise Broken("pictures made of too many others")
                 for target in targets:
-                    if target in self.items:
-                        self._tiles(self.items[target], seen)
+                    if target not in self.items or len(seen) > MOST_ITEMS:
+                        raise Broken(f"piece {target} of item {owner.number} is not there")
+                    if target not in seen:
+                        seen.add(target)
+                        waiting.append(self.items[target])
         return seen
+
+    def _name(self, item: Item, role: Role) -> None:
+        for offset, length in item.extents:
+            self.part(offset, length, f"item {item.number} {item.kind.decode('latin-1')}", role)
+
+    def _content(self, item: Item) -> bytes:
+        return b"".join(self.data[offset : offset + length] for offset, length in item.extents)
+
+    def _area(self, item: Item) -> int:
+        size = item.get(b"ispe") or b""
+        width, height = struct.unpack_from(">II", size, 4) if len(size) >= 12 else (0, 0)
+        return int(width * height)
+
+    def _alpha(self, numbers: set[int]) -> None:
+        if self.transparent:
+            self.irregular.append("several alpha planes")
+        self.transparent = True
+        for number in sorted(numbers):
+            self._name(self.items[number], Role.PIXELS)
+            if self._bits(self.items[number]) > 8:
+                self.keep_for(Reason.DEPTH, "transparency of more than 8 bits")
+
+    def _auxiliary(self, numbers: set[int], name: str) -> None:
+        """Carry a gain map, a depth map or a matte: a box for each item, with its properties, references and bytes."""
+        content = b""
+        for number in sorted(numbers):
+            item = self.items[number]
+            self._name(item, Role.AUXILIARY)
+            properties = b"".join(_box(kind, own) for kind, own in item.properties)
+            references = b"".join(
+                _box(kind, struct.pack(f">{len(targets)}I", *targets)) for kind, targets in item.references
+            )
+            about = struct.pack(">I", number) + item.kind + _box(b"iprp", properties) + _box(b"iref", references)
+            content += _box(b"item", about + _box(b"idat", self._content(item)))
+        self.carry("auXP", f"{name} (HEIF)".encode() + b"\0" + content)
+
+    def _other(self, item: Item, pixels: set[int]) -> None:
+        """Name an item that is no picture: metadata of the main one, or of an unknown kind."""
+        described = any(kind == b"cdsc" and not pixels.isdisjoint(targets) for kind, targets in item.references)
+        if item.kind in PICTURES:
+            self._name(item, Role.FRAMES)
+            return
+        self._name(item, Role.METADATA)
+        content = self._content(item)
+        if item.kind == b"Exif" and described and len(content) > 4:
+            skipped = int.from_bytes(content[:4], "big")
+            self.carry("exIf", content[4 + skipped :])
+            if content[4 : 4 + skipped] not in (b"", b"Exif\0\0"):
+                self.keep_for(Reason.METADATA, "bytes before its EXIF block")
+        elif item.kind == b"mime" and item.content_type == "application/rdf+xml" and described and not item.packed:
+            self.carry("xmPp", content)
+        else:
+            self.unknown(f"HEIF {item.kind.decode('latin-1')} {item.content_type}", content)
 
     def _size(self, item: Item) -> None:
         size = item.get(b"ispe")
@@ -263,6 +200,7 @@ class _Reader(Builder):
             raise Broken("a picture without a size")
         width, height = struct.unpack_from(">II", size, 4)
         self.fields |= {"width": width, "height": height}
+        self._color(item)
         turns, mirror = item.get(b"irot"), item.get(b"imir")
         quarter = turns[0] & 3 if turns else 0
         order = [kind for kind, _ in item.properties if kind in (b"irot", b"imir")]
@@ -277,9 +215,10 @@ class _Reader(Builder):
         spacing = item.get(b"pasp")
         if spacing and spacing[:4] != spacing[4:8]:
             self.keep_for(Reason.UNSUPPORTED, "pixels that are not square")
+        if self._monochrome(item) and self.fields.get("cicp", (0, 0, 0, True))[3] is False:
+            self.keep_for(Reason.COLORS, "gray in limited range")
         if item.get(b"clli") or item.get(b"mdcv") or item.get(b"cclv"):
             self.keep_for(Reason.COLORS, "high dynamic range")
-        self._color(item)
 
     def _color(self, item: Item) -> None:
         for kind, content in item.properties:
@@ -290,9 +229,11 @@ class _Reader(Builder):
                 self.fields["icc"] = content[4:]
 
     def _pixels(self, item: Item) -> None:
-        role = Role.PIXELS
-        for offset, length in item.extents:
-            self.part(offset, length, f"item {item.number} {item.kind.decode('latin-1')}", role)
+        self._name(item, Role.PIXELS)
+        if not item.extents:
+            self.damage.append(f"item {item.number} has no bytes")
+        if item.number != self.primary and any(item.get(kind) for kind in TRANSFORMATIONS):
+            self.keep_for(Reason.UNSUPPORTED, "a turned or cropped piece of its picture")
         bits = self._bits(item)
         self.fields["bits"] = max(self.fields.get("bits", 8), bits)
         if bits > 8:
@@ -311,42 +252,13 @@ class _Reader(Builder):
             bits = max(bits, *channels[5 : 5 + channels[4]])
         return bits
 
-    def _other(self, item: Item, links: list[tuple[bytes, list[int]]], pixels: set[int]) -> None:
-        """Name an item that is no part of the main picture."""
-        about = {kind for kind, targets in links if set(targets) & pixels}
-        content = b"".join(self.data[offset : offset + length] for offset, length in item.extents)
-        name = f"item {item.number} {item.kind.decode('latin-1')}"
-        role = Role.METADATA
-        auxiliary = (item.get(b"auxC") or b"")[4:].split(b"\0")[0].decode("latin-1")
-        if item.kind == b"Exif" and b"cdsc" in about and len(content) > 4:
-            skipped = int.from_bytes(content[:4], "big")
-            self.carry("exIf", content[4 + skipped :])
-            if content[4 : 4 + skipped] not in (b"", b"Exif\0\0"):
-                self.keep_for(Reason.METADATA, "bytes before its EXIF block")
-        elif item.kind == b"mime" and item.content_type == "application/rdf+xml" and b"cdsc" in about:
-            self.carry("xmPp", content)
-        elif auxiliary in ALPHA and b"auxl" in about:
-            role = Role.PIXELS
-            if self._bits(item) > 8:
-                self.keep_for(Reason.DEPTH, "transparency of more than 8 bits")
-        elif auxiliary or item.kind == b"tmap":
-            role = Role.UNACCOUNTED
-            self.keep_for(Reason.GAIN_MAP, f"auxiliary picture {auxiliary or 'tmap'}")
-        elif b"thmb" in about:
-            role = Role.PREVIEW
-        elif item.kind in CODED | DERIVED | UNREAD:
-            role = self._further(item)
-        else:
-            self.unknown(f"HEIF {item.kind.decode('latin-1')} {item.content_type}", content)
-        for offset, length in item.extents:
-            self.part(offset, length, name, role)
+    def _monochrome(self, item: Item) -> bool:
+        """Whether a coded picture, or the first piece of one, is gray alone."""
+        pieces = [target for kind, targets in item.references if kind == b"dimg" for target in targets[:1]]
+        coded = self.items.get(pieces[0], item) if pieces else item
+        hevc, av1 = coded.get(b"hvcC") or b"", coded.get(b"av1C") or b""
+        return (len(hevc) > 16 and not hevc[16] & 3) or (len(av1) > 2 and bool(av1[2] & 0x10))
 
-    def _further(self, item: Item) -> Role:
-        """A coded picture that the main one does not use: a tile of an alpha plane or thumbnail, or another picture."""
-        for owner in self.items.values():
-            for kind, targets in owner.references:
-                if kind == b"dimg" and item.number in targets and owner.number != self.primary:
-                    auxiliary = (owner.get(b"auxC") or b"")[4:].split(b"\0")[0].decode("latin-1")
-                    if auxiliary in ALPHA:
-                        return Role.PIXELS
-        return Role.FRAMES
+
+def _box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + kind + content

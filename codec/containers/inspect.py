@@ -1,5 +1,8 @@
 """What a file is, by its bytes alone: its name is never asked."""
 
+import struct
+from dataclasses import replace
+
 from codec.containers import bmff, gif, heif, jp2, jpeg, jxl, png, simple, tiff, webp
 from codec.containers.builder import Broken, Builder
 from codec.containers.reasons import Reason
@@ -47,11 +50,18 @@ def inspect(data: bytes) -> Structure:
     if not data:
         raise ImageError("the file is empty")
     try:
-        return _read(data)
+        return _sized(_read(data))
     except ImageError:
         raise
-    except (Broken, ValueError, IndexError, OverflowError, ArithmeticError) as error:
+    except (Broken, struct.error, LookupError, ValueError, ArithmeticError, RecursionError) as error:
         return _whole(data, _container(data), "application/octet-stream", Reason.DAMAGED, str(error) or "unreadable")
+
+
+def _sized(structure: Structure) -> Structure:
+    """A picture without a size is none that can be compressed, whatever its reader made of it."""
+    if (structure.width > 0 and structure.height > 0) or structure.keep or structure.damage:
+        return structure
+    return replace(structure, damage=("it does not say how large it is",))
 
 
 def _read(data: bytes) -> Structure:

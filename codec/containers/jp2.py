@@ -1,6 +1,6 @@
 """JPEG 2000 in its JP2 container (ISO/IEC 15444-1, annex I) or as a bare codestream (annex A)."""
 
-import struct
+from collections.abc import Iterator
 
 from codec.containers.bmff import Box, boxes, children
 from codec.containers.builder import Broken, Builder, unpack
@@ -10,6 +10,24 @@ from codec.containers.structure import Role, Structure
 CONTAINER = b"\0\0\0\x0cjP  \r\n\x87\n"
 CODESTREAM = b"\xff\x4f\xff\x51"
 SRGB, GRAY, SYCC = 16, 17, 18
+TILE_PART, SAMPLES, COMMENT, END = 0xFF90, 0xFF93, 0xFF64, b"\xff\xd9"
+KNOWN_SEGMENTS = {
+    0xFF50,
+    0xFF51,
+    0xFF52,
+    0xFF53,
+    0xFF55,
+    0xFF57,
+    0xFF58,
+    0xFF5C,
+    0xFF5D,
+    0xFF5E,
+    0xFF5F,
+    0xFF60,
+    0xFF61,
+}
+"""Capabilities, size, coding and quantization styles, regions, progression, packet headers and lengths (annex A)."""
+MOST_TILE_PARTS = 100_000
 KNOWN_IN_HEADER = {b"ihdr", b"bpcc", b"colr", b"cdef", b"res "}
 
 
@@ -26,15 +44,23 @@ def read(data: bytes) -> Structure:
 class _Reader(Builder):
     def __init__(self, data: bytes) -> None:
         super().__init__(data, "JP2", "image/jp2")
+        self.streams = 0
+        self.alpha = False
 
     def walk(self) -> None:
         """Name each box, or the codestream."""
         if self.data.startswith(CODESTREAM):
             self._codestream(0, len(self.data))
             return
-        for box in boxes(self.data, 0, len(self.data)):
+        end = 0
+        seen: set[bytes] = set()
+        for box in self._boxes():
+            end = box.end
             length = box.end - box.offset
             role = Role.SILENT
+            if box.kind in seen and box.kind in (b"jP  ", b"ftyp", b"jp2h"):
+                self.irregular.append(f"a second box {box.name}")
+            seen.add(box.kind)
             if box.kind == b"jp2h":
                 self._header(box)
                 role = Role.PIXELS
@@ -51,8 +77,17 @@ class _Reader(Builder):
                 role = Role.UNACCOUNTED
                 self.keep_for(Reason.METADATA, f"unknown box {box.name}")
             self.part(box.offset, length, box.name, role)
-        if not self.fields["width"]:
+        if not self.streams:
             raise Broken("no codestream")
+        self.behind(end)
+
+    def _boxes(self) -> Iterator[Box]:
+        """Boxes of the top level; what follows the last whole one is a trailer if there is a codestream before."""
+        try:
+            yield from boxes(self.data, 0, len(self.data))
+        except Broken:
+            if not self.streams:
+                raise
 
     def _identified(self, content: bytes) -> None:
         xmp, exif = bytes.fromhex("be7acfcb97a942e89c71999491e3afac"), b"JpgTiffExif->JP2"
@@ -81,22 +116,64 @@ class _Reader(Builder):
                     self.keep_for(Reason.COLORS, "colors of an unknown kind")
             elif box.kind == b"res ":
                 self.unknown("JP2 res ", content)
+            elif box.kind == b"cdef":
+                self.alpha = True
 
     def _codestream(self, start: int, stop: int) -> None:
+        """Name a codestream: its main header marker by marker, then its tile-parts by the lengths that they state."""
+        self.streams += 1
+        if self.streams > 1:
+            self.part(start, stop - start, "second codestream", Role.FRAMES)
+            return
         if self.data[start : start + 4] != CODESTREAM:
             raise Broken("no JPEG 2000 codestream")
+        self._size(start)
+        place = self._segments(start + 2, stop, TILE_PART)
+        for _ in range(MOST_TILE_PARTS):
+            if unpack(">H", self.data, place)[0] != TILE_PART:
+                break
+            (length,) = unpack(">I", self.data, place + 6)
+            end = place + length if length else stop - 2  # the last one may reach to the end marker
+            if end > stop or self._segments(place + 12, end, SAMPLES) > end:
+                raise Broken("a tile-part that does not fit into the codestream")
+            place = end
+        if self.data[place : place + 2] != END or place + 2 > stop:
+            self.damage.append("the codestream ends without its end marker")
+        place = min(place + 2, stop)
+        self.part(start, place - start, "codestream", Role.PIXELS)
+        if place < stop:
+            self.part(place, stop - place, "bytes behind", Role.TRAILER)
+
+    def _segments(self, place: int, stop: int, until: int) -> int:
+        """Walk a header up to a marker; returns where that one is. Comments are carried."""
+        while (kind := unpack(">H", self.data, place)[0]) != until:
+            (length,) = unpack(">H", self.data, place + 2)
+            if kind < 0xFF00 or length < 2 or place + 2 + length > stop:
+                raise Broken(f"no marker at byte {place} of a header in the codestream")
+            if kind == COMMENT:
+                self._comment(self.data[place + 4 : place + 2 + length])
+            elif kind not in KNOWN_SEGMENTS:
+                self.irregular.append(f"an unknown marker {kind:04X} in the codestream")
+            place += 2 + length
+        return place
+
+    def _comment(self, content: bytes) -> None:
+        if content[:2] == b"\0\1":
+            self.carry("coMm", content[2:])
+        else:
+            self.unknown("JP2 COM", content)
+
+    def _size(self, start: int) -> None:
+        """The SIZ segment (A.5.1): size, components and their depth."""
         width, height, left, top = unpack(">IIII", self.data, start + 8)
         (components,) = unpack(">H", self.data, start + 40)
         self.fields |= {"width": width - left, "height": height - top}
-        if stop - start < 4 or self.data[stop - 2 : stop] != b"\xff\xd9":
-            self.damage.append("the codestream ends without its end marker")
-        if not 1 <= components <= 4:
+        if not 1 <= components <= 4 or (components in (2, 4) and not self.alpha):
             self.keep_for(Reason.COLORS, f"{components} components")
-            components = 0
-        for component in range(components):
-            depth, across, down = struct.unpack_from(">BBB", self.data, start + 42 + 3 * component)
+        for component in range(min(components, 4)):
+            depth, across, down = unpack(">BBB", self.data, start + 42 + 3 * component)
             if (depth & 0x7F) + 1 > 8:
+                self.fields["bits"] = (depth & 0x7F) + 1
                 self.keep_for(Reason.DEPTH, f"samples of {(depth & 0x7F) + 1} bits")
             if depth & 0x80 or (component in (0, 3) and (across, down) != (1, 1)):
                 self.keep_for(Reason.COLORS, "signed or reduced components")
-        self.part(start, stop - start, "codestream", Role.PIXELS)

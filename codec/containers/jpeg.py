@@ -1,10 +1,10 @@
 """JPEG (ITU-T T.81, JFIF 1.02, EXIF 3.0, CIPA MPF, ISO 21496-1): segment by segment, to what lies behind its end."""
 
-import re
 import struct
 from dataclasses import dataclass
 
 from codec.containers import entropy_coded, exif, mpf
+from codec.containers.bmff import boxes
 from codec.containers.builder import Broken, Builder, resolution, unpack
 from codec.containers.reasons import Reason
 from codec.containers.structure import Role, Structure
@@ -13,13 +13,15 @@ SOI, EOI, SOS, DNL, COM = 0xD8, 0xD9, 0xDA, 0xDC, 0xFE
 FRAMES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
 OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE}
 """Lossless, hierarchical and arithmetic-coded frames."""
-TABLES = {0xC4: "DHT", 0xDB: "DQT", 0xDD: "DRI", 0xCC: "DAC"}
+DHT, DQT, DRI = 0xC4, 0xDB, 0xDD
+TABLES = {DHT: "DHT", DQT: "DQT", DRI: "DRI"}
 STANDALONE = {0x01, *range(0xD0, 0xD8)}
 MOST_SEGMENTS = 20_000
 EXIF, XMP, XMP_MORE = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 ICC, MPF, GAIN_MAP = b"ICC_PROFILE\0", b"MPF\0", b"urn:iso:std:iso:ts:21496:-1\0"
 PHOTOSHOP, JFIF, JFXX, ADOBE = b"Photoshop 3.0\0", b"JFIF\0", b"JFXX\0", b"Adobe"
-FILMS = re.compile(rb"MotionPhoto|MicroVideo")
+FILM_WITHIN = 4096
+"""A film begins within so many bytes behind the picture."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,11 @@ class _Reader(Builder):
         self.ended: int | None = None
         self.profile: dict[int, bytes] = {}
         self.profile_count = 0
-        self.exif_at: list[bytes] = []
         self.further: list[mpf.Entry] = []
         self.mpf_at = 0
         self.scans = 0
+        self.codes_of_zeros: dict[int, int] = {}
+        self.signed: set[bytes] = set()
 
     def segments(self) -> None:
         """Walk from SOI to EOI."""
@@ -59,7 +62,7 @@ class _Reader(Builder):
                 place = self._segment(place)
                 if self.ended is not None:
                     return
-            self.keep_for(Reason.IRREGULAR, f"more than {MOST_SEGMENTS} segments")
+            self.irregular.append(f"more than {MOST_SEGMENTS} segments")
         except Broken as broken:
             self.damage.append(str(broken))
 
@@ -116,6 +119,7 @@ class _Reader(Builder):
         length = len(content) + 4
         if marker in TABLES:
             self.part(start, length, TABLES[marker], Role.PIXELS)
+            self._tables(marker, content)
         elif marker in FRAMES:
             self.part(start, length, f"SOF {FRAMES[marker]}", Role.PIXELS)
             self._frame(content)
@@ -125,13 +129,13 @@ class _Reader(Builder):
             self.keep_for(Reason.UNSUPPORTED, "lossless, hierarchical or arithmetic coding")
         elif marker in (SOS, DNL):
             self.part(start, length, "SOS" if marker == SOS else "DNL", Role.PIXELS)
+            if marker == SOS and (not content or not 1 <= content[0] <= 4 or len(content) != 4 + 2 * content[0]):
+                self.irregular.append("a scan header of another length than its components need")
             if marker == DNL:
                 self.keep_for(Reason.UNSUPPORTED, "the height stands behind the first scan")
         elif marker == COM:
             self.part(start, length, "COM", Role.METADATA)
             self.carry("coMm", content)
-            if not content:
-                self.unknown("JPEG COM", b"")
         elif 0xE0 <= marker <= 0xEF:
             self._application(marker, start, content)
         else:
@@ -144,14 +148,14 @@ class _Reader(Builder):
         if marker == 0xE0 and content.startswith(JFIF):
             name, role = "APP0 JFIF", self._jfif(content)
         elif marker == 0xE0 and content.startswith(JFXX):
-            name, role = "APP0 JFXX", Role.PREVIEW
+            name = "APP0 JFXX"
+            if self.frame is None and len(content) > 5:
+                role = Role.PREVIEW
+            else:
+                self.unknown("JPEG APP0", content)
         elif marker == 0xE1 and content.startswith(EXIF):
             name = "APP1 Exif"
-            self.exif_at.append(content[len(EXIF) :])
-            if len(self.exif_at) == 1:
-                self._exif(content[len(EXIF) :])
-            else:
-                self.keep_for(Reason.METADATA, "several EXIF segments")
+            self._exif(content[len(EXIF) :])
         elif marker == 0xE1 and content.startswith(XMP):
             name = "APP1 XMP"
             if any(block.tag == "xmPp" for block in self.blocks):
@@ -166,22 +170,18 @@ class _Reader(Builder):
             self._profile(content)
         elif marker == 0xE2 and content.startswith(MPF):
             name = "APP2 MPF"
-            self.mpf_at = start + 4 + len(MPF)
-            try:
-                self.further = mpf.entries(content[len(MPF) :])
-            except Broken as broken:
-                self.keep_for(Reason.METADATA, f"its list of pictures: {broken}")
-            self.unknown("JPEG APP2", content)
+            self._list_of_pictures(start, content)
         elif marker == 0xED and content.startswith(PHOTOSHOP):
             name = "APP13 Photoshop"
             self.carry("psIr", content)
         elif marker == 0xEE and content.startswith(ADOBE) and len(content) >= 12:
             name, role = "APP14 Adobe", Role.PIXELS
-            self.adobe = content[11]
-            if len(content) > 12:
+            if len(content) > 12 or self.adobe is not None:
                 self.unknown("JPEG APP14", content)
-        elif marker == 0xEB and content.startswith(b"JP") and b"c2pa" in content:
+            self.adobe = content[11] if self.adobe is None else self.adobe
+        elif marker == 0xEB and content.startswith(b"JP") and (content[2:4] in self.signed or b"c2pa" in content):
             name, role = "APP11 C2PA", Role.CREDENTIALS
+            self.signed.add(content[2:4])  # the number of the box, which further segments go on with
         else:
             self.unknown(f"JPEG {name}", content)
         self.part(start, length, name, role)
@@ -191,17 +191,44 @@ class _Reader(Builder):
             self.irregular.append("a JFIF header that is cut short")
             return Role.UNACCOUNTED
         unit, horizontal, vertical, columns, rows = struct.unpack_from(">BHHBB", content, 7)
-        if columns and rows:
-            return Role.PREVIEW
-        if len(content) > 14 or unit > 2:
+        known = any(block.tag == "phYs" for block in self.blocks)
+        if len(content) != 14 + 3 * columns * rows or unit > 2 or known:
             self.unknown("JPEG APP0", content)
-        elif unit or horizontal != vertical:
+            return Role.METADATA
+        if unit or horizontal != vertical:
             self.carry("phYs", resolution(unit, (horizontal, 1), (vertical, 1)))
-        return Role.METADATA
+        return Role.PREVIEW if columns and rows else Role.METADATA
+
+    def _tables(self, marker: int, content: bytes) -> None:
+        """Check that coding tables fill their segments, so that nothing else is in them (T.81, B.2.4)."""
+        try:
+            if marker == DHT:
+                self.codes_of_zeros |= entropy_coded.symbols_of_zeros(content)
+            elif marker == DQT:
+                place = 0
+                while place < len(content):
+                    place += 129 if content[place] >> 4 else 65
+                if place != len(content):
+                    raise Broken("quantization tables that do not fill their segment")
+            elif marker == DRI and len(content) != 2:
+                raise Broken("a restart interval that is not two bytes long")
+        except Broken as broken:
+            self.irregular.append(str(broken))
+
+    def _list_of_pictures(self, start: int, content: bytes) -> None:
+        """Multi-Picture Format. A list that cannot be read, or a second one, keeps the file."""
+        self.unknown("JPEG APP2", content)
+        if self.mpf_at:
+            self.keep_for(Reason.METADATA, "several lists of pictures")
+        self.mpf_at = start + 4 + len(MPF)
+        try:
+            self.further = mpf.entries(content[len(MPF) :])
+        except Broken as broken:
+            self.keep_for(Reason.METADATA, f"its list of pictures: {broken}")
 
     def _exif(self, block: bytes) -> None:
-        self.carry("exIf", block)
-        self.fields["orientation"] = exif.orientation(block)
+        self.carry("exIf", block)  # a second one keeps the file
+        self.fields.setdefault("orientation", exif.orientation(block))
 
     def _frame(self, content: bytes) -> None:
         if len(content) < 6:
@@ -210,6 +237,8 @@ class _Reader(Builder):
         if self.frame is not None:
             self.keep_for(Reason.UNSUPPORTED, "several frames")
             return
+        if len(content) != 6 + 3 * components:
+            self.irregular.append("a frame header of another length than its components need")
         if not width or not height:
             self.keep_for(Reason.UNSUPPORTED, f"a picture of {width} x {height} pixels")
         self.frame = _Frame(width, height, bits, components)
@@ -227,19 +256,10 @@ class _Reader(Builder):
             self.part(place, len(self.data) - place, "entropy-coded data", Role.PIXELS)
             raise Broken("the file ends without an end of image")
         self.part(place, end - place, "entropy-coded data", Role.PIXELS)
-        if where := entropy_coded.wiped(
-            self.data, place, end, self.data[start + 4 : place], self._tables_before(start)
-        ):
+        where = entropy_coded.wiped(self.data, place, end, self.data[start + 4 : place], self.codes_of_zeros)
+        if where is not None:
             self.damage.append(f"zeros where no coded picture has them, at byte {where}")
         return end
-
-    def _tables_before(self, stop: int) -> list[bytes]:
-        """The Huffman tables in force at a scan."""
-        return [
-            self.data[part.offset + 4 : part.offset + part.length]
-            for part in self.parts
-            if part.name == "DHT" and part.offset < stop
-        ]
 
     def _profile(self, content: bytes) -> None:
         number, count = content[12], content[13]
@@ -258,33 +278,53 @@ class _Reader(Builder):
 
     def _behind(self, end: int) -> None:
         """Name what follows EOI: further pictures of MPF, a film, or bytes of nobody."""
-        rest = self.data[end:]
-        if not rest.strip(b"\0") or not rest.strip(b"\xff"):
-            self.part(end, len(rest), "padding", Role.SILENT)
-            return
         packets = b"".join(block.content for block in self.blocks if block.tag in ("xmPp", "xeXt"))
-        for entry in self.further:
-            self._further(entry, end, packets)
-        taken = {part.offset for part in self.parts}
-        film = rest.find(b"ftyp")
-        if end not in taken and (
-            FILMS.search(packets) or (film >= 4 and film < 64) or b"MotionPhoto_Data" in rest[:64]
-        ):
-            self.part(end, len(rest), "film", Role.MOTION)
-        elif FILMS.search(packets) and (film := rest.find(b"ftyp")) >= 4:
-            self.part(end + film - 4, len(rest), "film", Role.MOTION)
+        place = end
+        for entry in sorted(self.further, key=lambda entry: entry.offset):
+            if not entry.primary:
+                place = self._further(entry, place, packets)
+        film = self._film(place)
+        if film is not None:
+            self.part(*film, "film", Role.MOTION)
+        self.behind(end)
 
-    def _further(self, entry: mpf.Entry, end: int, packets: bytes) -> None:
-        if entry.primary:
-            return
-        start = self.mpf_at + entry.offset
-        picture = self.data[start : start + entry.size]
-        if start < end or len(picture) != entry.size or not picture.startswith(b"\xff\xd8\xff"):
+    def _further(self, entry: mpf.Entry, free: int, packets: bytes) -> int:
+        """Name a further picture, which must lie behind those before it; returns where it ends."""
+        start, size = self.mpf_at + entry.offset, entry.size
+        picture = self.data[start : start + size]
+        if start < free or len(picture) != size or not picture.startswith(b"\xff\xd8\xff"):
             self.keep_for(Reason.METADATA, "its list of pictures names one that is not there")
-        elif entry.preview:
-            self.part(start, entry.size, "MPF preview", Role.PREVIEW)
-        elif mpf.is_gain_map(picture, packets):
-            self.part(start, entry.size, "MPF gain map", Role.AUXILIARY)
+            return free
+        if mpf.is_gain_map(picture, packets) and not entry.preview:
+            self.part(start, size, "MPF gain map", Role.AUXILIARY)
             self.carry("auXP", b"gain map (MPF)\0" + picture)
+        elif entry.preview and self._reduced(picture):
+            self.part(start, size, "MPF preview", Role.PREVIEW)
         else:
-            self.part(start, entry.size, "MPF picture", Role.FRAMES)
+            self.part(start, size, "MPF picture", Role.FRAMES)
+        return start + size
+
+    def _reduced(self, picture: bytes) -> bool:
+        """Whether a further picture is a smaller one, whole, with nothing behind its own end."""
+        reader = _Reader(picture)
+        reader.segments()
+        if self.frame is None or reader.frame is None or reader.ended is None:
+            return False
+        smaller = reader.frame.width * reader.frame.height < self.frame.width * self.frame.height
+        return smaller and not picture[reader.ended :].strip(b"\0")
+
+    def _film(self, start: int) -> tuple[int, int] | None:
+        """Where an MPEG-4 film begins behind the picture, and its length as far as its boxes reach.
+
+        Samsung puts a short record of its own before the film, so the first box may stand a little later.
+        """
+        found = self.data.find(b"ftyp", start, start + FILM_WITHIN)
+        if found - 4 < start:
+            return None
+        end = found - 4
+        try:
+            for box in boxes(self.data, found - 4, len(self.data)):
+                end = box.end
+        except Broken:
+            pass  # what follows the last whole box is a trailer
+        return (found - 4, end - found + 4) if end > found else None

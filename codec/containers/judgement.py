@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from codec.containers import exif
 from codec.containers.reasons import Reason
 from codec.containers.structure import Role, Structure
-from codec.format.tags import Block
+from codec.format.tags import AUXILIARY, Block
 
 DISCARDS = {
     "preview": Role.PREVIEW,
@@ -31,6 +31,8 @@ FIRST = (
 )  # fmt: skip
 """Which reason is given where there are several."""
 LOCATIONS = re.compile(rb"(?i)gps|<[a-z]+:(city|country|state|location|sublocation)|LocationCreated|LocationShown")
+MOST_BLOCKS, LARGEST_BLOCK, ALL_BLOCKS = 250, 1 << 24, 1 << 26
+"""Blocks, bytes of one and bytes of all that an .fdc file has room for."""
 MetadataPolicy = Literal["all", "no-location", "none"]
 POLICIES: tuple[str, ...] = get_args(MetadataPolicy)
 
@@ -72,9 +74,9 @@ def judge(structure: Structure, policy: Policy = Policy()) -> Verdict:  # frozen
             reasons.setdefault(OF_ROLE[part.role], f"{part.name}, {part.length} bytes at byte {part.offset}")
     blocks = structure.blocks
     if "gain-map" in left_out:
-        blocks = tuple(block for block in blocks if block.tag != "auXP" and not _lists_pictures(block))
+        blocks = tuple(block for block in blocks if block.tag != AUXILIARY and not _lists_pictures(block))
     blocks, removed, failure = _allowed(blocks, policy.metadata)
-    if failure:
+    if failure or (failure := _too_much(blocks)):
         reasons.setdefault(Reason.METADATA, failure)
     reason = next((reason for reason in FIRST if reason in reasons), None)
     carried = tuple(sorted({block.tag for block in blocks}))
@@ -82,6 +84,21 @@ def judge(structure: Structure, policy: Policy = Policy()) -> Verdict:  # frozen
     if reason is not None:
         return Verdict(reason, reasons[reason], (), (), ())
     return Verdict(None, "", carried, discarded, blocks)
+
+
+def _too_much(blocks: tuple[Block, ...]) -> str:
+    sizes = [len(block.content) for block in blocks]
+    if len(sizes) > MOST_BLOCKS or max(sizes, default=0) > LARGEST_BLOCK or sum(sizes) > ALL_BLOCKS:
+        return f"{sum(sizes)} bytes of metadata in {len(sizes)} blocks, more than an .fdc file holds"
+    return ""
+
+
+def _compressed_text(block: Block) -> bool:
+    """Whether a block is a PNG text that is compressed."""
+    if block.tag != "teXt":
+        return False
+    _, _, rest = block.content.partition(b"\0")
+    return block.content.startswith(b"zTXt") or (block.content.startswith(b"iTXt") and rest[:1] == b"\x01")
 
 
 def _lists_pictures(block: Block) -> bool:
@@ -93,7 +110,7 @@ def _allowed(blocks: tuple[Block, ...], policy: MetadataPolicy) -> tuple[tuple[B
     if policy == "all":
         return blocks, set(), ""
     if policy == "none":
-        own = tuple(block for block in blocks if block.tag in ("auXP",))
+        own = tuple(block for block in blocks if block.tag in (AUXILIARY,))
         return own, {"metadata"} if len(own) < len(blocks) else set(), ""
     kept: list[Block] = []
     removed: set[str] = set()
@@ -106,10 +123,12 @@ def _allowed(blocks: tuple[Block, ...], policy: MetadataPolicy) -> tuple[tuple[B
             if content != block.content:
                 removed.add("location")
             kept.append(Block(block.tag, content))
-        elif block.tag in ("xmPp", "xeXt", "ipTc", "psIr", "teXt", "unKn", "auXP") and LOCATIONS.search(block.content):
+        elif block.tag in ("xmPp", "xeXt", "ipTc", "psIr", "teXt", "unKn", AUXILIARY) and LOCATIONS.search(
+            block.content
+        ):
             removed.add("location")
-        elif block.tag in ("ipTc", "psIr", "unKn"):
-            removed.add("metadata")  # their places of a location are not known by name
+        elif block.tag in ("ipTc", "psIr", "unKn") or _compressed_text(block):
+            removed.add("metadata")  # where these may state a location is not looked into
         else:
             kept.append(block)
     return tuple(kept), removed, ""

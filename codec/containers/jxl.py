@@ -1,13 +1,20 @@
 """JPEG XL (ISO/IEC 18181-1 and -2): the boxes of its container, and what its codestream's head says."""
 
+from collections.abc import Iterator
+
 from codec.containers import jxl_head
-from codec.containers.bmff import boxes
+from codec.containers.bmff import Box, boxes
 from codec.containers.builder import Broken, Builder
 from codec.containers.reasons import Reason
 from codec.containers.structure import Role, Structure
 
 CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
 CODESTREAM = b"\xff\x0a"
+BRANDS = 12
+"""Bytes of an ftyp box with one compatible brand; the signature and the level have fewer."""
+HEAD = 300
+"""Bytes of the codestream in which its head ends."""
+SINGLE = {b"jxlc", b"jbrd", b"JXL ", b"ftyp"}
 
 
 def read(data: bytes) -> Structure:
@@ -28,18 +35,26 @@ class _Reader(Builder):
         """A bare codestream is all pixels; in a container each box is named."""
         if self.data.startswith(CODESTREAM):
             self.part(0, len(self.data), "codestream", Role.PIXELS)
-            self._head(self.data[:300])
+            self._head(self.data[:HEAD])
             return
-        coded = b""
-        for box in boxes(self.data, 0, len(self.data)):
+        coded, ended, end = b"", True, 0
+        seen: set[bytes] = set()
+        for box in self._boxes():
+            end = box.end
+            if box.kind in seen & SINGLE:
+                self.keep_for(Reason.FRAMES, f"a second box {box.name}")
+            seen.add(box.kind)
             content, length = self.data[box.body : box.end], box.end - box.offset
             role = Role.METADATA
             match box.kind:
-                case b"JXL " | b"ftyp" | b"jxll" | b"jxli":
+                case b"JXL " | b"ftyp" | b"jxll" if len(content) <= BRANDS:
                     role = Role.SILENT
                 case b"jxlc" | b"jxlp":
                     role = Role.PIXELS
-                    coded += content[4 if box.kind == b"jxlp" else 0 :][:300]
+                    partial = box.kind == b"jxlp"
+                    ended = not partial or (len(content) >= 4 and bool(content[0] & 0x80))
+                    if len(coded) < HEAD:
+                        coded += content[4 if partial else 0 :][:HEAD]
                 case b"jbrd":
                     role = Role.PIXELS
                 case b"Exif" if len(content) > 4:
@@ -59,7 +74,21 @@ class _Reader(Builder):
                 case _:
                     self.unknown(f"JXL {box.name}", content)
             self.part(box.offset, length, box.name, role)
+        self.behind(end)
+        if not ended or {b"jxlc", b"jxlp"} <= seen:
+            self.damage.append("a codestream in pieces of which the last is missing, or in two forms")
         self._head(coded)
+
+    def _boxes(self) -> Iterator[Box]:
+        """Boxes of the top level; what follows the last whole one is a trailer if there is a codestream before."""
+        coded = False
+        try:
+            for box in boxes(self.data, 0, len(self.data)):
+                coded = coded or box.kind in (b"jxlc", b"jxlp")
+                yield box
+        except Broken:
+            if not coded:
+                raise
 
     def _head(self, codestream: bytes) -> None:
         """The decoder turns the picture itself, and viewers ignore EXIF's orientation: it stays 1."""

@@ -13,10 +13,14 @@ PIXELS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"}
 COLOR = {b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP"}
 TEXT = {b"tEXt", b"zTXt", b"iTXt"}
 ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
-SILENT = {b"iDOT", b"CgBI"}
+IDOT = struct.pack(">I", 2)
+"""How Apple's chunk iDOT begins: 28 bytes, two halves of the image data and where they are."""
 CREDENTIALS = b"caBX"
 MOST_PROFILE = 1 << 24
 MOST_CHUNKS = 200_000
+MOST_IMAGE_DATA, PIECE = 1 << 30, 1 << 16
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Left, top, step across and step down of the passes of an interlaced picture (section 8.1)."""
 XMP_KEYWORD = b"XML:com.adobe.xmp\0"
 
 
@@ -32,6 +36,9 @@ class _Reader(Builder):
         super().__init__(data, "PNG", "image/png")
         self.color: dict[bytes, bytes] = {}
         self.seen: set[bytes] = set()
+        self.last = b""
+        self.image_data: list[tuple[int, int]] = []
+        self.kind, self.interlaced, self.palette = 0, False, 0
 
     def chunks(self) -> None:
         """Walk from the signature to IEND, then name what follows."""
@@ -50,6 +57,9 @@ class _Reader(Builder):
             self.damage.append("no image data")
         if b"CgBI" in self.seen:
             self.keep_for(Reason.UNSUPPORTED, "Apple's variant of PNG")
+        elif not self.damage and not self.keep:
+            self._image_data()
+        self.behind(place)
         self._colors()
 
     def _chunk(self, place: int) -> tuple[int, bytes]:
@@ -57,15 +67,22 @@ class _Reader(Builder):
         end = place + 12 + length
         if end > len(self.data):
             raise Broken(f"chunk {kind!r} at byte {place} does not fit into the file")
-        if not self.seen and kind != b"IHDR":
+        if not self.seen and kind not in (b"IHDR", b"CgBI"):
             raise Broken("the first chunk is not IHDR")
         content = self.data[place + 8 : end - 4]
+        if not kind.isalpha():
+            self.irregular.append(f"a chunk of type {kind!r} at byte {place}, which is not four letters")
+        if kind == b"IDAT":
+            if kind in self.seen and self.last != kind:
+                self.irregular.append("image data in two places")
+            self.image_data.append((place + 8, end - 4))
         sound = zlib.crc32(self.data[place + 4 : end - 4]).to_bytes(4, "big") == self.data[end - 4 : end]
         if not sound:
             self._unsound(place, end - place, kind, content)
         else:
             self._named(place, end - place, kind, content)
         self.seen.add(kind)
+        self.last = kind
         return end, kind
 
     def _unsound(self, place: int, length: int, kind: bytes, content: bytes) -> None:
@@ -86,6 +103,15 @@ class _Reader(Builder):
             role = Role.PIXELS
             if kind == b"IHDR":
                 self._header(content)
+            if kind == b"PLTE" and self.kind != 3:
+                role = Role.METADATA
+                self.unknown("PNG PLTE", content)  # a palette that is suggested, not used
+            if kind == b"PLTE" and self.kind == 3:
+                self.palette = len(content) // 3
+            if kind == b"tRNS" and not self._transparent(content):
+                self.irregular.append(f"transparent values in {len(content)} bytes")
+            if kind == b"IEND" and content:
+                self.irregular.append("an end chunk with content")
             if kind in self.seen and kind != b"IDAT":
                 self.irregular.append(f"a second {name}")
         elif kind in COLOR:
@@ -97,13 +123,13 @@ class _Reader(Builder):
             role = Role.FRAMES
         elif kind == CREDENTIALS:
             role = Role.CREDENTIALS
-        elif kind in SILENT:
+        elif kind == b"CgBI" or (kind == b"iDOT" and len(content) == 28 and content.startswith(IDOT)):
             role = Role.SILENT
         elif kind in TEXT:
             self.carry("teXt", kind + content)
             if kind == b"iTXt" and content.startswith(XMP_KEYWORD):
                 name = "iTXt XMP"
-        elif kind == b"eXIf" and kind not in self.seen:
+        elif kind == b"eXIf" and kind not in self.seen and content.startswith((b"II*\0", b"MM\0*")):
             self.carry("exIf", content)
             self.fields["orientation"] = exif.orientation(content)
         elif kind == b"pHYs" and len(content) == 9 and kind not in self.seen:
@@ -118,19 +144,61 @@ class _Reader(Builder):
             self.unknown(f"PNG {name}", content)
         self.part(place, length, name, role)
 
+    def _transparent(self, content: bytes) -> bool:
+        """Whether a tRNS chunk is as long as its kind of picture needs (section 11.3.1.1)."""
+        if self.kind == 3:
+            return len(content) <= self.palette
+        return len(content) == {0: 2, 2: 6}.get(self.kind)
+
     def _header(self, content: bytes) -> None:
         if len(content) != 13:
             raise Broken("a header that is not 13 bytes long")
-        width, height, bits, kind = struct.unpack_from(">IIBB", content)
+        width, height, bits, kind, _, _, interlaced = struct.unpack(">IIBBBBB", content)
+        self.kind, self.interlaced = kind, bool(interlaced)
         self.fields |= {"width": width, "height": height, "bits": bits}
         if bits > 8:
             self.keep_for(Reason.DEPTH, f"samples of {bits} bits")
         if not width or not height or kind not in (0, 2, 3, 4, 6):
             self.damage.append("an impossible header")
 
+    def _image_data(self) -> None:
+        """Unpack the image data, to find what is missing, broken or too much in it; no pixel is made of it."""
+        due = self._scanlines()
+        if due > MOST_IMAGE_DATA:
+            return  # the decoder refuses it
+        decoder, got = zlib.decompressobj(), 0
+        try:
+            for start, stop in self.image_data:
+                piece = self.data[start:stop]
+                while piece and got <= due:
+                    got += len(decoder.decompress(piece, PIECE))
+                    piece = decoder.unconsumed_tail
+                if decoder.unused_data or got > due:
+                    self.irregular.append("more image data than the picture has pixels")
+                    return
+        except zlib.error as error:
+            self.damage.append(f"image data that cannot be unpacked: {error}")
+            return
+        if not decoder.eof or got < due:
+            self.damage.append("the image data ends too early")
+
+    def _scanlines(self) -> int:
+        """Bytes of all scan lines, each with its filter (section 7.2); of interlaced pictures those of seven passes."""
+        width, height = self.fields["width"], self.fields["height"]
+        bits = self.fields["bits"] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[self.kind]
+        total = 0
+        for left, top, across, down in ADAM7 if self.interlaced else ((0, 0, 1, 1),):
+            columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+            if columns > 0 and rows > 0:
+                total += rows * (1 + -(-columns * bits // 8))
+        return total
+
     def _colors(self) -> None:
         """What the color chunks say, by the third edition's order: cICP, iCCP, sRGB, then gAMA and cHRM."""
         color = self.color
+        for kind, length in {b"cICP": 4, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1}.items():
+            if kind in color and len(color[kind]) != length:
+                self.irregular.append(f"a chunk {kind.decode()} of {len(color[kind])} bytes")
         if len(code := color.get(b"cICP", b"")) == 4:
             self.fields["cicp"] = (code[0], code[1], code[2], bool(code[3]))
         if b"iCCP" in color:
@@ -154,4 +222,5 @@ def _profile(content: bytes) -> bytes | None:
         profile = decoder.decompress(rest[1:], MOST_PROFILE)
     except zlib.error:
         return None
-    return profile if decoder.eof and profile else None
+    whole = decoder.eof and not decoder.unused_data and rest[:1] == b"\0"
+    return profile if whole and profile else None

@@ -9,6 +9,8 @@ from codec.containers.structure import Role, Structure
 
 BMP_HEADERS = {12, 40, 52, 56, 64, 108, 124}
 BMP_SRGB, BMP_WINDOWS, BMP_EMBEDDED = b"BGRs", b" niW", b"DEBM"
+MOST_TEXT = 1 << 24
+"""Bytes of text or runs that are counted."""
 TGA_FOOTER = b"TRUEVISION-XFILE.\0"
 TGA_KINDS = {1, 2, 3, 9, 10, 11}
 
@@ -31,12 +33,17 @@ def read_bmp(data: bytes) -> Structure:
             across, down = unpack("<ii", data, 38)
             if across > 0 and down > 0:
                 reader.carry("phYs", resolution(3, (across, 1), (down, 1)))
+        if bits not in (1, 4, 8, 16, 24, 32):
+            raise Broken(f"pixels of {bits} bits")
+        if any(data[6:10]):
+            reader.unknown("BMP reserved", data[6:10])
         _bmp_pixels(reader, start, abs(width), abs(height), bits, compression)
         if size >= 108:
             _bmp_colors(reader, size)
+        _bmp_end(reader)
         if compression not in (0, 1, 2, 3):
             reader.keep_for(Reason.UNSUPPORTED, f"compression {compression}")
-        if bits == 16 or (bits == 32 and size > 40):
+        if bits == 16 or (bits == 32 and (size > 40 or compression)):
             reader.keep_for(Reason.UNSUPPORTED, "masks of colors")
     except Broken as broken:
         reader.damage.append(str(broken))
@@ -47,7 +54,10 @@ def _bmp_pixels(reader: Builder, start: int, width: int, height: int, bits: int,
     """Header, palette and pixels; what lies behind stays unnamed."""
     (size,) = unpack("<I", reader.data, 14)
     used = unpack("<I", reader.data, 46)[0] if size >= 40 else 0
-    palette = (3 if size == 12 else 4) * (used or (1 << bits if bits <= 8 else 0))
+    if used and bits > 8:
+        reader.keep_for(Reason.METADATA, "a palette that its pixels do not use")
+    colors = min(used or 1 << bits, 1 << bits) if bits <= 8 else 0
+    palette = (3 if size == 12 else 4) * colors
     reader.part(
         0, min(start, 14 + size + palette + (12 if compression == 3 and size == 40 else 0)), "header", Role.PIXELS
     )
@@ -57,9 +67,9 @@ def _bmp_pixels(reader: Builder, start: int, width: int, height: int, bits: int,
     if start + length > len(reader.data):
         raise Broken("the file ends inside its pixels")
     reader.part(start, length, "pixels", Role.PIXELS)
-    if rest := len(reader.data) - start - length:
-        role = Role.TRAILER if any(reader.data[start + length :]) else Role.SILENT
-        reader.part(start + length, rest, "bytes behind", role)
+    fourth = reader.data[start + 3 : start + length : 4] if bits == 32 else b""
+    if fourth.count(0) != len(fourth):
+        reader.keep_for(Reason.COLORS, "a fourth channel without a meaning")
 
 
 def _bmp_colors(reader: Builder, size: int) -> None:
@@ -69,11 +79,17 @@ def _bmp_colors(reader: Builder, size: int) -> None:
     elif space == BMP_EMBEDDED and size == 124:
         offset, length = struct.unpack_from("<II", reader.data, 126)
         profile = reader.data[14 + offset : 14 + offset + length]
-        reader.parts = [part for part in reader.parts if part.name != "bytes behind"]
+        if len(profile) != length:
+            reader.irregular.append("a color profile that is cut short")
         reader.part(14 + offset, length, "profile", Role.PIXELS)
         reader.fields["icc"] = profile
     elif space not in (BMP_SRGB, BMP_WINDOWS):
         reader.keep_for(Reason.COLORS, "a linked profile")
+
+
+def _bmp_end(reader: Builder) -> None:
+    """What follows pixels and profile is a trailer."""
+    reader.behind(max((part.offset + part.length for part in reader.parts), default=len(reader.data)))
 
 
 def read_netpbm(data: bytes) -> Structure:
@@ -97,28 +113,43 @@ def read_netpbm(data: bytes) -> Structure:
     reader.part(0, found.end(), "header", Role.PIXELS)
     for comment in re.findall(rb"#([^\n]*)\n", data[: found.end()]):
         reader.carry("coMm", comment)
-        if not comment:
-            reader.unknown("PPM comment", b"")
     if highest > 255:
         reader.fields["bits"] = 16
         reader.keep_for(Reason.DEPTH, f"samples up to {highest}")
     start, rest = found.end(), len(data) - found.end()
     if kind in b"123":
         reader.part(start, rest, "pixels", Role.PIXELS)
-        if b"#" in data[start:]:
-            reader.keep_for(Reason.METADATA, "a comment among its samples")
+        _plain_samples(reader, kind, start, width * height * (3 if kind == b"3" else 1))
         return reader.build()
     length = {b"4": height * -(-width // 8), b"5": width * height, b"6": 3 * width * height}[kind]
     length *= 2 if highest > 255 else 1
     if length > rest:
         reader.damage.append("the file ends inside its pixels")
     reader.part(start, min(length, rest), "pixels", Role.PIXELS)
-    behind = data[start + length :]
-    if behind:
-        frames = re.match(rb"P[1-6]\s", behind)
-        role = Role.FRAMES if frames else Role.TRAILER if any(behind) else Role.SILENT
-        reader.part(start + length, len(behind), "bytes behind", role)
+    if highest == 0 or highest > 65535:
+        reader.damage.append(f"samples up to {highest}")
+    if re.match(rb"P[1-7]\s", data[start + length : start + length + 3]):
+        reader.part(start + length, len(data) - start - length, "further pictures", Role.FRAMES)
+    reader.behind(start + length)
     return reader.build()
+
+
+def _plain_samples(reader: Builder, kind: bytes, start: int, due: int) -> None:
+    """Samples as text: exactly as many numbers as the picture has, and nothing else."""
+    samples = reader.data[start:]
+    if len(samples) > MOST_TEXT:
+        reader.keep_for(Reason.UNSUPPORTED, f"samples as {len(samples)} bytes of text")
+    elif samples.translate(None, b"0123456789 \t\r\n\v\f"):
+        reader.keep_for(Reason.IRREGULAR, "something else than numbers among its samples")
+    else:
+        digits = samples.translate(None, b" \t\r\n\v\f")
+        found = len(digits) if kind == b"1" else len(samples.split())
+        if kind == b"1" and digits.translate(None, b"01"):
+            reader.damage.append("samples that are neither 0 nor 1")
+        elif found < due:
+            reader.damage.append(f"{found} samples of {due}")
+        elif found > due:
+            reader.irregular.append(f"{found} samples, of which {due} are due")
 
 
 def read_ico(data: bytes) -> Structure:
@@ -148,6 +179,10 @@ def read_tga(data: bytes) -> Structure:
     extension, developer = struct.unpack_from("<II", data, len(data) - 26)
     if bits not in (8, 24, 32) or data[2] not in (2, 3) or data[1] or flags & 0xC0:
         reader.keep_for(Reason.UNSUPPORTED, f"kind {data[2]} with {bits} bits")
+    if bits == 32 and flags & 15 != 8:
+        reader.keep_for(Reason.COLORS, "a fourth channel without a meaning")
+    if any(data[3:12]):
+        reader.unknown("TGA origin", data[3:12])  # of its color map and on the screen
     length = width * height * (bits // 8)
     start = 18 + data[0]
     reader.part(0, 18, "header", Role.PIXELS)
@@ -158,6 +193,7 @@ def read_tga(data: bytes) -> Structure:
     if extension or developer:
         reader.keep_for(Reason.METADATA, "an extension area")
     reader.part(len(data) - 26, 26, "footer", Role.SILENT)
+    reader.behind(start + length)
     if start + length > len(data) - 26:
         reader.damage.append("the file ends inside its pixels")
         reader.parts = []
@@ -173,20 +209,34 @@ def read_pcx(data: bytes) -> Structure:
         reader.damage.append("an impossible size")
         return reader.build()
     reader.part(0, 128, "header", Role.PIXELS)
+    if any(data[16:65]) or any(data[70:128]):
+        reader.unknown("PCX header", data[:128])
+    across, down = struct.unpack_from("<HH", data, 12)
+    if across and down:
+        reader.carry("phYs", resolution(1, (across, 1), (down, 1)))
+    if len(data) > MOST_TEXT:
+        reader.keep_for(Reason.UNSUPPORTED, f"runs in {len(data)} bytes")
+        return reader.build()
     (line,) = struct.unpack_from("<H", data, 66)
-    end = _end_of_runs(data, 128, data[65] * line * (bottom - top + 1))
+    end, missing = _end_of_runs(data, 128, data[65] * line * (bottom - top + 1))
+    if missing:
+        reader.damage.append("the file ends inside its pixels")
     reader.part(128, end - 128, "pixels", Role.PIXELS)
     if len(data) - end == 769 and data[end] == 12:
         reader.part(end, 769, "palette", Role.PIXELS)
+    else:
+        reader.behind(end)
+    if data[65] == 3 and len(data) > end:
+        reader.keep_for(Reason.METADATA, "a palette that its pixels do not use")
     if data[3] != 8 or data[65] not in (1, 3):
         reader.keep_for(Reason.UNSUPPORTED, f"{data[3]} bits in {data[65]} planes")
     return reader.build()
 
 
-def _end_of_runs(data: bytes, place: int, due: int) -> int:
-    """Where run-length coded bytes end that stand for `due` bytes."""
+def _end_of_runs(data: bytes, place: int, due: int) -> tuple[int, bool]:
+    """Where run-length coded bytes end that stand for `due` bytes, and whether the file ends before."""
     while due > 0 and place < len(data):
         run = data[place] & 0x3F if data[place] >= 0xC0 else 1
         place += 2 if data[place] >= 0xC0 else 1
         due -= run
-    return min(place, len(data))
+    return min(place, len(data)), due > 0 or place > len(data)

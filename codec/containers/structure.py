@@ -106,7 +106,7 @@ def covered(data: bytes, parts: Iterable[Part]) -> tuple[Part, ...]:
 
 
 def _gap(start: int, stop: int, data: bytes) -> Part:
-    empty = not any(data[start:stop])
+    empty = data.count(0, start, stop) == stop - start
     return Part(
         start, stop - start, "padding" if empty else "unknown bytes", Role.SILENT if empty else Role.UNACCOUNTED
     )

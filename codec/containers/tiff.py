@@ -4,12 +4,23 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from codec.containers import tiff_metadata
+from codec.containers import jpeg, tiff_metadata
 from codec.containers.builder import Broken, Builder, resolution, unpack
 from codec.containers.exif import SIZES
 from codec.containers.reasons import Reason
 from codec.containers.structure import Role, Structure
-from codec.containers.tiff_tags import GEOGRAPHIC, LAYERS, MARKS_OF_RAW, PICTURE, SILENT, TEXTS, Tag
+from codec.containers.tiff_tags import (
+    A_SAMPLE,
+    COUNTS,
+    GEOGRAPHIC,
+    LAYERS,
+    LISTS,
+    MARKS_OF_RAW,
+    PICTURE,
+    SILENT,
+    TEXTS,
+    Tag,
+)
 from codec.format.tags import Block
 
 MOST_DIRECTORIES, MOST_ENTRIES, MOST_VALUES = 200, 2000, 2_000_000
@@ -18,6 +29,8 @@ FORMATS = {1: "B", 2: "s", 3: "H", 4: "I", 5: "II", 6: "b", 7: "B", 8: "h", 9: "
 FORMATS |= {16: "Q", 17: "q", 18: "Q"}
 COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000, 50001}
 """What is decoded here: none, CCITT, LZW, JPEG, deflate, PackBits, LZMA, Zstandard, WebP."""
+PALETTE, JPEG, YCBCR, MOST_PLANES = 3, 7, 6, 64
+HIDDEN = (Role.UNACCOUNTED, Role.TRAILER, Role.MOTION, Role.CREDENTIALS, Role.FRAMES, Role.PREVIEW)
 PHOTOMETRICS = {0, 1, 2, 3, 6}
 CFA, LINEAR_RAW = 32803, 34892
 
@@ -47,6 +60,7 @@ class _Reader(Builder):
         self.big = struct.unpack_from(f"{self.order}H", data, 2)[0] == 43
         self.visited: set[int] = set()
         self.pages = 0
+        self.values = 0
         self.metadata: dict[int, Entry] = {}
         self.exif: dict[int, Entry] = {}
         self.gps: dict[int, Entry] = {}
@@ -62,7 +76,9 @@ class _Reader(Builder):
             self.damage.append(str(broken))
         if not self.pages:
             self.damage.append("no picture")
-        self._carry()
+        if self.pages:
+            self._carry()
+        self.behind(max(part.offset + part.length for part in self.parts))
 
     def _directory(self, place: int, name: str, *, chained: bool) -> int:
         """Read a picture's directory; returns where the next one of the chain is."""
@@ -70,16 +86,21 @@ class _Reader(Builder):
         number = self.pages
         self.pages += chained
         kind = self._number(entries, Tag.NEW_SUBFILE_TYPE, 0)
+        if Tag.DNG_VERSION in entries:
+            self.container, self.media_type = "DNG", "image/x-adobe-dng"
         if MARKS_OF_RAW & set(entries) or self._number(entries, Tag.PHOTOMETRIC, 0) in (CFA, LINEAR_RAW):
             self.keep_for(Reason.RAW, "a camera's raw file")
         main = chained and number == 0
         if main and kind & 1:
             self.keep_for(Reason.RAW, "its first picture is a preview of another")
-        role = Role.PIXELS if main else Role.PREVIEW if kind & 1 else Role.FRAMES
-        self._strips(entries, name, role)
         if main:
             self._main(entries)
             self.metadata = entries
+        area = self._number(entries, Tag.WIDTH, 0) * self._number(entries, Tag.HEIGHT, 0)
+        smaller = kind == 1 and area < self.fields["width"] * self.fields["height"]
+        role = Role.PIXELS if main else Role.PREVIEW if smaller else Role.FRAMES
+        self._strips(entries, name, role)
+        self._plain(entries, name)
         for entry in (entries[tag] for tag in (Tag.SUB_IFDS,) if tag in entries):
             for child, offset in enumerate(self._numbers(entry)[:MOST_DIRECTORIES]):
                 self._directory(offset, f"{name} SubIFD{child}", chained=False)
@@ -131,15 +152,59 @@ class _Reader(Builder):
         for offsets, lengths in Tag.PLACES:
             if offsets in entries and lengths in entries:
                 places, sizes = self._numbers(entries[offsets]), self._numbers(entries[lengths])
+                self._amount(entries, name, sum(sizes))
                 if len(places) != len(sizes):
                     raise Broken(f"{name} has {len(places)} strips and {len(sizes)} lengths")
                 for place, size in zip(places, sizes, strict=True):
                     if place + size > len(self.data):
                         raise Broken(f"a strip of {name} reaches beyond the end of the file")
                     self.part(place, size, f"{name} pixels", role)
+                    if self._number(entries, Tag.COMPRESSION, 1) == JPEG:
+                        self._inside(self.data[place : place + size], name)
+                found = True
+            elif offsets in entries and offsets != Tag.PLACES[2][0]:
+                self.irregular.append(f"the strips of {name} have no lengths")
                 found = True
         if not found and role is Role.PIXELS:
             raise Broken(f"{name} has no strips")
+
+    def _amount(self, entries: dict[int, Entry], name: str, size: int) -> None:
+        """Check how many bytes uncompressed samples have, so that nothing else is in their strips."""
+        number = self._number
+        if number(entries, Tag.COMPRESSION, 1) != 1 or number(entries, Tag.PHOTOMETRIC, 0) == YCBCR:
+            return
+        width, height = number(entries, Tag.WIDTH, 0), number(entries, Tag.HEIGHT, 0)
+        across, down = number(entries, Tag.TILE_WIDTH, width), number(entries, Tag.TILE_HEIGHT, height)
+        samples = number(entries, Tag.SAMPLES, 1)
+        bits = self._numbers(entries[Tag.BITS]) if Tag.BITS in entries else [1]
+        planes = [bits[:1]] * samples if number(entries, Tag.PLANAR, 1) == 2 else [(bits * samples)[:samples]]
+        if not across or not down or len(planes) > MOST_PLANES:
+            raise Broken(f"{name} has tiles of {across} x {down} pixels in {len(planes)} planes")
+        tiles = -(-width // across) * -(-height // down)
+        due = sum(tiles * down * -(-across * sum(plane) // 8) for plane in planes)
+        if size < due:
+            self.damage.append(f"{name} has {size} of {due} bytes of pixels")
+        elif size > due:
+            self.irregular.append(f"{name} has {size} bytes of pixels, of which {due} are due")
+
+    def _plain(self, entries: dict[int, Entry], name: str) -> None:
+        """Check that tags about pixels hold numbers, and as many as they should, so that nothing else is in them."""
+        samples, bits = self._number(entries, Tag.SAMPLES, 1), self._number(entries, Tag.BITS, 1)
+        for tag in sorted(set(entries) & (PICTURE | SILENT)):
+            kind, count = entries[tag].kind, entries[tag].count
+            due = samples if tag in A_SAMPLE else COUNTS.get(tag, 1)
+            if tag == Tag.COLOR_MAP:
+                due = 3 << min(bits, 8) if self._number(entries, Tag.PHOTOMETRIC, 0) == PALETTE else 0
+            if tag == Tag.JPEG_TABLES and self._number(entries, Tag.COMPRESSION, 1) == JPEG:
+                self._inside(self.data[entries[tag].offset : entries[tag].offset + entries[tag].size], name)
+            elif tag not in LISTS - {Tag.JPEG_TABLES} and (kind in (2, 7) or count > due):
+                self.keep_for(Reason.METADATA, f"tag {tag} of {name} has {count} values of type {kind}")
+
+    def _inside(self, strip: bytes, name: str) -> None:
+        """A strip coded as JPEG may have segments of its own, which have no place to go."""
+        inner = jpeg.read(strip)
+        if any(block.tag != "phYs" for block in inner.blocks) or any(part.role in HIDDEN for part in inner.parts):
+            self.keep_for(Reason.METADATA, f"metadata in a strip of {name}")
 
     def _main(self, entries: dict[int, Entry]) -> None:
         """What the first picture is, and whether its pixels can be compressed."""
@@ -193,8 +258,12 @@ class _Reader(Builder):
 
     def _resolution(self) -> None:
         values = []
-        for tag in (Tag.X_RESOLUTION, Tag.Y_RESOLUTION):
-            if tag not in self.metadata or self.metadata[tag].kind != 5:
+        tags = (Tag.X_RESOLUTION, Tag.Y_RESOLUTION)
+        if not any(tag in self.metadata for tag in tags):
+            return
+        for tag in tags:
+            if tag not in self.metadata or self.metadata[tag].kind != 5 or self.metadata[tag].count != 1:
+                self.keep_for(Reason.METADATA, "a resolution that is not two fractions")
                 return
             values.append(struct.unpack_from(f"{self.order}II", self.data, self.metadata[tag].offset))
         unit = {1: 0, 2: 1, 3: 2}.get(self._number(self.metadata, Tag.RESOLUTION_UNIT, 2))
@@ -209,6 +278,9 @@ class _Reader(Builder):
     def _numbers(self, entry: Entry) -> list[int]:
         if entry.kind not in (1, 3, 4, 13, 16, 18) or entry.count > MOST_VALUES:
             raise Broken(f"tag {entry.tag} is no list of numbers")
+        self.values += entry.count
+        if self.values > 2 * MOST_VALUES:
+            raise Broken("more lists of numbers than any picture has")
         return list(struct.unpack_from(f"{self.order}{entry.count}{FORMATS[entry.kind]}", self.data, entry.offset))
 
     def _number(self, entries: dict[int, Entry], tag: int, default: int) -> int:

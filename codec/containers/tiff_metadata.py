@@ -1,8 +1,11 @@
 """Texts, EXIF and GPS of a TIFF file in an EXIF block of their own, and the check that all values arrived."""
 
 import struct
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from codec.containers.exif import SIZES
 
@@ -29,9 +32,23 @@ def exif_block(
         raise ValueError("an interoperability directory")
     groups = [_values(data, order, entries) for entries in (texts, exif, gps)]
     block = _block(*groups)
-    if _read(block) != groups:
+    tags = [list(group) for group in groups]
+    if _read(block) != groups or _by_pillow(block, tags) != _by_pillow(data, tags):
         raise ValueError("metadata that does not come back from an EXIF block")
     return block
+
+
+def _by_pillow(data: bytes, groups: list[list[int]]) -> list[list[str]]:
+    """The values of these tags as another reader understands them. Raises ValueError where it cannot."""
+    found = Image.Exif()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found.load(data)
+            directories = [found, found.get_ifd(EXIF_POINTER), found.get_ifd(GPS_POINTER)]
+            return [[repr(one.get(tag)) for tag in tags] for one, tags in zip(directories, groups, strict=True)]
+    except Exception as error:  # its parser raises whatever comes up
+        raise ValueError(f"metadata that a second reader cannot read: {error}") from None
 
 
 def _values(data: bytes, order: str, entries: Mapping[int, "Entry"]) -> Values:

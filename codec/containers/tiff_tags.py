@@ -6,7 +6,8 @@ class Tag:
 
     NEW_SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
     ORIENTATION, SAMPLES, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 274, 277, 282, 283, 296
-    EXTRA_SAMPLES, SAMPLE_FORMAT, SUB_IFDS = 338, 339, 330
+    EXTRA_SAMPLES, SAMPLE_FORMAT, SUB_IFDS, PLANAR, TILE_WIDTH, TILE_HEIGHT = 338, 339, 330, 284, 322, 323
+    DNG_VERSION, COLOR_MAP, JPEG_TABLES = 50706, 320, 347
     XMP, IPTC, PHOTOSHOP, ICC, EXIF, GPS, INTEROPERABILITY = 700, 33723, 34377, 34675, 34665, 34853, 40965
     PLACES = ((273, 279), (324, 325), (513, 514))
     CARRIED = frozenset({XMP, IPTC, PHOTOSHOP, ICC, EXIF, GPS, SUB_IFDS, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT})
@@ -14,13 +15,21 @@ class Tag:
 
 PICTURE = frozenset(
     {254, 255, 256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339}
-    | {292, 293, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532}
+    | {292, 293, 347, 513, 514, 529, 530, 531, 532}
 )
 """How the pixels are stored."""
-SILENT = frozenset({263, 264, 265, 266, 280, 281, 288, 289, 290, 291, 340, 341})
-"""Thresholds, fill order of bits (honored by the decoder), smallest and largest values, free space, gray curves."""
-TEXTS = frozenset({269, 270, 271, 272, 285, 305, 306, 315, 316, 33432})
-"""Names, description, make, model, software, date, artist, host and copyright: strings that an EXIF block holds."""
+SILENT = frozenset({263, 264, 265, 266, 280, 281, 340, 341})
+"""Thresholds, fill order of bits (honored by the decoder), smallest and largest values."""
+A_SAMPLE = frozenset({258, 280, 281, 338, 339, 340, 341})
+"""Tags with a value for each sample of a pixel."""
+COUNTS = {529: 3, 530: 2, 532: 6, 320: 3 << 8}
+"""How many values other tags may have; all but these, those of a sample, and lists of places have one."""
+LISTS = frozenset({273, 279, 324, 325, 347})
+TEXTS = frozenset(
+    {269, 270, 271, 272, 285, 305, 306, 315, 316, 33432} | {286, 287, 297, 18246, 18249} | {*range(40091, 40096)}
+)
+"""Names, description, make, model, software, date, artist, host and copyright; place on a page and its number; rating;
+Windows' title, comment, author, keywords and subject: values without offsets, which any EXIF block holds."""
 GEOGRAPHIC = frozenset({33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113, 33920})
 LAYERS = frozenset({37724})
 MARKS_OF_RAW = frozenset({50706, 50707, 50740, 33421, 33422, 37399})

@@ -39,7 +39,7 @@ class _Reader(Builder):
             self.irregular.append("an odd size in the RIFF header")
         stop = min(end, len(self.data))
         if stop < len(self.data):
-            self.part(stop, len(self.data) - stop, "bytes behind", Role.TRAILER)
+            self.behind(stop)
         place = 12
         try:
             while place < stop:
@@ -97,8 +97,9 @@ class _Reader(Builder):
         return Role.PIXELS
 
     def _extended(self, content: bytes) -> None:
-        if len(content) < 10 or self.seen:
-            self.irregular.append("an extended header that is short or not the first")
+        if len(content) != 10 or self.seen:
+            self.irregular.append("an extended header that is not 10 bytes long or not the first")
+        if len(content) < 10:
             return
         self.flags = content[0]
         self.canvas = (1 + int.from_bytes(content[4:7], "little"), 1 + int.from_bytes(content[7:10], "little"))
@@ -106,10 +107,13 @@ class _Reader(Builder):
     def _lossy(self, place: int, content: bytes) -> None:
         if len(content) < 10 or content[3:6] != b"\x9d\x01\x2a" or content[0] & 1:
             raise Broken(f"no key frame of VP8 at byte {place}")
-        width, height = (value & 0x3FFF for value in struct.unpack_from("<HH", content, 6))
+        across, down = struct.unpack_from("<HH", content, 6)
+        if (across | down) >> 14 or not content[0] & 0x10:
+            self.irregular.append("a picture to be enlarged, or not to be shown")
+        width, height = across & 0x3FFF, down & 0x3FFF
         self._size(width, height)
         first = int.from_bytes(content[:3], "little") >> 5
-        if 10 + first > len(content):
+        if not 0 < first <= len(content) - 10:
             raise Broken("the first partition of VP8 does not fit into its chunk")
         blocks = -(-width // 16) * -(-height // 16)
         run = content.find(bytes(SHORTEST_RUN), 10)
@@ -131,8 +135,13 @@ class _Reader(Builder):
 
     def _check(self) -> None:
         """Flags and canvas of the extended header against what is there."""
-        if not {b"VP8 ", b"VP8L", b"ANMF"} & set(self.seen):
+        pictures = {b"VP8 ", b"VP8L", b"ANMF"} & set(self.seen)
+        if not pictures:
             self.damage.append("no picture")
+        if len(pictures) > 1:
+            self.keep_for(Reason.FRAMES, "several pictures")
+        if b"ALPH" in self.seen and (b"VP8 " not in self.seen or not (self.flags or 0) & ALPHA):
+            self.irregular.append("an alpha plane that belongs to no picture")
         if self.canvas and not self.fields["width"]:
             self.fields |= {"width": self.canvas[0], "height": self.canvas[1]}
         if self.flags is None:
