@@ -61,6 +61,7 @@ class Tar:
         try:
             with self._naming_errors():
                 self._writer.addfile(member, cast(BinaryIO, stream))
+            stream.finish()
         except BaseException:
             self.drop()
             raise
@@ -105,6 +106,11 @@ class _Pieces:
             self._rest += piece
         taken, self._rest = self._rest[:count], self._rest[count:]
         return taken
+
+    def finish(self) -> None:
+        """Let the pieces come to their end, where what gives them may still find that they are not what they should."""
+        for _ in self._pieces:
+            raise StorageError("a source is longer than it was listed")
 
 
 class TrainingTar(Tar):

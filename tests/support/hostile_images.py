@@ -80,7 +80,7 @@ def broken() -> Iterator[tuple[str, bytes, Row]]:
     yield "broken/checksum.png", bytes(flipped), DAMAGED
     twelve = bytearray(stored(noise, "JPEG"))
     twelve[twelve.index(b"\xff\xc0") + 4] = 12
-    yield "broken/twelve-bits-declared.jpg", bytes(twelve), DAMAGED
+    yield "broken/twelve-bits-declared.jpg", bytes(twelve), kept("original", "depth")
     contents = {
         "empty.jpg": (b"", DAMAGED),
         "zeros.png": (bytes(1000), NOT_AN_IMAGE),
@@ -98,7 +98,8 @@ def broken() -> Iterator[tuple[str, bytes, Row]]:
         "no-area.png": (png(0, 0, 8, 2), DAMAGED),
     }
     yield from ((f"broken/{name}", content, row) for name, (content, row) in contents.items())
-    exploding = png(64, 64, 8, 2, np.random.default_rng(2).bytes(3 * 64 * 64), extra=(EXPLODING,))
+    lines = [np.random.default_rng(line).bytes(3 * 64) for line in range(64)]
+    exploding = png(64, 64, 8, 2, *lines, extra=EXPLODING)
     yield "broken/exploding-text.png", exploding, COMPRESSED
 
 
@@ -160,15 +161,19 @@ def ordinary() -> Iterator[tuple[str, bytes, Row]]:
     (directory,) = struct.unpack_from("<I", circle, 4)
     (entries,) = struct.unpack_from("<H", circle, directory)
     struct.pack_into("<I", circle, directory + 2 + 12 * entries, directory)
-    yield "ordinary/circular.tif", bytes(circle), COMPRESSED
+    yield "ordinary/circular.tif", bytes(circle), DAMAGED
 
 
 def oversized() -> Iterator[tuple[str, bytes, Row]]:
     unsupported = kept("original", "unsupported")
-    yield "size/bomb.png", png(60_000, 60_000, 1, 0, bytes(7500)), unsupported
-    yield "size/above-the-limit.png", png(12_000, 10_000, 1, 0, bytes(1500)), unsupported
+    yield "size/bomb.png", png(60_000, 60_000, 1, 0, bytes(7500)), DAMAGED
+    yield "size/above-the-limit.png", png(12_000, 10_000, 1, 0, *[bytes(1500)] * 10_000), unsupported
     yield "size/beyond-png.png", png(2**31, 2**31, 8, 2, bytes(3)), unsupported
-    yield "size/screen.gif", b"GIF89a" + struct.pack("<HH", 65535, 65535) + stored(photo(), "GIF")[10:], unsupported
+    yield (
+        "size/screen.gif",
+        b"GIF89a" + struct.pack("<HH", 65535, 65535) + stored(photo(), "GIF")[10:],
+        kept("original", "irregular"),
+    )
     yield "size/small-file.png", stored(Image.new("1", (2000, 1500))), kept("jxl", "would_grow")
     yield "size/long.png", stored(photo(2, 9000)), COMPRESSED
 
