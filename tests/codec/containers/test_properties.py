@@ -17,11 +17,10 @@ from tests.support import containers, insertions
 from tests.support.containers import box, coded_item, exif, heif, segment, short, text, tiff
 from tests.support.insertions import INSERTIONS, Case
 
+EXIF = segment(0xE1, b"Exif\0\0" + exif())
 FILES = (
     insertions.JPEGS[2],
-    containers.with_pictures(
-        [(0x010001, insertions.SMALLER), (0, insertions.SMALLER)], segment(0xE1, b"Exif\0\0" + exif())
-    ),
+    containers.with_pictures([(0x010001, insertions.SMALLER), (0, insertions.SMALLER)], EXIF),
     *insertions.PNGS,
     containers.png_with((b"tEXt", b"Title\0a"), (b"eXIf", exif())),
     *insertions.WEBPS,
