@@ -34,6 +34,8 @@ UNREAD = (
     (b"SIMPLE  =", "FITS", "image/fits"),
     (b"II\xbc", "JXR", "image/jxr"),
     (b"P7\n", "PAM", "image/x-portable-arbitrarymap"),
+    (b"Pf ", "PFM", "image/x-portable-floatmap"),
+    (b"PF ", "PFM", "image/x-portable-floatmap"),
     (b"Pf\n", "PFM", "image/x-portable-floatmap"),
     (b"PF\n", "PFM", "image/x-portable-floatmap"),
     (b"qoif", "QOI", "image/qoi"),

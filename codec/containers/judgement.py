@@ -93,6 +93,14 @@ def _too_much(blocks: tuple[Block, ...]) -> str:
     return ""
 
 
+def _compressed_text(block: Block) -> bool:
+    """Whether a block is a PNG text that is compressed."""
+    if block.tag != "teXt":
+        return False
+    _, _, rest = block.content.partition(b"\0")
+    return block.content.startswith(b"zTXt") or (block.content.startswith(b"iTXt") and rest[:1] == b"\x01")
+
+
 def _lists_pictures(block: Block) -> bool:
     return block.tag == "unKn" and block.content.startswith(b"JPEG APP2\0MPF\0")
 
@@ -119,8 +127,8 @@ def _allowed(blocks: tuple[Block, ...], policy: MetadataPolicy) -> tuple[tuple[B
             block.content
         ):
             removed.add("location")
-        elif block.tag in ("ipTc", "psIr", "unKn"):
-            removed.add("metadata")  # their places of a location are not known by name
+        elif block.tag in ("ipTc", "psIr", "unKn") or _compressed_text(block):
+            removed.add("metadata")  # where these may state a location is not looked into
         else:
             kept.append(block)
     return tuple(kept), removed, ""

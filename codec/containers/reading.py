@@ -20,6 +20,8 @@ from codec.errors import ImageError, NotAnImageError
 from codec.format.tags import Block
 from codec.images import MAX_PIXELS, Picture, read_image
 
+LARGEST_SIDE = 2**31
+"""From here on a side is no size of a picture, whatever a header says."""
 MILD = ("Unknown Adobe", "unknown JFIF", "Invalid SOS parameters")
 """libjpeg's warnings about headers. All of its others are about the coded data."""
 PLUGINS = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WEBP", "GIF": "GIF", "TIFF": "TIFF", "AVIF": "AVIF", "BMP": "BMP"}
@@ -41,7 +43,7 @@ class Source:
     def size(self) -> tuple[int, int] | None:
         """Width and height after the orientation is applied, as far as they are known."""
         about = self.structure
-        if about is None or not about.width or not about.height:
+        if about is None or not 0 < about.width < LARGEST_SIDE or not 0 < about.height < LARGEST_SIDE:
             return None
         return (about.height, about.width) if about.orientation > 4 else (about.width, about.height)
 
@@ -57,12 +59,14 @@ class _KeptError(Exception):
 def read_source(data: bytes, policy: Policy = Policy(), *, max_pixels: int = MAX_PIXELS) -> Source:  # noqa: B008
     """Read a file for compression: every byte accounted for, pixels as stored, metadata as blocks.
 
-    Never raises for what the bytes are: the verdict has the reason. Raises ImageError for an empty file alone.
+    Never raises for what the bytes are: the verdict has the reason.
     """
     try:
         structure = inspect(data)
     except NotAnImageError as error:
         return Source(None, _kept(Reason.NOT_AN_IMAGE, str(error)))
+    except ImageError as error:
+        return Source(None, _kept(Reason.DAMAGED, str(error)))
     verdict = judge(structure, policy)
     if verdict.reason is not None:
         return Source(structure, verdict)
@@ -112,7 +116,7 @@ def read_leniently(data: bytes, policy: Policy = Policy()) -> tuple[Picture, str
 
 def _carried(structure: Structure) -> tuple[Block, ...]:
     """The blocks of a file that is encoded without all of its parts: none that point at those parts."""
-    return tuple(block for block in structure.blocks if block.tag not in ("auxP", "unKn"))
+    return tuple(block for block in structure.blocks if block.tag not in ("auXP", "unKn"))
 
 
 def _kept(reason: Reason, why: str) -> Verdict:

@@ -101,7 +101,7 @@ def _save_backbone(child: Child, source: str, folder: str) -> None:
         answer, _ = child.ask({"do": "backbone", "source": source, "folder": folder}, seconds=SAVE_SECONDS)
     except ChildDied as death:
         raise ArchiveError(f"the backbone cannot be put into the archive: {death}") from death
-    if "failed" in answer:
+    if "fallback" in answer:
         raise SettingsError(answer["error"])
 
 

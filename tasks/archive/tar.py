@@ -4,25 +4,30 @@ Training shards are written by WebDataset's own writer. Archives have the same b
 importing webdataset imports torch, which costs seconds and memory in a process that needs neither.
 """
 
+import hashlib
 import io
+import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self, cast
 
 from tasks.storage.store import StorageError
+
+SPARE = 64 << 20
+"""Bytes of a disk that stay free."""
 
 
 class Tar:
     """A tar being written to a local file: owner, mode and time fixed, members in the order they are added."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._before = path, 0
         self._open()
 
     def _open(self) -> None:
-        self._writer = tarfile.open(self._path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  # closed by _close
+        self._writer = tarfile.open(self._path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115  # closed by _close
 
     def __enter__(self) -> Self:
         return self
@@ -39,6 +44,35 @@ class Tar:
         with self._naming_errors():
             end = self._append(name, data)
         return end - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+    def add_pieces(self, name: str, size: int, pieces: Iterable[bytes]) -> tuple[int, str]:
+        """Append a member that does not fit into memory; returns its offset and the SHA-256 of its bytes.
+
+        What the pieces raise leaves the tar as it was, and so does `drop`. Raises StorageError when the disk is too
+        small, before anything is written.
+        """
+        free = shutil.disk_usage(self._path.parent).free
+        if free < size + SPARE:
+            raise StorageError(f"{self._path}: {size} bytes do not fit into the {free} free here; set TMPDIR")
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = size, 0o444
+        self._before = self._writer.offset
+        stream = _Pieces(pieces)
+        try:
+            with self._naming_errors():
+                self._writer.addfile(member, cast(BinaryIO, stream))
+            stream.finish()
+        except BaseException:
+            self.drop()
+            raise
+        return self._writer.offset - -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE, stream.digest.hexdigest()
+
+    def drop(self) -> None:
+        """Take back the member that add_pieces appended last."""
+        file = cast(BinaryIO, self._writer.fileobj)
+        file.seek(self._before)
+        file.truncate()
+        self._writer.offset = self._before
 
     def _append(self, name: str, data: bytes) -> int:
         """Write a member; returns the tar's length so far."""
@@ -58,6 +92,25 @@ class Tar:
             raise StorageError(
                 f"{self._path}: cannot spool a tar: {error.strerror}; make room there, or set TMPDIR"
             ) from error
+
+
+class _Pieces:
+    """A file that is read once, from pieces, and hashed on the way."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces, self._rest, self.digest = iter(pieces), b"", hashlib.sha256()
+
+    def read(self, count: int) -> bytes:
+        while len(self._rest) < count and (piece := next(self._pieces, None)) is not None:
+            self.digest.update(piece)
+            self._rest += piece
+        taken, self._rest = self._rest[:count], self._rest[count:]
+        return taken
+
+    def finish(self) -> None:
+        """Let the pieces come to their end, where what gives them may still find that they are not what they should."""
+        for _ in self._pieces:
+            raise StorageError("a source is longer than it was listed")
 
 
 class TrainingTar(Tar):

@@ -5,7 +5,7 @@ import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute
@@ -19,12 +19,14 @@ from tasks.compress import listing, process_pair
 from tasks.processes.child import Child, ChildDied
 from tasks.processes.codec_process import CODEC, Models, decodes
 from tasks.progress import SILENT, Progress
-from tasks.sources.source import ChangedError, open_source
+from tasks.sources.source import PIECE, ChangedError, open_source
 from tasks.storage.keys import extension_of, member
 from tasks.storage.store import NotFoundError, StorageError, Store, sha256_of
 
 Row = dict[str, Any]
 
+NONSENSE = ("unverified", *schema.TROUBLE)
+"""Reasons that may well be the machine's fault: max_failed_fraction counts them."""
 OWN_BYTES = ("damaged", "irregular", "signed", "raw", "not_an_image", "encoder")
 """Reasons for which not even a lossless transcode stands in: what is odd about a file may be what matters."""
 
@@ -130,6 +132,8 @@ class Encoding:
 
     def _outcome(self, entry: Row) -> Row:
         try:
+            if entry["size"] > listing.LARGEST_SOURCE:
+                return self._streamed(entry)
             source = self._source.fetch(entry)
         except NotFoundError:
             return _failed("source_missing", "not there any more")
@@ -145,6 +149,19 @@ class Encoding:
             if first := self._first(entry["duplicate_of"], content):
                 return first | found
         return found | self._encoded(entry["key"], source)
+
+    def _streamed(self, entry: Row) -> Row:
+        """A source that is not read into memory goes into the tar as it is, in pieces."""
+        name = member(len(self.rows), entry["key"], extension_of(entry["key"]))
+        offset, content = self._tar.add_pieces(name, entry["size"], self._source.pieces(entry))
+        found = {"source_sha256": content}
+        held = self._held.get(entry["key"])
+        if held is not None and content == entry["held_sha256"]:
+            self._tar.drop()
+            return found | held
+        size = entry["size"]
+        about = {"status": "fallback", "reason": "too_large", "codec": "original", "verified": True}
+        return found | about | {"bytes": size, "offset": offset, "length": size, "sha256": content}
 
     def _again(self, entry: Row, held: Row, source: bytes) -> bool:
         """Whether content that is held is taken again: asked for, and what became of it then would not now."""
@@ -277,7 +294,7 @@ def _published(archive: Store, plan: Manifest, shard: int, rows: list[Row], spoo
 
 
 def _refuse_nonsense(plan: Manifest, shard: int, rows: list[Row]) -> None:
-    failed = [row for row in rows if row["status"] == "failed" or row.get("reason") == "unverified"]
+    failed = [row for row in rows if row["status"] == "failed" or row.get("reason") in NONSENSE]
     allowed = plan.settings.max_failed_fraction
     if len(failed) > allowed * len(rows):
         first = f"{failed[0]['key']!r}: {failed[0].get('error', 'unverified')}"
@@ -287,11 +304,20 @@ def _refuse_nonsense(plan: Manifest, shard: int, rows: list[Row]) -> None:
         )
 
 
+def _hashed(file: BinaryIO, length: int) -> str:
+    """The SHA-256 of the next bytes."""
+    digest = hashlib.sha256()
+    while length and (piece := file.read(min(PIECE, length))):
+        digest.update(piece)
+        length -= len(piece)
+    return digest.hexdigest()
+
+
 def _check_offsets(spool: Path, rows: list[Row]) -> None:
     with spool.open("rb") as file:
         for row in rows:
             file.seek(row["offset"])
-            if hashlib.sha256(file.read(row["length"])).hexdigest() != row["sha256"]:
+            if _hashed(file, row["length"]) != row["sha256"]:
                 raise ArchiveError(
                     f"{row['key']!r}: its bytes are not at the offset its row says; nothing was committed"
                 )

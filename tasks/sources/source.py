@@ -17,6 +17,7 @@ from tasks.storage.store import NotFoundError, StorageError, Store
 
 BATCH = 10_000
 TAIL = 4096
+PIECE = 8 << 20
 
 FOUND = pa.schema(
     [
@@ -53,6 +54,10 @@ class Source(ABC):
     @abstractmethod
     def fetch(self, entry: dict[str, Any]) -> bytes:
         """The bytes of a listed entry; raises NotFoundError, ChangedError, StorageError."""
+
+    def pieces(self, entry: dict[str, Any]) -> Iterator[bytes]:
+        """The bytes of a listed entry piece by piece, for what does not fit into memory; raises as fetch does."""
+        yield self.fetch(entry)
 
     @abstractmethod
     def tail(self, entry: dict[str, Any]) -> str:
@@ -110,6 +115,17 @@ class _Stored(Source):
         if (now.size, now.stamp, len(data)) != (entry["size"], entry["stamp"], entry["size"]):
             raise ChangedError(f"{entry['uri']}: not what was listed any more")
         return data
+
+    def pieces(self, entry: dict[str, Any]) -> Iterator[bytes]:
+        store, name = self._locate(entry)
+        read = 0
+        with store.open(name) as file:
+            while piece := file.read(min(PIECE, entry["size"] - read)):
+                read += len(piece)
+                yield piece
+        now = store.item(name)
+        if (now.size, now.stamp, read) != (entry["size"], entry["stamp"], entry["size"]):
+            raise ChangedError(f"{entry['uri']}: changed after it was listed")
 
     def tail(self, entry: dict[str, Any]) -> str:
         store, name = self._locate(entry)

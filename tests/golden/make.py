@@ -26,6 +26,8 @@ from codec.bundle import Bundle
 from codec.entropy.entroformer import EntroformerSettings
 from codec.errors import SettingsError
 from codec.format.bitstream import parse
+from codec.format.chunks import parse_content
+from codec.format.tags import ALPHA, EXIF, ICC, Block
 from codec.quantization.estimator import AdapterSettings
 from tests.conftest import synthetic
 from tests.support.image_files import DISPLAY_P3, profile
@@ -61,6 +63,7 @@ def pictures() -> dict[str, tuple[Picture, float]]:
     """Pictures and their lambdas: odd sizes, one pixel, two tiles, grey, chunks, extreme rates."""
     exif = Image.Exif()
     exif[0x010F] = "maker"
+    block = (Block(EXIF, exif.tobytes()),)
     grey = np.repeat(synthetic(33, 47, seed=5)[..., :1], 3, axis=2)
     mask = np.tile(np.arange(31, dtype=np.uint8) * 8, (57, 1))
     return {
@@ -72,7 +75,10 @@ def pictures() -> dict[str, tuple[Picture, float]]:
         "grey": (Picture(grey, grey=True), 8.0),
         "alpha": (Picture(synthetic(57, 31, seed=6), alpha=mask), 8.0),
         "binary-alpha": (Picture(grey, grey=True, alpha=np.where(grey[..., 0] > 100, 255, 0).astype(np.uint8)), 8.0),
-        "icc-exif": (Picture(synthetic(40, 40, seed=7), icc=profile(2.2, DISPLAY_P3), exif=exif.tobytes()), 8.0),
+        "icc-exif": (
+            Picture(synthetic(40, 40, seed=7), icc=profile(2.2, DISPLAY_P3), blocks=block),
+            8.0,
+        ),
         "lowest-lambda": (Picture(synthetic(90, 70, seed=8)), 0.02),
         "highest-lambda": (Picture(synthetic(32, 24, seed=9)), 3000.0),
         "flat": (Picture(np.full((200, 136, 3), 77, np.uint8), grey=True), 0.5),
@@ -82,14 +88,16 @@ def pictures() -> dict[str, tuple[Picture, float]]:
 def described(codec: Codec, kind: str, data: bytes) -> dict[str, Any]:
     """What must never change about a file: its bundle, its size, its symbols and its chunks."""
     file = parse(data)
-    chunks = {"alpha": file.chunks.alpha, "icc": file.chunks.icc, "exif": file.chunks.exif}
+    contents = {chunk.tag: chunk.content for chunk in file.chunks if chunk.tag != EXIF}
+    contents |= {chunk.tag: parse_content(chunk.coded, "EXIF block") for chunk in file.chunks if chunk.tag == EXIF}
+    chunks = {name: contents.get(tag) for name, tag in {"alpha": ALPHA, "icc": ICC, "exif": EXIF}.items()}
     return {
         "bundle": kind,
         "width": file.width,
         "height": file.height,
         "grey": file.grey,
         "symbols": hashlib.sha256(codec.symbols(data).astype("<i4").tobytes()).hexdigest(),
-        **{name: chunk and hashlib.sha256(chunk.content).hexdigest() for name, chunk in chunks.items()},
+        **{name: chunk and hashlib.sha256(chunk).hexdigest() for name, chunk in chunks.items()},
     }
 
 

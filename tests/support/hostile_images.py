@@ -19,8 +19,11 @@ from tests.support.image_files import DISPLAY_P3, png, profile, stored
 Row = tuple[str, str | None, str | None]
 """Status, codec and reason."""
 COMPRESSED: Row = ("compressed", "fdc", None)
-FAILED: Row = ("failed", None, "content")
+DAMAGED: Row = ("fallback", "original", "damaged")
+NOT_AN_IMAGE: Row = ("fallback", "original", "not_an_image")
 
+EXPLODING = (b"zTXt", b"k\0\0" + zlib.compress(bytes(2 * 10**6), 9))
+"""A text of two million zeros: carried as it is, and never unpacked."""
 SEEDS = iter(range(1000))
 
 
@@ -32,7 +35,7 @@ def corpus() -> dict[str, tuple[bytes, Row]]:
             assert name not in table
             table[name] = (content, row)
     for fault, reason in {"crash": "crashed", "memory": "killed", "endless": "timeout"}.items():
-        table[f"decoder/{fault}.heic"] = (FAULT + fault.encode(), ("failed", None, reason))
+        table[f"decoder/{fault}.heic"] = (FAULT + fault.encode(), ("fallback", "original", reason))
     return table
 
 
@@ -70,32 +73,34 @@ def cut(data: bytes) -> bytes:
 def broken() -> Iterator[tuple[str, bytes, Row]]:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF"):
-        yield f"broken/cut.{kind.lower()}", cut(stored(noise, kind)), FAILED
-    yield "broken/cut-progressive.jpg", cut(stored(noise, "JPEG", progressive=True)), FAILED
+        yield f"broken/cut.{kind.lower()}", cut(stored(noise, kind)), DAMAGED
+    yield "broken/cut-progressive.jpg", cut(stored(noise, "JPEG", progressive=True)), DAMAGED
     flipped = bytearray(stored(noise))
     flipped[flipped.index(b"IDAT") + 40] ^= 1
-    yield "broken/checksum.png", bytes(flipped), FAILED
+    yield "broken/checksum.png", bytes(flipped), DAMAGED
     twelve = bytearray(stored(noise, "JPEG"))
     twelve[twelve.index(b"\xff\xc0") + 4] = 12
-    yield "broken/twelve-bits-declared.jpg", bytes(twelve), FAILED
+    yield "broken/twelve-bits-declared.jpg", bytes(twelve), kept("original", "depth")
     contents = {
-        "empty.jpg": b"",
-        "zeros.png": bytes(1000),
-        "ones.jpg": b"\xff" * 1000,
-        "random.webp": np.random.default_rng(1).bytes(1000),
-        "text.jpg": b"dear diary\n",
-        "page.png": b"<!doctype html><title>404</title>",
-        "three-bytes.jpg": b"\xff\xd8\xff",
-        "signature.png": b"\x89PNG\r\n\x1a\n",
-        "drawing.svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
-        "print.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-        "document.pdf": b"%PDF-1.7\n",
-        "video.mp4": b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom",
-        "package.zip": b"PK\3\4" + bytes(60),
-        "no-area.png": png(0, 0, 8, 2),
-        "exploding-text.png": png(2, 1, 8, 2, bytes(6), extra=(b"zTXt", b"k\0\0" + zlib.compress(bytes(2 * 10**6), 9))),
+        "empty.jpg": (b"", DAMAGED),
+        "zeros.png": (bytes(1000), NOT_AN_IMAGE),
+        "ones.jpg": (b"\xff" * 1000, NOT_AN_IMAGE),
+        "random.webp": (np.random.default_rng(1).bytes(1000), NOT_AN_IMAGE),
+        "text.jpg": (b"dear diary\n", NOT_AN_IMAGE),
+        "page.png": (b"<!doctype html><title>404</title>", NOT_AN_IMAGE),
+        "three-bytes.jpg": (b"\xff\xd8\xff", DAMAGED),
+        "signature.png": (b"\x89PNG\r\n\x1a\n", DAMAGED),
+        "drawing.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', NOT_AN_IMAGE),
+        "print.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", NOT_AN_IMAGE),
+        "document.pdf": (b"%PDF-1.7\n", NOT_AN_IMAGE),
+        "video.mp4": (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", NOT_AN_IMAGE),
+        "package.zip": (b"PK\3\4" + bytes(60), NOT_AN_IMAGE),
+        "no-area.png": (png(0, 0, 8, 2), DAMAGED),
     }
-    yield from ((f"broken/{name}", content, FAILED) for name, content in contents.items())
+    yield from ((f"broken/{name}", content, row) for name, (content, row) in contents.items())
+    lines = [np.random.default_rng(line).bytes(3 * 64) for line in range(64)]
+    exploding = png(64, 64, 8, 2, *lines, extra=EXPLODING)
+    yield "broken/exploding-text.png", exploding, COMPRESSED
 
 
 def wrongly_named() -> Iterator[tuple[str, bytes, Row]]:
@@ -118,16 +123,16 @@ def beyond_eight_bits() -> Iterator[tuple[str, bytes, Row]]:
     yield "depth/grey.pgm", b"P5 80 60 1023 " + bytes(9600), kept("original", "depth")
     ten = bytes(imagecodecs.avif_encode(deep(3) >> 6, bitspersample=10))
     yield "depth/ten-bits.avif", ten, kept("original", "depth")
-    yield "depth/float.tif", stored(np.zeros((8, 8), np.float32), "TIFF"), kept("original", "unsupported")
-    yield "depth/integer.tif", stored(np.zeros((8, 8), np.int32), "TIFF"), kept("original", "unsupported")
+    yield "depth/float.tif", stored(np.zeros((8, 8), np.float32), "TIFF"), kept("original", "depth")
+    yield "depth/integer.tif", stored(np.zeros((8, 8), np.int32), "TIFF"), kept("original", "depth")
     yield "depth/float.pfm", b"Pf 2 2 -1.0\n" + bytes(16), kept("original", "unsupported")
 
 
 def beyond_rgb() -> Iterator[tuple[str, bytes, Row]]:
     ink = Image.fromarray(photo()).convert("CMYK")
-    yield "colours/ink.jpg", stored(ink, "JPEG"), kept("original", "colours")
-    yield "colours/ink.tif", stored(ink, "TIFF"), kept("original", "colours")
-    yield "colours/lab.tif", stored(Image.fromarray(photo(), "LAB"), "TIFF"), kept("original", "colours")
+    yield "colors/ink.jpg", stored(ink, "JPEG"), kept("original", "colors")
+    yield "colors/ink.tif", stored(ink, "TIFF"), kept("original", "colors")
+    yield "colors/lab.tif", stored(Image.fromarray(photo(), "LAB"), "TIFF"), kept("original", "colors")
 
 
 def several() -> Iterator[tuple[str, bytes, Row]]:
@@ -156,15 +161,19 @@ def ordinary() -> Iterator[tuple[str, bytes, Row]]:
     (directory,) = struct.unpack_from("<I", circle, 4)
     (entries,) = struct.unpack_from("<H", circle, directory)
     struct.pack_into("<I", circle, directory + 2 + 12 * entries, directory)
-    yield "ordinary/circular.tif", bytes(circle), COMPRESSED
+    yield "ordinary/circular.tif", bytes(circle), DAMAGED
 
 
 def oversized() -> Iterator[tuple[str, bytes, Row]]:
     unsupported = kept("original", "unsupported")
-    yield "size/bomb.png", png(60_000, 60_000, 1, 0, bytes(7500)), unsupported
-    yield "size/above-the-limit.png", png(12_000, 10_000, 1, 0, bytes(1500)), unsupported
+    yield "size/bomb.png", png(60_000, 60_000, 1, 0, bytes(7500)), DAMAGED
+    yield "size/above-the-limit.png", png(12_000, 10_000, 1, 0, *[bytes(1500)] * 10_000), unsupported
     yield "size/beyond-png.png", png(2**31, 2**31, 8, 2, bytes(3)), unsupported
-    yield "size/screen.gif", b"GIF89a" + struct.pack("<HH", 65535, 65535) + stored(photo(), "GIF")[10:], unsupported
+    yield (
+        "size/screen.gif",
+        b"GIF89a" + struct.pack("<HH", 65535, 65535) + stored(photo(), "GIF")[10:],
+        kept("original", "irregular"),
+    )
     yield "size/small-file.png", stored(Image.new("1", (2000, 1500))), kept("jxl", "would_grow")
     yield "size/long.png", stored(photo(2, 9000)), COMPRESSED
 

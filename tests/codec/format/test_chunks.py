@@ -1,8 +1,7 @@
-"""Alpha plane, colour profile and EXIF block come back byte for byte, cost what is said, and cannot be made a bomb."""
+"""What a picture has beside its colors comes back byte for byte, costs what is said, and cannot be made a bomb."""
 
 import lzma
 import tracemalloc
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +15,18 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from codec import BitstreamError, Codec, ImageError, Picture, encode_png, read_image
 from codec.bundle import Bundle
-from codec.format.bitstream import ALPHA, EXIF, FOUR_ALPHAS, GREY, ICC, File, pack, parse
-from codec.format.breakdown import account
-from codec.format.chunks import METADATA_LIMIT, Chunk, Chunks, code_alpha, code_metadata, parse_alpha, parse_metadata
+from codec.format.bitstream import File, pack, parse
+from codec.format.chunks import (
+    ALL_CONTENT_LIMIT,
+    CONTENT_LIMIT,
+    Chunk,
+    code_alpha,
+    compressed,
+    of_picture,
+    parse_alpha,
+    parse_content,
+)  # fmt: skip
+from codec.format.tags import ALPHA, EXIF, ICC, Block
 from codec.quantization.quantizer import Parameters
 from tests.conftest import synthetic
 from tests.support.image_files import DISPLAY_P3, profile
@@ -32,13 +40,19 @@ def exif_block() -> bytes:
     exif = Image.Exif()
     exif[0x010F] = "maker"
     exif[0x0132] = "2020:02:02 20:20:20"
-    return exif.tobytes()
+    return exif.tobytes().removeprefix(b"Exif\0\0")
 
 
-EVERYTHING = Picture(synthetic(70, 90), alpha=RAMP, icc=ICC_PROFILE, exif=exif_block())
+BLOCKS = (
+    Block(EXIF, exif_block()),
+    Block("coMm", b"first"),
+    Block("coMm", b"second"),
+    Block("teXt", b"tEXtTitle\0a picture"),
+)
+EVERYTHING = Picture(synthetic(70, 90), alpha=RAMP, icc=ICC_PROFILE, blocks=BLOCKS, orientation=6)
 
 
-def file_with(chunks: Chunks, width: int = 90, height: int = 70) -> File:
+def file_with(chunks: tuple[Chunk, ...], width: int = 90, height: int = 70) -> File:
     return File(width, height, False, "0123456789abcdef", 3, Parameters((128,), 8), b"abcd", chunks)
 
 
@@ -77,43 +91,21 @@ def test_masks_cost_less_than_the_same_plane_as_png() -> None:
 
 @given(st.binary(min_size=1, max_size=3000))
 def test_any_metadata_comes_back(content: bytes) -> None:
-    assert parse_metadata(code_metadata(content, "EXIF block").coded, "EXIF block").content == content
+    assert parse_content(compressed(content), "EXIF block") == content
 
 
-@pytest.mark.parametrize("present", range(8))
-def test_every_combination_of_chunks_survives_and_is_flagged(present: int) -> None:
-    whole = Chunks.of(EVERYTHING, keep_exif=True)
-    chunks = Chunks(
-        whole.alpha if present & 1 else None, whole.icc if present & 2 else None, whole.exif if present & 4 else None
-    )
-    data = pack(file_with(chunks))
-    assert data[4] == present * ALPHA
-    assert parse(data).chunks == chunks
-    entries = account(parse(data))
-    assert sum(entry.bits for entry in entries) == 8 * len(data)
-    assert sum(entry.part == "chunks" for entry in entries) == bin(present).count("1")
-
-
-def test_a_picture_keeps_alpha_profile_and_exif(codec: Codec) -> None:
+def test_a_picture_keeps_all_it_has_beside_its_colors(codec: Codec) -> None:
     encoded = codec.encode(EVERYTHING)
     restored = codec.decode_picture(encoded.data)
     assert restored.alpha is not None and np.array_equal(restored.alpha, RAMP)
-    assert (restored.icc, restored.exif) == (ICC_PROFILE, exif_block())
+    assert (restored.icc, restored.exif, restored.orientation) == (ICC_PROFILE, exif_block(), 6)
+    assert set(restored.blocks) == set(BLOCKS)
+    assert [block.content for block in restored.blocks if block.tag == "coMm"] == [b"first", b"second"]
     assert np.array_equal(restored.pixels, codec.decode(encoded.data))
-    assert restored.source_format == "FDC" and not restored.grey
+    assert restored.source_format == "FDC2" and not restored.grey
     plain = codec.encode(Picture(EVERYTHING.pixels))
     assert np.array_equal(plain.symbols, encoded.symbols), "what is beside the colours changed them"
     assert codec.decode_picture(plain.data).alpha is codec.decode_picture(plain.data).exif is None
-
-
-def test_exif_is_left_out_when_it_is_not_wanted(codec: Codec) -> None:
-    for data in (
-        codec.encode(EVERYTHING, keep_exif=False).data,
-        codec.encode_to_bpp(EVERYTHING, 3, keep_exif=False).data,
-    ):
-        restored = codec.decode_picture(data)
-        assert restored.exif is None and restored.icc == ICC_PROFILE and restored.alpha is not None
-    assert codec.decode_picture(codec.encode_to_bpp(EVERYTHING, 3).data).exif == exif_block()
 
 
 def test_the_target_rate_counts_the_chunks(codec: Codec) -> None:
@@ -122,7 +114,7 @@ def test_the_target_rate_counts_the_chunks(codec: Codec) -> None:
 
 def test_a_restored_png_has_all_that_the_source_had(codec: Codec) -> None:
     restored = read_image(encode_png(codec.decode_picture(codec.encode(replace(EVERYTHING, icc=None)).data)))
-    assert restored.alpha is not None and np.array_equal(restored.alpha, RAMP)
+    assert restored.alpha is not None and np.array_equal(restored.alpha, np.rot90(RAMP, -1)), "turned upright"
     kept = Image.Exif()
     kept.load(restored.exif or b"")
     assert dict(kept) == {0x010F: "maker", 0x0132: "2020:02:02 20:20:20"}
@@ -148,9 +140,13 @@ def test_a_grey_picture_becomes_a_grey_png_with_a_profile_that_fits(codec: Codec
     assert read_image(encode_png(clear)).grey
 
 
-def test_metadata_beyond_the_limit_is_refused_by_the_encoder() -> None:
-    with pytest.raises(ImageError, match=f"EXIF block has {METADATA_LIMIT + 1} bytes"):
-        Chunks.of(Picture(synthetic(8, 8), exif=bytes(METADATA_LIMIT + 1)), keep_exif=True)
+def test_metadata_beyond_the_limits_is_refused_by_the_encoder() -> None:
+    with pytest.raises(ImageError, match=f"EXIF block has {CONTENT_LIMIT + 1} bytes"):
+        of_picture(Picture(synthetic(8, 8), blocks=(Block(EXIF, bytes(CONTENT_LIMIT + 1)),)))
+    with pytest.raises(ImageError, match="in 257 blocks"):
+        of_picture(Picture(synthetic(8, 8), blocks=(Block("coMm", b"x"),) * 257))
+    with pytest.raises(ImageError, match=f"at most {ALL_CONTENT_LIMIT} in"):
+        of_picture(Picture(synthetic(8, 8), blocks=(Block("auXP", bytes(CONTENT_LIMIT)),) * 5))
 
 
 def test_a_picture_too_wide_for_the_header_is_refused_by_the_encoder(codec: Codec) -> None:
@@ -162,47 +158,36 @@ GOOD = code_alpha(RAMP).coded
 
 
 @pytest.mark.parametrize(
-    ("chunks", "message"),
+    ("chunk", "message"),
     [
-        (Chunks(alpha=Chunk(b"", b"")), "unknown way"),
-        (Chunks(alpha=Chunk(b"\x03" + GOOD[1:], b"")), "unknown way"),
-        (Chunks(alpha=Chunk(GOOD[:-1], b"")), "does not end where its chunk ends"),
-        (Chunks(alpha=Chunk(GOOD + b"\0", b"")), "does not end where its chunk ends"),
-        (Chunks(alpha=Chunk(b"\0\xff" + GOOD[2:], b"")), "no LZMA2 data"),
-        (Chunks(alpha=Chunk(b"\0" + raw_lzma(bytes(6299)), b"")), "6299 values, not 6300"),
-        (Chunks(alpha=Chunk(b"\0" + raw_lzma(bytes(6301)), b"")), "longer than 6300"),
-        (Chunks(icc=Chunk(b"", b"")), "colour profile does not end"),
-        (Chunks(icc=Chunk(raw_lzma(b""), b"")), "colour profile is empty"),
-        (Chunks(exif=Chunk(raw_lzma(bytes(METADATA_LIMIT + 1)), b"")), "EXIF block is longer than 16777216"),
-        (Chunks(exif=Chunk(raw_lzma(b"abc") * 2, b"")), "EXIF block does not end where"),
+        (Chunk(ALPHA, b"", b""), "unknown way"),
+        (Chunk(ALPHA, b"\x03" + GOOD[1:], b""), "unknown way"),
+        (Chunk(ALPHA, GOOD[:-1], b""), "does not end where its chunk ends"),
+        (Chunk(ALPHA, GOOD + b"\0", b""), "does not end where its chunk ends"),
+        (Chunk(ALPHA, b"\0\xff" + GOOD[2:], b""), "no LZMA2 data"),
+        (Chunk(ALPHA, b"\0" + raw_lzma(bytes(6299)), b""), "6299 values, not 6300"),
+        (Chunk(ALPHA, b"\0" + raw_lzma(bytes(6301)), b""), "longer than 6300"),
+        (Chunk(ICC, b"", b""), "color profile does not end"),
+        (Chunk(ICC, raw_lzma(b""), b""), "color profile at byte .* is empty"),
+        (Chunk(EXIF, raw_lzma(bytes(CONTENT_LIMIT + 1)), b""), "EXIF block is longer than 16777216"),
+        (Chunk(EXIF, raw_lzma(b"abc") * 2, b""), "EXIF block does not end where"),
     ],
 )
-def test_a_hostile_chunk_is_refused(chunks: Chunks, message: str) -> None:
+def test_a_hostile_chunk_is_refused(chunk: Chunk, message: str) -> None:
     with pytest.raises(BitstreamError, match=message):
-        parse(pack(file_with(chunks)))
+        parse(pack(file_with((chunk,))))
 
 
-def test_a_chunk_that_is_announced_and_missing_or_there_and_not_announced_is_refused() -> None:
-    data = pack(file_with(Chunks.of(EVERYTHING, keep_exif=True)))
-    for flag, message in (
-        (0, "too many"),
-        (ALPHA | ICC, "too many"),
-        (ICC | EXIF, "too many"),
-    ):
-        body = data[:4] + bytes([flag]) + data[5:-4]
-        with pytest.raises(BitstreamError, match=message):
-            parse(body + zlib.crc32(body).to_bytes(4, "little"))
-    assert FOUR_ALPHAS | GREY | ALPHA | ICC | EXIF == 31
-    plain = pack(file_with(Chunks()))
-    body = plain[:4] + bytes([EXIF]) + plain[5:-4]
-    with pytest.raises(BitstreamError, match="inside its EXIF block"):
-        parse(body + zlib.crc32(body).to_bytes(4, "little"))
+def test_chunks_that_hold_more_than_all_may_are_refused() -> None:
+    coded = raw_lzma(bytes(CONTENT_LIMIT))
+    with pytest.raises(BitstreamError, match=f"more than {ALL_CONTENT_LIMIT} bytes"):
+        parse(pack(file_with(tuple(Chunk("auXP", coded, b"") for _ in range(5)))))
 
 
 @pytest.mark.parametrize("side", [100, 1000, 3000])
 def test_a_bomb_allocates_no_more_than_the_picture_it_declares(side: int) -> None:
     bomb = raw_lzma(bytes(10**8))
-    data = pack(file_with(Chunks(alpha=Chunk(b"\0" + bomb, b"")), side, side))
+    data = pack(file_with((Chunk(ALPHA, b"\0" + bomb, b""),), side, side))
     assert len(data) < 20_000
     tracemalloc.start()
     try:

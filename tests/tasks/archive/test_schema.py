@@ -5,12 +5,14 @@ import datetime
 import pyarrow as pa
 import pytest
 
+from codec.containers.reasons import Reason
 from tasks.archive import schema
 
 PROMISED = """key, version, source_uri, source_sha256, source_bytes, source_format, width, height, status, codec,
     reason, error, duplicate_of, bytes, bpp, psnr_db, ms_ssim, lpips, lpips_net, dists, quality_lambda, timestep, steps,
     latent_bits, side_bits, run, shard, tar, offset, length, sha256, verified, encode_seconds, decode_seconds, device,
-    bundle_id, created_at, content_sha256"""
+    bundle_id, created_at, content_sha256, media_type, carried, discarded_parts, coded_space, group,
+    source_modified_at"""
 
 ROW = {
     "key": "a.jpg",
@@ -33,7 +35,7 @@ def test_every_field_is_described_and_sizes_have_units() -> None:
         assert field.metadata[b"description"]
         if field.name.endswith(("bytes", "bits", "seconds", "_db")):
             assert field.metadata[b"unit"] in {b"byte", b"bit", b"s", b"dB"}
-    assert schema.SCHEMA.metadata[b"schema_version"] == b"1"
+    assert schema.SCHEMA.metadata[b"schema_version"] == b"2"
 
 
 def test_a_row_with_a_field_of_its_own_is_refused() -> None:
@@ -48,10 +50,11 @@ def test_a_row_of_the_wrong_type_is_refused() -> None:
 
 def test_missing_fields_are_null_and_metadata_is_kept() -> None:
     table = schema.table([ROW], {"tar": "x.tar"})
-    assert table.schema.metadata == {b"schema_version": b"1", b"tar": b"x.tar"}
+    assert table.schema.metadata == {b"schema_version": b"2", b"tar": b"x.tar"}
     assert table.column("psnr_db").to_pylist() == [None]
 
 
 def test_reasons_say_which_status_they_explain() -> None:
     assert {meaning.split(":")[0] for meaning in schema.REASONS.values()} == {"failed", "fallback"}
-    assert set(schema.NOT_HELD) <= set(schema.REASONS)
+    assert set(schema.TROUBLE) <= set(schema.REASONS)
+    assert {reason for reason, meaning in schema.REASONS.items() if meaning.startswith("fallback")} == set(Reason)

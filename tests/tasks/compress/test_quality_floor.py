@@ -11,6 +11,7 @@ import pytest
 from codec import Codec, Picture, encode_png, lossless
 from codec.bundle import Bundle
 from codec.errors import SettingsError
+from codec.format.tags import Block
 from tasks.archive.manifest import Settings
 from tasks.compress import shard
 from tasks.processes.child import ChildDied
@@ -23,7 +24,8 @@ from tests.support.fake_codec import OUT_OF_REACH
 pytestmark = pytest.mark.usefixtures("children_are_played_here")
 
 PHOTO = encode_png(synthetic(60, 80))
-ASKED = {"do": "encode", "quality": 2.0, "target_bpp": None, "min_psnr_db": None, "max_lpips": None, "keep_exif": True}
+ASKED = {"do": "encode", "quality": 2.0, "target_bpp": None, "min_psnr_db": None, "max_lpips": None}
+ASKED |= {"metadata": "all", "discard": ["preview"]}
 
 
 def one_row(home: Path, bundle: Path, **settings: Any) -> dict[str, Any]:
@@ -104,7 +106,8 @@ def test_the_codec_reaches_a_floor_with_more_bits_than_asked_or_says_that_it_can
 
 
 def test_exif_is_kept_as_asked(real: _Worker) -> None:
-    picture = Picture(synthetic(60, 80), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0")
-    for keep in (True, False):
-        _, data = real.encode(ASKED | {"keep_exif": keep}, encode_png(picture))
-        assert (real.codec.decode_picture(data).exif is not None) is keep
+    block = b"MM\0*\0\0\0\x08\0\0\0\0\0\0"
+    picture = Picture(synthetic(60, 80), blocks=(Block("exIf", block),))
+    for policy, kept in (("all", block), ("none", None)):
+        _, data = real.encode(ASKED | {"metadata": policy}, encode_png(picture))
+        assert real.codec.decode_picture(data).exif == kept

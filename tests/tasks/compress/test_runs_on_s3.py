@@ -135,12 +135,12 @@ def test_pictures_in_a_bucket_become_an_archive_in_a_bucket_and_pictures_again(
     assert found == [
         ("a.png", 1, "compressed", f"{bucket}/photos/a.png"),
         ("trip/b c.png", 1, "compressed", f"{bucket}/photos/trip/b c.png"),
-        ("trip/d.jpg", 1, "failed", f"{bucket}/photos/trip/d.jpg"),
+        ("trip/d.jpg", 1, "fallback", f"{bucket}/photos/trip/d.jpg"),
         ("a.png", 2, "compressed", f"{bucket}/photos/a.png"),
     ]
     models = Models("", threads=1, codec=FAKE)
     assert restore(archive, f"{bucket}/out", models=models).errors == []
-    assert sorted(item.name for item in Store(f"{bucket}/out").list()) == ["a.png", "trip/b c.png"]
+    assert sorted(item.name for item in Store(f"{bucket}/out").list()) == ["a.png", "trip/b c.png", "trip/d.jpg"]
 
 
 @pytest.mark.parametrize("kind", ["CSV", "Parquet"])

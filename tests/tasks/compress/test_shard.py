@@ -2,7 +2,7 @@
 
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from codec.errors import ArchiveError
 from tasks.archive import layout, report
 from tasks.archive.tar import Tar
 from tasks.compress import listing, shard
+from tasks.sources.source import ChangedError, Folder
 from tasks.storage.keys import member
 from tasks.storage.store import StorageError, Store
 from tests.support import fake_codec
@@ -56,32 +57,31 @@ def test_every_source_ends_as_the_row_it_should(mixed: Mixed) -> None:
         "good.png": ("compressed", None),
         "again/good.png": ("compressed", None),
         "after.png": ("compressed", None),
-        "text.jpg": ("failed", "content"),
-        "truncated.png": ("failed", "content"),
-        "empty.jpg": ("failed", "content"),
-        "crash.png": ("failed", "crashed"),
-        "killed.png": ("failed", "killed"),
-        "hang.png": ("failed", "timeout"),
-        "raise.png": ("failed", "encoder"),
+        "text.jpg": ("fallback", "not_an_image"),
+        "truncated.png": ("fallback", "damaged"),
+        "empty.jpg": ("fallback", "damaged"),
+        "crash.png": ("fallback", "crashed"),
+        "killed.png": ("fallback", "killed"),
+        "hang.png": ("fallback", "timeout"),
+        "raise.png": ("fallback", "encoder"),
         "corrupt.png": ("fallback", "unverified"),
         "grow.PNG": ("fallback", "would_grow"),
         "unsupported.png": ("fallback", "unsupported"),
     }
 
 
-def test_a_failed_row_says_why_in_one_line_and_has_no_bytes(mixed: Mixed) -> None:
-    failed = [row for row in mixed[2].values() if row["status"] == "failed"]
-    for row in failed:
-        assert row["error"]
-        assert "\n" not in row["error"]
-        assert row["tar"] is row["offset"] is row["bytes"] is row["codec"] is None
+def test_what_a_crash_or_its_content_keeps_from_being_compressed_says_why_in_one_line(mixed: Mixed) -> None:
+    for row in mixed[2].values():
+        if row["status"] == "fallback" and row["reason"] not in ("would_grow", "unverified"):
+            assert row["error"]
+            assert "\n" not in row["error"]
         assert row["source_sha256"]
     assert mixed[2]["raise.png"]["error"] == "RuntimeError: the encoder is out of sorts"
 
 
 def test_a_fallback_keeps_the_sources_own_bytes(mixed: Mixed) -> None:
     source, archive, found = mixed
-    for key in ("corrupt.png", "grow.PNG", "unsupported.png"):
+    for key in [key for key, row in found.items() if row["status"] == "fallback"]:
         row = found[key]
         assert row["codec"] == "original"
         kept = Store(str(archive)).read_range(row["tar"], row["offset"], row["length"])
@@ -119,7 +119,7 @@ def test_webdataset_reads_the_tar_one_sample_a_member(mixed: Mixed) -> None:
     by_key = {sample["__key__"]: [name for name in sample if not name.startswith("__")] for sample in samples}
     keys = sorted(mixed[2])
     expected = {
-        member(keys.index(key), key, "fdc" if row["codec"] == "fdc" else "png")
+        member(keys.index(key), key, "fdc" if row["codec"] == "fdc" else key[-3:].lower())
         for key, row in mixed[2].items()
         if row["tar"] and not row["duplicate_of"]
     }
@@ -140,22 +140,23 @@ def test_a_planted_fault_would_pass_unverified(tmp_path: Path, fake_bundle: Path
 
 
 def test_more_failures_than_allowed_stop_the_run_before_it_commits(tmp_path: Path, fake_bundle: Path) -> None:
-    source = folder(tmp_path / "s", {"a.png": png(1), "b.jpg": b"x", "c.jpg": b"yy"})
+    bad = {"b.jpg": png(2, fault=fake_codec.RAISE), "c.jpg": png(3, fault=fake_codec.RAISE)}
+    source = folder(tmp_path / "s", {"a.png": png(1), **bad})
     strict = replace(ONE_SHARD, max_failed_fraction=0.5)
     with pytest.raises(ArchiveError, match=r"2 of 3 pictures failed.*max_failed_fraction 0.5.*first is 'b.jpg'"):
         pack(source, tmp_path / "a", fake_bundle, strict)
     assert rows(tmp_path / "a") == []
     (source / "a.png").rename(source / "b.jpg")
-    assert pack(source, tmp_path / "b", fake_bundle, strict).totals["failed"] == 1
+    assert pack(source, tmp_path / "b", fake_bundle, strict).totals["fallback"] == 1
 
 
-def test_a_failed_source_is_not_tried_again_until_it_changes(tmp_path: Path, fake_bundle: Path) -> None:
+def test_what_is_no_picture_is_kept_and_not_tried_again_until_it_changes(tmp_path: Path, fake_bundle: Path) -> None:
     source = folder(tmp_path / "s", {"a.png": b"not yet a picture"})
-    assert pack(source, tmp_path / "a", fake_bundle).totals["failed"] == 1
+    assert pack(source, tmp_path / "a", fake_bundle).totals["fallback"] == 1
     assert pack(source, tmp_path / "a", fake_bundle).runs == []
     folder(source, {"a.png": png(1)})
     assert pack(source, tmp_path / "a", fake_bundle).totals["compressed"] == 1
-    assert [(row["version"], row["status"]) for row in rows(tmp_path / "a")] == [(1, "failed"), (1, "compressed")]
+    assert [(row["version"], row["status"]) for row in rows(tmp_path / "a")] == [(1, "fallback"), (2, "compressed")]
 
 
 def while_reading(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) -> None:
@@ -205,13 +206,41 @@ def test_an_io_error_commits_no_row_and_the_next_call_completes(
     assert pack(source, tmp_path / "a", fake_bundle).totals["compressed"] == 2
 
 
-def test_a_source_larger_than_a_shard_may_be_is_not_read(
+def test_a_source_too_large_for_memory_is_kept_in_pieces(
     tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = folder(tmp_path / "s", {"a.png": png(1), "huge.png": png(2) + bytes(9000)})
+    huge, read = png(2) + bytes(9000), Store.read
+    source = folder(tmp_path / "s", {"a.png": png(1), "huge.png": huge, "z.png": png(3)})
     monkeypatch.setattr(listing, "LARGEST_SOURCE", 9000)
+    monkeypatch.setattr("tasks.sources.source.PIECE", 1000)
+    monkeypatch.setattr(Store, "read", lambda self, name: read(self, name) if name != "huge.png" else pytest.fail())
     pack(source, tmp_path / "a", fake_bundle)
-    assert [row["reason"] for row in rows(tmp_path / "a")] == [None, "too_large"]
+    found = rows(tmp_path / "a")
+    assert [row["reason"] for row in found] == [None, "too_large", None]
+    store = Store(str(tmp_path / "a"))
+    assert store.read_range(found[1]["tar"], found[1]["offset"], found[1]["length"]) == huge
+    os.utime(source / "huge.png", ns=(7, 7))
+    pack(source, tmp_path / "a", fake_bundle)
+    assert [(row["key"], row["status"]) for row in rows(tmp_path / "a")[3:]] == [("huge.png", "unchanged")]
+
+
+def test_a_large_source_that_changes_while_it_is_read_leaves_no_trace_in_the_tar(
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder(tmp_path / "s", {"a.png": png(1), "huge.png": png(2) + bytes(9000), "z.png": png(3)})
+    monkeypatch.setattr(listing, "LARGEST_SOURCE", 9000)
+    pieces = Folder.pieces
+
+    def changing(self: Folder, entry: dict[str, Any]) -> Iterator[bytes]:
+        yield from pieces(self, entry)
+        raise ChangedError("changed")
+
+    monkeypatch.setattr(Folder, "pieces", changing)
+    pack(source, tmp_path / "a", fake_bundle, ONE_SHARD)
+    assert [row["reason"] for row in rows(tmp_path / "a")] == [None, "source_changed", None]
+    (tar,) = (tmp_path / "a").glob("runs/*/shards/*.tar")
+    with tarfile.open(tar) as members:
+        assert len(members.getnames()) == 2
 
 
 def test_an_offset_that_is_wrong_is_noticed_before_anything_is_committed(
@@ -236,8 +265,11 @@ def test_a_tar_that_the_store_altered_is_noticed(
     assert rows(tmp_path / "a") == []
 
 
-def test_a_shard_without_pictures_has_a_part_and_no_tar(tmp_path: Path, fake_bundle: Path) -> None:
-    source = folder(tmp_path / "s", {"a.jpg": b"x"})
-    assert pack(source, tmp_path / "a", fake_bundle).totals["failed"] == 1
+def test_a_shard_without_pictures_has_a_part_and_no_tar(
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder(tmp_path / "s", {"a.png": png(1)})
+    with monkeypatch.context() as patch:
+        while_reading(patch, "a.png", (source / "a.png").unlink)
+        assert pack(source, tmp_path / "a", fake_bundle).totals["failed"] == 1
     assert not (tmp_path / "a" / layout.shards(1)).exists()
-    assert pack(source, tmp_path / "a", fake_bundle).runs == []

@@ -13,7 +13,7 @@ from tasks import dataset
 from tasks.sources.source import ChangedError, open_source
 from tasks.storage.store import NotFoundError, Store
 from tests.support.archive_builder import folder, pack, png, rows
-from tests.support.fake_codec import UNSUPPORTED
+from tests.support.fake_codec import RAISE, UNSUPPORTED
 
 pytestmark = pytest.mark.usefixtures("children_are_played_here")
 
@@ -126,12 +126,13 @@ def test_a_dataset_is_packed_from_a_listing(photos: Path, tmp_path: Path) -> Non
 
 
 def test_what_failed_is_taken_again_when_asked_and_once(tmp_path: Path, fake_bundle: Path) -> None:
-    source = folder(tmp_path / "s", {"a.png": png(1), "b.jpg": b"no picture", "c.png": png(2, fault=UNSUPPORTED)})
+    faults = {"b.png": png(3, fault=RAISE), "c.png": png(2, fault=UNSUPPORTED)}
+    source = folder(tmp_path / "s", {"a.png": png(1), "d.txt": b"no picture", **faults})
     pack(source, tmp_path / "a", fake_bundle)
     assert pack(source, tmp_path / "a", fake_bundle).runs == []
     again = pack(source, tmp_path / "a", fake_bundle, retry_failed=True)
     assert again.runs == [2]
-    assert [(row["key"], row["reason"]) for row in rows(tmp_path / "a") if row["run"] == 2] == [("b.jpg", "content")]
+    assert [(row["key"], row["reason"]) for row in rows(tmp_path / "a") if row["run"] == 2] == [("b.png", "encoder")]
 
 
 def test_nothing_at_an_address_is_told_from_what_cannot_be_read(photos: Path) -> None:
