@@ -249,7 +249,7 @@ class _Reader(ItemReader):
         if (configuration := item.get(b"av1C")) and len(configuration) >= 3:
             bits = 8 if not configuration[2] & 0x40 else 12 if configuration[2] & 0x20 else 10
         if (channels := item.get(b"pixi")) and len(channels) > 5:
-            bits = max(bits, *channels[5 : 5 + channels[4]])
+            bits = max([bits, *channels[5 : 5 + channels[4]]])
         return bits
 
     def _monochrome(self, item: Item) -> bool:

@@ -15,8 +15,8 @@ LENGTHS = {b"ispe": 12, b"irot": 1, b"imir": 1, b"pasp": 8, b"clap": 32, b"clli"
 LENGTHS |= {b"lsel": 2, b"a1op": 1, b"rloc": 12}
 """Bytes of properties that have one length, so that nothing else is in them."""
 KNOWN_REFERENCES = frozenset({b"dimg", b"thmb", b"auxl", b"cdsc"})
-LOCAL = 36
-"""Bytes of a dinf box that says no more than that all data is in this file."""
+LOCAL = bytes.fromhex("0000001c 64726566 00000000 00000001 0000000c 75726c20 00000001")
+"""What a dinf box holds where all data is in this file."""
 FILLERS = frozenset({b"free", b"skip"})
 SILENT_IN_META = FILLERS | {b"hdlr", b"pitm", b"iinf", b"iloc", b"iprp", b"iref", b"idat", b"dinf", b"grpl"}
 STEREO_GROUPS = frozenset({b"altr", b"ster", b"brst", b"eqiv"})
@@ -64,7 +64,7 @@ class ItemReader(Builder):
                 raise Broken(f"a second box {box.name} in its list of items")
             if box.kind in FILLERS and any(self.data[box.body : box.end]):
                 self.keep_for(Reason.TRAILING_DATA, "free space that is not empty")
-            if box.kind == b"dinf" and box.end - box.offset > LOCAL:
+            if box.kind == b"dinf" and self.data[box.body : box.end] != LOCAL:
                 self.keep_for(Reason.METADATA, "data in other files")
             found[box.kind] = box
         for kind in (b"pitm", b"iinf", b"iloc", b"iprp"):

@@ -149,7 +149,7 @@ class _Reader(Builder):
             name, role = "APP0 JFIF", self._jfif(content)
         elif marker == 0xE0 and content.startswith(JFXX):
             name = "APP0 JFXX"
-            if self.frame is None and len(content) > 5:
+            if self.frame is None and _is_thumbnail(content[5:]):
                 role = Role.PREVIEW
             else:
                 self.unknown("JPEG APP0", content)
@@ -328,3 +328,13 @@ class _Reader(Builder):
         except Broken:
             pass  # what follows the last whole box is a trailer
         return (found - 4, end - found + 4) if end > found else None
+
+
+def _is_thumbnail(extension: bytes) -> bool:
+    """Whether a JFXX segment holds a thumbnail and nothing else: as JPEG, with a palette, or RGB (JFIF 1.02)."""
+    if extension[:3] == b"\x10\xff\xd8":
+        return extension[-2:] == b"\xff\xd9"
+    palette = {0x11: 768, 0x13: 0}.get(extension[0]) if len(extension) > 3 else None
+    if palette is None:
+        return False
+    return len(extension) == 3 + palette + extension[1] * extension[2] * (1 if palette else 3)

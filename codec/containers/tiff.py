@@ -11,11 +11,13 @@ from codec.containers.reasons import Reason
 from codec.containers.structure import Role, Structure
 from codec.containers.tiff_tags import (
     A_SAMPLE,
+    COLORS_OF_YCBCR,
     COUNTS,
     GEOGRAPHIC,
     LAYERS,
     LISTS,
     MARKS_OF_RAW,
+    NUMBERS,
     PICTURE,
     SILENT,
     TEXTS,
@@ -30,6 +32,7 @@ FORMATS |= {16: "Q", 17: "q", 18: "Q"}
 COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000, 50001}
 """What is decoded here: none, CCITT, LZW, JPEG, deflate, PackBits, LZMA, Zstandard, WebP."""
 PALETTE, JPEG, YCBCR, MOST_PLANES = 3, 7, 6, 64
+POINTERS = (4, 13, 16, 18)
 HIDDEN = (Role.UNACCOUNTED, Role.TRAILER, Role.MOTION, Role.CREDENTIALS, Role.FRAMES, Role.PREVIEW)
 PHOTOMETRICS = {0, 1, 2, 3, 6}
 CFA, LINEAR_RAW = 32803, 34892
@@ -99,11 +102,16 @@ class _Reader(Builder):
         area = self._number(entries, Tag.WIDTH, 0) * self._number(entries, Tag.HEIGHT, 0)
         smaller = kind == 1 and area < self.fields["width"] * self.fields["height"]
         role = Role.PIXELS if main else Role.PREVIEW if smaller else Role.FRAMES
+        if role is Role.FRAMES:
+            self.keep_for(Reason.FRAMES, f"{name} is a further picture")
         self._strips(entries, name, role)
         self._plain(entries, name)
         for entry in (entries[tag] for tag in (Tag.SUB_IFDS,) if tag in entries):
             for child, offset in enumerate(self._numbers(entry)[:MOST_DIRECTORIES]):
                 self._directory(offset, f"{name} SubIFD{child}", chained=False)
+        for tag in {Tag.EXIF, Tag.GPS} & set(entries):
+            if entries[tag].kind not in POINTERS or entries[tag].count != 1:
+                self.keep_for(Reason.METADATA, f"tag {tag} of {name} is no pointer")
         if Tag.EXIF in entries:
             found, _ = self._entries(self._number(entries, Tag.EXIF, 0), f"{name} Exif")
             self.exif = found if main else self.exif
@@ -152,9 +160,11 @@ class _Reader(Builder):
         for offsets, lengths in Tag.PLACES:
             if offsets in entries and lengths in entries:
                 places, sizes = self._numbers(entries[offsets]), self._numbers(entries[lengths])
-                self._amount(entries, name, sum(sizes))
                 if len(places) != len(sizes):
                     raise Broken(f"{name} has {len(places)} strips and {len(sizes)} lengths")
+                if sum(sizes) > 2 * len(self.data):
+                    raise Broken(f"strips of {name} that share their bytes")
+                self._amount(entries, name, len(places), sum(sizes))
                 for place, size in zip(places, sizes, strict=True):
                     if place + size > len(self.data):
                         raise Broken(f"a strip of {name} reaches beyond the end of the file")
@@ -162,17 +172,15 @@ class _Reader(Builder):
                     if self._number(entries, Tag.COMPRESSION, 1) == JPEG:
                         self._inside(self.data[place : place + size], name)
                 found = True
-            elif offsets in entries and offsets != Tag.PLACES[2][0]:
-                self.irregular.append(f"the strips of {name} have no lengths")
+            elif offsets in entries or lengths in entries:
+                self.irregular.append(f"strips of {name} without their places or lengths")
                 found = True
         if not found and role is Role.PIXELS:
             raise Broken(f"{name} has no strips")
 
-    def _amount(self, entries: dict[int, Entry], name: str, size: int) -> None:
-        """Check how many bytes uncompressed samples have, so that nothing else is in their strips."""
+    def _amount(self, entries: dict[int, Entry], name: str, count: int, size: int) -> None:
+        """Check the number of strips or tiles, and the bytes of uncompressed ones: nothing else is among them."""
         number = self._number
-        if number(entries, Tag.COMPRESSION, 1) != 1 or number(entries, Tag.PHOTOMETRIC, 0) == YCBCR:
-            return
         width, height = number(entries, Tag.WIDTH, 0), number(entries, Tag.HEIGHT, 0)
         across, down = number(entries, Tag.TILE_WIDTH, width), number(entries, Tag.TILE_HEIGHT, height)
         samples = number(entries, Tag.SAMPLES, 1)
@@ -181,6 +189,12 @@ class _Reader(Builder):
         if not across or not down or len(planes) > MOST_PLANES:
             raise Broken(f"{name} has tiles of {across} x {down} pixels in {len(planes)} planes")
         tiles = -(-width // across) * -(-height // down)
+        rows = min(number(entries, Tag.ROWS, height), height) or 1
+        strips = tiles if Tag.TILE_WIDTH in entries else -(-height // rows)
+        if count != strips * len(planes):
+            self.irregular.append(f"{name} has {count} strips or tiles, of which {strips * len(planes)} are due")
+        if number(entries, Tag.COMPRESSION, 1) != 1 or number(entries, Tag.PHOTOMETRIC, 0) == YCBCR:
+            return
         due = sum(tiles * down * -(-across * sum(plane) // 8) for plane in planes)
         if size < due:
             self.damage.append(f"{name} has {size} of {due} bytes of pixels")
@@ -197,7 +211,9 @@ class _Reader(Builder):
                 due = 3 << min(bits, 8) if self._number(entries, Tag.PHOTOMETRIC, 0) == PALETTE else 0
             if tag == Tag.JPEG_TABLES and self._number(entries, Tag.COMPRESSION, 1) == JPEG:
                 self._inside(self.data[entries[tag].offset : entries[tag].offset + entries[tag].size], name)
-            elif tag not in LISTS - {Tag.JPEG_TABLES} and (kind in (2, 7) or count > due):
+            elif tag in COLORS_OF_YCBCR and self._number(entries, Tag.PHOTOMETRIC, 0) != YCBCR:
+                self.keep_for(Reason.METADATA, f"tag {tag} of {name}, which is not for its colors")
+            elif tag not in LISTS - {Tag.JPEG_TABLES} and (kind not in NUMBERS.get(tag, (1, 3, 4, 16)) or count > due):
                 self.keep_for(Reason.METADATA, f"tag {tag} of {name} has {count} values of type {kind}")
 
     def _inside(self, strip: bytes, name: str) -> None:

@@ -6,7 +6,7 @@ class Tag:
 
     NEW_SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
     ORIENTATION, SAMPLES, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 274, 277, 282, 283, 296
-    EXTRA_SAMPLES, SAMPLE_FORMAT, SUB_IFDS, PLANAR, TILE_WIDTH, TILE_HEIGHT = 338, 339, 330, 284, 322, 323
+    ROWS, EXTRA_SAMPLES, SAMPLE_FORMAT, SUB_IFDS, PLANAR, TILE_WIDTH, TILE_HEIGHT = 278, 338, 339, 330, 284, 322, 323
     DNG_VERSION, COLOR_MAP, JPEG_TABLES = 50706, 320, 347
     XMP, IPTC, PHOTOSHOP, ICC, EXIF, GPS, INTEROPERABILITY = 700, 33723, 34377, 34675, 34665, 34853, 40965
     PLACES = ((273, 279), (324, 325), (513, 514))
@@ -24,6 +24,9 @@ A_SAMPLE = frozenset({258, 280, 281, 338, 339, 340, 341})
 """Tags with a value for each sample of a pixel."""
 COUNTS = {529: 3, 530: 2, 532: 6, 320: 3 << 8}
 """How many values other tags may have; all but these, those of a sample, and lists of places have one."""
+COLORS_OF_YCBCR = frozenset({529, 530, 531, 532})
+NUMBERS = {529: (5,), 532: (4, 5)}
+"""Types of the tags that are not 8, 16, 32 or 64-bit numbers."""
 LISTS = frozenset({273, 279, 324, 325, 347})
 TEXTS = frozenset(
     {269, 270, 271, 272, 285, 305, 306, 315, 316, 33432} | {286, 287, 297, 18246, 18249} | {*range(40091, 40096)}

@@ -6,9 +6,12 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from codec.containers.inspect import inspect
+from codec.containers.judgement import judge
 from codec.images import encode_png
 from tests.benchmarks import (
     coded_length,
@@ -20,6 +23,7 @@ from tests.benchmarks import (
     quantiser_arms,
     report_scale,
     sharding_speed,
+    silent_losses,
 )
 from tests.conftest import synthetic
 from tests.support.tiny_bundles import TINY, tiny_bundle
@@ -52,6 +56,22 @@ def test_planning_against_a_history_finds_what_changed_and_stays_below_a_gigabyt
     found = json.loads(printed(listing_scale.main, "--keys", 1000, "--history", 10_000))
     assert found["states"] == {"changed": 9, "gone": 9100, "new": 100}
     assert 0 < found["peak_mb"] < GIGABYTE_IN_MB
+
+
+def test_no_part_of_a_picture_is_lost_without_a_word(printed: Printed) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        printed(silent_losses.main, "--cases", 3000, "--seed", 1)
+
+
+def test_a_loss_is_reported_where_a_reader_overlooks_a_part(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    careless = dataclasses.replace(judge(inspect(silent_losses.INSERTIONS[0](Random(0)).data)), reason=None, blocks=())
+    monkeypatch.setattr(silent_losses, "judge", lambda structure: careless)
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--cases", "20"])
+    with pytest.raises(SystemExit, match=r"^1$"):
+        silent_losses.main()
+    assert "| JPEG | lost: JPEG" in capfd.readouterr().out
 
 
 def test_a_foundation_model_is_measured_in_every_part(printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -276,3 +277,8 @@ def _meta(items: Sequence[HeifItem], start: int, more: bytes, primary: int) -> b
         full_box(b"iref", references) if references else b"",
         more,
     )
+
+
+def packed(content: bytes) -> bytes:
+    """Compressed as PNG does it."""
+    return zlib.compress(content)

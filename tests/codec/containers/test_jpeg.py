@@ -166,4 +166,9 @@ def test_a_thumbnail_in_the_jfif_header_keeps_the_resolution() -> None:
     behind = containers.jpeg_boundaries(data)[1]
     verdict = judge(inspect(data[:2] + segment(0xE0, header) + data[behind:]))
     assert (verdict.reason, verdict.carried, verdict.discarded) == (None, ("phYs",), ("preview",))
+    for thumbnail in (b"\x10" + photo("JPEG", 8, 8), b"\x11\1\1" + bytes(769), b"\x13\1\1rgb"):
+        verdict = judge(inspect(data[:behind] + segment(0xE0, b"JFXX\0" + thumbnail) + data[behind:]))
+        assert verdict.discarded == ("preview",)
+        longer = segment(0xE0, b"JFXX\0" + thumbnail + b"more")
+        assert judge(inspect(data[:behind] + longer + data[behind:])).carried == ("unKn",)
     assert judge(inspect(data[:2] + segment(0xE0, header + b"more") + data[behind:])).carried == ("unKn",)
