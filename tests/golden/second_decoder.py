@@ -33,7 +33,7 @@ A, S, O = (16, 9), (20, 9), (20, 12)  # noqa: E741
 
 @dataclass(frozen=True)
 class File:
-    """A file taken apart; `chunks` are the decoded alpha plane, colour profile and EXIF block."""
+    """A file taken apart; `chunks` holds the decoded contents by tag, in the order of the file."""
 
     bundle_id: bytes
     width: int
@@ -41,7 +41,10 @@ class File:
     grey: bool
     alpha_codes: tuple[int, ...]
     stream: bytes
-    chunks: tuple[bytes | None, bytes | None, bytes | None]
+    chunks: dict[str, list[bytes]]
+    version: int = 2
+    orientation: int = 1
+    skipped: tuple[str, ...] = ()
 
 
 def require(condition: bool, message: str) -> None:
@@ -81,16 +84,88 @@ def unpack(data: bytes, least: int, most: int) -> bytes:
     return content
 
 
+SIGNATURE = bytes.fromhex("8f4644430d0a1a0a")
+ONCE = ("ALPH", "ICCP", "exIf", "ipTc", "phYs", "prEV", "xmPp")
+REPEATED = ("auXP", "coMm", "psIr", "teXt", "unKn", "xeXt")
+
+
 def parse(data: bytes) -> File:
-    """Take a file apart."""
-    require(data[:4] == b"FDC\x01", "this is no .fdc file of version 1")
+    """Take a file of either version apart."""
+    if data[:4] == b"FDC\x01":
+        return parse_version_1(data)
+    require(data[:8] == SIGNATURE, "this is no .fdc file")
+    require(data[8] == 2, "the version is not known")
+    require(zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little"), "the checksum is wrong")
+    rest = BytesIO(data[10:-4])
+    flags, bundle_id = take(rest, 1)[0], take(rest, 8)
+    require(flags < 4, "an unknown flag is set")
+    width, height = varint(rest), varint(rest)
+    check_size(width, height)
+    take(rest, 1)  # the quality code
+    require(int.from_bytes(take(rest, 2), "little") <= 999 * 8, "the timestep is out of its range")
+    alpha_codes = tuple(take(rest, 4) if flags & 1 else take(rest, 1) * 4)
+    require(not flags & 1 or len(set(alpha_codes)) > 1, "four equal alpha codes")
+    stream = take(rest, varint(rest))
+    require(len(stream) % 4 == 0 and len(stream) > 0, "the stream is not whole words, or none")
+    orientation = take(rest, 1)[0]
+    require(1 <= orientation <= 8, "the orientation is none")
+    chunks, skipped = parse_chunks(rest, width, height)
+    return File(bundle_id, width, height, bool(flags & 2), alpha_codes, stream, chunks, 2, orientation, skipped)
+
+
+def parse_chunks(rest: BytesIO, width: int, height: int) -> tuple[dict[str, list[bytes]], tuple[str, ...]]:
+    """Take the chunks up to the checksum."""
+    chunks: dict[str, list[bytes]] = {}
+    skipped: list[str] = []
+    last = (False, b"", -1)
+    count = total = 0
+    while head := rest.read(4):
+        count += 1
+        require(count <= 256, "there are too many chunks")
+        require(len(head) == 4 and head.isalpha() and head.isascii() and not head[2] & 32, "a tag is none")
+        tag = head.decode("ascii")
+        payload = BytesIO(take(rest, varint(rest)))
+        index = varint(payload) if tag in REPEATED else 0
+        place = (bool(head[0] & 32), head, index)
+        require(place > last, "a chunk is repeated or out of order")
+        require(index == (last[2] + 1 if last[1] == head else 0), "an index is not the next")
+        last = place
+        if tag not in ONCE + REPEATED:
+            require(bool(head[0] & 32), "a critical chunk is not known")
+            skipped.append(tag)
+            continue
+        content = payload.read()
+        if tag == "ALPH":
+            chunks[tag] = [alpha_plane(content, width, height)]
+            continue
+        content = unpack(content, 1, 2**24)
+        total += len(content)
+        require(total <= 2**26, "the chunks hold too much")
+        chunks.setdefault(tag, []).append(content)
+    return chunks, tuple(skipped)
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse sizes that no file has, or that this decoder does not take on."""
+    require(0 < width < 2**20 and 0 < height < 2**20 and width * height <= 2**30, "the size is out of its range")
+    require(width * height <= MAX_PIXELS, "the picture is larger than this decoder allows")
+
+
+def alpha_plane(coded: bytes, width: int, height: int) -> bytes:
+    """Decode an alpha plane."""
+    require(len(coded) > 0 and coded[0] <= 2, "the alpha plane is coded in an unknown way")
+    plane = np.frombuffer(unpack(coded[1:], width * height, width * height), np.uint8).reshape(height, width)
+    return (np.cumsum(plane, axis=2 - coded[0], dtype=np.uint8) if coded[0] > 0 else plane).tobytes()
+
+
+def parse_version_1(data: bytes) -> File:
+    """Take a file of version 1 apart."""
     require(zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little"), "the checksum is wrong")
     rest = BytesIO(data[4:-4])
     flags, bundle_id = take(rest, 1)[0], take(rest, 8)
     require(flags < 32, "an unknown flag is set")
     width, height = varint(rest), varint(rest)
-    require(0 < width < 2**20 and 0 < height < 2**20 and width * height <= 2**30, "the size is out of its range")
-    require(width * height <= MAX_PIXELS, "the picture is larger than this decoder allows")
+    check_size(width, height)
     take(rest, 1)  # the quality code
     require(int.from_bytes(take(rest, 2), "little") <= 999 * 8, "the timestep is out of its range")
     alpha_codes = tuple(take(rest, 4) if flags & 1 else take(rest, 1) * 4)
@@ -98,12 +173,11 @@ def parse(data: bytes) -> File:
     require(len(stream) % 4 == 0, "the stream is not whole words")
     alpha, *others = [take(rest, varint(rest)) if flags & bit else None for bit in (4, 8, 16)]
     require(not rest.read(), "there are bytes before the checksum that belong to no part")
-    if alpha is not None:
-        require(len(alpha) > 0 and alpha[0] <= 2, "the alpha plane is coded in an unknown way")
-        plane = np.frombuffer(unpack(alpha[1:], width * height, width * height), np.uint8).reshape(height, width)
-        alpha = (np.cumsum(plane, axis=2 - alpha[0], dtype=np.uint8) if alpha[0] > 0 else plane).tobytes()
-    profile, exif = (None if chunk is None else unpack(chunk, 1, 2**24) for chunk in others)
-    return File(bundle_id, width, height, bool(flags & 2), alpha_codes, stream, (alpha, profile, exif))
+    chunks = {} if alpha is None else {"ALPH": [alpha_plane(alpha, width, height)]}
+    for tag, chunk in zip(("ICCP", "exIf"), others, strict=True):
+        if chunk is not None:
+            chunks[tag] = [unpack(chunk, 1, 2**24)]
+    return File(bundle_id, width, height, bool(flags & 2), alpha_codes, stream, chunks, 1)
 
 
 def read_tables(counts: npt.NDArray[np.int32]) -> list[tuple[Integers, int]]:
@@ -129,6 +203,7 @@ class RangeDecoder:
         self.tables, self.next, self.information = tables, 2, 0.0
         first, second = [*self.words, 0, 0][:2]
         self.range, self.offset = 2**64 - 1, first << 32 | second
+        self.low, self.spread, self.shifts = 0, 2**64 - 1, 0  # of the encoder that would have written the stream
 
     def entry(self, sums: Integers) -> int:
         """Decode the next entry of the table with these running sums."""
@@ -138,6 +213,7 @@ class RangeDecoder:
         below, above = sums[e : e + 2].tolist()
         self.offset -= scale * below
         self.range = scale * (above - below)
+        self.encode(below, above)
         self.information += 24 - math.log2(above - below)
         require(self.information <= 32 * len(self.words) + 1, "the stream ran out")
         if self.range < 2**32:
@@ -145,6 +221,23 @@ class RangeDecoder:
             self.offset = self.offset << 32 | (self.words[self.next] if self.next < len(self.words) else 0)
             self.next += 1
         return e
+
+    def encode(self, below: int, above: int) -> None:
+        """Do what the encoder did."""
+        scale = self.spread >> 24
+        self.low += scale * below
+        self.spread = scale * (above - below)
+        if self.spread < 2**32:
+            self.spread <<= 32
+            self.low <<= 32
+            self.shifts += 1
+
+    def written(self) -> list[int]:
+        """Return the words that the encoder would have written."""
+        value = (self.low + 2**32 - 1) >> 32
+        words = [value >> 32 * place & (2**32 - 1) for place in reversed(range(self.shifts + 1))]
+        again = (self.low + self.spread) >> 32
+        return [*words, 0] if again & (2**32 - 1) == words[-1] else words
 
     def symbol(self, m: int, s: int, limit: int = 2**15 - 1) -> int:
         """Decode the next symbol, which has mean m and scale level s."""
@@ -395,6 +488,7 @@ def decode(file: File, model: EntropyModel) -> npt.NDArray[np.int32]:
         symbols[:, rows, columns] = np.moveaxis(decode_tile(decoder, model, hyper, model.offsets(rows, columns)), -1, 0)
     require(decoder.next >= len(decoder.words), "the stream has words that nothing needs")
     require(decoder.offset < 2**33 - 1, "the stream's end is damaged")
+    require(file.version == 1 or decoder.written() == decoder.words, "the stream is not the one of its symbols")
     return symbols
 
 

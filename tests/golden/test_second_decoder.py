@@ -39,7 +39,8 @@ def test_a_decoder_written_from_the_format_alone_decodes_every_golden_file(
     symbols = second_decoder.decode(file, models[expected["bundle"]])
     assert hashlib.sha256(symbols.astype("<i4").tobytes()).hexdigest() == expected["symbols"]
     assert (file.width, file.height, file.grey) == (expected["width"], expected["height"], expected["grey"])
-    for chunk, kind in zip(file.chunks, ("alpha", "icc", "exif"), strict=True):
+    for tag, kind in (("ALPH", "alpha"), ("ICCP", "icc"), ("exIf", "exif")):
+        chunk = file.chunks.get(tag, [None])[0]
         assert (chunk and hashlib.sha256(chunk).hexdigest()) == expected[kind]
 
 
@@ -62,7 +63,7 @@ def test_it_decodes_other_alpha_in_each_channel_and_escapes_of_both_signs(
     symbols = np.round(draws.standard_cauchy((4, 11, 9)) * 20).clip(-32767, 32767).astype(np.int32)
     z = np.round(draws.normal(0, 20, (4, 3, 3))).clip(-63, 63).astype(np.int32)
     coded = compress(*frozen[kind].load_entropy(), symbols, [z], torch.tensor([codes]))
-    file = File(models[kind].id[:8], 72, 88, False, codes, coded.data, (None, None, None))
+    file = File(models[kind].id[:8], 72, 88, False, codes, coded.data, {})
     assert np.array_equal(second_decoder.decode(file, models[kind]), symbols)
 
 

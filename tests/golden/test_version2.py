@@ -1,0 +1,77 @@
+"""Files of version 2 are read, and hostile ones refused, for ever: by the codec and by the second decoder."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codec.bundle import Bundle
+from codec.entropy.stream import decompress
+from codec.errors import BitstreamError, SettingsError
+from codec.format.bitstream import parse
+from tests.golden import second_decoder
+from tests.golden.make import bundles
+from tests.golden.make_version2 import FOLDER, described, make
+from tests.golden.second_decoder import EntropyModel
+
+EXPECTED = json.loads((FOLDER / "expected.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    return bundles(tmp_path_factory.mktemp("golden"))
+
+
+@pytest.fixture(scope="module")
+def models(frozen: dict[str, Bundle]) -> dict[str, EntropyModel]:
+    return {name: EntropyModel(bundle.path) for name, bundle in frozen.items()}
+
+
+@pytest.mark.parametrize("name", EXPECTED["read"])
+def test_a_file_of_version_2_is_read_as_it_always_was(
+    name: str, frozen: dict[str, Bundle], models: dict[str, EntropyModel]
+) -> None:
+    data, expected = (FOLDER / f"{name}.fdc").read_bytes(), EXPECTED["read"][name]
+    assert described(frozen[expected["bundle"]], expected["bundle"], data) == expected
+    assert by_second_decoder(data, models[expected["bundle"]]) == {
+        field: expected[field] for field in ("width", "height", "grey", "orientation", "symbols", "chunks", "skipped")
+    }
+
+
+def by_second_decoder(data: bytes, model: EntropyModel) -> dict[str, Any]:
+    file = second_decoder.parse(data)
+    return {
+        "width": file.width,
+        "height": file.height,
+        "grey": file.grey,
+        "orientation": file.orientation,
+        "symbols": hashlib.sha256(second_decoder.decode(file, model).astype("<i4").tobytes()).hexdigest(),
+        "chunks": {tag: [hashlib.sha256(own).hexdigest() for own in many] for tag, many in file.chunks.items()},
+        "skipped": list(file.skipped),
+    }
+
+
+@pytest.mark.parametrize("name", EXPECTED["refused"])
+def test_a_hostile_file_with_a_right_checksum_is_refused(
+    name: str, frozen: dict[str, Bundle], models: dict[str, EntropyModel]
+) -> None:
+    data = (FOLDER / "refused" / f"{name}.fdc").read_bytes()
+    with pytest.raises(BitstreamError):
+        parsed = parse(data)
+        entropy = frozen["parallel"].load_entropy()
+        decompress(*entropy, parsed.stream, parsed.latent_shape, parsed.parameters.channel_codes)
+    with pytest.raises(ValueError, match=r"."):
+        second_decoder.decode(second_decoder.parse(data), models["parallel"])
+
+
+def test_every_file_of_the_folder_is_listed() -> None:
+    assert {path.stem for path in FOLDER.glob("*.fdc")} == EXPECTED["read"].keys()
+    assert {path.stem for path in (FOLDER / "refused").glob("*.fdc")} == set(EXPECTED["refused"])
+
+
+def test_golden_files_are_never_written_again(tmp_path: Path) -> None:
+    (tmp_path / "expected.json").write_text("{}")
+    with pytest.raises(SettingsError, match="never changed"):
+        make(tmp_path)
