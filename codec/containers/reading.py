@@ -207,7 +207,14 @@ def _jxl(data: bytes) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
 
 
+PIXEL_CHUNKS = {"signature", "IHDR", "PLTE", "tRNS", "IDAT", "IEND"}
+"""What of a PNG its decoder is given: texts that explode when they are unpacked are not."""
+
+
 def _with_pillow(structure: Structure, data: bytes) -> Image.Image:
+    if structure.container == "PNG":
+        parts = (part for part in structure.parts if part.name in PIXEL_CHUNKS)
+        data = b"".join(data[part.offset : part.offset + part.length] for part in parts)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
