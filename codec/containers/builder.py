@@ -11,6 +11,8 @@ from codec.format.tags import REPEATABLE, Block
 MOST_UNKNOWN = 1 << 20
 """Bytes of unknown metadata that a file may carry, in all."""
 
+MOST_BLOCKS = 1000
+"""Blocks that are collected; an .fdc file has room for fewer."""
 PADDING = {True: Role.SILENT, False: Role.TRAILER}
 
 
@@ -45,18 +47,25 @@ class Builder:
             self.unknown(f"{self.container} empty {tag}", b"")
         elif tag not in REPEATABLE and any(block.tag == tag for block in self.blocks):
             self.keep_for(Reason.METADATA, f"several blocks {tag}")
+        elif len(self.blocks) >= MOST_BLOCKS:
+            self._too_much()
         else:
             self.blocks.append(Block(tag, content))
 
     def unknown(self, name: str, content: bytes) -> None:
         """Carry metadata of an unknown kind, as long as all of it stays below MOST_UNKNOWN."""
         self._unknown += len(content)
-        if self._unknown > MOST_UNKNOWN:
-            if not self._above:
-                self.keep_for(Reason.METADATA, f"more than {MOST_UNKNOWN} bytes of unknown metadata")
-            self._above = True
+        if self._unknown > MOST_UNKNOWN or len(self.blocks) >= MOST_BLOCKS:
+            self._too_much()
         else:
             self.blocks.append(Block("unKn", name.encode() + b"\0" + content))
+
+    def _too_much(self) -> None:
+        if not self._above:
+            self.keep_for(
+                Reason.METADATA, f"more than {MOST_BLOCKS} blocks, or {MOST_UNKNOWN} bytes of unknown metadata"
+            )
+        self._above = True
 
     def keep_for(self, reason: Reason, why: str) -> None:
         """Say why the file must be kept whole."""

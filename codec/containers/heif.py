@@ -230,6 +230,9 @@ class _Reader(ItemReader):
 
     def _pixels(self, item: Item) -> None:
         self._name(item, Role.PIXELS)
+        if item.kind in CODED:  # the brand does not tell which decoder it takes
+            avif = item.kind == b"av01"
+            self.container, self.media_type = ("AVIF", "image/avif") if avif else ("HEIF", "image/heic")
         if not item.extents:
             self.damage.append(f"item {item.number} has no bytes")
         if item.number != self.primary and any(item.get(kind) for kind in TRANSFORMATIONS):

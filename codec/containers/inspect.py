@@ -21,6 +21,7 @@ RAW_SIGNATURES = (
     (0, b"FOVb", "X3F"),
     (0, b"II\x1a\0\0\0HEAPCCDR", "CRW"),
 )
+MARKUP = (b"<?xml", b"<!--", b"<!DOCTYPE svg", b"<svg")
 RAW_MARKS = (b"NIKON", b"SONY", b"PENTAX", b"SAMSUNG", b"Hasselblad", b"Phase One", b"Leica")
 UNREAD = (
     (b"8BPS", "PSD", "image/vnd.adobe.photoshop"),
@@ -39,6 +40,13 @@ UNREAD = (
     (b"Pf\n", "PFM", "image/x-portable-floatmap"),
     (b"PF\n", "PFM", "image/x-portable-floatmap"),
     (b"qoif", "QOI", "image/qoi"),
+    (b"BPG\xfb", "BPG", "image/bpg"),
+    (b"FLIF", "FLIF", "image/flif"),
+    (b"AT&TFORM", "DJVU", "image/vnd.djvu"),
+    (b"icns", "ICNS", "image/icns"),
+    (b"%!PS-Adobe", "EPS", "application/postscript"),
+    (b"\xc5\xd0\xd3\xc6", "EPS", "application/postscript"),
+    (b"\xd7\xcd\xc6\x9a", "WMF", "image/wmf"),
     (b"\x8bJNG", "JNG", "image/x-jng"),
     (b"\x8aMNG", "MNG", "video/x-mng"),
 )
@@ -92,6 +100,9 @@ def _read(data: bytes) -> Structure:
     for signature, name, media_type in UNREAD:
         if head.startswith(signature):
             return _whole(data, name, media_type, Reason.UNSUPPORTED, f"{name} is not read here")
+    text = data[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith(MARKUP) and b"<svg" in text:
+        return _whole(data, "SVG", "image/svg+xml", Reason.UNSUPPORTED, "SVG is not read here")
     return _simple(data)
 
 
@@ -116,7 +127,7 @@ def _boxes(data: bytes) -> Structure:
         return _whole(data, "CR3", "image/x-canon-cr3", Reason.RAW, "a camera's raw file")
     first = next(bmff.boxes(data[: 1 << 16], 0, min(len(data), int.from_bytes(data[:4], "big") or len(data))))
     brands = {data[place : place + 4] for place in range(first.body, first.end, 4)}
-    if brand in HEIF_BRANDS | AVIF_BRANDS or brands & AVIF_BRANDS or (brands & {b"heic", b"heix"}):
+    if (brands | {brand}) & (HEIF_BRANDS | AVIF_BRANDS):
         return heif.read(data)
     raise NotAnImageError(f"a film or another file of boxes (brand {brand.decode('latin-1')})")
 

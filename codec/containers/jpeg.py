@@ -50,6 +50,7 @@ class _Reader(Builder):
         self.further: list[mpf.Entry] = []
         self.mpf_at = 0
         self.scans = 0
+        self.headed = False
         self.codes_of_zeros: dict[int, int] = {}
         self.signed: set[bytes] = set()
 
@@ -191,8 +192,8 @@ class _Reader(Builder):
             self.irregular.append("a JFIF header that is cut short")
             return Role.UNACCOUNTED
         unit, horizontal, vertical, columns, rows = struct.unpack_from(">BHHBB", content, 7)
-        known = any(block.tag == "phYs" for block in self.blocks)
-        if len(content) != 14 + 3 * columns * rows or unit > 2 or known:
+        first, self.headed = not self.headed, True
+        if len(content) != 14 + 3 * columns * rows or unit > 2 or not first:
             self.unknown("JPEG APP0", content)
             return Role.METADATA
         if unit or horizontal != vertical:

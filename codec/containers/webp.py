@@ -9,6 +9,7 @@ from codec.containers.structure import Role, Structure
 
 ANIMATED, XMP, EXIF, ALPHA, ICC = 0x02, 0x04, 0x08, 0x10, 0x20
 FLAGS = {b"EXIF": EXIF, b"XMP ": XMP, b"ICCP": ICC, b"ALPH": ALPHA, b"ANIM": ANIMATED}
+MOST_CHUNKS = 20_000
 SHORTEST_RUN = 20
 BITS_A_BLOCK = 6
 """A lossy picture with fewer bits for 16 x 16 pixels may be flat, and flat pictures may have runs of zeros."""
@@ -26,7 +27,7 @@ class _Reader(Builder):
         super().__init__(data, "WEBP", "image/webp")
         self.flags: int | None = None
         self.canvas: tuple[int, int] | None = None
-        self.seen: list[bytes] = []
+        self.seen: set[bytes] = set()
 
     def chunks(self) -> None:
         """Walk the RIFF container."""
@@ -42,8 +43,12 @@ class _Reader(Builder):
             self.behind(stop)
         place = 12
         try:
-            while place < stop:
+            for _ in range(MOST_CHUNKS):
+                if place >= stop:
+                    break
                 place = self._chunk(place, stop)
+            else:
+                raise Broken(f"more than {MOST_CHUNKS} chunks")
         except Broken as broken:
             self.damage.append(str(broken))
         self._check()
@@ -59,7 +64,7 @@ class _Reader(Builder):
                 self.irregular.append(f"a padding byte that is not zero, at byte {end}")
             self.part(end, 1, "padding", Role.UNACCOUNTED if self.data[end] else Role.SILENT)
         self.part(place, 8 + length, kind.decode("latin-1"), self._named(place, kind, content))
-        self.seen.append(kind)
+        self.seen.add(kind)
         return int(end + length % 2)
 
     def _named(self, place: int, kind: bytes, content: bytes) -> Role:
@@ -135,7 +140,7 @@ class _Reader(Builder):
 
     def _check(self) -> None:
         """Flags and canvas of the extended header against what is there."""
-        pictures = {b"VP8 ", b"VP8L", b"ANMF"} & set(self.seen)
+        pictures = {b"VP8 ", b"VP8L", b"ANMF"} & self.seen
         if not pictures:
             self.damage.append("no picture")
         if len(pictures) > 1:
@@ -145,7 +150,7 @@ class _Reader(Builder):
         if self.canvas and not self.fields["width"]:
             self.fields |= {"width": self.canvas[0], "height": self.canvas[1]}
         if self.flags is None:
-            if set(self.seen) & set(FLAGS):
+            if self.seen & set(FLAGS):
                 self.irregular.append("chunks that need an extended header, without one")
             return
         own = (self.fields["width"], self.fields["height"])

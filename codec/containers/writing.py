@@ -20,6 +20,8 @@ from codec.format.tags import Block
 from codec.images import Picture
 
 Kind = Literal["png", "jpeg", "webp", "avif", "jxl"]
+OF_STORAGE = (b"PLTE", b"hIST", b"bKGD", b"sBIT")
+"""Chunks of a PNG whose form depends on how its pixels were stored, which is not how they are written."""
 KINDS: tuple[str, ...] = get_args(Kind)
 SUFFIXES = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp", "avif": "avif", "jxl": "jxl"}
 """The kind of a file by the extension of its name."""
@@ -132,7 +134,7 @@ def _png_chunks(block: Block) -> Iterable[tuple[bytes, bytes]]:
             yield from _png_resolution(content)
         case "unKn":
             name, _, data = content.partition(b"\0")
-            if name.startswith(b"PNG ") and len(name) == 8:
+            if name.startswith(b"PNG ") and len(name) == 8 and name[4:] not in OF_STORAGE:
                 yield name[4:], data
 
 

@@ -170,6 +170,12 @@ def test_a_thumbnail_is_left_out_where_it_is_smaller() -> None:
     assert reason(heif(coded_item(), coded_item(2, references=[(b"thmb", [1])]))) is Reason.FRAMES
 
 
+def test_the_container_is_that_of_the_coded_picture_whatever_the_brand() -> None:
+    assert inspect(heif(coded_item(), brand=b"mif1")).container == "AVIF"
+    hevc = HeifItem(1, b"hvc1", b"coded", [picture_size()])
+    assert inspect(heif(hevc, brand=b"avif")).container == "HEIF"
+
+
 def test_a_film_is_no_picture() -> None:
     with pytest.raises(NotAnImageError):
         inspect(film())

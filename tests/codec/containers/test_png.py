@@ -3,13 +3,16 @@
 import struct
 import zlib
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from codec.containers.inspect import inspect
 from codec.containers.judgement import judge
 from codec.containers.reasons import Reason
+from codec.containers.writing import write
 from codec.format.tags import Block
+from codec.images import Picture
 from tests.support.containers import PNG_SIGNATURE, exif, photo, png_chunks, png_with
 from tests.support.image_files import chunk, stored
 
@@ -47,6 +50,13 @@ def test_metadata_comes_back_to_the_byte() -> None:
 
 def test_a_suggested_palette_is_carried() -> None:
     assert judge(inspect(png_with((b"PLTE", bytes(6))))).blocks == (Block("unKn", b"PNG PLTE\0" + bytes(6)),)
+
+
+def test_chunks_about_stored_pixels_are_not_written_beside_others() -> None:
+    carried = judge(inspect(png_with((b"PLTE", bytes(6)), (b"bKGD", bytes(6)), (b"npTc", b"own")))).blocks
+    assert len(carried) == 3
+    written = write(Picture(np.zeros((4, 4, 3), np.uint8), grey=True, blocks=carried))
+    assert [part.name for part in inspect(written).parts if part.name in ("PLTE", "bKGD", "npTc")] == ["npTc"]
 
 
 def test_color_chunks_become_fields() -> None:

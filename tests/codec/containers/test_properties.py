@@ -1,5 +1,6 @@
 """What holds for all files: every byte has a name, no part is lost without a word, and no bytes raise anything else."""
 
+import struct
 import time
 from collections.abc import Callable
 from random import Random
@@ -88,5 +89,16 @@ def test_hostile_lengths_and_circles_take_no_time() -> None:
     strips = tiff((273, 4, 50_000, bytes(200_000)), (279, 4, 50_000, b"\xff\0\0\0" * 50_000), short(259, 7))
     shared = heif(*[coded_item(number) for number in range(1, 120)]).replace(b"\0\0\0\x0f", b"\0\0\x0f\xff")
     chunks = containers.png_with(*[(b"tEXt", b"a\0b")] * 5000)
-    for data in (many, boxes, nested, strips, shared, chunks, b"P2 1 1 1\n" + b"#" * 500_000, b"P6 " + b"\n" * 500_000):
+    empty = containers.riff(*[(struct.pack(">I", number), b"") for number in range(1, 150_000)])
+    for data in (
+        empty,
+        many,
+        boxes,
+        nested,
+        strips,
+        shared,
+        chunks,
+        b"P2 1 1 1\n" + b"#" * 500_000,
+        b"P6 " + b"\n" * 500_000,
+    ):
         assert judged(data) is not None

@@ -84,6 +84,8 @@ def test_what_they_say_beside_pixels_comes_back() -> None:
         (tga()[:-27] + FOOTER, Reason.DAMAGED),
         (stored(PICTURE, "ICO"), Reason.FRAMES),
         (b"8BPS\0\1" + bytes(20), Reason.UNSUPPORTED),
+        (b"<?xml version='1.0'?>\n<!-- made by hand -->\n<svg xmlns='...'/>", Reason.UNSUPPORTED),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", Reason.UNSUPPORTED),
         (b"FUJIFILMCCD-RAW " + bytes(80), Reason.RAW),
         (b"IIU\0" + bytes(80), Reason.RAW),
         (b"IIRO" + bytes(80), Reason.RAW),
