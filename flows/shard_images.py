@@ -39,12 +39,12 @@ def shard_images(
 
 
 def show(row: dict[str, Any]) -> int:
-    """Print the totals, and why files are no photos."""
+    """Print the totals, and why files are no photos; the exit status says whether there were any."""
     errors = row.pop("errors")
     command.show_table("shard-images", row)
     for key, error in errors:
         print(f"{key}: {error}")
-    return command.DONE
+    return command.FAILED_ROWS if row["failed"] else command.DONE
 
 
 if __name__ == "__main__":

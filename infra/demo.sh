@@ -22,7 +22,7 @@ python -m flows.shard_images "$out/photos" "$out/shards"
 step "train-codec: a few steps on the shipped bundle"
 python -m flows.train_codec "$out/shards" "$out/training" --settings demo
 
-step "compress-archive: with the shipped bundle; two of the sources are not pictures and become failed rows"
+step "compress-archive: with the shipped bundle; a cut JPEG and a text are kept whole, with the reason; the status is 2"
 python -m flows.compress_archive "$out/photos" "$out/archive" || [ $? -eq 2 ]
 
 step "restore-archive: every picture back as PNG"

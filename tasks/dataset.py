@@ -22,8 +22,8 @@ import pyarrow.compute
 import pyarrow.dataset
 import pyarrow.parquet
 
+from codec.containers.reading import check_source
 from codec.errors import ArchiveError, ImageError, SettingsError
-from codec.images import check_image
 from tasks.archive import layout
 from tasks.archive.tar import TrainingTar
 from tasks.progress import SILENT, Progress
@@ -199,7 +199,7 @@ def _checked(source: Source, entry: Row) -> tuple[Row, bytes]:
         return row | {"status": "failed", "reason": "source_changed", "error": str(error)}, b""
     row |= {"sha256": hashlib.sha256(data).hexdigest()}
     try:
-        found, width, height = check_image(data)
+        found, width, height = check_source(data)
     except ImageError as error:
         return row | {"status": "failed", "reason": "content", "error": str(error)}, b""
     return row | {"format": found, "width": width, "height": height, "status": "packed"}, data

@@ -18,7 +18,7 @@ from codec.containers.reasons import MEANINGS, Reason
 from codec.containers.structure import Structure
 from codec.errors import ImageError, NotAnImageError
 from codec.format.tags import Block
-from codec.images import MAX_PIXELS, Picture, read_image
+from codec.images import MAX_PIXELS, Picture, check_image, read_image
 
 LARGEST_SIDE = 2**31
 """From here on a side is no size of a picture, whatever a header says."""
@@ -112,6 +112,19 @@ def read_leniently(data: bytes, policy: Policy = Policy()) -> tuple[Picture, str
         raise ImageError(str(error)) from None
     verdict = replace(source.verdict, blocks=_carried(source.structure))
     return _picture(source.structure, image, space, verdict), f"{MEANINGS[cast(Reason, reason)]} ({detail})"
+
+
+def check_source(data: bytes) -> tuple[str, int, int]:
+    """Container, width and height (upright) of a picture, decoded whole to find damage.
+
+    Raises ImageError for what is no picture, is damaged or is not read.
+    """
+    source = read_source(data)
+    if source.verdict.reason in REFUSED or source.structure is None:
+        raise ImageError(f"{source.verdict.reason}: {source.verdict.detail}")
+    if source.picture is None or source.size is None:
+        return check_image(data)
+    return source.structure.container, *source.size
 
 
 def _carried(structure: Structure) -> tuple[Block, ...]:

@@ -59,7 +59,7 @@ def main() -> None:
         make_photos(Path(home) / "one", 1)
         rate(Path(home) / "one", Path(home) / "warm", 1, 1)  # loads what is loaded once
         for check in ("with", "without"):
-            undecoded = mock.patch.object(dataset, "check_image", return_value=STAND_IN)
+            undecoded = mock.patch.object(dataset, "check_source", return_value=STAND_IN)
             with undecoded if check == "without" else nullcontext():
                 clock, free = rate(source, Path(home) / check, asked.photos, asked.workers)
             print(f"| {check} | {clock:.0f} | {free:.0f} |", flush=True)

@@ -1,5 +1,7 @@
 """A second decoder of .fdc files: symbols and chunks, written from FORMAT.md alone by one who had not seen the codec.
 
+The header and the chunks of version 2 were added by one who had.
+
 `python -m tests.golden.second_decoder FOLDER FILE ...` prints the SHA-256 of the symbols; FOLDER holds bundles.
 It shares no code with the codec. Names are those of FORMAT.md.
 

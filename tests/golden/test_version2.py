@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import codec
 from codec.bundle import Bundle
 from codec.entropy.stream import decompress
 from codec.errors import BitstreamError, SettingsError
@@ -75,3 +77,14 @@ def test_golden_files_are_never_written_again(tmp_path: Path) -> None:
     (tmp_path / "expected.json").write_text("{}")
     with pytest.raises(SettingsError, match="never changed"):
         make(tmp_path)
+
+
+def test_the_example_of_the_page_is_what_it_says(frozen: dict[str, Bundle], models: dict[str, EntropyModel]) -> None:
+    page = (Path(codec.__file__).parent / "FORMAT.md").read_text()
+    example = re.search(r"^    ((?:[0-9a-f]{2} ){34}[0-9a-f]{2})$", page, re.MULTILINE)
+    assert example is not None
+    data = bytes.fromhex(example[1])
+    expected = described(frozen["parallel"], "parallel", data)
+    assert (expected["width"], expected["height"], expected["grey"]) == (5, 7, True)
+    assert f"{expected['symbols']}." in page
+    assert by_second_decoder(data, models["parallel"])["symbols"] == expected["symbols"]

@@ -40,7 +40,7 @@ def jpeg_xl() -> Baseline:
 
 
 def hevc() -> Baseline:
-    library = module("pillow_heif", "'fdcodec[heif]'")
+    library = module("pillow_heif", "'fdcodec[hevc]'")
     encoder = library.libheif_info()["HEIF"]
     if not encoder:
         raise UnavailableError("this pillow-heif has no HEVC encoder")

@@ -49,7 +49,7 @@ def test_files_grow_with_the_setting_and_decode_to_the_same_size(baseline: Basel
     ("name", "module", "extra"),
     [
         ("jpeg-xl", "imagecodecs", "'fdcodec[evaluate]'"),
-        ("hevc", "pillow_heif", "'fdcodec[heif]'"),
+        ("hevc", "pillow_heif", "'fdcodec[hevc]'"),
         ("mbt2018", "compressai", "compressai"),
         ("ms-illm", "neuralcompression.zoo", "neuralcompression"),
     ],

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -300,7 +301,12 @@ def test_the_settings_and_surroundings_of_a_run_are_in_its_manifest(packed: tupl
     assert {"bundle_id", "package_version", "listing_sha256"} <= manifest.keys()
     described = json.loads((archive / layout.ARCHIVE).read_bytes())
     assert len(described.pop("sha256")) == 64
-    assert described == {"format": 1, "name": "a", "package_version": "0.1.0", "probe": "exclusive creation by link"}
+    assert described == {
+        "format": 1,
+        "name": "a",
+        "package_version": version("fdcodec"),
+        "probe": "exclusive creation by link",
+    }
 
 
 @pytest.mark.parametrize(
