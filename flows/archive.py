@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -73,10 +73,13 @@ def forget(
     keys: Annotated[
         list[str] | None, typer.Argument(help="Keys to erase; none to finish what was interrupted.")
     ] = None,
+    group: Annotated[bool, typer.Option("--group", help="Forget companions too: films, raw files, sidecars.")] = False,
+    only_this: Annotated[bool, typer.Option("--only-this", help="Keep companions.")] = False,
 ) -> None:
     """Erase the bytes of some keys for good, all versions, and leave a tombstone row for each."""
     with _one_line():
-        rows = erase(existing(archive), keys or [])
+        companions: Literal["refuse", "too", "leave"] = "too" if group else "leave" if only_this else "refuse"
+        rows = erase(existing(archive), keys or [], companions=companions)
     print(f"tombstones: {rows}")
 
 

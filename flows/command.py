@@ -92,7 +92,8 @@ def _with_options(command: Callable[..., None], function: Callable[..., Any]) ->
     parameters = []
     for name, parameter in inspect.signature(function).parameters.items():
         kind: Any = typer.Argument if parameter.default is inspect.Parameter.empty else typer.Option
-        hint: Any = Annotated[(hints[name], kind(help=helps.get(name)))]
+        named = [f"--{name.rstrip('_')}"] if name.endswith("_") else []  # a word that Python keeps for itself
+        hint: Any = Annotated[(hints[name], kind(*named, help=helps.get(name)))]
         parameters.append(parameter.replace(annotation=hint))
     wrapped: Any = functools.partial(command)
     wrapped.__signature__ = inspect.Signature(parameters)

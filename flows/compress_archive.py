@@ -27,6 +27,9 @@ def compress_archive(
     metadata: Literal["all", "no-location", "none"] = "all",
     strict_metadata: bool = False,
     discard: list[str] | None = None,
+    include: list[str] | None = None,
+    exclude: list[str] | None = None,
+    non_images: Literal["keep", "skip"] = "keep",
     max_images_per_shard: int = 2000,
     max_shard_bytes: int = 10**9,
     image_timeout: float = 1800.0,
@@ -57,6 +60,9 @@ def compress_archive(
         max_lpips: Bound on LPIPS (AlexNet), kept in the same way.
         metadata: What .fdc files carry: all, no-location (no GPS, no MakerNotes) or none. Files kept whole keep theirs.
         strict_metadata: Refuse a picture that is kept whole while metadata is not all.
+        include: A pattern of keys to take, such as *.jpg or 2024/*; all where none is given. Repeatable.
+        exclude: A pattern of keys to leave aside, beside what operating systems leave (.DS_Store, ...). Repeatable.
+        non_images: Keep films, sidecars and documents as they are, or skip them by their names.
         discard: A part to leave out: preview (the default), gain-map, motion, trailer, content-credentials. Repeatable.
         max_images_per_shard: Pictures in a tar.
         max_shard_bytes: Bytes of sources in a tar.
@@ -77,10 +83,26 @@ def compress_archive(
         engine: threads of this process, or dask for other processes. The archive is the same.
         dask_address: A Dask scheduler on the loopback interface or at tls://; local processes if empty.
     """
-    left_out = tuple(discard) if discard is not None else Settings.discard
-    kept = (quality, target_bpp, min_psnr_db, max_lpips, metadata, left_out, strict_metadata)
-    limits = (max_images_per_shard, max_shard_bytes, image_timeout, image_memory, max_failed_fraction)
-    settings = Settings(*kept, *limits, verify=verify, metrics=metrics, threads=threads)
+    settings = Settings(
+        quality=quality,
+        target_bpp=target_bpp,
+        min_psnr_db=min_psnr_db,
+        max_lpips=max_lpips,
+        metadata=metadata,
+        discard=Settings.discard if discard is None else tuple(discard),
+        strict_metadata=strict_metadata,
+        include=tuple(include or ()),
+        exclude=(*Settings.exclude, *(exclude or ())),
+        non_images=non_images,
+        max_images_per_shard=max_images_per_shard,
+        max_shard_bytes=max_shard_bytes,
+        image_timeout=image_timeout,
+        image_memory=image_memory,
+        max_failed_fraction=max_failed_fraction,
+        verify=verify,
+        metrics=metrics,
+        threads=threads,
+    )
     source, archive = command.place(source), command.place(archive)
     models = Models(bundle, device, backbone)
     count = mapping.workers(workers, threads)

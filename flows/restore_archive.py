@@ -16,6 +16,8 @@ def restore_archive(
     target: str,
     keys: list[str] | None = None,
     as_of: int | None = None,
+    as_: str = "png",
+    groups: bool = False,
     backbone: str = "",
     device: str = "cpu",
     threads: int = 2,
@@ -28,6 +30,8 @@ def restore_archive(
         target: Folder or URL for the pictures; existing files of the same name are replaced.
         keys: A key to restore, as the report names it; may be given again. All keys if not given.
         as_of: A run; versions that later runs kept are left out.
+        as_: What pictures become: png, jpeg:QUALITY, webp:QUALITY, avif:QUALITY or jxl.
+        groups: Keep one stem for pictures and their companions (IMG_1.jpg and IMG_1.mov).
         backbone: Where the backbone is, if the archive's bundle does not embed it.
         device: cpu, cuda or cuda:N.
         threads: Computing threads of a worker.
@@ -42,6 +46,8 @@ def restore_archive(
             target,
             keys or None,
             as_of=as_of,
+            kind=None if as_ == "png" else as_,
+            groups=groups,
             models=Models("", device, backbone, threads),
             job_map=lambda jobs: member_map(lambda: jobs, count, bar),
             progress=bar,

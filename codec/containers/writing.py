@@ -25,6 +25,8 @@ OF_STORAGE = (b"PLTE", b"hIST", b"bKGD", b"sBIT")
 KINDS: tuple[str, ...] = get_args(Kind)
 SUFFIXES = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp", "avif": "avif", "jxl": "jxl"}
 """The kind of a file by the extension of its name."""
+EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp", "avif": "avif", "jxl": "jxl"}
+"""The extension of a name by the kind of its file."""
 DEFAULT_QUALITY = 92
 LARGEST_SEGMENT = 65533
 XMP_ORIENTATION = re.compile(

@@ -10,6 +10,7 @@ from typing import Any, Self
 from codec.containers.judgement import DISCARDS
 from codec.errors import ArchiveError, SettingsError
 from tasks.archive import layout
+from tasks.sources.filters import LITTER
 from tasks.storage.store import Store
 
 FORMAT = 1
@@ -25,6 +26,7 @@ class Settings:
     `min_psnr_db` and `max_lpips` (AlexNet) are a floor: for a picture that misses it lambda rises, and one that no file
     brings above it is kept without loss. `metadata` (all, no-location, none) is what .fdc files carry. A file kept
     whole has all of its own, unless `strict_metadata` refuses it. `discard` names parts that may be left out.
+    `include`, `exclude` and `non_images` (keep, skip) choose among the sources: tasks.sources.filters.
     `metrics` measures PSNR, MS-SSIM, LPIPS and DISTS of every picture. `image_timeout` is in seconds of one picture,
     `image_memory` in bytes that its process may come to hold.
     """
@@ -36,6 +38,9 @@ class Settings:
     metadata: str = "all"
     discard: tuple[str, ...] = ("preview",)
     strict_metadata: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = LITTER
+    non_images: str = "keep"
     max_images_per_shard: int = 2000
     max_shard_bytes: int = 10**9
     image_timeout: float = 1800.0
@@ -62,6 +67,8 @@ class Settings:
             raise SettingsError(f"max_failed_fraction must be from 0 to 1, not {self.max_failed_fraction}")
         if self.metadata not in METADATA:
             raise SettingsError(f"metadata must be one of {', '.join(METADATA)}, not {self.metadata!r}")
+        if self.non_images not in ("keep", "skip"):
+            raise SettingsError(f"non_images must be keep or skip, not {self.non_images!r}")
         if unknown := sorted(set(self.discard) - set(DISCARDS)):
             raise SettingsError(f"discard knows {', '.join(DISCARDS)}, not {unknown[0]!r}")
         if self.lpips_net not in LPIPS_NETS:
@@ -82,6 +89,7 @@ class Manifest:
     shards: tuple[tuple[int, int], ...]
     settings: Settings
     bundle_id: str
+    excluded: int = 0
     batch: int = 1
     package_version: str = field(default_factory=lambda: importlib.metadata.version("fdcodec"))
     format: int = FORMAT
@@ -112,8 +120,9 @@ def _settings(given: dict[str, Any]) -> Settings:
     given = dict(given)
     if "keep_exif" in given:
         given["metadata"] = "all" if given.pop("keep_exif") else "none"
-    if "discard" in given:
-        given["discard"] = tuple(given["discard"])
+    for name in ("discard", "include", "exclude"):
+        if name in given:
+            given[name] = tuple(given[name])
     return Settings(**given)
 
 

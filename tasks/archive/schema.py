@@ -101,7 +101,12 @@ SCHEMA = pa.schema(
         _field("discarded_parts", pa.list_(pa.string()), "parts of the source left out as the owner agreed"),
         _field("coded_space", pa.string(), "color space of the coded pixels"),
         _field("group", pa.string(), "stem that sources of one shot share in their folder; null for one alone"),
-        _field("source_modified_at", pa.timestamp("ns", "UTC"), "when the source was modified, where its store says"),
+        _field(
+            "source_modified_at",
+            pa.int64(),
+            "when the source was modified, since 1970; null where its store has no say",
+            "ns",
+        ),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )

@@ -16,6 +16,7 @@ from tasks.compress.shard import Encoding
 from tasks.processes.codec_process import Models, verifier, worker
 from tasks.progress import SILENT, Progress
 from tasks.sources import sharding
+from tasks.sources.filters import Filter
 from tasks.sources.source import open_source
 from tasks.storage import parquet
 from tasks.storage.store import Store
@@ -30,7 +31,7 @@ READS_A_SHARD, WRITES_A_SHARD = 8, 2
 _SAMPLES = """
     SELECT * EXCLUDE (place, pictures) FROM (
         SELECT *, row_number() OVER (ORDER BY size, key) - 1 AS place, count(*) OVER () AS pictures
-        FROM listing WHERE state <> 'gone'
+        FROM listing WHERE state NOT IN ('gone', 'excluded')
     ) WHERE list_contains([(2 * i + 1) * pictures // (2 * $samples) FOR i IN range($samples)], place) ORDER BY place
 """
 
@@ -45,6 +46,7 @@ class Plan:
 
     pictures: int
     gone: int
+    excluded: int
     source_bytes: int
     shards: int
     runs: int
@@ -76,10 +78,11 @@ def predict(
     run = max(report.runs(store), default=compacted.current(store).runs) + 1
     with tempfile.TemporaryDirectory() as scratch:
         limits = sharding.Limits(settings.max_images_per_shard, settings.max_shard_bytes, UNLIMITED)
-        frozen = listing.freeze(pictures, store, run, limits, Path(scratch))
+        chosen = Filter(settings.include, settings.exclude, settings.non_images == "keep")
+        frozen = listing.freeze(pictures, store, run, limits, Path(scratch), chosen=chosen)
         with parquet.database(listing=pyarrow.dataset.dataset(frozen.path)) as connection:
             count, size = connection.execute(
-                "SELECT count(*), coalesce(sum(size), 0)::BIGINT FROM listing WHERE state <> 'gone'"
+                "SELECT count(*), coalesce(sum(size), 0)::BIGINT FROM listing WHERE state NOT IN ('gone', 'excluded')"
             ).fetchall()[0]
             chosen = connection.sql(_SAMPLES, params={"samples": min(SAMPLES, count)})
             entries = chosen.to_arrow_table().to_pylist()
@@ -90,6 +93,7 @@ def predict(
     return Plan(
         pictures=count,
         gone=frozen.gone,
+        excluded=frozen.excluded,
         source_bytes=size,
         shards=shards,
         runs=-(-shards // listing.SHARDS_PER_RUN),

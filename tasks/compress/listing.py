@@ -16,8 +16,9 @@ from codec.errors import ArchiveError
 from tasks.archive import manifest, report
 from tasks.archive.schema import SCHEMA, TROUBLE
 from tasks.sources import listing_files
+from tasks.sources.filters import Filter
 from tasks.sources.sharding import Limits, Shards
-from tasks.sources.source import FOUND, Source, write_found
+from tasks.sources.source import FOUND, Source, write_filtered
 from tasks.storage import parquet
 from tasks.storage.store import StorageError, Store, sha256_of
 
@@ -39,7 +40,10 @@ LISTING = pa.schema(
             "state",
             pa.string(),
             False,
-            {"description": "new; changed: kept with another stamp; again: taken again; gone: no more there"},
+            {
+                "description": "new; changed: kept with another stamp; again: taken again; gone: no more there; "
+                "excluded: left aside"
+            },
         ),
         pa.field(
             "version", pa.int32(), False, {"description": "version of the key if the content is new; if gone, the last"}
@@ -49,6 +53,8 @@ LISTING = pa.schema(
         pa.field(
             "duplicate_of", pa.string(), True, {"description": "first key here with that content, unless it is this"}
         ),
+        pa.field("pattern", pa.string(), True, {"description": "pattern for which the source is left aside"}),
+        pa.field("group", pa.string(), True, {"description": "stem that other sources of its folder have too"}),
     ]
 )
 
@@ -69,7 +75,8 @@ _PENDING = f"""
     ), forgotten AS (
         SELECT DISTINCT key FROM rows WHERE status = 'forgotten'
     ), here AS (
-        SELECT DISTINCT ON (key) * FROM found ANTI JOIN forgotten USING (key) ORDER BY key, stamp
+        SELECT DISTINCT ON (key) key, uri, size, stamp FROM found ANTI JOIN forgotten USING (key)
+        WHERE pattern IS NULL ORDER BY key, stamp
     ), last_row AS (
         SELECT key, max(run) AS run, arg_max({{'status': status, 'reason': reason}}, run) AS said
         FROM rows SEMI JOIN here USING (key) GROUP BY key
@@ -80,7 +87,7 @@ _PENDING = f"""
         FROM rows SEMI JOIN here USING (key) WHERE tar IS NOT NULL GROUP BY key
     ), missing AS (
         SELECT key, arg_max({{'version': version, 'sha256': source_sha256, 'uri': source_uri}}, run) AS kept
-        FROM rows ANTI JOIN here USING (key) WHERE tar IS NOT NULL GROUP BY key
+        FROM rows ANTI JOIN found USING (key) WHERE tar IS NOT NULL GROUP BY key
     ), once_gone AS (
         SELECT DISTINCT key FROM listings WHERE state = 'gone'
     ), known_gone AS (
@@ -105,9 +112,21 @@ _TWINS = """
     CREATE TEMP TABLE twins AS
     SELECT key, sha256, nullif(min(key) OVER (PARTITION BY sha256), key) AS duplicate_of FROM hashed
 """
+_GROUPS = r"""
+    CREATE TABLE groups AS
+    SELECT key, regexp_replace(key, '(\.[^./]+)+$', '') AS stem FROM found_staged WHERE pattern IS NULL
+    QUALIFY count(*) OVER (PARTITION BY stem) > 1 AND NOT regexp_matches(stem, '(^|/)$')
+"""
 _FROZEN = """
-    SELECT $run AS run, key, uri, size, stamp, state, version, held_sha256, t.sha256, t.duplicate_of
-    FROM pending LEFT JOIN twins t USING (key) WHERE (state = 'gone') = $gone ORDER BY key
+    SELECT $run AS run, key, uri, size, stamp, state, version, held_sha256, t.sha256, t.duplicate_of, NULL AS pattern,
+           g.stem AS "group"
+    FROM pending LEFT JOIN twins t USING (key) LEFT JOIN groups g USING (key)
+    WHERE (state = 'gone') = $gone ORDER BY key
+"""
+_EXCLUDED = """
+    SELECT $run AS run, key, uri, size, stamp, 'excluded' AS state, 0 AS version, NULL AS held_sha256, NULL AS sha256,
+           NULL AS duplicate_of, pattern, NULL AS "group"
+    FROM found_staged WHERE pattern IS NOT NULL ORDER BY key
 """
 
 
@@ -120,6 +139,7 @@ class Again:
 
 
 NOTHING = Again()
+EVERYTHING = Filter(exclude=())
 
 
 @dataclass(frozen=True)
@@ -131,21 +151,30 @@ class Frozen:
     shards: list[tuple[int, int]]
     gone: int
     truncated: bool
+    excluded: int = 0
 
 
 def freeze(
-    source: Source, archive: Store, run: int, limits: Limits, scratch: Path, *, again: Again = NOTHING
+    source: Source,
+    archive: Store,
+    run: int,
+    limits: Limits,
+    scratch: Path,
+    *,
+    again: Again = NOTHING,
+    chosen: Filter = EVERYTHING,
 ) -> Frozen:
     """List a source, take away what the sealed runs hold, and write the rest as the listing of a run, sorted by key.
 
     Failed rows do not count as held, nor do those that `again` names. Sources that look alike are read here, so that
-    equal content is known to every shard. Gone sources come last. Memory stays bounded: the listing and the comparison
+    equal content is known to every shard. Gone sources come last, and after them those that `chosen` leaves aside,
+    which are neither gone nor failed. Memory stays bounded: the listing and the comparison
     are on disk, below `scratch`. Raises StorageError, also when that is full.
     """
     history = [manifest.read(archive, number) for number in report.runs(archive) if number < run]
     parts, listings = report.files(archive, [plan.run for plan in history]), [plan.listing for plan in history]
     try:
-        found = pa.dataset.dataset(write_found(source, scratch / "found.parquet"))
+        found = pa.dataset.dataset(write_filtered(source, scratch / "found.parquet", chosen))
         with parquet.database(
             rows=parquet.read_once(archive, parts, SCHEMA, HISTORY),
             listings=parquet.read_once(archive, listings, LISTING, ["key", "run", "size", "stamp", "state"]),
@@ -154,6 +183,7 @@ def freeze(
             keys = found.count_rows() + sum(plan.images for plan in history)
             _compare(connection, 1 + keys // KEYS_PER_BUCKET, again)
             _find_twins(source, connection, scratch)
+            connection.execute(_GROUPS)
             return _write(connection, run, limits, scratch / "listing.parquet")
     except (OSError, duckdb.Error) as error:
         why = str(error).partition("\n")[0]
@@ -221,7 +251,7 @@ def _mapped(
 def _write(connection: duckdb.DuckDBPyConnection, run: int, limits: Limits, path: Path) -> Frozen:
     shards = Shards(limits)
     truncated = False
-    gone = 0
+    gone = excluded = 0
     with pa.parquet.ParquetWriter(path, LISTING, compression="zstd") as writer:
         for batch in connection.sql(_FROZEN, params={"run": run, "gone": False}).to_arrow_reader(BATCH):
             taken = sum(1 for _ in itertools.takewhile(shards.take, batch.column("size").to_pylist()))
@@ -232,7 +262,10 @@ def _write(connection: duckdb.DuckDBPyConnection, run: int, limits: Limits, path
         for batch in connection.sql(_FROZEN, params={"run": run, "gone": True}).to_arrow_reader(BATCH):
             gone += batch.num_rows
             writer.write_table(_as_listing(batch))
-    return Frozen(path, sha256_of(path), shards.ranges, gone, truncated)
+        for batch in connection.sql(_EXCLUDED, params={"run": run}).to_arrow_reader(BATCH):
+            excluded += batch.num_rows
+            writer.write_table(_as_listing(batch))
+    return Frozen(path, sha256_of(path), shards.ranges, gone, truncated, excluded)
 
 
 def _as_listing(batch: pa.RecordBatch) -> pa.Table:

@@ -20,6 +20,7 @@ from tasks.compress.shard import Job, encode_shard
 from tasks.processes.codec_process import Models, verifier
 from tasks.progress import SILENT, Progress
 from tasks.sources import sharding
+from tasks.sources.filters import Filter
 from tasks.sources.source import Source, open_source
 from tasks.storage.store import Store, sha256_of
 
@@ -114,7 +115,8 @@ def plan_run(
     run = max(report.runs(archive), default=0) + 1
     limits = sharding.Limits(settings.max_images_per_shard, settings.max_shard_bytes, listing.SHARDS_PER_RUN)
     with tempfile.TemporaryDirectory() as scratch:
-        frozen = listing.freeze(source, archive, run, limits, Path(scratch), again=again)
+        chosen = Filter(settings.include, settings.exclude, settings.non_images == "keep")
+        frozen = listing.freeze(source, archive, run, limits, Path(scratch), again=again, chosen=chosen)
         if not frozen.shards:
             return None
         about = escrow.keep(archive, models)
@@ -127,6 +129,7 @@ def plan_run(
             listing=layout.listing(run, frozen.sha256),
             listing_sha256=frozen.sha256,
             gone=frozen.gone,
+            excluded=frozen.excluded,
             truncated=frozen.truncated,
             shards=tuple(frozen.shards),
             settings=settings,

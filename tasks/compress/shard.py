@@ -90,7 +90,7 @@ def _held(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
     field = pa.compute.field
     history = report.lookup(archive, keys)
     kept = history.filter((field("run") < run) & field("tar").is_valid()).to_pylist()
-    own = ("source_uri", "source_bytes", "run", "shard", "created_at", "duplicate_of")
+    own = ("source_uri", "source_bytes", "run", "shard", "created_at", "duplicate_of", "group", "source_modified_at")
     return {
         row["key"]: {name: value for name, value in row.items() if name not in own} | {"status": "unchanged"}
         for row in sorted(kept, key=lambda row: int(row["run"]))
@@ -127,8 +127,14 @@ class Encoding:
             "device": self._device,
             "bundle_id": self._plan.bundle_id,
             "created_at": datetime.datetime.now(datetime.UTC),
+            "group": entry.get("group"),
+            "source_modified_at": self._modified(entry["stamp"]),
         }
         self.rows.append(row | self._outcome(entry))
+
+    def _modified(self, stamp: str) -> int | None:
+        """Nanoseconds since 1970, where the source's store tells times instead of contents."""
+        return int(stamp) if not self._source.stamps_tell_content and stamp.isdecimal() else None
 
     def _outcome(self, entry: Row) -> Row:
         try:
@@ -190,7 +196,7 @@ class Encoding:
         row = next((row for row in self.rows if row["key"] == key), None)
         if row is None or row.get("source_sha256") != content or row["status"] == "unchanged":
             return None
-        own = ("key", "version", "source_uri", "created_at")
+        own = ("key", "version", "source_uri", "created_at", "group", "source_modified_at")
         return {name: value for name, value in row.items() if name not in own}
 
     def _encoded(self, key: str, source: bytes) -> Row:

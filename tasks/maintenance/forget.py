@@ -25,7 +25,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute
@@ -43,6 +43,11 @@ _SAME_BYTES = """
     SELECT DISTINCT key FROM rows WHERE tar IS NOT NULL AND NOT list_contains($keys, key) AND source_sha256 IN
         (SELECT source_sha256 FROM rows WHERE tar IS NOT NULL AND list_contains($keys, key))
     ORDER BY key
+"""
+_COMPANIONS = r"""
+    WITH stems AS (SELECT DISTINCT key, regexp_replace(key, '(\.[^./]+)+$', '') AS stem FROM rows WHERE tar IS NOT NULL)
+    SELECT key FROM stems WHERE NOT list_contains($keys, key) AND NOT regexp_matches(stem, '(^|/)$')
+        AND stem IN (SELECT stem FROM stems WHERE list_contains($keys, key)) ORDER BY key
 """
 _MEMBERS = 'SELECT DISTINCT tar, "offset" FROM rows WHERE tar IS NOT NULL AND list_contains($keys, key) ORDER BY ALL'
 _PARTS = (
@@ -67,11 +72,13 @@ class _Moved:
     offsets: dict[int, int] = field(default_factory=dict)
 
 
-def forget(archive: Store, keys: Sequence[str]) -> int:
+def forget(archive: Store, keys: Sequence[str], *, companions: Literal["refuse", "too", "leave"] = "refuse") -> int:
     """Erase all versions of some keys; returns how many rows became tombstones, those of unfinished plans included.
 
-    Raises ArchiveError, before anything is changed, while a run is open, for a key that the archive does not keep, and
-    for a picture whose very bytes are kept under another key too: those must be forgotten together.
+    Companions are kept keys of the same folder and stem (a film of a live photo, a raw file, a sidecar). Raises
+    ArchiveError, before anything is changed, while a run is open, for a key that the archive does not keep, for a
+    picture whose very bytes are kept under another key too, which must be forgotten together, and for companions
+    where it is not said what becomes of them.
     """
     erased = sum(_carry_out(archive, number) for number in erasures.unfinished(archive))
     done = report.lookup(archive, keys).filter(pa.compute.field("status") == "forgotten")
@@ -79,11 +86,24 @@ def forget(archive: Store, keys: Sequence[str]) -> int:
     if not keys:
         return erased
     _refuse_open_run(archive)
+    if companions != "leave" and (others := _companions(archive, keys)):
+        if companions == "refuse":
+            raise ArchiveError(
+                f"{archive}: {', '.join(map(repr, others))} belong to what is to be forgotten; say --group to forget "
+                "them too, or --only-this"
+            )
+        keys = sorted({*keys, *others})
     number = max(erasures.numbers(archive), default=0) + 1
     document = {"format": manifest.FORMAT, **dataclasses.asdict(_plan(archive, keys))}
     if not archive.publish(layout.forgetting(number), manifest.to_json(document)):
         raise ArchiveError(f"{archive}: another erasure has just begun; run again when it is done")
     return erased + _carry_out(archive, number)
+
+
+def _companions(archive: Store, keys: list[str]) -> list[str]:
+    """Kept keys of the same folder and stem as some keys."""
+    with parquet.database(rows=report.rows(archive)) as connection:
+        return [key for (key,) in connection.execute(_COMPANIONS, {"keys": keys}).fetchall()]
 
 
 def _refuse_open_run(archive: Store) -> None:

@@ -1,8 +1,10 @@
 """Pictures out of an archive again: all of them or some keys, as PNG, or as their own bytes where those were kept."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from codec.containers.writing import EXTENSIONS, parse_kind
 from codec.errors import ArchiveError
 from tasks.archive.decoders import Decoders
 from tasks.archive.opening import existing
@@ -21,6 +23,7 @@ class Job:
     target: str
     members: tuple[Member, ...]
     models: Models
+    kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -40,24 +43,38 @@ def restore(
     keys: Sequence[str] | None = None,
     *,
     as_of: int | None = None,
+    kind: str | None = None,
+    groups: bool = False,
     models: Models = Models(""),  # noqa: B008  # frozen
     job_map: JobMap | None = None,
     progress: Progress = SILENT,
 ) -> Restored:
     """Write the last kept version of all keys, or of those given, into a folder or URL; existing files are replaced.
 
-    `as_of` a run leaves out what later runs kept. Bundles are the archive's own copies; `models` says the rest. Raises
+    `as_of` a run leaves out what later runs kept. `kind` is what .fdc files become, png or as jpeg:90; what was kept
+    whole comes back as it was. With `groups`, pictures and their companions keep one stem. Files in a local folder get
+    the modification times of their sources. Bundles are the archive's own copies; `models` says the rest. Raises
     ArchiveError, before anything is written, for a place without an archive, a run that is not there, or a key without
     a picture.
     """
-    store = existing(archive)
+    store, extension = existing(archive), EXTENSIONS[parse_kind(kind or "png")[0]]
     with selection.choose(store, keys, as_of) as chosen:
         selection.refuse_missing(store, chosen, keys)
         progress.begin(chosen.execute("SELECT count(*) FROM chosen").fetchall()[0][0])
         place = Store(target).url
-        jobs = (Job(store.url, place, members, models) for members in selection.by_tar(chosen))
+        jobs = (
+            Job(store.url, place, members, models, kind)
+            for members in selection.by_tar(chosen, extension, groups=groups)
+        )
         done = list((job_map or (lambda jobs: (restore_members(job, progress) for job in jobs)))(jobs))
     return Restored(sum(part.images for part in done), [error for part in done for error in part.errors])
+
+
+def _set_time(target: Store, member: Member) -> None:
+    """Give a restored file the modification time of its source, where both are known."""
+    if target.folder is not None and member.source_modified_at is not None:
+        times = (member.source_modified_at, member.source_modified_at)
+        os.utime(target.folder / member.target, ns=times)
 
 
 def restore_members(job: Job, progress: Progress = SILENT) -> Restored:
@@ -69,8 +86,9 @@ def restore_members(job: Job, progress: Progress = SILENT) -> Restored:
             try:
                 data = read_member(archive, member)
                 if member.codec != "original":
-                    data = decoded(decoders.get(member.bundle_id), member, data)
+                    data = decoded(decoders.get(member.bundle_id), member, data, job.kind)
                 target.replace(member.target, data)
+                _set_time(target, member)
             except ArchiveError as error:
                 errors.append(f"{member.key}: {error}")
             progress.advance(1)

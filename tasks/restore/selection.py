@@ -5,6 +5,7 @@ them the globals of their modules, where DuckDB's classes would be found left ov
 """
 
 import itertools
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,15 +25,16 @@ JPEGS = ("JPEG", "MPO")
 
 _CHOSEN = """
     CREATE TEMP TABLE chosen AS
-    SELECT key, tar, "offset", length, sha256, codec, source_format, width, height, bundle_id
+    SELECT key, tar, "offset", length, sha256, codec, source_format, width, height, bundle_id, source_modified_at
     FROM rows WHERE tar IS NOT NULL AND run <= $as_of AND ($keys IS NULL OR list_contains($keys, key))
     QUALIFY row_number() OVER (PARTITION BY key ORDER BY run DESC) = 1
 """
 _MAY_SHARE_A_NAME = r"""
     SELECT key, codec, source_format FROM chosen
-    QUALIFY count(*) OVER (PARTITION BY regexp_replace(lower(key), '(\.png)+$', '')) > 1
+    QUALIFY count(*) OVER (PARTITION BY regexp_replace(nfc_normalize(lower(key)), '(\.(EXTENSION))+$', '')) > 1
             OR regexp_matches(key, '%|\x00|(^|/)\.{0,2}(/|$)')
 """
+_ALL = "SELECT key, codec, source_format FROM chosen"
 _BY_TAR = 'SELECT * FROM chosen ORDER BY bundle_id, tar, "offset", key'
 
 
@@ -64,16 +66,27 @@ def refuse_missing(archive: Store, chosen: duckdb.DuckDBPyConnection, keys: Sequ
         raise ArchiveError(f"{archive}: holds no picture under the key {missing[0]!r}{more}; query the report for keys")
 
 
-def by_tar(chosen: duckdb.DuckDBPyConnection) -> Iterator[tuple[Member, ...]]:
-    """The members that were chosen, one tar after another, each with a name of its own."""
-    targets = _targets(chosen.sql(_MAY_SHARE_A_NAME).to_arrow_table().to_pylist())
+def by_tar(
+    chosen: duckdb.DuckDBPyConnection, extension: str = "png", *, groups: bool = False
+) -> Iterator[tuple[Member, ...]]:
+    """The members that were chosen, one tar after another, each with a name of its own.
+
+    `extension` is that of decoded pictures. With `groups` it takes the place of the source's own, so that pictures and
+    their companions keep one stem. Names that differ by case or Unicode form alone are told apart.
+    """
+    alike = chosen.sql(_ALL if groups else _MAY_SHARE_A_NAME.replace("EXTENSION", extension))
+    targets = _targets(alike.to_arrow_table().to_pylist(), extension, groups=groups)
     rows = (row for batch in chosen.sql(_BY_TAR).to_arrow_reader(BATCH) for row in batch.to_pylist())
     for _, group in itertools.groupby(rows, key=lambda row: (row["bundle_id"], row["tar"])):
-        yield tuple(Member(target=targets.get(row["key"]) or _target(row), **row) for row in group)
+        yield tuple(Member(target=targets.get(row["key"]) or _target(row, extension), **row) for row in group)
 
 
-def _target(row: dict[str, Any]) -> str:
-    return restored(row["key"], None if _as_it_was(row["codec"], row["source_format"]) else "png")
+def _target(row: dict[str, Any], extension: str, *, groups: bool = False) -> str:
+    if _as_it_was(row["codec"], row["source_format"]):
+        return restored(row["key"], None)
+    name = restored(row["key"], extension)
+    stem, dot, _ = restored(row["key"], None).rpartition(".")
+    return f"{stem}.{extension}" if groups and dot and stem.rpartition("/")[2] else name
 
 
 def _as_it_was(codec: str, source_format: str | None) -> bool:
@@ -81,13 +94,28 @@ def _as_it_was(codec: str, source_format: str | None) -> bool:
     return codec == "original" or (codec == "jxl" and source_format in JPEGS)
 
 
-def _targets(rows: list[dict[str, Any]]) -> dict[str, str]:
-    """A name of its own for each key: `a.jpg` becomes `a.jpg.png`, and makes way for a key of that very name."""
-    taken: dict[str, str] = {}
+def _targets(rows: list[dict[str, Any]], extension: str, *, groups: bool) -> dict[str, str]:
+    """A name of its own for each key: `a.jpg` becomes `a.jpg.png`, and makes way for a key of that very name.
+
+    Names are compared as the least careful file system does: without case and in one Unicode form.
+    """
+    names: dict[str, str] = {}
+    taken: set[str] = set()
     originals_first = sorted(rows, key=lambda row: (not _as_it_was(row["codec"], row["source_format"]), row["key"]))
     for row in originals_first:
-        name = _target(row)
-        while name in taken:
-            name += ".png"
-        taken[name] = row["key"]
-    return {key: name for name, key in taken.items()}
+        name = _target(row, extension, groups=groups)
+        while _folded(name) in taken:
+            name = _another(name)
+        taken.add(_folded(name))
+        names[row["key"]] = name
+    return names
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _another(name: str) -> str:
+    """The next name to try: the extension once more, or a number before it."""
+    stem, dot, extension = name.rpartition(".")
+    return f"{name}.{extension}" if dot and not stem.endswith(f".{extension}") else f"{stem} (2){dot}{extension}"

@@ -25,6 +25,7 @@ class Member:
     width: int | None
     height: int | None
     bundle_id: str
+    source_modified_at: int | None = None
 
 
 def read_member(archive: Store, member: Member) -> bytes:
@@ -35,10 +36,13 @@ def read_member(archive: Store, member: Member) -> bytes:
     return data
 
 
-def decoded(decoder: Child, member: Member, data: bytes) -> bytes:
-    """The file that a member's bytes decode to, of the size that was encoded; raises ArchiveError."""
+def decoded(decoder: Child, member: Member, data: bytes, kind: str | None = None) -> bytes:
+    """The file that a member's bytes decode to, of the size that was encoded; raises ArchiveError.
+
+    `kind` is a kind of picture as `jpeg:90`; None is PNG, or what a JPEG XL file was made of.
+    """
     try:
-        answer, png = decoder.ask({"do": "decode"}, data, seconds=SECONDS)
+        answer, png = decoder.ask({"do": "decode", "kind": kind}, data, seconds=SECONDS)
     except ChildDied as death:
         raise ArchiveError(f"cannot be decoded: {death}") from death
     if "fallback" in answer:

@@ -12,6 +12,7 @@ import pyarrow.parquet
 from codec.errors import ArchiveError, SettingsError
 from tasks.archive import layout
 from tasks.sources import listing_files
+from tasks.sources.filters import Filter
 from tasks.storage.keys import key_of, name_of, part_of
 from tasks.storage.store import NotFoundError, StorageError, Store
 
@@ -27,6 +28,9 @@ FOUND = pa.schema(
         pa.field("stamp", pa.string(), False),
     ]
 )
+
+
+FILTERED = FOUND.append(pa.field("pattern", pa.string()))
 
 
 class ChangedError(ArchiveError):
@@ -84,9 +88,19 @@ def open_source(url: str) -> Source:
 
 def write_found(source: Source, path: Path) -> Path:
     """List a source into a Parquet file of FOUND, a row group at a time."""
-    with pa.parquet.ParquetWriter(path, FOUND, compression="zstd") as writer:
-        for batch in batched(source.entries(), BATCH):
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, FOUND))
+    return _written(source.entries(), path, FOUND)
+
+
+def write_filtered(source: Source, path: Path, chosen: Filter) -> Path:
+    """List a source into a Parquet file of FILTERED: each entry with the pattern for which it is left aside."""
+    entries = (entry | {"pattern": chosen.left_aside(entry["key"])} for entry in source.entries())
+    return _written(entries, path, FILTERED)
+
+
+def _written(entries: Iterable[dict[str, Any]], path: Path, schema: pa.Schema) -> Path:
+    with pa.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in batched(entries, BATCH):
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
     return path
 
 

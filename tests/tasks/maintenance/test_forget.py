@@ -131,3 +131,12 @@ def test_a_plan_that_met_an_open_run_is_withdrawn(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="run 3 is open"):
         forget.forget(store, [])
     assert erasures.unfinished(store) == []
+
+
+def test_companions_are_named_and_forgotten_or_left_as_is_said(tmp_path: Path) -> None:
+    store = make(tmp_path / "a", [{"x/IMG_1.jpg": b"a", "x/IMG_1.mov": b"b", "y/IMG_1.jpg": b"c"}])
+    with pytest.raises(ArchiveError, match=r"'x/IMG_1.mov' belong to .* --group"):
+        forget.forget(store, ["x/IMG_1.jpg"])
+    assert forget.forget(store, ["x/IMG_1.jpg"], companions="leave") == 1
+    other = make(tmp_path / "b", [{"x/IMG_1.jpg": b"a", "x/IMG_1.mov": b"b", "y/IMG_1.jpg": b"c"}])
+    assert forget.forget(other, ["x/IMG_1.jpg"], companions="too") == 2

@@ -1,6 +1,8 @@
 """What was kept comes back: right sizes, own bytes for originals, every range checked."""
 
 import io
+import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from codec.errors import ArchiveError
+from codec.errors import ArchiveError, SettingsError
 from tasks.maintenance import compaction
 from tasks.processes.codec_process import Models
 from tasks.restore.restore import Job, Restored, restore, restore_members
@@ -158,3 +160,55 @@ def test_names_that_no_folder_can_hold_stay_inside_the_target(tmp_path: Path) ->
     assert restore(str(tmp_path / "a"), str(tmp_path / "out")).errors == []
     found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert found == {"%2E%2E/up", "a/%00/b", "%2E/here", "100%"}
+
+
+def test_modification_times_come_back(tmp_path: Path, fake_bundle: Path) -> None:
+    source = folder(tmp_path / "s", {"a.png": png(1), "b.txt": b"text"})
+    os.utime(source / "a.png", ns=(1, 1_234_567_890_123_456_789))
+    os.utime(source / "b.txt", ns=(1, 987_654_321_000_000_001))
+    pack(source, tmp_path / "a", fake_bundle)
+    restore(str(tmp_path / "a"), str(tmp_path / "out"), models=FAKES)
+    assert (tmp_path / "out" / "a.png").stat().st_mtime_ns == 1_234_567_890_123_456_789
+    assert (tmp_path / "out" / "b.txt").stat().st_mtime_ns == 987_654_321_000_000_001
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("jpeg:80", "a.png.jpg"), ("webp", "a.png.webp"), ("avif:60", "a.png.avif")]
+)
+def test_pictures_come_back_as_the_kind_that_is_asked_for(
+    tmp_path: Path, fake_bundle: Path, kind: str, name: str
+) -> None:
+    source = folder(tmp_path / "s", {"a.png": png(1), "b.txt": b"text"})
+    pack(source, tmp_path / "a", fake_bundle)
+    restore(str(tmp_path / "a"), str(tmp_path / "out"), kind=kind, models=FAKES)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {name, "b.txt"}
+    with Image.open(tmp_path / "out" / name) as image:
+        assert image.size == (40, 24)
+        assert image.format == {"jpeg:80": "JPEG", "webp": "WEBP", "avif:60": "AVIF"}[kind]
+
+
+def test_an_unknown_kind_is_refused_before_anything_is_written(packed: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="'tiff' is no kind of picture"):
+        restore(str(packed[1]), str(tmp_path / "out"), kind="tiff", models=FAKES)
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_differ_by_case_or_unicode_form_alone_are_told_apart(tmp_path: Path, fake_bundle: Path) -> None:
+    files = {"a.png": png(1), "A.png": png(2), "\u00e4.png": png(3), "a\u0308.png": png(4)}
+    source = folder(tmp_path / "s", files)
+    pack(source, tmp_path / "a", fake_bundle)
+    restore(str(tmp_path / "a"), str(tmp_path / "out"), models=FAKES)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in names}) == 4
+
+
+def test_companions_keep_one_stem_with_groups_and_share_a_column(tmp_path: Path, fake_bundle: Path) -> None:
+    source = folder(tmp_path / "s", {"x/IMG_1.JPG": jpeg(1), "x/IMG_1.MOV": b"film", "x/b.png": png(2)})
+    pack(source, tmp_path / "a", fake_bundle)
+    assert {row["key"]: row["group"] for row in rows(tmp_path / "a")} == {
+        "x/IMG_1.JPG": "x/IMG_1",
+        "x/IMG_1.MOV": "x/IMG_1",
+        "x/b.png": None,
+    }
+    restore(str(tmp_path / "a"), str(tmp_path / "out"), groups=True, models=FAKES)
+    assert {path.name for path in (tmp_path / "out" / "x").iterdir()} == {"IMG_1.png", "IMG_1.MOV", "b.png"}
