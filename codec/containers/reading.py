@@ -101,7 +101,7 @@ def read_leniently(data: bytes, policy: Policy = Policy()) -> tuple[Picture, str
     if source.picture is not None:
         return source.picture, ", ".join(source.verdict.discarded)
     if reason in REFUSED or source.structure is None:
-        raise ImageError(f"{reason}: {detail}")
+        raise _refusal(source.verdict)
     if reason in (Reason.DEPTH, Reason.COLORS, Reason.FRAMES):
         picture = replace(read_image(data), blocks=_carried(source.structure))
         return picture, f"{MEANINGS[reason]} ({detail})"
@@ -121,10 +121,18 @@ def check_source(data: bytes) -> tuple[str, int, int]:
     """
     source = read_source(data)
     if source.verdict.reason in REFUSED or source.structure is None:
-        raise ImageError(f"{source.verdict.reason}: {source.verdict.detail}")
+        raise _refusal(source.verdict)
     if source.picture is None or source.size is None:
         return check_image(data)
     return source.structure.container, *source.size
+
+
+def _refusal(verdict: Verdict) -> ImageError:
+    if verdict.reason is Reason.NOT_AN_IMAGE:
+        return ImageError(verdict.detail)
+    if verdict.reason is Reason.DAMAGED:
+        return ImageError(f"damaged or cut short: {verdict.detail}")
+    return ImageError(f"not read here: {verdict.detail}")
 
 
 def _carried(structure: Structure) -> tuple[Block, ...]:

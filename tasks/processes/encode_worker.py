@@ -69,6 +69,8 @@ class _Worker:
             return answer | {"fallback": "unsupported", "error": _line(error)}, b""
         except QualityError as error:
             return answer | {"fallback": "below_quality", "error": _line(error)}, b""
+        except Exception as error:  # one picture's failure, whatever it is, is one row
+            return answer | {"fallback": "encoder", "error": _line(error)}, b""
         answer["encode_seconds"] = time.perf_counter() - started
         if len(encoded.data) >= len(source):
             return answer | {"fallback": "would_grow"}, b""

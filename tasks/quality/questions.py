@@ -27,6 +27,8 @@ QUESTIONS: Mapping[str, str] = {
     "quality": "How is quality distributed, and how bad is its tail?",
     "below_floor": "Which pictures miss a floor?",
     "fallbacks": "What was kept in another format, and why?",
+    "kept_whole": "What is kept whole, why, at how many bytes, and what would each --discard save?",
+    "left_out": "What was left out, and of which pictures?",
     "failures": "What failed, and why?",
     "duplicates": "Which sources are there more than once?",
     "changes": "Which sources changed or vanished?",

@@ -1,4 +1,4 @@
-"""python -m tests.benchmarks.fuzz [--mutations 100000] [--seed 0] [-o RESULT.md]: damaged and hostile files.
+"""python -m tests.benchmarks.fuzz [--mutations 100000] [--seed 0] [--version 2] [-o FILE]: damaged and hostile files.
 
 Small files of a tiny codec are cut short at every byte, have every bit flipped, and are mutated at random: bytes
 changed, inserted, removed, runs repeated, two files spliced; each as it is, and again with the checksum recomputed, as
@@ -27,13 +27,16 @@ import torch
 from codec import BitstreamError, Codec, Picture
 from codec.entropy.coder import SYMBOL_LIMIT
 from codec.format.bitstream import pack, parse
-from codec.format.chunks import Chunks
+from codec.format.chunks import to_picture
+from codec.format.tags import Block
 from codec.quantization.quantizer import Parameters
 from tests.conftest import synthetic
 from tests.support.tiny_bundles import tiny_bundle
+from tests.support.version1 import as_version_1
 
 MAX_PIXELS = 2**12
 """The decoder's limit here: hostile sizes above it are refused, those below decode in milliseconds."""
+BLOCKS = (Block("exIf", b"MM" + bytes(40)),)
 MEASURED_EVERY = 7
 """One file in so many has its memory measured, which doubles its time."""
 
@@ -58,7 +61,7 @@ def small_files(codec: Codec) -> list[bytes]:
         (Picture(synthetic(24, 32)), 0.01),
         (Picture(grey, grey=True), 30.0),
         (Picture(synthetic(13, 21), alpha=alpha), 4.0),
-        (Picture(synthetic(8, 8), icc=bytes(range(60)) * 2, exif=b"Exif\0\0MM" + bytes(40)), 4.0),
+        (Picture(synthetic(8, 8), icc=bytes(range(60)) * 2, blocks=BLOCKS), 4.0),
     ]
     return [codec.encode(picture, quality=quality).data for picture, quality in pictures]
 
@@ -103,13 +106,15 @@ def changed(original: bytes, files: list[bytes], rng: random.Random) -> bytes:
 
 def built(files: list[bytes], rng: random.Random) -> bytes:
     """A file that is right in form, around a stream that need not fit it."""
-    file = parse(rng.choice(files))
+    chosen = rng.choice(files)
+    file = parse(chosen)
     stream = changed(file.stream, [parse(data).stream for data in files], rng)
     codes = rng.choice((file.parameters.alpha_codes, (rng.randrange(256),), tuple(rng.choices(range(256), k=4))))
     size = rng.choice(((file.width, file.height), (rng.randint(1, 64), rng.randint(1, 64))))
     parameters = Parameters(codes, rng.randrange(7993))
-    stream = stream[: len(stream) // 4 * 4]
-    return pack(replace(file, width=size[0], height=size[1], parameters=parameters, stream=stream, chunks=Chunks()))
+    stream = stream[: len(stream) // 4 * 4] or bytes(4)
+    data = pack(replace(file, width=size[0], height=size[1], parameters=parameters, stream=stream, chunks=()))
+    return as_version_1(data) if file.version == 1 else data
 
 
 def sealed(data: bytes) -> bytes:
@@ -125,7 +130,8 @@ def outcome(codec: Codec, data: bytes) -> str:
         assert file.width * file.height <= MAX_PIXELS, "more pixels than the limit"
         assert symbols.shape == (4, *file.latent_shape), "another shape than declared"
         assert np.abs(symbols).max() <= SYMBOL_LIMIT, "a symbol beyond the limit"
-        picture = file.chunks.picture(np.zeros((file.height, file.width, 3), np.uint8), grey=file.grey)
+        pixels = np.zeros((file.height, file.width, 3), np.uint8)
+        picture = to_picture(file.chunks, pixels, grey=file.grey, orientation=file.orientation, version=file.version)
         assert picture.alpha is None or picture.alpha.shape == (file.height, file.width), "another alpha plane"
     except BitstreamError as error:
         return "refused: " + re.sub(r"[0-9a-f]{16}|0x[0-9a-f]+|\d+", "#", str(error))[:70]
@@ -136,10 +142,14 @@ def outcome(codec: Codec, data: bytes) -> str:
     return "decoded"
 
 
-def run(mutations: int, seed: int, folder: Path, report: dict[str, float] | None = None) -> Counter[str]:
+def run(
+    mutations: int, seed: int, folder: Path, report: dict[str, float] | None = None, *, version: int = 2
+) -> Counter[str]:
     """Counts of `mutations` files by outcome, two thirds of them with a right checksum; `report` gets the extremes."""
     codec = Codec.load(tiny_bundle(folder / "bundle"))
     files = small_files(codec)
+    if version == 1:
+        files = [as_version_1(data) for data in files]
     codec.backbone = Absent()  # type: ignore[assignment]
     assert all(outcome(codec, data) == "decoded" for data in files)
     rng, outcomes, longest, peak = random.Random(seed), Counter[str](), 0.0, 0
@@ -168,15 +178,17 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     options.add_argument("--mutations", type=int, default=100_000)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--version", type=int, choices=(1, 2), default=2)
     options.add_argument("-o", "--output", type=Path)
     arguments = options.parse_args()
     report: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        outcomes = run(arguments.mutations, arguments.seed, Path(scratch), report)
+        outcomes = run(arguments.mutations, arguments.seed, Path(scratch), report, version=arguments.version)
     faults = sum(count for name, count in outcomes.items() if "FAULT" in name)
     command = f"python -m tests.benchmarks.fuzz --mutations {arguments.mutations} --seed {arguments.seed}"
+    command += f" --version {arguments.version}"
     lines = [
-        f"# {sum(outcomes.values())} damaged and hostile files, seed {arguments.seed}",
+        f"# {sum(outcomes.values())} damaged and hostile files of version {arguments.version}, seed {arguments.seed}",
         "",
         f"`{command}`: {faults} faults.",
         f"From {report['files']:.0f} files of {report['bytes']:.0f} bytes in all; the longest took "

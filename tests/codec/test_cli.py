@@ -20,7 +20,8 @@ from codec.cli import app
 from codec.codec import DEFAULT_QUALITY
 from codec.evaluation.runner import COLUMNS
 from codec.format.bitstream import pack, parse
-from codec.format.breakdown import account
+from codec.format.breakdown import bit_breakdown
+from codec.format.tags import Block
 from codec.quantization.quantizer import Parameters
 from tests.conftest import synthetic
 from tests.support.tiny_bundles import tiny_bundle
@@ -118,20 +119,22 @@ def test_decode_writes_the_pixels_of_the_library(file: Path, codec: Codec, bundl
     assert np.array_equal(read_image(tmp_path / "out.PNG").pixels, codec.decode(file.read_bytes()))
 
 
-@pytest.mark.parametrize("option", ["--exif", "--no-exif"])
-def test_transparency_and_exif_go_through_both_commands(option: str, bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("policy", ["all", "none"])
+def test_transparency_and_exif_go_through_both_commands(policy: str, bundle: Bundle, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x010F] = "maker"
     alpha = synthetic(70, 90)[..., 1]
-    source = Picture(synthetic(70, 90), alpha=alpha, exif=exif.tobytes())
+    block = exif.tobytes().removeprefix(b"Exif\0\0")
+    source = Picture(synthetic(70, 90), alpha=alpha, blocks=(Block("exIf", block),))
     (tmp_path / "in.png").write_bytes(encode_png(source))
-    assert fdc("encode", tmp_path / "in.png", "-o", tmp_path / "a.fdc", option, bundle=bundle).exit_code == 0
+    done = fdc("encode", tmp_path / "in.png", "-o", tmp_path / "a.fdc", "--metadata", policy, bundle=bundle)
+    assert done.exit_code == 0, done.output
     assert fdc("decode", tmp_path / "a.fdc", "-o", tmp_path / "a.png", bundle=bundle).exit_code == 0
     restored = read_image(tmp_path / "a.png")
     assert restored.alpha is not None and np.array_equal(restored.alpha, alpha)
-    assert (restored.exif is not None) == (option == "--exif")
+    assert (restored.exif is not None) == (policy == "all")
     shown = fdc("info", tmp_path / "a.fdc", bundle=bundle).stdout
-    assert "alpha plane" in shown and ("EXIF block" in shown) == (option == "--exif")
+    assert "alpha plane" in shown and ("EXIF block" in shown) == (policy == "all")
 
 
 def test_the_bundle_of_a_file_is_found_among_others(file: Path, bundle: Bundle, tmp_path: Path) -> None:
@@ -207,12 +210,12 @@ def test_the_account_adds_up_for_any_size(shape: tuple[int, int], alphas: int, c
     values = {**vars(parse(encoded.data)), "height": shape[0], "width": shape[1], "grey": alphas == 4}
     values["parameters"] = Parameters((130,) * alphas, 0)
     data = pack(type(parse(encoded.data))(**values))
-    assert sum(entry.bits for entry in account(parse(data))) == 8 * len(data)
+    assert sum(entry.bits for entry in bit_breakdown(parse(data))) == 8 * len(data)
 
 
 def test_the_account_knows_the_hyper_latents_of_several_tiles(codec: Codec) -> None:
     encoded = codec.encode(Picture(synthetic(16, 1100)))
-    bits = {entry.part: entry.bits for entry in account(parse(encoded.data), (codec.entropy, codec.tables))}
+    bits = {entry.part: entry.bits for entry in bit_breakdown(parse(encoded.data), (codec.entropy, codec.tables))}
     assert bits["hyper-latent"] == encoded.side_bits and bits["latent"] == encoded.latent_bits
 
 
@@ -303,7 +306,7 @@ def test_evaluate_fails_where_nothing_could_be_compressed(bundle: Bundle, tmp_pa
         ("unknown", 2, "unknown"),
         ("encode absent.png -o out.fdc", 1, "absent.png: No such file"),
         ("encode . -o out.fdc", 1, "directory"),
-        ("encode text.jpg -o out.fdc", 1, "text.jpg is not a picture"),
+        ("encode text.jpg -o out.fdc", 1, "text.jpg: not a picture in a known format"),
         ("encode in.png -o absent/out.fdc", 1, "absent is no folder"),
         ("encode in.png -o out.fdc --bundle absent", 1, "absent is not a bundle"),
         ("encode in.png -o out.fdc --device cuda:99", 1, "'cuda:99' is not available"),

@@ -165,7 +165,7 @@ import sys
 sys.modules["prefect"] = None
 from pathlib import Path
 from tasks.processes.codec_process import Models
-from tasks.restore import restore
+from tasks.restore.restore import restore
 from tests.support.fake_codec import FAKE
 from tests.support.archive_builder import bundle, folder, pack, png, rows
 home = Path(sys.argv[1])

@@ -77,7 +77,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory, wheel: Path, server: Serve
     programs = environment(home / "venv", wheel, "--no-deps")
     Image.fromarray(synthetic(40, 56)).save(home / "photo.png")
     run(programs / "fdc", "encode", "photo.png", "-o", "photo.fdc", cwd=home)
-    assert (home / "photo.fdc").read_bytes()[:3] == b"FDC"
+    assert (home / "photo.fdc").read_bytes()[:4] == b"\x8fFDC"
     folder(home / "source", {"a/photo.png": (home / "photo.png").read_bytes(), "deep.tif": deep()})
     command = [programs / "python", "-m", "flows.compress_archive", "source", "archive"]
     options = ("--no-metrics", "--threads", "1", "--workers", "1")

@@ -11,7 +11,7 @@ WHOLE = 2**64
 class RangeDecoder:
     """Reads symbols as codec.entropy.coder.SymbolDecoder does. `tables` only gives the bundle's counts."""
 
-    def __init__(self, tables: Tables, data: bytes) -> None:
+    def __init__(self, tables: Tables, data: bytes, *, canonical: bool = False) -> None:
         self.words = [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 4)]
         self.counts, self.starts, self.place = tables.counts, tables.starts, 0
         self.range, self.offset = WHOLE - 1, self._next() << 32 | self._next()

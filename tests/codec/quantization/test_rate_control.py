@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from codec import Codec, Metrics, Picture, QualityError, SettingsError, read_image
 from codec.bundle import Bundle
 from codec.format.bitstream import parse
-from codec.format.chunks import Chunks
 from codec.metrics.quality import psnr
 from codec.quantization.rate_control import Floor, coarsest_reaching, largest_within
 from tests.conftest import synthetic
@@ -143,7 +142,7 @@ def test_a_file_decodes_to_what_the_search_looked_at(codec: Codec) -> None:
         picture = Picture(np.repeat(pixels[..., :1], 3, axis=2) if grey else pixels, grey=grey)
         y = codec._latent(picture)
         for code in (0, 90, 130, 170, 255):
-            decoded = codec.decode(codec._at_alpha(picture, Chunks(), y, code).data)
+            decoded = codec.decode(codec._at_alpha(picture, (), y, code).data)
             assert np.array_equal(codec._preview(picture, y, code), decoded)
 
 
@@ -159,7 +158,7 @@ def test_the_file_meets_its_floor_and_the_next_coarser_one_does_not(floor: dict[
     encoded = codec.encode_to_quality(picture, **floor)
     assert meets(encoded.data)
     code = parse(encoded.data).parameters.alpha_codes[0]
-    assert not meets(codec._at_alpha(picture, Chunks(), codec._latent(picture), code - 1).data)
+    assert not meets(codec._at_alpha(picture, (), codec._latent(picture), code - 1).data)
 
 
 def test_the_embedded_default_lands_within_three_per_cent_of_a_rate() -> None:

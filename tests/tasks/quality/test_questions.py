@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tasks.archive.opening import create
 from tasks.compress import listing
 from tasks.quality.questions import QUESTIONS, SQL, answer, sql
 from tasks.storage import parquet
-from tasks.storage.store import Store
+from tasks.storage.store import NotFoundError, Store
 from tests.support import fake_codec
 from tests.support.archive_builder import folder, in_process, pack, png
 from tests.support.fake_s3 import serving
@@ -37,8 +38,23 @@ def bucket() -> Iterator[str]:
         yield "s3://quality"
 
 
+@contextmanager
+def unreadable(*names: str) -> Iterator[None]:
+    """Sources that are gone when they are read."""
+    read = Store.read
+
+    def missing(store: Store, name: str) -> bytes:
+        if name in names:
+            raise NotFoundError(name)
+        return read(store, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "read", missing)
+        yield
+
+
 def build(source: Path, archive: str, bundle: Path) -> str:
-    """Run 1 takes seven sources; then one changes, one vanishes, one that failed is mended, and run 2 follows."""
+    """Run 1 takes eight sources; then one changes, one vanishes, one that failed is mended, and run 2 follows."""
     folder(
         source,
         {
@@ -47,16 +63,19 @@ def build(source: Path, archive: str, bundle: Path) -> str:
             "2024/copy-of-a.png": png(1),
             "2024/grows.png": png(3, fault=fake_codec.GROW),
             "2024/raises.png": png(4, fault=fake_codec.RAISE),
-            "2024/torn.png": b"no picture",
+            "2024/torn.png": png(7),
+            "2024/lost.png": png(8),
             "gone.png": png(5),
         },
     )
     with in_process():
-        pack(source, archive, bundle)
+        with unreadable("2024/torn.png", "2024/lost.png"):
+            pack(source, archive, bundle)
         (source / "gone.png").unlink()
-        folder(source, {"2023/b.png": png(6), "2024/torn.png": png(7)})
+        folder(source, {"2023/b.png": png(6)})
         os.utime(source / "2024/grows.png", ns=(1, 1))
-        pack(source, archive, bundle)
+        with unreadable("2024/lost.png"):
+            pack(source, archive, bundle)
     return archive
 
 
@@ -123,14 +142,14 @@ def ask(request: pytest.FixtureRequest, archive: str) -> Ask:
 
 def test_there_is_a_query_for_every_question_and_no_other() -> None:
     assert {path.stem for path in SQL.glob("*.sql")} == set(QUESTIONS)
-    assert len(QUESTIONS) == 11  # the owner's ten, and how runs compare
+    assert len(QUESTIONS) == 13
 
 
 def test_savings_in_all_and_by_folder(ask: Ask) -> None:
     rows = {row["folder"]: row for row in ask("savings") if row["folder"]}
-    assert {name: row["pictures"] for name, row in rows.items()} == {"2023": 3, "2024": 3, ".": 1}
+    assert {name: row["pictures"] for name, row in rows.items()} == {"2023": 3, "2024": 4, ".": 1}
     total = ask("savings")[0]
-    assert (total["archive"], total["folder"], total["pictures"]) == (None, None, 7)
+    assert (total["archive"], total["folder"], total["pictures"]) == (None, None, 8)
     assert total["saved_bytes"] == total["source_bytes"] - total["stored_bytes"] > 0
     for column in ("source_bytes", "stored_bytes", "saved_bytes"):
         assert total[column] == sum(row[column] for row in rows.values())
@@ -146,19 +165,30 @@ def test_a_file_that_two_pictures_share_is_stored_once(archive: str) -> None:
 
 def test_bytes_and_rate_by_month(ask: Ask) -> None:
     (month,) = ask("months")
-    assert month["files"] == 6
-    assert month["bpp"] == pytest.approx(8 * month["stored_bytes"] / (6 * 40 * 24), abs=1e-4)
+    assert month["files"] == 7
+    assert month["bpp"] == pytest.approx(8 * month["stored_bytes"] / (7 * 40 * 24), abs=1e-4)
 
 
 def test_failures_that_a_later_run_mended_count_no_more(ask: Ask) -> None:
     (row,) = ask("failures")
-    assert (row["reason"], row["example"], row["pictures"]) == ("encoder", "2024/raises.png", 1)
-    assert "out of sorts" in row["error"]
+    assert (row["reason"], row["example"], row["pictures"]) == ("source_missing", "2024/lost.png", 1)
+    assert row["error"] == "not there any more"
 
 
 def test_fallbacks_say_why(ask: Ask) -> None:
-    (row,) = ask("fallbacks")
-    assert (row["reason"], row["example"]) == ("would_grow", "2024/grows.png")
+    assert {(row["reason"], row["example"]) for row in ask("fallbacks")} == {
+        ("encoder", "2024/raises.png"),
+        ("would_grow", "2024/grows.png"),
+    }
+
+
+def test_what_is_kept_whole_and_why(ask: Ask) -> None:
+    found = {row["reason"]: (row["pictures"], row["discard"]) for row in ask("kept_whole")}
+    assert found == {"encoder": (1, None), "would_grow": (1, None)}
+
+
+def test_nothing_was_left_out_here(ask: Ask) -> None:
+    assert ask("left_out") == []
 
 
 def test_duplicates_are_found_by_content(ask: Ask) -> None:
@@ -173,6 +203,9 @@ def test_changed_and_vanished_sources(ask: Ask) -> None:
         (2, "2023/b.png", "changed"),
         (2, "2024/grows.png", "changed"),
         (2, "gone.png", "gone"),
+        (1, "2024/torn.png", "gone while the run went on"),
+        (1, "2024/lost.png", "gone while the run went on"),
+        (2, "2024/lost.png", "gone while the run went on"),
     }
 
 
@@ -183,14 +216,14 @@ def test_cost_by_run_and_stage(ask: Ask) -> None:
 def test_which_bundle_and_settings_wrote_what(archive: str, remote: str) -> None:
     for ask in (by_function(archive), by_duckdb(archive), by_function(remote), by_duckdb(remote)):
         first, second = ask("provenance")
-        assert (first["run"], first["quality"], first["threads"], first["pictures"]) == (1, 4.0, 1, 7)
+        assert (first["run"], first["quality"], first["threads"], first["pictures"]) == (1, 4.0, 1, 8)
         assert (second["run"], second["bundle"]) == (2, first["bundle"])
 
 
 def test_runs_beside_each_other(ask: Ask) -> None:
     assert [(row["run"], row["pictures"], row["failed"], row["fallbacks"]) for row in ask("trends")] == [
-        (1, 7, 2, 1),
-        (2, 2, 0, 0),
+        (1, 8, 2, 2),
+        (2, 3, 1, 0),
     ]
 
 
@@ -228,7 +261,7 @@ def test_forgotten_pictures_count_no_more(tmp_path: Path) -> None:
 
 def test_many_archives_are_asked_at_once(archive: str, measured: str, remote: str) -> None:
     rows = answer([archive, measured, remote, archive], "savings").to_pylist()
-    assert rows[0]["pictures"] == 7 + 100 + 7
+    assert rows[0]["pictures"] == 8 + 100 + 8
     assert [row["archive"] for row in rows[1:4]] == [measured, *sorted([archive, remote])]
 
 
@@ -247,5 +280,5 @@ def test_an_empty_archive_answers_with_nothing(tmp_path: Path) -> None:
     create(Store(str(tmp_path / "a")))
     assert [answer(str(tmp_path / "a"), question).num_rows for question in QUESTIONS if question != "savings"] == [
         0
-    ] * 10
+    ] * 12
     assert answer(str(tmp_path / "a"), "savings").to_pylist()[0]["pictures"] == 0
