@@ -10,10 +10,12 @@ from random import Random
 
 import pytest
 
+from codec.bundle import Bundle
 from codec.containers.inspect import inspect
 from codec.containers.judgement import judge
 from codec.images import encode_png
 from tests.benchmarks import (
+    corpus,
     coded_length,
     denoising_arms,
     entropy_speed,
@@ -25,6 +27,8 @@ from tests.benchmarks import (
     sharding_speed,
     silent_losses,
 )
+from tasks.processes.codec_process import Models
+from tests.codec.containers.test_pictures_once_lost import CASES
 from tests.conftest import synthetic
 from tests.support.tiny_bundles import TINY, tiny_bundle
 
@@ -114,3 +118,13 @@ def test_arms_and_lengths_are_measured_of_a_bundle_with_dither(printed: Printed,
     over = re.search(r"^\| 8 \| [\d.]+ \| \d+ \| \+([\d.]+)% \|", lengths, re.MULTILINE)
     assert over and float(over[1]) < 10
     assert "encode" in printed(entropy_speed.main, photos, "--bundle", bundle)
+
+
+def test_the_corpus_says_how_files_ended_and_what_came_back_otherwise(tmp_path: Path, bundle: Bundle) -> None:
+    pytest.importorskip("pyvips", reason="no pyvips: pip install pyvips-binary pyvips")
+    for name in ("00-control.jpg", "04-exif-orient6-II.jpg", "21-text.png", "12.ico", "09-no-eoi.jpg"):
+        (tmp_path / name).write_bytes(CASES[name][0]())
+    text, wrong = corpus.run([tmp_path], Models(str(bundle.path), threads=1), 1.0)
+    assert wrong == 0, text
+    assert "| JPEG | fallback | damaged | 1 |" in text
+    assert "| ICO | fallback | frames | 1 |" in text
