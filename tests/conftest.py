@@ -15,6 +15,17 @@ from tests.support.tiny_bundles import tiny_bundle
 
 DATA = Path(os.environ.get("FDC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
+OF_FIXTURE = {"server": "server", "bucket": "s3", "proxy": "s3", "cloud": "s3", "browser": "browser"}
+"""The marker of every test that uses a fixture."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what their fixtures start."""
+    for item in items:
+        for fixture, marker in OF_FIXTURE.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
+
 
 @pytest.fixture(scope="session")
 def photos() -> Path:

@@ -14,9 +14,10 @@ from codec.bundle import Bundle
 from codec.containers.inspect import inspect
 from codec.containers.judgement import judge
 from codec.images import encode_png
+from tasks.processes.codec_process import Models
 from tests.benchmarks import (
-    corpus,
     coded_length,
+    corpus,
     denoising_arms,
     entropy_speed,
     foundation,
@@ -27,7 +28,6 @@ from tests.benchmarks import (
     sharding_speed,
     silent_losses,
 )
-from tasks.processes.codec_process import Models
 from tests.codec.containers.test_pictures_once_lost import CASES
 from tests.conftest import synthetic
 from tests.support.tiny_bundles import TINY, tiny_bundle

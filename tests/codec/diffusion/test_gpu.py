@@ -48,6 +48,7 @@ def test_a_prepared_network_computes_the_same_and_leaves_the_original_as_it_was(
         prepared[1](latent, 1, encoder_hidden_states=prompt, attention_mask=torch.ones(1, 128))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton comes with CUDA builds of torch")
 @pytest.mark.skipif(not INTERPRETED and not ON_GPU, reason="no GPU, nor TRITON_INTERPRET=1 with numpy below 2.4")
 @pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # Triton 3.6's interpreter

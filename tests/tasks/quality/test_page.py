@@ -100,6 +100,7 @@ def test_thumbnails_stay_small_even_of_noise(width: int, height: int) -> None:
         assert max(image.size) <= SIDE
 
 
+@pytest.mark.browser
 def test_the_page_asks_nothing_of_the_network_and_fits_a_phone(report: page.Report, tmp_path: Path) -> None:
     small = thumbnail(Picture(synthetic(60, 90)))
     pair = report.worst[0]
