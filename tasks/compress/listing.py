@@ -114,7 +114,8 @@ _TWINS = """
 """
 _GROUPS = r"""
     CREATE TABLE groups AS
-    SELECT key, regexp_replace(key, '(\.[^./]+)+$', '') AS stem FROM found_staged WHERE pattern IS NULL
+    SELECT key, regexp_replace(key, '(\.[^./]+)+$', '') AS stem
+    FROM (SELECT DISTINCT key FROM found_staged WHERE pattern IS NULL)
     QUALIFY count(*) OVER (PARTITION BY stem) > 1 AND NOT regexp_matches(stem, '(^|/)$')
 """
 _FROZEN = """

@@ -24,7 +24,7 @@ def test_shard_images_packs_what_the_plain_function_packs(tmp_path: Path, capsys
     source = folder(tmp_path / "s", {f"{name}.png": png(seed) for seed, name in enumerate("abcd")} | {"e.jpg": b"no"})
     row = shard_images.shard_images(str(source), str(tmp_path / "flow"), max_images_per_shard=3, workers=2)
     assert (row["photos"], row["failed"], row["tars"]) == (4, 1, 2)
-    assert shard_images.show(row) == command.DONE
+    assert shard_images.show(row) == command.FAILED_ROWS
     assert "e.jpg: " in capsys.readouterr().out
     pack(str(source), str(tmp_path / "plain"), SMALL)
     tars = [{name for name in state(tmp_path / place) if name.endswith(".tar")} for place in ("flow", "plain")]

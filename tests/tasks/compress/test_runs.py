@@ -295,7 +295,12 @@ def test_more_runs_follow_until_the_listing_is_empty(
 def test_the_settings_and_surroundings_of_a_run_are_in_its_manifest(packed: tuple[Path, Path]) -> None:
     source, archive = packed
     manifest = json.loads((archive / layout.manifest(1)).read_bytes())
-    assert manifest["settings"] == {**SMALL.__dict__, "discard": list(SMALL.discard)}
+    assert manifest["settings"] == {
+        **SMALL.__dict__,
+        "discard": list(SMALL.discard),
+        "include": [],
+        "exclude": list(SMALL.exclude),
+    }
     assert manifest["source"] == f"file://{source}"
     assert (manifest["parent"], manifest["batch"], manifest["shards"]) == (None, 1, [[0, 3], [3, 4]])
     assert {"bundle_id", "package_version", "listing_sha256"} <= manifest.keys()
