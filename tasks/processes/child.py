@@ -4,20 +4,30 @@ Pictures of strangers are decoded and encoded in such a process. Whatever it doe
 an answer about that request alone. It limits its own time by an alarm, which also holds when its parent is gone.
 """
 
+import ctypes
 import json
 import os
+import re
+import resource
 import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
 from codec.errors import ArchiveError, FdcError
 
 START_SECONDS = 600.0
+SECRET = re.compile(r"(?i)^AWS_|^PREFECT_|SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_KEY|PRIVATE_KEY")
+"""Names of environment variables that a process which decodes strangers' pictures is not given."""
+NO_NEW_PRIVILEGES = 38
+"""PR_SET_NO_NEW_PRIVS of Linux's prctl."""
+GRACE_SECONDS = 30.0
+"""How much longer than the child itself its parent waits."""
 WATCH_SECONDS = 0.1
 """How often the memory of a busy child is looked at."""
 TOLD_TO_END = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -28,8 +38,10 @@ Handler = Callable[[dict[str, Any], bytes], Frame]
 class ChildDied(Exception):
     """The child ended instead of answering; `reason` is timeout, killed or crashed."""
 
-    def __init__(self, status: int, greedy: bool = False) -> None:
+    def __init__(self, status: int, greedy: bool = False, *, late: bool = False) -> None:
         self.reason = {-signal.SIGALRM: "timeout", -signal.SIGKILL: "killed"}.get(status, "crashed")
+        if late:
+            self.reason = "timeout"
         how = signal.Signals(-status).name if status < 0 else f"status {status}"
         why = "took too long" if self.reason == "timeout" else f"its process ended with {how}"
         super().__init__("took more memory than image_memory allows" if greedy else why)
@@ -62,7 +74,8 @@ class Child:
     def __init__(self, module: str, arguments: Sequence[str], threads: int, memory: int | None = None) -> None:
         self._memory = memory
         self._command = [sys.executable, "-m", module, *arguments]
-        self._environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        own = {name: value for name, value in os.environ.items() if not SECRET.search(name)}
+        self._environment = {**own, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._process: subprocess.Popen[bytes] | None = None
         self._greeting: dict[str, Any] | None = None
 
@@ -95,17 +108,20 @@ class Child:
         Raises ChildDied, and ArchiveError if it cannot start or was told from outside to end: that says nothing of the
         request.
         """
+        if self._process is not None and self._process.poll() is not None:
+            self._reap()  # it was ended while it had nothing to do, which says nothing of this request
         self.greeting()
         process = cast("subprocess.Popen[bytes]", self._process)
-        with suppress(BrokenPipeError):
-            send(_pipe(process.stdin), {**header, "seconds": seconds}, payload)
-        greedy = self._wait(process)
-        answer = receive(_pipe(process.stdout))
+        with _deadline(process, seconds + GRACE_SECONDS) as late:
+            with suppress(BrokenPipeError):
+                send(_pipe(process.stdin), {**header, "seconds": seconds}, payload)
+            greedy = self._wait(process)
+            answer = receive(_pipe(process.stdout))
         if answer is None:
             status = self._reap()
             if -status in TOLD_TO_END:
                 raise ArchiveError(f"interrupted: a worker process got {signal.Signals(-status).name}; run again")
-            raise ChildDied(status, greedy)
+            raise ChildDied(status, greedy, late=late.is_set())
         return answer
 
     def _wait(self, process: "subprocess.Popen[bytes]") -> bool:
@@ -134,6 +150,24 @@ class Child:
         return process.wait()
 
 
+@contextmanager
+def _deadline(process: "subprocess.Popen[bytes]", seconds: float) -> Iterator[threading.Event]:
+    """Kill a process after so long, and set the event: its own alarm ends it before, unless it is stopped."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
+
+
 def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
     """The child's side: prepare once, greet, then answer requests until the parent goes away.
 
@@ -145,6 +179,7 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
     os.dup2(2, 1)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+    _give_up_privileges()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the work in hand, and with it the waiting of the parent
     signal.setitimer(signal.ITIMER_REAL, START_SECONDS)
     try:
@@ -161,6 +196,14 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
             answer = handle(header, payload)
             signal.setitimer(signal.ITIMER_REAL, 0)
             send(answers, *answer)
+
+
+def _give_up_privileges() -> None:
+    """What runs in this process can gain no rights by executing another program, and leaves no core file."""
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
 
 
 def _resident(pid: int) -> int:

@@ -46,7 +46,9 @@ def fake_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_compress_and_restore_as_flows(
     tmp_path: Path, fake_bundle: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = folder(tmp_path / "s", {f"{name}.png": png(seed) for seed, name in enumerate("abcd")} | {"e.jpg": b"\xff\xd8\xff no"})
+    source = folder(
+        tmp_path / "s", {f"{name}.png": png(seed) for seed, name in enumerate("abcd")} | {"e.jpg": b"\xff\xd8\xff no"}
+    )
     archive = tmp_path / "flow" / "archive"
     row = compress_archive.compress_archive(str(source), str(archive), bundle=str(fake_bundle), workers=2, **SETTINGS)
     assert (row["runs"], row["compressed"], row["failed"]) == ("[1]", 4, 0)

@@ -1,6 +1,7 @@
 """A child process for the tests of tasks.processes.child: it echoes, or dies in the way asked for."""
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -44,6 +45,9 @@ def prepare() -> tuple[dict[str, Any], Handler]:
     return {
         "pid": os.getpid(),
         "threads": os.environ["OMP_NUM_THREADS"],
+        "environment": sorted(os.environ),
+        "status": Path("/proc/self/status").read_text() if score.exists() else "",
+        "core": resource.getrlimit(resource.RLIMIT_CORE),
         "oom_score_adj": score.read_text().strip() if score.exists() else "",
     }, handle
 

@@ -122,3 +122,34 @@ def test_leaving_the_context_ends_a_busy_child() -> None:
         pid = int(child.greeting()["pid"])
     assert not Path(f"/proc/{pid}").exists()
     assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+
+
+def test_a_child_that_was_killed_while_idle_is_replaced_before_it_is_asked(child: Child) -> None:
+    pid = child.greeting()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert child.ask({"do": "echo"}, b"again", seconds=10)[1] == b"again"
+    assert child.greeting()["pid"] != pid
+
+
+@pytest.mark.parametrize("payload", [b"", bytes(10**6)], ids=["waiting", "sending"])
+def test_a_stopped_child_is_ended_by_its_parent(child: Child, payload: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.processes.child.GRACE_SECONDS", 0.2)
+    os.kill(child.greeting()["pid"], signal.SIGSTOP)
+    with pytest.raises(ChildDied) as death:
+        child.ask({"do": "echo"}, payload, seconds=0.3)
+    assert death.value.reason == "timeout"
+    assert child.ask({"do": "echo"}, b"again", seconds=10)[1] == b"again"
+
+
+def test_a_child_has_no_secrets_no_new_privileges_and_no_core_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "HF_TOKEN", "PREFECT_API_KEY", "DB_PASSWORD"):
+        monkeypatch.setenv(name, "planted-secret")
+    with Child(MODULE, [], 1) as child:
+        seen = child.greeting()
+    assert not [name for name in seen["environment"] if "AWS" in name or "TOKEN" in name or "PASSWORD" in name]
+    assert "PREFECT_API_KEY" not in seen["environment"]
+    assert "PATH" in seen["environment"]
+    assert seen["core"] == [0, 0]
+    if seen["status"]:
+        assert "NoNewPrivs:\t1" in seen["status"]
