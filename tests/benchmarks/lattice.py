@@ -1,0 +1,130 @@
+"""python -m tests.benchmarks.lattice FOLDER [--bundle FOLDER] [--photos N] [-o FILE]: does the decoder print a grid?
+
+A pattern of a fixed period stands out in the spectrum of rows, columns and diagonals. For each photo, the power of its
+luma at 1/8, 1/4, 3/8 and 1/2 cycles a pixel is divided by the median of its neighbors, and that by the larger of 1 and
+the same of the original: 1 is no grid. Sharpness stands beside it, since blur lowers the ratio too: the mean squared
+Laplacian, as a share of the original's. The autoencoder alone, nothing quantized, shows whose grid it is.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec import Codec, read_image
+from codec.images import to_pixels
+
+QUALITIES = (1.0, 8.0, 64.0)
+FREQUENCIES = (1 / 8, 1 / 4, 3 / 8, 1 / 2)
+NEIGHBORS = 0.04
+"""How far away, in cycles a pixel, the neighbors of a frequency are that it is compared with."""
+EXCLUDED = 0.006
+"""How near to a frequency the spectrum still belongs to it."""
+Plane = NDArray[np.float64]
+
+
+def luma(pixels: NDArray[np.uint8]) -> Plane:
+    """(H, W, 3) 8-bit -> (H, W), BT.601 weights."""
+    return np.asarray(pixels.astype(np.float64) @ (0.299, 0.587, 0.114))
+
+
+def diagonals(plane: Plane) -> Plane:
+    """The plane sheared by one pixel a row, so that its columns are diagonals; squares only."""
+    side = min(plane.shape)
+    square = plane[:side, :side]
+    places = (np.arange(side)[:, None] + np.arange(side)) % side
+    return np.take_along_axis(square, places, 1)
+
+
+def ratios(plane: Plane) -> dict[str, list[float]]:
+    """For rows, columns and diagonals, the ratio at each of FREQUENCIES."""
+    directions = {"rows": plane, "columns": plane.T, "diagonals": diagonals(plane).T}
+    return {name: _ratios(lines) for name, lines in directions.items()}
+
+
+def _ratios(lines: Plane) -> list[float]:
+    """Power along the second axis, averaged over lines, at each frequency over the median of its neighbors."""
+    window = np.hanning(lines.shape[1])
+    centered = (lines - lines.mean(1, keepdims=True)) * window
+    power = (np.abs(np.fft.rfft(centered, axis=1)) ** 2).mean(0)
+    frequencies = np.fft.rfftfreq(lines.shape[1])
+    found = []
+    for frequency in FREQUENCIES:
+        distance = np.abs(frequencies - frequency)
+        own = power[distance <= EXCLUDED].max()
+        around = np.median(power[(distance > EXCLUDED) & (distance <= NEIGHBORS)])
+        found.append(float(own / around))
+    return found
+
+
+def sharpness(plane: Plane) -> float:
+    """The mean squared Laplacian."""
+    center = plane[1:-1, 1:-1]
+    sides = plane[:-2, 1:-1] + plane[2:, 1:-1] + plane[1:-1, :-2] + plane[1:-1, 2:]
+    return float(np.square(sides - 4 * center).mean())
+
+
+def measured(original: Plane, decoded: Plane) -> tuple[dict[str, list[float]], float]:
+    """Ratios over the larger of 1 and the original's, and sharpness as a share of the original's."""
+    own, base = ratios(decoded), ratios(original)
+    relative = {
+        name: [value / max(1.0, before) for value, before in zip(own[name], base[name], strict=True)] for name in own
+    }
+    return relative, sharpness(decoded) / sharpness(original)
+
+
+def table(codec: Codec, photos: Sequence[Path]) -> str:
+    """The worst ratio of each photo by direction and frequency: its mean and its largest value over the photos."""
+    ways: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+        f"lambda {quality:g}": lambda pixels, quality=quality: _through(codec, pixels, quality)  # type: ignore[misc]
+        for quality in QUALITIES
+    }
+    ways["autoencoder alone"] = lambda pixels: _autoencoder(codec, pixels)
+    lines = ["| | direction | 1/8 | 1/4 | 3/8 | 1/2 | worst photo | sharpness |", "|---" * 8 + "|"]
+    originals = [read_image(path).pixels for path in photos]
+    for way, through in ways.items():
+        found = [measured(luma(pixels), luma(through(pixels))) for pixels in originals]
+        sharp = statistics.mean(share for _, share in found)
+        for direction in ("rows", "columns", "diagonals"):
+            values = np.array([relative[direction] for relative, _ in found])
+            cells = " | ".join(f"{mean:.2f}" for mean in values.mean(0))
+            lines.append(f"| {way} | {direction} | {cells} | {values.max():.2f} | {sharp:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _through(codec: Codec, pixels: NDArray[np.uint8], quality: float) -> NDArray[np.uint8]:
+    from codec import Picture
+
+    return codec.decode(codec.encode(Picture(pixels), quality=quality).data)
+
+
+def _autoencoder(codec: Codec, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    latent = codec.backbone.encode_pixels(pixels)
+    return to_pixels(codec.backbone.decode(latent, (pixels.shape[0], pixels.shape[1]))[0])
+
+
+def main() -> int:
+    """Run and report."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    options.add_argument("folder", type=Path)
+    options.add_argument("--bundle", default="", help="folder of a trained codec; the embedded one if empty")
+    options.add_argument("--photos", type=int, default=24)
+    options.add_argument("-o", "--output", type=Path)
+    arguments = options.parse_args()
+    codec = Codec.load(arguments.bundle or None)
+    photos = sorted(path for path in arguments.folder.iterdir() if path.is_file())
+    chosen = photos[:: max(1, len(photos) // arguments.photos)][: arguments.photos]
+    title = f"# The grid of the decoder, bundle {codec.bundle.id[:8]}, {len(chosen)} photos\n\n"
+    text = title + table(codec, chosen)
+    print(text, end="")
+    if arguments.output:
+        arguments.output.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
