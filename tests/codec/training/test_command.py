@@ -187,6 +187,12 @@ def test_shipped_settings_are_valid_and_survive_a_round_trip(name: str, tmp_path
     assert read_settings(tmp_path / "again.json") == settings
 
 
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
+def test_no_shipped_settings_train_an_estimator_that_their_bundle_does_not_use(path: Path) -> None:
+    settings = read_settings(path)
+    assert bool({"adapter", "joint"} & set(settings.stages)) == (settings.parameters == "learned")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
