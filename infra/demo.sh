@@ -16,8 +16,8 @@ head -c 30000 "$images/rocket.jpg" > "$out/photos/truncated.jpg"
 echo "this is no picture" > "$out/photos/text.jpg"
 cp "$images/coffee.png" "$out/photos/zz-duplicate.png"
 
-step "shard-images: photos -> WebDataset tars and a manifest"
-python -m flows.shard_images "$out/photos" "$out/shards"
+step "shard-images: photos -> WebDataset tars and a manifest; two files are no whole pictures, the status is 2"
+python -m flows.shard_images "$out/photos" "$out/shards" || [ $? -eq 2 ]
 
 step "train-codec: a few steps on the shipped bundle"
 python -m flows.train_codec "$out/shards" "$out/training" --settings demo
