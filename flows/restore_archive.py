@@ -54,13 +54,15 @@ def restore_archive(
         )
     row = {"restored": restored.images, "failed": len(restored.errors)}
     create_table_artifact([row], key="restore-archive", description=f"{archive} into {target}")
-    return row | {"errors": restored.errors}
+    return row | {"errors": restored.errors, "left_behind": restored.left_behind, "as": as_}
 
 
 def show(row: dict[str, Any]) -> int:
     """Print how many came back, and why others did not."""
-    errors = row.pop("errors")
+    errors, left_behind, kind = row.pop("errors"), row.pop("left_behind"), row.pop("as")
     command.show_table("restore-archive", row)
+    for name, count in left_behind.items():
+        print(f"{count} without their {name}, for which {kind.partition(':')[0]} has no place; the archive keeps it")
     for error in errors:
         print(error)
     return command.FAILED_ROWS if errors else command.DONE

@@ -73,13 +73,14 @@ def table() -> str:
         except NotAnImageError:
             lines.append(f"| {container} | {part} | kept whole: `not_an_image` | |")
             continue
-        plain = judge(structure, Policy(discard=frozenset()))
+        plain = judge(structure, Policy(discard=frozenset(), film_beside=True))
         outcome = f"kept whole: `{plain.reason}`"
         if plain.reason is None:
             outcome = f"carried: {', '.join(f'`{tag}`' for tag in plain.carried)}" if plain.carried else "compressed"
+            outcome += "; the film beside it, to the byte" if plain.film else ""
         others = []
         for name in DISCARDS:
-            verdict = judge(structure, Policy(discard=frozenset({name})))
+            verdict = judge(structure, Policy(discard=frozenset({name}), film_beside=True))
             if verdict.reason is None and name in verdict.discarded:
                 others.append(f"`{name}`: left out")
         lines.append(f"| {container} | {part} | {outcome} | {', '.join(others)} |")

@@ -29,6 +29,16 @@ def upright(block: bytes) -> bytes:
     return block[: place + 8] + value + block[place + 8 + len(value) :]
 
 
+def of_resolution(content: bytes) -> bytes:
+    """An EXIF block that states what a block of resolution does."""
+    unit, across, across_of, down, down_of = struct.unpack("<B4I", content)
+    if unit == 3:  # EXIF has no meters
+        unit, across_of, down_of = 2, across_of * 100, down_of * 100
+    fields = struct.pack("<HHIIHHIIHHIHH", 0x011A, 5, 1, 50, 0x011B, 5, 1, 58, 0x0128, 3, 1, unit + 1, 0)
+    values = [min(value, 0xFFFFFFFF) for value in (across, across_of, down, down_of)]
+    return b"II*\0" + struct.pack("<IH", 8, 3) + fields + bytes(4) + struct.pack("<4I", *values)
+
+
 def without_location(block: bytes) -> bytes | None:
     """The block with an empty GPS directory and without MakerNote contents; None where it cannot be read.
 

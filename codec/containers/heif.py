@@ -79,7 +79,8 @@ class _Reader(ItemReader):
         elif box.kind == b"uuid" and b"c2pa" in content[:64]:
             name, role = "C2PA", Role.CREDENTIALS
         elif box.kind == b"mpvd":
-            name, role = "film", Role.MOTION
+            length, role = box.body - box.offset, Role.SILENT
+            self.part(box.body, box.end - box.body, "film", Role.MOTION)
         else:
             self.keep_for(Reason.METADATA, f"unknown box {box.name}")
         return box.offset, length, name, role

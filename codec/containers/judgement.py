@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from codec.containers import exif
 from codec.containers.reasons import Reason
-from codec.containers.structure import Role, Structure
+from codec.containers.structure import Part, Role, Structure
 from codec.format.tags import AUXILIARY, Block
 
 DISCARDS = {
@@ -43,6 +43,8 @@ class Policy:
 
     metadata: MetadataPolicy = "all"
     discard: frozenset[str] = frozenset({"preview"})
+    film_beside: bool = False
+    """Whether the film of a motion photo has a place beside the .fdc file."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,9 @@ class Verdict:
     discarded: tuple[str, ...]
     """Names of the parts that the owner agreed to leave out, and metadata that the policy takes away."""
     blocks: tuple[Block, ...]
+    film: tuple[int, int] | None = None
+    """Offset and length of the bytes of the source that are to be kept beside the .fdc file: a film, and what its
+    camera put around it."""
 
 
 def judge(structure: Structure, policy: Policy = Policy()) -> Verdict:  # frozen
@@ -66,7 +71,10 @@ def judge(structure: Structure, policy: Policy = Policy()) -> Verdict:  # frozen
     if structure.irregular:
         reasons.setdefault(Reason.IRREGULAR, structure.irregular[0])
     left_out = set()
+    film = _film(structure.parts) if policy.film_beside and "motion" not in policy.discard else None
     for part in structure.parts:
+        if film and film[0] <= part.offset < film[0] + film[1]:
+            continue
         discard = next((name for name, role in DISCARDS.items() if role is part.role), None)
         if discard in policy.discard and discard is not None:
             left_out.add(discard)
@@ -74,7 +82,7 @@ def judge(structure: Structure, policy: Policy = Policy()) -> Verdict:  # frozen
             reasons.setdefault(OF_ROLE[part.role], f"{part.name}, {part.length} bytes at byte {part.offset}")
     blocks = structure.blocks
     if "gain-map" in left_out:
-        blocks = tuple(block for block in blocks if block.tag != AUXILIARY and not _lists_pictures(block))
+        blocks = tuple(block for block in blocks if block.tag != AUXILIARY and not lists_pictures(block))
     blocks, removed, failure = _allowed(blocks, policy.metadata)
     if failure or (failure := _too_much(blocks)):
         reasons.setdefault(Reason.METADATA, failure)
@@ -83,7 +91,20 @@ def judge(structure: Structure, policy: Policy = Policy()) -> Verdict:  # frozen
     discarded = tuple(sorted(left_out | removed))
     if reason is not None:
         return Verdict(reason, reasons[reason], (), (), ())
-    return Verdict(None, "", carried, discarded, blocks)
+    return Verdict(None, "", carried, discarded, blocks, film)
+
+
+def _film(parts: tuple[Part, ...]) -> tuple[int, int] | None:
+    """The one film of a file with the trailing bytes that touch it, as Samsung's records do; None where it has none."""
+    films = [number for number, part in enumerate(parts) if part.role is Role.MOTION]
+    if len(films) != 1:
+        return None
+    first = last = films[0]
+    while parts[first - 1].role is Role.TRAILER:
+        first -= 1
+    while last + 1 < len(parts) and parts[last + 1].role is Role.TRAILER:
+        last += 1
+    return parts[first].offset, parts[last].offset + parts[last].length - parts[first].offset
 
 
 def _too_much(blocks: tuple[Block, ...]) -> str:
@@ -101,7 +122,8 @@ def _compressed_text(block: Block) -> bool:
     return block.content.startswith(b"zTXt") or (block.content.startswith(b"iTXt") and rest[:1] == b"\x01")
 
 
-def _lists_pictures(block: Block) -> bool:
+def lists_pictures(block: Block) -> bool:
+    """Whether a block is the list of further pictures behind a JPEG."""
     return block.tag == "unKn" and block.content.startswith(b"JPEG APP2\0MPF\0")
 
 

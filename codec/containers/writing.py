@@ -4,19 +4,19 @@ Pixels are turned, so the orientation in the copied EXIF and XMP becomes 1; not 
 """
 
 import io
-import re
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
 
-from codec.containers import exif
+from codec.containers import exif, gain_map, xmp
+from codec.containers.judgement import lists_pictures
 from codec.errors import SettingsError
-from codec.format.tags import Block
+from codec.format.tags import NAMES, Block
 from codec.images import Picture
 
 Kind = Literal["png", "jpeg", "webp", "avif", "jxl"]
@@ -29,9 +29,9 @@ EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp", "avif": "avif", "jxl"
 """The extension of a name by the kind of its file."""
 DEFAULT_QUALITY = 92
 LARGEST_SEGMENT = 65533
-XMP_ORIENTATION = re.compile(
-    rb"""(tiff:Orientation\s*=\s*["']\s*|<tiff:Orientation>\s*)[2-8](\s*["']|\s*</tiff:Orientation>)"""
-)
+EVERYWHERE = ("exIf", "xmPp", "xeXt", "phYs")
+"""Blocks that every kind of file has a place for."""
+LARGEST_TEXT = 1 << 20
 METERS = {1: 0.0254, 2: 0.01, 3: 1.0}
 """Meters of each unit of resolution."""
 TURNS = {
@@ -48,7 +48,7 @@ TURNS = {
 
 def upright(picture: Picture) -> Picture:
     """The picture as a viewer shows it: turned, with orientation 1 in its EXIF and XMP."""
-    blocks = tuple(_upright_block(block) for block in picture.blocks)
+    blocks = _upright_blocks(picture.blocks, TURNS.get(picture.orientation, ()))
     if picture.orientation == 1:
         return replace(picture, blocks=blocks)
     pixels = np.asarray(_turned(Image.fromarray(picture.pixels), picture.orientation))
@@ -68,6 +68,29 @@ def write(picture: Picture, kind: Kind = "png", quality: int = DEFAULT_QUALITY) 
     return writers[kind](shown, quality)
 
 
+def left_behind(picture: Picture, kind: Kind) -> tuple[str, ...]:
+    """What of a picture has no place in a file of this kind, in the words of messages."""
+    missing = {NAMES[block.tag] for block in picture.blocks if not _has_place(block, kind)}
+    if kind != "jpeg" and not xmp.joins(picture.blocks):
+        missing.add(NAMES["xeXt"])
+    if kind == "jpeg" and picture.alpha is not None:
+        missing.add("transparency")
+    return tuple(sorted(missing))
+
+
+def _has_place(block: Block, kind: Kind) -> bool:
+    if lists_pictures(block):
+        return True  # it goes with them
+    if kind == "jpeg":
+        name = block.content.partition(b"\0")[0]
+        if block.tag == "unKn":
+            return name.startswith(b"JPEG APP")
+        return gain_map.is_one(block) or block.tag in ("phYs", "xmPp") or any(_jpeg_segments([block]))
+    if block.tag == "unKn" and kind == "png":
+        return block.content.startswith(b"PNG ")
+    return block.tag in EVERYWHERE or (kind == "png" and block.tag in ("teXt", "coMm", "ipTc", "psIr"))
+
+
 def parse_kind(text: str) -> tuple[Kind, int]:
     """`jpeg`, `jpeg:90`, ... as kind and quality. Raises SettingsError."""
     name, _, number = text.partition(":")
@@ -85,12 +108,22 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
     return image
 
 
-def _upright_block(block: Block) -> Block:
+def _upright_blocks(blocks: Sequence[Block], turns: Sequence[Image.Transpose]) -> tuple[Block, ...]:
+    """The blocks of an upright picture: gain maps are turned alike, which changes the length that XMP states."""
+    shown = tuple(gain_map.turned(block, turns) if turns and gain_map.is_one(block) else block for block in blocks)
+    return tuple(_upright_block(block, list(zip(blocks, shown, strict=True))) for block in shown)
+
+
+def _upright_block(block: Block, pairs: Sequence[tuple[Block, Block]]) -> Block:
+    content = block.content
     if block.tag == "exIf":
-        return Block(block.tag, exif.upright(block.content))
-    if block.tag in ("xmPp", "xeXt", "teXt"):
-        return Block(block.tag, XMP_ORIENTATION.sub(rb"\g<1>1\g<2>", block.content))
-    return block
+        content = exif.upright(content)
+    elif block.tag in ("xmPp", "xeXt", "teXt"):
+        content = xmp.upright(content)
+        for old, new in pairs:
+            if old is not new and block.tag == "xmPp":
+                content = gain_map.resized(content, old, new)
+    return Block(block.tag, content)
 
 
 def _image(picture: Picture, *, alpha: bool) -> tuple[Image.Image, bytes | None]:
@@ -112,9 +145,16 @@ def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
 def _png(picture: Picture, _: int) -> bytes:
     image, icc = _image(picture, alpha=True)
     data = _saved(image, "PNG", compress_level=4, icc_profile=icc)
-    chunks = b"".join(_png_chunk(*pair) for block in picture.blocks for pair in _png_chunks(block))
+    chunks = b"".join(_png_chunk(*pair) for block in _one_packet(picture) for pair in _png_chunks(block))
     first = data.index(b"IDAT") - 4
     return data[:first] + chunks + data[first:]
+
+
+def _one_packet(picture: Picture) -> tuple[Block, ...]:
+    """The blocks with extended XMP joined to the standard packet."""
+    blocks = tuple(block for block in picture.blocks if block.tag not in ("xmPp", "xeXt"))
+    packet = xmp.whole(picture.blocks)
+    return blocks if packet is None else (*blocks, Block("xmPp", packet))
 
 
 def _png_chunks(block: Block) -> Iterable[tuple[bytes, bytes]]:
@@ -175,7 +215,7 @@ def _jpeg(picture: Picture, quality: int) -> bytes:
     if resolution is not None and data[6:11] == b"JFIF\0":
         start = start[:13] + _jfif_density(resolution, start[13:18]) + start[18:]
     segments = b"".join(_jpeg_segments(picture.blocks))
-    return start + segments + data[header:]
+    return gain_map.joined(start + segments, data[header:], picture.blocks)
 
 
 def _jfif_density(content: bytes, default: bytes) -> bytes:
@@ -196,7 +236,10 @@ def _jpeg_segments(blocks: Iterable[Block]) -> Iterable[bytes]:
             case "exIf":
                 yield _segment(0xE1, b"Exif\0\0" + content)
             case "xmPp":
-                yield _segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + content)
+                standard, portions = (content, []) if len(content) <= xmp.LARGEST_PACKET else xmp.split(content)
+                yield _segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + standard)
+                for portion in portions:
+                    yield _segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + portion)
             case "xeXt":
                 yield _segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + content)
             case "psIr":
@@ -206,12 +249,31 @@ def _jpeg_segments(blocks: Iterable[Block]) -> Iterable[bytes]:
                 yield _segment(0xED, b"Photoshop 3.0\0" + record)
             case "coMm":
                 yield _segment(0xFE, content)
-            case "teXt" if content[:4] == b"tEXt":
-                yield _segment(0xFE, content[4:].replace(b"\0", b": ", 1))
+            case "teXt":
+                if text := _plain_text(content):
+                    yield _segment(0xFE, text)
             case "unKn":
                 name, _, data = content.partition(b"\0")
                 if name.startswith(b"JPEG APP") and not data.startswith(b"MPF\0"):
                     yield _segment(0xE0 + int(name[8:]), data)
+
+
+def _plain_text(content: bytes) -> bytes:
+    """`keyword: text` of a PNG text, nothing where it is broken or longer than a comment can be."""
+    kind, (keyword, _, rest) = content[:4], content[4:].partition(b"\0")
+    packed = kind == b"zTXt"
+    if packed:
+        rest = rest[1:]
+    elif kind == b"iTXt":
+        packed, rest = rest[:1] == b"\1", rest[2:]
+        for _ in range(2):  # language, translated keyword
+            rest = rest.partition(b"\0")[2]
+    if packed:
+        try:
+            rest = zlib.decompressobj().decompress(rest, LARGEST_TEXT)
+        except zlib.error:
+            return b""
+    return keyword + b": " + rest
 
 
 def _segment(marker: int, content: bytes) -> bytes:
@@ -232,8 +294,16 @@ def _avif(picture: Picture, quality: int) -> bytes:
 
 
 def _exif_and_xmp(picture: Picture) -> dict[str, bytes | None]:
+    block = _exif(picture)
+    return {"exif": b"Exif\0\0" + block if block else None, "xmp": xmp.whole(picture.blocks)}
+
+
+def _exif(picture: Picture) -> bytes | None:
+    """The EXIF block, or one that states the resolution where the file has nothing but that."""
     found = {block.tag: block.content for block in picture.blocks}
-    return {"exif": b"Exif\0\0" + found["exIf"] if "exIf" in found else None, "xmp": found.get("xmPp")}
+    if "exIf" not in found and "phYs" in found:
+        return exif.of_resolution(found["phYs"])
+    return found.get("exIf")
 
 
 def _jxl(picture: Picture, _: int) -> bytes:
@@ -244,10 +314,10 @@ def _jxl(picture: Picture, _: int) -> bytes:
         raise SettingsError("JPEG XL is written in sRGB only; restore this picture as png, webp or avif")
     image, _icc = _image(picture, alpha=True)
     coded = bytes(imagecodecs.jpegxl_encode(np.asarray(image), lossless=True, effort=3, numthreads=1))
-    found = {block.tag: block.content for block in picture.blocks}
+    block, packet = _exif(picture), xmp.whole(picture.blocks)
     boxes = [(b"JXL ", b"\r\n\x87\n"), (b"ftyp", b"jxl \0\0\0\0jxl "), (b"jxlc", coded)]
-    if "exIf" in found:
-        boxes.append((b"Exif", bytes(4) + found["exIf"]))
-    if "xmPp" in found:
-        boxes.append((b"xml ", found["xmPp"]))
+    if block:
+        boxes.append((b"Exif", bytes(4) + block))
+    if packet:
+        boxes.append((b"xml ", packet))
     return b"".join(struct.pack(">I", 8 + len(content)) + kind + content for kind, content in boxes)

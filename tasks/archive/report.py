@@ -88,11 +88,14 @@ def query(archive: Store, sql: str) -> list[dict[str, Any]]:
 def count(table: pa.Table) -> Totals:
     """Rows by status, bytes of their sources and bytes stored; a file that several rows share counts once."""
     statuses = table.column("status").to_pylist()
+    lacking = [None] * table.num_rows  # a column that is younger than the part
+    places = (
+        table.column(name).to_pylist() if name in table.column_names else lacking
+        for name in ("tar", "offset", "length", "film_length")
+    )
     files = {
-        (tar, offset): length
-        for status, tar, offset, length in zip(
-            statuses, *(table.column(name).to_pylist() for name in ("tar", "offset", "length")), strict=True
-        )
+        (tar, offset): length + (film or 0)
+        for status, tar, offset, length, film in zip(statuses, *places, strict=True)
         if tar is not None and status != "unchanged"
     }
     return {

@@ -107,6 +107,9 @@ SCHEMA = pa.schema(
             "when the source was modified, since 1970; null where its store has no say",
             "ns",
         ),
+        _field("film_offset", pa.int64(), "first byte in the tar of a motion photo's film", "byte"),
+        _field("film_length", pa.int64(), "bytes of that film", "byte"),
+        _field("film_sha256", pa.string(), "hash of those bytes, which are the source's own"),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )

@@ -89,7 +89,7 @@ def predict(
         rows, seconds = _tried(pictures.url, run, settings, models, entries, Path(scratch), progress)
     shards = len(frozen.shards)
     each = seconds / len(rows) if rows else None
-    stored = sum(row.get("length", 0) for row in rows)
+    stored = sum(row.get("length", 0) + row.get("film_length", 0) for row in rows)
     return Plan(
         pictures=count,
         gone=frozen.gone,

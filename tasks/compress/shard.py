@@ -184,7 +184,8 @@ class Encoding:
         if held["codec"] != "fdc":
             return answer["reason"] is None and held["reason"] not in ("would_grow", "below_quality", "unverified")
         same = all((held[name] or []) == answer[name] for name in ("carried", "discarded_parts"))
-        return answer["reason"] is not None or not same
+        film = answer["film"][1] if answer["film"] else None
+        return answer["reason"] is not None or not same or held["film_length"] != film
 
     def _request(self, verb: str) -> Row:
         settings = self._plan.settings
@@ -207,18 +208,26 @@ class Encoding:
         except ChildDied as death:  # whatever it is, it is not decoded here: its bytes are kept
             about = {"width": None, "height": None, "error": str(death)}
             return about | {"status": "fallback", "reason": death.reason} | self._whole(key, source, about)
-        content, fallback = answer.pop("content", None), answer.pop("fallback", None)
+        content, fallback, film = (answer.pop(name, None) for name in ("content", "fallback", "film"))
         if content is not None and settings.verify:
             answer["verified"] = decodes(self._decoder, data, content, seconds=settings.image_timeout)
             fallback = None if answer["verified"] else "unverified"
         if fallback is None:
             answer |= {"status": "compressed", "codec": "fdc", "content_sha256": content}
-            return answer | self._stored(key, "fdc", data, answer)
+            return answer | self._stored(key, "fdc", data, answer) | self._film(key, source, film)
         if settings.strict_metadata and settings.metadata != "all":
             return _failed("strict_metadata", f"would be kept whole ({fallback}), with all its metadata")
         kept = ("source_format", "media_type", "width", "height", "error")
         about = {name: answer.get(name) for name in kept}
         return about | {"status": "fallback", "reason": fallback} | self._without_loss(key, source, about, fallback)
+
+    def _film(self, key: str, source: bytes, place: list[int] | None) -> Row:
+        """The film of a motion photo, its own bytes, beside the picture: one sample of the tar for WebDataset."""
+        if place is None:
+            return {}
+        film = source[place[0] : place[0] + place[1]]
+        offset = self._tar.add(member(len(self.rows), key, "mp4"), film)
+        return {"film_offset": offset, "film_length": len(film), "film_sha256": hashlib.sha256(film).hexdigest()}
 
     def _ask_twice(self, request: Row, source: bytes) -> tuple[Row, bytes]:
         """The encoder's answer; what ends its process is asked once more in a fresh one. Raises ChildDied."""
@@ -323,7 +332,11 @@ def _check_offsets(spool: Path, rows: list[Row]) -> None:
     with spool.open("rb") as file:
         for row in rows:
             file.seek(row["offset"])
-            if _hashed(file, row["length"]) != row["sha256"]:
+            whole = _hashed(file, row["length"]) == row["sha256"]
+            if whole and "film_offset" in row:
+                file.seek(row["film_offset"])
+                whole = _hashed(file, row["film_length"]) == row["film_sha256"]
+            if not whole:
                 raise ArchiveError(
                     f"{row['key']!r}: its bytes are not at the offset its row says; nothing was committed"
                 )

@@ -179,7 +179,8 @@ class _Audit:
             if tar not in self.objects:
                 self.notes.add(tar, "missing", f"rows of {name} point at it")
         if own:
-            self.tar(own, list({row["offset"]: row for row in rows if row["tar"] == own}.values()))
+            files = {row["offset"]: row for row in rows if row["tar"] == own}
+            self.tar(own, list((files | {row["offset"]: row for row in map(_film, files.values()) if row}).values()))
 
     def tar(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Check a tar, whole if all pictures are wanted, and its files."""
@@ -281,6 +282,14 @@ def _no_document(path: Path) -> str:
     except ArchiveError as error:
         return str(error).removeprefix(": ").partition(";")[0]
     return ""
+
+
+def _film(row: dict[str, Any]) -> dict[str, Any] | None:
+    """The film beside a picture, checked like a file of its own."""
+    if row.get("film_offset") is None:
+        return None
+    place = {"offset": row["film_offset"], "length": row["film_length"], "sha256": row["film_sha256"]}
+    return row | place | {"content_sha256": None, "film_offset": None}
 
 
 def _no_sums(path: Path) -> str:

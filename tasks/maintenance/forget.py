@@ -49,7 +49,10 @@ _COMPANIONS = r"""
     SELECT key FROM stems WHERE NOT list_contains($keys, key) AND NOT regexp_matches(stem, '(^|/)$')
         AND stem IN (SELECT stem FROM stems WHERE list_contains($keys, key)) ORDER BY key
 """
-_MEMBERS = 'SELECT DISTINCT tar, "offset" FROM rows WHERE tar IS NOT NULL AND list_contains($keys, key) ORDER BY ALL'
+_MEMBERS = """
+    SELECT DISTINCT tar, unnest([x FOR x IN ["offset", film_offset] IF x IS NOT NULL]) AS first FROM rows
+    WHERE tar IS NOT NULL AND list_contains($keys, key) ORDER BY ALL
+"""
 _PARTS = (
     "SELECT DISTINCT run, shard FROM rows WHERE list_contains($keys, key) OR list_contains($tars, tar) ORDER BY ALL"
 )
@@ -205,7 +208,8 @@ def _rewritten(row: dict[str, Any], keys: set[str], moved: dict[str, _Moved]) ->
         return {name: row[name] for name in _KEPT} | {"status": "forgotten"}
     if row["tar"] in moved:
         move = moved[row["tar"]]
-        return row | {"tar": move.tar, "offset": move.offsets[row["offset"]]}
+        film = {"film_offset": move.offsets[row["film_offset"]]} if row.get("film_offset") is not None else {}
+        return row | {"tar": move.tar, "offset": move.offsets[row["offset"]]} | film
     return row
 
 

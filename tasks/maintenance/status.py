@@ -16,8 +16,8 @@ _RUNS = f"""
     FROM rows GROUP BY run
 """
 _STORED = """
-    SELECT run, sum(length)::BIGINT AS stored_bytes
-    FROM (SELECT DISTINCT run, tar, "offset", length FROM rows WHERE status IN ('compressed', 'fallback'))
+    SELECT run, sum(length + coalesce(film_length, 0))::BIGINT AS stored_bytes
+    FROM (SELECT DISTINCT run, tar, "offset", length, film_length FROM rows WHERE status IN ('compressed', 'fallback'))
     GROUP BY run
 """
 _FAILING = """

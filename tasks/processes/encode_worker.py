@@ -18,7 +18,7 @@ from codec import lossless
 from codec.color import spaces
 from codec.containers.judgement import Policy
 from codec.containers.reading import Source, read_source
-from codec.containers.writing import parse_kind, upright, write
+from codec.containers.writing import left_behind, parse_kind, upright, write
 from codec.errors import BackboneError, FdcError, ImageError, QualityError
 from codec.images import Picture, read_image
 from codec.quantization.rate_control import Floor, measure
@@ -58,7 +58,7 @@ class _Worker:
     def encode(self, header: dict[str, Any], source: bytes) -> Frame:
         """Read and encode one source; `fallback` in the answer says why it is better kept whole."""
         started = time.perf_counter()
-        found = read_source(source, Policy(header["metadata"], frozenset(header["discard"])))
+        found = read_source(source, _policy(header))
         answer = _about(found)
         if found.picture is None:
             return answer | {"fallback": str(found.verdict.reason), "error": found.verdict.detail}, b""
@@ -72,9 +72,11 @@ class _Worker:
         except Exception as error:  # one picture's failure, whatever it is, is one row
             return answer | {"fallback": "encoder", "error": _line(error)}, b""
         answer["encode_seconds"] = time.perf_counter() - started
-        if len(encoded.data) >= len(source):
+        film = found.verdict.film
+        if len(encoded.data) + (film[1] if film else 0) >= len(source):
             return answer | {"fallback": "would_grow"}, b""
         answer |= {
+            "film": film,
             "carried": list(found.verdict.carried),
             "discarded_parts": list(found.verdict.discarded),
             "coded_space": found.coded_space,
@@ -89,9 +91,8 @@ class _Worker:
 
     def judge(self, header: dict[str, Any], source: bytes) -> Frame:
         """What would become of a source, by its structure and its decoded pixels, without encoding it."""
-        found = read_source(source, Policy(header["metadata"], frozenset(header["discard"])))
-        verdict = found.verdict
-        about = {"carried": list(verdict.carried), "discarded_parts": list(verdict.discarded)}
+        verdict = read_source(source, _policy(header)).verdict
+        about = {"carried": list(verdict.carried), "discarded_parts": list(verdict.discarded), "film": verdict.film}
         return about | {"reason": None if verdict.reason is None else str(verdict.reason)}, b""
 
     def encoded(self, header: dict[str, Any], picture: Picture) -> tuple[Any, TimedPixels | None]:
@@ -167,7 +168,13 @@ class _Worker:
             found = self.codec.decode_picture(data)
         kind, quality = parse_kind(header.get("kind") or "png")
         shown = upright(found)
-        return {"width": shown.width, "height": shown.height}, write(shown, kind, quality)
+        about = {"width": shown.width, "height": shown.height, "left_behind": left_behind(shown, kind)}
+        return about, write(shown, kind, quality)
+
+
+def _policy(header: dict[str, Any]) -> Policy:
+    """What the archive's owner wants. A film keeps all its metadata, so it stands beside the picture where all may."""
+    return Policy(header["metadata"], frozenset(header["discard"]), film_beside=header["metadata"] == "all")
 
 
 def _about(found: Source) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Pictures:
         data = read_member(self._archive, member)
         if member.codec != "original":
             with self._lock:
-                data = decoded(self._decoders.get(member.bundle_id), member, data)
+                data, _ = decoded(self._decoders.get(member.bundle_id), member, data)
         return _read(data)
 
 

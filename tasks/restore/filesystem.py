@@ -2,9 +2,9 @@
 
     fsspec.open("fdc://2024/beach.jpg.png::s3://bucket/archive")
 
-The paths are those that restore-archive writes: a key with `.png` appended where it does not end in it, and the key
-itself where the source's own bytes come back. Sizes are known only by decoding, so `info` gives None. Keys with empty,
-`.` or `..` parts are not reached; restore-archive writes them.
+The paths are those that restore-archive writes: a key with `.png` appended where it does not end in it, the key itself
+where the source's own bytes come back, and with `.mp4` appended the film of a motion photo. Sizes are known only by
+decoding, so `info` gives None. Keys with empty, `.` or `..` parts are not reached; restore-archive writes them.
 """
 
 import errno
@@ -21,7 +21,7 @@ from tasks.archive.decoders import Decoders
 from tasks.archive.opening import existing
 from tasks.processes.codec_process import Models, worker
 from tasks.restore import selection
-from tasks.restore.stored_file import Member, decoded, read_member
+from tasks.restore.stored_file import FILM, Member, decoded, playable, read_member
 from tasks.storage import parquet
 from tasks.storage.keys import key_of, name_of
 
@@ -89,16 +89,18 @@ class ArchiveFileSystem(AbstractFileSystem):
         if member is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         data = read_member(self._archive, member)
-        if member.codec != "original":
+        if member.source_format == FILM:
+            data = playable(data)
+        elif member.codec != "original":
             with self._one_at_a_time:
-                data = decoded(self._decoders.get(member.bundle_id), member, data)
+                data, _left_behind = decoded(self._decoders.get(member.bundle_id), member, data)
         return io.BytesIO(data)
 
     def _member(self, path: str) -> Member | None:
         """The picture that restore-archive would write to a path: its key is that path without some `.png`."""
         keys = [key_of(path)]
-        while keys[-1].lower().endswith(".png"):
-            keys.append(keys[-1][: -len(".png")])
+        while keys[-1].lower().endswith((".png", ".mp4")):
+            keys.append(keys[-1][:-4])
         return next(
             (member for member in selection.find(self._archive, keys, self._as_of) if member.target == path), None
         )

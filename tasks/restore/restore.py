@@ -1,5 +1,6 @@
 """Pictures out of an archive again: all of them or some keys, as PNG, or as their own bytes where those were kept."""
 
+import collections
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from tasks.archive.opening import existing
 from tasks.processes.codec_process import Models, worker
 from tasks.progress import SILENT, Progress
 from tasks.restore import selection
-from tasks.restore.stored_file import Member, decoded, read_member
+from tasks.restore.stored_file import FILM, Member, decoded, playable, read_member
 from tasks.storage.store import Store
 
 
@@ -28,10 +29,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Restored:
-    """How many pictures were written, and one line for each that could not be."""
+    """How many pictures were written, one line for each that could not be, and what they were written without.
+
+    `left_behind` counts pictures by what has no place in the kind of file asked for.
+    """
 
     images: int = 0
     errors: list[str] = field(default_factory=list)
+    left_behind: dict[str, int] = field(default_factory=dict)
 
 
 JobMap = Callable[[Iterable[Job]], Iterable[Restored]]
@@ -57,7 +62,7 @@ def restore(
     ArchiveError, before anything is written, for a place without an archive, a run that is not there, or a key without
     a picture.
     """
-    store, extension = existing(archive), EXTENSIONS[parse_kind(kind or "png")[0]]
+    store, extension = existing(archive), _extension(kind)
     with selection.choose(store, keys, as_of) as chosen:
         selection.refuse_missing(store, chosen, keys)
         progress.begin(chosen.execute("SELECT count(*) FROM chosen").fetchall()[0][0])
@@ -67,7 +72,15 @@ def restore(
             for members in selection.by_tar(chosen, extension, groups=groups)
         )
         done = list((job_map or (lambda jobs: (restore_members(job, progress) for job in jobs)))(jobs))
-    return Restored(sum(part.images for part in done), [error for part in done for error in part.errors])
+    left_behind: collections.Counter[str] = collections.Counter()
+    for part in done:
+        left_behind.update(part.left_behind)
+    errors = [error for part in done for error in part.errors]
+    return Restored(sum(part.images for part in done), errors, dict(sorted(left_behind.items())))
+
+
+def _extension(kind: str | None) -> str:
+    return EXTENSIONS[parse_kind(kind or "png")[0]]
 
 
 def _set_time(target: Store, member: Member) -> None:
@@ -81,15 +94,23 @@ def restore_members(job: Job, progress: Progress = SILENT) -> Restored:
     """Restore the members of one tar; a damaged one is an error line and does not stop the others."""
     archive, target = Store(job.archive), Store(job.target)
     errors: list[str] = []
+    left_behind: collections.Counter[str] = collections.Counter()
+    pictures = 0
     with Decoders(archive, job.models, worker) as decoders:
         for member in job.members:
             try:
                 data = read_member(archive, member)
-                if member.codec != "original":
-                    data = decoded(decoders.get(member.bundle_id), member, data, job.kind)
+                if member.source_format == FILM:
+                    data = playable(data)
+                elif member.codec != "original":
+                    data, without = decoded(decoders.get(member.bundle_id), member, data, job.kind)
+                    left_behind.update(without)
+                    if member.film and selection.rejoined(_extension(job.kind), member.source_format):
+                        data += read_member(archive, member.film)
                 target.replace(member.target, data)
                 _set_time(target, member)
+                pictures += member.source_format != FILM
             except ArchiveError as error:
                 errors.append(f"{member.key}: {error}")
-            progress.advance(1)
-    return Restored(len(job.members) - len(errors), errors)
+            progress.advance(int(member.source_format != FILM))
+    return Restored(pictures, errors, dict(left_behind))

@@ -4,6 +4,7 @@ Apart from what restores them: Prefect keeps the functions and arguments of task
 them the globals of their modules, where DuckDB's classes would be found left over and complained of.
 """
 
+import dataclasses
 import itertools
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -12,9 +13,10 @@ from typing import Any
 
 import duckdb
 
+from codec.containers.writing import EXTENSIONS
 from codec.errors import ArchiveError
 from tasks.archive import layout, report
-from tasks.restore.stored_file import Member
+from tasks.restore.stored_file import FILM, Member
 from tasks.storage import parquet
 from tasks.storage.keys import restored
 from tasks.storage.store import Store
@@ -22,19 +24,21 @@ from tasks.storage.store import Store
 BATCH = 10_000
 LAST_RUN = 2**31 - 1
 JPEGS = ("JPEG", "MPO")
+OF_A_FILM = {"codec": "original", "source_format": FILM}
 
 _CHOSEN = """
     CREATE TEMP TABLE chosen AS
-    SELECT key, tar, "offset", length, sha256, codec, source_format, width, height, bundle_id, source_modified_at
+    SELECT key, tar, "offset", length, sha256, codec, source_format, width, height, bundle_id, source_modified_at,
+           film_offset, film_length, film_sha256
     FROM rows WHERE tar IS NOT NULL AND run <= $as_of AND ($keys IS NULL OR list_contains($keys, key))
     QUALIFY row_number() OVER (PARTITION BY key ORDER BY run DESC) = 1
 """
 _MAY_SHARE_A_NAME = r"""
-    SELECT key, codec, source_format FROM chosen
-    QUALIFY count(*) OVER (PARTITION BY regexp_replace(nfc_normalize(lower(key)), '(\.(EXTENSION))+$', '')) > 1
+    SELECT key, codec, source_format, film_length FROM chosen
+    QUALIFY count(*) OVER (PARTITION BY regexp_replace(nfc_normalize(lower(key)), '(\.(EXTENSION|mp4))+$', '')) > 1
             OR regexp_matches(key, '%|\x00|(^|/)\.{0,2}(/|$)')
 """
-_ALL = "SELECT key, codec, source_format FROM chosen"
+_ALL = "SELECT key, codec, source_format, film_length FROM chosen"
 _BY_TAR = 'SELECT * FROM chosen ORDER BY bundle_id, tar, "offset", key'
 
 
@@ -78,11 +82,27 @@ def by_tar(
     targets = _targets(alike.to_arrow_table().to_pylist(), extension, groups=groups)
     rows = (row for batch in chosen.sql(_BY_TAR).to_arrow_reader(BATCH) for row in batch.to_pylist())
     for _, group in itertools.groupby(rows, key=lambda row: (row["bundle_id"], row["tar"])):
-        yield tuple(Member(target=targets.get(row["key"]) or _target(row, extension), **row) for row in group)
+        yield tuple(member for row in group for member in _members(row, targets, extension))
+
+
+def _members(row: dict[str, Any], targets: dict[tuple[str, bool], str], extension: str) -> Iterator[Member]:
+    """The picture of a row, and its film where that becomes a file of its own."""
+    picture = Member(target=targets.get((row["key"], False)) or _target(row, extension), **row)
+    yield picture
+    if picture.film is not None and not rejoined(extension, picture.source_format):
+        target = targets.get((row["key"], True)) or _target(row | OF_A_FILM, extension)
+        yield dataclasses.replace(picture.film, target=target)
+
+
+def rejoined(extension: str, source_format: str | None) -> bool:
+    """Whether a film goes behind its picture again: a JPEG that comes back as a JPEG."""
+    return extension == EXTENSIONS["jpeg"] and source_format in JPEGS
 
 
 def _target(row: dict[str, Any], extension: str, *, groups: bool = False) -> str:
-    if _as_it_was(row["codec"], row["source_format"]):
+    if row["source_format"] == FILM:
+        extension = "mp4"
+    elif _as_it_was(row["codec"], row["source_format"]):
         return restored(row["key"], None)
     name = restored(row["key"], extension)
     stem, dot, _ = restored(row["key"], None).rpartition(".")
@@ -94,20 +114,28 @@ def _as_it_was(codec: str, source_format: str | None) -> bool:
     return codec == "original" or (codec == "jxl" and source_format in JPEGS)
 
 
-def _targets(rows: list[dict[str, Any]], extension: str, *, groups: bool) -> dict[str, str]:
-    """A name of its own for each key: `a.jpg` becomes `a.jpg.png`, and makes way for a key of that very name.
+def _targets(rows: list[dict[str, Any]], extension: str, *, groups: bool) -> dict[tuple[str, bool], str]:
+    """A name of its own for each key, and for its film: `a.jpg` becomes `a.jpg.png`, and makes way for such a key.
 
     Names are compared as the least careful file system does: without case and in one Unicode form.
     """
-    names: dict[str, str] = {}
+    names: dict[tuple[str, bool], str] = {}
     taken: set[str] = set()
-    originals_first = sorted(rows, key=lambda row: (not _as_it_was(row["codec"], row["source_format"]), row["key"]))
+    films = [row | OF_A_FILM for row in rows if row["film_length"] and not rejoined(extension, row["source_format"])]
+    originals_first = sorted(
+        rows + films,
+        key=lambda row: (
+            row["source_format"] == FILM,
+            not _as_it_was(row["codec"], row["source_format"]),
+            row["key"],
+        ),
+    )
     for row in originals_first:
         name = _target(row, extension, groups=groups)
         while _folded(name) in taken:
             name = _another(name)
         taken.add(_folded(name))
-        names[row["key"]] = name
+        names[row["key"], row["source_format"] == FILM] = name
     return names
 
 

@@ -1,18 +1,20 @@
 """A stored file in a tar of an archive: where it lies, its bytes checked, and what it decodes to."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from codec.errors import ArchiveError
 from tasks.processes.child import Child, ChildDied
 from tasks.storage.store import Store
 
 SECONDS = 1800.0
+FILM = "MP4"
+"""The source_format of a member that is a film."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A stored file and the name, relative to the target, that its picture gets."""
+    """A stored file and the name, relative to the target, that its picture, or its film, gets."""
 
     key: str
     target: str
@@ -26,6 +28,18 @@ class Member:
     height: int | None
     bundle_id: str
     source_modified_at: int | None = None
+    film_offset: int | None = None
+    film_length: int | None = None
+    film_sha256: str | None = None
+
+    @property
+    def film(self) -> "Member | None":
+        """The film beside a picture, as a file that comes back as it is, under the picture's target."""
+        if self.film_offset is None or self.film_length is None or self.film_sha256 is None:
+            return None
+        place = {"offset": self.film_offset, "length": self.film_length, "sha256": self.film_sha256}
+        none = {"film_offset": None, "film_length": None, "film_sha256": None, "width": None, "height": None}
+        return replace(self, codec="original", source_format=FILM, **place, **none)  # type: ignore[arg-type]
 
 
 def read_member(archive: Store, member: Member) -> bytes:
@@ -36,10 +50,16 @@ def read_member(archive: Store, member: Member) -> bytes:
     return data
 
 
-def decoded(decoder: Child, member: Member, data: bytes, kind: str | None = None) -> bytes:
+def playable(film: bytes) -> bytes:
+    """A film from its first box on, without what a camera put before it."""
+    return film[max(0, film.find(b"ftyp", 0, 1 << 12) - 4) :]
+
+
+def decoded(decoder: Child, member: Member, data: bytes, kind: str | None = None) -> tuple[bytes, list[str]]:
     """The file that a member's bytes decode to, of the size that was encoded; raises ArchiveError.
 
-    `kind` is a kind of picture as `jpeg:90`; None is PNG, or what a JPEG XL file was made of.
+    With it comes what of the picture has no place in a file of that kind. `kind` is as `jpeg:90`; None is PNG, or what
+    a JPEG XL file was made of.
     """
     try:
         answer, png = decoder.ask({"do": "decode", "kind": kind}, data, seconds=SECONDS)
@@ -49,4 +69,4 @@ def decoded(decoder: Child, member: Member, data: bytes, kind: str | None = None
         raise ArchiveError(f"cannot be decoded: {answer['error']}")
     if (answer["width"], answer["height"]) != (member.width, member.height):
         raise ArchiveError(f"decodes to {answer['width']}x{answer['height']}, not {member.width}x{member.height}")
-    return png
+    return png, answer.get("left_behind", [])

@@ -3,7 +3,7 @@
 WITH kept AS (
     SELECT archive, source_bytes,
            coalesce(nullif(array_to_string(string_split(key, '/')[:-2][:coalesce(getvariable('depth'), 1)], '/'), ''), '.') AS folder,
-           if(row_number() OVER (PARTITION BY archive, tar, "offset" ORDER BY run, key) = 1, bytes, 0) AS own_bytes
+           if(row_number() OVER (PARTITION BY archive, tar, "offset" ORDER BY run, key) = 1, bytes + coalesce(film_length, 0), 0) AS own_bytes
     FROM rows ANTI JOIN (FROM rows WHERE status = 'forgotten') USING (archive, key)
     WHERE tar IS NOT NULL AND status <> 'unchanged'
 )
