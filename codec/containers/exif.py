@@ -39,6 +39,22 @@ def of_resolution(content: bytes) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, 3) + fields + bytes(4) + struct.pack("<4I", *values)
 
 
+def maker_note(block: bytes) -> bytes | None:
+    """The contents of the MakerNote, None where there is none."""
+    order = _order(block)
+    place = _entry(block, EXIF_DIRECTORY)
+    if place is None:
+        return None
+    try:
+        for inner in _entries(block, order, struct.unpack_from(f"{order}I", block, place + 8)[0]):
+            tag, _, count, value = struct.unpack_from(f"{order}HHII", block, inner)
+            if tag == MAKER_NOTE:
+                return block[value : value + count]
+    except struct.error:
+        pass
+    return None
+
+
 def without_location(block: bytes) -> bytes | None:
     """The block with an empty GPS directory and without MakerNote contents; None where it cannot be read.
 

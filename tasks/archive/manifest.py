@@ -13,7 +13,8 @@ from tasks.archive import layout
 from tasks.sources.filters import LITTER
 from tasks.storage.store import Store
 
-FORMAT = 1
+FORMAT, READ = 2, (1, 2)
+"""The format of what is written, and those that are read. Format 2 keeps .fdc files of version 2."""
 LPIPS_NETS = ("alex", "vgg")
 METADATA = ("all", "no-location", "none")
 
@@ -152,9 +153,9 @@ def from_json(data: bytes, where: str, *, remedy: str = "restore it from a mirro
         format_ = document["format"]
     except (ValueError, TypeError, KeyError) as error:
         raise ArchiveError(f"{where}: damaged; {remedy}") from error
-    if format_ != FORMAT and (stated is None or data == to_json(document)):
+    if format_ not in READ and (stated is None or data == to_json(document)):
         raise ArchiveError(
-            f"{where}: format {format_}, but this release reads {FORMAT}; use a newer release of fdcodec"
+            f"{where}: format {format_}, but this release reads up to {FORMAT}; use a newer release of fdcodec"
         )
     if data != to_json(document):
         raise ArchiveError(f"{where}: damaged; {remedy}")

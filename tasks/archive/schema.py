@@ -100,7 +100,11 @@ SCHEMA = pa.schema(
         _field("carried", pa.list_(pa.string()), "tags of the metadata chunks that the .fdc file carries"),
         _field("discarded_parts", pa.list_(pa.string()), "parts of the source left out as the owner agreed"),
         _field("coded_space", pa.string(), "color space of the coded pixels"),
-        _field("group", pa.string(), "stem that sources of one shot share in their folder; null for one alone"),
+        _field(
+            "group",
+            pa.string(),
+            "stem that sources of one shot share, or the content identifier of a live photo; null for one alone",
+        ),
         _field(
             "source_modified_at",
             pa.int64(),
@@ -110,6 +114,7 @@ SCHEMA = pa.schema(
         _field("film_offset", pa.int64(), "first byte in the tar of a motion photo's film", "byte"),
         _field("film_length", pa.int64(), "bytes of that film", "byte"),
         _field("film_sha256", pa.string(), "hash of those bytes, which are the source's own"),
+        _field("needs_attention", pa.string(), "what an owner should look at, in one line; null where all is well"),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )

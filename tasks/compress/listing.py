@@ -26,7 +26,8 @@ BATCH = 10_000
 LARGEST_SOURCE = 10**9
 SHARDS_PER_RUN = 2000
 KEYS_PER_BUCKET = 50_000
-HISTORY = ["key", "run", "status", "reason", "version", "source_sha256", "source_uri", "tar"]
+HISTORY = ["key", "run", "status", "reason", "version", "source_sha256", "source_uri", "tar", "codec", "carried"]
+HISTORY += ["source_bytes"]
 """What planning asks of the report."""
 
 LISTING = pa.schema(
@@ -42,6 +43,7 @@ LISTING = pa.schema(
             False,
             {
                 "description": "new; changed: kept with another stamp; again: taken again; gone: no more there; "
+                "unjudged: no more there, and kept by a release that did not account for every byte; "
                 "excluded: left aside"
             },
         ),
@@ -86,12 +88,14 @@ _PENDING = f"""
         SELECT key, arg_max({{'version': version, 'sha256': source_sha256}}, run) AS kept
         FROM rows SEMI JOIN here USING (key) WHERE tar IS NOT NULL GROUP BY key
     ), missing AS (
-        SELECT key, arg_max({{'version': version, 'sha256': source_sha256, 'uri': source_uri}}, run) AS kept
+        SELECT key, arg_max({{'version': version, 'sha256': source_sha256, 'uri': source_uri, 'size': source_bytes,
+            'unjudged': $all AND codec = 'fdc' AND carried IS NULL AND list_contains($again, run)}}, run) AS kept
         FROM rows ANTI JOIN found USING (key) WHERE tar IS NOT NULL GROUP BY key
     ), once_gone AS (
-        SELECT DISTINCT key FROM listings WHERE state = 'gone'
+        SELECT DISTINCT key FROM listings WHERE state IN ('gone', 'unjudged')
     ), known_gone AS (
-        SELECT key FROM listings SEMI JOIN once_gone USING (key) GROUP BY key HAVING arg_max(state, run) = 'gone'
+        SELECT key FROM listings SEMI JOIN once_gone USING (key)
+        GROUP BY key HAVING arg_max(state, run) IN ('gone', 'unjudged')
     )
     SELECT key, f.uri, f.size, f.stamp,
            CASE WHEN k.key IS NULL THEN 'new'
@@ -102,9 +106,12 @@ _PENDING = f"""
           OR h.status = 'failed' OR (list_contains($again, h.run) AND ($all OR h.reason IN {TROUBLE}))
     UNION ALL
     SELECT key, kept.uri, NULL, NULL, 'gone', kept.version, kept.sha256 FROM missing ANTI JOIN known_gone USING (key)
+    WHERE NOT kept.unjudged
+    UNION ALL
+    SELECT key, kept.uri, kept.size, 'gone', 'unjudged', kept.version, kept.sha256 FROM missing WHERE kept.unjudged
 """
 _ALIKE = """
-    SELECT key, uri, size, stamp FROM pending WHERE state <> 'gone' AND size <= $largest
+    SELECT key, uri, size, stamp FROM pending WHERE state NOT IN ('gone', 'unjudged') AND size <= $largest
     QUALIFY count(*) OVER (PARTITION BY size, if($by_stamp, stamp, '')) > 1
 """
 _ALIKE_TO_THE_END = "SELECT * FROM alike QUALIFY count(*) OVER (PARTITION BY size, stamp_or_tail) > 1"
@@ -118,12 +125,18 @@ _GROUPS = r"""
     FROM (SELECT DISTINCT key FROM found_staged WHERE pattern IS NULL)
     QUALIFY count(*) OVER (PARTITION BY stem) > 1 AND NOT regexp_matches(stem, '(^|/)$')
 """
+_TOGETHER = """
+    CREATE TABLE together AS
+    SELECT min(key) AS key, count(*) AS members, sum(size)::BIGINT AS bytes
+    FROM pending JOIN groups USING (key) WHERE state <> 'gone' GROUP BY stem
+"""
 _FROZEN = """
     SELECT $run AS run, key, uri, size, stamp, state, version, held_sha256, t.sha256, t.duplicate_of, NULL AS pattern,
-           g.stem AS "group"
-    FROM pending LEFT JOIN twins t USING (key) LEFT JOIN groups g USING (key)
-    WHERE (state = 'gone') = $gone ORDER BY key
+           g.stem AS "group", coalesce(members, 1) AS members, coalesce(bytes, size) AS bytes
+    FROM pending LEFT JOIN twins t USING (key) LEFT JOIN groups g USING (key) LEFT JOIN together USING (key)
+    WHERE (state = 'gone') = $gone ORDER BY coalesce(g.stem, key), key
 """
+"""Sources of one group follow each other; `members` and `bytes` of its first one are those of all of it."""
 _EXCLUDED = """
     SELECT $run AS run, key, uri, size, stamp, 'excluded' AS state, 0 AS version, NULL AS held_sha256, NULL AS sha256,
            NULL AS duplicate_of, pattern, NULL AS "group"
@@ -165,7 +178,7 @@ def freeze(
     again: Again = NOTHING,
     chosen: Filter = EVERYTHING,
 ) -> Frozen:
-    """List a source, take away what the sealed runs hold, and write the rest as the listing of a run, sorted by key.
+    """List a source, take away what the sealed runs hold, and write the rest, by group and key, as a run's listing.
 
     Failed rows do not count as held, nor do those that `again` names. Sources that look alike are read here, so that
     equal content is known to every shard. Gone sources come last, and after them those that `chosen` leaves aside,
@@ -185,6 +198,7 @@ def freeze(
             _compare(connection, 1 + keys // KEYS_PER_BUCKET, again)
             _find_twins(source, connection, scratch)
             connection.execute(_GROUPS)
+            connection.execute(_TOGETHER)
             return _write(connection, run, limits, scratch / "listing.parquet")
     except (OSError, duckdb.Error) as error:
         why = str(error).partition("\n")[0]
@@ -255,7 +269,8 @@ def _write(connection: duckdb.DuckDBPyConnection, run: int, limits: Limits, path
     gone = excluded = 0
     with pa.parquet.ParquetWriter(path, LISTING, compression="zstd") as writer:
         for batch in connection.sql(_FROZEN, params={"run": run, "gone": False}).to_arrow_reader(BATCH):
-            taken = sum(1 for _ in itertools.takewhile(shards.take, batch.column("size").to_pylist()))
+            sizes = zip(*(batch.column(name).to_pylist() for name in ("size", "members", "bytes")), strict=True)
+            taken = sum(1 for _ in itertools.takewhile(lambda entry: shards.take(*entry), sizes))
             writer.write_table(_as_listing(batch.slice(0, taken)))
             if taken < batch.num_rows:
                 truncated = True
@@ -270,4 +285,4 @@ def _write(connection: duckdb.DuckDBPyConnection, run: int, limits: Limits, path
 
 
 def _as_listing(batch: pa.RecordBatch) -> pa.Table:
-    return pa.Table.from_batches([batch]).cast(LISTING)
+    return pa.Table.from_batches([batch]).select(LISTING.names).cast(LISTING)

@@ -90,11 +90,17 @@ def _held(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
     field = pa.compute.field
     history = report.lookup(archive, keys)
     kept = history.filter((field("run") < run) & field("tar").is_valid()).to_pylist()
-    own = ("source_uri", "source_bytes", "run", "shard", "created_at", "duplicate_of", "group", "source_modified_at")
+    own = {"source_uri", "source_bytes", "run", "shard", "created_at", "duplicate_of", "group", "source_modified_at"}
+    own.add("needs_attention")
     return {
         row["key"]: {name: value for name, value in row.items() if name not in own} | {"status": "unchanged"}
         for row in sorted(kept, key=lambda row: int(row["run"]))
     }
+
+
+FOR_THE_SHARD = ("content", "fallback", "film", "identifier")
+"""What the encoder says for this process alone, not for the row."""
+UNJUDGED = "kept by a release that did not account for every byte of a source, and the source is gone"
 
 
 class Encoding:
@@ -137,6 +143,8 @@ class Encoding:
         return int(stamp) if not self._source.stamps_tell_content and stamp.isdecimal() else None
 
     def _outcome(self, entry: Row) -> Row:
+        if entry["state"] == "unjudged" and (held := self._held.get(entry["key"])) is not None:
+            return {"source_sha256": entry["held_sha256"]} | held | {"needs_attention": UNJUDGED}
         try:
             if entry["size"] > listing.LARGEST_SOURCE:
                 return self._streamed(entry)
@@ -154,7 +162,7 @@ class Encoding:
             found["duplicate_of"] = entry["duplicate_of"]
             if first := self._first(entry["duplicate_of"], content):
                 return first | found
-        return found | self._encoded(entry["key"], source)
+        return found | self._encoded(entry["key"], source, grouped=entry.get("group") is not None)
 
     def _streamed(self, entry: Row) -> Row:
         """A source that is not read into memory goes into the tar as it is, in pieces."""
@@ -200,7 +208,7 @@ class Encoding:
         own = ("key", "version", "source_uri", "created_at", "group", "source_modified_at")
         return {name: value for name, value in row.items() if name not in own}
 
-    def _encoded(self, key: str, source: bytes) -> Row:
+    def _encoded(self, key: str, source: bytes, *, grouped: bool) -> Row:
         """A source as an .fdc file, or whole where that may not stand for it."""
         settings = self._plan.settings
         try:
@@ -208,17 +216,19 @@ class Encoding:
         except ChildDied as death:  # whatever it is, it is not decoded here: its bytes are kept
             about = {"width": None, "height": None, "error": str(death)}
             return about | {"status": "fallback", "reason": death.reason} | self._whole(key, source, about)
-        content, fallback, film = (answer.pop(name, None) for name in ("content", "fallback", "film"))
+        content, fallback, film, identifier = (answer.pop(name, None) for name in FOR_THE_SHARD)
+        group = {"group": identifier} if identifier and not grouped else {}
         if content is not None and settings.verify:
             answer["verified"] = decodes(self._decoder, data, content, seconds=settings.image_timeout)
             fallback = None if answer["verified"] else "unverified"
         if fallback is None:
             answer |= {"status": "compressed", "codec": "fdc", "content_sha256": content}
-            return answer | self._stored(key, "fdc", data, answer) | self._film(key, source, film)
+            return answer | self._stored(key, "fdc", data, answer) | self._film(key, source, film) | group
         if settings.strict_metadata and settings.metadata != "all":
             return _failed("strict_metadata", f"would be kept whole ({fallback}), with all its metadata")
         kept = ("source_format", "media_type", "width", "height", "error")
         about = {name: answer.get(name) for name in kept}
+        about |= group
         return about | {"status": "fallback", "reason": fallback} | self._without_loss(key, source, about, fallback)
 
     def _film(self, key: str, source: bytes, place: list[int] | None) -> Row:

@@ -45,9 +45,12 @@ _SAME_BYTES = """
     ORDER BY key
 """
 _COMPANIONS = r"""
-    WITH stems AS (SELECT DISTINCT key, regexp_replace(key, '(\.[^./]+)+$', '') AS stem FROM rows WHERE tar IS NOT NULL)
-    SELECT key FROM stems WHERE NOT list_contains($keys, key) AND NOT regexp_matches(stem, '(^|/)$')
-        AND stem IN (SELECT stem FROM stems WHERE list_contains($keys, key)) ORDER BY key
+    WITH stems AS (
+        SELECT DISTINCT key, regexp_replace(key, '(\.[^./]+)+$', '') AS stem, "group" FROM rows WHERE tar IS NOT NULL
+    ), named AS (FROM stems WHERE list_contains($keys, key))
+    SELECT DISTINCT key FROM stems WHERE NOT list_contains($keys, key)
+        AND ((NOT regexp_matches(stem, '(^|/)$') AND stem IN (SELECT stem FROM named))
+             OR "group" IN (SELECT "group" FROM named)) ORDER BY key
 """
 _MEMBERS = """
     SELECT DISTINCT tar, unnest([x FOR x IN ["offset", film_offset] IF x IS NOT NULL]) AS first FROM rows
@@ -78,7 +81,7 @@ class _Moved:
 def forget(archive: Store, keys: Sequence[str], *, companions: Literal["refuse", "too", "leave"] = "refuse") -> int:
     """Erase all versions of some keys; returns how many rows became tombstones, those of unfinished plans included.
 
-    Companions are kept keys of the same folder and stem (a film of a live photo, a raw file, a sidecar). Raises
+    Companions are kept keys of the same group, or folder and stem (a live photo's film, a raw file, a sidecar). Raises
     ArchiveError, before anything is changed, while a run is open, for a key that the archive does not keep, for a
     picture whose very bytes are kept under another key too, which must be forgotten together, and for companions
     where it is not said what becomes of them.
@@ -104,7 +107,7 @@ def forget(archive: Store, keys: Sequence[str], *, companions: Literal["refuse",
 
 
 def _companions(archive: Store, keys: list[str]) -> list[str]:
-    """Kept keys of the same folder and stem as some keys."""
+    """Kept keys of the same group, or folder and stem, as some keys."""
     with parquet.database(rows=report.rows(archive)) as connection:
         return [key for (key,) in connection.execute(_COMPANIONS, {"keys": keys}).fetchall()]
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from codec import lossless
 from codec.color import spaces
+from codec.containers import live_photo
 from codec.containers.judgement import Policy
 from codec.containers.reading import Source, read_source
 from codec.containers.writing import left_behind, parse_kind, upright, write
@@ -59,7 +60,7 @@ class _Worker:
         """Read and encode one source; `fallback` in the answer says why it is better kept whole."""
         started = time.perf_counter()
         found = read_source(source, _policy(header))
-        answer = _about(found)
+        answer = _about(found) | {"identifier": live_photo.identifier(source, found.structure)}
         if found.picture is None:
             return answer | {"fallback": str(found.verdict.reason), "error": found.verdict.detail}, b""
         picture = found.picture

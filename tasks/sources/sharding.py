@@ -20,10 +20,16 @@ class Shards:
         self._limits = limits
         self._bytes = 0
 
-    def take(self, size: int) -> bool:
-        """Put the next source into the last shard, or a new one; False when the run is full."""
+    def take(self, size: int, members: int = 1, together: int = 0) -> bool:
+        """Put the next source into the last shard, or a new one; False when the run is full.
+
+        It and the next ones, `members` in all and of so many bytes `together`, share a shard where one can hold them.
+        """
         start, stop = self.ranges[-1] if self.ranges else (0, 0)
-        full = stop - start == self._limits.images_per_shard or self._bytes + size > self._limits.bytes_per_shard
+        images, bytes_ = self._limits.images_per_shard, self._limits.bytes_per_shard
+        if members > images or together > bytes_:
+            members, together = 1, size
+        full = stop - start + members > images or self._bytes + max(size, together) > bytes_
         if not self.ranges or (full and stop > start):
             if len(self.ranges) == self._limits.shards:
                 return False

@@ -307,7 +307,7 @@ def test_the_settings_and_surroundings_of_a_run_are_in_its_manifest(packed: tupl
     described = json.loads((archive / layout.ARCHIVE).read_bytes())
     assert len(described.pop("sha256")) == 64
     assert described == {
-        "format": 1,
+        "format": 2,
         "name": "a",
         "package_version": version("fdcodec"),
         "probe": "exclusive creation by link",
@@ -333,8 +333,8 @@ def test_a_place_that_cannot_serve_stops_at_once(
 
 def test_an_archive_of_another_format_is_not_touched(grown: tuple[Path, Path], fake_bundle: Path) -> None:
     source, archive = grown
-    (archive / layout.ARCHIVE).write_text('{"format": 2}')
-    with pytest.raises(ArchiveError, match="format 2, but this release reads 1"):
+    (archive / layout.ARCHIVE).write_text('{"format": 3}')
+    with pytest.raises(ArchiveError, match="format 3, but this release reads up to 2"):
         pack(source, archive, fake_bundle)
     (archive / layout.ARCHIVE).write_text("{")
     with pytest.raises(ArchiveError, match="damaged"):

@@ -14,8 +14,11 @@ from PIL import Image
 
 from codec.errors import ArchiveError, SettingsError
 from tasks.maintenance import compaction
+from tasks.maintenance.forget import forget
 from tasks.processes.codec_process import Models
 from tasks.restore.restore import Job, Restored, restore, restore_members
+from tasks.storage.store import Store
+from tests.codec.containers.test_live_photo import NAME, apple_film, apple_jpeg
 from tests.support import archive_builder, fake_codec
 from tests.support.archive_builder import SMALL, Counter, folder, pack, png, rows
 from tests.support.codecless_archives import make
@@ -212,3 +215,13 @@ def test_companions_keep_one_stem_with_groups_and_share_a_column(tmp_path: Path,
     }
     restore(str(tmp_path / "a"), str(tmp_path / "out"), groups=True, models=FAKES)
     assert {path.name for path in (tmp_path / "out" / "x").iterdir()} == {"IMG_1.png", "IMG_1.MOV", "b.png"}
+
+
+def test_what_a_live_photo_is_named_apart_is_one_group_by_its_identifier(tmp_path: Path, fake_bundle: Path) -> None:
+    files = {"IMG_1.JPG": apple_jpeg(), "films/clip.mov": apple_film(), "b.png": png(2)}
+    pack(folder(tmp_path / "s", files), tmp_path / "a", fake_bundle)
+    assert {row["key"]: row["group"] for row in rows(tmp_path / "a")} == {
+        "IMG_1.JPG": NAME.decode(), "films/clip.mov": NAME.decode(), "b.png": None,
+    }  # fmt: skip
+    with pytest.raises(ArchiveError, match=r"'films/clip.mov' belong to what is to be forgotten"):
+        forget(Store(str(tmp_path / "a")), ["IMG_1.JPG"])
