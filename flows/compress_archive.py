@@ -122,7 +122,17 @@ def compress_archive(
 def show(row: dict[str, Any]) -> int:
     """Print the totals; the exit status says whether rows failed."""
     if "hours" in row:
+        kept_whole = row.pop("kept_whole")
         command.show_table("plan", row)
+        for kept in kept_whole:
+            line = (
+                f"about {kept['pictures']:,} pictures of {kept['bytes']:,} bytes would be kept whole: {kept['reason']}"
+            )
+            if kept["discard"]:
+                line += f"; --discard {kept['discard']} has them compressed"
+            if kept["would_save_bytes"]:
+                line += f" and saves about {kept['would_save_bytes']:,} bytes"
+            print(line)
         return command.DONE
     command.show_table("compress-archive" if row["images"] else "nothing is new", row)
     return command.FAILED_ROWS if row["failed"] or row["damaged"] else command.DONE

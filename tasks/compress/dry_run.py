@@ -2,26 +2,33 @@
 
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset
 
+from codec.containers.judgement import DISCARDS
+from codec.errors import ArchiveError
 from tasks.archive import compacted, report
 from tasks.archive.manifest import Manifest, Settings
 from tasks.archive.tar import Tar
 from tasks.compress import listing
 from tasks.compress.shard import Encoding
+from tasks.processes.child import Child, ChildDied
 from tasks.processes.codec_process import Models, verifier, worker
 from tasks.progress import SILENT, Progress
 from tasks.sources import sharding
 from tasks.sources.filters import Filter
-from tasks.sources.source import open_source
+from tasks.sources.source import Source, open_source
 from tasks.storage import parquet
 from tasks.storage.store import Store
 
-SAMPLES = 20
+Row = dict[str, Any]
+
+SAMPLES, JUDGED = 20, 200
+"""How many sources are encoded, and how many are looked at for what would be kept whole."""
 UNLIMITED = 2**40
 READS_A_PICTURE = 2
 """The source is read, then looked at again to see that it has not changed."""
@@ -37,11 +44,26 @@ _SAMPLES = """
 
 
 @dataclass(frozen=True)
+class KeptWhole:
+    """About how many pictures of how many bytes would be kept whole for a reason.
+
+    `discard` names what would have them compressed if it might be left out, and about how many bytes that would save.
+    """
+
+    reason: str
+    pictures: int
+    bytes: int
+    discard: str | None = None
+    would_save_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is ahead. Requests are those of an object store, about; predictions are None without pictures to sample.
 
-    `hours` are of so many `workers`, models loaded once; `stored_bytes` and they come from `sampled` pictures spread
-    evenly over the sizes, of which `failed` could not be kept.
+    `kept_whole` comes from `judged` pictures, scaled to all. `hours` are of so many `workers`, models loaded once;
+    `stored_bytes` and they come from `sampled` pictures spread evenly over the sizes; of these `failed` could not be
+    kept.
     """
 
     pictures: int
@@ -58,6 +80,8 @@ class Plan:
     seconds_a_picture: float | None
     workers: int
     hours: float | None
+    judged: int = 0
+    kept_whole: tuple[KeptWhole, ...] = ()
 
 
 def predict(
@@ -84,9 +108,13 @@ def predict(
             count, size = connection.execute(
                 "SELECT count(*), coalesce(sum(size), 0)::BIGINT FROM listing WHERE state NOT IN ('gone', 'excluded')"
             ).fetchall()[0]
-            chosen = connection.sql(_SAMPLES, params={"samples": min(SAMPLES, count)})
-            entries = chosen.to_arrow_table().to_pylist()
-        rows, seconds = _tried(pictures.url, run, settings, models, entries, Path(scratch), progress)
+            entries, looked_at = (
+                connection.sql(_SAMPLES, params={"samples": min(most, count)}).to_arrow_table().to_pylist()
+                for most in (SAMPLES, JUDGED)
+            )
+        trial = _Trial(pictures, settings, models)
+        rows, seconds = trial.encoded(run, entries, Path(scratch), progress)
+        kept = trial.judged(looked_at, count)
     shards = len(frozen.shards)
     each = seconds / len(rows) if rows else None
     stored = sum(row.get("length", 0) + row.get("film_length", 0) for row in rows)
@@ -105,34 +133,92 @@ def predict(
         seconds_a_picture=each,
         workers=workers,
         hours=each * count / workers / 3600 if each is not None else None,
+        judged=len(looked_at),
+        kept_whole=tuple(kept),
     )
 
 
-def _tried(
-    source: str,
-    run: int,
-    settings: Settings,
-    models: Models,
-    entries: list[dict[str, Any]],
-    scratch: Path,
-    progress: Progress,
-) -> tuple[list[dict[str, Any]], float]:
-    """The rows of some entries as a shard would make them, and the seconds that took once models were loaded."""
-    if not entries:
-        return [], 0.0
-    models = replace(models, threads=settings.threads, memory=settings.image_memory)
-    metrics = settings.lpips_net if settings.metrics else "none"
-    with worker(models, metrics) as encoder, verifier(models) as decoder:
-        about = decoder.greeting()
-        encoder.greeting()
-        if settings.quality is None and settings.target_bpp is None:
-            settings = replace(settings, quality=about["default_quality"])
-        trial = Manifest(run, None, source, "", "", 0, False, ((0, len(entries)),), settings, about["bundle_id"])
-        with Tar(scratch / "trial.tar") as tar:
-            encoding = Encoding(trial, 0, models.device, {}, encoder, decoder, tar)
-            progress.begin(len(entries))
-            started = time.perf_counter()
+class _Trial:
+    """Sources tried as a shard would, with nothing written."""
+
+    def __init__(self, pictures: Source, settings: Settings, models: Models) -> None:
+        self._pictures, self._settings = pictures, settings
+        self._models = replace(models, threads=settings.threads, memory=settings.image_memory)
+        self._bpp: float | None = None
+
+    def encoded(self, run: int, entries: list[Row], scratch: Path, progress: Progress) -> tuple[list[Row], float]:
+        """The rows of some entries, and the seconds that they took once models were loaded."""
+        if not entries:
+            return [], 0.0
+        settings, models = self._settings, self._models
+        metrics = settings.lpips_net if settings.metrics else "none"
+        with worker(models, metrics) as encoder, verifier(models) as decoder:
+            about = decoder.greeting()
+            encoder.greeting()
+            if settings.quality is None and settings.target_bpp is None:
+                settings = replace(settings, quality=about["default_quality"])
+            source, shards = self._pictures.url, ((0, len(entries)),)
+            plan = Manifest(run, None, source, "", "", 0, False, shards, settings, about["bundle_id"])
+            with Tar(scratch / "trial.tar") as tar:
+                encoding = Encoding(plan, 0, models.device, {}, encoder, decoder, tar)
+                progress.begin(len(entries))
+                started = time.perf_counter()
+                for entry in entries:
+                    encoding.add(entry | {"held_sha256": None})
+                    progress.advance(1)
+        seconds = time.perf_counter() - started
+        compressed = [row for row in encoding.rows if row["status"] == "compressed"]
+        pixels = sum(row["width"] * row["height"] for row in compressed)
+        self._bpp = 8 * sum(row["bytes"] for row in compressed) / pixels if pixels else None
+        return encoding.rows, seconds
+
+    def judged(self, entries: list[Row], pictures: int) -> list[KeptWhole]:
+        """What of so many pictures would be kept whole, by what is so of some of them; most bytes first."""
+        found: dict[tuple[str, str | None], list[tuple[int, float]]] = {}
+        if not entries:
+            return []
+        with worker(self._models, "none") as encoder:
             for entry in entries:
-                encoding.add(entry | {"held_sha256": None})
-                progress.advance(1)
-    return encoding.rows, time.perf_counter() - started
+                for outcome, size, saved in self._judgement(encoder, entry):
+                    found.setdefault(outcome, []).append((size, saved))
+        share = pictures / len(entries)
+        kept = [
+            KeptWhole(
+                reason,
+                round(len(sizes) * share),
+                round(sum(size for size, _ in sizes) * share),
+                discard,
+                round(sum(saved for _, saved in sizes) * share) if discard and self._bpp else None,
+            )
+            for (reason, discard), sizes in found.items()
+        ]
+        return sorted(kept, key=lambda one: (-one.bytes, one.reason))
+
+    def _judgement(self, encoder: Child, entry: Row) -> Iterator[tuple[tuple[str, str | None], int, float]]:
+        """Reason, what it is enough to discard, size, and bytes saved of a source that would be kept whole."""
+        size = entry["size"]
+        if size > listing.LARGEST_SOURCE:
+            yield ("too_large", None), size, 0.0
+            return
+        try:
+            data = self._pictures.fetch(entry)
+            answer = self._ask(encoder, data, self._settings.discard)
+            if answer.get("fallback", answer.get("reason")) is None:
+                return
+            for name in DISCARDS:
+                if name not in self._settings.discard:
+                    other = self._ask(encoder, data, (*self._settings.discard, name))
+                    if "fallback" not in other and other["reason"] is None:
+                        saved = size - (self._bpp or 0) * other["width"] * other["height"] / 8
+                        yield (answer["reason"], name), size, saved
+                        return
+            yield (answer.get("fallback") or answer["reason"], None), size, 0.0
+        except ArchiveError:
+            return  # it will be a failed row
+        except ChildDied as death:
+            yield (death.reason, None), size, 0.0
+
+    def _ask(self, encoder: Child, data: bytes, discard: tuple[str, ...]) -> Row:
+        request = {"do": "judge", "metadata": self._settings.metadata, "discard": list(discard)}
+        answer, _ = encoder.ask(request, data, seconds=self._settings.image_timeout)
+        return answer

@@ -136,9 +136,13 @@ class Child:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         self._greeting = None
-        self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._environment
-        )
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can take it without a word
+        try:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._environment
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return self._process
 
     def _reap(self) -> int:
@@ -181,6 +185,7 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
     _give_up_privileges()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the work in hand, and with it the waiting of the parent
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.setitimer(signal.ITIMER_REAL, START_SECONDS)
     try:
         greeting, handle = prepare()

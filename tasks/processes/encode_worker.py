@@ -92,8 +92,13 @@ class _Worker:
 
     def judge(self, header: dict[str, Any], source: bytes) -> Frame:
         """What would become of a source, by its structure and its decoded pixels, without encoding it."""
-        verdict = read_source(source, _policy(header)).verdict
-        about = {"carried": list(verdict.carried), "discarded_parts": list(verdict.discarded), "film": verdict.film}
+        found = read_source(source, _policy(header))
+        verdict = found.verdict
+        about = _about(found) | {
+            "carried": list(verdict.carried),
+            "discarded_parts": list(verdict.discarded),
+            "film": verdict.film,
+        }
         return about | {"reason": None if verdict.reason is None else str(verdict.reason)}, b""
 
     def encoded(self, header: dict[str, Any], picture: Picture) -> tuple[Any, TimedPixels | None]:

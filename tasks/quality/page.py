@@ -152,9 +152,12 @@ def markdown(report: Report, place: str) -> str:
     if medians:
         lines += [f"| {' | '.join(METRICS[name][0] for name in medians)} |", "|---" * len(medians) + "|"]
         lines += [f"| {' | '.join(text.shown(name, value) for name, value in medians.items())} |", ""]
-    for name in ("failures", "fallbacks", "below_floor"):
+    for name in ("failures", "fallbacks", "kept_whole", "left_out", "attention", "below_floor"):
         rows = report.answers[name]
-        count = sum(rows.column("pictures").to_pylist()) if "pictures" in rows.schema.names else rows.num_rows
+        names = rows.schema.names
+        count = sum(rows.column("pictures").to_pylist()) if "pictures" in names else rows.num_rows
+        if name == "left_out":  # a row for each part
+            count = len(set(zip(rows.column("archive").to_pylist(), rows.column("key").to_pylist(), strict=True)))
         lines.append(f"- {questions.QUESTIONS[name]} {f'{count:,} pictures' if count else 'None.'}")
     return "\n".join([*lines, "", f"Page: `{place}`", ""])
 

@@ -29,6 +29,7 @@ QUESTIONS: Mapping[str, str] = {
     "fallbacks": "What was kept in another format, and why?",
     "kept_whole": "What is kept whole, why, at how many bytes, and what would each --discard save?",
     "left_out": "What was left out, and of which pictures?",
+    "attention": "What needs attention, and why?",
     "failures": "What failed, and why?",
     "duplicates": "Which sources are there more than once?",
     "changes": "Which sources changed or vanished?",

@@ -8,10 +8,10 @@ WITH latest AS (
     SELECT archive, 8.0 * sum(bytes) / sum(width::BIGINT * height) AS mean_bpp FROM latest WHERE codec = 'fdc' GROUP BY archive
 )
 SELECT latest.archive, reason, count(*)::BIGINT AS pictures, sum(bytes)::BIGINT AS stored_bytes,
-       CASE reason WHEN 'trailing_data' THEN 'motion or trailer' WHEN 'signed' THEN 'content-credentials'
-                   WHEN 'gain_map' THEN 'gain-map' END AS discard,
+       CASE reason WHEN 'trailing_data' THEN if(starts_with(error, 'film'), 'motion', 'trailer')
+                   WHEN 'signed' THEN 'content-credentials' WHEN 'gain_map' THEN 'gain-map' END AS discard,
        if(discard IS NULL, NULL, round(sum(bytes - mean_bpp * width::BIGINT * height / 8)))::BIGINT AS would_save_bytes
 FROM latest LEFT JOIN rate USING (archive)
 WHERE codec <> 'fdc'
-GROUP BY latest.archive, reason
-ORDER BY stored_bytes DESC, latest.archive, reason
+GROUP BY latest.archive, reason, discard
+ORDER BY stored_bytes DESC, latest.archive, reason, discard

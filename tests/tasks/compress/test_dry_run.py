@@ -7,8 +7,11 @@ import pytest
 from codec.errors import ArchiveError
 from tasks.compress.dry_run import READS_A_PICTURE, READS_A_SHARD, predict
 from tasks.processes.codec_process import Models
-from tests.support.archive_builder import SMALL, folder, png
+from tasks.quality.questions import answer
+from tests.support.archive_builder import SMALL, folder, pack, png
+from tests.support.containers import segment, with_segments
 from tests.support.fake_codec import FAKE
+from tests.tasks.restore.test_restore import jpeg
 
 
 def test_a_plan_counts_all_and_tries_twenty_spread_over_the_sizes(
@@ -35,3 +38,27 @@ def test_nothing_to_do_is_a_plan_too(tmp_path: Path) -> None:
     assert (found.pictures, found.shards, found.sampled, found.hours) == (0, 0, 0, None)
     with pytest.raises(ArchiveError, match="no such folder"):
         predict(str(tmp_path / "none"), str(tmp_path / "a"))
+
+
+def test_a_plan_says_what_would_be_kept_whole_and_what_a_discard_would_save(tmp_path: Path, fake_bundle: Path) -> None:
+    signed = with_segments(segment(0xEB, b"JP\0\1\0\0\0\1" + b"jumb" + b"c2pa" * 9), data=jpeg(1))
+    trailed = jpeg(2) + b"appended" * 400
+    files = {"a.png": png(1), "signed.jpg": signed, "trailed.jpg": trailed, "c.txt": b"no picture" * 900}
+    source = folder(tmp_path / "s", files)
+    models = Models(str(fake_bundle), codec=FAKE)
+    found = predict(str(source), str(tmp_path / "a"), SMALL, models=models)
+    assert found.judged == 4
+    kept = {whole.reason: whole for whole in found.kept_whole}
+    assert {reason: (whole.pictures, whole.bytes, whole.discard) for reason, whole in kept.items()} == {
+        "not_an_image": (1, 9000, None),
+        "trailing_data": (1, len(trailed), "trailer"),
+        "signed": (1, len(signed), "content-credentials"),
+    }
+    assert kept["not_an_image"].would_save_bytes is None
+    pack(source, tmp_path / "a", fake_bundle)
+    told = {row["reason"]: row for row in answer(str(tmp_path / "a"), "kept_whole").to_pylist()}
+    for reason in ("trailing_data", "signed"):
+        row = told[reason]
+        assert (row["pictures"], row["discard"]) == (kept[reason].pictures, kept[reason].discard)
+        stands = row["would_save_bytes"] + kept[reason].bytes - row["stored_bytes"]  # JPEG XL may stand for the source
+        assert kept[reason].would_save_bytes == pytest.approx(stands, abs=2)
