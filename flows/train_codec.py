@@ -25,6 +25,10 @@ def train_task(training: Training) -> str:
         done: dict[str, int] = {}
 
         def progress(record: dict[str, Any]) -> None:
+            if "held_out" in record:
+                told = ", ".join(f"{name} {value:.4f}" for name, value in record["held_out"].items())
+                logger.info("%s %d on held-out photos: %s", record["stage"], record["step"], told)
+                return
             stage, step, steps = record["stage"], record["step"], record["steps"]
             if stage not in done:
                 bar.begin(steps)

@@ -167,16 +167,28 @@ def read_ico(data: bytes) -> Structure:
 
 
 def is_tga(data: bytes) -> bool:
-    """Whether the bytes are a Truevision file by its footer; older ones have no signature at all."""
-    return data[-18:] == TGA_FOOTER and len(data) > 44 and data[2] in TGA_KINDS
+    """Whether the bytes are a Truevision file: by its footer, or by a length that its header foretells to the byte.
+
+    Older files have no signature at all; run-length coded ones cannot be told from anything else.
+    """
+    if len(data) <= 18 or data[2] not in TGA_KINDS:
+        return False
+    return (data[-18:] == TGA_FOOTER and len(data) > 44) or _is_plain_tga(data)
+
+
+def _is_plain_tga(data: bytes) -> bool:
+    width, height, bits, flags = struct.unpack_from("<HHBB", data, 12)
+    plain = data[1] == 0 and not any(data[3:8]) and (data[2], bits) in {(2, 24), (2, 32), (3, 8)} and not flags & 0xC0
+    return plain and width * height > 0 and len(data) == 18 + data[0] + width * height * (bits // 8)
 
 
 def read_tga(data: bytes) -> Structure:
-    """TGA 2.0 (Truevision, 1991): kept whole where it has more than header, pixels and an empty footer."""
+    """TGA (Truevision, 1984 and 1991): kept whole where it has more than header, pixels and an empty footer."""
+    footer = 26 if data[-18:] == TGA_FOOTER else 0
     reader = Builder(data, "TGA", "image/x-tga")
     width, height, bits, flags = struct.unpack_from("<HHBB", data, 12)
     reader.fields |= {"width": width, "height": height}
-    extension, developer = struct.unpack_from("<II", data, len(data) - 26)
+    extension, developer = struct.unpack_from("<II", data, len(data) - 26) if footer else (0, 0)
     if bits not in (8, 24, 32) or data[2] not in (2, 3) or data[1] or flags & 0xC0:
         reader.keep_for(Reason.UNSUPPORTED, f"kind {data[2]} with {bits} bits")
     if bits == 32 and flags & 15 != 8:
@@ -192,9 +204,10 @@ def read_tga(data: bytes) -> Structure:
     reader.part(start, length, "pixels", Role.PIXELS)
     if extension or developer:
         reader.keep_for(Reason.METADATA, "an extension area")
-    reader.part(len(data) - 26, 26, "footer", Role.SILENT)
+    if footer:
+        reader.part(len(data) - footer, footer, "footer", Role.SILENT)
     reader.behind(start + length)
-    if start + length > len(data) - 26:
+    if start + length > len(data) - footer:
         reader.damage.append("the file ends inside its pixels")
         reader.parts = []
     return reader.build()

@@ -42,6 +42,7 @@ def test_train_codec_ends_in_a_bundle_and_an_artifact_of_what_it_measured(
     settings: dict[str, Any] = {
         "start": str(bundle.path),
         "stages": {"entropy": {"steps": 2, "batch_size": 2, "crop_size": 32}},
+        "held_out_seconds": 0.0,
         "evaluation_images": 1,
         "evaluation_qualities": [8.0],
     }
@@ -50,6 +51,7 @@ def test_train_codec_ends_in_a_bundle_and_an_artifact_of_what_it_measured(
         [str(tmp_path / "tars")], str(tmp_path / "out"), settings=str(tmp_path / "tiny.json")
     )
     assert Codec.load(result["bundle"]).bundle.config.name == "codec"
+    assert '"held_out"' in (tmp_path / "out" / "progress.jsonl").read_text()
     artifact = Artifact.get("train-codec")
     assert artifact is not None
     assert '"bpp"' in str(artifact.data)

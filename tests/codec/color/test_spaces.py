@@ -2,6 +2,7 @@
 
 import io
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from PIL import Image, ImageCms
 
 from codec.color import icc, spaces
 from codec.color.spaces import ADOBE_PRIMARIES, D65, PLAIN, PRIMARIES, ColorsError
+from codec.containers.writing import write
+from codec.images import Picture
 
 RAMP = Image.fromarray(np.stack(np.meshgrid(*[np.arange(0, 256, 17, dtype=np.uint8)] * 3), -1).reshape(64, 64, 3))
 PROPHOTO = (0.7347, 0.2653, 0.1596, 0.8404, 0.0366, 0.0001)
@@ -118,3 +121,24 @@ def test_curves_of_every_kind_are_read() -> None:
     assert np.allclose(icc._curve(spaces._srgb_tag()), spaces.srgb_curve(), atol=1e-4)
     assert np.allclose(icc._curve(samples)[[0, -1]], [0, 1])
     assert np.allclose(icc._curve(b"curv" + bytes(8)), x)
+
+
+@pytest.mark.parametrize(
+    ("profile", "what"),
+    [
+        (spaces.of_cicp(12, 13).profile, "Display P3 by its code points"),
+        (
+            spaces.of_chromaticities((0.3127, 0.329, *ADOBE_PRIMARIES), 1 / 2.2).profile,
+            "Adobe RGB by its chromaticities",
+        ),
+        (rgb(PRIMARIES[9], icc.parametric(2.2)), "BT.2020 with a tone curve of a display"),
+    ],
+)
+def test_a_viewer_shows_what_was_built_as_our_own_conversion_does(profile: bytes, what: str, tmp_path: Path) -> None:
+    """libvips reads a PNG with the profile and converts it by its own pipeline: equal to one level."""
+    pyvips = pytest.importorskip("pyvips", reason="no pyvips: pip install pyvips-binary pyvips")
+    written = write(Picture(np.asarray(RAMP), False, icc=profile), "png")
+    (tmp_path / "p.png").write_bytes(written)
+    shown = pyvips.Image.new_from_file(str(tmp_path / "p.png")).icc_transform("srgb", intent="relative", embedded=True)
+    ours = np.asarray(spaces.to_srgb(RAMP, profile)).astype(int)
+    assert np.abs(shown.numpy().astype(int)[..., :3] - ours).max() <= 1, what

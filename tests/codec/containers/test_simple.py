@@ -81,6 +81,8 @@ def test_what_they_say_beside_pixels_comes_back() -> None:
         (GRAY_PCX + b"trailer", Reason.TRAILING_DATA),
         (tga(32, 0), Reason.COLORS),
         (tga()[:-26] + b"hidden" + FOOTER, Reason.TRAILING_DATA),
+        (tga()[:-26], None),
+        (tga(identification=b"who")[:-26], None),
         (tga()[:-27] + FOOTER, Reason.DAMAGED),
         (stored(PICTURE, "ICO"), Reason.FRAMES),
         (b"8BPS\0\1" + bytes(20), Reason.UNSUPPORTED),
