@@ -19,9 +19,9 @@ from tasks.compress import listing, process_pair
 from tasks.processes.child import Child, ChildDied
 from tasks.processes.codec_process import CODEC, Models, decodes
 from tasks.progress import SILENT, Progress
-from tasks.sources.source import PIECE, ChangedError, open_source
+from tasks.sources.source import ChangedError, open_source
 from tasks.storage.keys import extension_of, member
-from tasks.storage.store import NotFoundError, StorageError, Store, sha256_of
+from tasks.storage.store import PIECE, NotFoundError, StorageError, Store, sha256_of
 
 Row = dict[str, Any]
 

@@ -12,7 +12,7 @@ import random
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from tasks.archive.opening import existing
 from tasks.maintenance.findings import SCHEMA, Findings
 from tasks.processes.codec_process import Models, decodes, verifier
 from tasks.progress import SILENT, Progress
-from tasks.storage.store import NotFoundError, StorageError, Store, sha256_of
+from tasks.storage.store import PIECE, NotFoundError, StorageError, Store, sha256_of
 
 SECONDS = 1800.0
 DAY = 86_400.0
@@ -193,8 +193,12 @@ class _Audit:
         self.progress.begin(len(chosen))
         repaired: bool | None = None
         for row in chosen:
-            data = self.member(name, row, whole)
-            if hashlib.sha256(data).hexdigest() == row["sha256"]:
+            digest, data = hashlib.sha256(), b""
+            for piece in self.member(name, row, whole):
+                digest.update(piece)
+                if row["content_sha256"] is not None:  # is decoded, so it fits into memory
+                    data += piece
+            if digest.hexdigest() == row["sha256"]:
                 self.content(name, row, data)
             else:
                 if repaired is None:
@@ -205,18 +209,21 @@ class _Audit:
         if not whole and repaired is None:
             self.notes.add(name)
 
-    def member(self, tar: str, row: dict[str, Any], whole: bool) -> bytes:
-        """The bytes at a row's place, fewer or none if the tar ends before."""
+    def member(self, tar: str, row: dict[str, Any], whole: bool) -> Iterator[bytes]:
+        """The bytes at a row's place in pieces, fewer or none if the tar ends before."""
         if not whole:
             try:
-                return self.archive.read_range(tar, row["offset"], row["length"])
+                yield from self.archive.pieces(tar, row["offset"], row["length"])
             except StorageError:
                 if self.archive.size(tar) >= row["offset"] + row["length"]:
                     raise
-                return b""
+            return
         with self.local(self.archive, tar).open("rb") as file:
             file.seek(row["offset"])
-            return file.read(row["length"])
+            length = row["length"]
+            while length and (piece := file.read(min(PIECE, length))):
+                length -= len(piece)
+                yield piece
 
     def content(self, tar: str, row: dict[str, Any], data: bytes) -> None:
         """Note a file whose bytes are right, after decoding it again if it was encoded."""

@@ -5,6 +5,12 @@ import hashlib
 import threading
 from typing import Any, Self
 
+import numpy as np
+from PIL import Image
+
+from codec.color import spaces
+from codec.containers.reading import read_source
+from codec.containers.writing import upright
 from codec.errors import ArchiveError, FdcError
 from codec.images import Picture, read_image
 from tasks.archive.decoders import Decoders
@@ -56,7 +62,13 @@ class Pictures:
 
 
 def _read(data: bytes) -> Picture:
+    """A picture as a viewer shows it, in sRGB and without what it says beside its pixels."""
     try:
-        return read_image(data)
+        picture = read_source(data).picture or read_image(data)
+        shown = upright(dataclasses.replace(picture, blocks=()))
+        if shown.icc is None:
+            return shown
+        pixels = np.asarray(spaces.to_srgb(Image.fromarray(shown.pixels), shown.icc))
+        return dataclasses.replace(shown, pixels=pixels, icc=None)
     except FdcError as error:
         raise ArchiveError(str(error)) from error

@@ -10,9 +10,11 @@ decoding, so `info` gives None. Keys with empty, `.` or `..` parts are not reach
 import errno
 import io
 import os
+import tempfile
 import threading
 import weakref
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from fsspec.spec import AbstractFileSystem
 
@@ -21,7 +23,7 @@ from tasks.archive.decoders import Decoders
 from tasks.archive.opening import existing
 from tasks.processes.codec_process import Models, worker
 from tasks.restore import selection
-from tasks.restore.stored_file import FILM, Member, decoded, playable, read_member
+from tasks.restore.stored_file import FILM, Member, copy_member, decoded, is_large, playable, read_member
 from tasks.storage import parquet
 from tasks.storage.keys import key_of, name_of
 
@@ -82,12 +84,17 @@ class ArchiveFileSystem(AbstractFileSystem):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return {"name": path, "size": 0, "type": "directory"}
 
-    def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BytesIO:
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> BinaryIO:
         if mode != "rb":
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
         member = self._member(self._strip_protocol(path))
         if member is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        if is_large(member):
+            with tempfile.TemporaryDirectory() as scratch:
+                copy = Path(scratch) / "member"
+                copy_member(self._archive, member, copy)
+                return copy.open("rb")  # its bytes stay until it is closed
         data = read_member(self._archive, member)
         if member.source_format == FILM:
             data = playable(data)

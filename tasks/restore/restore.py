@@ -2,8 +2,10 @@
 
 import collections
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from codec.containers.writing import EXTENSIONS, parse_kind
 from codec.errors import ArchiveError
@@ -12,7 +14,7 @@ from tasks.archive.opening import existing
 from tasks.processes.codec_process import Models, worker
 from tasks.progress import SILENT, Progress
 from tasks.restore import selection
-from tasks.restore.stored_file import FILM, Member, decoded, playable, read_member
+from tasks.restore.stored_file import FILM, Member, copy_member, decoded, is_large, playable, read_member
 from tasks.storage.store import Store
 
 
@@ -79,6 +81,15 @@ def restore(
     return Restored(sum(part.images for part in done), errors, dict(sorted(left_behind.items())))
 
 
+def _copy(archive: Store, member: Member, target: Store) -> None:
+    """Restore a file that does not fit into memory."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "member"
+        copy_member(archive, member, path)
+        target.replace(member.target, path)
+    _set_time(target, member)
+
+
 def _extension(kind: str | None) -> str:
     return EXTENSIONS[parse_kind(kind or "png")[0]]
 
@@ -99,6 +110,10 @@ def restore_members(job: Job, progress: Progress = SILENT) -> Restored:
     with Decoders(archive, job.models, worker) as decoders:
         for member in job.members:
             try:
+                if is_large(member):
+                    _copy(archive, member, target)
+                    pictures += 1
+                    continue
                 data = read_member(archive, member)
                 if member.source_format == FILM:
                     data = playable(data)
@@ -112,5 +127,6 @@ def restore_members(job: Job, progress: Progress = SILENT) -> Restored:
                 pictures += member.source_format != FILM
             except ArchiveError as error:
                 errors.append(f"{member.key}: {error}")
-            progress.advance(int(member.source_format != FILM))
+            finally:
+                progress.advance(int(member.source_format != FILM))
     return Restored(pictures, errors, dict(left_behind))

@@ -2,12 +2,15 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from codec.errors import ArchiveError
 from tasks.processes.child import Child, ChildDied
 from tasks.storage.store import Store
 
 SECONDS = 1800.0
+LARGE = 1 << 28
+"""Bytes above which a file that comes back as it is goes through a disk instead of memory."""
 FILM = "MP4"
 """The source_format of a member that is a film."""
 
@@ -46,8 +49,28 @@ def read_member(archive: Store, member: Member) -> bytes:
     """A stored file by one range request, checked against its hash; raises ArchiveError."""
     data = archive.read_range(member.tar, member.offset, member.length)
     if hashlib.sha256(data).hexdigest() != member.sha256:
-        raise ArchiveError(f"{archive.uri(member.tar)}: damaged at byte {member.offset}; restore it from a mirror")
+        raise _damaged(archive, member)
     return data
+
+
+def _damaged(archive: Store, member: Member) -> ArchiveError:
+    return ArchiveError(f"{archive.uri(member.tar)}: damaged at byte {member.offset}; restore it from a mirror")
+
+
+def is_large(member: Member) -> bool:
+    """Whether a member's own bytes come back, and are too many to be read into memory."""
+    return member.codec == "original" and member.source_format != FILM and member.length > LARGE
+
+
+def copy_member(archive: Store, member: Member, path: Path) -> None:
+    """Write a stored file to a local one, checked against its hash; raises ArchiveError."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for piece in archive.pieces(member.tar, member.offset, member.length):
+            digest.update(piece)
+            file.write(piece)
+    if digest.hexdigest() != member.sha256:
+        raise _damaged(archive, member)
 
 
 def playable(film: bytes) -> bytes:

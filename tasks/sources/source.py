@@ -14,11 +14,10 @@ from tasks.archive import layout
 from tasks.sources import listing_files
 from tasks.sources.filters import Filter
 from tasks.storage.keys import key_of, name_of, part_of
-from tasks.storage.store import NotFoundError, StorageError, Store
+from tasks.storage.store import PIECE, NotFoundError, StorageError, Store
 
 BATCH = 10_000
 TAIL = 4096
-PIECE = 8 << 20
 
 FOUND = pa.schema(
     [

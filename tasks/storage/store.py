@@ -26,6 +26,8 @@ from tasks.storage import local, s3
 from tasks.storage.keys import UNFINISHED, key_of
 
 CHUNK = 4 << 20
+PIECE = 8 << 20
+"""Bytes that are read at a time of what does not fit into memory."""
 CONFLICT_WAITS = (0.1, 0.3, 1.0, 3.0)
 _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 
@@ -142,11 +144,14 @@ class Store:
                 )
         return "exclusive creation by link" if self.folder is not None else "exclusive creation by If-None-Match"
 
-    def replace(self, name: str, content: bytes) -> None:
-        """Put bytes under a name, in place of what it had, without a moment in which it is missing or half-written."""
+    def replace(self, name: str, content: bytes | Path) -> None:
+        """Put bytes, or a local file, in place of what a name had, without a moment in which it is half-written."""
         with self._naming_errors("write", name):
             if self.folder is None:
-                self._fs.pipe_file(self._path(name), content)
+                if isinstance(content, Path):
+                    self._fs.put_file(str(content), self._path(name))
+                else:
+                    self._fs.pipe_file(self._path(name), content)
                 return
             path = self.folder / name
             with local.spooled(path, content) as spooled:
@@ -200,6 +205,17 @@ class Store:
             if len(data) != length:
                 raise OSError(errno.EIO, f"{len(data)} of {length} bytes at {offset}")
             return data
+
+    def pieces(self, name: str, offset: int, length: int) -> Iterator[bytes]:
+        """The same bytes a piece at a time, for what does not fit into memory; raises StorageError as they come."""
+        with self._naming_errors("read", name), self.open(name) as file:
+            file.seek(offset)
+            while length:
+                data = file.read(min(PIECE, length))
+                if not data:
+                    raise OSError(errno.EIO, f"{length} bytes fewer than there should be")
+                length -= len(data)
+                yield data
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from codec.errors import ArchiveError, SettingsError
 from tasks.maintenance import compaction
 from tasks.maintenance.forget import forget
 from tasks.processes.codec_process import Models
+from tasks.restore import stored_file
 from tasks.restore.restore import Job, Restored, restore, restore_members
 from tasks.storage.store import Store
 from tests.codec.containers.test_live_photo import NAME, apple_film, apple_jpeg
@@ -225,3 +227,24 @@ def test_what_a_live_photo_is_named_apart_is_one_group_by_its_identifier(tmp_pat
     }  # fmt: skip
     with pytest.raises(ArchiveError, match=r"'films/clip.mov' belong to what is to be forgotten"):
         forget(Store(str(tmp_path / "a")), ["IMG_1.JPG"])
+
+
+def test_what_does_not_fit_into_memory_goes_through_a_disk(
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = b"no picture" * 900
+    pack(folder(tmp_path / "s", {"a.png": png(1), "film.mov": large}), tmp_path / "a", fake_bundle)
+    monkeypatch.setattr(stored_file, "LARGE", 1000)
+    monkeypatch.setattr("tasks.storage.store.PIECE", 1000)
+    read = Store.read_range
+    within = lambda self, name, offset, length: read(self, name, offset, length) if length < 9000 else pytest.fail()  # noqa: E731
+    monkeypatch.setattr(Store, "read_range", within)
+    assert restore(str(tmp_path / "a"), str(tmp_path / "out"), models=FAKES).errors == []
+    assert (tmp_path / "out" / "film.mov").read_bytes() == large
+    with fsspec.open(f"fdc://film.mov::file://{tmp_path / 'a'}") as file:
+        assert file.read() == large
+    (tar,) = (tmp_path / "a").glob("runs/*/shards/*.tar")
+    tar.chmod(0o644)
+    tar.write_bytes(tar.read_bytes().replace(b"no picture", b"NO picture", 1))
+    assert restore(str(tmp_path / "a"), str(tmp_path / "two"), models=FAKES).errors[0].startswith("film.mov: ")
+    assert not (tmp_path / "two" / "film.mov").exists()
