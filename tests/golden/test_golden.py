@@ -1,6 +1,8 @@
 """Files written with version 1 decode to the same symbols and chunks for ever."""
 
+import dataclasses
 import json
+import lzma
 import shutil
 from pathlib import Path
 
@@ -10,7 +12,20 @@ import pytest
 from codec import Codec
 from codec.errors import SettingsError
 from codec.format.bitstream import parse
-from tests.golden.make import DERIVED, GOLDEN, KINDS, SYMBOLS, bundles, described, make, pictures
+from tests.golden.make import (
+    BUNDLES,
+    DERIVED,
+    GOLDEN,
+    KINDS,
+    SYMBOLS,
+    bundles,
+    computed_answer,
+    described,
+    freeze,
+    make,
+    make_bundles,
+    pictures,
+)
 
 EXPECTED = json.loads((GOLDEN / SYMBOLS).read_text())
 
@@ -36,6 +51,30 @@ def test_every_golden_file_is_listed_and_every_kind_has_all_pictures() -> None:
     assert {path.name for path in GOLDEN.glob("*.fdc")} == set(EXPECTED)
     assert set(EXPECTED) == {f"{kind}-{name}.fdc" for kind in (*KINDS, *DERIVED) for name in pictures()}
     assert sum(path.stat().st_size for path in GOLDEN.iterdir() if path.is_file()) <= 1_000_000
+
+
+def test_the_archive_has_the_bundle_of_every_kind_as_the_codec_computes_it(tmp_path: Path) -> None:
+    frozen = bundles(tmp_path)
+    assert set(frozen) == {*KINDS, *DERIVED}
+    stated = {kind: json.loads((bundle.path / "bundle.json").read_text()) for kind, bundle in frozen.items()}
+    for kind, bundle in frozen.items():
+        base, changes = DERIVED.get(kind, (kind, {}))
+        settings = dataclasses.replace(KINDS[base]["entropy"], **changes)
+        assert bundle.config.entropy == settings
+        known_answer = computed_answer(bundle.path, settings)
+        assert stated[kind] == stated[base] | {
+            "entropy": stated[base]["entropy"] | changes,
+            "known_answer": known_answer,
+        }
+
+
+def test_the_archive_is_rebuilt_to_the_byte_where_a_kind_is_missing(tmp_path: Path) -> None:
+    everything = tmp_path / "all"
+    bundles(everything)
+    shutil.rmtree(everything / "coarse")
+    freeze(everything, tmp_path)
+    make_bundles(tmp_path)
+    assert lzma.decompress((tmp_path / BUNDLES).read_bytes()) == lzma.decompress((GOLDEN / BUNDLES).read_bytes())
 
 
 def test_golden_files_are_never_written_again(tmp_path: Path) -> None:
