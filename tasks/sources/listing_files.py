@@ -152,10 +152,10 @@ def _csv(file: BinaryIO, name: str, header: list[str] | None = None) -> Iterator
     parsing = pa.csv.ParseOptions(delimiter="\t" if ".tsv" in kind[-7:] else ",")
     reading = pa.csv.ReadOptions(column_names=header, block_size=1 << 20)
     try:
-        columns = header or pa.csv.open_csv(pa.PythonFile(stream), reading, parsing).schema.names
+        columns = header or pa.csv.open_csv(pa.PythonFile(stream, "r"), reading, parsing).schema.names
         stream.seek(0)
         as_bytes = pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.binary()))
-        yield from pa.csv.open_csv(pa.PythonFile(stream), reading, parsing, as_bytes)
+        yield from pa.csv.open_csv(pa.PythonFile(stream, "r"), reading, parsing, as_bytes)
     except (pa.ArrowInvalid, UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ArchiveError(f"{name}: no CSV table: {str(error).partition(chr(10))[0]}") from error
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,18 @@ from tasks.sources.reading import Reader
 from tasks.sources.sharding import Limits
 from tasks.sources.source import Folder, open_source
 from tasks.storage.store import NotFoundError, StorageError, Store, UnreadableError
-from tests.support.archive_builder import SMALL, folder, pack, png, rows
+from tests.support.archive_builder import SMALL, bundle, folder, pack, png, rows
 from tests.support.privileges import without_privileges
 
 pytestmark = pytest.mark.usefixtures("children_are_played_here")
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder that any user can reach, other than those of pytest."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
 
 BOTH = ("key", "status", "reason")
 
@@ -38,50 +47,51 @@ def listed(source: Path, archive: Path, tmp_path: Path, run: int) -> dict[str, s
     return {row["key"]: row["state"] for row in found}
 
 
-def test_a_file_or_folder_that_denies_reading_costs_its_own_row_and_is_taken_again(
-    tmp_path: Path, fake_bundle: Path
-) -> None:
-    source = folder(tmp_path / "s", {name: png(seed) for seed, name in enumerate(("a.png", "b.png", "sub/c.png"))})
+def test_a_file_or_folder_that_denies_reading_costs_its_own_row_and_is_taken_again(home: Path) -> None:
+    source = folder(home / "s", {name: png(seed) for seed, name in enumerate(("a.png", "b.png", "sub/c.png"))})
     (source / "b.png").chmod(0)
     (source / "sub").chmod(0)
-    with without_privileges(tmp_path, fake_bundle):
-        assert pack(source, tmp_path / "a", fake_bundle).totals["failed"] == 2
-        assert said(tmp_path / "a") == [
+    own = bundle(home / "bundle")
+    with without_privileges(home):
+        assert pack(source, home / "a", own).totals["failed"] == 2
+        assert said(home / "a") == [
             ("a.png", "compressed", None),
             ("b.png", "failed", "source_unreadable"),
             ("sub/", "failed", "unreadable_folder"),
         ]
-        errors = [row["error"] for row in rows(tmp_path / "a") if row["error"]]
+        errors = [row["error"] for row in rows(home / "a") if row["error"]]
         assert all("Permission denied" in error and "\n" not in error for error in errors)
         (source / "b.png").chmod(0o600)
         (source / "sub").chmod(0o700)
-        pack(source, tmp_path / "a", fake_bundle)
-    assert said(tmp_path / "a", 2) == [("b.png", "compressed", None), ("sub/c.png", "compressed", None)]
+        pack(source, home / "a", own)
+    assert said(home / "a", 2) == [("b.png", "compressed", None), ("sub/c.png", "compressed", None)]
 
 
-def test_keys_below_a_place_that_cannot_be_listed_are_neither_gone_nor_new(tmp_path: Path, fake_bundle: Path) -> None:
+def test_keys_below_a_place_that_cannot_be_listed_are_neither_gone_nor_new(home: Path) -> None:
     names = ("a.png", "gone.png", "sub/b.png", "sub/deep/c.png", "subordinate/d.png")
-    source = folder(tmp_path / "s", {name: png(seed) for seed, name in enumerate(names)})
-    with without_privileges(tmp_path, fake_bundle):
-        pack(source, tmp_path / "a", fake_bundle)
+    source = folder(home / "s", {name: png(seed) for seed, name in enumerate(names)})
+    own = bundle(home / "bundle")
+    with without_privileges(home):
+        pack(source, home / "a", own)
         (source / "gone.png").unlink()
         (source / "subordinate" / "d.png").unlink()
         (source / "sub").chmod(0)
-        state = listed(source, tmp_path / "a", tmp_path, 2)
+        state = listed(source, home / "a", home, 2)
         (source / "sub").chmod(0o700)
     assert state == {"gone.png": "gone", "sub/": "unreadable", "subordinate/d.png": "gone"}
 
 
-def test_a_folder_whose_names_but_not_files_can_be_seen_loses_none_of_them(tmp_path: Path, fake_bundle: Path) -> None:
-    source = folder(tmp_path / "s", {"sub/b.png": png(1), "a.png": png(2)})
-    with without_privileges(tmp_path, fake_bundle):
-        pack(source, tmp_path / "a", fake_bundle)
+def test_a_folder_whose_names_but_not_files_can_be_seen_loses_none_of_them(home: Path) -> None:
+    source = folder(home / "s", {"sub/b.png": png(1), "a.png": png(2)})
+    own = bundle(home / "bundle")
+    with without_privileges(home):
+        pack(source, home / "a", own)
         (source / "sub").chmod(0o400)
-        state = listed(source, tmp_path / "a", tmp_path, 2)
-        pack(source, tmp_path / "a", fake_bundle)
+        state = listed(source, home / "a", home, 2)
+        pack(source, home / "a", own)
         (source / "sub").chmod(0o700)
     assert state == {"sub/b.png": "unreadable"}
-    assert said(tmp_path / "a", 2) == [("sub/b.png", "failed", "source_unreadable")]
+    assert said(home / "a", 2) == [("sub/b.png", "failed", "source_unreadable")]
 
 
 def test_a_disk_that_fails_in_one_folder_costs_that_folder(
