@@ -11,9 +11,11 @@ CARD.md                how it came to be; not part of the id
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +28,7 @@ from codec.diffusion.backbone import Backbone
 from codec.entropy.entroformer import Entroformer, EntroformerSettings
 from codec.entropy.integer import ExactEntropyModel, export, trainable
 from codec.entropy.tables import Tables, build_counts
-from codec.errors import BundleError
+from codec.errors import BundleError, FdcError
 from codec.quantization.estimator import AdapterSettings, ParameterEstimator
 from codec.quantization.quantizer import ParameterMode
 from codec.support.dataclass_parsing import build
@@ -36,6 +38,8 @@ EMBEDDED = Path(__file__).parent / "bundles"
 DEFAULT_BUNDLE = EMBEDDED / "mini"
 LARGEST_OFFSET = 64
 """Alpha codes that a channel's bins may differ by: two octaves."""
+MOST_STEPS = 1000
+LONGEST_CONFIG = 16 << 20
 BACKBONES = "backbones"
 """The folder beside bundles in which those that they do not embed are found by content hash, as in an archive."""
 CONFIG, ENTROPY, ENCODER, PROMPT, BACKBONE = (
@@ -82,31 +86,62 @@ class Bundle:
     @classmethod
     def open(cls, path: str | Path) -> "Bundle":
         """Read the configuration and check every file's hash. Raises BundleError."""
+        return cls.described(path).checked()
+
+    @classmethod
+    def described(cls, path: str | Path) -> "Bundle":
+        """Read the configuration alone, which gives the id. Raises BundleError."""
         path = Path(path)
-        try:
-            data = json.loads((path / CONFIG).read_text())
-        except OSError:
-            raise BundleError(f"{path} is not a bundle: it has no readable {CONFIG}") from None
-        except ValueError as error:
-            raise BundleError(f"{path / CONFIG} is damaged: {error}") from None
-        canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))  # as written: settings may be added one day
-        config = _read_config(data, path)
-        for name, expected in config.files.items():
+        with _explained(f"{path / CONFIG} is damaged"):
             try:
-                found = hashlib.sha256((path / name).read_bytes()).hexdigest()
+                with (path / CONFIG).open("rb") as file:
+                    text = file.read(LONGEST_CONFIG + 1)
             except OSError:
-                raise BundleError(f"the bundle {path} is incomplete: {name} is missing") from None
+                raise BundleError(f"{path} is not a bundle: it has no readable {CONFIG}") from None
+            if len(text) > LONGEST_CONFIG:
+                raise ValueError(f"more than {LONGEST_CONFIG} bytes")
+            data = json.loads(text)
+            canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))  # as written: settings may be added
+            return cls(path, _read_config(data, path), hashlib.sha256(canonical.encode()).hexdigest())
+
+    def checked(self) -> "Bundle":
+        """This bundle, every file of which has the hash that the configuration states. Raises BundleError."""
+        for name, expected in self.config.files.items():
+            with _explained(f"the bundle {self.path} is incomplete: {name!r} cannot be read"):
+                place = Path(name)
+                if place.is_absolute() or ".." in place.parts:
+                    raise ValueError("it lies outside")
+                if not (self.path / place).is_file():
+                    raise BundleError(f"the bundle {self.path} is incomplete: {name} is missing")
+                with (self.path / place).open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != expected:
                 raise BundleError(
-                    f"the bundle {path} is damaged: {name} does not have the SHA-256 that {CONFIG} states"
+                    f"the bundle {self.path} is damaged: {name} does not have the SHA-256 that {CONFIG} states"
                 )
-        return cls(path, config, hashlib.sha256(canonical.encode()).hexdigest())
+        return self
+
+    def _tensors(self, name: str) -> dict[str, Tensor]:
+        if name not in self.config.files:
+            raise BundleError(
+                f"the bundle {self.path} is incomplete: {CONFIG} does not list {name}, so nothing vouches for it"
+            )
+        return load_file(self.path / name)
 
     def load_backbone(self, source: str | Path | None = None, device: str = "cpu") -> Backbone:
         """The bundle's backbone, checked by content hash; `source` overrides where it is looked for."""
-        prompt = load_file(self.path / PROMPT)["embedding"] if PROMPT in self.config.files else None
         place = self.backbone_place() if source is None else source
-        return Backbone.load(place, device=device, prompt_embedding=prompt, content_hash=self.config.backbone_hash)
+        with _explained(f"the backbone of {self.path} does not fit it", only_unexpected=place != self.path / BACKBONE):
+            prompt = self._tensors(PROMPT)["embedding"] if PROMPT in self.config.files else None
+            if place == self.path / BACKBONE:
+                self._refuse_unlisted(self.path / BACKBONE)
+            return Backbone.load(place, device=device, prompt_embedding=prompt, content_hash=self.config.backbone_hash)
+
+    def _refuse_unlisted(self, folder: Path) -> None:
+        for file in folder.rglob("*"):
+            name = file.relative_to(self.path).as_posix()
+            if name not in self.config.files and not file.is_dir():
+                raise BundleError(f"the bundle {self.path} holds {name}, which {CONFIG} does not list; remove it")
 
     def backbone_place(self) -> str | Path:
         """Where the backbone is looked for: in the bundle, else among those beside it, else where the bundle says."""
@@ -117,33 +152,41 @@ class Bundle:
 
     def load_entropy(self, device: str = "cpu") -> tuple[ExactEntropyModel, Tables]:
         """The exact entropy model, after its known-answer test, and the coder's tables. Raises BundleError."""
-        tensors = load_file(self.path / ENTROPY)
-        tables = Tables(tensors.pop("counts").numpy())
-        model = ExactEntropyModel(tensors, self.config.entropy, device)
-        if model.known_answer() != self.config.known_answer:
-            raise BundleError(
-                f"the entropy model of {self.path} does not compute its known answer on {device}: "
-                "decoding here would not be exact; decode on the CPU and report this machine"
-            )
-        return model, tables
+        with _explained(f"the entropy model of {self.path} cannot be read"):
+            tensors = self._tensors(ENTROPY)
+            tables = Tables(tensors.pop("counts").numpy())
+            model = ExactEntropyModel(tensors, self.config.entropy, device)
+            if model.known_answer() != self.config.known_answer:
+                raise BundleError(
+                    f"the entropy model of {self.path} does not compute its known answer on {device}: "
+                    "decoding here would not be exact; decode on the CPU and report this machine"
+                )
+            return model, tables
 
     def trainable_entropy(self) -> Entroformer:
         """The float entropy model as exported, to be trained on."""
-        model = trainable(load_file(self.path / ENTROPY), self.config.entropy)
+        model = trainable(self._tensors(ENTROPY), self.config.entropy)
         model.hyper_encoder.load_state_dict(self.load_encoder()[0].hyper_encoder.state_dict())
         return model
 
     def load_encoder(self, device: str = "cpu") -> tuple[Entroformer, ParameterEstimator | None]:
         """The float entropy model, of which only the hyper-encoder is trained, and the estimator where there is one."""
-        tensors = {name: value.float() for name, value in load_file(self.path / ENCODER).items()}
-        model = Entroformer(self.config.entropy)
-        model.hyper_encoder.load_state_dict(_under("hyper_encoder.", tensors))
-        estimator = None
-        if weights := _under("estimator.", tensors):
-            estimator = ParameterEstimator(self.config.adapter)
-            estimator.load_state_dict(weights)
-            estimator.requires_grad_(False).to(device)
-        return model.requires_grad_(False).eval().to(device), estimator
+        settings = self.config
+        with _explained(f"the encoder of {self.path} cannot be read"):
+            tensors = {name: value.float() for name, value in self._tensors(ENCODER).items()}
+            hyper, weights = _under("hyper_encoder.", tensors), _under("estimator.", tensors)
+            with torch.device("meta"):
+                _check_sizes(Entroformer(settings.entropy).hyper_encoder, hyper)
+            model = Entroformer(settings.entropy)
+            model.hyper_encoder.load_state_dict(hyper)
+            estimator = None
+            if weights:
+                with torch.device("meta"):
+                    _check_sizes(ParameterEstimator(settings.adapter), weights)
+                estimator = ParameterEstimator(settings.adapter)
+                estimator.load_state_dict(weights)
+                estimator.requires_grad_(False).to(device)
+            return model.requires_grad_(False).eval().to(device), estimator
 
 
 def write_bundle(
@@ -212,14 +255,57 @@ def find_bundle(head: str, folders: Iterable[str | Path] = ()) -> Bundle:
     A folder may be a bundle or hold bundles. Raises BundleError when none fits.
     """
     places = [Path(folder) for folder in folders] + [EMBEDDED]
+    wanted: list[BundleError] = []
+    others: list[BundleError] = []
     for place in places:
-        for candidate in [place, *sorted(place.glob("*/"))]:
-            if (candidate / CONFIG).is_file():
-                bundle = Bundle.open(candidate)
-                if bundle.id.startswith(head):
-                    return bundle
+        for candidate in _bundles_in(place):
+            is_wanted = False
+            try:
+                bundle = Bundle.described(candidate)
+                is_wanted = bundle.id.startswith(head)
+                if is_wanted:
+                    return bundle.checked()
+            except BundleError as error:
+                (wanted if is_wanted else others).append(error)
     looked = ", ".join(map(str, places))
-    raise BundleError(f"no bundle with id {head}... in {looked}; give the folder of the bundle that wrote the file")
+    damaged = wanted + others
+    why = f"; {len(damaged)} there cannot be read, the first because {damaged[0]}" if damaged else ""
+    raise BundleError(f"no bundle with id {head}... in {looked}; give the folder of the one that wrote the file{why}")
+
+
+def _bundles_in(place: Path) -> list[Path]:
+    try:
+        return [folder for folder in [place, *sorted(place.glob("*/"))] if (folder / CONFIG).exists()]
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot look for bundles in {place}: {error}") from None
+
+
+@contextmanager
+def _explained(what: str, *, only_unexpected: bool = True) -> Iterator[None]:
+    """Make one BundleError of what a library raises over a damaged file, or, if not `only_unexpected`, of any error."""
+    try:
+        yield
+    except BundleError:
+        raise
+    except Exception as error:
+        if isinstance(error, FdcError) and only_unexpected:
+            raise
+        text = " ".join(str(error).split()) if isinstance(error, FdcError | ValueError) else _named(error)
+        raise BundleError(f"{what}: {text}") from error
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__} {' '.join(str(error).split())[:240]}".strip()
+
+
+def _check_sizes(network: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless a network without memory has tensors of these names and shapes."""
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if differing:
+        name = differing[0]
+        raise ValueError(f"{CONFIG} states {name} of {expected.get(name)}, its tensors have {found.get(name)}")
 
 
 def _read_config(data: Any, path: Path) -> BundleConfig:
@@ -231,6 +317,10 @@ def _read_config(data: Any, path: Path) -> BundleConfig:
         config = cast(BundleConfig, build(BundleConfig, data, "settings"))
         if max(map(abs, config.alpha_offsets)) > LARGEST_OFFSET:
             raise ValueError(f"alpha_offsets are at most {LARGEST_OFFSET}, not {list(config.alpha_offsets)}")
+        if not 1 <= config.steps <= MOST_STEPS:
+            raise ValueError(f"steps are 1 to {MOST_STEPS}, not {config.steps}")
+        if not 0 < config.alpha_at_one < math.inf:
+            raise ValueError(f"alpha_at_one is a positive number, not {config.alpha_at_one}")
         return config
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # also of JSON that is no object
         raise BundleError(f"{path / CONFIG} does not describe a bundle: {error}") from None

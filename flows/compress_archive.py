@@ -45,6 +45,7 @@ def compress_archive(
     resume: int | None = None,
     retry_failed: bool = False,
     recheck: bool = False,
+    allow_shrink: bool = False,
     plan: bool = False,
     engine: mapping.Engine = "threads",
     dask_address: str = "",
@@ -68,7 +69,7 @@ def compress_archive(
         max_shard_bytes: Bytes of sources in a tar.
         image_timeout: Seconds that one picture may take.
         image_memory: Bytes that the process of one picture may come to hold.
-        max_failed_fraction: Stop, instead of committing a shard, when more of its pictures fail.
+        max_failed_fraction: Stop, not committing a shard, when more of its pictures were read but could not be kept.
         verify: Decode every file again in a second process before it is kept.
         metrics: Measure PSNR, MS-SSIM, LPIPS and DISTS of every picture.
         threads: Computing threads of a worker; part of the run's plan, since they change the last bits.
@@ -79,6 +80,7 @@ def compress_archive(
         resume: Finish this run and do nothing else; refused when its settings are not those given.
         retry_failed: Take again what crashed, was killed, took too long or broke the encoder before.
         recheck: Take again what an earlier release kept and this one would judge otherwise.
+        allow_shrink: Go on though the source lists nothing, or less than half of the pictures that are kept.
         plan: Write nothing, but predict objects, requests, bytes and hours, from a sample of 20 pictures.
         engine: threads of this process, or dask for other processes. The archive is the same.
         dask_address: A Dask scheduler on the loopback interface or at tls://; local processes if empty.
@@ -113,7 +115,7 @@ def compress_archive(
     with command.bar("compressing") as bar, shards as (count, runner):
         mapped = partial(mapping.shard_map.with_options(task_runner=runner), workers=count, progress=bar)
         run = partial(compress, source, archive, settings, models=models, shard_map=mapped, progress=bar)
-        outcome = run(resume=resume, retry_failed=retry_failed, recheck=recheck)
+        outcome = run(resume=resume, retry_failed=retry_failed, recheck=recheck, allow_shrink=allow_shrink)
     row = {"runs": str(outcome.runs), **outcome.totals, **report.means(Store(archive), outcome.runs)}
     create_table_artifact([row], key="compress-archive", description=f"{source} into {archive}")
     return row

@@ -28,10 +28,11 @@ from tasks.archive import layout
 from tasks.archive.tar import TrainingTar
 from tasks.progress import SILENT, Progress
 from tasks.sources import sharding
-from tasks.sources.source import BATCH, FOUND, ChangedError, Source, open_source, write_found
+from tasks.sources.reading import LostError, Reader
+from tasks.sources.source import BATCH, FOUND, Source, open_source, write_found
 from tasks.storage import parquet
 from tasks.storage.keys import UNFINISHED, extension_of, member
-from tasks.storage.store import NotFoundError, StorageError, Store, sha256_of
+from tasks.storage.store import StorageError, Store, sha256_of
 
 DECODERS = 2
 READ_AHEAD = 64
@@ -52,7 +53,7 @@ MANIFEST = pa.schema(
             "reason",
             pa.string(),
             True,
-            {"description": "content: no picture; source_missing; source_changed"},
+            {"description": "content: no picture; else why its bytes could not be had, as an archive's report says it"},
         ),
         pa.field("error", pa.string(), True, {"description": "one line on what failed"}),
         pa.field("duplicate_of", pa.string(), True, {"description": "first key whose source has the same bytes"}),
@@ -118,9 +119,9 @@ def pack(
 def pack_shard(job: Job, shard: int, progress: Progress = SILENT) -> int:
     """Pack one shard unless that is done; returns its number of photos.
 
-    Raises StorageError when a source cannot be reached: nothing is committed then, and calling again is right.
+    Raises StorageError when the source as a whole cannot be reached: nothing is committed, and calling again is right.
     """
-    store, source = Store(job.dataset), open_source(job.source)
+    store, reader = Store(job.dataset), Reader(open_source(job.source))
     with store.open(job.plan) as file:
         planned = pa.parquet.read_table(file, filters=pa.compute.field("shard") == shard).to_pylist()
     if store.exists(_part(shard)):
@@ -131,7 +132,7 @@ def pack_shard(job: Job, shard: int, progress: Progress = SILENT) -> int:
         spool = Path(scratch) / "shard.tar"
         with TrainingTar(spool) as tar, ThreadPoolExecutor(DECODERS) as decoders:
             for first in range(0, len(planned), READ_AHEAD):
-                for row, data in decoders.map(lambda entry: _checked(source, entry), planned[first:][:READ_AHEAD]):
+                for row, data in decoders.map(lambda entry: _checked(reader, entry), planned[first:][:READ_AHEAD]):
                     if row["status"] == "packed":
                         row["member"] = member(len(rows), row["key"], extension_of(row["key"]))
                         row |= {"offset": tar.add(row["member"], data), "length": len(data)}
@@ -183,7 +184,7 @@ def local_tars(place: str, cache: Path) -> str:
     return str(kept / tar)
 
 
-def _checked(source: Source, entry: Row) -> tuple[Row, bytes]:
+def _checked(reader: Reader, entry: Row) -> tuple[Row, bytes]:
     """The row of one source, and its bytes; it is decoded whole, which is what finds a truncated file."""
     row: Row = {
         "key": entry["key"],
@@ -192,11 +193,9 @@ def _checked(source: Source, entry: Row) -> tuple[Row, bytes]:
         "shard": entry["shard"],
     }
     try:
-        data = source.fetch(entry)
-    except NotFoundError as error:
-        return row | {"status": "failed", "reason": "source_missing", "error": str(error)}, b""
-    except ChangedError as error:
-        return row | {"status": "failed", "reason": "source_changed", "error": str(error)}, b""
+        data = reader.fetch(entry)
+    except LostError as lost:
+        return row | {"status": "failed", "reason": lost.reason, "error": str(lost.__cause__ or lost)}, b""
     row |= {"sha256": hashlib.sha256(data).hexdigest()}
     try:
         found, width, height = check_source(data)
@@ -229,7 +228,7 @@ def _planned(source: Source, settings: Settings, scratch: Path) -> tuple[Path, l
     """The plan as a local file, sorted by key, and the rows of each shard."""
     shards = sharding.Shards(sharding.Limits(settings.max_images_per_shard, settings.max_shard_bytes))
     found, plan = write_found(source, scratch / "found.parquet"), scratch / "plan.parquet"
-    sql = "SELECT DISTINCT ON (key) key, uri, size, stamp FROM found ORDER BY key, stamp"
+    sql = "SELECT DISTINCT ON (key) key, uri, size, stamp, fault FROM found ORDER BY key, stamp"
     with (
         parquet.database(found=pa.dataset.dataset(found)) as connection,
         pa.parquet.ParquetWriter(plan, PLANNED, compression="zstd") as writer,

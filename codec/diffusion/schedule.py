@@ -40,6 +40,8 @@ class NoiseSchedule:
             raise BackboneError(f"the scheduler {config.get('_class_name')} has no beta schedule: not a DDPM backbone")
         if settings["prediction_type"] not in ("epsilon", "v_prediction"):
             raise BackboneError(f"prediction type {settings['prediction_type']}: only epsilon and v_prediction work")
+        if settings["num_train_timesteps"] != TIMESTEPS and settings["trained_betas"] is None:
+            raise BackboneError(f"the schedule has {settings['num_train_timesteps']} timesteps instead of {TIMESTEPS}")
         try:
             alpha_bar = _alpha_bar(settings).double()
         except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:

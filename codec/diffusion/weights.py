@@ -118,13 +118,41 @@ def _read_folder(folder: Path, name: str, with_prompt: bool) -> Checkpoint:
 def _read_network(folder: Path, classes: Classes) -> "ModelMixin":
     config = _read_json(folder / "config.json")
     name = _checked_class(config, classes, folder)
-    kind = classes[name]
+    kind, file = classes[name], folder / f"{WEIGHTS}.safetensors"
     if kind is None:
+        if file.is_file():
+            _refuse_other_sizes(config, _diffusers_class(name), read_tensors(file), folder)
         return _read_diffusers(folder, name)
-    with _explained(folder):
-        network = kind.from_config(config)
-    _fill(network, read_tensors(folder / f"{WEIGHTS}.safetensors"), folder)
+    tensors = read_tensors(file)
+    network = _refuse_other_sizes(config, kind, tensors, folder)
+    _fill(network, tensors, folder)
     return network
+
+
+def _refuse_other_sizes(config: Mapping[str, Any], kind: Any, tensors: Mapping[str, Tensor], folder: Path) -> Any:
+    """The network that a configuration describes, without memory; raises BackboneError if these are not its tensors."""
+    for name, value in config.items():
+        layers = [number for number in _numbers(value) if "blocks" in name or "layers" in name]
+        if layers and max(layers) > len(tensors):
+            raise BackboneError(f"{folder} states {max(layers)} {name}, and has {len(tensors)} weights")
+    with _explained(folder), torch.device("meta"):
+        network = kind.from_config(dict(config))
+    stated, found = network.state_dict(), sum(tensor.numel() for tensor in tensors.values())
+    for name in sorted(stated.keys() & tensors.keys()):
+        if stated[name].shape != tensors[name].shape:
+            raise BackboneError(
+                f"{folder} states {name} of {tuple(stated[name].shape)}, and has {tuple(tensors[name].shape)}"
+            )
+    if (wanted := sum(tensor.numel() for tensor in stated.values())) > found:
+        _check_names(folder, stated.keys() - tensors.keys(), tensors.keys() - stated.keys())
+        raise BackboneError(f"{folder} states {wanted} weights, and has {found}")
+    return network
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, list | tuple):
+        return [number for part in value for number in _numbers(part)]
+    return [value] if isinstance(value, int | float) else []
 
 
 def _read_diffusers(folder: Path, name: str) -> "ModelMixin":

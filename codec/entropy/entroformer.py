@@ -26,6 +26,12 @@ KNOT_SPACING = 15
 NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1))
 """Positions, as (row, column) offsets, whose symbols are the input of a position in raster order."""
 
+LARGEST = {
+    **{"dim": 2**20, "hyper_channels": 2**20, "depth": 64, "heads": 2**20, "mlp_ratio": 64, "top_k": 2**20},
+    **{"positions": 2**8, "halvings": 7},
+}
+"""What the sizes of a network may be at most, so that one which is stated, and not there, is soon found out."""
+
 Order = Literal["parallel", "serial"]
 
 
@@ -54,10 +60,9 @@ class EntroformerSettings:
     a quarter more time."""
 
     def __post_init__(self) -> None:
-        sizes = ("dim", "depth", "heads", "mlp_ratio", "top_k", "positions", "hyper_channels", "halvings")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, largest in LARGEST.items():
+            if not 1 <= getattr(self, name) <= largest:
+                raise ValueError(f"{name} must be 1 to {largest}, not {getattr(self, name)}")
         if self.dim % self.heads:
             raise ValueError(f"heads must divide dim: {self.heads} and {self.dim}")
 

@@ -131,8 +131,14 @@ class ExactEntropyModel:
             self.math = Exact(integers["exponential"].to(self.device))
             self.constants = RateConstants(*(integers[name] for name in ("alpha", "inverse", "level")))
             prove_bounds(integers, settings)
+            with torch.device("meta"):
+                _restore(integers, settings)  # compares all sizes before memory is asked for
             self.network = _restore(integers, settings).to(self.device)
-        except (KeyError, ValueError, RuntimeError) as error:
+        except KeyError as error:
+            raise BundleError(
+                f"the bundle's entropy model states more than it has: tensor {error} is missing"
+            ) from None
+        except (ValueError, RuntimeError) as error:
             raise BundleError(f"the bundle's entropy model is not of this format version: {error}") from None
 
     def hyper_shape(self, height: int, width: int) -> tuple[int, int, int]:

@@ -21,6 +21,16 @@ class AdapterSettings:
     largest_timestep: float = 350.0
     first_timestep: float = 50.0
 
+    def __post_init__(self) -> None:
+        if self.alphas not in (1, 4):
+            raise ValueError(f"alphas are 1 or 4, not {self.alphas}")
+        if not 0 < self.alpha_at_one < math.inf:
+            raise ValueError(f"alpha_at_one is a positive number, not {self.alpha_at_one}")
+        if not 0 < self.first_timestep < self.largest_timestep < 1000:
+            raise ValueError("timesteps are below 1000, and first_timestep is between 0 and largest_timestep")
+        if min(self.channels) < 1:
+            raise ValueError(f"channels are at least 1, not {list(self.channels)}")
+
 
 class ParameterEstimator(nn.Module):
     """(latent, lambda) -> (alpha, t). Three stride-2 convolutions and a global mean, so any size of picture works."""

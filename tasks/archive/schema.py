@@ -27,6 +27,8 @@ CODECS: Mapping[str, str] = {
 FAILURES: Mapping[str, str] = {
     "source_changed": "changed between listing and reading",
     "source_missing": "gone between listing and reading",
+    "source_unreadable": "there, but it could not be read: denied, damaged, no file, or in a class to be restored from",
+    "unreadable_folder": "a place that could not be looked into; what is below it is neither gone nor new in this run",
     "strict_metadata": "not compressed, and kept whole it would have metadata that the settings exclude",
 }
 REASONS: Mapping[str, str] = {

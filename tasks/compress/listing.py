@@ -13,13 +13,14 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from codec.errors import ArchiveError
-from tasks.archive import manifest, report
+from tasks.archive import layout, manifest, report
 from tasks.archive.schema import SCHEMA, TROUBLE
 from tasks.sources import listing_files
 from tasks.sources.filters import Filter
 from tasks.sources.sharding import Limits, Shards
 from tasks.sources.source import FOUND, Source, write_filtered
 from tasks.storage import parquet
+from tasks.storage.keys import name_of
 from tasks.storage.store import StorageError, Store, sha256_of
 
 BATCH = 10_000
@@ -44,7 +45,7 @@ LISTING = pa.schema(
             {
                 "description": "new; changed: kept with another stamp; again: taken again; gone: no more there; "
                 "unjudged: no more there, and kept by a release that did not account for every byte; "
-                "excluded: left aside"
+                "excluded: left aside; unreadable: a place that could not be looked into"
             },
         ),
         pa.field(
@@ -57,15 +58,24 @@ LISTING = pa.schema(
         ),
         pa.field("pattern", pa.string(), True, {"description": "pattern for which the source is left aside"}),
         pa.field("group", pa.string(), True, {"description": "stem that other sources of its folder have too"}),
+        pa.field("fault", pa.string(), True, {"description": "why a place could not be looked into"}),
     ]
 )
 
 _STAGED = "CREATE TABLE {name}_staged AS SELECT *, hash(key) % {buckets} AS bucket FROM {name} ORDER BY bucket"
 _NOTHING_PENDING = """
     CREATE TABLE pending (
-        key VARCHAR, uri VARCHAR, size BIGINT, stamp VARCHAR, state VARCHAR, version INTEGER, held_sha256 VARCHAR
+        key VARCHAR, uri VARCHAR, size BIGINT, stamp VARCHAR, state VARCHAR, version INTEGER, held_sha256 VARCHAR,
+        fault VARCHAR
     )
 """
+_PLACES = "CREATE TABLE places AS SELECT rtrim(key, '/') || '/' AS place FROM found_staged WHERE fault IS NOT NULL"
+_STILL_THERE = """
+    SELECT count(DISTINCT key) FROM rows_staged r
+    SEMI JOIN (SELECT key FROM found_staged WHERE bucket = $bucket) USING (key)
+    WHERE r.bucket = $bucket AND tar IS NOT NULL
+"""
+_NAMED_AS_ARCHIVES = "SELECT uri FROM found_staged WHERE key = $name OR ends_with(key, '/' || $name)"
 _PENDING = f"""
     INSERT INTO pending
     WITH rows AS (
@@ -77,7 +87,7 @@ _PENDING = f"""
     ), forgotten AS (
         SELECT DISTINCT key FROM rows WHERE status = 'forgotten'
     ), here AS (
-        SELECT DISTINCT ON (key) key, uri, size, stamp FROM found ANTI JOIN forgotten USING (key)
+        SELECT DISTINCT ON (key) key, uri, size, stamp, fault FROM found ANTI JOIN forgotten USING (key)
         WHERE pattern IS NULL ORDER BY key, stamp
     ), last_row AS (
         SELECT key, max(run) AS run, arg_max({{'status': status, 'reason': reason}}, run) AS said
@@ -90,7 +100,9 @@ _PENDING = f"""
     ), missing AS (
         SELECT key, arg_max({{'version': version, 'sha256': source_sha256, 'uri': source_uri, 'size': source_bytes,
             'unjudged': $all AND codec = 'fdc' AND carried IS NULL AND list_contains($again, run)}}, run) AS kept
-        FROM rows ANTI JOIN found USING (key) WHERE tar IS NOT NULL GROUP BY key
+        FROM rows ANTI JOIN found USING (key)
+        WHERE tar IS NOT NULL AND NOT EXISTS (SELECT 1 FROM places WHERE starts_with(rows.key || '/', place))
+        GROUP BY key
     ), once_gone AS (
         SELECT DISTINCT key FROM listings WHERE state IN ('gone', 'unjudged')
     ), known_gone AS (
@@ -98,20 +110,23 @@ _PENDING = f"""
         GROUP BY key HAVING arg_max(state, run) IN ('gone', 'unjudged')
     )
     SELECT key, f.uri, f.size, f.stamp,
-           CASE WHEN k.key IS NULL THEN 'new'
+           CASE WHEN f.fault IS NOT NULL THEN 'unreadable'
+                WHEN k.key IS NULL THEN 'new'
                 WHEN h.size = f.size AND h.stamp = f.stamp THEN 'again' ELSE 'changed' END AS state,
-           coalesce(k.kept.version, 0) + 1 AS version, k.kept.sha256 AS held_sha256
+           coalesce(k.kept.version, 0) + 1 AS version, k.kept.sha256 AS held_sha256, f.fault
     FROM here f LEFT JOIN last_stamp h USING (key) LEFT JOIN last_kept k USING (key)
-    WHERE h.key IS NULL OR h.size <> f.size OR h.stamp <> f.stamp
+    WHERE f.fault IS NOT NULL OR h.key IS NULL OR h.size <> f.size OR h.stamp <> f.stamp
           OR h.status = 'failed' OR (list_contains($again, h.run) AND ($all OR h.reason IN {TROUBLE}))
     UNION ALL
-    SELECT key, kept.uri, NULL, NULL, 'gone', kept.version, kept.sha256 FROM missing ANTI JOIN known_gone USING (key)
-    WHERE NOT kept.unjudged
+    SELECT key, kept.uri, NULL, NULL, 'gone', kept.version, kept.sha256, NULL
+    FROM missing ANTI JOIN known_gone USING (key) WHERE NOT kept.unjudged
     UNION ALL
-    SELECT key, kept.uri, kept.size, 'gone', 'unjudged', kept.version, kept.sha256 FROM missing WHERE kept.unjudged
+    SELECT key, kept.uri, kept.size, 'gone', 'unjudged', kept.version, kept.sha256, NULL
+    FROM missing WHERE kept.unjudged
 """
 _ALIKE = """
-    SELECT key, uri, size, stamp FROM pending WHERE state NOT IN ('gone', 'unjudged') AND size <= $largest
+    SELECT key, uri, size, stamp FROM pending
+    WHERE state NOT IN ('gone', 'unjudged', 'unreadable') AND size <= $largest
     QUALIFY count(*) OVER (PARTITION BY size, if($by_stamp, stamp, '')) > 1
 """
 _ALIKE_TO_THE_END = "SELECT * FROM alike QUALIFY count(*) OVER (PARTITION BY size, stamp_or_tail) > 1"
@@ -122,7 +137,7 @@ _TWINS = """
 _GROUPS = r"""
     CREATE TABLE groups AS
     SELECT key, regexp_replace(key, '(\.[^./]+)+$', '') AS stem
-    FROM (SELECT DISTINCT key FROM found_staged WHERE pattern IS NULL)
+    FROM (SELECT DISTINCT key FROM found_staged WHERE pattern IS NULL AND fault IS NULL)
     QUALIFY count(*) OVER (PARTITION BY stem) > 1 AND NOT regexp_matches(stem, '(^|/)$')
 """
 _TOGETHER = """
@@ -132,14 +147,14 @@ _TOGETHER = """
 """
 _FROZEN = """
     SELECT $run AS run, key, uri, size, stamp, state, version, held_sha256, t.sha256, t.duplicate_of, NULL AS pattern,
-           g.stem AS "group", coalesce(members, 1) AS members, coalesce(bytes, size) AS bytes
+           g.stem AS "group", fault, coalesce(members, 1) AS members, coalesce(bytes, size) AS bytes
     FROM pending LEFT JOIN twins t USING (key) LEFT JOIN groups g USING (key) LEFT JOIN together USING (key)
     WHERE (state = 'gone') = $gone ORDER BY coalesce(g.stem, key), key
 """
 """Sources of one group follow each other; `members` and `bytes` of its first one are those of all of it."""
 _EXCLUDED = """
     SELECT $run AS run, key, uri, size, stamp, 'excluded' AS state, 0 AS version, NULL AS held_sha256, NULL AS sha256,
-           NULL AS duplicate_of, pattern, NULL AS "group"
+           NULL AS duplicate_of, pattern, NULL AS "group", fault
     FROM found_staged WHERE pattern IS NOT NULL ORDER BY key
 """
 
@@ -177,13 +192,17 @@ def freeze(
     *,
     again: Again = NOTHING,
     chosen: Filter = EVERYTHING,
+    allow_shrink: bool = True,
 ) -> Frozen:
     """List a source, take away what the sealed runs hold, and write the rest, by group and key, as a run's listing.
 
     Failed rows do not count as held, nor do those that `again` names. Sources that look alike are read here, so that
     equal content is known to every shard. Gone sources come last, and after them those that `chosen` leaves aside,
     which are neither gone nor failed. Memory stays bounded: the listing and the comparison
-    are on disk, below `scratch`. Raises StorageError, also when that is full.
+    are on disk, below `scratch`. What lies below a place that could not be looked into is neither gone nor new.
+
+    Raises StorageError, also when the disk is full; ArchiveError when the archive is among what is listed and, without
+    `allow_shrink`, when nothing is listed or less than half of what is kept: a disk that is not mounted looks so.
     """
     history = [manifest.read(archive, number) for number in report.runs(archive) if number < run]
     parts, listings = report.files(archive, [plan.run for plan in history]), [plan.listing for plan in history]
@@ -195,7 +214,10 @@ def freeze(
             found=found,
         ) as connection:
             keys = found.count_rows() + sum(plan.images for plan in history)
-            _compare(connection, 1 + keys // KEYS_PER_BUCKET, again)
+            still_there = _compare(connection, 1 + keys // KEYS_PER_BUCKET, again)
+            _refuse_itself(connection, archive)
+            if not allow_shrink:
+                _refuse_shrinking(connection, source, found.count_rows(), still_there)
             _find_twins(source, connection, scratch)
             connection.execute(_GROUPS)
             connection.execute(_TOGETHER)
@@ -220,16 +242,49 @@ def read(archive: Store, name: str, start: int, stop: int) -> list[dict[str, Any
     return list(pa.concat_tables(wanted).to_pylist()) if wanted else []
 
 
-def _compare(connection: duckdb.DuckDBPyConnection, buckets: int, again: Again) -> None:
+def _compare(connection: duckdb.DuckDBPyConnection, buckets: int, again: Again) -> int:
     """Make the table `pending` of what is new, changed or gone, a bucket of keys at a time.
+
+    Returns how many of the keys that are kept were found.
 
     Everything is read once, onto disk; what an aggregate or a join holds is a bucket's, however long the history is.
     """
     for name in ("rows", "listings", "found"):
         connection.execute(_STAGED.format(name=name, buckets=buckets))
     connection.execute(_NOTHING_PENDING)
+    connection.execute(_PLACES)
+    still_there = 0
     for bucket in range(buckets):
         connection.execute(_PENDING, {"bucket": bucket, "again": list(again.runs), "all": again.every_row})
+        still_there += _count(connection, _STILL_THERE, bucket=bucket)
+    return still_there
+
+
+def _refuse_itself(connection: duckdb.DuckDBPyConnection, archive: Store) -> None:
+    """Raise ArchiveError where the archive is reached from its source, through whatever link."""
+    if archive.folder is None:
+        return
+    for (uri,) in connection.execute(_NAMED_AS_ARCHIVES, {"name": layout.ARCHIVE}).fetchall():
+        path = Path(name_of(uri).removeprefix("file://"))
+        with suppress(OSError):
+            if uri.startswith("file://") and path.samefile(archive.folder / layout.ARCHIVE):
+                raise ArchiveError(f"{archive}: its source reaches it, as {path.parent}; keep the archive elsewhere")
+
+
+def _refuse_shrinking(connection: duckdb.DuckDBPyConnection, source: Source, found: int, still_there: int) -> None:
+    gone = _count(connection, "SELECT count(*) FROM pending WHERE state = 'gone'")
+    if not found:
+        raise ArchiveError(f"{source}: lists nothing; if that is right, allow it with --allow-shrink")
+    if still_there < gone:
+        raise ArchiveError(
+            f"{source}: lists {still_there} of the {still_there + gone} pictures that are kept, less than half; "
+            "if that is right, allow it with --allow-shrink"
+        )
+
+
+def _count(connection: duckdb.DuckDBPyConnection, sql: str, **parameters: int) -> int:
+    (counted,) = connection.execute(sql, parameters).fetchall()[0]
+    return int(counted)
 
 
 def _find_twins(source: Source, connection: duckdb.DuckDBPyConnection, scratch: Path) -> None:
@@ -253,7 +308,7 @@ def _mapped(
 
     def told(entry: dict[str, Any]) -> dict[str, Any]:
         with suppress(ArchiveError):  # the shard that takes it will say what is wrong with it
-            return {**{name: entry[name] for name in FOUND.names}, field: function(entry)}
+            return {**{name: entry.get(name) for name in FOUND.names}, field: function(entry)}
         return {}
 
     with pa.parquet.ParquetWriter(path, FOUND.append(pa.field(field, pa.string()))) as writer:

@@ -6,6 +6,7 @@ import importlib.metadata
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def compress(
     resume: int | None = None,
     retry_failed: bool = False,
     recheck: bool = False,
+    allow_shrink: bool = False,
     shard_map: ShardMap | None = None,
     progress: Progress = SILENT,
 ) -> Outcome:
@@ -53,7 +55,7 @@ def compress(
     An open run keeps its own settings and bundle. With `resume`, its number, nothing else is done, and settings that
     differ from its own are refused. With `retry_failed`, what crashed, was killed, took too long or broke the encoder
     before this call is taken again, once; with `recheck`, what an earlier release of this package would judge
-    otherwise. Of
+    otherwise. A source that lists nothing, or less than half of what is kept, is refused without `allow_shrink`. Of
     `models`, the threads are those of the settings. `shard_map` maps encode_shard over the shards of a run, by default
     one after another.
     """
@@ -81,7 +83,7 @@ def compress(
         finish(started)
     again = _again(store, retry_failed=retry_failed, recheck=recheck)
     while resume is None:
-        number = plan_run(pictures, store, settings, models, again=again)
+        number = plan_run(pictures, store, settings, models, again=again, allow_shrink=allow_shrink)
         if number is None or not finish(number).truncated:
             break
     return Outcome([run for run, _ in finished], report.add([totals for _, totals in finished]))
@@ -103,7 +105,13 @@ def open_run(archive: Store) -> int | None:
 
 
 def plan_run(
-    source: Source, archive: Store, settings: Settings, models: Models, *, again: Again = NOTHING
+    source: Source,
+    archive: Store,
+    settings: Settings,
+    models: Models,
+    *,
+    again: Again = NOTHING,
+    allow_shrink: bool = False,
 ) -> int | None:
     """Open the next run, for what the sealed ones do not hold, and return its number; None when that is nothing.
 
@@ -116,7 +124,8 @@ def plan_run(
     limits = sharding.Limits(settings.max_images_per_shard, settings.max_shard_bytes, listing.SHARDS_PER_RUN)
     with tempfile.TemporaryDirectory() as scratch:
         chosen = Filter(settings.include, settings.exclude, settings.non_images == "keep")
-        frozen = listing.freeze(source, archive, run, limits, Path(scratch), again=again, chosen=chosen)
+        planned = partial(listing.freeze, source, archive, run, limits, Path(scratch), again=again, chosen=chosen)
+        frozen = planned(allow_shrink=allow_shrink)
         if not frozen.shards:
             return None
         about = escrow.keep(archive, models)

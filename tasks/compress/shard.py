@@ -19,14 +19,13 @@ from tasks.compress import listing, process_pair
 from tasks.processes.child import Child, ChildDied
 from tasks.processes.codec_process import CODEC, Models, decodes
 from tasks.progress import SILENT, Progress
-from tasks.sources.source import ChangedError, open_source
+from tasks.sources.reading import LostError, Reader
+from tasks.sources.source import open_source
 from tasks.storage.keys import extension_of, member
 from tasks.storage.store import PIECE, NotFoundError, StorageError, Store, sha256_of
 
 Row = dict[str, Any]
 
-NONSENSE = ("unverified", *schema.TROUBLE)
-"""Reasons that may well be the machine's fault: max_failed_fraction counts them."""
 OWN_BYTES = ("damaged", "irregular", "signed", "raw", "not_an_image", "encoder")
 """Reasons for which not even a lossless transcode stands in: what is odd about a file may be what matters."""
 
@@ -45,8 +44,9 @@ class Job:
 def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.Totals:
     """Encode, verify and commit one shard, unless that is done; returns its totals.
 
-    Raises StorageError when a source or the archive cannot be reached: nothing is committed then, and calling again
-    is right. Raises ArchiveError when more pictures fail than the run's settings allow.
+    What one source alone is to blame for is its row. Raises StorageError when the source as a whole or the archive
+    cannot be reached: nothing is committed then, and calling again is right. Raises ArchiveError when more pictures
+    were read and could not be kept than the run's settings allow.
     """
     archive = Store(job.archive)
     plan = manifest.read(archive, job.run)
@@ -118,6 +118,7 @@ class Encoding:
     ) -> None:
         self.rows: list[Row] = []
         self._source, self._held = open_source(plan.source), held
+        self._reader = Reader(self._source)
         self._plan, self._shard, self._device = plan, shard, device
         self._encoder, self._decoder, self._tar = encoder, decoder, tar
 
@@ -134,13 +135,14 @@ class Encoding:
             "bundle_id": self._plan.bundle_id,
             "created_at": datetime.datetime.now(datetime.UTC),
             "group": entry.get("group"),
-            "source_modified_at": self._modified(entry["stamp"]),
+            "source_modified_at": self._modified(entry),
         }
         self.rows.append(row | self._outcome(entry))
 
-    def _modified(self, stamp: str) -> int | None:
+    def _modified(self, entry: Row) -> int | None:
         """Nanoseconds since 1970, where the source's store tells times instead of contents."""
-        return int(stamp) if not self._source.stamps_tell_content and stamp.isdecimal() else None
+        stamp, is_local = str(entry["stamp"]), entry["uri"].startswith("file://")
+        return int(stamp) if is_local and not self._source.stamps_tell_content and stamp.isdecimal() else None
 
     def _outcome(self, entry: Row) -> Row:
         if entry["state"] == "unjudged" and (held := self._held.get(entry["key"])) is not None:
@@ -148,11 +150,9 @@ class Encoding:
         try:
             if entry["size"] > listing.LARGEST_SOURCE:
                 return self._streamed(entry)
-            source = self._source.fetch(entry)
-        except NotFoundError:
-            return _failed("source_missing", "not there any more")
-        except ChangedError:
-            return _failed("source_changed", "changed after it was listed")
+            source = self._reader.fetch(entry)
+        except LostError as lost:
+            return _failed(lost.reason, str(lost))
         content = hashlib.sha256(source).hexdigest()
         found = {"source_sha256": content}
         held = self._held.get(entry["key"])
@@ -167,7 +167,7 @@ class Encoding:
     def _streamed(self, entry: Row) -> Row:
         """A source that is not read into memory goes into the tar as it is, in pieces."""
         name = member(len(self.rows), entry["key"], extension_of(entry["key"]))
-        offset, content = self._tar.add_pieces(name, entry["size"], self._source.pieces(entry))
+        offset, content = self._tar.add_pieces(name, entry["size"], self._reader.pieces(entry))
         found = {"source_sha256": content}
         held = self._held.get(entry["key"])
         if held is not None and content == entry["held_sha256"]:
@@ -319,12 +319,13 @@ def _published(archive: Store, plan: Manifest, shard: int, rows: list[Row], spoo
 
 
 def _refuse_nonsense(plan: Manifest, shard: int, rows: list[Row]) -> None:
-    failed = [row for row in rows if row["status"] == "failed" or row.get("reason") in NONSENSE]
+    read = [row for row in rows if row.get("source_sha256")]
+    failed = [row for row in read if row["status"] == "failed"]
     allowed = plan.settings.max_failed_fraction
-    if len(failed) > allowed * len(rows):
-        first = f"{failed[0]['key']!r}: {failed[0].get('error', 'unverified')}"
+    if len(failed) > allowed * len(read):
+        first = f"{failed[0]['key']!r}: {failed[0]['error']}"
         raise ArchiveError(
-            f"run {plan.run}, shard {shard}: {len(failed)} of {len(rows)} pictures failed, more than "
+            f"run {plan.run}, shard {shard}: {len(failed)} of {len(read)} pictures could not be kept, more than "
             f"max_failed_fraction {allowed} allows; the first is {first}"
         )
 

@@ -213,7 +213,7 @@ class _Audit:
         """The bytes at a row's place in pieces, fewer or none if the tar ends before."""
         if not whole:
             try:
-                yield from self.archive.pieces(tar, row["offset"], row["length"])
+                yield from self.archive.range_pieces(tar, row["offset"], row["length"])
             except StorageError:
                 if self.archive.size(tar) >= row["offset"] + row["length"]:
                     raise

@@ -2,15 +2,19 @@
 
 Of the columns, in any case and with or without underscores, one of `uri`, `url`, `path` and `key` is the location;
 `bucket`, `size` and `etag` complete it; rows that are no latest version, or mark a deletion, are left out. A CSV file
-has a header; the data files of an S3 Inventory have none, so it is given by its manifest.json.
+(with commas, or tabs as .tsv) has a header; the data files of an S3 Inventory have none, so it is given by its
+manifest.json. Rows count from 1, a header aside.
 """
 
+import gzip
 import json
+import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, BinaryIO
-from urllib.parse import unquote_plus
+from typing import Any, BinaryIO, cast
+from urllib.parse import unquote_to_bytes
 
 import pyarrow as pa
 import pyarrow.csv
@@ -19,8 +23,10 @@ import pyarrow.parquet
 from codec.errors import ArchiveError, SettingsError
 from tasks.storage.store import Store
 
-EXTENSIONS = (".parquet", ".csv", ".csv.gz", "manifest.json")
+_TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+EXTENSIONS = (".parquet", *_TABLES, "manifest.json")
 LOCATIONS = ("uri", "url", "path", "key")
+LARGEST = 2**63 - 1
 BATCH = 10_000
 CONNECTIONS = 16
 
@@ -34,8 +40,17 @@ class Row:
     etag: str | None
 
 
+def is_listing(url: str) -> bool:
+    """Whether a path or URL is that of a listing file, by its extension in any case."""
+    return url.lower().endswith(EXTENSIONS)
+
+
 def read(store: Store, name: str) -> Iterator[list[Row]]:
-    """The rows of a listing file, a batch at a time; raises SettingsError for a file without locations."""
+    """The rows of a listing file, a batch at a time.
+
+    Raises SettingsError for a file without locations, ArchiveError for a row that says nothing sensible.
+    """
+    first = 1
     for batch in _batches(store, name):
         columns = _columns(batch.schema.names)
         location = next((column for column in LOCATIONS if column in columns), None)
@@ -44,8 +59,17 @@ def read(store: Store, name: str) -> Iterator[list[Row]]:
                 f"{store.uri(name)}: lists no files; give it a column {', '.join(LOCATIONS[:-1])} or {LOCATIONS[-1]}"
             )
         wanted = [column for column in (location, "bucket", "size", "etag", *_CURRENT) if column in columns]
-        rows = batch.select([columns[column] for column in wanted]).rename_columns(wanted).to_pylist()
-        yield [_row(row, location) for row in rows if _is_current(row) and not str(row[location]).endswith("/")]
+        listed = batch.select([columns[column] for column in wanted]).rename_columns(wanted).to_pylist()
+        rows = []
+        for number, row in enumerate(listed, first):
+            if not _is_current(row):
+                continue
+            try:
+                rows.append(_row(row, location))
+            except ValueError as error:
+                raise ArchiveError(f"{store.uri(name)}, row {number}: {error}; correct the listing") from None
+        yield [row for row in rows if not (row.location.endswith("/") and row.size == 0)]  # a folder's marker
+        first += len(listed)
 
 
 def has_etags(store: Store, name: str) -> bool:
@@ -65,7 +89,6 @@ def in_parallel(
 
 
 _CURRENT = ("islatest", "isdeletemarker")
-_ETAG = ("etag", "ETag", "e_tag", "E_TAG", "ETAG")
 
 
 def _columns(names: Iterable[str]) -> dict[str, str]:
@@ -73,37 +96,67 @@ def _columns(names: Iterable[str]) -> dict[str, str]:
 
 
 def _is_current(row: dict[str, Any]) -> bool:
-    latest, deleted = (str(row.get(name, "")).lower() for name in _CURRENT)
+    latest, deleted = (_text(row.get(name)).lower() for name in _CURRENT)
     return latest != "false" and deleted != "true"
 
 
 def _row(row: dict[str, Any], location: str) -> Row:
-    where = f"s3://{row['bucket']}/{row[location]}" if row.get("bucket") else str(row[location])
-    size, etag = row.get("size"), row.get("etag")
-    return Row(where, None if size in (None, "") else int(size), str(etag).strip('"') if etag else None)
+    """One row; raises ValueError, saying what is wrong with it."""
+    where, bucket = _text(row[location]), _text(row.get("bucket"))
+    if not where:
+        raise ValueError(f"no {location}")
+    return Row(f"s3://{bucket}/{where}" if bucket else where, _size(row.get("size")), _etag(row.get("etag")))
+
+
+def _size(value: Any) -> int | None:
+    text = _text(value).strip()
+    if not text:
+        return None
+    try:
+        size = int(text) if text.isdecimal() else int(float(text))
+        whole = text.isdecimal() or size == float(text)
+    except (ValueError, OverflowError):  # no number, not finite
+        whole = False
+    if not whole or not 0 <= size <= LARGEST:
+        raise ValueError(f"the size {text!r} is no number of bytes")
+    return size
+
+
+def _etag(value: Any) -> str | None:
+    return _text(value).strip('"') or None
+
+
+def _text(value: Any) -> str:
+    """A cell as text, empty for null; bytes that are no UTF-8 become surrogate escapes, as in names of files."""
+    if value is None:
+        return ""
+    return os.fsdecode(value) if isinstance(value, bytes) else str(value)
 
 
 def _batches(store: Store, name: str) -> Iterator[pa.RecordBatch]:
-    if name.endswith("manifest.json"):
+    kind = name.lower()
+    if kind.endswith("manifest.json"):
         yield from _inventory(store, name)
         return
     with store.open(name) as file:
-        if name.endswith(".parquet"):
+        if kind.endswith(".parquet"):
             yield from pa.parquet.ParquetFile(file).iter_batches(BATCH)
         else:
             yield from _csv(file, name)
 
 
 def _csv(file: BinaryIO, name: str, header: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    stream = pa.PythonFile(file)
-    if name.endswith(".gz"):
-        stream = pa.CompressedInputStream(stream, "gzip")
-    known = header or [*LOCATIONS, *map(str.upper, LOCATIONS), *map(str.title, LOCATIONS), *_ETAG]
-    strings = pa.csv.ConvertOptions(column_types=dict.fromkeys(known, pa.string()))  # a number would lose its zeros
+    """Every cell as bytes: a number would lose its zeros, and a name need not be UTF-8."""
+    kind = name.lower()
+    stream = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if kind.endswith(".gz") else file
+    parsing = pa.csv.ParseOptions(delimiter="\t" if ".tsv" in kind[-7:] else ",")
     reading = pa.csv.ReadOptions(column_names=header, block_size=1 << 20)
     try:
-        yield from pa.csv.open_csv(stream, reading, convert_options=strings)
-    except pa.ArrowInvalid as error:
+        columns = header or pa.csv.open_csv(pa.PythonFile(stream, "r"), reading, parsing).schema.names
+        stream.seek(0)
+        as_bytes = pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.binary()))
+        yield from pa.csv.open_csv(pa.PythonFile(stream, "r"), reading, parsing, as_bytes)
+    except (pa.ArrowInvalid, UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ArchiveError(f"{name}: no CSV table: {str(error).partition(chr(10))[0]}") from error
 
 
@@ -114,7 +167,7 @@ def _inventory(store: Store, name: str) -> Iterator[pa.RecordBatch]:
         document = json.loads(store.read(name))
         bucket = Store(f"s3://{document['destinationBucket'].rpartition(':')[2]}")
         kind, columns = document["fileFormat"], [column.strip() for column in document["fileSchema"].split(",")]
-        data = [file["key"] for file in document["files"]]
+        data, place = [file["key"] for file in document["files"]], columns.index("Key") if kind == "CSV" else 0
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArchiveError(f"{where}: no manifest of an S3 Inventory") from error
     if kind not in ("CSV", "Parquet"):
@@ -125,6 +178,6 @@ def _inventory(store: Store, name: str) -> Iterator[pa.RecordBatch]:
                 yield from pa.parquet.ParquetFile(file).iter_batches(BATCH)
                 continue
             for batch in _csv(file, key, columns):
-                place = columns.index("Key")
-                keys = pa.array([unquote_plus(key) for key in batch.column(place).to_pylist()], pa.string())
+                quoted = batch.column(place).to_pylist()
+                keys = pa.array([unquote_to_bytes(key.replace(b"+", b" ")) for key in quoted], pa.binary())
                 yield batch.set_column(place, "Key", keys)

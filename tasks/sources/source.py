@@ -3,6 +3,9 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,12 @@ from tasks.archive import layout
 from tasks.sources import listing_files
 from tasks.sources.filters import Filter
 from tasks.storage.keys import key_of, name_of, part_of
-from tasks.storage.store import PIECE, NotFoundError, StorageError, Store
+from tasks.storage.store import PIECE, NotFoundError, StorageError, Store, UnreadableError
 
 BATCH = 10_000
 TAIL = 4096
+SERVERS = 8
+"""So many of the stores that a listing names are asked, at most, whether one is there."""
 
 FOUND = pa.schema(
     [
@@ -25,8 +30,10 @@ FOUND = pa.schema(
         pa.field("uri", pa.string(), False),
         pa.field("size", pa.int64(), False),
         pa.field("stamp", pa.string(), False),
+        pa.field("fault", pa.string()),
     ]
 )
+"""What there is; `fault` says why a place, whose key ends in a slash where it is a folder, could not be looked into."""
 
 
 FILTERED = FOUND.append(pa.field("pattern", pa.string()))
@@ -52,11 +59,21 @@ class Source(ABC):
 
     @abstractmethod
     def entries(self) -> Iterator[dict[str, Any]]:
-        """One entry (key, uri, size, stamp) for each picture, in no order; a key that is listed twice comes twice."""
+        """One entry of FOUND for each picture, in no order; a key that is listed twice comes twice.
+
+        A place that could not be looked into, and so all below it, is one entry with a `fault`.
+        """
+
+    @abstractmethod
+    def lists(self) -> bool:
+        """Whether there is still anything to be seen: where not, what cannot be read is not to blame for it."""
 
     @abstractmethod
     def fetch(self, entry: dict[str, Any]) -> bytes:
-        """The bytes of a listed entry; raises NotFoundError, ChangedError, StorageError."""
+        """The bytes of a listed entry; raises NotFoundError, ChangedError, UnreadableError, else StorageError.
+
+        Of what has grown, no more is read than one byte beyond what was listed.
+        """
 
     def pieces(self, entry: dict[str, Any]) -> Iterator[bytes]:
         """The bytes of a listed entry piece by piece, for what does not fit into memory; raises as fetch does."""
@@ -73,7 +90,7 @@ class Source(ABC):
 
 def open_source(url: str) -> Source:
     """The source at a path or URL: a listing file by its extension, a dataset by its plan, else a folder."""
-    if url.endswith(listing_files.EXTENSIONS):
+    if listing_files.is_listing(url):
         return Listed(url)
     store = Store(url)
     if store.exists(layout.ARCHIVE):
@@ -92,8 +109,12 @@ def write_found(source: Source, path: Path) -> Path:
 
 def write_filtered(source: Source, path: Path, chosen: Filter) -> Path:
     """List a source into a Parquet file of FILTERED: each entry with the pattern for which it is left aside."""
-    entries = (entry | {"pattern": chosen.left_aside(entry["key"])} for entry in source.entries())
-    return _written(entries, path, FILTERED)
+    places = replace(chosen, include=(), non_images=True)
+
+    def pattern(entry: dict[str, Any]) -> str | None:
+        return (places if entry.get("fault") else chosen).left_aside(entry["key"])
+
+    return _written((entry | {"pattern": pattern(entry)} for entry in source.entries()), path, FILTERED)
 
 
 def _written(entries: Iterable[dict[str, Any]], path: Path, schema: pa.Schema) -> Path:
@@ -122,20 +143,21 @@ class _Stored(Source):
     def _locate(self, entry: dict[str, Any]) -> tuple[Store, str]: ...
 
     def fetch(self, entry: dict[str, Any]) -> bytes:
-        store, name = self._locate(entry)
-        data = store.read(name)
-        now = store.item(name)
-        if (now.size, now.stamp, len(data)) != (entry["size"], entry["stamp"], entry["size"]):
-            raise ChangedError(f"{entry['uri']}: not what was listed any more")
-        return data
+        return b"".join(self._read(entry, entry["size"] + 1))
 
     def pieces(self, entry: dict[str, Any]) -> Iterator[bytes]:
+        return self._read(entry, PIECE)
+
+    def _read(self, entry: dict[str, Any], length: int) -> Iterator[bytes]:
         store, name = self._locate(entry)
+        if store.folder is not None:
+            store.item(name)  # what is no file may never end, or never begin
         read = 0
-        with store.open(name) as file:
-            while piece := file.read(min(PIECE, entry["size"] - read)):
-                read += len(piece)
-                yield piece
+        for piece in store.pieces(name, entry["size"] + 1, length) if entry["size"] else ():
+            read += len(piece)
+            if read > entry["size"]:
+                break
+            yield piece
         now = store.item(name)
         if (now.size, now.stamp, read) != (entry["size"], entry["stamp"], entry["size"]):
             raise ChangedError(f"{entry['uri']}: changed after it was listed")
@@ -143,12 +165,16 @@ class _Stored(Source):
     def tail(self, entry: dict[str, Any]) -> str:
         store, name = self._locate(entry)
         length = min(entry["size"], TAIL)
+        if store.folder is not None:
+            store.item(name)
         data = store.read_range(name, entry["size"] - length, length) if length else b""
         return hashlib.sha256(data).hexdigest()
 
     def sha256(self, entry: dict[str, Any]) -> str:
-        store, name = self._locate(entry)
-        return store.sha256(name)
+        digest = hashlib.sha256()
+        for piece in self.pieces(entry):
+            digest.update(piece)
+        return digest.hexdigest()
 
 
 class Folder(_Stored):
@@ -164,13 +190,22 @@ class Folder(_Stored):
         folder = self._store.folder
         if not (folder.is_dir() if folder is not None else self._store.children("")):
             raise ArchiveError(f"{self}: no such folder to read pictures from")
-        if f"{archive}/".startswith(f"{self}/"):
-            raise ArchiveError(f"{archive}: lies inside the source {self}; keep the archive elsewhere")
+        _refuse_inside(archive, self._store)
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        for item in self._store.list():
+        places: list[tuple[str, OSError]] = []
+        for item in self._store.list(closed=lambda name, error: places.append((name, error))):
             uri = self._store.uri(item.name)
             yield {"key": key_of(item.name), "uri": uri, "size": item.size, "stamp": item.stamp}
+        for name, error in places:
+            fault = error.strerror or type(error).__name__
+            yield {"key": key_of(name), "uri": self._store.uri(name), "size": 0, "stamp": "", "fault": fault}
+
+    def lists(self) -> bool:
+        try:
+            return next(self._store.list(closed=lambda name, error: None), None) is not None
+        except ArchiveError:
+            return False
 
     def _locate(self, entry: dict[str, Any]) -> tuple[Store, str]:
         return self._store, name_of(entry["key"])
@@ -194,6 +229,16 @@ class Listed(_Stored):
         if not self._home.exists(self._name):
             raise ArchiveError(f"{self}: no such listing to read")
 
+    def lists(self) -> bool:
+        try:
+            first = next(listing_files.read(self._home, self._name), [])
+        except ArchiveError:
+            return False
+        for row in first:
+            with suppress(UnreadableError):
+                self._store_of(self._entry(row)["uri"])
+        return any(store.answers() for store in islice(self._stores.values(), SERVERS))
+
     def entries(self) -> Iterator[dict[str, Any]]:
         for batch in listing_files.read(self._home, self._name):
             entries = [self._entry(row) for row in batch]
@@ -214,21 +259,31 @@ class Listed(_Stored):
         """The entry with size and stamp as its store says them, where the listing does not."""
         if entry["size"] is not None and entry["stamp"] is not None:
             return entry
-        store, name = self._locate(entry)
         try:
+            store, name = self._locate(entry)
             item = store.item(name)
-        except NotFoundError:  # its row will say so
+        except StorageError as error:
+            if not isinstance(error, UnreadableError) and not self.lists():
+                raise
+            return entry | {"size": 0, "stamp": ""}  # its row will say so
+        except NotFoundError:
             return entry | {"size": 0, "stamp": ""}
         return entry | {"size": item.size, "stamp": item.stamp}
 
     def _locate(self, entry: dict[str, Any]) -> tuple[Store, str]:
-        address = name_of(entry["uri"])
-        scheme, _, rest = address.partition("://")
-        authority, _, name = rest.partition("/")
+        root, store = self._store_of(entry["uri"])
+        return store, name_of(entry["uri"])[len(root) :].removeprefix("/")
+
+    def _store_of(self, uri: str) -> tuple[str, Store]:
+        scheme, _, rest = name_of(uri).partition("://")
+        authority = rest.partition("/")[0]
         root = f"{scheme}://{authority}" if authority else f"{scheme}:///"
         if root not in self._stores:
-            self._stores[root] = Store(root)
-        return self._stores[root], name
+            try:
+                self._stores[root] = Store(root)
+            except StorageError as error:  # of a kind that is not known here
+                raise UnreadableError(str(error)) from error
+        return root, self._stores[root]
 
 
 class Packed(Source):
@@ -240,8 +295,13 @@ class Packed(Source):
         self._store, self.url = store, store.url
 
     def check(self, archive: Store) -> None:
-        if f"{archive}/".startswith(f"{self._store}/"):
-            raise ArchiveError(f"{archive}: lies inside the source {self._store}; keep the archive elsewhere")
+        _refuse_inside(archive, self._store)
+
+    def lists(self) -> bool:
+        try:
+            return self._store.exists(layout.DATASET_MANIFEST) and "shards" in self._store.children("")
+        except ArchiveError:
+            return False
 
     def entries(self) -> Iterator[dict[str, Any]]:
         columns = ["key", "sha256", "status", "tar", "offset", "length"]
@@ -259,7 +319,7 @@ class Packed(Source):
         name = name_of(address)[len(self._store.url) + 1 :]
         data = self._store.read_range(name, start, entry["size"])
         if hashlib.sha256(data).hexdigest() != entry["stamp"]:
-            raise StorageError(f"{entry['uri']}: damaged; pack the dataset again")
+            raise UnreadableError(f"{entry['uri']}: damaged; pack the dataset again")
         return data
 
     def tail(self, entry: dict[str, Any]) -> str:
@@ -267,3 +327,12 @@ class Packed(Source):
 
     def sha256(self, entry: dict[str, Any]) -> str:
         return str(entry["stamp"])
+
+
+def _refuse_inside(archive: Store, source: Store) -> None:
+    """Raise ArchiveError for an archive inside a source, through links too."""
+    inner, outer = str(archive), str(source)
+    if archive.folder is not None and source.folder is not None:
+        inner, outer = str(archive.folder.resolve()), str(source.folder.resolve())
+    if f"{inner}/".startswith(f"{outer.rstrip('/')}/"):
+        raise ArchiveError(f"{archive}: lies inside the source {source}; keep the archive elsewhere")

@@ -5,37 +5,48 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.storage.keys import UNFINISHED
 
+Closed = Callable[[str, OSError], None]
+"""Told the relative name of what could not be looked into, a folder's with a slash at its end, and why."""
 
-def walk(root: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
+
+def walk(root: Path, prefix: str = "", closed: Closed | None = None) -> Iterator[tuple[str, os.stat_result]]:
     """The relative name and status of every regular file below root/prefix, links followed, in no order.
 
     Undecodable bytes in a name are surrogate escapes. A link that leads back to a folder above it, or nowhere, and
-    whatever is neither file nor folder, are left out; a folder that cannot be read raises OSError.
+    whatever is neither file nor folder, are left out. What cannot be read raises OSError; below root/prefix it is told
+    to `closed` instead where that is given.
     """
     start = root / prefix
     if start.is_dir():
-        yield from _walk(str(start), prefix.rstrip("/") + "/" if prefix else "", ())
+        yield from _walk(str(start), prefix.rstrip("/") + "/" if prefix else "", (), closed)
 
 
-def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, os.stat_result]]:
+def _walk(
+    folder: str, prefix: str, above: tuple[tuple[int, int], ...], closed: Closed | None
+) -> Iterator[tuple[str, os.stat_result]]:
     here = Path(folder).stat()
     identity = (here.st_dev, here.st_ino)
     if identity in above:
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            status = _status(entry)
-            if status is None:
+            name = f"{prefix}{entry.name}/"
+            try:
+                status = _status(entry)
+                if status is not None and stat.S_ISDIR(status.st_mode):
+                    yield from _walk(entry.path, name, (*above, identity), closed)
+            except OSError as error:
+                if closed is None:
+                    raise
+                closed(name if entry.is_dir(follow_symlinks=False) else name[:-1], error)
                 continue
-            if stat.S_ISDIR(status.st_mode):
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, identity))
-            elif stat.S_ISREG(status.st_mode):
+            if status is not None and stat.S_ISREG(status.st_mode):
                 yield prefix + entry.name, status
 
 

@@ -1,6 +1,7 @@
 """What only S3 has: listings in pages, and uploads in parts that can be left behind. `fs` is an s3fs file system.
 
 S3 has no folders. s3fs looks for one, by a second request, wherever it finds no object; archives ask for names alone.
+Nor has it paths: `/x`, `//x` and `x?versionId=1` are keys like any other, each its own.
 """
 
 import time
@@ -8,13 +9,47 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+DENIED = ("AccessDenied", "AllAccessDisabled", "InvalidObjectState", "403")
+"""Codes that refuse one object: to these credentials, or because it lies in a class that must be restored first."""
+
+
+def take_keys_literally(fs: Any) -> None:
+    """Let a file system split a path at its first slash: it would cut off what looks like a version, or slashes."""
+
+    def split(path: str) -> tuple[str, str, None]:
+        bucket, key = fs._find_bucket_key(path.removeprefix("s3://").removeprefix("s3a://"))
+        return bucket, key, None
+
+    fs.split_path = split
+
+
+def denied(error: BaseException) -> bool | None:
+    """Whether a failure is one object's, and not that of endpoint or credentials; None if it is no answer of S3."""
+    code = _code(error)
+    return code in DENIED if code else None
+
+
+def answers(fs: Any, folder: str) -> bool:
+    """Whether the endpoint is there and takes the credentials, for a bucket that exists."""
+    bucket, _ = _split(fs, folder)
+    try:
+        fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
+    except Exception as error:  # each layer of the client has errors of its own
+        return _code(error) in DENIED
+    return True
+
+
+def _code(error: BaseException) -> str:
+    response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
 
 def objects(fs: Any, folder: str) -> Iterator[tuple[str, int, str]]:
     """Path, size and ETag of every object below bucket/folder; one page in memory at a time, where s3fs holds all."""
     bucket, prefix = _split(fs, folder)
     for page in _pages(fs, "list_objects_v2", Bucket=bucket, Prefix=prefix):
         for found in page.get("Contents", ()):
-            if not found["Key"].endswith("/"):
+            if found["Size"] or not found["Key"].endswith("/"):  # an empty one stands for a folder
                 yield f"{bucket}/{found['Key']}", found["Size"], found["ETag"].strip('"')
 
 

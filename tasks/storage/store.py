@@ -9,6 +9,9 @@ import hashlib
 import os
 import re
 import secrets
+import stat
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -22,18 +25,29 @@ import fsspec
 import pyarrow.fs
 
 from codec.errors import ArchiveError
-from tasks.storage import local, s3
+from tasks.storage import http, local, s3
 from tasks.storage.keys import UNFINISHED, key_of
 
 CHUNK = 4 << 20
 PIECE = 8 << 20
 """Bytes that are read at a time of what does not fit into memory."""
+LARGEST_UNSAID = 10**9
+"""What is read, at most, to learn the size of a file whose server does not say it."""
 CONFLICT_WAITS = (0.1, 0.3, 1.0, 3.0)
+_OWN = (
+    *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EIO, errno.EBADMSG, errno.ENXIO, errno.EINVAL, errno.EFBIG),
+)
+"""What the system says when a file itself cannot be read."""
 _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 
 
 class StorageError(ArchiveError):
     """Storage did not do what was asked; the same request may succeed later."""
+
+
+class UnreadableError(StorageError):
+    """This one object cannot be read: denied, damaged, no file, or to be restored from its storage class first."""
 
 
 class NotFoundError(ArchiveError):
@@ -62,11 +76,14 @@ class Store:
     def __init__(self, url: str) -> None:
         self._given = url
         with self._naming_errors("open", ""):
-            self._fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
+            options = http.options() if url.startswith(("http://", "https://")) else {}
+            self._fs, root = fsspec.url_to_fs(url, use_listings_cache=False, **options)
         self._root = root.rstrip("/")
         protocols = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
         self.folder = Path(root) if "file" in protocols else None
-        self.has_etags = "s3" in protocols
+        self.has_etags, self._is_web = "s3" in protocols, "http" in protocols
+        if self.has_etags:
+            s3.take_keys_literally(self._fs)
         self.url = cast(str, self._fs.unstrip_protocol(self._root or root))
 
     def __str__(self) -> str:
@@ -194,19 +211,23 @@ class Store:
 
     def read(self, name: str) -> bytes:
         """All bytes of a name, in one request; raises NotFoundError, StorageError."""
-        one_request = {} if self.folder is not None else {"max_concurrency": 1}  # s3fs asks for the size otherwise
+        one_request = {"max_concurrency": 1} if self.has_etags else {}  # s3fs asks for the size otherwise
         with self._naming_errors("read", name):
+            if self._is_web:
+                return b"".join(http.pieces(self._fs, self._path(name), sys.maxsize, PIECE))
             return cast(bytes, self._fs.cat_file(self._path(name), **one_request))
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`, in one request; raises StorageError when there are fewer."""
         with self._naming_errors("read", name):
             data = cast(bytes, self._fs.cat_file(self._path(name), start=offset, end=offset + length))
+            if self._is_web and len(data) > length:  # the server knows no ranges
+                data = data[offset:][:length]
             if len(data) != length:
                 raise OSError(errno.EIO, f"{len(data)} of {length} bytes at {offset}")
             return data
 
-    def pieces(self, name: str, offset: int, length: int) -> Iterator[bytes]:
+    def range_pieces(self, name: str, offset: int, length: int) -> Iterator[bytes]:
         """The same bytes a piece at a time, for what does not fit into memory; raises StorageError as they come."""
         with self._naming_errors("read", name), self.open(name) as file:
             file.seek(offset)
@@ -217,9 +238,34 @@ class Store:
                 length -= len(data)
                 yield data
 
+    def pieces(self, name: str, most: int, length: int = PIECE) -> Iterator[bytes]:
+        """The first `most` bytes of a name, in pieces of `length`, each one request.
+
+        Raises NotFoundError, UnreadableError, else StorageError. A store is never asked for what begins beyond an end,
+        as some refuse that: the piece before is a byte longer instead.
+        """
+        with self._naming_errors("read", name):
+            if self._is_web:
+                yield from http.pieces(self._fs, self._path(name), most, length)
+                return
+            read = 0
+            while read < most:
+                asked = most - read if most - read <= length + 1 else length
+                piece = cast(bytes, self._fs.cat_file(self._path(name), start=read, end=read + asked))
+                read += len(piece)
+                yield piece
+                if len(piece) < asked:
+                    return
+
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """A seekable file for reading that asks for no more than is read."""
+        """A seekable file for reading that asks for no more than is read; of a web server's file, a copy."""
+        if self._is_web:
+            with tempfile.TemporaryFile() as copy:
+                copy.writelines(self.pieces(name, sys.maxsize))
+                copy.seek(0)
+                yield cast(BinaryIO, copy)
+            return
         with self._naming_errors("read", name), self._fs.open(self._path(name), "rb") as file:
             yield cast(BinaryIO, file)
 
@@ -230,7 +276,30 @@ class Store:
                 return _local_item(name, (self.folder / name).stat())
             if self.has_etags:
                 return Item(name, *s3.head(self._fs, self._path(name)))
+            if self._is_web:
+                size, stamp = http.head(self._fs, self._path(name))
+                return Item(name, self._counted(name) if size is None else size, stamp)
             return _item(name, self._fs.info(self._path(name)))
+
+    def _counted(self, name: str) -> int:
+        size = sum(map(len, self.pieces(name, LARGEST_UNSAID + 1)))
+        if size > LARGEST_UNSAID:
+            raise OSError(errno.EFBIG, f"says no size, and sends more than {LARGEST_UNSAID} bytes")
+        return size
+
+    def answers(self) -> bool:
+        """Whether the store is there and takes our credentials, whether or not it shows this folder to us."""
+        if self._is_web:
+            return http.answers(self._fs, self._root)
+        if self.has_etags:
+            return s3.answers(self._fs, self._root)
+        try:
+            self._fs.ls(self._root or "/", detail=False)
+        except PermissionError:
+            return True
+        except Exception:  # each client library has its own base class
+            return False
+        return True
 
     def size(self, name: str) -> int:
         """Bytes under a name; raises NotFoundError, StorageError."""
@@ -269,31 +338,44 @@ class Store:
         """This store as pyarrow sees it, with the same names."""
         return pyarrow.fs.SubTreeFileSystem(self._root, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self._fs)))
 
-    def list(self, prefix: str = "") -> Iterator[Item]:
+    def list(self, prefix: str = "", closed: local.Closed | None = None) -> Iterator[Item]:
         """All objects under a folder, in no order; temporary files of writers are left out. A missing folder is empty.
 
         Local: links to files and folders are followed, loops and broken links left out, as are sockets and the like.
+        What below the folder cannot be looked into is told to `closed`; without that it raises StorageError.
         """
         with self._naming_errors("list", prefix):
-            for item in self._find(prefix):
+            for item in self._find(prefix, closed):
                 if not item.name.endswith(UNFINISHED):
                     yield item
 
-    def _find(self, prefix: str) -> Iterator[Item]:
+    def _find(self, prefix: str, closed: local.Closed | None) -> Iterator[Item]:
         if self.folder is not None:
-            for name, status in local.walk(self.folder, prefix):
+            for name, status in local.walk(self.folder, prefix, closed):
                 yield _local_item(name, status)
         elif self.has_etags:
             for path, size, etag in s3.objects(self._fs, self._place(prefix)):
                 yield Item(self._name(path), size, etag)
         else:
             with suppress(FileNotFoundError):
-                for folder, _, found in self._fs.walk(self._place(prefix), detail=True, on_error="raise"):
-                    for name, info in found.items():
-                        yield _item(self._name(f"{folder}/{name}"), info)
+                yield from self._below(self._place(prefix), closed)
+
+    def _below(self, folder: str, closed: local.Closed | None) -> Iterator[Item]:
+        for info in self._fs.ls(folder, detail=True):
+            name = self._name(info["name"])
+            if info["type"] != "directory":
+                yield _item(name, info)
+            elif closed is None:
+                yield from self._below(info["name"], closed)
+            else:
+                try:
+                    yield from self._below(info["name"], closed)
+                except OSError as error:
+                    closed(f"{name.rstrip('/')}/", error)
 
     def _name(self, path: str) -> str:
-        return path.removeprefix(self._root).lstrip("/")
+        inside = path.removeprefix(f"{self._root}/")
+        return inside if inside != path else path.removeprefix(self._root).lstrip("/")
 
     def _place(self, folder: str) -> str:
         return self._path(folder) if folder else self._root
@@ -315,7 +397,16 @@ class Store:
         if isinstance(error, FileNotFoundError) and verb == "read":
             return NotFoundError(f"{where}: nothing is stored here")
         why = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
-        return StorageError(f"{where}: cannot {verb}: {_without_secrets(why)}")
+        kind = UnreadableError if verb == "read" and self._is_own(error) else StorageError
+        return kind(f"{where}: cannot {verb}: {_without_secrets(why)}")
+
+    def _is_own(self, error: Exception) -> bool:
+        """Whether a failure to read is that of the object, not of its store."""
+        if self.has_etags and (denied := s3.denied(error)) is not None:
+            return denied
+        if self.folder is not None or self._is_web:
+            return isinstance(error, OSError) and error.errno in _OWN
+        return isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError))
 
 
 def sha256_of(content: bytes | Path) -> str:
@@ -327,6 +418,8 @@ def sha256_of(content: bytes | Path) -> str:
 
 
 def _local_item(name: str, status: os.stat_result) -> Item:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "no file")
     return Item(name, status.st_size, str(status.st_mtime_ns))
 
 

@@ -139,15 +139,26 @@ def test_a_planted_fault_would_pass_unverified(tmp_path: Path, fake_bundle: Path
     assert (row["status"], row["verified"]) == ("compressed", None)
 
 
-def test_more_failures_than_allowed_stop_the_run_before_it_commits(tmp_path: Path, fake_bundle: Path) -> None:
-    bad = {"b.jpg": png(2, fault=fake_codec.RAISE), "c.jpg": png(3, fault=fake_codec.RAISE)}
-    source = folder(tmp_path / "s", {"a.png": png(1), **bad})
-    strict = replace(ONE_SHARD, max_failed_fraction=0.5)
-    with pytest.raises(ArchiveError, match=r"2 of 3 pictures failed.*max_failed_fraction 0.5.*first is 'b.jpg'"):
+def test_more_pictures_that_could_not_be_kept_than_allowed_stop_the_run_before_it_commits(
+    tmp_path: Path, fake_bundle: Path
+) -> None:
+    source = folder(tmp_path / "s", {"a.png": png(1), "b.jpg": b"no picture", "c.jpg": b"nor this"})
+    strict = replace(ONE_SHARD, max_failed_fraction=0.5, metadata="none", strict_metadata=True)
+    with pytest.raises(ArchiveError, match=r"2 of 3 pictures could not be kept.*fraction 0.5.*first is 'b.jpg'"):
         pack(source, tmp_path / "a", fake_bundle, strict)
     assert rows(tmp_path / "a") == []
     (source / "a.png").rename(source / "b.jpg")
-    assert pack(source, tmp_path / "b", fake_bundle, strict).totals["fallback"] == 1
+    assert pack(source, tmp_path / "b", fake_bundle, strict).totals["failed"] == 1
+
+
+def test_sources_that_could_not_be_read_or_are_kept_whole_do_not_count_as_failed(
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = {f"{name}.png": png(2, fault=fake_codec.RAISE) for name in "bc"}
+    source = folder(tmp_path / "s", {"a.png": png(1), **bad})
+    while_reading(monkeypatch, "a.png", (source / "a.png").unlink)
+    totals = pack(source, tmp_path / "a", fake_bundle, replace(ONE_SHARD, max_failed_fraction=0.0)).totals
+    assert (totals["failed"], totals["fallback"]) == (1, 2)
 
 
 def test_what_is_no_picture_is_kept_and_not_tried_again_until_it_changes(tmp_path: Path, fake_bundle: Path) -> None:
@@ -161,14 +172,14 @@ def test_what_is_no_picture_is_kept_and_not_tried_again_until_it_changes(tmp_pat
 
 def while_reading(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) -> None:
     """Do something whenever a source of this name is read, before its bytes are."""
-    read = Store.read
+    pieces = Store.pieces
 
-    def intrude(self: Store, asked: str) -> bytes:
+    def intrude(self: Store, asked: str, most: int, length: int) -> Iterator[bytes]:
         if asked == name:
             act()
-        return read(self, asked)
+        return pieces(self, asked, most, length)
 
-    monkeypatch.setattr(Store, "read", intrude)
+    monkeypatch.setattr(Store, "pieces", intrude)
 
 
 def test_a_source_that_changes_or_vanishes_is_not_held(
@@ -190,30 +201,37 @@ def test_a_source_that_changes_or_vanishes_is_not_held(
     assert second == [("changes.png", "compressed", 1), ("vanishes.png", "compressed", 1)]
 
 
-def test_an_io_error_commits_no_row_and_the_next_call_completes(
+def test_a_source_that_shows_nothing_any_more_commits_no_row_and_the_next_call_completes(
     tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = folder(tmp_path / "s", {"a.png": png(1), "b.png": png(2)})
 
-    def fail() -> None:
+    def unmount() -> None:
+        source.rename(tmp_path / "away")
         raise StorageError("the disk is on fire")
 
     with monkeypatch.context() as patch:
-        while_reading(patch, "b.png", fail)
-        with pytest.raises(StorageError, match="on fire"):
+        while_reading(patch, "b.png", unmount)
+        with pytest.raises(StorageError, match=r"shows nothing any more.*on fire"):
             pack(source, tmp_path / "a", fake_bundle)
     assert rows(tmp_path / "a") == []
+    (tmp_path / "away").rename(source)
     assert pack(source, tmp_path / "a", fake_bundle).totals["compressed"] == 2
 
 
 def test_a_source_too_large_for_memory_is_kept_in_pieces(
     tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    huge, read = png(2) + bytes(9000), Store.read
+    huge, pieces = png(2) + bytes(9000), Store.pieces
+
+    def in_pieces(self: Store, name: str, most: int, length: int) -> Iterator[bytes]:
+        assert name != "huge.png" or length == 1000
+        return pieces(self, name, most, length)
+
     source = folder(tmp_path / "s", {"a.png": png(1), "huge.png": huge, "z.png": png(3)})
     monkeypatch.setattr(listing, "LARGEST_SOURCE", 9000)
     monkeypatch.setattr("tasks.sources.source.PIECE", 1000)
-    monkeypatch.setattr(Store, "read", lambda self, name: read(self, name) if name != "huge.png" else pytest.fail())
+    monkeypatch.setattr(Store, "pieces", in_pieces)
     pack(source, tmp_path / "a", fake_bundle)
     found = rows(tmp_path / "a")
     assert [row["reason"] for row in found] == [None, "too_large", None]

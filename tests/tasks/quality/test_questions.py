@@ -41,15 +41,15 @@ def bucket() -> Iterator[str]:
 @contextmanager
 def unreadable(*names: str) -> Iterator[None]:
     """Sources that are gone when they are read."""
-    read = Store.read
+    pieces = Store.pieces
 
-    def missing(store: Store, name: str) -> bytes:
+    def missing(store: Store, name: str, most: int, length: int) -> Iterator[bytes]:
         if name in names:
             raise NotFoundError(name)
-        return read(store, name)
+        return pieces(store, name, most, length)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Store, "read", missing)
+        patch.setattr(Store, "pieces", missing)
         yield
 
 
