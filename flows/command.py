@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from codec.errors import FdcError, SettingsError
-from flows import credentials
+from flows import credentials, outcome
 from tasks.progress import Progress
 
 DONE, FATAL, FAILED_ROWS, INTERRUPTED = 0, 1, 2, 130
@@ -50,6 +50,8 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
         try:
             _refuse_passwords(parameters)
             result = flow(**parameters)
+        except outcome.DamageError as damage:
+            result = damage.row
         except FdcError as error:
             typer.echo(f"error: {error}", err=True)
             _let_go(error)

@@ -27,11 +27,25 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A picture that could not be restored, where it lies, and why."""
+
+    key: str
+    tar: str
+    error: str
+
+
+@dataclass(frozen=True)
 class Restored:
-    """How many pictures were written, and one line for each that could not be."""
+    """How many pictures were written, and those that could not be."""
 
     images: int = 0
-    errors: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[str]:
+        """One line for each failure."""
+        return [f"{failure.key}: {failure.error}" for failure in self.failures]
 
 
 JobMap = Callable[[Iterable[Job]], Iterable[Restored]]
@@ -67,7 +81,7 @@ def restore(
             for members in selection.by_tar(chosen, extension, groups=groups)
         )
         done = list((job_map or (lambda jobs: (restore_members(job, progress) for job in jobs)))(jobs))
-    return Restored(sum(part.images for part in done), [error for part in done for error in part.errors])
+    return Restored(sum(part.images for part in done), [failure for part in done for failure in part.failures])
 
 
 def _set_time(target: Store, member: Member) -> None:
@@ -80,7 +94,7 @@ def _set_time(target: Store, member: Member) -> None:
 def restore_members(job: Job, progress: Progress = SILENT) -> Restored:
     """Restore the members of one tar; a damaged one is an error line and does not stop the others."""
     archive, target = Store(job.archive), Store(job.target)
-    errors: list[str] = []
+    failures: list[Failure] = []
     with Decoders(archive, job.models, worker) as decoders:
         for member in job.members:
             try:
@@ -90,6 +104,6 @@ def restore_members(job: Job, progress: Progress = SILENT) -> Restored:
                 target.replace(member.target, data)
                 _set_time(target, member)
             except ArchiveError as error:
-                errors.append(f"{member.key}: {error}")
+                failures.append(Failure(member.key, archive.uri(member.tar), str(error)))
             progress.advance(1)
-    return Restored(len(job.members) - len(errors), errors)
+    return Restored(len(job.members) - len(failures), failures)
