@@ -3,7 +3,6 @@
 They run on the threads of this process, or on Dask: `shard_map.with_options(task_runner=...)` with what `engine` gives.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from codec.errors import SettingsError
+from codec.support import processors
 from flows.cluster import dask_runner
 from tasks import dataset
 from tasks.archive.report import Totals
@@ -31,8 +31,8 @@ Result = TypeVar("Result")
 
 
 def workers(wanted: int, threads: int) -> int:
-    """How many shards to work on at a time: as wanted or, for 0, as many as this machine has processors for."""
-    return wanted or max(1, (os.cpu_count() or 1) // threads)
+    """How many shards to work on at a time: as wanted or, for 0, as many as this process has processors for."""
+    return wanted or max(1, processors.available() // threads)
 
 
 def _threads(count: int) -> TaskRunner[Any]:

@@ -6,6 +6,7 @@
 import builtins
 import errno
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -28,6 +29,9 @@ from tasks.storage.keys import UNFINISHED, key_of
 CHUNK = 4 << 20
 CONFLICT_WAITS = (0.1, 0.3, 1.0, 3.0)
 _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+
+
+LOGGER = logging.getLogger(__name__)
 
 
 class StorageError(ArchiveError):
@@ -92,11 +96,13 @@ class Store:
                     return True
                 refused = isinstance(error, FileExistsError) or _http_status(error) == 412
                 if refused and stands is False:
+                    LOGGER.info("%s: another writer was first", self.uri(name))
                     return False
                 # a conflict: by 409, refused for a name that has gone since, or a sealing runner took our spool away
                 conflict = refused or _http_status(error) == 409 or isinstance(error, FileNotFoundError)
                 if not conflict or wait is None:
                     raise self._named(error, "write", name) from error
+                LOGGER.info("%s: a conflict, tried again in %g s", self.uri(name), wait)
                 time.sleep(wait)
         raise AssertionError("unreachable")
 

@@ -73,7 +73,7 @@ def test_on_the_command_line_an_audit_that_finds_damage_still_prints_it_with_sta
 ) -> None:
     torn(tmp_path / "a", 1)
     monkeypatch.setattr(sys, "argv", ["audit-archive", str(tmp_path / "a")])
-    monkeypatch.setattr(command.signal, "signal", lambda *_: None)  # which stays as pytest has set it
+    monkeypatch.setattr(command, "_watch_signals", lambda: None)  # which stay as pytest has set them
     with pytest.raises(SystemExit, match="2"):
         command.run(audit_archive.audit_archive, audit_archive.show, logs=True)
     assert "damaged: runs/000001/shards/" in capsys.readouterr().out
