@@ -1,5 +1,6 @@
 """Flows: orchestration alone. `python -m flows.<name> --help` runs one; a deployment names it by module."""
 
+import logging
 import os
 
 # Before Prefect is imported: it would report its use, and keep the errors of failed flows as pickles.
@@ -8,3 +9,8 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 # A temporary server that makes its database on a busy machine needs more than the usual 20 seconds.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
 os.environ["PREFECT_RESULTS_DEFAULT_SERIALIZER"] = "json"
+LOGGERS = ("tasks",)
+"""Their lines are part of a run's log on the server."""
+os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", ",".join(LOGGERS))
+for name in LOGGERS:
+    logging.getLogger(name).setLevel(logging.INFO)

@@ -4,7 +4,10 @@ Dask sends code and results between its processes as pickles, so whoever reaches
 addresses beyond this machine must be TLS, whose certificates Dask's own settings name (infra/dask.yaml).
 """
 
+import asyncio
+import concurrent.futures
 import ipaddress
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -14,9 +17,15 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import TaskRunner
 
-from codec.errors import SettingsError
+from codec.errors import FdcError, SettingsError
 
-CONNECT_SECONDS = 30
+
+class ClusterError(FdcError):
+    """The Dask cluster of a run went away."""
+
+
+CONNECT_SECONDS = 5
+"""A scheduler that is there answers in a fraction of one."""
 CALM: dict[str, Any] = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
@@ -46,6 +55,7 @@ def dask_runner(workers: int, device: str, address: str = "") -> Iterator[tuple[
         stack.enter_context(temporary_settings({PREFECT_API_URL: str(server)}))
         if address:
             check(address)
+            stack.enter_context(_one_line(address))
             yield _workers_at(address), DaskTaskRunner(address=address)
         else:
             local = {
@@ -56,6 +66,30 @@ def dask_runner(workers: int, device: str, address: str = "") -> Iterator[tuple[
             }
             stack.enter_context(dask.config.set(CALM))
             yield workers, DaskTaskRunner(cluster_kwargs=local | {"resources": gpu})
+
+
+@contextmanager
+def _one_line(address: str) -> Iterator[None]:
+    """Turns what a scheduler's death raises into a ClusterError."""
+    try:
+        with dask_logs_silenced():
+            yield
+    except (concurrent.futures.CancelledError, asyncio.CancelledError, OSError) as error:
+        raise ClusterError(f"{address}: the Dask scheduler is gone ({type(error).__name__}); run again") from error
+
+
+@contextmanager
+def dask_logs_silenced() -> Iterator[None]:
+    """Dask logs tracebacks of connections that are lost, and the error that follows says it in one line."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def check(address: str) -> None:
@@ -76,7 +110,7 @@ def _workers_at(address: str) -> int:
     import distributed
 
     try:
-        with distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False) as client:
+        with dask_logs_silenced(), distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False) as client:
             workers = client.scheduler_info(n_workers=-1)["workers"]
     except (OSError, TypeError, ValueError) as error:  # TypeError: TLS without certificates
         raise SettingsError(f"{address}: no Dask scheduler to work with: {error}") from error

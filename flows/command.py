@@ -8,24 +8,27 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, cast, get_type_hints
+from typing import IO, Annotated, Any, cast, get_type_hints
 
+import httpx
 import rich.progress
 import typer
 from prefect import Flow
+from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.runtime import deployment
+from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import parameter_docstrings
 from rich.console import Console
 from rich.table import Table
 
 from codec.errors import FdcError, SettingsError
-from flows import credentials
+from flows import LOGGERS, credentials, outcome
 from tasks.progress import Progress
 
 DONE, FATAL, FAILED_ROWS, INTERRUPTED = 0, 1, 2, 130
@@ -37,19 +40,28 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
     """Run a flow from the command line, show its result, and exit with the status that `show` returns.
 
     A parameter without default is an argument, the others are options; their help is the `Args` of the docstring.
-    An FdcError is one line and exit status 1. Prefect's log lines appear in the terminal only with `logs`.
+    An FdcError is one line and exit status 1. Log lines appear in the terminal only with `logs` or --verbose.
     """
     if not logs:
-        for handler in logging.getLogger().handlers:
-            if isinstance(handler, PrefectConsoleHandler):
-                handler.setLevel(logging.CRITICAL)
+        for logger in (logging.getLogger(), *map(logging.getLogger, LOGGERS)):
+            for handler in logger.handlers:
+                if isinstance(handler, PrefectConsoleHandler):
+                    handler.setLevel(logging.CRITICAL)
 
-    signal.signal(signal.SIGINT, _interrupted)
+    logging.raiseExceptions = False  # a console or server that is gone is no news at each line
+    _watch_signals()
 
-    def command(**parameters: Any) -> None:
+    def command(verbose: bool = False, **parameters: Any) -> None:
+        if verbose:
+            _tell_all()
         try:
             _refuse_passwords(parameters)
-            result = flow(**parameters)
+            with _server_there():
+                result = flow(**parameters)
+        except TerminationSignal:
+            raise typer.Exit(128 + signal.SIGTERM) from None
+        except outcome.DamageError as damage:
+            result = damage.row
         except FdcError as error:
             typer.echo(f"error: {error}", err=True)
             _let_go(error)
@@ -68,14 +80,45 @@ def _let_go(error: BaseException | None) -> None:
         error.__traceback__, error = None, error.__context__
 
 
-def _interrupted(_signal: int, _frame: FrameType | None) -> None:
-    """Stop soon: the temporary server got the interrupt as well, and Prefect would wait minutes for its answers."""
-    typer.echo("interrupted: the same command goes on from here", err=True)
+def _watch_signals() -> None:
+    """Stop soon after SIGINT or SIGTERM, whoever handles them: Prefect has handlers of its own while a flow runs."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    arrivals, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    threading.Thread(target=_stop_soon, args=(arrivals,), daemon=True).start()
+
+
+def _stop_soon(arrivals: int) -> None:
+    """The temporary server got the interrupt as well, and Prefect would wait minutes for its answers."""
+    while (number := os.read(arrivals, 1)[0]) not in (signal.SIGINT, signal.SIGTERM):
+        continue
+    with suppress(OSError):
+        typer.echo("interrupted: the same command goes on from here", err=True)
     logging.disable(logging.CRITICAL)
-    patience = threading.Timer(SECONDS_TO_STOP, os._exit, [INTERRUPTED])
-    patience.daemon = True
-    patience.start()
-    raise KeyboardInterrupt
+    time.sleep(SECONDS_TO_STOP)
+    os._exit(128 + number)
+
+
+def _tell_all() -> None:
+    """Show log lines in the terminal: retries, processes started anew, races lost."""
+    for logger in (logging.getLogger(), *map(logging.getLogger, LOGGERS)):
+        for handler in logger.handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.setLevel(logging.NOTSET)
+
+
+@contextmanager
+def _server_there() -> Iterator[None]:
+    """Turns an error of a Prefect server that does not answer into one line."""
+    try:
+        yield
+    except (httpx.TransportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("Failed to reach API"):
+            raise
+        url = PREFECT_API_URL.value() or "a temporary one"
+        raise SettingsError(f"Prefect's server does not answer ({url}): start it, or unset PREFECT_API_URL") from error
 
 
 def _refuse_passwords(parameters: Mapping[str, Any]) -> None:
@@ -95,6 +138,9 @@ def _with_options(command: Callable[..., None], function: Callable[..., Any]) ->
         named = [f"--{name.rstrip('_')}"] if name.endswith("_") else []  # a word that Python keeps for itself
         hint: Any = Annotated[(hints[name], kind(*named, help=helps.get(name)))]
         parameters.append(parameter.replace(annotation=hint))
+    about: Any = Annotated[bool, typer.Option("--verbose", help="Show log lines, also of retries and lost races.")]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters.append(inspect.Parameter("verbose", keyword, default=False, annotation=about))
     wrapped: Any = functools.partial(command)
     wrapped.__signature__ = inspect.Signature(parameters)
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -135,11 +181,31 @@ class _Bar(Progress):
         return Progress, ()
 
 
+class _Terminal:
+    """A stream that drops what it cannot show any more because its terminal is gone."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 @contextmanager
 def bar(what: str) -> Iterator[Progress]:
     """A progress bar on the error stream, invisible unless that is a terminal."""
     columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
-    with rich.progress.Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as shown:
+    console = Console(file=cast(IO[str], _Terminal(sys.stderr)))
+    with rich.progress.Progress(*columns, console=console, disable=not sys.stderr.isatty()) as shown:
         yield _Bar(shown, what)
 
 

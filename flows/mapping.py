@@ -3,7 +3,6 @@
 They run on the threads of this process, or on Dask: `shard_map.with_options(task_runner=...)` with what `engine` gives.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from codec.errors import SettingsError
+from codec.support import processors
 from flows.cluster import dask_runner
 from tasks import dataset
 from tasks.archive.report import Totals
@@ -31,8 +31,8 @@ Result = TypeVar("Result")
 
 
 def workers(wanted: int, threads: int) -> int:
-    """How many shards to work on at a time: as wanted or, for 0, as many as this machine has processors for."""
-    return wanted or max(1, (os.cpu_count() or 1) // threads)
+    """How many shards to work on at a time: as wanted or, for 0, as many as this process has processors for."""
+    return wanted or max(1, processors.available() // threads)
 
 
 def _threads(count: int) -> TaskRunner[Any]:
@@ -87,22 +87,34 @@ restore_members = task(name="restore-members", cache_policy=NO_CACHE, persist_re
 def shard_map(job: shard.Job, shards: int, workers: int, progress: Progress) -> list[Totals]:
     """Encode every shard of a run."""
     calls = ((job, number) for number in range(shards))
-    return _results(encode_shard, calls, workers, progress, lambda totals: totals["images"])
+
+    def told(number: int, totals: Totals) -> str:
+        counts = ", ".join(f"{totals[name]} {name}" for name in ("compressed", "fallback", "unchanged", "failed"))
+        return f"run {job.run}: shard {number} of {shards}: {totals['images']} pictures, {counts}"
+
+    return _results(encode_shard, calls, workers, progress, lambda totals: totals["images"], told)
 
 
 @flow(name="dataset-map", validate_parameters=False, persist_result=False)
 def dataset_map(job: dataset.Job, workers: int, progress: Progress) -> list[int]:
     """Pack every shard of a training dataset."""
-    return _results(
-        pack_shard, ((job, number) for number in range(job.shards)), workers, progress, lambda photos: photos
-    )
+
+    def told(number: int, files: int) -> str:
+        return f"shard {number} of {job.shards}: {files} files"
+
+    calls = ((job, number) for number in range(job.shards))
+    return _results(pack_shard, calls, workers, progress, lambda files: files, told)
 
 
 @flow(name="member-map", validate_parameters=False, persist_result=False)
 def member_map(jobs: Callable[[], Iterable[restore.Job]], workers: int, progress: Progress) -> list[restore.Restored]:
     """Restore the members of every tar; `jobs` is a call, as Prefect would use an iterator up to show it."""
     calls = ((job,) for job in jobs())
-    return _results(restore_members, calls, workers, progress, lambda done: done.images + len(done.errors))
+
+    def told(number: int, done: restore.Restored) -> str:
+        return f"tar {number}: {done.images} restored, {len(done.failures)} failed"
+
+    return _results(restore_members, calls, workers, progress, lambda done: done.images + len(done.failures), told)
 
 
 def _results(
@@ -111,8 +123,11 @@ def _results(
     workers: int,
     progress: Progress,
     images: Callable[[Result], int],
+    told: Callable[[int, Result], str],
 ) -> list[Result]:
     """The results of the task called with each tuple, in order; at most four calls a worker are under way.
+
+    `told` makes the log line of a result, counted from 1.
 
     In this process a task tells of every picture; from another one the pictures of a task count when it is done.
     """
@@ -125,6 +140,7 @@ def _results(
         done.append(pending.popleft().result())
         if not here:
             progress.advance(images(done[-1]))
+        progress.note(told(len(done), done[-1]))
 
     for call in calls:
         if len(pending) == PER_WORKER * workers:

@@ -1,31 +1,75 @@
-"""python -m flows.prepare_server KIND AUTOMATION [BLOCK]: what deployments need on a server of Prefect's.
+"""python -m flows.prepare_server before KIND AUTOMATION | after SCHEDULES: what deployments need on a Prefect server.
 
-Made where it is missing: the work pool fdcodec-KIND, and the automation of a file such as infra/crashed.yaml; a Secret
-BLOCK must be there. Prefect has commands for all of it, each in a process that takes seconds to start. infra/deploy.sh
-calls this.
+Before they are made: the work pool fdcodec-KIND and the automation of a file such as infra/crashed.yaml are made where
+they are missing, a Secret FDC_S3_BLOCK must be there, and deployments of the same names must be this archive's. After:
+each gets the schedule that it lacks. Prefect has commands for most of it, each in a process that takes seconds to
+start. infra/deploy.sh calls this.
 """
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
 import yaml
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 
+from codec.errors import SettingsError
+from flows.serve import NAMES
 
-async def main(kind: str, crashed: str, block: str = "") -> None:
-    """Make what is missing; `crashed` is the automation's file. Ends with one line where the block is missing."""
+
+async def before(kind: str, crashed: str) -> None:
+    """Make what is missing; `crashed` is the automation's file. Raises SettingsError where deploying would do harm."""
+    block, archive = os.environ.get("FDC_S3_BLOCK", ""), os.environ.get("FDC_ARCHIVE", "")
     async with get_client() as client:
         if block and not await _has_block(client, block):
-            sys.exit(f"error: FDC_S3_BLOCK={block}: the server has no Secret block of this name")
+            raise SettingsError(f"FDC_S3_BLOCK={block}: the server has no Secret block of this name")
+        for name in NAMES:
+            if other := await _other(client, _deployment(name), f"fdcodec-{kind}", archive):
+                advice = "set FDC_NAME to deploy beside it, or delete it"
+                raise SettingsError(f"{_deployment(name)} is deployed {other}: {advice}")
         await _pool(client, f"fdcodec-{kind}", kind)
         automation = AutomationCore.model_validate(yaml.safe_load(Path(crashed).read_text()))
-        if not await client.read_automations_by_name(automation.name):  # another of the same name would act as well
+        kept = await client.read_automations_by_name(automation.name)
+        if not kept:  # another of the same name would act as well
             await client.create_automation(automation)
+        elif getattr(kept[0].trigger, "expect", None) != getattr(automation.trigger, "expect", None):
+            await client.update_automation(kept[0].id, automation)
+
+
+async def after(schedules: str) -> None:
+    """Give each deployment of a file its schedule, unless it has one of that slug; others of the server stay."""
+    async with get_client() as client:
+        for name, about in yaml.safe_load(Path(schedules).read_text()).items():
+            deployment = await client.read_deployment_by_name(_deployment(name))
+            needed = (deployment.parameter_openapi_schema or {}).get("required", [])
+            if about["slug"] in {schedule.slug for schedule in deployment.schedules}:
+                continue
+            if all(deployment.parameters.get(parameter) for parameter in needed):
+                cron = CronSchedule(cron=about["cron"], timezone=about["timezone"])
+                made = DeploymentScheduleCreate(schedule=cron, slug=about["slug"], active=True)
+                await client.create_deployment_schedules(deployment.id, [made])
+
+
+def _deployment(flow: str) -> str:
+    return f"{flow}/{flow}{os.environ.get('FDC_SUFFIX', '')}"
+
+
+async def _other(client: PrefectClient, name: str, pool: str, archive: str) -> str:
+    """What a deployment of this name is for, if not for this pool and archive."""
+    try:
+        deployment = await client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        return ""
+    if deployment.work_pool_name != pool:
+        return f"on the work pool {deployment.work_pool_name}"
+    own = deployment.parameters.get("archive", archive)
+    return f"for {own}" if own != archive else ""
 
 
 async def _has_block(client: PrefectClient, name: str) -> bool:
@@ -46,4 +90,8 @@ async def _pool(client: PrefectClient, name: str, kind: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    step, *files = sys.argv[1:]
+    try:
+        asyncio.run({"before": before, "after": after}[step](*files))
+    except SettingsError as error:
+        sys.exit(f"error: {error}")

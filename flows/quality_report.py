@@ -6,6 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows import command
+from tasks.archive import layout
 from tasks.processes.codec_process import Models
 from tasks.quality import page
 from tasks.storage.store import Store
@@ -14,7 +15,7 @@ from tasks.storage.store import Store
 @flow(name="quality-report", persist_result=False)
 def quality_report(
     archives: list[str],
-    output: str = "quality-report.html",
+    output: str = "",
     worst: int = 50,
     backbone: str = "",
     device: str = "cpu",
@@ -24,13 +25,14 @@ def quality_report(
 
     Args:
         archives: Folders or URLs of archives.
-        output: File or URL of the page; it is replaced.
+        output: File or URL of the page, which is replaced; reports/quality-report.html of the first archive if empty.
         worst: Worst pictures shown beside their originals; each is decoded for that.
         backbone: Where the backbone is, if an archive's bundle does not embed it.
         device: cpu, cuda or cuda:N.
         threads: Computing threads of the decoder.
     """
-    places, output = [command.place(archive) for archive in archives], command.place(output)
+    places = [command.place(archive) for archive in archives]
+    output = command.place(output or f"{places[0].rstrip('/')}/{layout.QUALITY_REPORT}")
     with command.bar("decoding the worst") as bar:
         report = page.gather(places, Models("", device, backbone, threads), worst=worst, progress=bar)
     folder, _, name = output.rpartition("/")

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
-from flows import command, mapping
+from flows import command, mapping, outcome
+from flows.progress import followed
 from tasks.processes.codec_process import Models
 from tasks.restore.restore import restore
 
@@ -40,7 +41,9 @@ def restore_archive(
     archive, target = command.place(archive), command.place(target)
     count = mapping.workers(workers, threads)
     member_map = mapping.on_threads(mapping.member_map, count)
-    with command.bar("restoring") as bar:
+    logger = get_run_logger()
+    logger.info("restoring %s into %s", archive, target)
+    with followed("restoring") as progress:
         restored = restore(
             archive,
             target,
@@ -49,12 +52,18 @@ def restore_archive(
             kind=None if as_ == "png" else as_,
             groups=groups,
             models=Models("", device, backbone, threads),
-            job_map=lambda jobs: member_map(lambda: jobs, count, bar),
-            progress=bar,
+            job_map=lambda jobs: member_map(lambda: jobs, count, progress),
+            progress=progress,
         )
-    row = {"restored": restored.images, "failed": len(restored.errors)}
+    row = {"restored": restored.images, "failed": len(restored.failures)}
     create_table_artifact([row], key="restore-archive", description=f"{archive} into {target}")
-    return row | {"errors": restored.errors, "left_behind": restored.left_behind, "as": as_}
+    logger.info("done: %d restored, %d failed", row["restored"], row["failed"])
+    failures = [
+        {"key": failure.key, "reason": "not_restored", "error": failure.error, "tar": failure.tar}
+        for failure in restored.failures
+    ]
+    said = {"errors": restored.errors, "left_behind": restored.left_behind, "as": as_}
+    return outcome.rows(row | said, failures, len(failures))
 
 
 def show(row: dict[str, Any]) -> int:

@@ -1,11 +1,13 @@
 """python -m flows.shard_images SOURCE DATASET: photos into WebDataset tars and a manifest."""
 
+from functools import partial
 from typing import Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
-from flows import command, mapping
+from flows import command, mapping, outcome
+from flows.progress import followed
 from tasks.dataset import Settings, failures, pack
 
 
@@ -31,11 +33,17 @@ def shard_images(
     source, dataset = command.place(source), command.place(dataset)
     settings = Settings(max_images_per_shard, max_shard_bytes, tuple(exclude or ()))
     count = mapping.workers(workers, 1)
-    with command.bar("sharding") as bar:
+    logger = get_run_logger()
+    logger.info("packing %s into %s", source, dataset)
+    with followed("sharding") as progress:
         dataset_map = mapping.on_threads(mapping.dataset_map, count)
-        totals = pack(source, dataset, settings, shard_map=lambda job: dataset_map(job, count, bar), progress=bar)
+        mapped = partial(dataset_map, workers=count, progress=progress)
+        totals = pack(source, dataset, settings, shard_map=mapped, progress=progress)
     create_table_artifact([totals], key="shard-images", description=f"{source} into {dataset}")
-    return totals | {"errors": failures(dataset)}
+    failed = failures(dataset)
+    logger.info("done: %d photos in %d tars, %d failed", totals["photos"], totals["tars"], totals["failed"])
+    errors = [(failure["key"], failure["error"]) for failure in failed]
+    return outcome.rows(totals | {"errors": errors}, failed, len(failed))
 
 
 def show(row: dict[str, Any]) -> int:

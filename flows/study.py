@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from codec.errors import FdcError
+from codec.errors import FdcError, SettingsError
 from codec.evaluation import elo as ratings
 from tasks.processes.codec_process import Models
 from tasks.study import export as exports
@@ -35,6 +35,8 @@ def serve(
 ) -> None:
     """Start the page, and stop it with Ctrl-C. A study that is there goes on; its pictures are frozen in it."""
     with ExitStack() as stack:
+        if study is not None and (study / DATABASE).is_file():
+            _refuse_ignored(study, places, originals, method, image, comparisons, backbone)
         gallery = opened(places, originals, Models("", device, backbone), stack) if places else None
         if study is not None:
             if gallery is not None and not (study / DATABASE).is_file():
@@ -49,6 +51,13 @@ def serve(
             raise typer.BadParameter("name an evaluation folder or an archive")
         typer.echo(f"http://{host}:{port}/")
         uvicorn.run(application, host=host, port=port, log_level="warning")
+
+
+def _refuse_ignored(study: Path, places: object, *options: object) -> None:
+    """Raise SettingsError for what a study that is there would not heed."""
+    names = ("PLACE", "--originals", "--method", "--image", "--comparisons", "--backbone")
+    if given := [name for name, value in zip(names, (places, *options), strict=True) if value]:
+        raise SettingsError(f"{study}: a study whose pictures are frozen; leave out {', '.join(given)}")
 
 
 @app.command()

@@ -13,6 +13,7 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 
 from flows import command
+from tasks.storage.store import Store
 from tasks.training import Training, evaluation, settings_file, train
 
 
@@ -37,7 +38,7 @@ def train_task(training: Training) -> str:
             update_progress_artifact(shown, 100 * step / steps)  # type: ignore[arg-type]
             logger.info("%s %d/%d loss %.4f", stage, step, steps, record["loss"])
 
-        return str(train(training, logger.info, progress))
+        return train(training, logger.info, progress)
 
 
 @flow(name="train-codec", persist_result=False)
@@ -54,7 +55,7 @@ def train_codec(
 
     Args:
         shards: A dataset folder or tar of shard-images; may be given again.
-        output: Folder of the run: checkpoints, logs, the bundle.
+        output: Folder or URL of the run: checkpoints, logs, the bundle.
         settings: A TOML or JSON file, or the name of a shipped one: mini, demo, sd21.
         held_out: Tars of photos to measure on; may be given again. The last photos of the shards if not given.
         stage: Only this stage; may be given again.
@@ -67,7 +68,7 @@ def train_codec(
     bundle = train_task(training)
     table = evaluation(output)
     create_table_artifact(table, key="train-codec", description="held-out photos, whole files, means")
-    create_markdown_artifact((Path(bundle) / "CARD.md").read_text(), key="train-codec-card")
+    create_markdown_artifact(Store(bundle).read("CARD.md").decode(), key="train-codec-card")
     return {"bundle": bundle, "evaluation": table}
 
 

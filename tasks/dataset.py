@@ -152,10 +152,10 @@ def totals(dataset: str) -> dict[str, int]:
     return dict(_query(Store(dataset), sql)[0])
 
 
-def failures(dataset: str) -> list[tuple[str, str]]:
-    """(key, error) of every failed row."""
-    sql = "SELECT key, error FROM manifest WHERE status = 'failed' ORDER BY key"
-    return [(row["key"], row["error"]) for row in _query(Store(dataset), sql)]
+def failures(dataset: str) -> list[Row]:
+    """key, reason, error and source of every failed row."""
+    sql = "SELECT key, reason, error, source_uri AS source FROM manifest WHERE status = 'failed' ORDER BY key"
+    return _query(Store(dataset), sql)
 
 
 def local_tars(place: str, cache: Path) -> str:

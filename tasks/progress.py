@@ -2,13 +2,16 @@
 
 
 class Progress:
-    """Hears how many pictures a run has and how many are done; this one tells nobody."""
+    """Progress callbacks. The base class ignores them."""
 
     def begin(self, images: int) -> None:
         """There are so many more pictures to do."""
 
     def advance(self, images: int) -> None:
         """So many more are done."""
+
+    def note(self, line: str) -> None:
+        """A shard or tar is done."""
 
 
 SILENT = Progress()

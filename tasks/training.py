@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from codec.errors import FdcError, SettingsError
+from codec.support import processors
 from tasks.dataset import local_tars
+from tasks.storage.store import Store
+from tasks.training_output import RemoteOutput
 
 ONE_PROCESS = (
     "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --num_cpu_threads_per_process "
-    f"{os.cpu_count() or 1}"
+    f"{processors.available()}"
 ).split()
 REASON = re.compile(r"(\[rank\d+\]: )?(codec\.training|[\w.]+(Error|Exception)\b)")
 STOP_SECONDS = 20.0
@@ -45,9 +48,7 @@ class Training:
     module: str = "codec.training"
 
     def command(self) -> list[str]:
-        """The command line to launch. Raises SettingsError for a missing settings file, or an output at a URL."""
-        if "://" in self.output:
-            raise SettingsError(f"{self.output}: a training writes to a local folder; copy its bundle from there")
+        """The command line to launch. Raises SettingsError for a missing settings file."""
         if self.accelerate and not Path(self.accelerate).is_file():
             raise SettingsError(f"no accelerate settings file {self.accelerate}; see infra/accelerate for some")
         launch = [sys.executable, "-m", "accelerate.commands.launch"]
@@ -69,22 +70,26 @@ def settings_file(name: str) -> str:
     return str(shipped)
 
 
-def train(training: Training, log: Callable[[str], None], progress: Callable[[dict[str, Any]], None]) -> Path:
-    """Run the training to its end; returns the bundle's folder.
+def train(training: Training, log: Callable[[str], None], progress: Callable[[dict[str, Any]], None]) -> str:
+    """Run the training to its end; returns the bundle's folder or URL.
 
     `log` hears every line that the process prints, `progress` every record that it adds to progress.jsonl. However this
-    call ends, no process of the training is left. Tars at a URL are copied into the output first.
+    call ends, no process of the training is left. Tars at a URL are copied into the output first. An output at a URL is
+    brought up to date at each checkpoint and at the end.
     Raises TrainingError when the process fails, SettingsError for what it cannot start with, ArchiveError.
     """
     training.command()  # wrong settings are told before anything is copied
-    output = Path(training.output)
+    remote = RemoteOutput(training.output) if "://" in training.output else None
+    output = remote.folder if remote else Path(training.output)
     record, lines = output / "progress.jsonl", _Lines(log)
     with _only_one(output) as lock:
+        if remote:
+            remote.fetch()
         shards = [local_tars(place, output / "data") for place in training.shards]
         held_out = [local_tars(place, output / "data") for place in training.held_out]
         seen = record.stat().st_size if record.exists() else 0
         process = subprocess.Popen(
-            replace(training, shards=shards, held_out=held_out).command(),
+            replace(training, shards=shards, held_out=held_out, output=str(output)).command(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -97,24 +102,28 @@ def train(training: Training, log: Callable[[str], None], progress: Callable[[di
         try:
             while process.poll() is None:
                 seen = _follow(record, seen, progress)
+                if remote and remote.checkpoint_is_new():
+                    remote.send()
                 try:
                     process.wait(POLL_SECONDS)
                 except subprocess.TimeoutExpired:
                     continue
         finally:
             _stop(process, reader)
+        if remote:
+            remote.send()
     _follow(record, seen, progress)
     bundle = output / "bundle"
     if process.returncode:
         raise TrainingError(f"training ended with status {process.returncode}: {lines.reason}")
     if not bundle.is_dir():
         raise TrainingError(f"training finished without a bundle in {training.output}: run its entropy stage")
-    return bundle
+    return f"{training.output.rstrip('/')}/bundle"
 
 
 def evaluation(output: str) -> list[dict[str, Any]]:
     """The held-out measurements that training left: one record a quality."""
-    records: list[dict[str, Any]] = json.loads((Path(output) / "evaluation.json").read_text())
+    records: list[dict[str, Any]] = json.loads(Store(output).read("evaluation.json"))
     return records
 
 

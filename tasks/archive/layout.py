@@ -5,6 +5,9 @@ RUNS = "runs"
 TABLES = "tables"
 AUDITS = "audits"
 FORGET = "forget"
+REPORTS = "reports"
+QUALITY_REPORT = f"{REPORTS}/quality-report.html"
+"""Pages about an archive, made of its report and replaced each time."""
 
 
 def run(number: int) -> str:

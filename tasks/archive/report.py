@@ -10,7 +10,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from tasks.archive import compacted, layout, manifest
-from tasks.archive.schema import DAMAGED, SCHEMA, STATUSES
+from tasks.archive.schema import DAMAGED, SCHEMA, STATUSES, TROUBLE
 from tasks.storage import parquet
 from tasks.storage.store import Store
 
@@ -111,6 +111,22 @@ def add(totals: Sequence[Totals]) -> Totals:
     """The sum of totals, field by field."""
     empty = count(SCHEMA.empty_table())
     return {name: sum(total[name] for total in totals) for name in empty}
+
+
+def failures(archive: Store, run_numbers: Sequence[int], first: int) -> tuple[int, list[dict[str, Any]]]:
+    """How many rows of some runs an operator should look at, and the first of them.
+
+    Those are pictures that failed, are damaged, or were kept whole because encoding them went wrong.
+    """
+    reasons = ", ".join(f"'{reason}'" for reason in ("unverified", *TROUBLE))
+    sql = f"""
+        SELECT key, reason, error, source_uri AS source, run, shard, count(*) OVER () AS found
+        FROM rows WHERE status = 'failed' OR reason = '{DAMAGED}' OR (status = 'fallback' AND reason IN ({reasons}))
+        ORDER BY run, shard, key LIMIT {first}
+    """
+    with parquet.database(rows=rows(archive, run_numbers)) as connection:
+        found = list(connection.sql(sql).to_arrow_table().to_pylist())
+    return (found[0]["found"] if found else 0), [{k: v for k, v in row.items() if k != "found"} for row in found]
 
 
 def means(archive: Store, run_numbers: Sequence[int]) -> dict[str, float | None]:

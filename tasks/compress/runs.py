@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.metadata
+import logging
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from tasks.sources.filters import Filter
 from tasks.sources.source import Source, open_source
 from tasks.storage.store import Store, sha256_of
 
+LOGGER = logging.getLogger(__name__)
 ShardMap = Callable[[Job, int], Iterable[report.Totals]]
 """Calls encode_shard(job, shard) for every shard below the number."""
 
@@ -80,6 +82,7 @@ def compress(
     if resume is not None:
         _check_resume(store, resume, started, pictures, settings, models)
     if started is not None:
+        LOGGER.info("%s: going on with the open run %d", archive, started)
         finish(started)
     again = _again(store, retry_failed=retry_failed, recheck=recheck)
     while resume is None:
@@ -119,6 +122,7 @@ def plan_run(
     that another runner has opened meanwhile is adopted too: only one is open at a time.
     """
     if (opened := open_run(archive)) is not None:
+        LOGGER.info("%s: run %d was opened by another runner; its plan is taken", archive, opened)
         return opened
     run = max(report.runs(archive), default=0) + 1
     limits = sharding.Limits(settings.max_images_per_shard, settings.max_shard_bytes, listing.SHARDS_PER_RUN)
@@ -145,7 +149,8 @@ def plan_run(
             bundle_id=about["bundle_id"],
         )
         archive.publish(plan.listing, frozen.path)
-    archive.publish(layout.manifest(run), plan.to_bytes())
+    if not archive.publish(layout.manifest(run), plan.to_bytes()):
+        LOGGER.info("%s: another runner opened run %d first; its plan is taken", archive, run)
     return run
 
 

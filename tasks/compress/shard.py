@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from tasks.sources.source import open_source
 from tasks.storage.keys import extension_of, member
 from tasks.storage.store import PIECE, NotFoundError, StorageError, Store, sha256_of
 
+LOGGER = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 OWN_BYTES = ("damaged", "irregular", "signed", "raw", "not_an_image", "encoder")
@@ -313,6 +315,7 @@ def _published(archive: Store, plan: Manifest, shard: int, rows: list[Row], spoo
     winner = committed(archive, plan.run, shard)
     if winner is None:
         raise StorageError(f"{archive.uri(layout.part(plan.run, shard))}: refused, yet not there; run again")
+    LOGGER.info("%s: another runner committed it first", archive.uri(layout.part(plan.run, shard)))
     if tar and tar_of(winner) != tar:
         archive.remove(tar)
     return winner

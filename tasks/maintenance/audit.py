@@ -118,7 +118,9 @@ class _Audit:
             if run == table.runs and table.rows != self.rows:
                 detail = f"has {table.rows} rows, but its runs have {self.rows}; remove it and compact again"
                 self.notes.add(layout.CURRENT, "damaged", detail)
-        ours = tuple(f"{folder}/" for folder in (layout.ESCROW, layout.TABLES, layout.AUDITS, layout.FORGET))
+        ours = tuple(
+            f"{folder}/" for folder in (layout.ESCROW, layout.TABLES, layout.AUDITS, layout.FORGET, layout.REPORTS)
+        )
         for name in sorted(self.objects.keys() - self.named):
             if not name.startswith(ours):
                 self.notes.add(name, "foreign", "nothing names it; remove it if it is not yours")
@@ -208,6 +210,7 @@ class _Audit:
             self.progress.advance(1)
         if not whole and repaired is None:
             self.notes.add(name)
+        self.progress.note(f"{name}: {len(chosen)} pictures")
 
     def member(self, tar: str, row: dict[str, Any], whole: bool) -> Iterator[bytes]:
         """The bytes at a row's place in pieces, fewer or none if the tar ends before."""

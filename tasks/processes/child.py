@@ -6,9 +6,11 @@ an answer about that request alone. It limits its own time by an alarm, which al
 
 import ctypes
 import json
+import logging
 import os
 import re
 import resource
+import select
 import selectors
 import signal
 import subprocess
@@ -21,6 +23,7 @@ from typing import Any, BinaryIO, Self, cast
 
 from codec.errors import ArchiveError, FdcError
 
+LOGGER = logging.getLogger(__name__)
 START_SECONDS = 600.0
 SECRET = re.compile(r"(?i)^AWS_|^PREFECT_|SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_KEY|PRIVATE_KEY")
 """Names of environment variables that a process which decodes strangers' pictures is not given."""
@@ -28,6 +31,8 @@ NO_NEW_PRIVILEGES = 38
 """PR_SET_NO_NEW_PRIVS of Linux's prctl."""
 GRACE_SECONDS = 30.0
 """How much longer than the child itself its parent waits."""
+END_SECONDS = 10.0
+"""How long a child that answers no more may take to end by itself."""
 WATCH_SECONDS = 0.1
 """How often the memory of a busy child is looked at."""
 TOLD_TO_END = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -72,7 +77,7 @@ class Child:
     """
 
     def __init__(self, module: str, arguments: Sequence[str], threads: int, memory: int | None = None) -> None:
-        self._memory = memory
+        self._name, self._memory = module.rpartition(".")[2], memory
         self._command = [sys.executable, "-m", module, *arguments]
         own = {name: value for name, value in os.environ.items() if not SECRET.search(name)}
         self._environment = {**own, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
@@ -109,7 +114,8 @@ class Child:
         request.
         """
         if self._process is not None and self._process.poll() is not None:
-            self._reap()  # it was ended while it had nothing to do, which says nothing of this request
+            status = self._reap()  # it was ended while it had nothing to do, which says nothing of this request
+            LOGGER.warning("%s ended with status %d while it was idle; another takes its place", self._name, status)
         self.greeting()
         process = cast("subprocess.Popen[bytes]", self._process)
         with _deadline(process, seconds + GRACE_SECONDS) as late:
@@ -121,7 +127,9 @@ class Child:
             status = self._reap()
             if -status in TOLD_TO_END:
                 raise ArchiveError(f"interrupted: a worker process got {signal.Signals(-status).name}; run again")
-            raise ChildDied(status, greedy, late=late.is_set())
+            death = ChildDied(status, greedy, late=late.is_set())
+            LOGGER.warning("%s, asked to %s: %s", self._name, header.get("do", "decode"), death)
+            raise death
         return answer
 
     def _wait(self, process: "subprocess.Popen[bytes]") -> bool:
@@ -148,6 +156,8 @@ class Child:
     def _reap(self) -> int:
         process = cast("subprocess.Popen[bytes]", self._process)
         self._process = None
+        with suppress(subprocess.TimeoutExpired):  # it ends by itself, and its own status tells how
+            process.wait(END_SECONDS)
         with suppress(BrokenPipeError):
             _pipe(process.stdin).close()
         _pipe(process.stdout).close()
@@ -184,6 +194,7 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     _give_up_privileges()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the work in hand, and with it the waiting of the parent
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.setitimer(signal.ITIMER_REAL, START_SECONDS)
@@ -201,6 +212,14 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
             answer = handle(header, payload)
             signal.setitimer(signal.ITIMER_REAL, 0)
             send(answers, *answer)
+
+
+def _end_with_parent() -> None:
+    """End this process when nobody can ask it any more, also in the middle of a request."""
+    requests = select.poll()
+    requests.register(sys.stdin.fileno(), 0)  # a closed other end is told without being asked for
+    requests.poll()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _give_up_privileges() -> None:

@@ -30,15 +30,29 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A picture that could not be restored, where it lies, and why."""
+
+    key: str
+    tar: str
+    error: str
+
+
+@dataclass(frozen=True)
 class Restored:
-    """How many pictures were written, one line for each that could not be, and what they were written without.
+    """How many pictures were written, those that could not be, and what they were written without.
 
     `left_behind` counts pictures by what has no place in the kind of file asked for.
     """
 
     images: int = 0
-    errors: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     left_behind: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> list[str]:
+        """One line for each failure."""
+        return [f"{failure.key}: {failure.error}" for failure in self.failures]
 
 
 JobMap = Callable[[Iterable[Job]], Iterable[Restored]]
@@ -77,8 +91,8 @@ def restore(
     left_behind: collections.Counter[str] = collections.Counter()
     for part in done:
         left_behind.update(part.left_behind)
-    errors = [error for part in done for error in part.errors]
-    return Restored(sum(part.images for part in done), errors, dict(sorted(left_behind.items())))
+    failures = [failure for part in done for failure in part.failures]
+    return Restored(sum(part.images for part in done), failures, dict(sorted(left_behind.items())))
 
 
 def _copy(archive: Store, member: Member, target: Store) -> None:
@@ -104,7 +118,7 @@ def _set_time(target: Store, member: Member) -> None:
 def restore_members(job: Job, progress: Progress = SILENT) -> Restored:
     """Restore the members of one tar; a damaged one is an error line and does not stop the others."""
     archive, target = Store(job.archive), Store(job.target)
-    errors: list[str] = []
+    failures: list[Failure] = []
     left_behind: collections.Counter[str] = collections.Counter()
     pictures = 0
     with Decoders(archive, job.models, worker) as decoders:
@@ -126,7 +140,7 @@ def restore_members(job: Job, progress: Progress = SILENT) -> Restored:
                 _set_time(target, member)
                 pictures += member.source_format != FILM
             except ArchiveError as error:
-                errors.append(f"{member.key}: {error}")
+                failures.append(Failure(member.key, archive.uri(member.tar), str(error)))
             finally:
                 progress.advance(int(member.source_format != FILM))
-    return Restored(pictures, errors, dict(left_behind))
+    return Restored(pictures, failures, dict(left_behind))

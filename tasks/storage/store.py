@@ -6,6 +6,7 @@
 import builtins
 import errno
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -40,6 +41,9 @@ _OWN = (
 )
 """What the system says when a file itself cannot be read."""
 _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+
+
+LOGGER = logging.getLogger(__name__)
 
 
 class StorageError(ArchiveError):
@@ -111,11 +115,13 @@ class Store:
                     return True
                 refused = isinstance(error, FileExistsError) or _http_status(error) == 412
                 if refused and stands is False:
+                    LOGGER.info("%s: another writer was first", self.uri(name))
                     return False
                 # a conflict: by 409, refused for a name that has gone since, or a sealing runner took our spool away
                 conflict = refused or _http_status(error) == 409 or isinstance(error, FileNotFoundError)
                 if not conflict or wait is None:
                     raise self._named(error, "write", name) from error
+                LOGGER.info("%s: a conflict, tried again in %g s", self.uri(name), wait)
                 time.sleep(wait)
         raise AssertionError("unreachable")
 

@@ -119,7 +119,7 @@ def test_shards_are_submitted_four_a_worker(monkeypatch: pytest.MonkeyPatch) -> 
 
     task: Any = Submitting()
     calls = ((number,) for number in range(50))
-    assert mapping._results(task, calls, 2, SILENT, lambda number: number) == list(range(50))
+    assert mapping._results(task, calls, 2, SILENT, lambda number: number, lambda *_: "") == list(range(50))
     assert max(most) == 8
 
 

@@ -47,7 +47,7 @@ def test_help_names_every_parameter_of_the_flow_and_says_what_it_is(
     flow: Flow[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["flow", "--help"])
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # which stays as pytest has set it
+    monkeypatch.setattr(command, "_watch_signals", lambda: None)  # which stay as pytest has set them
     monkeypatch.setattr(rich_utils, "MAX_WIDTH", 200)
     with pytest.raises(SystemExit, match="0"):
         command.run(flow, lambda _: command.DONE, logs=True)
@@ -108,7 +108,10 @@ def test_a_temporary_server_may_take_its_time_to_start() -> None:
     assert get_current_settings().server.ephemeral.startup_timeout_seconds >= 300
 
 
-def test_an_interrupt_stops_soon_and_commits_nothing(tmp_path: Path, prefect_server: str) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_stops_soon_and_commits_nothing(
+    tmp_path: Path, prefect_server: str, number: signal.Signals
+) -> None:
     source = folder(tmp_path / "s", {"hangs.png": png(1, fault=fake_codec.HANG)})
     code = f"""
 from functools import partial
@@ -130,9 +133,9 @@ command.run(compress_archive.compress_archive, compress_archive.show)
     while time.time() < deadline and not (manifest.exists() and processes(tmp_path / "a")):
         time.sleep(0.2)
     time.sleep(2)  # until it hangs; before that an interrupt ends it too
-    os.killpg(flow.pid, signal.SIGINT)
+    os.killpg(flow.pid, number) if number == signal.SIGINT else os.kill(flow.pid, number)
     _, said = flow.communicate(timeout=60)
-    assert flow.returncode == command.INTERRUPTED
+    assert flow.returncode == 128 + number
     assert "interrupted: the same command goes on from here" in said
     assert "Traceback" not in said
     assert manifest.exists()

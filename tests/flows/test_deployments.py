@@ -25,7 +25,7 @@ from s3fs import S3FileSystem
 from codec.bundle import Bundle
 from codec.errors import SettingsError
 from codec.training.checkpoint import Checkpoint
-from flows import command, prepare_server, serve
+from flows import command, outcome, prepare_server, serve
 from flows.serve import NAMES
 from tasks.archive import layout, report
 from tasks.dataset import pack
@@ -68,7 +68,7 @@ def deployed(server: Server, elsewhere: Path) -> None:
     """Everything deployed by infra/deploy.sh, on a server that has been prepared once before, for no object storage."""
     with temporary_settings({PREFECT_API_URL: server.url}):
         Secret(value={}).save(BLOCK)
-        asyncio.run(prepare_server.main("process", str(INFRA / "crashed.yaml")))
+        asyncio.run(prepare_server.before("process", str(INFRA / "crashed.yaml")))
     run = deploy(server, elsewhere, FDC_S3_BLOCK=BLOCK)
     assert run.returncode == 0, run.stdout + run.stderr
 
@@ -125,7 +125,9 @@ def test_the_variants_deploy_the_same_but_where_it_runs() -> None:
     files = {kind: yaml.safe_load((INFRA / file).read_text()) for kind, file in KINDS.items()}
     pools = {kind: file["definitions"]["pools"][kind] for kind, file in files.items()}
     for kind, file in files.items():
-        assert {deployment["name"] for deployment in file["deployments"]} == set(NAMES)
+        assert {deployment["name"] for deployment in file["deployments"]} == {
+            name + "{{ $FDC_SUFFIX }}" for name in NAMES
+        }
         assert all(deployment.pop("work_pool") == pools[kind] for deployment in file["deployments"])
         assert file["deployments"] == files["process"]["deployments"]
         assert pools[kind]["name"] == f"fdcodec-{kind}"
@@ -160,7 +162,9 @@ def test_vanished_runs_are_noticed_without_false_alarms_by_one_automation(deploy
     trigger: Any = automations[0].trigger
     assert trigger.within >= datetime.timedelta(seconds=10 * frequency)
     assert trigger.for_each == {"prefect.resource.id"}
-    assert {f"prefect.flow-run.{end}" for end in ("Completed", "Failed", "Cancelled", "Crashed")} < trigger.expect
+    assert {
+        f"prefect.flow-run.{end}" for end in ("Completed", outcome.NAME, "Failed", "Cancelled", "Crashed")
+    } <= trigger.expect - {"prefect.flow-run.heartbeat"}
 
 
 def test_a_training_of_two_processes_is_cancelled_and_goes_on_and_others_wait_for_it(

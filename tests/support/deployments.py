@@ -17,6 +17,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.states import Cancelling
 
+from flows import outcome
 from tests.flows.conftest import PATIENCE, ROOT, Server
 
 INFRA = ROOT / "infra"
@@ -73,7 +74,7 @@ def state(run: UUID) -> str:
 
 def ends(run: UUID) -> str:
     """The final state of a run."""
-    final = ("Completed", "Failed", "Crashed", "Cancelled")
+    final = ("Completed", outcome.NAME, "Failed", "Crashed", "Cancelled")
     return str(until(lambda: (name := state(run)) in final and name, f"the end of {run}"))
 
 

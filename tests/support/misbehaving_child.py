@@ -52,11 +52,11 @@ def prepare() -> tuple[dict[str, Any], Handler]:
     }, handle
 
 
-def hang_in_child() -> None:
-    """Print the pid of a child, then ask it to hang for a second."""
+def hang_in_child(seconds: float = 1) -> None:
+    """Print the pid of a child, then ask it to hang."""
     with Child("tests.support.misbehaving_child", [], 1) as child:
         print(child.greeting()["pid"], flush=True)
-        child.ask({"do": "hang"}, seconds=1)
+        child.ask({"do": "hang"}, seconds=seconds)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def test_files_that_are_no_photos_are_failed_rows(source: Path, tmp_path: Path) 
     rows = manifest(tmp_path / "out")
     assert {key for key, row in rows.items() if row["status"] == "failed"} == {"cut.png", "text.jpg"}
     assert rows["text.jpg"]["reason"] == "content"
-    assert [key for key, _ in failures(str(tmp_path / "out"))] == ["cut.png", "text.jpg"]
+    assert [row["key"] for row in failures(str(tmp_path / "out"))] == ["cut.png", "text.jpg"]
 
 
 def test_duplicates_name_the_first_key_with_their_content_across_shards(source: Path, tmp_path: Path) -> None:

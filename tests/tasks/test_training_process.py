@@ -66,10 +66,10 @@ def test_lines_and_progress_are_told_and_the_bundle_returned(standin: Any) -> No
     lines: list[str] = []
     records: list[dict[str, Any]] = []
     bundle = train(standin("good"), lines.append, records.append)
-    assert bundle.is_dir()
+    assert Path(bundle).is_dir()
     assert "begun as good" in lines
     assert [record["step"] for record in records] == [1, 2, 3]
-    assert evaluation(str(bundle.parent)) == [{"quality": 8.0, "bpp": 0.1}]
+    assert evaluation(str(Path(bundle).parent)) == [{"quality": 8.0, "bpp": 0.1}]
     again: list[dict[str, Any]] = []
     train(standin("good"), lines.append, again.append)
     assert len(again) == 3, "records of an earlier call are not told again"

@@ -109,6 +109,21 @@ def test_a_hanging_child_does_not_outlive_a_killed_parent() -> None:
     assert not _running(pid)
 
 
+def test_a_busy_child_ends_with_its_killed_parent_and_not_with_its_time() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"from {MODULE} import hang_in_child; hang_in_child(600)"], stdout=subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.time() + 60
+    while time.time() < deadline and _running(pid):
+        time.sleep(0.1)
+    assert not _running(pid)
+
+
 def _running(pid: int) -> bool:
     try:
         os.kill(pid, 0)

@@ -19,6 +19,7 @@ from tasks.storage import parquet
 from tasks.storage.store import NotFoundError, Store
 from tests.support import fake_codec
 from tests.support.archive_builder import folder, in_process, pack, png
+from tests.support.codecless_archives import make
 from tests.support.fake_s3 import serving
 from tests.support.known_reports import archive_of
 
@@ -90,6 +91,20 @@ def remote(archive: str, bucket: str) -> str:
     """The same archive, carried to the bucket."""
     fsspec.filesystem("s3").put(f"{archive}/", f"{bucket}/archive/", recursive=True)
     return f"{bucket}/archive"
+
+
+def test_the_readme_s_own_lines_ask_an_archive_whose_path_is_odd(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parents[3]
+    place = tmp_path / "it's [my] pictures? *"
+    make(place, [{"a.jpg": b"bytes", "b.jpg": b"more"}])
+    blocks = (root / "README.md").read_text().split("```python\n")
+    (lines,) = [block.partition("```")[0] for block in blocks if "CREATE VIEW" in block]
+    local = lines.replace('"s3://bucket/archive"', "PLACE").replace("connection.register_filesystem", "str")
+    monkeypatch.chdir(root)
+    exec(local.replace('fsspec.filesystem("s3")', "1"), {"PLACE": str(place)})
+    assert "saved" in capfd.readouterr().out
 
 
 def with_files(connection: duckdb.DuckDBPyConnection, archive: str) -> Ask:

@@ -1,0 +1,47 @@
+"""How many processors this process may compute on: its affinity, and the quota of its control groups."""
+
+import os
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN = Path("/proc/self/cgroup")
+
+
+def available() -> int:
+    """At least one; a quota of 1.5 processors counts as one."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [quota for quota in (_quota(group) for group in _groups()) if quota is not None]
+    return max(1, min([allowed, *(int(quota) for quota in quotas)]))
+
+
+def _groups() -> list[Path]:
+    """The folders of this process's control group and of those above it, of versions 1 and 2."""
+    try:
+        lines = OWN.read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "" or "cpu" in controllers.split(","):
+            root = CGROUPS / controllers
+            place = root / path.lstrip("/")
+            while True:
+                found.append(place)
+                if place == root:
+                    break
+                place = place.parent
+    return found
+
+
+def _quota(group: Path) -> float | None:
+    """Processors that a control group may use, None without a limit."""
+    try:
+        quota, period = (group / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (group / "cpu.cfs_quota_us").read_text().strip()
+            period = (group / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    return None if quota in ("max", "-1") else int(quota) / int(period)

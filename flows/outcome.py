@@ -1,0 +1,67 @@
+"""How a run with failures ends, where operators look: a state, warnings, and a table of what failed, where and why."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from prefect import get_run_logger
+from prefect.artifacts import create_table_artifact
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from codec.errors import FdcError
+
+NAME = "Finished with failed rows"
+"""Of the completed state, for automations. infra/crashed.yaml knows it as an end too."""
+LOGGED = 20
+KEPT = 1000
+"""Rows of the table. The report, or the audit's findings, have all of them."""
+
+Failure = Mapping[str, Any]
+"""key, reason, error, and where it was found."""
+
+
+class DamageError(FdcError):
+    """The error of a run that ends Failed although it has a result."""
+
+    def __init__(self, message: str, row: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+def rows(row: dict[str, Any], failures: Sequence[Failure], found: int) -> dict[str, Any]:
+    """The result of a run, `found` rows of which failed: in a completed state with a name of its own if there are any.
+
+    `failures` are at least the first of them.
+    """
+    if not found:
+        return row
+    message = f"{found} failed{_first(failures)}"
+    _tell(failures, found)
+    return cast(dict[str, Any], Completed(name=NAME, message=message, data=row))  # the caller of a flow gets the data
+
+
+def damage(row: dict[str, Any], failures: Sequence[Failure], found: int, where: str) -> dict[str, Any]:
+    """The result of a check that found problems: as a DamageError in a failed state if there are any."""
+    if not found:
+        return row
+    message = f"{where}: {found} problems{_first(failures)}"
+    _tell(failures, found)
+    return cast(dict[str, Any], Failed(message=message, data=DamageError(message, row)))
+
+
+def _tell(failures: Sequence[Failure], found: int) -> None:
+    logger = get_run_logger()
+    for failure in failures[:LOGGED]:
+        logger.warning("%s", _line(failure))
+    if found > LOGGED:
+        logger.warning("%d more; the table of this run has the first %d", found - LOGGED, min(found, KEPT))
+    table = [dict(failure) for failure in failures[:KEPT]]
+    create_table_artifact(table, key=f"{flow_run.flow_name}-failed", description=f"{len(table)} of {found} that failed")
+
+
+def _first(failures: Sequence[Failure]) -> str:
+    return f", the first is {_line(failures[0])}" if failures else ""
+
+
+def _line(failure: Failure) -> str:
+    return f"{failure['key']}: {failure['reason']}: {failure['error'] or 'no message'}"

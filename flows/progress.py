@@ -1,0 +1,72 @@
+"""Progress of a flow run: a bar in a terminal, a progress artifact on the server, and a log line at each shard."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+from uuid import UUID
+
+import httpx
+from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.runtime import flow_run
+
+from flows import command
+from tasks.progress import Progress
+
+EVERY_SECONDS = 10.0
+"""How often the artifact is brought up to date."""
+
+
+class _Followed(Progress):
+    """Passes progress on. What another process gets of it is silent."""
+
+    def __init__(self, bar: Progress, logger: Any, artifact: UUID) -> None:
+        self._bar, self._logger, self._artifact = bar, logger, artifact
+        self._total = self._done = 0
+        self._counting, self._updating = threading.Lock(), threading.Lock()
+        self._due = time.monotonic() + EVERY_SECONDS
+
+    def begin(self, images: int) -> None:
+        with self._counting:
+            self._total += images
+        self._bar.begin(images)
+
+    def advance(self, images: int) -> None:
+        with self._counting:
+            self._done += images
+        self._bar.advance(images)
+        if time.monotonic() >= self._due and self._updating.acquire(blocking=False):
+            try:
+                self._due = time.monotonic() + EVERY_SECONDS
+                self.update()
+            finally:
+                self._updating.release()
+
+    def note(self, line: str) -> None:
+        self._logger.info(line)
+
+    def update(self) -> None:
+        """Bring the artifact up to date; a server that does not answer is no reason to stop."""
+        try:
+            update_progress_artifact(
+                self._artifact, 100.0 * self._done / max(1, self._total), f"{self._done} of {self._total} pictures"
+            )
+        except httpx.HTTPError as error:
+            self._logger.debug("the progress artifact is not up to date: %s", type(error).__name__)
+
+    def __reduce__(self) -> tuple[type[Progress], tuple[()]]:
+        return Progress, ()
+
+
+@contextmanager
+def followed(what: str) -> Iterator[Progress]:
+    """The progress of the current flow run, `what` naming the work."""
+    artifact = cast(UUID, create_progress_artifact(0.0, key=f"{flow_run.flow_name}-progress", description=what))
+    with command.bar(what) as bar:
+        progress = _Followed(bar, get_run_logger(), artifact)
+        try:
+            yield progress
+        finally:
+            progress.update()

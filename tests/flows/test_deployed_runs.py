@@ -1,0 +1,122 @@
+"""What infra/deploy.sh deploys runs with what it is given, and leaves alone what others put on the server."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.flow_engine import load_flow, run_flow
+
+from codec.bundle import Bundle
+from codec.errors import SettingsError
+from flows import audit_archive, compress_archive, prepare_server, quality_report, restore_archive
+from flows.serve import NAMES
+from tasks.archive import layout
+from tasks.processes.codec_process import Models
+from tests.flows.conftest import Server
+from tests.support import archive_builder
+from tests.support.archive_builder import folder, png
+from tests.support.deployments import INFRA, client, deploy
+from tests.support.fake_codec import FAKE
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+NAME = "each"
+
+
+@pytest.fixture(scope="module")
+def home(server: Server, prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of the places that everything is deployed with, for one of several archives and without a block."""
+    home = tmp_path_factory.mktemp("home")
+    folder(home / "photos", {f"{seed}.png": png(seed, 48, 60) for seed in range(3)})
+    places = {"FDC_SOURCE": f"{home}/photos", "FDC_ARCHIVE": f"{home}/archive", "FDC_NAME": NAME, "FDC_S3_BLOCK": ""}
+    run = deploy(server, tmp_path_factory.mktemp("elsewhere"), **places)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "warning" not in (run.stdout + run.stderr).lower(), "nothing is amiss without FDC_S3_BLOCK"
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in (places | {"FDC_SUFFIX": f"-{NAME}"}).items():
+            patch.setenv(variable, value)
+        yield home
+
+
+def schedules(name: str) -> dict[str, bool]:
+    """The slugs of a deployment's schedules, and whether each is active."""
+    found = client().read_deployment_by_name(f"{name}/{name}-{NAME}").schedules
+    return {schedule.slug or "": schedule.active for schedule in found}
+
+
+def once(name: str, **parameters: Any) -> None:
+    """Run a deployment in this process, as a worker's process would, to a completed state."""
+    deployment = client().read_deployment_by_name(f"{name}/{name}-{NAME}")
+    run = client().create_flow_run_from_deployment(deployment.id, parameters=parameters)
+    flow: Any = load_flow(run)
+    state: Any = run_flow(flow, flow_run=run, parameters=run.parameters, return_type="state")
+    assert state.type == StateType.COMPLETED, f"{name}: {state.message}"
+
+
+def test_each_deployment_runs_with_the_parameters_that_it_is_given_from_an_empty_folder(
+    home: Path, tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (audit_archive, compress_archive, quality_report, restore_archive):
+        monkeypatch.setattr(module, "Models", partial(Models, codec=FAKE))
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    settings = {
+        "start": str(bundle.path),
+        "stages": {"entropy": {"steps": 2, "batch_size": 2, "crop_size": 32}},
+        "evaluation_images": 1,
+        "evaluation_qualities": [8.0],
+    }
+    (tmp_path / "tiny.json").write_text(json.dumps(settings))
+    fake = archive_builder.bundle(tmp_path / "bundle")
+    given: dict[str, dict[str, Any]] = {
+        "shard-images": {},
+        "train-codec": {"settings": str(tmp_path / "tiny.json")},
+        "compress-archive": {"bundle": str(fake), "metrics": False, "threads": 1, "workers": 1},
+        "restore-archive": {"workers": 1},
+        "audit-archive": {},
+        "evaluate-codec": {"codec": ["jpeg"], "bpp": [2.0], "experiments": False, "workers": 1},
+        "quality-report": {"worst": 1},
+    }
+    assert set(given) == set(NAMES)
+    for name, small in given.items():
+        once(name, **small)
+    once("audit-archive")
+    for made in ("dataset/manifest.parquet", "training/bundle", "restored/0.png", "evaluation/index.html"):
+        assert (home / "archive-work" / made).exists()
+    assert (home / "archive" / layout.QUALITY_REPORT).is_file(), "and the audit that follows takes it as the archive's"
+    assert not list((tmp_path / "empty").iterdir())
+
+
+def test_schedules_of_the_server_stay_and_missing_ones_are_made(home: Path, server: Server, tmp_path: Path) -> None:
+    assert schedules("compress-archive") == {"nightly": True}
+    assert schedules("audit-archive") == {"monthly": True}
+    deployment = client().read_deployment_by_name(f"compress-archive/compress-archive-{NAME}")
+    noon = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 12 * * *"), slug="noon", active=True)
+    client().create_deployment_schedules(deployment.id, [noon])
+    client().update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=False)
+    places = {"FDC_SOURCE": f"{home}/photos", "FDC_ARCHIVE": f"{home}/archive", "FDC_NAME": NAME}
+    run = deploy(server, tmp_path, **places)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert schedules("compress-archive") == {"nightly": False, "noon": True}
+
+
+@pytest.mark.parametrize(
+    ("kind", "archive", "other"),
+    [("docker", "archive", "on the work pool fdcodec-process"), ("process", "second", r"for .*/archive")],
+)
+def test_another_kind_or_archive_does_not_take_over_what_is_deployed(
+    home: Path, monkeypatch: pytest.MonkeyPatch, kind: str, archive: str, other: str
+) -> None:
+    monkeypatch.setenv("FDC_ARCHIVE", f"{home}/{archive}")
+    before = prepare_server.before(kind, str(INFRA / "crashed.yaml"))
+    with pytest.raises(SettingsError, match=f"-{NAME} is deployed {other}: set FDC_NAME to deploy beside it"):
+        asyncio.run(before)
+    monkeypatch.setenv("FDC_SUFFIX", "-beside")
+    asyncio.run(prepare_server.before("process", str(INFRA / "crashed.yaml")))
