@@ -1,9 +1,10 @@
 """python -m tests.benchmarks.corpus FOLDER... [--bundle FOLDER] [-o RESULT.md]: any files through the whole archive.
 
 Files are compressed into an archive in a temporary folder (children decode them, as always), restored, and what comes
-back is held against the sources by second readers: size and transparency by libvips, metadata by exiftool where it is
-installed. Prints how the files ended by container and reason, what share of the pictures is compressed, crashes and
-timeouts, processor time and memory, and each picture that came back otherwise. Ends with status 1 for any of these.
+back is held against the sources by second readers: size, orientation, colors and transparency by libvips, metadata by
+exiftool where it is installed. Prints how the files ended by container and reason, what share of the pictures is
+compressed, crashes and timeouts, processor time and memory, and each picture that came back otherwise. Ends with status
+1 for any of these.
 """
 
 import argparse
@@ -18,6 +19,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tasks.archive import report
 from tasks.archive.manifest import Settings
@@ -36,6 +40,10 @@ _TAGS = """
 EXPECTED_TO_DIFFER = frozenset(_TAGS.split())
 """Tags that a PNG has elsewhere or not at all: how pixels are stored and turned, resolution, places in the file."""
 GROUPS = ("EXIF", "XMP", "IPTC")
+BLOCKS = 6
+"""Across and down: a turned or mirrored picture has other means of such blocks, and so have other colors."""
+FAR = 20.0
+"""How far, of 255, the block means of a compressed picture may be from its source's on the average."""
 
 
 def gathered(folders: Sequence[Path], target: Path) -> int:
@@ -65,7 +73,21 @@ def differences(source: Path, restored: Path) -> Iterator[str]:
     transparent = before.hasalpha() and before[before.bands - 1].min() < 255
     if transparent != after.hasalpha():
         yield "transparency"
+    far = float(np.abs(_block_means(before) - _block_means(after)).mean())
+    if far > FAR:
+        yield f"colors or orientation: block means are {far:.0f} of 255 away"
     yield from (f"tag {tag}" for tag in _lost_tags(source, restored))
+
+
+def _block_means(image: Any) -> NDArray[np.float64]:
+    """Means of BLOCKS x BLOCKS parts in sRGB, over gray where it is transparent."""
+    if image.get_typeof("icc-profile-data"):
+        image = image.icc_transform("srgb", embedded=True)
+    image = image.colourspace("srgb")
+    if image.hasalpha():
+        image = image.flatten(background=[128])
+    small = image.cast("float").resize(BLOCKS / image.width, vscale=BLOCKS / image.height, kernel="linear")
+    return np.asarray(small.numpy(), np.float64)
 
 
 def _lost_tags(source: Path, restored: Path) -> list[str]:

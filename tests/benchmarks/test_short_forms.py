@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 
 from codec.bundle import Bundle
@@ -30,6 +31,7 @@ from tests.benchmarks import (
 )
 from tests.codec.containers.test_pictures_once_lost import CASES
 from tests.conftest import synthetic
+from tests.support.image_files import stored
 from tests.support.tiny_bundles import TINY, tiny_bundle
 
 Printed = Callable[..., str]
@@ -120,10 +122,28 @@ def test_arms_and_lengths_are_measured_of_a_bundle_with_dither(printed: Printed,
     assert "encode" in printed(entropy_speed.main, photos, "--bundle", bundle)
 
 
-def test_the_corpus_says_how_files_ended_and_what_came_back_otherwise(tmp_path: Path, bundle: Bundle) -> None:
+def test_the_corpus_sees_pictures_that_are_turned_or_of_other_colors(tmp_path: Path) -> None:
+    pytest.importorskip("pyvips", reason="no pyvips: pip install pyvips-binary pyvips")
+    pixels = synthetic(120, 120)
+    (tmp_path / "a.jpg").write_bytes(stored(pixels, "JPEG", quality=95))
+    for name, other, expected in (
+        ("same", pixels, []),
+        ("turned", np.rot90(pixels), ["colors"]),
+        ("blue", pixels // (4, 4, 1), ["colors"]),
+        ("cut", pixels[:60], ["is"]),
+    ):
+        (tmp_path / f"{name}.png").write_bytes(stored(np.ascontiguousarray(other, np.uint8), "PNG"))
+        found = corpus.differences(tmp_path / "a.jpg", tmp_path / f"{name}.png")
+        assert [line.split()[0] for line in found][:1] == expected, name
+
+
+def test_the_corpus_says_how_files_ended_and_what_came_back_otherwise(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("pyvips", reason="no pyvips: pip install pyvips-binary pyvips")
     for name in ("00-control.jpg", "04-exif-orient6-II.jpg", "21-text.png", "12.ico", "09-no-eoi.jpg"):
         (tmp_path / name).write_bytes(CASES[name][0]())
+    monkeypatch.setattr(corpus, "FAR", 256.0)  # the bundle of the tests is not trained
     text, wrong = corpus.run([tmp_path], Models(str(bundle.path), threads=1), 1.0)
     assert wrong == 0, text
     assert "| JPEG | fallback | damaged | 1 |" in text
