@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from codec.errors import ArchiveError
-from tasks.archive import layout, manifest
+from tasks.archive import erasures, layout, manifest
 from tasks.storage.store import NotFoundError, Store
 
 
@@ -22,11 +22,15 @@ class File:
 
 @dataclass(frozen=True)
 class Table:
-    """One generation of the compacted report, of all rows of runs 1 to `runs`; generation 0 has none."""
+    """One generation of the compacted report, of all rows of runs 1 to `runs`; generation 0 has none.
+
+    `erasures` is the number of the last erasure when it was made, None in format 1: after another one it says nothing.
+    """
 
     generation: int = 0
     runs: int = 0
     files: tuple[File, ...] = ()
+    erasures: int | None = None
 
     @property
     def rows(self) -> int:
@@ -39,7 +43,17 @@ class Table:
 
 
 def current(archive: Store) -> Table:
-    """The generation that holds now, by one request; generation 0 where nothing was compacted."""
+    """The generation that holds now, by two requests; generation 0 where nothing was compacted since the last erasure.
+
+    A compaction that ran beside an erasure may be named later than the tables that the erasure made: it has rows as
+    they were before, of tars that are no more.
+    """
+    table = named(archive)
+    return table if table.erasures in (None, erasures.last(archive)) else Table()
+
+
+def named(archive: Store) -> Table:
+    """The generation that tables/CURRENT.json names, whether or not it still holds."""
     try:
         data = archive.read(layout.CURRENT)
     except NotFoundError:
@@ -49,6 +63,7 @@ def current(archive: Store) -> Table:
     document = manifest.from_json(data, where, remedy=remedy)
     try:
         files = tuple(File(**file) for file in document["files"])
-        return Table(int(document["generation"]), int(document["runs"]), files)
+        erased = document.get("erasures")
+        return Table(int(document["generation"]), int(document["runs"]), files, None if erased is None else int(erased))
     except (TypeError, KeyError, ValueError) as error:
         raise ArchiveError(f"{where}: damaged; {remedy}") from error

@@ -100,8 +100,13 @@ def audit(stamp: str) -> str:
 
 
 def forgetting(number: int) -> str:
-    """The plan by which keys are forgotten, numbered from 1."""
+    """The keys that are to be forgotten together, numbered from 1."""
     return f"{FORGET}/{number:06d}.json"
+
+
+def forget_plan(number: int) -> str:
+    """What is to be rewritten to forget them."""
+    return f"{FORGET}/{number:06d}-plan.json"
 
 
 def forgotten(number: int) -> str:

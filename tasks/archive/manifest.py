@@ -78,7 +78,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One run. `shards` are row ranges [start, stop) of the listing; `batch` pictures are encoded at a time."""
+    """One run. `shards` are row ranges [start, stop) of the listing; `batch` pictures are encoded at a time.
+
+    `erasures` is the number of the last erasure that the listing knows of.
+    """
 
     run: int
     parent: int | None
@@ -91,6 +94,7 @@ class Manifest:
     settings: Settings
     bundle_id: str
     excluded: int = 0
+    erasures: int = 0
     batch: int = 1
     package_version: str = field(default_factory=lambda: importlib.metadata.version("fdcodec"))
     format: int = FORMAT

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from codec.errors import ArchiveError, SettingsError
-from tasks.archive import escrow, layout, manifest, report
-from tasks.archive.erasures import refuse_unfinished
+from tasks.archive import erasures, escrow, layout, manifest, report
 from tasks.archive.manifest import Manifest, Settings
 from tasks.archive.opening import create
 from tasks.compress import listing, shard
@@ -124,7 +123,7 @@ def plan_run(
     if (opened := open_run(archive)) is not None:
         LOGGER.info("%s: run %d was opened by another runner; its plan is taken", archive, opened)
         return opened
-    run = max(report.runs(archive), default=0) + 1
+    run, erased = max(report.runs(archive), default=0) + 1, erasures.last(archive)
     limits = sharding.Limits(settings.max_images_per_shard, settings.max_shard_bytes, listing.SHARDS_PER_RUN)
     with tempfile.TemporaryDirectory() as scratch:
         chosen = Filter(settings.include, settings.exclude, settings.non_images == "keep")
@@ -143,6 +142,7 @@ def plan_run(
             listing_sha256=frozen.sha256,
             gone=frozen.gone,
             excluded=frozen.excluded,
+            erasures=erased,
             truncated=frozen.truncated,
             shards=tuple(frozen.shards),
             settings=settings,
@@ -156,7 +156,7 @@ def plan_run(
 
 def work_off(archive: Store, plan: Manifest, job: Job, shard_map: ShardMap) -> report.Totals:
     """Encode all shards of a run that are not done, and seal it; returns the run's totals."""
-    refuse_unfinished(archive)
+    erasures.refuse_unfinished(archive)
     if archive.sha256(plan.listing) != plan.listing_sha256:
         raise ArchiveError(f"{archive.uri(plan.listing)}: damaged; restore it from a mirror")
     totals = list(shard_map(job, len(plan.shards)))
@@ -170,6 +170,7 @@ def seal(archive: Store, plan: Manifest, closed: str = "") -> list[int]:
     Raises ArchiveError while a shard is missing, unless `closed` says why the run is to end without it.
     """
     run, parts, tars, missing = plan.run, [], set(), []
+    there = archive.children(layout.shards(run))  # what is published from here on is not ours to remove
     for number in range(len(plan.shards)):
         name = layout.part(run, number)
         part = shard.committed(archive, run, number)
@@ -186,14 +187,15 @@ def seal(archive: Store, plan: Manifest, closed: str = "") -> list[int]:
     document: dict[str, Any] = {"format": manifest.FORMAT, "run": run, "manifest": opened, "parts": parts}
     if closed:
         document["closed"] = {"reason": closed, "missing": missing}
-    else:
-        _remove_orphans(archive, plan, tars)
+    orphans = [name for name in there if f"{layout.shards(run)}/{name}" not in tars and int(name[:6]) not in missing]
+    if not closed:
+        _remove_orphans(archive, plan, orphans)
     if not archive.publish(layout.seal(run), manifest.to_json(document)):
         sealed = manifest.seal(archive, run)
         why = f"closed meanwhile ({sealed['closed']['reason']})" if "closed" in sealed else "sealed with other parts"
         raise ArchiveError(f"{archive.uri(layout.seal(run))}: run {run} was {why}; audit the archive")
     if closed:
-        _remove_orphans(archive, plan, tars)
+        _remove_orphans(archive, plan, orphans)
     return missing
 
 
@@ -211,11 +213,13 @@ def close_run(archive: Store, run: int, reason: str) -> list[int]:
     return seal(archive, manifest.read(archive, run), reason.strip())
 
 
-def _remove_orphans(archive: Store, plan: Manifest, tars: set[str]) -> None:
-    """Delete what killed and losing runners left: tars that no part names, listings, temporary files, uploads."""
-    for tar in (f"{layout.shards(plan.run)}/{name}" for name in archive.children(layout.shards(plan.run))):
-        if tar not in tars:
-            archive.remove(tar)
+def _remove_orphans(archive: Store, plan: Manifest, tars: list[str]) -> None:
+    """Delete what killed and losing runners left: tars that no part names, listings, temporary files, uploads.
+
+    Tars of shards that a closed run goes without are spared: their runner may be about to commit.
+    """
+    for tar in tars:
+        archive.remove(f"{layout.shards(plan.run)}/{tar}")
     for name in (f"{layout.run(plan.run)}/{name}" for name in archive.children(layout.run(plan.run))):
         if name.endswith(".parquet") and name != plan.listing:
             archive.remove(name)

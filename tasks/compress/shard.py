@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import logging
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +14,7 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from codec.errors import ArchiveError
-from tasks.archive import layout, manifest, report, schema
+from tasks.archive import erasures, layout, manifest, report, schema
 from tasks.archive.manifest import Manifest
 from tasks.archive.tar import Tar
 from tasks.compress import listing, process_pair
@@ -64,8 +65,9 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
     with tempfile.TemporaryDirectory() as scratch:
         spool = Path(scratch) / "shard.tar"
         with process_pair.lent(archive, plan.bundle_id, models, metrics) as pair, Tar(spool) as tar:
+            forgotten = erasures.keys(archive, plan.erasures)
             held = _held(archive, plan.run, [entry["key"] for entry in entries if entry["held_sha256"]])
-            encoding = Encoding(plan, shard, job.device, held, pair.encoder, pair.decoder, tar)
+            encoding = Encoding(plan, shard, job.device, held, pair.encoder, pair.decoder, tar, forgotten)
             for entry in entries:
                 encoding.add(entry)
                 progress.advance(1)
@@ -117,12 +119,14 @@ class Encoding:
         encoder: Child,
         decoder: Child,
         tar: Tar,
+        forgotten: Collection[str] = (),
     ) -> None:
         self.rows: list[Row] = []
         self._source, self._held = open_source(plan.source), held
         self._reader = Reader(self._source)
         self._plan, self._shard, self._device = plan, shard, device
         self._encoder, self._decoder, self._tar = encoder, decoder, tar
+        self._forgotten = forgotten
 
     def add(self, entry: Row) -> None:
         """Make the row of one listing entry."""
@@ -147,6 +151,8 @@ class Encoding:
         return int(stamp) if is_local and not self._source.stamps_tell_content and stamp.isdecimal() else None
 
     def _outcome(self, entry: Row) -> Row:
+        if entry["key"] in self._forgotten:  # since this run was planned
+            return {"status": "forgotten"} | dict.fromkeys(("device", "bundle_id", "group", "source_modified_at"))
         if entry["state"] == "unjudged" and (held := self._held.get(entry["key"])) is not None:
             return {"source_sha256": entry["held_sha256"]} | held | {"needs_attention": UNJUDGED}
         try:

@@ -77,9 +77,12 @@ def audit(
         path = Path(scratch) / "findings.parquet"
         with pa.parquet.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
             notes = Findings(writer)
-            _Audit(store, mirror, Path(scratch), notes, decoders, sample, random.Random(seed), progress).whole()
-            notes.flush()
-        store.publish(name, path)
+            try:
+                _Audit(store, mirror, Path(scratch), notes, decoders, sample, random.Random(seed), progress).whole()
+            finally:
+                notes.flush()
+                writer.close()
+                store.publish(name, path)
     return Audited(notes.objects, notes.pictures, notes.found, notes.repaired, notes.problems, name)
 
 
@@ -268,10 +271,13 @@ class _Audit:
         if self.mirror is None or self.problem(self.mirror, name, wrong) is not None:
             return False
         copy = self.local(self.mirror, name)
-        self.archive.remove(name)
-        stands = self.archive.publish(name, copy)
+        try:
+            self.archive.replace(name, copy)  # in one step: what is left of a damaged tar stays until the copy stands
+        except StorageError as error:
+            self.notes.add(name, "damaged", f"cannot be repaired: {error}")
+            return False
         self.fetched = ("", "")
-        return stands
+        return True
 
     def local(self, store: Store, name: str) -> Path:
         """A local file with the content of an object, fetched once until the next object is asked for."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from codec.errors import ArchiveError
-from tasks.archive import compacted, layout, manifest, report
+from tasks.archive import compacted, erasures, layout, manifest, report
 from tasks.archive.compacted import File, Table
 from tasks.archive.schema import SCHEMA
 from tasks.storage import parquet
@@ -36,17 +36,17 @@ def compact(archive: Store, *, afresh: bool = False) -> Table:
     `afresh` reads every part again instead of the last generation, and leaves no older generation behind.
     Raises ArchiveError when rows went missing on the way; the old generation then holds.
     """
-    before = compacted.current(archive)
+    erased, before = erasures.last(archive), compacted.current(archive)
     sealed = [run for run in report.runs(archive) if run <= before.runs or report.sealed(archive, run)]
     if not sealed or (not afresh and sealed[-1] == before.runs):
         return before
     inputs = _inputs(archive, before, sealed, afresh)
     generation = _claim(archive, sealed[-1])
     files = tuple(_write(archive, generation, parquet.read_once(archive, inputs, SCHEMA)))
-    after = Table(generation, sealed[-1], files)
+    after = Table(generation, sealed[-1], files, erased)
     if after.rows != (expected := report.count_rows(archive, inputs)):
         raise ArchiveError(f"{archive}: {after.rows} of {expected} rows were compacted; nothing was changed")
-    now = compacted.current(archive)
+    now = compacted.named(archive)
     if now.generation > generation:
         return now
     archive.replace(layout.CURRENT, after.to_bytes())

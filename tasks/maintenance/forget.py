@@ -1,8 +1,9 @@
 """Pictures erased for good, as a law may ask: their bytes leave the archive and a tombstone row stays for each.
 
-A plan is published first, forget/<number>.json: the keys, the members to cut out of each tar, and every part with a row
-of those keys or of those tars. From then on the erasure goes through, whoever is killed: `forget` called again finishes
-a plan that is there before it does anything else. Each step says the same when it is repeated:
+The keys are published first, forget/<number>.json, and then the plan, forget/<number>-plan.json: the members to cut out
+of each tar, and every part with a row of those keys or of those tars. It is computed when no run can begin any more, so
+no picture that a run committed meanwhile is overlooked. From then on the erasure goes through, whoever is killed:
+`forget` called again finishes what was begun before it does anything else. Each step says the same when it is repeated:
 
 1. A tar is copied without the members, its other bytes as they were, and published under its new content hash.
 2. Parts are replaced: rows of the keys become tombstones, rows of the tars point at the new ones. A tombstone keeps
@@ -12,20 +13,22 @@ a plan that is there before it does anything else. Each step says the same when 
 5. The old tars are removed, and forget/<number>-done.json closes the plan.
 
 Every row is in exactly one part before and after each step. A reader that looked a row up before step 2 and reads
-after step 5 finds its tar gone, and finds the new one by looking again. No shard is committed meanwhile: a plan begins
-only when, after it was published, no run is open, and a run goes on only when, after its manifest was published, no
-plan is unfinished. The keys are never listed again. What stays: the frozen listings, which hold keys, sizes and, of
-sources of one size, hashes. Mirrors, and older versions that a store itself keeps, are their owner's to erase.
+after step 5 finds its tar gone, and finds the new one by looking again. No shard is committed meanwhile: a plan is made
+only when, after its keys were published, no run is open, and a run goes on only when, after its manifest was published,
+no erasure is unfinished. The keys are never listed again, and a run that was planned before writes tombstones for them.
+A compaction beside it makes tables that name the erasure before this one, and so are not read. What stays: the frozen
+listings, which hold keys, sizes and, of sources of one size, hashes. Mirrors, and older versions that a store itself
+keeps, are their owner's to erase.
 """
 
 import dataclasses
 import hashlib
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute
@@ -37,6 +40,7 @@ from tasks.maintenance import compaction
 from tasks.storage import parquet
 from tasks.storage.store import Store, sha256_of
 
+Made = TypeVar("Made")
 _KEPT = ("key", "version", "source_uri", "source_bytes", "run", "shard", "created_at")
 _KEYS = "SELECT DISTINCT key FROM rows WHERE tar IS NOT NULL AND list_contains($keys, key)"
 _SAME_BYTES = """
@@ -100,7 +104,8 @@ def forget(archive: Store, keys: Sequence[str], *, companions: Literal["refuse",
             )
         keys = sorted({*keys, *others})
     number = max(erasures.numbers(archive), default=0) + 1
-    document = {"format": manifest.FORMAT, **dataclasses.asdict(_plan(archive, keys))}
+    _plan(archive, keys)  # says what is wrong with them before anything is published
+    document = {"format": manifest.FORMAT, "keys": keys, "companions": companions}
     if not archive.publish(layout.forgetting(number), manifest.to_json(document)):
         raise ArchiveError(f"{archive}: another erasure has just begun; run again when it is done")
     return erased + _carry_out(archive, number)
@@ -135,26 +140,49 @@ def _plan(archive: Store, keys: list[str]) -> Plan:
 
 
 def _carry_out(archive: Store, number: int) -> int:
-    name = layout.forgetting(number)
-    document = manifest.from_json(archive.read(name), archive.uri(name))
-    plan = Plan(document["keys"], document["tars"], document["parts"])
-    if not _tombstones(archive, plan):
-        try:
-            _refuse_open_run(archive)
-        except ArchiveError:
-            archive.remove(name)
-            raise
+    plan = _planned(archive, number)
     moved = {tar: _without(archive, tar, offsets) for tar, offsets in plan.tars.items() if archive.exists(tar)}
     for part in plan.parts:
         _rewrite_part(archive, part, set(plan.keys), moved)
     for run in sorted({layout.run_of(part) for part in plan.parts}):
         _rewrite_seal(archive, run, plan.parts)
-    if compacted.current(archive).generation:
+    if compacted.named(archive).generation:
         compaction.compact(archive, afresh=True)
     for tar in plan.tars:
         archive.remove(tar)
     archive.publish(layout.forgotten(number), manifest.to_json({"format": manifest.FORMAT}))
     return _tombstones(archive, plan)
+
+
+def _planned(archive: Store, number: int) -> Plan:
+    """The plan of an erasure, made now unless that is done; the erasure is taken back where it cannot be made."""
+    name, planned = layout.forgetting(number), layout.forget_plan(number)
+    document = manifest.from_json(archive.read(name), archive.uri(name))
+    if "tars" in document:  # format 1 has all in one
+        plan = Plan(document["keys"], document["tars"], document["parts"])
+        if not _tombstones(archive, plan):
+            _or_take_back(archive, name, lambda: _refuse_open_run(archive))
+        return plan
+    if not archive.exists(planned):
+
+        def plan_now() -> Plan:
+            _refuse_open_run(archive)
+            if document["companions"] == "refuse" and (others := _companions(archive, document["keys"])):
+                raise ArchiveError(f"{archive}: {others[0]!r} came meanwhile and belongs to them; forget again")
+            return _plan(archive, document["keys"])
+
+        made = {"format": manifest.FORMAT, **dataclasses.asdict(_or_take_back(archive, name, plan_now))}
+        archive.publish(planned, manifest.to_json(made))
+    document = manifest.from_json(archive.read(planned), archive.uri(planned))
+    return Plan(document["keys"], document["tars"], document["parts"])
+
+
+def _or_take_back(archive: Store, name: str, step: Callable[[], Made]) -> Made:
+    try:
+        return step()
+    except ArchiveError:
+        archive.remove(name)
+        raise
 
 
 def _tombstones(archive: Store, plan: Plan) -> int:

@@ -1,0 +1,163 @@
+"""Maintenance commands beside each other: each is stopped at the moment that once lost pictures, and the other runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codec.errors import ArchiveError
+from tasks.archive import compacted, layout, report
+from tasks.compress import runs
+from tasks.maintenance import compaction
+from tasks.maintenance.audit import audit
+from tasks.maintenance.forget import forget
+from tasks.restore.restore import restore
+from tasks.storage.store import StorageError, Store
+from tests.support.archive_builder import folder, pack, png, rows
+from tests.support.codecless_archives import make
+from tests.support.maintenance_runs import RUNS
+
+
+def first(monkeypatch: pytest.MonkeyPatch, method: str, name: str, other: Callable[[], object]) -> list[str]:
+    """Before a store does this to that name for the first time, another command runs to its end."""
+    real, done = getattr(Store, method), list[str]()
+
+    def instead(self: Store, target: str, *arguments: Any) -> Any:
+        if target == name and not done:
+            done.append(name)
+            other()
+        return real(self, target, *arguments)
+
+    monkeypatch.setattr(Store, method, instead)
+    return done
+
+
+def restored(archive: Path, target: Path) -> dict[str, bytes]:
+    assert restore(str(archive), str(target)).errors == []
+    return {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
+
+
+def holds(archive: Path, content: bytes) -> bool:
+    return any(content in path.read_bytes() for path in archive.rglob("*") if path.is_file())
+
+
+def test_a_run_that_is_sealed_before_the_erasure_is_published_is_erased_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(tmp_path / "a", RUNS)
+    later = lambda: make(tmp_path / "a", [*RUNS, {"b": b"b once more", "z": b"zzz"}])  # noqa: E731
+    assert first(monkeypatch, "publish", layout.forgetting(1), later) or forget(store, ["b"]) == 3
+    assert not holds(tmp_path / "a", b"b once more")
+    assert restored(tmp_path / "a", tmp_path / "out")["z"] == b"zzz"
+    assert audit(str(tmp_path / "a")).problems == []
+
+
+def test_a_companion_that_comes_meanwhile_takes_the_erasure_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(tmp_path / "a", [{"b.jpg": b"bbb"}])
+    later = lambda: make(tmp_path / "a", [{"b.jpg": b"bbb"}, {"b.mov": b"a film"}])  # noqa: E731
+    first(monkeypatch, "publish", layout.forgetting(1), later)
+    with pytest.raises(ArchiveError, match="came meanwhile"):
+        forget(store, ["b.jpg"])
+    assert restored(tmp_path / "a", tmp_path / "out").keys() == {"b.jpg", "b.mov"}
+    assert forget(store, ["b.jpg"], companions="too") == 2
+
+
+def test_a_run_that_was_planned_before_an_erasure_does_not_bring_the_picture_back(
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch, children_are_played_here: None
+) -> None:
+    source, archive = folder(tmp_path / "s", {"a.png": png(1), "b.png": png(2)}), tmp_path / "a"
+    pack(source, archive, fake_bundle)
+    folder(source, {"b.png": png(3), "c.png": png(4)})
+    done = first(monkeypatch, "publish", layout.manifest(2), lambda: forget(Store(str(archive)), ["b.png"]))
+    pack(source, archive, fake_bundle)
+    assert done
+    found = {(row["key"], row["run"]): row for row in rows(archive)}
+    assert found["b.png", 2]["status"] == "forgotten"
+    assert found["b.png", 2]["tar"] is None and found["b.png", 2]["source_sha256"] is None
+    assert found["c.png", 2]["status"] == "compressed"
+    assert pack(source, archive, fake_bundle).runs == []
+
+
+@pytest.mark.parametrize("compacted_before", [False, True])
+def test_a_compaction_beside_an_erasure_names_no_tar_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compacted_before: bool
+) -> None:
+    store = make(tmp_path / "a", RUNS[:1])
+    if compacted_before:
+        compaction.compact(store)
+    make(tmp_path / "a", RUNS)
+    done = first(monkeypatch, "replace", layout.CURRENT, lambda: forget(store, ["b"]))
+    compaction.compact(store)
+    assert done
+    assert restored(tmp_path / "a", tmp_path / "out").keys() == {"a", "c", "d", "f", "h", "trip/g.jpg"}
+    assert {row["status"] for row in report.query(store, "SELECT * FROM rows WHERE key = 'b'")} == {"forgotten"}
+    assert audit(str(tmp_path / "a")).problems == []
+    monkeypatch.undo()
+    assert compaction.compact(store).runs == len(RUNS)
+    assert compacted.current(store).runs == len(RUNS)
+    assert restored(tmp_path / "a", tmp_path / "two").keys() == {"a", "c", "d", "f", "h", "trip/g.jpg"}
+
+
+def test_a_sealer_that_pauses_removes_nothing_that_others_published_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(tmp_path / "a", RUNS, seal=False)
+    number = len(RUNS)
+    real, waiting = runs._remove_orphans, [True]
+
+    def paused(*arguments: Any) -> None:
+        if waiting.pop() if waiting else False:
+            runs.seal(store, runs.manifest.read(store, number))  # another sealer comes first
+            forget(store, [next(iter(RUNS[-1]))])
+        real(*arguments)
+
+    monkeypatch.setattr(runs, "_remove_orphans", paused)
+    with pytest.raises(ArchiveError, match="sealed with other parts"):
+        runs.seal(store, runs.manifest.read(store, number))
+    assert not waiting
+    monkeypatch.undo()
+    assert audit(str(tmp_path / "a")).problems == []
+    restored(tmp_path / "a", tmp_path / "out")
+
+
+def test_a_repair_that_fails_leaves_what_was_there_and_the_findings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "a", RUNS)
+    make(tmp_path / "mirror", RUNS)
+    (tar, *_) = sorted((tmp_path / "a").glob("runs/000001/shards/*.tar"))
+    data = tar.read_bytes()
+    tar.chmod(0o644)
+    tar.write_bytes(data[:-600] + b"damage" + data[-594:])
+    left = tar.read_bytes()
+    name = tar.relative_to(tmp_path / "a").as_posix()
+    real = Store.replace
+
+    def full(self: Store, target: str, content: bytes | Path) -> None:
+        if target == name:
+            raise StorageError(f"{target}: no space left")
+        real(self, target, content)
+
+    monkeypatch.setattr(Store, "replace", full)
+    audited = audit(str(tmp_path / "a"), repair_from=str(tmp_path / "mirror"))
+    assert tar.read_bytes() == left
+    assert any("no space left" in str(problem["detail"]) for problem in audited.problems)
+    assert (tmp_path / "a" / audited.findings).exists()
+    monkeypatch.undo()
+    assert audit(str(tmp_path / "a"), repair_from=str(tmp_path / "mirror")).repaired == 1
+    assert tar.read_bytes() == data
+
+
+def test_findings_are_kept_when_the_audit_itself_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "a", RUNS)
+
+    def broken(*_: object, **__: object) -> None:
+        raise StorageError("the store is gone")
+
+    monkeypatch.setattr(Store, "abort_uploads", broken)
+    with pytest.raises(StorageError, match="the store is gone"):
+        audit(str(tmp_path / "a"))
+    assert len(list((tmp_path / "a" / layout.AUDITS).iterdir())) == 1
