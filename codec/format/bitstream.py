@@ -42,6 +42,8 @@ class File:
     version: int = VERSION
     unknown: tuple[tuple[str, int], ...] = field(default=())
     """Tag and length of each ancillary chunk that is not known here and was skipped."""
+    minor: int = MINOR
+    """Minor version that a file states; `pack` writes this release's."""
 
     @property
     def quality(self) -> float:
@@ -122,7 +124,7 @@ def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> File:
     chunks, unknown = chunk_codes.read(reader, width, height, newer=minor > MINOR)
     return File(
         width, height, bool(flags & GREY), bundle_id, quality_code, parameters, stream, chunks, orientation, VERSION,
-        unknown,
+        unknown, minor,
     )  # fmt: skip
 
 

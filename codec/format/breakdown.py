@@ -43,7 +43,8 @@ def bit_breakdown(file: File, entropy: tuple[ExactEntropyModel, Tables] | None =
         entries.append(Entry("hyper-latent", "hyper-latent", " x ".join(map(str, shape)), hyper))
         entries.append(Entry("latent", "latent", f"4 x {rows} x {columns}", 8 * length - hyper))
     if file.version > 1:
-        entries.append(Entry("header", "orientation", str(file.orientation), 8))
+        shown = "{} (shown as {} x {})".format(file.orientation, *file.upright_size)
+        entries.append(Entry("header", "orientation", shown, 8))
     seen: dict[str, int] = {}
     for chunk in file.chunks:
         index = seen.get(chunk.tag, 0)
@@ -61,12 +62,14 @@ def _header(file: File) -> list[tuple[Part, str, str, int]]:
     parameters = file.parameters
     alphas = ", ".join(f"{alpha_of_code(code):.4f} (code {code})" for code in parameters.alpha_codes)
     flags = ["four alpha codes"] * (len(parameters.alpha_codes) == 4) + ["grey"] * file.grey
+    if file.version == 1:
+        flags += [NAMES[chunk.tag] for chunk in file.chunks]
     signature: list[tuple[Part, str, str, int]] = [
         ("header", "signature", "FDC", 3 if file.version == 1 else len(SIGNATURE)),
         ("header", "version", str(file.version), 1),
     ]
     if file.version > 1:
-        signature.append(("header", "minor version", "0", 1))
+        signature.append(("header", "minor version", str(file.minor), 1))
     return [
         *signature,
         ("header", "flags", ", ".join(flags) or "none", 1),

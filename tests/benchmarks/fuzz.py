@@ -37,6 +37,8 @@ from tests.support.version1 import as_version_1
 MAX_PIXELS = 2**12
 """The decoder's limit here: hostile sizes above it are refused, those below decode in milliseconds."""
 BLOCKS = (Block("exIf", b"MM" + bytes(40)),)
+NUMBER_OR_TAG = r"""[0-9a-f]{16}|0x[0-9a-f]+|b'.*'(?= at)|b".*"(?= at)|(?<=chunk )[A-Za-z]{4}\b|\d+"""
+"""What is left out of an error's message to count it with its like."""
 MEASURED_EVERY = 7
 """One file in so many has its memory measured, which doubles its time."""
 
@@ -134,7 +136,7 @@ def outcome(codec: Codec, data: bytes) -> str:
         picture = to_picture(file.chunks, pixels, grey=file.grey, orientation=file.orientation, version=file.version)
         assert picture.alpha is None or picture.alpha.shape == (file.height, file.width), "another alpha plane"
     except BitstreamError as error:
-        return "refused: " + re.sub(r"[0-9a-f]{16}|0x[0-9a-f]+|\d+", "#", str(error))[:70]
+        return "refused: " + re.sub(NUMBER_OR_TAG, "#", str(error))[:70]
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a panic of the coder's library is no Exception

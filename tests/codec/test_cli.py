@@ -24,6 +24,7 @@ from codec.format.breakdown import bit_breakdown
 from codec.format.tags import Block
 from codec.quantization.quantizer import Parameters
 from tests.conftest import synthetic
+from tests.golden.make import GOLDEN
 from tests.support.tiny_bundles import tiny_bundle
 
 
@@ -234,6 +235,35 @@ def test_info_shows_what_it_can_without_the_bundle(file: Path) -> None:
     assert sum(bits) == 8 * file.stat().st_size
     refused = fdc("info", file, "--symbols")
     assert refused.exit_code == 1 and "no bundle with id" in refused.stderr
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_golden_file_is_accounted_for_to_the_bit(version: int) -> None:
+    for path in (GOLDEN if version == 1 else GOLDEN / "version2").glob("*.fdc"):
+        data = path.read_bytes()
+        assert sum(entry.bits for entry in bit_breakdown(parse(data))) == 8 * len(data), path.name
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("version2/every-chunk", ["version 8 2", "flags 8 grey", "orientation 8 1 (shown as 40 x 56)"]),
+        ("version2/orientation-6", ["width 8 40", "height 8 56", "orientation 8 6 (shown as 56 x 40)"]),
+        ("version2/later-minor-version", ["version 8 2", "minor version 8 9"]),
+        ("version2/unknown-ancillary-chunk", ["unknown chunk 56 neWa: 2 bytes"]),
+        ("parallel-icc-exif", ["signature 24 FDC", "version 8 1", "flags 8 color profile, EXIF block"]),
+        ("parallel-binary-alpha", ["version 8 1", "flags 8 grey, alpha plane"]),
+    ],
+)
+def test_info_shows_what_a_file_of_either_version_has(name: str, lines: list[str]) -> None:
+    done = fdc("info", GOLDEN / f"{name}.fdc")
+    assert done.exit_code == 0, done.output
+    shown = [re.sub(r" +", " ", line).replace(" bits ", " ") for line in done.stdout.splitlines()]
+    assert set(lines) <= set(shown)
+    assert ("orientation" in done.stdout) == ("version 8 2" in shown)
+    file = parse((GOLDEN / f"{name}.fdc").read_bytes())
+    listed = [line.split()[-4].removesuffix(":") for line in shown if re.search(r" [A-Za-z]{4}: of \d+ bytes$", line)]
+    assert listed == [chunk.tag for chunk in file.chunks]
 
 
 def test_evaluate_measures_every_picture_and_reports_bad_files(codec: Codec, bundle: Bundle, tmp_path: Path) -> None:

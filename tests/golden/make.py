@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from codec import Codec, Picture
 from codec.bundle import Bundle
@@ -55,6 +55,16 @@ DERIVED: Mapping[str, tuple[str, Mapping[str, bool]]] = {
     "coarse": ("conditioned", {"dither": True, "finest_attention": False}),
 }
 """Bundles that are others but for settings of their entropy model."""
+
+EXTREME: Mapping[str, tuple[str, Mapping[str, int]]] = {
+    "extreme": ("dithered-conditioned", {}),
+    "extreme-serial": ("dithered-serial", {"halvings": 1}),
+}
+"""Bundles with larger weights than training gives, so that every clamp of the arithmetic acts. For version 2 alone."""
+ENLARGED = {"embed": 3, "project": 7, "merge": 6, "expand": 7, "contract": 5, "0": 4, "1": 4, "inner": 2, "outer": 5}
+"""The power of two by which an extreme bundle's linear maps are larger, by the last part of their name."""
+EXTREME_CODE = 255
+"""The alpha code that has in extreme bundles so large an alpha and prior that means are clamped."""
 
 
 def pictures() -> dict[str, tuple[Picture, float]]:
@@ -116,6 +126,27 @@ def derive(folder: Path, kind: str) -> None:
     config.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def enlarge(folder: Path, kind: str) -> None:
+    """Write an extreme bundle beside the one that it comes from."""
+    other, changes = EXTREME[kind]
+    bundle = Path(shutil.copytree(folder / other, folder / kind))
+    content = json.loads((bundle / "bundle.json").read_text())
+    content["entropy"] |= changes
+    tensors = load_file(bundle / "entropy.safetensors")
+    halvings = content["entropy"]["halvings"]
+    beyond = (f"hyper_decoder.grow.{halvings}.", f"hyper_decoder.blocks.{halvings + 1}.")
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(beyond)}
+    for name, tensor in tensors.items():
+        if name.endswith(".fraction"):
+            tensor -= ENLARGED[name.split(".")[-2]]
+    tensors["alpha"][EXTREME_CODE] = 2**31 - 1
+    tensors["prior.table"][EXTREME_CODE, :2] = 2**19 - 1
+    save_file(tensors, bundle / "entropy.safetensors")
+    content["files"]["entropy.safetensors"] = hashlib.sha256((bundle / "entropy.safetensors").read_bytes()).hexdigest()
+    content["known_answer"] = computed_answer(bundle, EntroformerSettings(**content["entropy"]))
+    (bundle / "bundle.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
 def computed_answer(bundle: Path, settings: EntroformerSettings) -> str:
     """What the codec computes as the known answer of a bundle's entropy model under these settings."""
     tensors = load_file(bundle / "entropy.safetensors")
@@ -139,12 +170,14 @@ def make_bundles(golden: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         frozen = bundles(folder, golden) if (golden / BUNDLES).exists() else {}
-        missing = [kind for kind in (*KINDS, *DERIVED) if kind not in frozen]
+        missing = [kind for kind in (*KINDS, *DERIVED, *EXTREME) if kind not in frozen]
         for kind in missing:
             if kind in KINDS:
                 tiny_bundle(folder / kind, **KINDS[kind])
-            else:
+            elif kind in DERIVED:
                 derive(folder, kind)
+            else:
+                enlarge(folder, kind)
         if missing:
             freeze(folder, golden)
 

@@ -1,11 +1,12 @@
 """python -m tests.golden.make_version2: writes the golden files of format version 2, each once.
 
-version2/NAME.fdc           files that must be read: every chunk, every orientation, the largest symbols
+version2/NAME.fdc           files that must be read: every chunk, every orientation, the largest symbols, every clamp
 version2/refused/NAME.fdc   files that must be refused, each for the one thing that it is named for
 version2/expected.json      bundle, sizes, symbols and chunks of the first, and of the others what is wrong
 
-Their bundles are those of version 1. Symbols and chunks are given here, not computed from pictures, so that the files
-reach what no picture does. Files that exist are never written again.
+Files whose names begin with version-1 are of that version, and are what no picture gives there. Symbols and chunks are
+given here, not computed from pictures, so that the files reach what no picture does. Their bundles are those of version
+1, and two extreme ones. Files that exist are never written again.
 """
 
 import hashlib
@@ -21,16 +22,19 @@ import numpy as np
 import torch
 
 from codec.bundle import Bundle
-from codec.entropy.stream import compress
-from codec.errors import SettingsError
+from codec.entropy.stream import compress, decompress
+from codec.errors import BitstreamError, SettingsError
 from codec.format.bitstream import File, pack, parse
 from codec.format.chunks import Chunk, code_alpha, compressed
 from codec.format.tags import ALPHA, NAMES, REPEATABLE
 from codec.quantization.quantizer import Parameters
-from tests.golden.make import GOLDEN, bundles
+from tests.golden.make import DERIVED, EXTREME, EXTREME_CODE, GOLDEN, KINDS, bundles, make_bundles
+from tests.support.version1 import as_version_1
 
 FOLDER = GOLDEN / "version2"
 ONE, FOUR = (140,), (120, 131, 142, 153)
+SNAPPED_TWICE = (128, 155, 248, 186)
+"""Codes at which snapping the prior to the residual grid before that of outputs makes a difference."""
 MASK = np.add.outer(np.arange(56), np.arange(40)).astype(np.uint8)
 
 
@@ -48,7 +52,7 @@ def drawn(seed: int, spread: float = 3.0) -> tuple[np.ndarray[Any, Any], np.ndar
 
 def file(bundle: Bundle, codes: tuple[int, ...] = ONE, seed: int = 1, **changes: Any) -> File:
     """A picture of 40 x 56 pixels."""
-    data = stream(bundle, codes, *drawn(seed))
+    data = changes.pop("stream", None) or stream(bundle, codes, *drawn(seed))
     return replace(File(40, 56, False, bundle.id[:16], 112, Parameters(codes, 431), data), **changes)
 
 
@@ -56,10 +60,14 @@ def chunk(tag: str, content: bytes) -> Chunk:
     return Chunk(tag, compressed(content), content)
 
 
+LARGEST_CHUNK = chunk("coMm", bytes(2**24))
+
+
 def read_files(frozen: dict[str, Bundle]) -> dict[str, tuple[str, bytes]]:
     """Name, kind of bundle and bytes of each file that must be read."""
     bundle = frozen["parallel"]
-    files = {f"plain-{kind}": (kind, pack(file(frozen[kind], seed=place))) for place, kind in enumerate(sorted(frozen))}
+    kinds = sorted({*KINDS, *DERIVED})
+    files = {f"plain-{kind}": (kind, pack(file(frozen[kind], seed=place))) for place, kind in enumerate(kinds)}
     for kind in ("conditioned", "serial", "coarse"):
         files[f"four-alphas-{kind}"] = kind, pack(file(frozen[kind], FOUR))
     symbols, hyper = drawn(3)
@@ -80,7 +88,81 @@ def read_files(frozen: dict[str, Bundle]) -> dict[str, tuple[str, bytes]]:
     files["unknown-ancillary-chunk"] = "parallel", sealed(pack(file(bundle))[:-4] + raw(b"neWa", b"\xff\0"))
     later = pack(file(bundle))[:-4]
     files["later-minor-version"] = "parallel", sealed(later[:9] + b"\x09" + later[10:])
-    return files
+    files["four-alphas-parallel"] = "parallel", pack(file(bundle, SNAPPED_TWICE))
+    files["four-tiles"] = "parallel", four_tiles(bundle)
+    wrapping = (37 * MASK).astype(np.uint8)
+    coded = b"\1" + compressed(np.diff(wrapping, axis=1, prepend=wrapping[:, :1] * 0).tobytes())
+    files["alpha-differences-that-wrap"] = (
+        "parallel",
+        pack(file(bundle, chunks=(Chunk(ALPHA, coded, wrapping.tobytes()),))),
+    )
+    files["chunks-256"] = "parallel", sealed(pack(file(bundle))[:-4] + many_chunks(256))
+    start = np.random.default_rng(1).bytes(200)
+    files["match-near-the-dictionarys-size"] = (
+        "parallel",
+        pack(file(bundle, chunks=(chunk("exIf", start + bytes(2**20 - 300) + start),))),
+    )
+    files["contents-of-2-26"] = "parallel", pack(file(bundle, chunks=(LARGEST_CHUNK,) * 4))
+    for kind in EXTREME:
+        files |= {f"{kind}-{seed}": (kind, extreme(frozen[kind], seed)) for seed in range(3)}
+    return files | version_1_files(bundle)
+
+
+def four_tiles(bundle: Bundle) -> bytes:
+    """A picture of 2 x 2 tiles whose symbols are zero but around the place where the tiles meet."""
+    symbols = np.zeros((4, 129, 130), np.int32)
+    symbols[:, 126:, 126:] = drawn(4)[0][:, :3, :4]
+    hyper = [np.zeros((4, rows, columns), np.int32) for rows in (32, 1) for columns in (32, 1)]
+    data = compress(*bundle.load_entropy(), symbols, hyper, torch.zeros(1, 4, dtype=torch.long)).data
+    return pack(replace(file(bundle), width=1040, height=1032, parameters=Parameters((0,), 431), stream=data))
+
+
+def extreme(bundle: Bundle, seed: int) -> bytes:
+    """Symbols of any size, also where the mean is as far from them as it can be."""
+    draws = np.random.default_rng(seed)
+    symbols = np.round(draws.standard_cauchy((4, 7, 5)) * 40).clip(-32767, 32767)
+    symbols[0] = draws.choice((-32767, 0, 32767), (7, 5))
+    step = 2**bundle.config.entropy.halvings
+    hyper = np.round(draws.normal(0, 20, (4, -(-7 // step), -(-5 // step)))).clip(-63, 63)
+    codes = (EXTREME_CODE, 140, 90, 230)
+    return pack(file(bundle, codes, stream=stream(bundle, codes, symbols, hyper)))
+
+
+def version_1_files(bundle: Bundle) -> dict[str, tuple[str, bytes]]:
+    """What version 1 allows and no encoder of it wrote."""
+    own = file(bundle)
+    exif = as_version_1(pack(file(bundle, chunks=(chunk("exIf", b"MM\0*"),))))
+    next_word = last_word_plus(own.stream, 1)
+    same = symbols_of(bundle, next_word)
+    assert same is not None and np.array_equal(same, drawn(1)[0])
+    files = {
+        "version-1-exif-alone": exif,
+        "version-1-spare-word": as_version_1(pack(replace(own, stream=own.stream + bytes(4)))),
+        "version-1-next-last-word": as_version_1(pack(replace(own, stream=next_word))),
+    }
+    return {name: ("parallel", data) for name, data in files.items()}
+
+
+def symbols_of(bundle: Bundle, data: bytes) -> np.ndarray[Any, Any] | None:
+    """The symbols of a stream of version 1, or nothing where it is refused."""
+    try:
+        return decompress(*bundle.load_entropy(), data, (7, 5), torch.tensor([ONE * 4]), canonical=False)
+    except BitstreamError:
+        return None
+
+
+def last_word_plus(data: bytes, number: int) -> bytes:
+    return data[:-4] + ((int.from_bytes(data[-4:], "little") + number) % 2**32).to_bytes(4, "little")
+
+
+def that_ran_out(bundle: Bundle) -> bytes:
+    """A cut stream in which nothing is wrong but that its symbols hold more information than it has bits."""
+    for seed in range(1000):
+        cut = stream(bundle, ONE, *drawn(seed))[:-8]
+        with patch("codec.entropy.coder.TOTAL", 1):  # so that no information is counted
+            if symbols_of(bundle, cut) is not None:
+                return cut
+    raise AssertionError("no seed gives such a stream")
 
 
 def refused_files(bundle: Bundle) -> dict[str, bytes]:
@@ -112,9 +194,29 @@ def refused_files(bundle: Bundle) -> dict[str, bytes]:
         "chunk-goes-on": body + raw(b"exIf", compressed(b"abcd") + b"\0"),
         "chunk-beyond-the-end": body + b"exIf\x7f",
         "tag-cut": body + b"exI",
-        "too-many-chunks": body + b"".join(raw(b"aa%c%c" % (65 + n // 26, 97 + n % 26), b"") for n in range(257)),
+        "too-many-chunks": body + many_chunks(257),
         "alpha-way-3": body + raw(b"ALPH", b"\x03" + compressed(MASK.tobytes())),
         "alpha-of-another-size": body + raw(b"ALPH", b"\0" + compressed(MASK.tobytes()[1:])),
+        "signature-of-seven-bits": b"\x0f" + body[1:],
+        "no-width-no-symbols": pack(replace(own, stream=bytes(4)))[:-4].replace(b"\x28\x38", b"\0\x38", 1),
+        "ancillary-tag-with-a-digit": body + raw(b"n1Wa", b""),
+        "unknown-chunk-beyond-the-end": body + b"neWa\x7f",
+        "chunk-beyond-2-24": body + raw(b"exIf", compressed(bytes(2**24 + 1))),
+        "contents-beyond-2-26": pack(file(bundle, chunks=(LARGEST_CHUNK,) * 4 + (chunk("exIf", b"a"),)))[:-4],
+        "alpha-with-a-value-to-spare": body + raw(b"ALPH", b"\0" + compressed(MASK.tobytes() + b"a")),
+    }
+    old = as_version_1(pack(own))[:-4]
+    bad |= {
+        "version-1-unknown-flag": old[:4] + b"\x20" + old[5:],
+        "version-1-timestep-beyond-999": old[:16] + b"\xff\xff" + old[18:],
+        "version-1-byte-behind-the-last-part": old + b"\0",
+        "version-1-stream-empty": old[:19] + b"\0",
+        "version-1-exif-empty": old[:4] + b"\x10" + old[5:] + b"\x01\0",
+    }
+    old_streams = {
+        "version-1-two-spare-words": own.stream + bytes(8),
+        "version-1-last-word-after-next": last_word_plus(own.stream, 2),
+        "version-1-stream-that-ran-out": that_ran_out(bundle),
     }
     streams = {
         "stream-empty": b"",
@@ -136,9 +238,22 @@ def refused_files(bundle: Bundle) -> dict[str, bytes]:
         streams["hyper-symbol-of-64"] = stream(bundle, ONE, symbols, hyper)
     files = {name: sealed(content) for name, content in bad.items()}
     files |= {name: pack(replace(own, stream=content)) for name, content in streams.items()}
+    files |= {name: as_version_1(pack(replace(own, stream=content))) for name, content in old_streams.items()}
     damaged = bytearray(pack(own))
     damaged[30] ^= 1
-    return files | {"checksum": bytes(damaged)}
+    files |= {"checksum": bytes(damaged), "checksum-of-another-quality": other_quality(pack(own), 21)}
+    return files | {"version-1-checksum-of-another-quality": other_quality(sealed(old), 15)}
+
+
+def other_quality(data: bytes, place: int) -> bytes:
+    """The file with a quality code, at this place, that nothing but the checksum tells from its own."""
+    assert data[place] == 112
+    return data[:place] + b"\x71" + data[place + 1 :]
+
+
+def many_chunks(count: int) -> bytes:
+    """So many empty chunks of unknown tags."""
+    return b"".join(raw(b"aa%c%c" % (65 + n // 26, 97 + n % 26), b"") for n in range(count))
 
 
 def raw(tag: bytes, payload: bytes) -> bytes:
@@ -152,28 +267,32 @@ def sealed(body: bytes) -> bytes:
 
 
 def make(folder: Path) -> None:
-    """Write all files. Raises SettingsError where they are there."""
-    if (folder / "expected.json").exists():
-        raise SettingsError(f"{folder} has golden files; they are never changed")
-    (folder / "refused").mkdir(parents=True)
+    """Write the files that a folder lacks. Raises SettingsError where it has them all."""
+    listed = folder / "expected.json"
+    expected: dict[str, Any] = json.loads(listed.read_text()) if listed.exists() else {"read": {}, "refused": []}
+    make_bundles(GOLDEN)
+    (folder / "refused").mkdir(parents=True, exist_ok=True)
+    before = json.dumps(expected)
     with tempfile.TemporaryDirectory() as scratch:
         frozen = bundles(Path(scratch))
-        expected: dict[str, Any] = {"read": {}, "refused": []}
         for name, (kind, data) in read_files(frozen).items():
-            (folder / f"{name}.fdc").write_bytes(data)
-            expected["read"][name] = described(frozen[kind], kind, data)
+            if name not in expected["read"]:
+                (folder / f"{name}.fdc").write_bytes(data)
+                expected["read"][name] = described(frozen[kind], kind, data)
         for name, data in refused_files(frozen["parallel"]).items():
-            (folder / "refused" / f"{name}.fdc").write_bytes(data)
-            expected["refused"].append(name)
-    (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+            if name not in expected["refused"]:
+                (folder / "refused" / f"{name}.fdc").write_bytes(data)
+                expected["refused"].append(name)
+    if json.dumps(expected) == before:
+        raise SettingsError(f"{folder} has golden files; they are never changed, only added to")
+    listed.write_text(json.dumps(expected, indent=1) + "\n")
 
 
 def described(bundle: Bundle, kind: str, data: bytes) -> dict[str, Any]:
     """What must never change about a file."""
-    from codec.entropy.stream import decompress
-
     parsed = parse(data)
-    symbols = decompress(*bundle.load_entropy(), parsed.stream, parsed.latent_shape, parsed.parameters.channel_codes)
+    entropy, codes = bundle.load_entropy(), parsed.parameters.channel_codes
+    symbols = decompress(*entropy, parsed.stream, parsed.latent_shape, codes, canonical=parsed.version > 1)
     chunks: dict[str, list[str]] = {}
     for own in parsed.chunks:
         chunks.setdefault(own.tag, []).append(hashlib.sha256(own.content).hexdigest())

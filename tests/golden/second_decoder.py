@@ -172,7 +172,7 @@ def parse_version_1(data: bytes) -> File:
     require(int.from_bytes(take(rest, 2), "little") <= 999 * 8, "the timestep is out of its range")
     alpha_codes = tuple(take(rest, 4) if flags & 1 else take(rest, 1) * 4)
     stream = take(rest, varint(rest))
-    require(len(stream) % 4 == 0, "the stream is not whole words")
+    require(len(stream) % 4 == 0 and len(stream) > 0, "the stream is not whole words, or none")
     alpha, *others = [take(rest, varint(rest)) if flags & bit else None for bit in (4, 8, 16)]
     require(not rest.read(), "there are bytes before the checksum that belong to no part")
     chunks = {} if alpha is None else {"ALPH": [alpha_plane(alpha, width, height)]}
