@@ -133,8 +133,9 @@ def decode(
     data, file = _parsed(source)
     from codec.images import encode_png
 
-    codec = _codec(bundle, backbone, device, file)
-    picture = codec.decode_picture(data)
+    with _naming(source):
+        codec = _codec(bundle, backbone, device, file)
+        picture = codec.decode_picture(data)
     with _written(output) as temporary:
         temporary.write_bytes(encode_png(picture))
     width, height = file.upright_size
@@ -156,7 +157,8 @@ def info(
         entropy = _entropy(bundle, file)
     except BundleError as error:
         missing = error
-    entries = bit_breakdown(file, entropy)
+    with _naming(source):
+        entries = bit_breakdown(file, entropy)
     bits_of = {part: sum(entry.bits for entry in entries if entry.part == part) for part in [e.part for e in entries]}
     lines = [(entry.name, entry.bits, entry.value) for entry in entries]
     lines += [(part, bits, f"{bits / (8 * len(data)):.2%} of the file") for part, bits in bits_of.items()]
@@ -174,7 +176,9 @@ def info(
         from codec.entropy.stream import decompress
 
         codes = file.parameters.channel_codes
-        _show_symbols(decompress(*entropy, file.stream, file.latent_shape, codes, canonical=file.version > 1))
+        with _naming(source):
+            decoded = decompress(*entropy, file.stream, file.latent_shape, codes, canonical=file.version > 1)
+        _show_symbols(decoded)
 
 
 @app.command()
@@ -288,10 +292,19 @@ def _parsed(source: Path) -> "tuple[bytes, File]":
         raise BitstreamError(f"cannot read {source}: {error.strerror}") from None
     from codec.format.bitstream import parse
 
-    try:
+    if not data:
+        raise BitstreamError(f"{source}: is empty")
+    with _naming(source):
         return data, parse(data)
-    except BitstreamError as error:
-        raise BitstreamError(f"{source}: {error}") from None
+
+
+@contextmanager
+def _naming(source: Path) -> Iterator[None]:
+    """What is wrong with a coded picture is said with the name of its file."""
+    try:
+        yield
+    except (BitstreamError, BundleError) as error:
+        raise type(error)(f"{source}: {error}") from None
 
 
 def _check_output(output: Path, force: bool) -> None:

@@ -12,7 +12,7 @@ from codec.evaluation import plots, published
 from codec.evaluation.baselines.ours import NAME
 from codec.evaluation.experiments import folder_of
 from codec.evaluation.runner import Evaluation, setting_name, write_parquet
-from codec.evaluation.tables import Comparison, markdown
+from codec.evaluation.tables import Comparison, markdown, plain
 from codec.metrics.kernel_distance import NETWORK, PATCH, kernel_distance
 
 TABLE = (0.07, 0.10, 0.15, 0.20)
@@ -21,6 +21,7 @@ PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src * file:">
 <title>Evaluation</title>
 <style>
   :root { color-scheme: light dark; }
@@ -53,13 +54,15 @@ def write_report(folder: Path, codecs: Sequence[str], missing: Mapping[str, str]
         plots.draw_published(compared, folder / "published", ours)
         text += _published(compared, ours)
     if missing:
-        text += "\n## Unavailable\n\n" + "".join(f"- {name}: {reason}\n" for name, reason in missing.items())
+        text += "\n## Unavailable\n\n" + "".join(
+            f"- {plain(name)}: {plain(reason)}\n" for name, reason in missing.items()
+        )
     for said in sorted(folder_of(folder, ours.removeprefix(f"{NAME}-")).glob("*.md")) if ours else ():
         place = said.parent.relative_to(folder).as_posix()
         text += "\n" + said.read_text().replace("](", f"]({place}/")
     write_parquet(compared.rows, folder / "report.parquet")
     (folder / "report.md").write_text(text)
-    (folder / "index.html").write_text(PAGE + MarkdownIt("commonmark").enable("table").render(text))
+    (folder / "index.html").write_text(PAGE + MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
     return text
 
 
@@ -88,7 +91,12 @@ def _realism(realism: Sequence[tuple[str, float, float]]) -> str:
         return title + f"None: fewer than two whole patches of {PATCH} x {PATCH} pixels, or rows are missing.\n"
     note = f"KID x 1000 with features of {NETWORK} (ImageNet weights), not Inception: no match for published figures.\n"
     table = "\n| codec | mean bpp | KID x 1000 |\n|---|---|---|\n"
-    return title + note + table + "".join(f"| {c} | {bpp:.4f} | {1000 * value:.2f} |\n" for c, bpp, value in realism)
+    return (
+        title
+        + note
+        + table
+        + "".join(f"| {plain(c)} | {bpp:.4f} | {1000 * value:.2f} |\n" for c, bpp, value in realism)
+    )
 
 
 def _published(compared: Comparison, ours: str) -> str:

@@ -4,6 +4,7 @@ A row is a picture through a codec at one point (codec.evaluation.runner.COLUMNS
 autoencoder without quantisation, which has no file: the ceiling of a codec.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -96,6 +97,11 @@ class Comparison:
         return [value for value in logs if value is not None]
 
 
+def plain(text: object) -> str:
+    """A name or message as Markdown that shows it as it is, on one line."""
+    return re.sub(r"[\\`*\[\]<>|&~]", r"\\\g<0>", " ".join(str(text).split()))
+
+
 def markdown(compared: Comparison, rates: Sequence[float], ours: str | None, curves: str = "") -> str:
     """The drawn curves; of several codecs means at equal rates, differences, bits at equal quality; means.
 
@@ -104,7 +110,7 @@ def markdown(compared: Comparison, rates: Sequence[float], ours: str | None, cur
     titles = " | ".join(metric.label for metric in METRICS)
     failed = [row for row in compared.rows if row["status"] == "failed"]
     lines = [f"{len(compared.images)} pictures; bpp is 8 x bytes of the whole file / pixels.", ""]
-    lines += [f"- {codec}: {version}" for codec, version in compared.versions.items()]
+    lines += [f"- {plain(codec)}: {plain(version)}" for codec, version in compared.versions.items()]
     lines += ["", "## Curves", "", curves] if curves else []
     if len(compared.codecs) > 1:
         lines += _equal_rates(compared, rates, titles)
@@ -113,7 +119,7 @@ def markdown(compared: Comparison, rates: Sequence[float], ours: str | None, cur
     lines += _means(compared, titles)
     if failed:
         lines += ["", f"## {len(failed)} failed rows", ""]
-        lines += [f"- {row['image']}, {row['codec']}: {row['error']}" for row in failed]
+        lines += [f"- {plain(row['image'])}, {plain(row['codec'])}: {plain(row['error'])}" for row in failed]
     return "\n".join(lines) + "\n"
 
 
@@ -127,7 +133,7 @@ def _means(compared: Comparison, titles: str) -> list[str]:
         cells = [_mean(_values(rows, "bpp"), ".4f")]
         cells += [_mean(_values(rows, metric.name), metric.form) for metric in METRICS]
         cells += [_mean(_values(rows, name), ".2f") for name in ("encode_seconds", "decode_seconds")]
-        lines.append(f"| {codec} | {point} | {len(rows)} | {' | '.join(cells)} |")
+        lines.append(f"| {plain(codec)} | {point} | {len(rows)} | {' | '.join(cells)} |")
     return lines
 
 
@@ -140,7 +146,7 @@ def _equal_rates(compared: Comparison, rates: Sequence[float], titles: str) -> l
             columns = [list(compared.at(codec, metric, bpp).values()) for metric in METRICS]
             cells = " | ".join(_mean(column, metric.form) for column, metric in zip(columns, METRICS, strict=True))
             if any(columns):
-                lines.append(f"| {bpp:.2f} | {codec} | {max(map(len, columns))} | {cells} |")
+                lines.append(f"| {bpp:.2f} | {plain(codec)} | {max(map(len, columns))} | {cells} |")
     return lines
 
 
@@ -153,7 +159,7 @@ def _differences(compared: Comparison, rates: Sequence[float], ours: str, titles
             columns = [compared.difference(ours, codec, metric, bpp) for metric in METRICS]
             cells = [_difference(values, metric) for values, metric in zip(columns, METRICS, strict=True)]
             if any(columns):
-                lines.append(f"| {bpp:.2f} | {codec} | {max(map(len, columns))} | {' | '.join(cells)} |")
+                lines.append(f"| {bpp:.2f} | {plain(codec)} | {max(map(len, columns))} | {' | '.join(cells)} |")
     return lines
 
 
@@ -172,7 +178,7 @@ def _savings(compared: Comparison, ours: str, titles: str) -> list[str]:
     for codec in (codec for codec in compared.codecs if codec != ours):
         columns = [compared.saved(ours, codec, metric) for metric in METRICS]
         cells = [f"{100 * np.expm1(fmean(logs)):+.1f} % ({len(logs)})" if logs else "-" for logs in columns]
-        lines.append(f"| {codec} | {' | '.join(cells)} |")
+        lines.append(f"| {plain(codec)} | {' | '.join(cells)} |")
     return lines
 
 

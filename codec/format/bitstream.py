@@ -114,10 +114,7 @@ def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> File:
     parameters = parameters_of(reader, four=bool(flags & FOUR_ALPHAS))
     if len(parameters.alpha_codes) == 4 and len(set(parameters.alpha_codes)) == 1:
         raise BitstreamError("four equal alpha codes, where one says the same")
-    length = reader.varint("stream length")
-    if length == 0 or length % 4:
-        raise BitstreamError(f"a stream of {length} bytes is impossible: it has whole words of 4 bytes, at least one")
-    stream = reader.take(length, "stream")
+    stream = reader.take(_stream_length(reader), "stream")
     orientation = reader.byte("orientation")
     if not 1 <= orientation <= 8:
         raise BitstreamError(f"orientation {orientation} at byte {reader.place - 1} is not 1 to 8")
@@ -147,12 +144,19 @@ def parameters_of(reader: Reader, *, four: bool) -> Parameters:
     return Parameters(tuple(reader.take(4 if four else 1, "alpha codes")), timestep)
 
 
+def _stream_length(reader: Reader) -> int:
+    length = reader.varint("stream length")
+    if length == 0 or length % 4:
+        raise BitstreamError(f"a stream of {length} bytes is impossible: it has whole words of 4 bytes, at least one")
+    return length
+
+
 def _version1(data: bytes, max_pixels: int) -> File:
     """A file of version 1: positional chunks, upright pixels."""
     head = version1.head(data)
     check_size(head.width, head.height, max_pixels)
     parameters = parameters_of(head.reader, four=head.four_alphas)
-    stream = head.reader.take(head.reader.varint("stream length"), "stream")
+    stream = head.reader.take(_stream_length(head.reader), "stream")
     chunks = version1.chunks(head)
     return File(
         head.width, head.height, head.grey, head.bundle_id, head.quality_code, parameters, stream, chunks, 1, 1

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +181,8 @@ class Frozen:
     gone: int
     truncated: bool
     excluded: int = 0
+    has_shrunk: bool = False
+    """Whether more of what is kept is gone than was found; such a run is opened though it has no shards."""
 
 
 def freeze(
@@ -216,12 +218,14 @@ def freeze(
             keys = found.count_rows() + sum(plan.images for plan in history)
             still_there = _compare(connection, 1 + keys // KEYS_PER_BUCKET, again)
             _refuse_itself(connection, archive)
+            gone = _count(connection, "SELECT count(*) FROM pending WHERE state = 'gone'")
             if not allow_shrink:
-                _refuse_shrinking(connection, source, found.count_rows(), still_there)
+                _refuse_shrinking(source, found.count_rows(), still_there, gone)
             _find_twins(source, connection, scratch)
             connection.execute(_GROUPS)
             connection.execute(_TOGETHER)
-            return _write(connection, run, limits, scratch / "listing.parquet")
+            frozen = _write(connection, run, limits, scratch / "listing.parquet")
+            return replace(frozen, has_shrunk=still_there < gone)
     except (OSError, duckdb.Error) as error:
         why = str(error).partition("\n")[0]
         raise StorageError(f"{scratch}: cannot plan run {run}: {why}; make room there, or set TMPDIR") from error
@@ -271,8 +275,7 @@ def _refuse_itself(connection: duckdb.DuckDBPyConnection, archive: Store) -> Non
                 raise ArchiveError(f"{archive}: its source reaches it, as {path.parent}; keep the archive elsewhere")
 
 
-def _refuse_shrinking(connection: duckdb.DuckDBPyConnection, source: Source, found: int, still_there: int) -> None:
-    gone = _count(connection, "SELECT count(*) FROM pending WHERE state = 'gone'")
+def _refuse_shrinking(source: Source, found: int, still_there: int, gone: int) -> None:
     if not found:
         raise ArchiveError(f"{source}: lists nothing; if that is right, allow it with --allow-shrink")
     if still_there < gone:

@@ -129,7 +129,7 @@ def plan_run(
         chosen = Filter(settings.include, settings.exclude, settings.non_images == "keep")
         planned = partial(listing.freeze, source, archive, run, limits, Path(scratch), again=again, chosen=chosen)
         frozen = planned(allow_shrink=allow_shrink)
-        if not frozen.shards:
+        if not (frozen.shards or (allow_shrink and frozen.has_shrunk)):
             return None
         about = escrow.keep(archive, models)
         if settings.quality is None and settings.target_bpp is None:

@@ -16,7 +16,7 @@ from codec.images import Picture, read_image
 from tasks.archive.decoders import Decoders
 from tasks.processes.codec_process import Models, worker
 from tasks.restore.stored_file import Member, decoded, read_member
-from tasks.storage.keys import name_of, part_of
+from tasks.storage.keys import name_of, part_of, root_and_name
 from tasks.storage.store import Store
 
 Row = dict[str, Any]
@@ -44,9 +44,13 @@ class Pictures:
     def original(self, row: Row) -> Picture:
         """The source that a row describes, only if it still has the content that was compressed."""
         address, start = part_of(row["source_uri"])
-        folder, _, name = name_of(address).rpartition("/")
-        store = Store(folder)
-        data = store.read(name) if start is None else store.read_range(name, start, row["source_bytes"])
+        root, name = root_and_name(name_of(address))
+        store, size = Store(root), row["source_bytes"]
+        if start is not None:
+            data = store.read_range(name, start, size)
+        else:
+            store.item(name)
+            data = b"".join(store.pieces(name, size + 1)) if size else b""
         if hashlib.sha256(data).hexdigest() != row["source_sha256"]:
             raise ArchiveError(f"{row['source_uri']}: changed since it was compressed")
         return _read(data)  # with this very content it was read before, in a process of its own

@@ -16,7 +16,7 @@ from codec.errors import ArchiveError, SettingsError
 from tasks.archive import layout
 from tasks.sources import listing_files
 from tasks.sources.filters import Filter
-from tasks.storage.keys import key_of, name_of, part_of
+from tasks.storage.keys import key_of, name_of, part_of, root_and_name
 from tasks.storage.store import PIECE, NotFoundError, StorageError, Store, UnreadableError
 
 BATCH = 10_000
@@ -236,7 +236,7 @@ class Listed(_Stored):
             return False
         for row in first:
             with suppress(UnreadableError):
-                self._store_of(self._entry(row)["uri"])
+                self._located(self._entry(row)["uri"])
         return any(store.answers() for store in islice(self._stores.values(), SERVERS))
 
     def entries(self) -> Iterator[dict[str, Any]]:
@@ -271,19 +271,16 @@ class Listed(_Stored):
         return entry | {"size": item.size, "stamp": item.stamp}
 
     def _locate(self, entry: dict[str, Any]) -> tuple[Store, str]:
-        root, store = self._store_of(entry["uri"])
-        return store, name_of(entry["uri"])[len(root) :].removeprefix("/")
+        return self._located(entry["uri"])
 
-    def _store_of(self, uri: str) -> tuple[str, Store]:
-        scheme, _, rest = name_of(uri).partition("://")
-        authority = rest.partition("/")[0]
-        root = f"{scheme}://{authority}" if authority else f"{scheme}:///"
+    def _located(self, uri: str) -> tuple[Store, str]:
+        root, name = root_and_name(name_of(uri))
         if root not in self._stores:
             try:
                 self._stores[root] = Store(root)
             except StorageError as error:  # of a kind that is not known here
                 raise UnreadableError(str(error)) from error
-        return root, self._stores[root]
+        return self._stores[root], name
 
 
 class Packed(Source):

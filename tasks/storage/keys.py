@@ -42,6 +42,18 @@ def part_of(uri: str) -> tuple[str, int | None]:
     return (address, int(place.partition("-")[0])) if found else (uri, None)
 
 
+def root_and_name(address: str) -> tuple[str, str]:
+    """The root of a store, and a file's name in it, whatever slashes that begins with.
+
+    >>> root_and_name("s3://bucket//x.png")
+    ('s3://bucket', '/x.png')
+    """
+    scheme, _, rest = address.partition("://")
+    authority = rest.partition("/")[0]
+    root = f"{scheme}://{authority}" if authority else f"{scheme}:///"
+    return root, address[len(root) :].removeprefix("/")
+
+
 def member(row: int, key: str, extension: str) -> str:
     """The name inside a tar of row 0..999999: WebDataset cuts keys at the first dot, so the key itself stays out.
 

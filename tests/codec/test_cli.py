@@ -5,6 +5,7 @@ import hashlib
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from codec.format.tags import Block
 from codec.quantization.quantizer import Parameters
 from tests.conftest import synthetic
 from tests.golden.make import GOLDEN
+from tests.support import version1 as version1_writer
 from tests.support.tiny_bundles import tiny_bundle
 
 
@@ -314,6 +316,39 @@ def test_evaluate_fails_where_nothing_could_be_compressed(bundle: Bundle, tmp_pa
     done = fdc("evaluate", tmp_path / "photos", "-o", tmp_path / "out", bundle=bundle)
     assert done.exit_code == 1 and done.stderr.count("\n") == 1
     assert "text.jpg" in done.stdout and (tmp_path / "out" / "report.parquet").is_file()
+
+
+@pytest.mark.parametrize("command", ["decode -o out.png", "info --symbols", "info"])
+def test_what_is_wrong_with_a_coded_stream_names_its_file(
+    command: str, file: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = parse(file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.fdc").write_bytes(pack(replace(whole, stream=whole.stream[:4])))
+    verb, *options = command.split()
+    done = fdc(verb, "bad.fdc", *options, bundle=bundle)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: bad.fdc: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["decode -o out.png", "info --symbols"])
+@pytest.mark.parametrize("kind", ["file", "stream", "stream of version 1"])
+def test_an_empty_file_or_stream_is_refused_before_models_are_loaded(
+    command: str, kind: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = parse(file.read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr(version1_writer, "parse", lambda data, **_: replace(whole, stream=b""))
+        empty = version1_writer.as_version_1(b"")
+    content = {"file": b"", "stream": pack(replace(whole, stream=b"")), "stream of version 1": empty}[kind]
+    (tmp_path / "empty.fdc").write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("codec.bundle.find_bundle", lambda *_: pytest.fail("a bundle was looked for"))
+    verb, *options = command.split()
+    done = fdc(verb, "empty.fdc", *options)
+    assert done.exit_code == 1, done.output
+    assert done.stderr.startswith("error: empty.fdc: ")
+    assert "is empty" in done.stderr or "a stream of 0 bytes is impossible" in done.stderr
 
 
 @pytest.mark.parametrize(

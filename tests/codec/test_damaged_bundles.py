@@ -123,7 +123,7 @@ def mutated(data: st.DataObject, folder: Path) -> None:
         path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
 
 
-@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_mutated_bundle_loads_or_is_one_bundle_error(sound: Path, work: Path, data: st.DataObject) -> None:
     shutil.rmtree(work, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from codec.errors import SettingsError
 from codec.evaluation.baselines.ours import CEILING, NAME
 from codec.evaluation.experiments import spread
 from codec.evaluation.runner import Evaluation, Row
+from codec.evaluation.tables import plain
 from codec.images import read_image
 
 Pixels = NDArray[np.uint8]
@@ -51,11 +53,15 @@ def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
         "Each codec by its smallest measured file of at least our size, at lambda",
     ]
     lines += [f"near {DEFAULT_QUALITY:g}, or by its largest; the crop is the busiest {CROP} x {CROP} pixels, enlarged."]
-    lines += [
-        f"\n### {name}\n\n![{name}](sheets/{name}-full.png)\n\n![{name}, crop](sheets/{name}-crop.png)"
-        for name in names
-    ]
+    for name in names:
+        title, full, crop = _title(name), quote(f"sheets/{name}-full.png"), quote(f"sheets/{name}-crop.png")
+        lines.append(f"\n### {title}\n\n![{title}]({full})\n\n![{title}, crop]({crop})")
     return "\n".join(lines) + "\n"
+
+
+def _title(name: str) -> str:
+    """A name in which no link begins: the report puts the folder before each of them."""
+    return plain(name).replace("(", "\\(")
 
 
 def beside(rows: Sequence[Row], ours: str) -> list[tuple[str, Row]]:

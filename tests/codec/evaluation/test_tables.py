@@ -92,7 +92,7 @@ def test_the_report_is_a_page_a_table_and_figures(tmp_path: Path) -> None:
         assert "<svg" in (tmp_path / f"{figure}.svg").read_text()
         assert "![" in text and f"({figure}.png)" in text
     page = (tmp_path / "index.html").read_text()
-    assert '<img src="curves.png"' in page and "<td>jpeg</td>" in page and "http" not in page
+    assert '<img src="curves.png"' in page and "<td>jpeg</td>" in page and "http:" not in page and "https:" not in page
 
 
 def test_published_figures_stand_beside_measured_ones_and_not_among_them(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from s3fs import S3FileSystem
 
 from tasks.processes.codec_process import Models
+from tasks.restore.before_after import Pictures
 from tasks.restore.restore import restore
 from tasks.sources.source import open_source
 from tasks.storage.keys import name_of
@@ -62,6 +63,9 @@ def test_keys_with_double_or_leading_slashes_or_what_looks_like_a_version_are_ea
     models = Models("", threads=1, codec=FAKE)
     assert restore(str(tmp_path / "archive-0"), str(tmp_path / "out"), models=models).errors == []
     assert sum(path.is_file() for path in (tmp_path / "out").rglob("*")) == len(ODD)
+    with Pictures(Store(str(tmp_path / "archive-1")), models) as pictures:
+        for row in rows(tmp_path / "archive-1"):
+            assert pictures.original(row).width == 40
 
 
 def test_an_object_in_a_class_to_be_restored_from_costs_its_own_row(
