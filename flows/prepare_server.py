@@ -98,6 +98,6 @@ async def _pool(client: PrefectClient, name: str, kind: str, file: str) -> None:
 if __name__ == "__main__":
     step, *files = sys.argv[1:]
     try:
-        asyncio.run({"before": before, "after": after}[step](*files))
+        asyncio.run(before(*files) if step == "before" else after(*files))
     except SettingsError as error:
         sys.exit(f"error: {error}")

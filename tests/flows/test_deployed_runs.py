@@ -82,7 +82,7 @@ def test_each_deployment_runs_with_the_parameters_that_it_is_given_from_an_empty
     given: dict[str, dict[str, Any]] = {
         "shard-images": {},
         "train-codec": {"settings": str(tmp_path / "tiny.json")},
-        "compress-archive": {"bundle": str(fake), "min_psnr_db": OUT_OF_REACH} | one,
+        "compress-archive": {"bundle": str(fake), "min_psnr_db": OUT_OF_REACH + 1} | one,
         "restore-archive": {"workers": 1},
         "audit-archive": {},
         "drill-archive": {},
