@@ -12,5 +12,6 @@ os.environ["PREFECT_RESULTS_DEFAULT_SERIALIZER"] = "json"
 LOGGERS = ("tasks",)
 """Their lines are part of a run's log on the server."""
 os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", ",".join(LOGGERS))
+os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")  # as in threads that libraries start
 for name in LOGGERS:
     logging.getLogger(name).setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""python -m flows.prepare_server before KIND AUTOMATION | after SCHEDULES: what deployments need on a Prefect server.
+"""python -m flows.prepare_server before KIND AUTOMATION [TEMPLATE] | after SCHEDULES: what deployments need.
 
 Before they are made: the work pool fdcodec-KIND and the automation of a file such as infra/crashed.yaml are made where
 they are missing, a Secret FDC_S3_BLOCK must be there, and deployments of the same names must be this archive's. After:
@@ -23,8 +23,11 @@ from codec.errors import SettingsError
 from flows.serve import NAMES
 
 
-async def before(kind: str, crashed: str) -> None:
-    """Make what is missing; `crashed` is the automation's file. Raises SettingsError where deploying would do harm."""
+async def before(kind: str, crashed: str, template: str = "") -> None:
+    """Make what is missing; `crashed` is the automation's file, `template` that of a new pool's jobs.
+
+    Raises SettingsError where deploying would do harm.
+    """
     block, archive = os.environ.get("FDC_S3_BLOCK", ""), os.environ.get("FDC_ARCHIVE", "")
     async with get_client() as client:
         if block and not await _has_block(client, block):
@@ -33,7 +36,7 @@ async def before(kind: str, crashed: str) -> None:
             if other := await _other(client, _deployment(name), f"fdcodec-{kind}", archive):
                 advice = "set FDC_NAME to deploy beside it, or delete it"
                 raise SettingsError(f"{_deployment(name)} is deployed {other}: {advice}")
-        await _pool(client, f"fdcodec-{kind}", kind)
+        await _pool(client, f"fdcodec-{kind}", kind, template)
         automation = AutomationCore.model_validate(yaml.safe_load(Path(crashed).read_text()))
         kept = await client.read_automations_by_name(automation.name)
         if not kept:  # another of the same name would act as well
@@ -80,18 +83,21 @@ async def _has_block(client: PrefectClient, name: str) -> bool:
     return True
 
 
-async def _pool(client: PrefectClient, name: str, kind: str) -> None:
+async def _pool(client: PrefectClient, name: str, kind: str, file: str) -> None:
     """A missing pool would stop a deployment half-way."""
     try:
         await client.read_work_pool(name)
     except ObjectNotFound:
-        template = await get_default_base_job_template_for_infrastructure_type(kind)
+        if file:
+            template = yaml.safe_load(Path(file).read_text())
+        else:
+            template = await get_default_base_job_template_for_infrastructure_type(kind)
         await client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template or {}))
 
 
 if __name__ == "__main__":
     step, *files = sys.argv[1:]
     try:
-        asyncio.run({"before": before, "after": after}[step](*files))
+        asyncio.run(before(*files) if step == "before" else after(*files))
     except SettingsError as error:
         sys.exit(f"error: {error}")

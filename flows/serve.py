@@ -23,6 +23,7 @@ NAMES = (
     "compress-archive",
     "restore-archive",
     "audit-archive",
+    "drill-archive",
     "evaluate-codec",
     "quality-report",
 )

@@ -3,6 +3,7 @@
 #   FDC_SOURCE=s3://bucket/photos FDC_ARCHIVE=s3://bucket/archive infra/deploy.sh [process | docker | kubernetes]
 # FDC_SOURCE and FDC_ARCHIVE are what the nightly compress-archive reads and grows: full paths or URLs. Optional:
 # FDC_WORK, where datasets, trainings, restored pictures and evaluations go (default: FDC_ARCHIVE with -work behind it);
+# FDC_MIRROR, a plain copy of the archive: drill-archive restores pictures from it, every month;
 # FDC_NAME, a word that tells a second archive's deployments apart: compress-archive/compress-archive-WORD;
 # FDC_S3_BLOCK, the Prefect block with the credentials of s3:// (infra/README.md, 3).
 # docker and kubernetes also need FDC_IMAGE, an image made of infra/Dockerfile.
@@ -27,9 +28,13 @@ esac
 given PREFECT_API_URL "deployments live on a server: start one with \`prefect server start\`"
 place FDC_SOURCE
 place FDC_ARCHIVE
+export FDC_MIRROR=${FDC_MIRROR:-}
 export FDC_WORK=${FDC_WORK:-${FDC_ARCHIVE%/}-work} FDC_SUFFIX=${FDC_NAME:+-$FDC_NAME} FDC_S3_BLOCK=${FDC_S3_BLOCK:-}
 place FDC_WORK
+[ -z "$FDC_MIRROR" ] || place FDC_MIRROR
 python=$(dirname "$(command -v prefect)")/python
-"$python" -m flows.prepare_server before "$kind" "$here/crashed.yaml"
+template=$here/pools/$kind.yaml
+[ -f "$template" ] || template=
+"$python" -m flows.prepare_server before "$kind" "$here/crashed.yaml" "$template"
 prefect --no-prompt deploy --all --prefect-file "$file"
 "$python" -m flows.prepare_server after "$here/schedules.yaml"

@@ -70,9 +70,12 @@ def backbone(content_hash: str) -> str:
     return f"{BACKBONES}/{content_hash}"
 
 
+SOFTWARE = f"{ESCROW}/software"
+
+
 def software(sha256: str) -> str:
     """The folder that keeps a version of this package, named by the hash of its list of hashes."""
-    return f"{ESCROW}/software/{sha256[:16]}"
+    return f"{SOFTWARE}/{sha256[:16]}"
 
 
 CURRENT = "tables/CURRENT.json"

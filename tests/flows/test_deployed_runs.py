@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import CronSchedule
@@ -23,7 +25,7 @@ from tests.flows.conftest import Server
 from tests.support import archive_builder
 from tests.support.archive_builder import folder, png
 from tests.support.deployments import INFRA, client, deploy
-from tests.support.fake_codec import FAKE
+from tests.support.fake_codec import FAKE, OUT_OF_REACH
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -36,6 +38,7 @@ def home(server: Server, prefect_server: str, tmp_path_factory: pytest.TempPathF
     home = tmp_path_factory.mktemp("home")
     folder(home / "photos", {f"{seed}.png": png(seed, 48, 60) for seed in range(3)})
     places = {"FDC_SOURCE": f"{home}/photos", "FDC_ARCHIVE": f"{home}/archive", "FDC_NAME": NAME, "FDC_S3_BLOCK": ""}
+    places["FDC_MIRROR"] = f"{home}/mirror"
     run = deploy(server, tmp_path_factory.mktemp("elsewhere"), **places)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "warning" not in (run.stdout + run.stderr).lower(), "nothing is amiss without FDC_S3_BLOCK"
@@ -75,17 +78,21 @@ def test_each_deployment_runs_with_the_parameters_that_it_is_given_from_an_empty
     }
     (tmp_path / "tiny.json").write_text(json.dumps(settings))
     fake = archive_builder.bundle(tmp_path / "bundle")
+    one = {"metrics": False, "threads": 1, "workers": 1}
     given: dict[str, dict[str, Any]] = {
         "shard-images": {},
         "train-codec": {"settings": str(tmp_path / "tiny.json")},
-        "compress-archive": {"bundle": str(fake), "metrics": False, "threads": 1, "workers": 1},
+        "compress-archive": {"bundle": str(fake), "min_psnr_db": OUT_OF_REACH + 1} | one,
         "restore-archive": {"workers": 1},
         "audit-archive": {},
+        "drill-archive": {},
         "evaluate-codec": {"codec": ["jpeg"], "bpp": [2.0], "experiments": False, "workers": 1},
         "quality-report": {"worst": 1},
     }
     assert set(given) == set(NAMES)
     for name, small in given.items():
+        if name == "drill-archive":
+            shutil.copytree(home / "archive", home / "mirror")
         once(name, **small)
     once("audit-archive")
     for made in ("dataset/manifest.parquet", "training/bundle", "restored/0.png", "evaluation/index.html"):
@@ -96,7 +103,7 @@ def test_each_deployment_runs_with_the_parameters_that_it_is_given_from_an_empty
 
 def test_schedules_of_the_server_stay_and_missing_ones_are_made(home: Path, server: Server, tmp_path: Path) -> None:
     assert schedules("compress-archive") == {"nightly": True}
-    assert schedules("audit-archive") == {"monthly": True}
+    assert schedules("audit-archive") == schedules("drill-archive") == {"monthly": True}
     deployment = client().read_deployment_by_name(f"compress-archive/compress-archive-{NAME}")
     noon = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 12 * * *"), slug="noon", active=True)
     client().create_deployment_schedules(deployment.id, [noon])
@@ -119,4 +126,7 @@ def test_another_kind_or_archive_does_not_take_over_what_is_deployed(
     with pytest.raises(SettingsError, match=f"-{NAME} is deployed {other}: set FDC_NAME to deploy beside it"):
         asyncio.run(before)
     monkeypatch.setenv("FDC_SUFFIX", "-beside")
-    asyncio.run(prepare_server.before("process", str(INFRA / "crashed.yaml")))
+    template = INFRA / "pools" / "kubernetes.yaml"
+    asyncio.run(prepare_server.before("kubernetes", str(INFRA / "crashed.yaml"), str(template)))
+    made = client().read_work_pool("fdcodec-kubernetes").base_job_template
+    assert made["job_configuration"] == yaml.safe_load(template.read_text())["job_configuration"]

@@ -136,7 +136,9 @@ def test_the_variants_deploy_the_same_but_where_it_runs() -> None:
 
 
 def test_every_deployment_has_its_flows_name_and_no_directory(deployed: None) -> None:
-    found = [each for each in client().read_deployments() if each.work_pool_name == "fdcodec-process"]
+    found = [
+        each for each in client().read_deployments() if each.work_pool_name == "fdcodec-process" and each.name in NAMES
+    ]
     flows = {each.name: client().read_flow(each.flow_id).name for each in found}
     assert len(found) == len(NAMES)
     assert flows == {name: name for name in NAMES}

@@ -1,0 +1,47 @@
+"""python -m flows.drill_archive ARCHIVE MIRROR: could the mirror be restored if nothing else were left?"""
+
+import datetime
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+
+from flows import command, outcome
+from flows.progress import followed
+from tasks.maintenance.drill import drill
+
+
+@flow(name="drill-archive", persist_result=False)
+def drill_archive(archive: str, mirror: str, pictures: int = 20, seed: str = "") -> dict[str, Any]:
+    """Restore some pictures from a mirror with the software that it keeps and no index, and compare them.
+
+    Args:
+        archive: Folder or URL of the archive, whose rows say what should come out.
+        mirror: Folder or URL of a plain copy of it.
+        pictures: How many pictures, chosen by hash.
+        seed: A word that changes the choice; this month if empty.
+    """
+    archive, mirror = command.place(archive), command.place(mirror)
+    seed = seed or f"{datetime.datetime.now(datetime.UTC):%Y-%m}"
+    logger = get_run_logger()
+    logger.info("restoring %d pictures of %s with its own software, seed %s", pictures, mirror, seed)
+    with followed("drilling") as progress:
+        drilled = drill(archive, mirror, pictures=pictures, seed=seed, progress=progress)
+    found = len(drilled.problems)
+    row = {"pictures": drilled.pictures, "problems": found, "software": drilled.software, "seed": seed}
+    create_table_artifact([row], key="drill-archive", description=mirror)
+    logger.info("done: %d pictures, %d problems", drilled.pictures, found)
+    return outcome.damage(row | {"left": drilled.problems}, drilled.problems, found, mirror)
+
+
+def show(row: dict[str, Any]) -> int:
+    """Print the totals and what went wrong; the exit status says whether anything did."""
+    left = row.pop("left")
+    command.show_table("drill-archive", row)
+    for problem in left:
+        print(f"{problem['reason']}: {problem['key']}: {problem['error']}")
+    return command.FAILED_ROWS if left else command.DONE
+
+
+if __name__ == "__main__":
+    command.run(drill_archive, show)

@@ -1,0 +1,195 @@
+"""A drill of the worst day: pictures out of a mirror by the software that it keeps, as if nothing else were left.
+
+The mirror's index is not read. Tars are found by listing, files in them by their headers, and their bundles by trying.
+What comes out is compared with the rows of the archive itself.
+"""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from codec.errors import ArchiveError
+from tasks.archive import escrow, layout, report
+from tasks.archive.opening import existing
+from tasks.processes.child import SECRET
+from tasks.progress import SILENT, Progress
+from tasks.storage.store import Store, sha256_of
+
+SECONDS = 3600.0
+TAR = re.compile(rf"{layout.RUNS}/\d+/shards/\d+-[0-9a-f]+\.tar")
+DECODE = """
+import hashlib, json, pathlib, sys
+import numpy as np
+import codec
+from codec import Codec, FdcError
+home, *bundles = map(pathlib.Path, sys.argv[1:])
+found = {"codec": codec.__file__, "files": {}, "errors": {}}
+left = sorted(home.glob("*.fdc"))
+for bundle in bundles:
+    if not left:
+        break
+    try:
+        decoder = Codec.load(str(bundle))
+    except FdcError as error:
+        found["errors"] = {path.name: str(error) for path in left}
+        continue
+    for path in list(left):
+        try:
+            symbols = np.ascontiguousarray(decoder.symbols(path.read_bytes()), "<i4")
+            height, width = decoder.decode(path.read_bytes()).shape[:2]
+        except FdcError as error:
+            found["errors"][path.name] = str(error)
+            continue
+        content = hashlib.sha256(symbols.tobytes()).hexdigest()
+        found["files"][path.name] = {"content": content, "width": width, "height": height}
+        left.remove(path)
+print(json.dumps(found))
+"""
+"""Run by the software of the mirror. It uses what that package promises to keep: codec's public names."""
+
+
+@dataclass(frozen=True)
+class Drilled:
+    """The wheel that was used, how many pictures came out, and what went wrong: key, reason, error and tar of each."""
+
+    software: str
+    pictures: int
+    problems: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _File:
+    tar: str
+    member: str
+    offset: int
+    path: Path
+
+
+def drill(archive: str, mirror: str, *, pictures: int = 20, seed: str = "", progress: Progress = SILENT) -> Drilled:
+    """Restore some pictures of a mirror, other ones for another seed, and compare them with the archive's rows.
+
+    Stored bytes must have the hash of their row, .fdc files must decode to its symbols and size. Raises ArchiveError
+    for a place without an archive, a mirror without tars or with damaged software.
+    """
+    own, copy = existing(archive), Store(mirror)
+    progress.begin(pictures)
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch)
+        (home / "files").mkdir()
+        files = _chosen(copy, pictures, seed, home / "files")
+        wheel = _software(copy, home)
+        decoded = _decoded(copy, home) if list((home / "files").glob("*.fdc")) else {"files": {}, "errors": {}}
+        rows = _rows(own, files)
+        problems = []
+        for file in files:
+            row = rows.get((file.tar, file.offset))
+            if wrong := _wrong(file, row, decoded):
+                key = row["key"] if row else file.member
+                problems.append({"key": key, "reason": wrong[0], "error": wrong[1], "tar": copy.uri(file.tar)})
+            progress.advance(1)
+    return Drilled(wheel, len(files), problems)
+
+
+def _order(seed: str, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{name}".encode()).digest()
+
+
+def _chosen(mirror: Store, count: int, seed: str, folder: Path) -> list[_File]:
+    """Files of the tars that come first by their hash, as many of each, copied into a folder."""
+    tars = [item.name for item in mirror.list(layout.RUNS) if TAR.fullmatch(item.name)]
+    tars = sorted(tars, key=lambda name: _order(seed, name))[:count]
+    if not tars:
+        raise ArchiveError(f"{mirror}: holds no tars; a mirror is a plain copy of the archive")
+    files: list[_File] = []
+    for tar in tars:
+        with mirror.open(tar) as stream, tarfile.open(fileobj=stream, mode="r:") as opened:
+            members = [member for member in opened.getmembers() if member.isfile()]
+            members.sort(key=lambda member: _order(seed, f"{tar}/{member.name}"))
+            for member in members[: -(-count // len(tars))]:
+                path = folder / f"{len(files):06d}{Path(member.name).suffix}"
+                content = opened.extractfile(member)
+                assert content is not None
+                path.write_bytes(content.read())
+                files.append(_File(tar, member.name, member.offset_data, path))
+    return files[:count]
+
+
+def _software(mirror: Store, home: Path) -> str:
+    """Unpack the newest wheel of the mirror's escrow, after checking all that lies beside it; its name."""
+    folders = [item.name.rpartition("/")[0] for item in mirror.list(layout.SOFTWARE) if item.name.endswith(layout.SUMS)]
+    wheels = {name: folder for folder in folders for name in escrow.sums(mirror, folder) if name.endswith(".whl")}
+    if not wheels:
+        raise ArchiveError(f"{mirror}: keeps no software to restore with")
+    newest = max(wheels, key=lambda name: ([int(number) for number in re.findall(r"\d+", Path(name).name)], name))
+    _copy(mirror, wheels[newest], home)
+    with zipfile.ZipFile(home / newest) as wheel:
+        wheel.extractall(home / "software")
+    return newest
+
+
+def _copy(mirror: Store, folder: str, home: Path) -> None:
+    """Copy what a list of hashes names, and check it."""
+    for name, expected in escrow.sums(mirror, folder).items():
+        path = home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(mirror.read(name))
+        if sha256_of(path) != expected:
+            raise ArchiveError(f"{mirror.uri(name)}: damaged; copy it from the archive")
+
+
+def _decoded(mirror: Store, home: Path) -> dict[str, Any]:
+    """What the mirror's software says of the .fdc files."""
+    bundles = []
+    for name in sorted(mirror.children(layout.ESCROW)):
+        folder = f"{layout.ESCROW}/{name}"
+        if re.fullmatch(r"[0-9a-f]{64}", name) and mirror.exists(f"{folder}/{layout.SUMS}"):
+            _copy(mirror, folder, home)
+            bundles.append(str(home / folder))
+    environment = {name: value for name, value in os.environ.items() if not SECRET.search(name)}
+    environment |= {"PYTHONPATH": str(home / "software"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", DECODE, str(home / "files"), *bundles]
+    run = subprocess.run(
+        command, cwd=home, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    if run.returncode:
+        last = (run.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ArchiveError(f"{mirror}: its software ended with status {run.returncode}: {last}")
+    found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    if not Path(found["codec"]).is_relative_to(home / "software"):
+        raise ArchiveError(f"{mirror}: its software was not what decoded, but {found['codec']}")
+    return found
+
+
+def _rows(archive: Store, files: list[_File]) -> dict[tuple[str, int], dict[str, Any]]:
+    tars = ", ".join(f"'{tar}'" for tar in sorted({file.tar for file in files}))
+    sql = f"""
+        SELECT key, tar, "offset", sha256, content_sha256, codec, width, height FROM rows
+        WHERE tar IN ({tars}) AND status <> 'unchanged'
+    """
+    return {(row["tar"], row["offset"]): row for row in report.query(archive, sql)}
+
+
+def _wrong(file: _File, row: dict[str, Any] | None, decoded: dict[str, Any]) -> tuple[str, str] | None:
+    """Reason and error of a file that is not what its row says."""
+    if row is None:
+        return "foreign", f"no row of the archive names this file, at {file.offset}"
+    if sha256_of(file.path) != row["sha256"]:
+        return "damaged", f"not the bytes of its row, at {file.offset}"
+    if row["codec"] != "fdc":
+        return None
+    answer = decoded["files"].get(file.path.name)
+    if answer is None:
+        return "undecodable", decoded["errors"].get(file.path.name, "no bundle decodes it")
+    sides = sorted((answer["width"], answer["height"])) == sorted((row["width"], row["height"]))
+    if answer["content"] != row["content_sha256"] or not sides:
+        return "other_symbols", f"does not decode to what was encoded, at {file.offset}"
+    return None
