@@ -122,7 +122,7 @@ def test_a_dataset_is_packed_from_a_listing(photos: Path, tmp_path: Path) -> Non
     totals = dataset.pack(str(listing), str(tmp_path / "dataset"))
     listing.unlink()
     assert (totals["photos"], totals["failed"]) == (2, 1)
-    assert dataset.failures(str(tmp_path / "dataset"))[0][0] == "nothing.png"
+    assert dataset.failures(str(tmp_path / "dataset"))[0]["key"] == "nothing.png"
 
 
 def test_what_failed_is_taken_again_when_asked_and_once(tmp_path: Path, fake_bundle: Path) -> None:
