@@ -1,8 +1,8 @@
 """python -m tests.benchmarks.format_mutations [--only TEXT ...]: do the golden files find a decoder's mistakes?
 
-The mistakes of format_mutations.toml are planted in the source of the second decoder, one at a time. Each mutant decodes
-the golden files of both versions, meets the files that must be refused, and computes the known answers, until a result
-is not as stated. A mutant that passes everything survives. Prints a table, and ends with status 1 where a mutant
+The mistakes of format_mutations.toml are planted in the source of the second decoder, one at a time. Each mutant
+decodes the golden files of both versions, meets the files that must be refused, and computes the known answers, until a
+result is not as stated. A mutant that passes everything survives. Prints a table, and ends with status 1 where a mutant
 survives for which the list has no argument.
 """
 

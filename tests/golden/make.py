@@ -61,10 +61,10 @@ EXTREME: Mapping[str, tuple[str, Mapping[str, int]]] = {
     "extreme-serial": ("dithered-serial", {"halvings": 1}),
 }
 """Bundles with larger weights than training gives, so that every clamp of the arithmetic acts. For version 2 alone."""
-ENLARGED = {"embed": 3, "project": 7, "merge": 6, "expand": 7, "contract": 5, "0": 4, "1": 4, "inner": 2, "outer": 2}
+ENLARGED = {"embed": 3, "project": 7, "merge": 6, "expand": 7, "contract": 5, "0": 4, "1": 4, "inner": 2, "outer": 5}
 """The power of two by which an extreme bundle's linear maps are larger, by the last part of their name."""
 EXTREME_CODE = 255
-"""The alpha code whose alpha is so large in extreme bundles that means are clamped."""
+"""The alpha code that has in extreme bundles so large an alpha and prior that means are clamped."""
 
 
 def pictures() -> dict[str, tuple[Picture, float]]:
@@ -140,6 +140,7 @@ def enlarge(folder: Path, kind: str) -> None:
         if name.endswith(".fraction"):
             tensor -= ENLARGED[name.split(".")[-2]]
     tensors["alpha"][EXTREME_CODE] = 2**31 - 1
+    tensors["prior.table"][EXTREME_CODE, :2] = 2**19 - 1
     save_file(tensors, bundle / "entropy.safetensors")
     content["files"]["entropy.safetensors"] = hashlib.sha256((bundle / "entropy.safetensors").read_bytes()).hexdigest()
     content["known_answer"] = computed_answer(bundle, EntroformerSettings(**content["entropy"]))
