@@ -20,6 +20,7 @@ from tests.benchmarks import (
     corpus,
     denoising_arms,
     entropy_speed,
+    format_mutations,
     foundation,
     listing_scale,
     pass_through,
@@ -40,7 +41,7 @@ GIGABYTE_IN_MB = 1000
 def printed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Printed:
     """Call a benchmark's main with arguments; what it and its processes printed."""
 
-    def call(main: Callable[[], None], *arguments: object) -> str:
+    def call(main: Callable[[], object], *arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, arguments)])
         main()
         return capfd.readouterr().out
@@ -76,6 +77,31 @@ def test_a_loss_is_reported_where_a_reader_overlooks_a_part(
     with pytest.raises(SystemExit, match=r"^1$"):
         silent_losses.main()
     assert "| JPEG | lost: JPEG" in capfd.readouterr().out
+
+
+def test_golden_files_find_mistakes_of_a_decoder(printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(format_mutations, "checks", cheap_checks)
+    names = ("symbol limit 255", "alpha way 2 undone as way 1", "end offset not bounded", "no clamp to S after a block")
+    assert "4 of 4 mutants killed." in printed(format_mutations.main, "--only", *names)
+
+
+def test_a_mistake_that_no_file_finds_is_reported(printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    harmless = format_mutations.Mistake("no mistake", "limit: int = 2**15 - 1", "limit: int = 32767")
+    monkeypatch.setattr(format_mutations, "checks", cheap_checks)
+    monkeypatch.setattr(format_mutations, "listed", lambda only: [harmless])
+    assert "| no mistake | survives: no argument |" in printed(format_mutations.main)
+    assert format_mutations.main() == 1
+    with pytest.raises(ValueError, match="occurs 0 times"):
+        dataclasses.replace(harmless, right="nowhere").planted("source")
+
+
+def cheap_checks(kinds: object) -> dict[str, format_mutations.Check]:
+    """The checks that the short form needs, in milliseconds."""
+    return {name: check for name, check in EVERY_CHECK(()).items() if name in CHEAP}
+
+
+EVERY_CHECK = format_mutations.checks
+CHEAP = ("largest-parallel", "alpha-way-2", "refused/version-1-last-word-after-next", "extreme-0")
 
 
 def test_a_foundation_model_is_measured_in_every_part(printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
