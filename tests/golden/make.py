@@ -142,7 +142,12 @@ def enlarge(folder: Path, kind: str) -> None:
     tensors["alpha"][EXTREME_CODE] = 2**31 - 1
     tensors["prior.table"][EXTREME_CODE, :2] = 2**19 - 1
     save_file(tensors, bundle / "entropy.safetensors")
-    content["files"]["entropy.safetensors"] = hashlib.sha256((bundle / "entropy.safetensors").read_bytes()).hexdigest()
+    encoder = load_file(bundle / "encoder.safetensors")
+    beyond = (f"hyper_encoder.shrink.{halvings}.", f"hyper_encoder.blocks.{halvings + 1}.")
+    encoder = {name: tensor for name, tensor in encoder.items() if not name.startswith(beyond)}
+    save_file(encoder, bundle / "encoder.safetensors")
+    for name in ("encoder.safetensors", "entropy.safetensors"):
+        content["files"][name] = hashlib.sha256((bundle / name).read_bytes()).hexdigest()
     content["known_answer"] = computed_answer(bundle, EntroformerSettings(**content["entropy"]))
     (bundle / "bundle.json").write_text(json.dumps(content, indent=1) + "\n")
 
