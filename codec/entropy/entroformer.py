@@ -102,7 +102,7 @@ class HyperDecoder(nn.Module):
     def __init__(self, settings: EntroformerSettings) -> None:
         super().__init__()
         dim = settings.dim
-        self.relative = nn.Parameter(0.02 * torch.randn(cells(settings.positions), dim // settings.heads))
+        self.relative = nn.Parameter(torch.randn(cells(settings.positions), dim // settings.heads).mul_(0.02))
         self.embed = nn.Linear(settings.hyper_channels, dim)
         self.rate = RateTable(dim)
         self.blocks = nn.ModuleList(
@@ -133,7 +133,7 @@ class ContextNet(nn.Module):
         super().__init__()
         dim = settings.dim
         known = len(NEIGHBOURS) if settings.order == "serial" else 1
-        self.relative = nn.Parameter(0.02 * torch.randn(cells(settings.positions), dim // settings.heads))
+        self.relative = nn.Parameter(torch.randn(cells(settings.positions), dim // settings.heads).mul_(0.02))
         self.embed = nn.Linear(2 * CHANNELS * known, dim)
         self.rate = RateTable(dim)
         self.blocks = nn.ModuleList(settings.block(WINDOW, shifted=bool(i % 2)) for i in range(settings.depth))
@@ -248,7 +248,7 @@ class HyperEncoder(nn.Module):
         super().__init__()
         dim = settings.dim
         self.halvings = settings.halvings
-        self.relative = nn.Parameter(0.02 * torch.randn(cells(settings.positions), dim // settings.heads))
+        self.relative = nn.Parameter(torch.randn(cells(settings.positions), dim // settings.heads).mul_(0.02))
         self.embed = nn.Linear(2 * CHANNELS, dim)
         self.rate = RateTable(dim)
         self.blocks = nn.ModuleList(

@@ -154,6 +154,17 @@ def test_sizes_that_the_tensors_do_not_have_are_refused_before_memory_is_asked_f
         assert "memory" not in str(caught.value)
 
 
+def test_an_entropy_model_that_could_be_exact_and_is_not_there_is_refused_before_memory_is_asked_for(
+    sound: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(sound, tmp_path / "b")
+    document = config(tmp_path / "b")
+    document["entropy"] |= {"dim": 4096, "heads": 128}
+    (tmp_path / "b" / CONFIG).write_text(json.dumps(document))
+    with some_memory(), pytest.raises(BundleError, match="expected integers"):
+        Codec.load(tmp_path / "b")
+
+
 @pytest.mark.parametrize(
     ("part", "change"),
     [
@@ -195,11 +206,12 @@ def test_a_file_that_the_configuration_does_not_list_is_not_loaded(sound: Path, 
         Codec.load(tmp_path / "b")
 
 
-@pytest.mark.parametrize("name", ["/dev/zero", "../tiny/encoder.safetensors", "backbone", "", "a\0b", "\ud800"])
+@pytest.mark.parametrize("name", ["/dev/zero", "../outside", "backbone", "", "a\0b", "\ud800"])
 def test_a_listed_name_that_is_no_file_inside_is_refused(sound: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(sound, tmp_path / "b")
     document = config(tmp_path / "b")
-    document["files"][name] = "0" * 64
+    (tmp_path / "outside").write_bytes(b"")
+    document["files"][name] = hashlib.sha256(b"").hexdigest()
     (tmp_path / "b" / CONFIG).write_text(json.dumps(document))
     with pytest.raises(BundleError, match="incomplete"):
         Bundle.open(tmp_path / "b")

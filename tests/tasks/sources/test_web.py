@@ -79,6 +79,15 @@ def test_what_a_web_server_refuses_or_breaks_off_costs_its_own_row(
     fsspec.get_filesystem_class("http").clear_instance_cache()
 
 
+def test_a_server_is_asked_whether_it_is_there_for_its_own_failures_and_not_for_a_files(
+    website: WebServer, tmp_path: Path, fake_bundle: Path
+) -> None:
+    pack(listing(tmp_path, website, "/status/403/x", "/status/404/x"), tmp_path / "a", fake_bundle)
+    assert ("GET", "/") not in website.requests
+    pack(listing(tmp_path, website, "/status/500/x"), tmp_path / "b", fake_bundle)
+    assert ("GET", "/") in website.requests
+
+
 def test_a_web_server_that_is_gone_stops_the_run_before_it_commits_and_one_of_two_costs_its_rows(
     website: WebServer, tmp_path: Path, fake_bundle: Path
 ) -> None:
@@ -118,4 +127,5 @@ def test_a_listing_may_lie_on_a_web_server_and_name_what_lies_beside_it(
 ) -> None:
     website.files = {"/plain/list.csv": b"path\na.png\n", "/plain/a.png": png(1)}
     assert pack(f"{website.address}/plain/list.csv", tmp_path / "a", fake_bundle).totals["compressed"] == 1
+    assert Store(website.address).read("plain/a.png") == png(1)
     assert Store(website.address).read_range("plain/a.png", 5, 9) == png(1)[5:14]
