@@ -109,12 +109,14 @@ def test_a_hanging_child_does_not_outlive_a_killed_parent() -> None:
     assert not _running(pid)
 
 
-def test_a_busy_child_ends_with_its_killed_parent_and_not_with_its_time() -> None:
-    parent = subprocess.Popen(
-        [sys.executable, "-c", f"from {MODULE} import hang_in_child; hang_in_child(600)"], stdout=subprocess.PIPE
-    )
+def test_a_busy_child_ends_with_its_killed_parent_and_not_with_its_time(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    hang = f"from {MODULE} import hang_in_child; hang_in_child(600, {str(begun)!r})"
+    parent = subprocess.Popen([sys.executable, "-c", hang], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
+    while not begun.exists():
+        time.sleep(0.05)
     parent.kill()
     parent.wait()
     parent.stdout.close()
