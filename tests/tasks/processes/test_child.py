@@ -126,6 +126,18 @@ def test_a_busy_child_ends_with_its_killed_parent_and_not_with_its_time(tmp_path
     assert not _running(pid)
 
 
+def test_a_child_that_is_started_anew_is_a_log_line(child: Child, caplog: pytest.LogCaptureFixture) -> None:
+    pid = child.greeting()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    while _running(pid):
+        time.sleep(0.05)
+    child.ask({"do": "echo"}, b"x", seconds=10)
+    assert "misbehaving_child ended with status -9 while it was idle; another takes its place" in caplog.messages
+    with pytest.raises(ChildDied):
+        child.ask({"do": "exit"}, seconds=10)
+    assert "misbehaving_child, asked to exit: its process ended with status 3" in caplog.messages
+
+
 def _running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
