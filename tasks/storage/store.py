@@ -115,7 +115,6 @@ class Store:
                     return True
                 refused = isinstance(error, FileExistsError) or _http_status(error) == 412
                 if refused and stands is False:
-                    LOGGER.info("%s: another writer was first", self.uri(name))
                     return False
                 # a conflict: by 409, refused for a name that has gone since, or a sealing runner took our spool away
                 conflict = refused or _http_status(error) == 409 or isinstance(error, FileNotFoundError)

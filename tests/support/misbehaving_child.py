@@ -14,6 +14,8 @@ from tasks.processes.child import Child, Frame, Handler, serve
 
 def handle(header: dict[str, Any], payload: bytes) -> Frame:
     fault = header["do"]
+    if begun := header.get("begun"):
+        Path(begun).touch()
     if fault == "segfault":
         os.kill(os.getpid(), signal.SIGSEGV)
     if fault == "kill":
@@ -52,11 +54,11 @@ def prepare() -> tuple[dict[str, Any], Handler]:
     }, handle
 
 
-def hang_in_child(seconds: float = 1) -> None:
-    """Print the pid of a child, then ask it to hang."""
+def hang_in_child(seconds: float = 1, begun: str = "") -> None:
+    """Print the pid of a child, then ask it to hang; it makes the file `begun` when it does."""
     with Child("tests.support.misbehaving_child", [], 1) as child:
         print(child.greeting()["pid"], flush=True)
-        child.ask({"do": "hang"}, seconds=seconds)
+        child.ask({"do": "hang", "begun": begun}, seconds=seconds)
 
 
 if __name__ == "__main__":

@@ -109,12 +109,14 @@ def test_a_hanging_child_does_not_outlive_a_killed_parent() -> None:
     assert not _running(pid)
 
 
-def test_a_busy_child_ends_with_its_killed_parent_and_not_with_its_time() -> None:
-    parent = subprocess.Popen(
-        [sys.executable, "-c", f"from {MODULE} import hang_in_child; hang_in_child(600)"], stdout=subprocess.PIPE
-    )
+def test_a_busy_child_ends_with_its_killed_parent_and_not_with_its_time(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    hang = f"from {MODULE} import hang_in_child; hang_in_child(600, {str(begun)!r})"
+    parent = subprocess.Popen([sys.executable, "-c", hang], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
+    while not begun.exists():
+        time.sleep(0.05)
     parent.kill()
     parent.wait()
     parent.stdout.close()
@@ -122,6 +124,18 @@ def test_a_busy_child_ends_with_its_killed_parent_and_not_with_its_time() -> Non
     while time.time() < deadline and _running(pid):
         time.sleep(0.1)
     assert not _running(pid)
+
+
+def test_a_child_that_is_started_anew_is_a_log_line(child: Child, caplog: pytest.LogCaptureFixture) -> None:
+    pid = child.greeting()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    while _running(pid):
+        time.sleep(0.05)
+    child.ask({"do": "echo"}, b"x", seconds=10)
+    assert "misbehaving_child ended with status -9 while it was idle; another takes its place" in caplog.messages
+    with pytest.raises(ChildDied):
+        child.ask({"do": "exit"}, seconds=10)
+    assert "misbehaving_child, asked to exit: its process ended with status 3" in caplog.messages
 
 
 def _running(pid: int) -> bool:
