@@ -47,6 +47,7 @@ def compress_archive(
     retry_failed: bool = False,
     recheck: bool = False,
     allow_shrink: bool = False,
+    child_env: list[str] | None = None,
     plan: bool = False,
     engine: mapping.Engine = "threads",
     dask_address: str = "",
@@ -82,6 +83,7 @@ def compress_archive(
         retry_failed: Take again what crashed, was killed, took too long or broke the encoder before.
         recheck: Take again what an earlier release kept and this one would judge otherwise.
         allow_shrink: Go on though the source lists nothing, or less than half of the pictures that are kept.
+        child_env: An environment variable that the processes which decode pictures get too; may be given again.
         plan: Write nothing, but predict objects, requests, bytes and hours, from a sample of 20 pictures.
         engine: threads of this process, or dask for other processes. The archive is the same.
         dask_address: A Dask scheduler on the loopback interface or at tls://; local processes if empty.
@@ -107,7 +109,7 @@ def compress_archive(
         threads=threads,
     )
     source, archive = command.place(source), command.place(archive)
-    models = Models(bundle, device, backbone)
+    models = Models(bundle, device, backbone, child_env=tuple(child_env or ()))
     count = mapping.workers(workers, threads)
     if plan:
         with command.bar("sampling") as bar:

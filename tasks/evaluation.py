@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -49,7 +50,10 @@ def measure(
 
     pictures = [list(several) for _, several in itertools.groupby(pending, key=lambda job: job.image)]
     arguments = [json.dumps(asdict(contest))]
-    children = [Child("tasks.processes.measure_worker", arguments, threads) for _ in range(min(workers, len(pictures)))]
+    children = [
+        Child("tasks.processes.measure_worker", arguments, threads, environment=os.environ)
+        for _ in range(min(workers, len(pictures)))
+    ]
     with ThreadPoolExecutor(max(1, len(children))) as pool:
         try:
             for child in children:

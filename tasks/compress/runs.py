@@ -70,7 +70,7 @@ def compress(
         return (encode_shard(job, number, progress) for number in range(shards))
 
     def finish(run: int) -> Manifest:
-        job = Job(store.url, run, models.device, models.backbone, models.codec)
+        job = Job(store.url, run, models.device, models.backbone, models.codec, models.child_env)
         plan = manifest.read(store, run)
         progress.begin(plan.images)
         finished.append((run, work_off(store, plan, job, shard_map or in_order)))

@@ -42,6 +42,7 @@ class Job:
     device: str = "cpu"
     backbone: str = ""
     codec: str = CODEC
+    child_env: tuple[str, ...] = ()
 
 
 def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.Totals:
@@ -61,7 +62,8 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
     entries = listing.read(archive, plan.listing, start, stop)
     metrics = plan.settings.lpips_net if plan.settings.metrics else "none"
     settings = plan.settings
-    models = Models("", job.device, job.backbone, settings.threads, job.codec, settings.image_memory)
+    memory, named = settings.image_memory, job.child_env
+    models = Models("", job.device, job.backbone, settings.threads, job.codec, memory, named)
     with tempfile.TemporaryDirectory() as scratch:
         spool = Path(scratch) / "shard.tar"
         with process_pair.lent(archive, plan.bundle_id, models, metrics) as pair, Tar(spool) as tar:

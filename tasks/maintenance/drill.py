@@ -20,7 +20,7 @@ from typing import Any
 from codec.errors import ArchiveError
 from tasks.archive import escrow, layout, report
 from tasks.archive.opening import existing
-from tasks.processes.child import SECRET
+from tasks.processes.child import GIVEN
 from tasks.progress import SILENT, Progress
 from tasks.storage.store import Store, sha256_of
 
@@ -154,7 +154,7 @@ def _decoded(mirror: Store, home: Path) -> dict[str, Any]:
         if re.fullmatch(r"[0-9a-f]{64}", name) and mirror.exists(f"{folder}/{layout.SUMS}"):
             _copy(mirror, folder, home)
             bundles.append(str(home / folder))
-    environment = {name: value for name, value in os.environ.items() if not SECRET.search(name)}
+    environment = {name: value for name, value in os.environ.items() if GIVEN.fullmatch(name)}
     environment |= {"PYTHONPATH": str(home / "software"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", DECODE, str(home / "files"), *bundles]
     run = subprocess.run(

@@ -4,31 +4,37 @@ Pictures of strangers are decoded and encoded in such a process. Whatever it doe
 an answer about that request alone. It limits its own time by an alarm, which also holds when its parent is gone.
 """
 
-import ctypes
+import functools
 import json
 import logging
 import os
 import re
-import resource
 import select
 import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
 from codec.errors import ArchiveError, FdcError
+from tasks.processes import confinement
 
 LOGGER = logging.getLogger(__name__)
 START_SECONDS = 600.0
-SECRET = re.compile(r"(?i)^AWS_|^PREFECT_|SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_KEY|PRIVATE_KEY")
-"""Names of environment variables that a process which decodes strangers' pictures is not given."""
-NO_NEW_PRIVILEGES = 38
-"""PR_SET_NO_NEW_PRIVS of Linux's prctl."""
+GIVEN = re.compile(
+    "PATH|LANG|LANGUAGE|LC_.*|TZ|OMP_.*|MKL_.*|KMP_.*|CUDA_.*|NVIDIA_.*|LD_LIBRARY_PATH|PYTHON.*|VIRTUAL_ENV"
+    "|HF_HUB_OFFLINE|SSL_CERT_FILE|DO_NOT_TRACK|COVERAGE_.*"
+)
+"""Names of the environment variables that a process which decodes strangers' pictures is given."""
+CACHES = {"TORCH_HOME": "torch", "HF_HOME": "huggingface"}
+"""Where models are kept that were fetched, by the variables that say so, below ~/.cache else."""
+SPACE_BEYOND = 4 << 30
+"""Bytes that a child may map beyond twice the memory it may hold."""
 GRACE_SECONDS = 30.0
 """How much longer than the child itself its parent waits."""
 END_SECONDS = 10.0
@@ -73,14 +79,23 @@ class Child:
     """A process that is started on entering the context, and again when asked after it died.
 
     `python -m module arguments...` with `threads` computing threads; its main function calls `serve`. Where the system
-    tells (Linux), a child that comes to hold more than `memory` bytes while it works on a request is killed.
+    tells (Linux), a child that comes to hold more than `memory` bytes while it works on a request is killed. Of the
+    environment it gets what GIVEN lists, and the variables named by `environment`.
     """
 
-    def __init__(self, module: str, arguments: Sequence[str], threads: int, memory: int | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        threads: int,
+        memory: int | None = None,
+        environment: Collection[str] = (),
+    ) -> None:
         self._name, self._memory = module.rpartition(".")[2], memory
         self._command = [sys.executable, "-m", module, *arguments]
-        own = {name: value for name, value in os.environ.items() if not SECRET.search(name)}
-        self._environment = {**own, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        self._given = {name for name in os.environ if GIVEN.fullmatch(name) or name in environment}
+        self._threads = str(threads)
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._greeting: dict[str, Any] | None = None
 
@@ -92,6 +107,9 @@ class Child:
         if self._process is not None:
             self._process.kill()
             self._reap()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
 
     def greeting(self) -> dict[str, Any]:
         """What the child said of itself when it was ready; raises ArchiveError when it does not get there."""
@@ -120,7 +138,7 @@ class Child:
         process = cast("subprocess.Popen[bytes]", self._process)
         with _deadline(process, seconds + GRACE_SECONDS) as late:
             with suppress(BrokenPipeError):
-                send(_pipe(process.stdin), {**header, "seconds": seconds}, payload)
+                send(_pipe(process.stdin), {**header, "seconds": seconds, "memory": self._memory}, payload)
             greedy = self._wait(process)
             answer = receive(_pipe(process.stdout))
         if answer is None:
@@ -130,7 +148,20 @@ class Child:
             death = ChildDied(status, greedy, late=late.is_set())
             LOGGER.warning("%s, asked to %s: %s", self._name, header.get("do", "decode"), death)
             raise death
+        if missing := answer[0].pop("not_granted", None):
+            _say_once(missing)
         return answer
+
+    def _environment(self) -> dict[str, str]:
+        """What is listed, an empty home that is its scratch folder too, and where fetched models are."""
+        if self._scratch is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="fdc-child-", ignore_cleanup_errors=True)
+        home = self._scratch.name
+        caches = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+        own = {name: os.environ[name] for name in self._given if name in os.environ}
+        own |= {name: os.environ.get(name) or f"{caches}/{folder}" for name, folder in CACHES.items()}
+        own |= dict.fromkeys(("HOME", "TMPDIR", "TRITON_CACHE_DIR"), home)
+        return own | {"OMP_NUM_THREADS": self._threads, "MKL_NUM_THREADS": self._threads}
 
     def _wait(self, process: "subprocess.Popen[bytes]") -> bool:
         """Wait until the child answers or ends; True when it had to be killed for its memory."""
@@ -144,10 +175,12 @@ class Child:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         self._greeting = None
+        confinement.hide()
+        environment = self._environment()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can take it without a word
         try:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._environment
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -193,7 +226,6 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
     os.dup2(2, 1)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    _give_up_privileges()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the work in hand, and with it the waiting of the parent
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -204,12 +236,20 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
         send(answers, {"error": str(error)})
         return
     signal.setitimer(signal.ITIMER_REAL, 0)
+    confined = False
     with suppress(BrokenPipeError):
         send(answers, greeting)
         while request := receive(requests):
             header, payload = request
             signal.setitimer(signal.ITIMER_REAL, header["seconds"])
+            memory = header.pop("memory", None)
+            not_granted = None
+            if payload and not confined:  # the first bytes of a stranger
+                confined = True
+                not_granted = _confine(memory)
             answer = handle(header, payload)
+            if not_granted:
+                answer = ({**answer[0], "not_granted": not_granted}, answer[1])
             signal.setitimer(signal.ITIMER_REAL, 0)
             send(answers, *answer)
 
@@ -222,12 +262,22 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _give_up_privileges() -> None:
-    """What runs in this process can gain no rights by executing another program, and leaves no core file."""
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+def _confine(memory: int | None) -> list[str]:
+    """Give up what a decoder does not need; returns what the system does not grant."""
+    models = [argument for argument in sys.argv[1:] if argument and Path(argument).exists()]
+    missing = confinement.confine(models, os.environ.get("TMPDIR", ""))
+    if memory is not None and not any("cuda" in argument for argument in sys.argv):
+        confinement.limit_address_space(2 * memory + SPACE_BEYOND)
+    return missing
+
+
+@functools.cache
+def _say(missing: str) -> None:
+    LOGGER.warning("this system does not confine the processes that decode pictures as it might: %s", missing)
+
+
+def _say_once(missing: Sequence[str]) -> None:
+    _say("; ".join(missing))
 
 
 def _resident(pid: int) -> int:

@@ -47,7 +47,8 @@ class Coder(Protocol):
 class Models:
     """What a child process loads. An empty bundle means the embedded default; `codec` is the class as module:name.
 
-    `memory` is how many bytes the process may come to hold, None meaning any.
+    `memory` is how many bytes the process may come to hold, None meaning any. `child_env` names environment variables
+    that it gets beside those that every one gets.
     """
 
     bundle: str
@@ -56,6 +57,7 @@ class Models:
     threads: int = 2
     codec: str = CODEC
     memory: int | None = None
+    child_env: tuple[str, ...] = ()
 
     def arguments(self) -> list[str]:
         """The command line that `parser` reads."""
@@ -65,13 +67,13 @@ class Models:
 def worker(models: Models, metrics: str = "none") -> Child:
     """The process that encodes, measures and decodes: encode_worker. `metrics` is alex, vgg or none."""
     arguments = [*models.arguments(), "--metrics", metrics]
-    return Child("tasks.processes.encode_worker", arguments, models.threads, models.memory)
+    return Child("tasks.processes.encode_worker", arguments, models.threads, models.memory, models.child_env)
 
 
 def verifier(models: Models) -> Child:
     """The process that decodes again, verify_worker. It computes on the CPU, whatever encoded."""
     arguments = replace(models, device="cpu").arguments()
-    return Child("tasks.processes.verify_worker", arguments, models.threads, models.memory)
+    return Child("tasks.processes.verify_worker", arguments, models.threads, models.memory, models.child_env)
 
 
 def decodes(child: Child, data: bytes, content: str, *, seconds: float) -> bool:

@@ -55,7 +55,13 @@ def bundle(path: Path, salt: str = "salt") -> Path:
 
 def pack(source: Path | str, archive: Path | str, bundle: Path, settings: Settings = SMALL, **options: Any) -> Outcome:
     """compress with the fake codec."""
-    return compress(str(source), str(archive), settings, models=Models(str(bundle), codec=FAKE), **options)
+    return compress(
+        str(source),
+        str(archive),
+        settings,
+        models=Models(str(bundle), codec=FAKE, child_env=("FAKE_CODEC_LEVEL",)),
+        **options,
+    )
 
 
 class InProcess:

@@ -3,8 +3,10 @@
 import os
 import resource
 import signal
+import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,13 @@ def handle(header: dict[str, Any], payload: bytes) -> Frame:
     if fault == "print":
         print("a line on standard output")
         os.write(1, b"another, past Python's own buffer\n")
+    if fault == "home":
+        return {"home": os.environ["HOME"]}, b""
+    if fault == "look":
+        status = Path("/proc/self/status")
+        limits = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0] for name in ("CORE", "NOFILE", "AS")}
+        about = {"limits": limits, "status": status.read_text() if status.exists() else ""}
+        return about | {"seen": {what: _tried(look) for what, look in looks(header["places"]).items()}}, b""
     if fault == "eat":
         eaten = b"x" * header["bytes_to_eat"]
         time.sleep(1)
@@ -36,6 +45,30 @@ def handle(header: dict[str, Any], payload: bytes) -> Frame:
     while fault == "hang":
         time.sleep(1)
     return {"length": len(payload)}, payload
+
+
+def looks(places: dict[str, Any]) -> dict[str, Callable[[], object]]:
+    """What a stranger's picture would try that had taken over its decoder."""
+    return {
+        "environment of the parent": lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
+        "credentials": lambda: Path(places["credentials"]).read_text(),
+        "writing into the archive": lambda: Path(places["archive"], "x").write_text("x"),
+        "removing a file": lambda: Path(places["credentials"]).unlink(),
+        "loopback": lambda: socket.create_connection(("127.0.0.1", places["port"]), timeout=5).close(),
+        "a socket of the system": lambda: socket.socket(socket.AF_UNIX).close(),
+        "killing the parent": lambda: os.kill(os.getppid(), 0),
+        "its own folder": lambda: Path(os.environ["HOME"], "x").write_text("x"),
+        "its libraries": lambda: Path(os.__file__).read_bytes()[:1],
+        "its home": lambda: list(Path(os.environ["HOME"]).iterdir()),
+    }
+
+
+def _tried(look: Callable[[], object]) -> str:
+    try:
+        look()
+    except OSError as error:
+        return type(error).__name__
+    return "granted"
 
 
 def prepare() -> tuple[dict[str, Any], Handler]:
@@ -48,8 +81,6 @@ def prepare() -> tuple[dict[str, Any], Handler]:
         "pid": os.getpid(),
         "threads": os.environ["OMP_NUM_THREADS"],
         "environment": sorted(os.environ),
-        "status": Path("/proc/self/status").read_text() if score.exists() else "",
-        "core": resource.getrlimit(resource.RLIMIT_CORE),
         "oom_score_adj": score.read_text().strip() if score.exists() else "",
     }, handle
 

@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from codec.errors import ArchiveError
+from tasks.processes import child as child_module
 from tasks.processes.child import Child, ChildDied, receive, send
 
 MODULE = "tests.support.misbehaving_child"
@@ -129,8 +131,7 @@ def test_a_busy_child_ends_with_its_killed_parent_and_not_with_its_time(tmp_path
 def test_a_child_that_is_started_anew_is_a_log_line(child: Child, caplog: pytest.LogCaptureFixture) -> None:
     pid = child.greeting()["pid"]
     os.kill(pid, signal.SIGKILL)
-    while _running(pid):
-        time.sleep(0.05)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it is dead, and left to its parent to be reaped
     child.ask({"do": "echo"}, b"x", seconds=10)
     assert "misbehaving_child ended with status -9 while it was idle; another takes its place" in caplog.messages
     with pytest.raises(ChildDied):
@@ -171,14 +172,47 @@ def test_a_stopped_child_is_ended_by_its_parent(child: Child, payload: bytes, mo
     assert child.ask({"do": "echo"}, b"again", seconds=10)[1] == b"again"
 
 
-def test_a_child_has_no_secrets_no_new_privileges_and_no_core_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "HF_TOKEN", "PREFECT_API_KEY", "DB_PASSWORD"):
+def test_a_child_gets_a_listed_environment_and_an_empty_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "PREFECT_API_KEY", "DB_PASSWORD", "ANYTHING", "NAMED"):
         monkeypatch.setenv(name, "planted-secret")
-    with Child(MODULE, [], 1) as child:
-        seen = child.greeting()
-    assert not [name for name in seen["environment"] if "AWS" in name or "TOKEN" in name or "PASSWORD" in name]
-    assert "PREFECT_API_KEY" not in seen["environment"]
-    assert "PATH" in seen["environment"]
-    assert seen["core"] == [0, 0]
-    if seen["status"]:
-        assert "NoNewPrivs:\t1" in seen["status"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Child(MODULE, [], 1, environment=["NAMED"]) as child:
+        seen = child.greeting()["environment"]
+        home = Path(child.ask({"do": "home"}, seconds=10)[0]["home"])
+        assert home.is_dir() and not any(home.iterdir())
+    assert not {"AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "PREFECT_API_KEY", "DB_PASSWORD", "ANYTHING"} & set(seen)
+    assert {"PATH", "NAMED", "TORCH_HOME", "HF_HOME", "OMP_NUM_THREADS"} <= set(seen)
+    assert not home.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process gives up is Linux's")
+def test_what_a_picture_that_took_over_its_decoder_can_reach(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "credentials").write_text("aws_secret_access_key = planted")
+    (tmp_path / "archive").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server, Child(MODULE, [], 1, memory=1 << 30) as child:
+        places = {"credentials": str(tmp_path / "credentials"), "archive": str(tmp_path / "archive")}
+        places |= {"port": server.getsockname()[1]}
+        free = child.ask({"do": "look", "places": places}, seconds=60)[0]
+        assert free["seen"]["credentials"] == free["seen"]["loopback"] == "granted"  # it has seen no picture yet
+        (tmp_path / "credentials").write_text("aws_secret_access_key = planted")
+        (tmp_path / "archive" / "x").unlink()
+        told = child.ask({"do": "look", "places": places}, b"a stranger's picture", seconds=60)[0]
+    seen = told["seen"]
+    allowed = {what for what, outcome in seen.items() if outcome == "granted"}
+    if any("Landlock" in line or "seccomp" in line for line in caplog.messages):
+        pytest.skip(f"not granted here: {caplog.messages}")
+    assert allowed == {"its own folder", "its libraries", "its home"}
+    assert (tmp_path / "credentials").exists() and not any((tmp_path / "archive").iterdir())
+    assert told["limits"]["CORE"] == 0 and told["limits"]["NOFILE"] <= 1024
+    assert 0 < told["limits"]["AS"] < 1 << 40
+    assert "NoNewPrivs:\t1" in told["status"]
+
+
+def test_what_a_system_does_not_grant_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    child_module._say.cache_clear()
+    for _ in range(2):
+        child_module._say_once(["sockets (seccomp): Function not implemented"])
+    (line,) = caplog.messages
+    assert "sockets (seccomp): Function not implemented" in line
