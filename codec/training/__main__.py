@@ -27,7 +27,7 @@ from codec.training.pretraining import AutoencoderStage, DecoderStage, UNetStage
 from codec.training.settings import StageName, StageSettings, TrainingSettings, read_settings, to_json
 from codec.training.stages import AdapterStage, EntropyStage
 from codec.training.trainer import Stage, Trainer
-from codec.training.workspace import Workspace, measure_latents
+from codec.training.workspace import Workspace, measure_latents, put_in_place, recovered
 
 PATCH_CROPS = 64
 STATISTICS_STEPS = 8
@@ -157,7 +157,10 @@ class Run:
         )
 
     def export(self) -> Bundle | None:
-        """Write the bundle and measure it on held-out photos; nothing when there is no entropy model yet."""
+        """Write the bundle and measure it on held-out photos; nothing when there is no entropy model yet.
+
+        The bundle of an earlier call stays until the new one has been loaded and measured.
+        """
         workspace, settings = self.workspace, self.settings
         if not workspace.has("entropy"):
             log.info("no bundle: the entropy model is not trained yet")
@@ -166,7 +169,7 @@ class Run:
         if settings.parameters == "learned" and not learned:
             raise SettingsError("parameters = 'learned' needs the adapter stage; run it, or choose 'measured'")
         backbone = workspace.backbone(self._patches)
-        folder = self.output / "bundle"
+        folder, place = self.output / ".bundle", recovered(self.output / "bundle")
         shutil.rmtree(folder, ignore_errors=True)
         estimator = workspace.estimator() if learned else None
         entropy = workspace.entropy_to_export()
@@ -177,7 +180,8 @@ class Run:
         table = averages(rows)
         (self.output / "evaluation.json").write_text(json.dumps(table, indent=1) + "\n")
         (folder / "CARD.md").write_text(write_card(bundle, settings, self.images, table))
-        return bundle
+        put_in_place(folder, place)
+        return Bundle.open(place)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

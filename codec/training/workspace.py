@@ -32,6 +32,28 @@ from codec.training.settings import TrainingSettings
 Network = TypeVar("Network", bound=nn.Module)
 
 
+def put_in_place(made: Path, target: Path) -> None:
+    """Put a folder in place of another; killed on the way, `recovered` finds the one or the other whole."""
+    before = _before(target)
+    recovered(target)
+    shutil.rmtree(before, ignore_errors=True)
+    if target.exists():
+        target.rename(before)
+    made.rename(target)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def recovered(target: Path) -> Path:
+    """A folder that put_in_place keeps, back in its place where that was killed between two renames."""
+    if not target.exists() and _before(target).exists():
+        _before(target).rename(target)
+    return target
+
+
+def _before(target: Path) -> Path:
+    return target.with_name(f".{target.name}-before")
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Loads what earlier stages made, or starts it afresh; saves by replacing whole files and folders."""
@@ -42,7 +64,7 @@ class Workspace:
 
     def backbone(self, patches: Callable[[], Tensor]) -> Backbone:
         """The run's backbone: the one given in the settings, the one in the making, or a new one (see new_backbone)."""
-        made = self.folder / "backbone"
+        made = recovered(self.folder / "backbone")
         if made.exists():
             return Backbone.load(made, device=self.device)
         if self.settings.start:
@@ -57,8 +79,7 @@ class Workspace:
         spool, made = self.folder / ".backbone", self.folder / "backbone"
         shutil.rmtree(spool, ignore_errors=True)
         backbone.save(spool)
-        shutil.rmtree(made, ignore_errors=True)
-        spool.rename(made)
+        put_in_place(spool, made)
 
     def entropy(self) -> Entroformer:
         """The entropy model so far."""

@@ -23,7 +23,7 @@ from tasks.archive import layout, wheel
 from tasks.processes.child import Child, ChildDied
 from tasks.processes.codec_process import Models, worker
 from tasks.storage import local
-from tasks.storage.store import Store, sha256_of
+from tasks.storage.store import StorageError, Store, sha256_of
 
 SAVE_SECONDS = 3600.0
 RESTORE = """# How to restore this archive
@@ -38,6 +38,10 @@ Everything that decoding its pictures needs is in `escrow`, beside Python {pytho
 Should those packages be gone, FORMAT.md describes every byte of an .fdc file. The tars are plain tars, the .jxl files
 in them standard JPEG XL, and the rows that say which file is which picture are Parquet.
 """
+
+
+WEIGHTS = (".safetensors", ".json")
+"""Extensions of what the hash of a backbone stands for; its other files are texts."""
 
 
 def keep(archive: Store, models: Models) -> dict[str, Any]:
@@ -110,13 +114,25 @@ def _local(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _publish(archive: Store, folder: str, contents: Mapping[str, bytes | Path]) -> None:
-    """Files by name relative to the folder, then their list; a file that is there already stays as it is."""
-    sums = _sums_of(contents)
-    if not archive.exists(f"{folder}/{layout.SUMS}"):
-        for name, content in contents.items():
-            if name != layout.SUMS:
-                archive.publish(posixpath.normpath(f"{folder}/{name}"), content)
-        archive.publish(f"{folder}/{layout.SUMS}", sums)
+    """Files by name relative to the folder, then their list; a file that is there already stays as it is.
+
+    A backbone that several bundles share may come with other texts each time: those are named by their content too.
+    Raises StorageError for weights that stand there otherwise.
+    """
+    if archive.exists(f"{folder}/{layout.SUMS}"):
+        return
+    stand: dict[str, bytes | Path] = {}
+    for name, content in contents.items():
+        if name != layout.SUMS:
+            if not archive.publish(posixpath.normpath(f"{folder}/{name}"), content):
+                stem, extension = posixpath.splitext(name)
+                if extension in WEIGHTS or not archive.publish(
+                    posixpath.normpath(f"{folder}/{(name := f'{stem}-{sha256_of(content)[:8]}{extension}')}"), content
+                ):
+                    place = archive.uri(posixpath.normpath(f"{folder}/{name}"))
+                    raise StorageError(f"{place}: what is stored here is not what was written; audit the archive")
+            stand[name] = content
+    archive.publish(f"{folder}/{layout.SUMS}", _sums_of(stand))
 
 
 def _sums_of(contents: Mapping[str, bytes | Path]) -> bytes:

@@ -10,7 +10,7 @@ from codec.bundle import Bundle
 from codec.errors import ArchiveError, BackboneError, SettingsError
 from tasks.archive import escrow, layout
 from tasks.processes.codec_process import Models
-from tasks.storage.store import Store
+from tasks.storage.store import StorageError, Store
 from tests.support import archive_builder
 from tests.support.archive_builder import folder, pack, png
 from tests.support.fake_codec import FAKE
@@ -133,3 +133,26 @@ def test_an_archive_is_no_source_so_that_recompressing_starts_from_originals(tmp
     with pytest.raises(ArchiveError, match="is an archive; what is lossy is not compressed again"):
         pack(tmp_path / "a", tmp_path / "b", fake_bundle)
     assert not (tmp_path / "b").exists()
+
+
+def test_bundles_that_share_a_backbone_keep_each_its_own_texts(tmp_path: Path) -> None:
+    archive = Store(str(tmp_path / "a"))
+    shared = "../backbones/b0"
+    for number, licence in enumerate((b"one licence", b"another licence", b"one licence")):
+        contents = {"bundle.json": b"%d" % number, f"{shared}/LICENSE": licence, f"{shared}/unet/w.safetensors": b"w"}
+        escrow._publish(archive, layout.escrow(str(number) * 64), contents)
+    assert list(escrow.faults(archive)) == []
+    names = [name for name in archive.children(f"{layout.BACKBONES}/b0") if name.startswith("LICENSE")]
+    texts = {archive.read(f"{layout.BACKBONES}/b0/{name}") for name in names}
+    assert texts == {b"one licence", b"another licence"}
+    listed = [set(escrow.sums(archive, layout.escrow(str(number) * 64))) for number in range(3)]
+    assert listed[0] & listed[1] == {f"{layout.BACKBONES}/b0/unet/w.safetensors"}
+    assert {name.rpartition("/")[2] for name in listed[2]} == {name.rpartition("/")[2] for name in listed[0]}
+
+
+def test_weights_that_stand_otherwise_in_the_archive_are_no_escrow(tmp_path: Path) -> None:
+    archive = Store(str(tmp_path / "a"))
+    archive.publish(f"{layout.BACKBONES}/b0/w.safetensors", b"damaged")
+    with pytest.raises(StorageError, match="audit the archive"):
+        escrow._publish(archive, layout.escrow("0" * 64), {"../backbones/b0/w.safetensors": b"w"})
+    assert not archive.exists(f"{layout.escrow('0' * 64)}/{layout.SUMS}")
