@@ -1,16 +1,22 @@
 """Files of a local folder: found through links, and put in place in one step."""
 
+import ctypes
 import errno
 import os
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.storage.keys import UNFINISHED
 
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
+"""What the system says where there are no hard links."""
+AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCL = -100, 1, 4
+"""Of renameat2(2), and of renamex_np(2) of macOS."""
 Closed = Callable[[str, OSError], None]
 """Told the relative name of what could not be looked into, a folder's with a slash at its end, and why."""
 
@@ -62,7 +68,7 @@ def _status(entry: "os.DirEntry[str]") -> os.stat_result | None:
 @contextmanager
 def spooled(path: Path, content: bytes | Path) -> Iterator[Path]:
     """A synced temporary copy of the content beside `path`, to be linked or renamed to it; removed afterwards."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make(path.parent)
     temporary = path.with_name(f".{secrets.token_hex(8)}{UNFINISHED}")
     try:
         with temporary.open("xb") as file:
@@ -76,6 +82,47 @@ def spooled(path: Path, content: bytes | Path) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make(folder: Path) -> None:
+    """Make a folder and those above it; their names survive a power cut too."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        sync(place.parent)
+
+
+def claim(spooled: Path, path: Path) -> None:
+    """Give a file a name that nothing has, in one step; raises FileExistsError.
+
+    By a hard link, or where the file system has none (exFAT, SMB, many in user space) by an exclusive rename.
+    """
+    try:
+        path.hardlink_to(spooled)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        _rename(spooled, path)
+
+
+def _rename(old: Path, new: Path) -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(old), os.fsencode(new)
+    if sys.platform == "darwin":
+        failed = library.renamex_np(*names, RENAME_EXCL)
+    elif hasattr(library, "renameat2"):
+        failed = library.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_NOREPLACE)
+    else:
+        failed, _ = -1, ctypes.set_errno(errno.ENOSYS)
+    if failed:
+        number = ctypes.get_errno()
+        if number in (*NO_LINKS, errno.EINVAL):
+            raise OSError(
+                number,
+                "this file system has neither hard links nor renames that replace nothing, so two writers could both "
+                "take one name; keep the archive on another one, or in an object store",
+            )
+        raise OSError(number, os.strerror(number), str(new))
 
 
 def sync(folder: Path) -> None:

@@ -134,7 +134,7 @@ class Store:
 
     def _link(self, path: Path, content: bytes | Path) -> None:
         with local.spooled(path, content) as spooled:
-            path.hardlink_to(spooled)
+            local.claim(spooled, path)
         local.sync(path.parent)
 
     def _holds(self, name: str, content: bytes | Path) -> bool | None:

@@ -1,5 +1,7 @@
 """Storage: publishing is exclusive and survives being killed, races and lost replies; errors keep secrets."""
 
+import ctypes
+import errno
 import multiprocessing
 import os
 import time
@@ -12,25 +14,26 @@ import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 
 from codec.errors import ArchiveError
+from tasks.storage import local
 from tasks.storage.store import NotFoundError, StorageError, Store
 
 
-def _publish_many(url: str, content: bytes, start: float, results: Any) -> None:
+def _publish_many(url: str, content: bytes, together: Any, results: Any) -> None:
     store = Store(url)
-    time.sleep(max(0.0, start - time.time()))
+    together.wait()
     results.put([store.publish(f"race/{number}", content * 1000) for number in range(50)])
 
 
 def test_of_two_processes_that_publish_one_name_exactly_one_wins(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    start = time.time() + 3
+    results, together = context.Queue(), context.Barrier(2)
     runners = [
-        context.Process(target=_publish_many, args=(str(tmp_path), content, start, results)) for content in (b"a", b"b")
+        context.Process(target=_publish_many, args=(str(tmp_path), content, together, results))
+        for content in (b"a", b"b")
     ]
     for runner in runners:
         runner.start()
-    won = [results.get(timeout=60) for _ in runners]
+    won = [results.get(timeout=300) for _ in runners]
     for runner in runners:
         runner.join()
     assert all(sum(pair) == 1 for pair in zip(*won, strict=True))
@@ -184,3 +187,49 @@ def _raise(error: Exception) -> Callable[..., Any]:
         raise error
 
     return fail
+
+
+@pytest.fixture
+def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on exFAT or SMB."""
+
+    def refused(self: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(self))
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+
+
+@pytest.mark.usefixtures("no_links")
+def test_a_name_is_taken_once_where_there_are_no_hard_links(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    assert store.probe(rounds=2)
+    assert store.publish("a/b", b"first") is True
+    assert store.publish("a/b", b"second") is False
+    assert store.publish("a/b", b"first") is True
+    assert store.read("a/b") == b"first"
+    assert [item.name for item in store.list()] == ["a/b"]
+
+
+@pytest.mark.usefixtures("no_links")
+def test_a_file_system_that_can_neither_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Library:
+        def __getattr__(self, name: str) -> Any:
+            def call(*_: object) -> int:
+                ctypes.set_errno(errno.EINVAL)
+                return -1
+
+            return call
+
+    monkeypatch.setattr(local.ctypes, "CDLL", lambda *_, **__: Library())
+    with pytest.raises(StorageError, match="neither hard links nor renames that replace nothing") as told:
+        Store(str(tmp_path)).publish("a", b"a")
+    assert "\n" not in str(told.value)
+    assert list(Store(str(tmp_path)).list()) == []
+
+
+def test_folders_made_on_the_way_survive_a_power_cut_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    real = local.sync
+    monkeypatch.setattr(local, "sync", lambda folder: (synced.append(folder), real(folder)))
+    Store(str(tmp_path)).publish("a/b/c", b"x")
+    assert {tmp_path, tmp_path / "a", tmp_path / "a" / "b"} <= set(synced)
