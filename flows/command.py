@@ -58,7 +58,7 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
             _refuse_passwords(parameters)
             with _server_there():
                 result = flow(**parameters)
-        except TerminationSignal:
+        except (TerminationSignal, Terminated):
             raise typer.Exit(128 + signal.SIGTERM) from None
         except outcome.DamageError as damage:
             result = damage.row
@@ -80,10 +80,18 @@ def _let_go(error: BaseException | None) -> None:
         error.__traceback__, error = None, error.__context__
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which Prefect passes on to the handler that was there before its own."""
+
+
+def _terminated(*_: object) -> None:
+    raise Terminated
+
+
 def _watch_signals() -> None:
     """Stop soon after SIGINT or SIGTERM, whoever handles them: Prefect has handlers of its own while a flow runs."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminated)
     arrivals, told = os.pipe()
     os.set_blocking(told, False)
     signal.set_wakeup_fd(told, warn_on_full_buffer=False)

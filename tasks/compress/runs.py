@@ -187,7 +187,7 @@ def seal(archive: Store, plan: Manifest, closed: str = "") -> list[int]:
     document: dict[str, Any] = {"format": manifest.FORMAT, "run": run, "manifest": opened, "parts": parts}
     if closed:
         document["closed"] = {"reason": closed, "missing": missing}
-    orphans = [name for name in there if f"{layout.shards(run)}/{name}" not in tars and int(name[:6]) not in missing]
+    orphans = [name for name in there if f"{layout.shards(run)}/{name}" not in tars]
     if not closed:
         _remove_orphans(archive, plan, orphans)
     if not archive.publish(layout.seal(run), manifest.to_json(document)):
@@ -214,10 +214,7 @@ def close_run(archive: Store, run: int, reason: str) -> list[int]:
 
 
 def _remove_orphans(archive: Store, plan: Manifest, tars: list[str]) -> None:
-    """Delete what killed and losing runners left: tars that no part names, listings, temporary files, uploads.
-
-    Tars of shards that a closed run goes without are spared: their runner may be about to commit.
-    """
+    """Delete what killed and losing runners left: tars that no part names, listings, temporary files, uploads."""
     for tar in tars:
         archive.remove(f"{layout.shards(plan.run)}/{tar}")
     for name in (f"{layout.run(plan.run)}/{name}" for name in archive.children(layout.run(plan.run))):

@@ -77,8 +77,11 @@ def hide() -> None:
 
 
 def _own() -> list[str]:
-    """Where Python, its packages and the caches of models are."""
+    """Where Python, its packages, also those that are links (as uv makes them), and the caches of models are."""
     places = [sys.prefix, sys.base_prefix, *(path or "." for path in sys.path)]
+    for folder in sys.path:
+        with suppress(OSError), os.scandir(folder or ".") as entries:
+            places += [entry.path for entry in entries if entry.is_symlink()]
     return [*places, *SYSTEM, *(os.environ[name] for name in CACHES if os.environ.get(name))]
 
 

@@ -70,6 +70,7 @@ def test_each_deployment_runs_with_the_parameters_that_it_is_given_from_an_empty
         monkeypatch.setattr(module, "Models", partial(Models, codec=FAKE))
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # where the codec of the tests is
     settings = {
         "start": str(bundle.path),
         "stages": {"entropy": {"steps": 2, "batch_size": 2, "crop_size": 32}},

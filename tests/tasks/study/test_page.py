@@ -186,7 +186,8 @@ def test_an_interrupted_session_goes_on_and_ends_with_thanks(browser: Any, study
 
 
 def test_an_unknown_name_is_refused_in_words(browser: Any, study_address: str) -> None:
-    browser.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": study_address, "storageTypes": "all"})
+    browser.get(study_address)
+    browser.execute_script("sessionStorage.clear()")
     browser.get(study_address)
     until(browser, "return !document.getElementById('welcome').hidden")
     element(browser, "name").send_keys("mallory\n")
