@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import fsspec
-import pytest
 
 from tasks.maintenance.audit import audit
 from tasks.processes.codec_process import Models
@@ -24,11 +23,10 @@ from tasks.storage.store import Store
 from tests.support import archive_builder
 from tests.support.archive_builder import pack, png, rows
 from tests.support.fake_codec import FAKE
-from tests.support.fake_s3 import serving
+from tests.support.fake_s3 import in_environment
 
 PIECE = 1 << 24
 MARK = b"not zero"
-KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 def sparse(path: Path, size: int) -> None:
@@ -83,9 +81,7 @@ def remote(size: int, home: Path) -> dict[str, float | int | bool]:
     """A file in a bucket, into an archive in that bucket."""
     sparse(home / "film.mov", size)
     bundle = archive_builder.bundle(home / "bundle")
-    with pytest.MonkeyPatch.context() as patch, serving() as address:
-        for name, value in {"AWS_ENDPOINT_URL": address, **KEYS}.items():
-            patch.setenv(name, value)
+    with in_environment():
         files = fsspec.filesystem("s3", skip_instance_cache=True)
         files.mkdir("large")
         files.put_file(str(home / "film.mov"), "large/s/film.mov")

@@ -11,7 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from s3fs import S3FileSystem
+
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "planted-secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 
 
 @contextmanager
@@ -31,6 +38,15 @@ def serving(log: Path | None = None) -> Iterator[str]:
         S3FileSystem.clear_instance_cache()
         server.kill()
         server.wait()
+
+
+@contextmanager
+def in_environment(log: Path | None = None) -> Iterator[str]:
+    """The address of such a server; address and credentials are in the environment, as for any user."""
+    with serving(log) as address, pytest.MonkeyPatch.context() as patch:
+        for name, value in {"AWS_ENDPOINT_URL": address, **CREDENTIALS}.items():
+            patch.setenv(name, value)
+        yield address
 
 
 def _wait(address: str) -> None:

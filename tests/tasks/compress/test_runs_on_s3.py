@@ -23,20 +23,13 @@ from tasks.storage.store import NotFoundError, StorageError, Store
 from tests.support import runner_processes
 from tests.support.archive_builder import pack, png, rows, snapshot
 from tests.support.fake_codec import FAKE
-from tests.support.fake_s3 import serving
+from tests.support.fake_s3 import in_environment
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """The URL of a bucket; the server's address and credentials are in the environment, as for any user."""
-    with serving() as address, pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ENDPOINT_URL": address,
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "planted-secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            patch.setenv(name, value)
+    with in_environment():
         fsspec.filesystem("s3").mkdir("pictures")
         yield "s3://pictures"
 

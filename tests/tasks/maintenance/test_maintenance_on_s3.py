@@ -18,7 +18,7 @@ from tasks.restore.filesystem import ArchiveFileSystem
 from tasks.restore.restore import restore
 from tasks.storage.store import Store
 from tests.support.codecless_archives import make
-from tests.support.fake_s3 import serving
+from tests.support.fake_s3 import in_environment
 from tests.support.maintenance_runs import RUNS
 
 
@@ -38,14 +38,7 @@ class Bucket:
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     """The server's address and credentials are in the environment, as for any user."""
     log = tmp_path_factory.mktemp("s3") / "requests.log"
-    with serving(log) as address, pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ENDPOINT_URL": address,
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "planted-secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            patch.setenv(name, value)
+    with in_environment(log):
         fsspec.filesystem("s3").mkdir("owners")
         yield Bucket("s3://owners", log)
 

@@ -15,7 +15,7 @@ from tasks.storage.keys import name_of
 from tasks.storage.store import NotFoundError, StorageError, Store, UnreadableError
 from tests.support.archive_builder import pack, png, rows
 from tests.support.fake_codec import FAKE
-from tests.support.fake_s3 import serving
+from tests.support.fake_s3 import in_environment
 
 pytestmark = pytest.mark.usefixtures("children_are_played_here")
 
@@ -24,14 +24,7 @@ ODD = ("x.png", "/x.png", "//x.png", "a/x.png", "a//x.png", "a/x.png?versionId=1
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    with serving() as address, pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ENDPOINT_URL": address,
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            patch.setenv(name, value)
+    with in_environment() as address:
         fsspec.filesystem("s3").mkdir("odd")
         fsspec.filesystem("s3").mkdir("cold")
         yield address

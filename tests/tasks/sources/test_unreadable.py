@@ -94,17 +94,23 @@ def test_a_folder_whose_names_but_not_files_can_be_seen_loses_none_of_them(home:
     assert said(home / "a", 2) == [("sub/b.png", "failed", "source_unreadable")]
 
 
-def test_a_disk_that_fails_in_one_folder_costs_that_folder(
-    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, scan = folder(tmp_path / "s", {"bad/b.png": png(1), "good/a.png": png(2)}), os.scandir
+def fail_in(monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    """As a disk that cannot read one folder."""
+    scan = os.scandir
 
     def failing(path: str) -> Any:
-        if str(path).endswith("/bad"):
+        if str(path).endswith(ending):
             raise OSError(5, "Input/output error")
         return scan(path)
 
     monkeypatch.setattr("os.scandir", failing)
+
+
+def test_a_disk_that_fails_in_one_folder_costs_that_folder(
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder(tmp_path / "s", {"bad/b.png": png(1), "good/a.png": png(2)})
+    fail_in(monkeypatch, "/bad")
     pack(source, tmp_path / "a", fake_bundle)
     assert said(tmp_path / "a") == [("bad/", "failed", "unreadable_folder"), ("good/a.png", "compressed", None)]
     assert listed(source, tmp_path / "a", tmp_path, 2) == {"bad/": "unreadable"}
@@ -241,14 +247,7 @@ def test_keys_that_could_not_be_looked_for_are_not_missed(
     names = ("a.png", "sub/b.png", "sub/c.png", "sub/d.png")
     source = folder(tmp_path / "s", {name: png(seed) for seed, name in enumerate(names)})
     pack(source, tmp_path / "a", fake_bundle)
-    scan = os.scandir
-
-    def failing(path: str) -> Any:
-        if str(path).endswith("/sub"):
-            raise OSError(5, "Input/output error")
-        return scan(path)
-
-    monkeypatch.setattr("os.scandir", failing)
+    fail_in(monkeypatch, "/sub")
     pack(source, tmp_path / "a", fake_bundle)
     assert said(tmp_path / "a", 2) == [("sub/", "failed", "unreadable_folder")]
 
