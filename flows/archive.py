@@ -14,7 +14,8 @@ from codec.errors import FdcError
 from flows import command
 from tasks.archive.opening import existing
 from tasks.compress import runs as archives
-from tasks.maintenance import compaction
+from tasks.maintenance import compaction, holds
+from tasks.maintenance import upgrade as upgrading
 from tasks.maintenance.forget import forget as erase
 from tasks.maintenance.status import Status
 from tasks.maintenance.status import status as look
@@ -48,11 +49,15 @@ def status(
 
 
 @app.command()
-def compact(archive: Archive) -> None:
-    """Gather the report of all sealed runs in a few large files, which every reader then uses."""
+def compact(
+    archive: Archive,
+    afresh: Annotated[bool, typer.Option("--afresh", help="Read every part anew, not the tables.")] = False,
+) -> None:
+    """Gather the rows of all sealed runs in one table; seals gather them as it pays."""
     with _one_line():
-        table = compaction.compact(existing(archive))
-    print(f"generation {table.generation}: {table.rows} rows of {table.runs} runs in {len(table.files)} files")
+        tables = compaction.compact(existing(archive), afresh=afresh).tables
+    rows, files = sum(table.rows for table in tables), sum(len(table.files) for table in tables)
+    print(f"{rows} rows of {tables[-1].last_run if tables else 0} runs in {files} files")
 
 
 @app.command()
@@ -81,6 +86,34 @@ def forget(
         companions: Literal["refuse", "too", "leave"] = "too" if group else "leave" if only_this else "refuse"
         rows = erase(existing(archive), keys or [], companions=companions)
     print(f"tombstones: {rows}")
+
+
+@app.command()
+def hold(
+    archive: Archive,
+    key: Annotated[str, typer.Argument(help="A key that the archive keeps.")],
+    reason: Annotated[str, typer.Option(help="Why it must stay; kept in the archive.")],
+) -> None:
+    """Refuse to forget a key, and to sweep what its shards left, until it is released."""
+    with _one_line():
+        holds.hold(existing(archive), key, reason)
+    print(f"{key}: on hold")
+
+
+@app.command()
+def release(archive: Archive, key: Annotated[str, typer.Argument(help="A key on hold.")]) -> None:
+    """End the hold of a key."""
+    with _one_line():
+        holds.release(existing(archive), key)
+    print(f"{key}: released")
+
+
+@app.command()
+def upgrade(archive: Archive) -> None:
+    """Give an archive of format 1 its log; nothing else is written anew. No other command may run meanwhile."""
+    with _one_line():
+        record = upgrading.upgrade(existing(archive)).record
+    print(f"format 2, record {record}")
 
 
 def _show(found: Status) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import platform
 import posixpath
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ in them standard JPEG XL, and the rows that say which file is which picture are 
 """
 
 
+OWN_HASH = "# the lines above have the SHA-256 "
+"""Begins the last line of a SHA256SUMS, which `sha256sum --check` skips: a damaged list must not blame a file."""
 WEIGHTS = (".safetensors", ".json")
 """Extensions of what the hash of a backbone stands for; its other files are texts."""
 
@@ -137,14 +140,23 @@ def _publish(archive: Store, folder: str, contents: Mapping[str, bytes | Path]) 
 
 def _sums_of(contents: Mapping[str, bytes | Path]) -> bytes:
     listed = {name: content for name, content in contents.items() if name != layout.SUMS}
-    return "".join(f"{sha256_of(content)}  {name}\n" for name, content in sorted(listed.items())).encode()
+    lines = "".join(f"{sha256_of(content)}  {name}\n" for name, content in sorted(listed.items()))
+    return f"{lines}{OWN_HASH}{sha256_of(lines.encode())}\n".encode()
+
+
+def is_whole(listed: bytes) -> bool:
+    """Whether a SHA256SUMS is one, and has the hash that it says itself; those of format 1 say none."""
+    lines, mark, own = listed.decode(errors="replace").partition(OWN_HASH)
+    well_formed = all(re.fullmatch(r"[0-9a-f]{64}  .+", line) for line in lines.splitlines())
+    return well_formed and bool(lines) and (not mark or own == f"{sha256_of(lines.encode())}\n")
 
 
 def sums(archive: Store, folder: str) -> dict[str, str]:
     """SHA-256 by name, relative to the archive; raises ArchiveError for a list that is none or leads elsewhere."""
-    lines = archive.read(f"{folder}/{layout.SUMS}").decode(errors="replace").splitlines()
+    data = archive.read(f"{folder}/{layout.SUMS}")
+    lines = data.decode(errors="replace").partition(OWN_HASH)[0].splitlines()
     listed = {posixpath.normpath(f"{folder}/{line[66:]}"): line[:64] for line in lines}
-    if not all(name.startswith(f"{layout.ESCROW}/") for name in listed):
+    if not is_whole(data) or not all(name.startswith(f"{layout.ESCROW}/") for name in listed):
         raise ArchiveError(f"{archive.uri(f'{folder}/{layout.SUMS}')}: damaged; restore it from a mirror")
     return listed
 

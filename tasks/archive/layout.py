@@ -3,8 +3,8 @@
 ARCHIVE = "archive.json"
 RUNS = "runs"
 TABLES = "tables"
+LOG = "log"
 AUDITS = "audits"
-FORGET = "forget"
 REPORTS = "reports"
 QUALITY_REPORT = f"{REPORTS}/quality-report.html"
 """Pages about an archive, made of its report and replaced each time."""
@@ -25,8 +25,13 @@ def listing(number: int, sha256: str) -> str:
     return f"{run(number)}/listing-{sha256}.parquet"
 
 
-def manifest(number: int) -> str:
-    """The plan of a run; its creation opens the run."""
+def manifest(number: int, sha256: str) -> str:
+    """The plan of a run, named by its content hash; the record that names it opens the run."""
+    return f"{run(number)}/manifest-{sha256[:16]}.json"
+
+
+def manifest_of_format_1(number: int) -> str:
+    """The plan of a run of format 1; its creation opened the run."""
     return f"{run(number)}/manifest.json"
 
 
@@ -40,6 +45,24 @@ def tar(number: int, shard: int, sha256: str) -> str:
     return f"{shards(number)}/{shard:06d}-{sha256[:16]}.tar"
 
 
+def rewritten_tar(number: int, shard: int, sha256: str, record: int) -> str:
+    """What an erasure left of a tar, named by its content hash and the record that began the erasure.
+
+    Without the record it could be named as a tar that a killed runner left, which an audit may be about to remove.
+    """
+    return f"{shards(number)}/{shard:06d}-{sha256[:16]}-{record}.tar"
+
+
+def shard_of(name: str) -> int:
+    """The shard that a tar, or a part, belongs to."""
+    return int(name.rpartition("/")[2].removeprefix("part-")[:6])
+
+
+def hash_of(tar: str) -> str:
+    """The head of the content hash in the name of a tar."""
+    return tar.rpartition("/")[2].removesuffix(".tar").split("-")[1]
+
+
 def parts(number: int) -> str:
     """The folder of a run's report parts."""
     return f"{run(number)}/report"
@@ -50,9 +73,33 @@ def part(number: int, shard: int) -> str:
     return f"{parts(number)}/part-{shard:06d}.parquet"
 
 
+def rewritten_part(number: int, shard: int, sha256: str) -> str:
+    """The report rows of a shard after an erasure, named by its content hash."""
+    return f"{parts(number)}/part-{shard:06d}-{sha256[:16]}.parquet"
+
+
 def seal(number: int) -> str:
-    """The file whose presence says that a run is complete and never changes again."""
+    """The file whose presence says that a run is complete and gets no more shards."""
     return f"{run(number)}/complete.json"
+
+
+def rewritten_seal(number: int, sha256: str) -> str:
+    """The seal of a run after an erasure, named by its content hash."""
+    return f"{run(number)}/complete-{sha256[:16]}.json"
+
+
+RECORDS_PER_FOLDER = 1000
+"""As many as one request lists."""
+
+
+def records(folder: int) -> str:
+    """A folder of the log."""
+    return f"{LOG}/{folder:06d}"
+
+
+def record(number: int) -> str:
+    """A record of the log, numbered from 1: it states what holds after it."""
+    return f"{records(number // RECORDS_PER_FOLDER)}/{number:09d}.json"
 
 
 ESCROW = "escrow"
@@ -78,43 +125,14 @@ def software(sha256: str) -> str:
     return f"{SOFTWARE}/{sha256[:16]}"
 
 
-CURRENT = "tables/CURRENT.json"
-"""Says which generation of the compacted report holds now."""
-
-
-def generation(number: int) -> str:
-    """The folder of one compaction of the report of all sealed runs, numbered from 1."""
-    return f"tables/{number:06d}"
-
-
-def claim(number: int) -> str:
-    """The file that the compaction which owns a generation creates first."""
-    return f"{generation(number)}/claim.json"
-
-
 def table(number: int, index: int, sha256: str) -> str:
-    """A file of a compacted report, named by its place in the order of keys and its content hash."""
-    return f"{generation(number)}/rows-{index:06d}-{sha256[:16]}.parquet"
+    """A file of a table, named by the record that it was made for, its place in the order of keys and its hash."""
+    return f"{TABLES}/{number:09d}/rows-{index:06d}-{sha256[:16]}.parquet"
 
 
 def audit(stamp: str) -> str:
     """The findings of an audit that began at this time."""
     return f"{AUDITS}/{stamp}.parquet"
-
-
-def forgetting(number: int) -> str:
-    """The keys that are to be forgotten together, numbered from 1."""
-    return f"{FORGET}/{number:06d}.json"
-
-
-def forget_plan(number: int) -> str:
-    """What is to be rewritten to forget them."""
-    return f"{FORGET}/{number:06d}-plan.json"
-
-
-def forgotten(number: int) -> str:
-    """The file whose presence says that this plan is carried out."""
-    return f"{FORGET}/{number:06d}-done.json"
 
 
 def dataset_tar(shard: int, sha256: str) -> str:

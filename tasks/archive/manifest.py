@@ -9,9 +9,7 @@ from typing import Any, Self
 
 from codec.containers.judgement import DISCARDS
 from codec.errors import ArchiveError, SettingsError
-from tasks.archive import layout
 from tasks.sources.filters import LITTER
-from tasks.storage.store import Store
 
 FORMAT, READ = 2, (1, 2)
 """The format of what is written, and those that are read. Format 2 keeps .fdc files of version 2."""
@@ -78,10 +76,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One run. `shards` are row ranges [start, stop) of the listing; `batch` pictures are encoded at a time.
-
-    `erasures` is the number of the last erasure that the listing knows of.
-    """
+    """One run. `shards` are row ranges [start, stop) of the listing; `batch` pictures are encoded at a time."""
 
     run: int
     parent: int | None
@@ -94,7 +89,6 @@ class Manifest:
     settings: Settings
     bundle_id: str
     excluded: int = 0
-    erasures: int = 0
     batch: int = 1
     package_version: str = field(default_factory=lambda: importlib.metadata.version("fdcodec"))
     format: int = FORMAT
@@ -114,6 +108,7 @@ class Manifest:
         document = from_json(data, where)
         try:
             document["settings"] = _settings(document["settings"])
+            document.pop("erasures", None)  # of archives before the log
             document["shards"] = tuple((start, stop) for start, stop in document["shards"])
             return cls(**document)
         except (TypeError, KeyError, ValueError) as error:
@@ -129,16 +124,6 @@ def _settings(given: dict[str, Any]) -> Settings:
         if name in given:
             given[name] = tuple(given[name])
     return Settings(**given)
-
-
-def read(archive: Store, run: int) -> Manifest:
-    """The manifest of a run; raises NotFoundError, ArchiveError."""
-    return Manifest.from_bytes(archive.read(layout.manifest(run)), archive.uri(layout.manifest(run)))
-
-
-def seal(archive: Store, run: int) -> dict[str, Any]:
-    """What the seal of a run says; raises NotFoundError, ArchiveError."""
-    return from_json(archive.read(layout.seal(run)), archive.uri(layout.seal(run)))
 
 
 def to_json(document: dict[str, Any]) -> bytes:

@@ -3,7 +3,7 @@
 import importlib.metadata
 
 from codec.errors import ArchiveError
-from tasks.archive import layout, manifest
+from tasks.archive import layout, log, manifest
 from tasks.storage.store import NotFoundError, Store
 
 
@@ -20,7 +20,7 @@ def create(archive: Store) -> None:
             "package_version": importlib.metadata.version("fdcodec"),
         }
         archive.publish(layout.ARCHIVE, manifest.to_json(document))
-    existing(archive.url)
+    log.writable(existing(archive.url))
 
 
 def existing(url: str) -> Store:

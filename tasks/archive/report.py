@@ -1,82 +1,166 @@
-"""The one reader of an archive's rows, compacted ones and those of newer runs: in pyarrow, in DuckDB, and as totals."""
+"""The one reader of an archive's rows: in pyarrow, in DuckDB, and as totals.
+
+Rows come from the tables of the head and, for runs that no table covers, from parts. Every file is held against its
+hash. A damaged table is done without: the parts of its runs have the same rows. A damaged part raises DamagedError, or
+is named in `damaged` where a caller gives such a list.
+"""
 
 import bisect
-from collections.abc import Iterable, Sequence
-from typing import Any
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.dataset
-import pyarrow.parquet
 
-from tasks.archive import compacted, layout, manifest
+from tasks.archive import index_files, layout, log
+from tasks.archive.index_files import DamagedError, IndexFile
+from tasks.archive.log import Head, Table, TableFile
 from tasks.archive.schema import DAMAGED, SCHEMA, STATUSES, TROUBLE
 from tasks.storage import parquet
-from tasks.storage.store import Store
+from tasks.storage.store import NotFoundError, Store
 
+LOGGER = logging.getLogger(__name__)
 Totals = dict[str, int]
+Read = TypeVar("Read")
 
 
-def runs(archive: Store, after: int = 0) -> list[int]:
-    """The numbers of all runs that were opened, or of those after one, ascending."""
-    numbers = [int(name) for name in archive.children(layout.RUNS) if name.isdecimal()]
-    return [number for number in sorted(numbers) if number > after and archive.exists(layout.manifest(number))]
+def parts(archive: Store, head: Head, run: int) -> list[IndexFile]:
+    """A run's parts: as its seal says, or those that are there so far."""
+    if run in head.sealed:
+        return [IndexFile(part["name"], part["sha256"]) for part in log.seal(archive, head, run)["parts"]]
+    there = archive.children(layout.parts(run))
+    return [IndexFile(f"{layout.parts(run)}/{name}") for name in there if name.endswith(".parquet")]
 
 
-def sealed(archive: Store, run: int) -> bool:
-    """Whether a run is complete."""
-    return archive.exists(layout.seal(run))
+def rows(
+    archive: Store, run_numbers: Sequence[int] | None = None, *, damaged: list[str] | None = None
+) -> pyarrow.dataset.Dataset:
+    """The report of an archive, or of some of its runs, as a dataset of the one schema.
 
-
-def parts(archive: Store, run: int) -> list[str]:
-    """The names of a run's parts: as its seal says, or those that are there so far."""
-    if sealed(archive, run):
-        return [part["name"] for part in manifest.seal(archive, run)["parts"]]
-    return [f"{layout.parts(run)}/{name}" for name in archive.children(layout.parts(run)) if name.endswith(".parquet")]
-
-
-def files(archive: Store, run_numbers: Sequence[int] | None = None) -> list[str]:
-    """The names of the Parquet files that hold the rows of an archive, or of some runs, each row once.
-
-    Runs that were compacted come from the files of tables/CURRENT.json when all of them are wanted; others are parts.
+    What a remote archive keeps is copied to a temporary folder, which goes with the dataset.
     """
-    if run_numbers is not None and 1 not in run_numbers:
-        return _parts(archive, run_numbers)
-    table = compacted.current(archive)
-    wanted = run_numbers if run_numbers is not None else runs(archive, table.runs)
-    if run_numbers is not None and not set(range(1, table.runs + 1)) <= set(run_numbers):
-        return _parts(archive, wanted)
-    return [file.name for file in table.files] + _parts(archive, [run for run in wanted if run > table.runs])
+
+    def paths(head: Head, scratch: Path) -> list[Path]:
+        sources = _sources(archive, head, run_numbers)
+        return [path for source in sources for path in _paths(archive, head, source, scratch, damaged)]
+
+    with index_files.scratch() as scratch:
+        found = _consistently(archive, lambda head: paths(head, scratch.path))
+        return scratch.kept_by(index_files.dataset(found, SCHEMA))
 
 
-def rows(archive: Store, run_numbers: Sequence[int] | None = None) -> pyarrow.dataset.Dataset:
-    """The report of an archive, or of some of its runs, as a dataset of the one schema."""
-    return parquet.dataset(archive, files(archive, run_numbers), SCHEMA)
+def stream(archive: Store, head: Head, columns: Sequence[str] = SCHEMA.names) -> pa.RecordBatchReader:
+    """Columns of all rows, once, in the same memory for any number of them."""
+    return batches(archive, head, _sources(archive, head, None), columns)
 
 
-def lookup(archive: Store, keys: Iterable[str]) -> pa.Table:
-    """All rows of some keys: only the compacted files that may hold them are read, each in one request."""
+def batches(
+    archive: Store, head: Head, sources: Iterable[Table | IndexFile], columns: Sequence[str] = SCHEMA.names
+) -> pa.RecordBatchReader:
+    """The same of some tables and parts; what is damaged is found before the first row."""
+    with index_files.scratch() as scratch:
+        paths = [path for source in sources for path in _paths(archive, head, source, scratch.path, None)]
+        return scratch.kept_by(index_files.reader(paths, SCHEMA, columns))
+
+
+def lookup(archive: Store, keys: Iterable[str], *, damaged: list[str] | None = None) -> pa.Table:
+    """All rows of some keys: only the files of tables that may hold them are read, each in one request."""
     wanted = sorted(set(keys))
-    table = compacted.current(archive)
-    chosen = pa.compute.field("key").isin(wanted)
-    contents = [archive.read_range(file.name, 0, file.size) for file in table.files if _within(wanted, file)]
-    contents += [archive.read(part) for part in _parts(archive, runs(archive, table.runs))]
-    found = [pa.parquet.read_table(pa.BufferReader(data), schema=SCHEMA, filters=chosen) for data in contents]
-    return pa.concat_tables([SCHEMA.empty_table(), *found])
+
+    def found(head: Head) -> list[pa.Table]:
+        return [
+            parquet.conformed(table, SCHEMA).filter(pa.compute.field("key").isin(wanted))
+            for source in _sources(archive, head, None)
+            for table in _tables(archive, head, source, wanted, damaged)
+        ]
+
+    return pa.concat_tables([SCHEMA.empty_table(), *_consistently(archive, found)])
 
 
-def _within(keys: list[str], file: compacted.File) -> bool:
+def _sources(archive: Store, head: Head, run_numbers: Sequence[int] | None) -> list[Table | IndexFile]:
+    """The tables that cover nothing but wanted runs, and the parts of the other wanted runs."""
+    wanted = set(range(1, head.runs + 1) if run_numbers is None else run_numbers)
+    found: list[Table | IndexFile] = []
+    for table in head.tables:
+        covered = set(range(table.first_run, table.last_run + 1))
+        if covered <= wanted:
+            found.append(table)
+            wanted -= covered
+    return found + [part for run in sorted(wanted) for part in parts(archive, head, run)]
+
+
+def parts_of(archive: Store, head: Head, table: Table) -> list[IndexFile]:
+    """The parts whose rows a table has."""
+    return [part for run in range(table.first_run, table.last_run + 1) for part in parts(archive, head, run)]
+
+
+def _paths(
+    archive: Store, head: Head, source: Table | IndexFile, scratch: Path, damaged: list[str] | None
+) -> list[Path]:
+    """Local files with the rows of a table or a part; of a damaged table those of its runs' parts."""
+    if isinstance(source, IndexFile):
+        found = _or_noted(source, damaged, lambda part: index_files.fetch(archive, part, scratch))
+        return [found] if found is not None else []
+    try:
+        return [index_files.fetch(archive, IndexFile(file.name, file.sha256), scratch) for file in source.files]
+    except DamagedError as error:
+        say_instead(error)
+        instead = parts_of(archive, head, source)
+        return [path for part in instead for path in _paths(archive, head, part, scratch, damaged)]
+
+
+def _tables(
+    archive: Store, head: Head, source: Table | IndexFile, keys: list[str], damaged: list[str] | None
+) -> list[pa.Table]:
+    """The rows of the files that may hold some keys, as `_paths` has those of all."""
+    if isinstance(source, IndexFile):
+        found = _or_noted(source, damaged, lambda part: index_files.read(archive, part))
+        return [found] if found is not None else []
+    try:
+        chosen = [IndexFile(file.name, file.sha256) for file in source.files if _within(keys, file)]
+        return [index_files.read(archive, file) for file in chosen]
+    except DamagedError as error:
+        say_instead(error)
+        instead = parts_of(archive, head, source)
+        return [table for part in instead for table in _tables(archive, head, part, keys, damaged)]
+
+
+def _or_noted(part: IndexFile, damaged: list[str] | None, read: Callable[[IndexFile], Read]) -> Read | None:
+    """What a part says, or None for a damaged one where its name is wanted instead."""
+    try:
+        return read(part)
+    except DamagedError:
+        if damaged is None:
+            raise
+        damaged.append(part.name)
+        return None
+
+
+def say_instead(error: DamagedError) -> None:
+    """Log that a damaged file of a table is done without."""
+    LOGGER.warning("%s; the parts of its runs are read instead", error)
+
+
+def _consistently(archive: Store, read: Callable[[Head], Read]) -> Read:
+    """What a function reads by the head; read again where the head changed meanwhile.
+
+    An erasure removes what it replaced, so a reader may find gone what its head named.
+    """
+    while True:
+        head = log.read(archive)
+        try:
+            return read(head)
+        except (DamagedError, NotFoundError):
+            if log.number(archive) == head.record:
+                raise
+
+
+def _within(keys: list[str], file: TableFile) -> bool:
     place = bisect.bisect_left(keys, file.first)
     return place < len(keys) and keys[place] <= file.last
-
-
-def _parts(archive: Store, run_numbers: Iterable[int]) -> list[str]:
-    return [part for run in run_numbers for part in parts(archive, run)]
-
-
-def count_rows(archive: Store, paths: Sequence[str]) -> int:
-    """How many rows Parquet files of the report say they hold."""
-    return sum(some.count_rows() for some in parquet.some_at_once(archive, paths, SCHEMA))
 
 
 def query(archive: Store, sql: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import pyarrow.dataset
 
 from codec.containers.judgement import DISCARDS
 from codec.errors import ArchiveError
-from tasks.archive import compacted, report
+from tasks.archive import log
 from tasks.archive.manifest import Manifest, Settings
 from tasks.archive.tar import Tar
 from tasks.compress import listing
@@ -99,11 +99,11 @@ def predict(
     """
     pictures, store = open_source(source), Store(archive)
     pictures.check(store)
-    run = max(report.runs(store), default=compacted.current(store).runs) + 1
+    head = log.read(store)
     with tempfile.TemporaryDirectory() as scratch:
         limits = sharding.Limits(settings.max_images_per_shard, settings.max_shard_bytes, UNLIMITED)
         chosen = Filter(settings.include, settings.exclude, settings.non_images == "keep")
-        frozen = listing.freeze(pictures, store, run, limits, Path(scratch), chosen=chosen)
+        frozen = listing.freeze(pictures, store, head, limits, Path(scratch), chosen=chosen)
         with parquet.database(listing=pyarrow.dataset.dataset(frozen.path)) as connection:
             count, size = connection.execute(
                 "SELECT count(*), coalesce(sum(size), 0)::BIGINT FROM listing WHERE state NOT IN ('gone', 'excluded')"
@@ -113,7 +113,7 @@ def predict(
                 for most in (SAMPLES, JUDGED)
             )
         trial = _Trial(pictures, settings, models)
-        rows, seconds = trial.encoded(run, entries, Path(scratch), progress)
+        rows, seconds = trial.encoded(head.runs + 1, entries, Path(scratch), progress)
         kept = trial.judged(looked_at, count)
     shards = len(frozen.shards)
     each = seconds / len(rows) if rows else None

@@ -13,8 +13,9 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from codec.errors import ArchiveError
-from tasks.archive import layout, manifest, report
-from tasks.archive.schema import SCHEMA, TROUBLE
+from tasks.archive import layout, log, report, tables
+from tasks.archive.log import Head
+from tasks.archive.schema import TROUBLE
 from tasks.sources import listing_files
 from tasks.sources.filters import Filter
 from tasks.sources.sharding import Limits, Shards
@@ -188,7 +189,7 @@ class Frozen:
 def freeze(
     source: Source,
     archive: Store,
-    run: int,
+    head: Head,
     limits: Limits,
     scratch: Path,
     *,
@@ -196,7 +197,7 @@ def freeze(
     chosen: Filter = EVERYTHING,
     allow_shrink: bool = True,
 ) -> Frozen:
-    """List a source, take away what the sealed runs hold, and write the rest, by group and key, as a run's listing.
+    """List a source, take away what the archive holds, and write the rest, by group and key, as its next run's listing.
 
     Failed rows do not count as held, nor do those that `again` names. Sources that look alike are read here, so that
     equal content is known to every shard. Gone sources come last, and after them those that `chosen` leaves aside,
@@ -206,16 +207,16 @@ def freeze(
     Raises StorageError, also when the disk is full; ArchiveError when the archive is among what is listed and, without
     `allow_shrink`, when nothing is listed or less than half of what is kept: a disk that is not mounted looks so.
     """
-    history = [manifest.read(archive, number) for number in report.runs(archive) if number < run]
-    parts, listings = report.files(archive, [plan.run for plan in history]), [plan.listing for plan in history]
+    run = head.runs + 1
+    not_in_tables = [log.plan(archive, head, number).images for number in range(head.tabled + 1, run)]
     try:
         found = pa.dataset.dataset(write_filtered(source, scratch / "found.parquet", chosen))
         with parquet.database(
-            rows=parquet.read_once(archive, parts, SCHEMA, HISTORY),
-            listings=parquet.read_once(archive, listings, LISTING, ["key", "run", "size", "stamp", "state"]),
+            rows=report.stream(archive, head, HISTORY),
+            listings=tables.listed(archive, head),
             found=found,
         ) as connection:
-            keys = found.count_rows() + sum(plan.images for plan in history)
+            keys = found.count_rows() + sum(table.rows for table in head.tables) + sum(not_in_tables)
             still_there = _compare(connection, 1 + keys // KEYS_PER_BUCKET, again)
             _refuse_itself(connection, archive)
             gone = _count(connection, "SELECT count(*) FROM pending WHERE state = 'gone'")
@@ -235,7 +236,7 @@ def read(archive: Store, name: str, start: int, stop: int) -> list[dict[str, Any
     """The rows start..stop-1 of a listing; only the row groups that hold them are read."""
     wanted: list[pa.Table] = []
     with archive.open(name) as file:
-        listing = pa.parquet.ParquetFile(file)
+        listing = pa.parquet.ParquetFile(file, page_checksum_verification=True)
         first = 0
         for group in range(listing.num_row_groups):
             length = listing.metadata.row_group(group).num_rows
@@ -325,7 +326,7 @@ def _write(connection: duckdb.DuckDBPyConnection, run: int, limits: Limits, path
     shards = Shards(limits)
     truncated = False
     gone = excluded = 0
-    with pa.parquet.ParquetWriter(path, LISTING, compression="zstd") as writer:
+    with pa.parquet.ParquetWriter(path, LISTING, compression="zstd", write_page_checksum=True) as writer:
         for batch in connection.sql(_FROZEN, params={"run": run, "gone": False}).to_arrow_reader(BATCH):
             sizes = zip(*(batch.column(name).to_pylist() for name in ("size", "members", "bytes")), strict=True)
             taken = sum(1 for _ in itertools.takewhile(lambda entry: shards.take(*entry), sizes))

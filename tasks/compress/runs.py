@@ -1,18 +1,18 @@
 """Archives: created, grown by numbered runs, one open at a time, each planned once, worked off and sealed."""
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import logging
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from codec.errors import ArchiveError, SettingsError
-from tasks.archive import erasures, escrow, layout, manifest, report
+from tasks.archive import erasing, escrow, layout, log, manifest, report, tables
+from tasks.archive.erasing import tar_of
+from tasks.archive.log import Head
 from tasks.archive.manifest import Manifest, Settings
 from tasks.archive.opening import create
 from tasks.compress import listing, shard
@@ -23,7 +23,7 @@ from tasks.progress import SILENT, Progress
 from tasks.sources import sharding
 from tasks.sources.filters import Filter
 from tasks.sources.source import Source, open_source
-from tasks.storage.store import Store, sha256_of
+from tasks.storage.store import NotFoundError, Store, sha256_of
 
 LOGGER = logging.getLogger(__name__)
 ShardMap = Callable[[Job, int], Iterable[report.Totals]]
@@ -70,14 +70,15 @@ def compress(
         return (encode_shard(job, number, progress) for number in range(shards))
 
     def finish(run: int) -> Manifest:
+        head = log.read(store)
+        plan = log.plan(store, head, run)
         job = Job(store.url, run, models.device, models.backbone, models.codec, models.child_env)
-        plan = manifest.read(store, run)
         progress.begin(plan.images)
         finished.append((run, work_off(store, plan, job, shard_map or in_order)))
         return plan
 
     finished: list[tuple[int, report.Totals]] = []
-    started = open_run(store)
+    started = settled(store).open_run
     if resume is not None:
         _check_resume(store, resume, started, pictures, settings, models)
     if started is not None:
@@ -93,17 +94,21 @@ def compress(
 
 def _again(archive: Store, *, retry_failed: bool, recheck: bool) -> Again:
     """What is to be taken again of the runs that are there now."""
-    runs = report.runs(archive) if retry_failed or recheck else []
+    head = log.read(archive)
+    runs = range(1, head.runs + 1) if retry_failed or recheck else range(0)
     if not recheck:
         return Again(tuple(runs))
     own = importlib.metadata.version("fdcodec")
-    older = [run for run in runs if manifest.read(archive, run).package_version != own]
+    older = [run for run in runs if log.plan(archive, head, run).package_version != own]
     return Again(tuple(older), every_row=True)
 
 
-def open_run(archive: Store) -> int | None:
-    """The run that has a manifest but no seal, if there is one."""
-    return next((run for run in reversed(report.runs(archive)) if not report.sealed(archive, run)), None)
+def settled(archive: Store) -> Head:
+    """The head, after what others began and did not end is ended: an erasure, or a seal that is not on record."""
+    head = erasing.finish(archive)
+    if head.open_run is not None and archive.exists(layout.seal(head.open_run)):
+        head = record_seal(archive, head.open_run)
+    return head
 
 
 def plan_run(
@@ -117,18 +122,52 @@ def plan_run(
 ) -> int | None:
     """Open the next run, for what the sealed ones do not hold, and return its number; None when that is nothing.
 
-    Of several runners that plan at once, the one whose manifest is created first wins; the others adopt its plan. A run
-    that another runner has opened meanwhile is adopted too: only one is open at a time.
+    Of several runners that plan at once, the one whose record comes first wins; the others adopt its plan. A plan that
+    an erasure overtook is made anew: it may name what is to be forgotten.
     """
-    if (opened := open_run(archive)) is not None:
-        LOGGER.info("%s: run %d was opened by another runner; its plan is taken", archive, opened)
-        return opened
-    run, erased = max(report.runs(archive), default=0) + 1, erasures.last(archive)
+    while True:
+        head = settled(archive)
+        if head.open_run is not None:
+            LOGGER.info("%s: run %d was opened by another runner; its plan is taken", archive, head.open_run)
+            return head.open_run
+        plan = _planned(source, archive, head, settings, models, again=again, allow_shrink=allow_shrink)
+        if plan is None:
+            return None
+        if _opened(archive, head, plan):
+            return plan.run
+
+
+def _opened(archive: Store, head: Head, plan: Manifest) -> bool:
+    """Whether a plan was put in force: as long as what it was made from stands."""
+    data = plan.to_bytes()
+    name = layout.manifest(plan.run, sha256_of(data))
+    archive.publish(name, data)
+    erasures = head.erasures
+    while head.runs == plan.run - 1 and head.erasures == erasures:
+        if log.append(archive, head, "open", replace(head, runs=plan.run, opened=name), run=plan.run):
+            return True
+        head = log.read(archive)
+    return head.opened == name
+
+
+def _planned(
+    source: Source,
+    archive: Store,
+    head: Head,
+    settings: Settings,
+    models: Models,
+    *,
+    again: Again,
+    allow_shrink: bool,
+) -> Manifest | None:
+    """The plan of the next run, its listing published; None when nothing is new."""
+    run = head.runs + 1
     limits = sharding.Limits(settings.max_images_per_shard, settings.max_shard_bytes, listing.SHARDS_PER_RUN)
     with tempfile.TemporaryDirectory() as scratch:
         chosen = Filter(settings.include, settings.exclude, settings.non_images == "keep")
-        planned = partial(listing.freeze, source, archive, run, limits, Path(scratch), again=again, chosen=chosen)
-        frozen = planned(allow_shrink=allow_shrink)
+        frozen = listing.freeze(
+            source, archive, head, limits, Path(scratch), again=again, chosen=chosen, allow_shrink=allow_shrink
+        )
         if not (frozen.shards or (allow_shrink and frozen.has_shrunk)):
             return None
         about = escrow.keep(archive, models)
@@ -142,21 +181,17 @@ def plan_run(
             listing_sha256=frozen.sha256,
             gone=frozen.gone,
             excluded=frozen.excluded,
-            erasures=erased,
             truncated=frozen.truncated,
             shards=tuple(frozen.shards),
             settings=settings,
             bundle_id=about["bundle_id"],
         )
         archive.publish(plan.listing, frozen.path)
-    if not archive.publish(layout.manifest(run), plan.to_bytes()):
-        LOGGER.info("%s: another runner opened run %d first; its plan is taken", archive, run)
-    return run
+    return plan
 
 
 def work_off(archive: Store, plan: Manifest, job: Job, shard_map: ShardMap) -> report.Totals:
     """Encode all shards of a run that are not done, and seal it; returns the run's totals."""
-    erasures.refuse_unfinished(archive)
     if archive.sha256(plan.listing) != plan.listing_sha256:
         raise ArchiveError(f"{archive.uri(plan.listing)}: damaged; restore it from a mirror")
     totals = list(shard_map(job, len(plan.shards)))
@@ -165,38 +200,50 @@ def work_off(archive: Store, plan: Manifest, job: Job, shard_map: ShardMap) -> r
 
 
 def seal(archive: Store, plan: Manifest, closed: str = "") -> list[int]:
-    """Remove what no part names, then declare a run complete; returns the shards it goes without.
+    """Declare a run complete; returns the shards it goes without.
 
     Raises ArchiveError while a shard is missing, unless `closed` says why the run is to end without it.
     """
-    run, parts, tars, missing = plan.run, [], set(), []
-    there = archive.children(layout.shards(run))  # what is published from here on is not ours to remove
+    run, head = plan.run, log.read(archive)
+    opened = head.opened or log.manifest_of(log.seal(archive, head, run), run)
+    parts, missing = list[dict[str, Any]](), list[int]()
     for number in range(len(plan.shards)):
         name = layout.part(run, number)
-        part = shard.committed(archive, run, number)
-        if part is None:
+        try:
+            data = archive.read(name)
+        except NotFoundError:
             missing.append(number)
             continue
-        data = archive.read(name)
-        parts.append({"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
-        tars.add(shard.tar_of(part))
+        shard.decoded(archive, name, data)
+        parts.append({"name": name, "size": len(data), "sha256": sha256_of(data)})
     if missing and not closed:
         where = archive.uri(layout.part(run, missing[0]))
         raise ArchiveError(f"{where}: missing; run {run} cannot be sealed before it is done")
-    opened = {"sha256": sha256_of(archive.read(layout.manifest(run)))}
-    document: dict[str, Any] = {"format": manifest.FORMAT, "run": run, "manifest": opened, "parts": parts}
+    planned = {"name": opened, "sha256": sha256_of(archive.read(opened))}
+    document: dict[str, Any] = {"format": manifest.FORMAT, "run": run, "manifest": planned, "parts": parts}
     if closed:
         document["closed"] = {"reason": closed, "missing": missing}
-    orphans = [name for name in there if f"{layout.shards(run)}/{name}" not in tars]
-    if not closed:
-        _remove_orphans(archive, plan, orphans)
-    if not archive.publish(layout.seal(run), manifest.to_json(document)):
-        sealed = manifest.seal(archive, run)
-        why = f"closed meanwhile ({sealed['closed']['reason']})" if "closed" in sealed else "sealed with other parts"
-        raise ArchiveError(f"{archive.uri(layout.seal(run))}: run {run} was {why}; audit the archive")
-    if closed:
-        _remove_orphans(archive, plan, orphans)
+    stands = archive.publish(layout.seal(run), manifest.to_json(document))
+    head = record_seal(archive, run)
+    if not stands:
+        sealed = log.seal(archive, head, run)
+        _remove_late(archive, run, sealed.get("closed", {}).get("missing", ()))
+        if "closed" in sealed:
+            why = f"closed meanwhile ({sealed['closed']['reason']})"
+            raise ArchiveError(f"{archive.uri(layout.seal(run))}: run {run} was {why}; its pictures return in the next")
+        if closed:
+            raise ArchiveError(f"{archive.uri(layout.seal(run))}: run {run} was sealed meanwhile; nothing is missing")
+    _remove_unfinished(archive, run)
     return missing
+
+
+def record_seal(archive: Store, run: int) -> Head:
+    """Put the seal of a run, which stands, in force, its rows in a table; returns the head."""
+    while (head := log.read(archive)).open_run == run:
+        sealed = replace(head, opened="")
+        after = replace(sealed, tables=tables.with_run(archive, sealed, run))
+        tables.retire(archive, head, after, "seal", run=run)
+    return head
 
 
 def close_run(archive: Store, run: int, reason: str) -> list[int]:
@@ -206,21 +253,26 @@ def close_run(archive: Store, run: int, reason: str) -> list[int]:
     """
     if not reason.strip():
         raise SettingsError("a run is closed for a reason: give one, it is kept in the archive")
-    started = open_run(archive)
+    started = settled(archive).open_run
     if run != started:
         state = f"run {started} is" if started is not None else "no run is"
         raise ArchiveError(f"{archive}: run {run} cannot be closed, {state} open")
-    return seal(archive, manifest.read(archive, run), reason.strip())
+    return seal(archive, log.plan(archive, log.read(archive), run), reason.strip())
 
 
-def _remove_orphans(archive: Store, plan: Manifest, tars: list[str]) -> None:
-    """Delete what killed and losing runners left: tars that no part names, listings, temporary files, uploads."""
-    for tar in tars:
-        archive.remove(f"{layout.shards(plan.run)}/{tar}")
-    for name in (f"{layout.run(plan.run)}/{name}" for name in archive.children(layout.run(plan.run))):
-        if name.endswith(".parquet") and name != plan.listing:
-            archive.remove(name)
-    for place in (layout.run(plan.run), layout.ESCROW):
+def _remove_late(archive: Store, run: int, missing: Iterable[int]) -> None:
+    """Delete what was committed of shards that the seal of a closed run goes without."""
+    for number in missing:
+        part = shard.committed(archive, run, number)
+        if part is not None:
+            archive.remove(layout.part(run, number))
+            if tar := tar_of(part):
+                archive.remove(tar)
+
+
+def _remove_unfinished(archive: Store, run: int) -> None:
+    """Delete the temporary files and uploads that killed runners left. Whole objects are the audit's to sweep."""
+    for place in (layout.run(run), layout.ESCROW):
         archive.remove_unfinished(place)
         archive.abort_uploads(place)
 
@@ -231,7 +283,7 @@ def _check_resume(
     if run != started:
         state = f"run {started} is" if started is not None else "no run is"
         raise ArchiveError(f"{archive}: run {run} cannot be resumed, {state} open")
-    plan = manifest.read(archive, run)
+    plan = log.plan(archive, log.read(archive), run)
     if settings.quality is None and settings.target_bpp is None and plan.settings.target_bpp is None:
         settings = replace(settings, quality=plan.settings.quality)
     own, given = dataclasses.asdict(plan.settings), dataclasses.asdict(settings)

@@ -4,7 +4,6 @@ import datetime
 import hashlib
 import logging
 import tempfile
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,7 +13,9 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from codec.errors import ArchiveError
-from tasks.archive import erasures, layout, manifest, report, schema
+from tasks.archive import index_files, layout, log, report, schema
+from tasks.archive.erasing import tar_of
+from tasks.archive.index_files import DamagedError, IndexFile
 from tasks.archive.manifest import Manifest
 from tasks.archive.tar import Tar
 from tasks.compress import listing, process_pair
@@ -53,7 +54,7 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
     were read and could not be kept than the run's settings allow.
     """
     archive = Store(job.archive)
-    plan = manifest.read(archive, job.run)
+    plan = log.plan(archive, log.read(archive), job.run)
     start, stop = plan.shards[shard]
     done = committed(archive, job.run, shard)
     if done is not None:
@@ -67,9 +68,8 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
     with tempfile.TemporaryDirectory() as scratch:
         spool = Path(scratch) / "shard.tar"
         with process_pair.lent(archive, plan.bundle_id, models, metrics) as pair, Tar(spool) as tar:
-            forgotten = erasures.keys(archive, plan.erasures)
             held = _held(archive, plan.run, [entry["key"] for entry in entries if entry["held_sha256"]])
-            encoding = Encoding(plan, shard, job.device, held, pair.encoder, pair.decoder, tar, forgotten)
+            encoding = Encoding(plan, shard, job.device, held, pair.encoder, pair.decoder, tar)
             for entry in entries:
                 encoding.add(entry)
                 progress.advance(1)
@@ -77,16 +77,22 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
 
 
 def committed(archive: Store, run: int, shard: int) -> pa.Table | None:
-    """The rows of a shard that is done, else None."""
+    """The rows of a shard that is done, else None; raises ArchiveError where they are damaged."""
+    name = layout.part(run, shard)
     try:
-        return pa.parquet.read_table(pa.BufferReader(archive.read(layout.part(run, shard))))
+        return decoded(archive, name, archive.read(name))
     except NotFoundError:
         return None
 
 
-def tar_of(part: pa.Table) -> str:
-    """The tar that a part names, empty when the shard stored nothing."""
-    return str(part.schema.metadata[b"tar"].decode())
+def decoded(archive: Store, name: str, data: bytes) -> pa.Table:
+    """The rows in the bytes of a part of an open run; raises ArchiveError, saying how the run goes on."""
+    try:
+        return index_files.decoded(archive, IndexFile(name), data)
+    except DamagedError:
+        raise ArchiveError(
+            f"{archive.uri(name)}: damaged; restore it from a mirror, or remove it to have its shard encoded again"
+        ) from None
 
 
 def _held(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
@@ -121,14 +127,12 @@ class Encoding:
         encoder: Child,
         decoder: Child,
         tar: Tar,
-        forgotten: Collection[str] = (),
     ) -> None:
         self.rows: list[Row] = []
         self._source, self._held = open_source(plan.source), held
         self._reader = Reader(self._source)
         self._plan, self._shard, self._device = plan, shard, device
         self._encoder, self._decoder, self._tar = encoder, decoder, tar
-        self._forgotten = forgotten
 
     def add(self, entry: Row) -> None:
         """Make the row of one listing entry."""
@@ -153,8 +157,6 @@ class Encoding:
         return int(stamp) if is_local and not self._source.stamps_tell_content and stamp.isdecimal() else None
 
     def _outcome(self, entry: Row) -> Row:
-        if entry["key"] in self._forgotten:  # since this run was planned
-            return {"status": "forgotten"} | dict.fromkeys(("device", "bundle_id", "group", "source_modified_at"))
         if entry["state"] == "unjudged" and (held := self._held.get(entry["key"])) is not None:
             return {"source_sha256": entry["held_sha256"]} | held | {"needs_attention": UNJUDGED}
         try:
@@ -315,11 +317,9 @@ def _published(archive: Store, plan: Manifest, shard: int, rows: list[Row], spoo
             )
     for row in own:
         row["tar"] = tar
-    table = schema.table(rows, {"run": str(plan.run), "shard": str(shard), "tar": tar})
-    part = pa.BufferOutputStream()
-    pa.parquet.write_table(table, part, compression="zstd")
-    if archive.publish(layout.part(plan.run, shard), part.getvalue().to_pybytes()):
-        return table
+    about = {"run": str(plan.run), "shard": str(shard), "tar": tar}
+    if archive.publish(layout.part(plan.run, shard), index_files.encoded(rows, about)):
+        return schema.table(rows, about)
     winner = committed(archive, plan.run, shard)
     if winner is None:
         raise StorageError(f"{archive.uri(layout.part(plan.run, shard))}: refused, yet not there; run again")

@@ -15,23 +15,44 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
 
 from codec.errors import ArchiveError, SettingsError
-from tasks.archive import compacted, erasures, escrow, layout, manifest, report
+from tasks.archive import erasing, escrow, format1, index_files, layout, log, manifest, report
 from tasks.archive.decoders import Decoders
+from tasks.archive.erasing import tar_of
+from tasks.archive.index_files import DamagedError, IndexFile
+from tasks.archive.log import Head, Table
+from tasks.archive.manifest import Manifest
 from tasks.archive.opening import existing
 from tasks.maintenance.findings import SCHEMA, Findings
 from tasks.processes.codec_process import Models, decodes, verifier
 from tasks.progress import SILENT, Progress
+from tasks.storage import parquet
 from tasks.storage.store import PIECE, NotFoundError, StorageError, Store, sha256_of
 
 SECONDS = 1800.0
 DAY = 86_400.0
+SWEPT_AFTER = 7 * DAY
+OURS = tuple(f"{folder}/" for folder in (layout.ESCROW, layout.AUDITS, layout.REPORTS, layout.LOG, format1.FORGET))
+"""Folders in which a name that nothing names is no finding."""
+SAME = ["key", "version", "run", "status", "tar", "offset", "length", "sha256", "film_offset", "film_length"]
+"""What a row of a table and that of its part must agree in."""
+_LEFT_OVER = re.compile(
+    r"runs/\d{6}/(shards/\d{6}-[0-9a-f]{16}(-\d+)?\.tar|report/part-\d{6}(-[0-9a-f]{16})?\.parquet"
+    r"|(complete|manifest)-[0-9a-f]{16}\.json|listing-[0-9a-f]{64}\.parquet)"
+    r"|tables/(CURRENT\.json|\d+/(claim\.json|rows-\d{6}-[0-9a-f]{16}\.parquet))"
+)
+"""Names that commands give to what may end as nobody's."""
+_DIFFERENCES = """
+    CREATE TABLE a AS FROM tabled; CREATE TABLE b AS FROM kept;
+    SELECT key, run, 'table' FROM (FROM a EXCEPT ALL FROM b)
+    UNION ALL SELECT key, run, 'part' FROM (FROM b EXCEPT ALL FROM a) ORDER BY key, run
+"""
 
 
 @dataclass(frozen=True)
@@ -62,14 +83,13 @@ def audit(
 
     `sample` is the fraction of pictures whose bytes are read and decoded, drawn by `seed`, anew each time if None; all
     other checks are whole. `models` says with what the files are decoded; the bundles are the archive's own copies.
-    Raises SettingsError for a sample outside 0..1, ArchiveError without an archive, or while an erasure is unfinished.
+    Raises SettingsError for a sample outside 0..1, ArchiveError without an archive.
     """
     if not 0 < sample <= 1:
         raise SettingsError(f"sample must be above 0 and at most 1, not {sample}")
     store = Store(archive)
     if not repair_from or not store.children(layout.RUNS):
         store = existing(archive)
-    erasures.refuse_unfinished(store)
     mirror = existing(repair_from) if repair_from else None
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%fZ")
     name = layout.audit(stamp)
@@ -103,7 +123,7 @@ class _Audit:
     objects: dict[str, int] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
     useless: set[str] = field(default_factory=set)
-    rows: int = 0
+    head: Head = field(default_factory=Head)
     fetched: tuple[str, str] = ("", "")
 
     def whole(self) -> None:
@@ -113,60 +133,106 @@ class _Audit:
         for name in sorted(self.objects):
             if name.startswith(f"{layout.ESCROW}/") and name.endswith(f"/{layout.SUMS}"):
                 self.escrow(name)
-        table = self.compacted()
-        there = [layout.run_of(name) for name in self.objects if name.startswith(f"{layout.RUNS}/")]
-        last = max([*there, table.runs])
-        for run in range(1, last + 1):
-            self.run(run, last)
-            if run == table.runs and table.rows != self.rows:
-                detail = f"has {table.rows} rows, but its runs have {self.rows}; remove it and compact again"
-                self.notes.add(layout.CURRENT, "damaged", detail)
-        ours = tuple(
-            f"{folder}/" for folder in (layout.ESCROW, layout.TABLES, layout.AUDITS, layout.FORGET, layout.REPORTS)
-        )
+        records = [self.check(layout.record(n), _no_document) for n in range(1, log.number(self.archive) + 1)]
+        if not all(records[-1:]):
+            return  # what holds is not known
+        self.head = log.read(self.archive)
+        for table in self.head.tables:
+            self.table(table)
+        for run in range(1, self.head.runs + 1):
+            self.run(run)
         for name in sorted(self.objects.keys() - self.named):
-            if not name.startswith(ours):
-                self.notes.add(name, "foreign", "nothing names it; remove it if it is not yours")
+            if not name.startswith(OURS):
+                self.unnamed(name)
         for name in self.archive.abort_uploads(older_than=DAY):
             self.notes.add(name, "dangling", "aborted", repaired=True)
 
-    def compacted(self) -> compacted.Table:
-        """Check the generation of tables that holds."""
-        if layout.CURRENT not in self.objects or not self.check(layout.CURRENT, _no_document):
-            return compacted.Table()
-        current = compacted.current(self.archive)
-        for file in current.files:
-            self.check(file.name, _not_hashed(file.sha256))
-        return current
-
-    def run(self, run: int, last: int) -> None:
-        """Check one run; only the last may be unsealed, and what else lies in its folder is then work in progress."""
-        seal: dict[str, Any] = {}
-        unsealed = run == last and layout.seal(run) not in self.objects
-        if not unsealed and self.check(layout.seal(run), _no_document):
-            seal = manifest.seal(self.archive, run)
-        planned = _not_hashed(seal["manifest"]["sha256"]) if seal else _no_document
-        if not self.check(layout.manifest(run), planned):
-            self.named |= {name for name in self.objects if name.startswith(f"{layout.run(run)}/")}
+    def table(self, table: Table) -> None:
+        """Check a table, and that it has the rows of its runs' parts, each once and no other."""
+        files = [IndexFile(file.name, file.sha256) for file in (*table.files, *table.listed)]
+        whole = [self.check(file.name, _not_hashed(file.sha256)) for file in files]
+        if not all(whole):
             return
-        plan = manifest.read(self.archive, run)
+        try:
+            parts = report.parts_of(self.archive, self.head, table)
+            sources = {"tabled": files[: len(table.files)], "kept": parts}
+            streams = {name: report.batches(self.archive, self.head, some, SAME) for name, some in sources.items()}
+            with parquet.database(**streams) as connection:
+                for key, run, name in connection.execute(_DIFFERENCES).fetchall():
+                    detail = f"its row of run {run} stands in the {name} alone; compact the archive --afresh"
+                    self.notes.add(table.files[0].name if table.files else layout.TABLES, "damaged", detail, key=key)
+        except ArchiveError:
+            return  # what is wrong with a part or a seal is a finding of its run
+
+    def run(self, run: int) -> None:
+        """Check one run; what else lies in the folder of an open one is work in progress."""
+        seal: dict[str, Any] = {}
+        folder = f"{layout.run(run)}/"
+        planned, wrong = self.head.opened, cast(Wrong, _no_document)
+        if run in self.head.sealed:
+            found = [name for name in self.objects if name.startswith(f"{folder}manifest")]
+            planned = found[0] if len(found) == 1 else layout.manifest_of_format_1(run)
+            if self.check(self.head.seal(run), _no_document):
+                seal = log.seal(self.archive, self.head, run)
+                planned, wrong = log.manifest_of(seal, run), _not_hashed(seal["manifest"]["sha256"])
+        if not self.check(planned, wrong):
+            self.named |= {name for name in self.objects if name.startswith(folder)}
+            return
+        plan = Manifest.from_bytes(self.archive.read(planned), self.archive.uri(planned))
         self.check(plan.listing, _not_hashed(plan.listing_sha256))
         self.escrow(f"{layout.escrow(plan.bundle_id)}/{layout.SUMS}")
-        parts: list[tuple[str, Wrong]]
-        if unsealed:
-            parts = [(name, _no_part) for name in report.parts(self.archive, run)]
-            self.named |= {name for name in self.objects if name.startswith(f"{layout.run(run)}/")}
+        parts = [IndexFile(layout.part(run, shard)) for shard in range(len(plan.shards))]
+        if run not in self.head.sealed:
+            parts = report.parts(self.archive, self.head, run)
+            self.named |= {name for name in self.objects if name.startswith(folder)}
         elif seal:
-            parts = [(part["name"], _not_hashed(part["sha256"])) for part in seal["parts"]]
-            self.archive.remove_unfinished(layout.run(run))
-        else:
-            parts = [(layout.part(run, shard), _no_part) for shard in range(len(plan.shards))]
-        for name, wrong in parts:
-            if self.check(name, wrong):
-                self.part(name)
+            parts = [IndexFile(part["name"], part["sha256"]) for part in seal["parts"]]
+        for part in parts:
+            if self.check(part.name, _not_hashed(part.sha256) if part.sha256 else self.no_part(part)):
+                self.part(part)
             else:
-                shard = f"{layout.shards(run)}/{name[-14:-8]}-"
+                shard = f"{layout.shards(run)}/{layout.shard_of(part.name):06d}-"
                 self.named |= {tar for tar in self.objects if tar.startswith(shard)}
+
+    def no_part(self, part: IndexFile) -> Wrong:
+        """What is wrong with a part that no seal names yet."""
+
+        def wrong(path: Path) -> str:
+            try:
+                index_files.decoded(self.archive, part, path.read_bytes())
+            except DamagedError:
+                return "its rows are not those that were written"
+            return ""
+
+        return wrong
+
+    def unnamed(self, name: str) -> None:
+        """Sweep what nothing names and nothing can come to name: left by killed and late commands, for seven days."""
+        if not _LEFT_OVER.fullmatch(name):
+            self.notes.add(name, "foreign", "nothing names it; remove it if it is not yours")
+        elif self.may_be_work_in_progress(name):
+            self.notes.add(name, detail="may be work in progress")
+        elif self.archive.age(name) < SWEPT_AFTER:
+            self.notes.add(name, detail="left over; an audit removes it when it is seven days old")
+        elif self.is_held(name):
+            self.notes.add(name, detail="left over; kept for the hold on a key of its shard")
+        else:
+            self.archive.remove(name)
+            self.notes.add(name, "left_over", "removed", repaired=True)
+
+    def may_be_work_in_progress(self, name: str) -> bool:
+        """Whether a command that is at work may come to name an object: that of an open run, or of an erasure."""
+        if name.startswith(f"{layout.TABLES}/"):
+            return name != format1.CURRENT and int(name.split("/")[1]) > self.head.record
+        return self.head.erasure is not None or layout.run_of(name) not in self.head.sealed
+
+    def is_held(self, name: str) -> bool:
+        """Whether a key on hold has a row of the shard that an object was made for."""
+        if not name.startswith(f"{layout.RUNS}/") or not re.search(r"/(shards|report)/", name) or not self.head.holds:
+            return False
+        rows = report.lookup(self.archive, self.head.holds)
+        shards = set(zip(rows.column("run").to_pylist(), rows.column("shard").to_pylist(), strict=True))
+        return (layout.run_of(name), layout.shard_of(name)) in shards
 
     def escrow(self, listed: str) -> None:
         """Check a list of hashes in the escrow and the files that it names, once."""
@@ -174,14 +240,19 @@ class _Audit:
             for name, sha256 in escrow.sums(self.archive, listed.rpartition("/")[0]).items():
                 self.check(name, _not_hashed(sha256))
 
-    def part(self, name: str) -> None:
+    def part(self, file: IndexFile) -> None:
         """Check what the rows of a part name."""
-        part = pa.parquet.read_table(self.local(self.archive, name))
-        self.rows += part.num_rows
-        own = part.schema.metadata[b"tar"].decode()
+        name = file.name
+        try:
+            part = index_files.read(self.archive, file)
+        except DamagedError:
+            if not self.was_replaced(name):
+                raise
+            return
+        own = tar_of(part)
         rows = part.filter(pa.compute.field("tar").is_valid()).to_pylist()
         for tar in sorted({row["tar"] for row in rows} - {own}):
-            if tar not in self.objects:
+            if tar not in self.objects and not self.was_replaced(tar):
                 self.notes.add(tar, "missing", f"rows of {name} point at it")
         if own:
             files = {row["offset"]: row for row in rows if row["tar"] == own}
@@ -192,17 +263,24 @@ class _Audit:
         wrong = _not_named(name)
         self.named.add(name)
         whole = self.sample >= 1
-        if (whole or name not in self.objects) and not self.check(name, wrong) and not self.archive.exists(name):
-            return
+        if whole or name not in self.objects:
+            self.check(name, wrong)
+            if not self.archive.exists(name):
+                return
         chosen = rows if whole else self.draw.sample(rows, max(1, round(self.sample * len(rows))))
         self.progress.begin(len(chosen))
         repaired: bool | None = None
         for row in chosen:
             digest, data = hashlib.sha256(), b""
-            for piece in self.member(name, row, whole):
-                digest.update(piece)
-                if row["content_sha256"] is not None:  # is decoded, so it fits into memory
-                    data += piece
+            try:
+                for piece in self.member(name, row, whole):
+                    digest.update(piece)
+                    if row["content_sha256"] is not None:  # is decoded, so it fits into memory
+                        data += piece
+            except (NotFoundError, FileNotFoundError):
+                if not self.was_replaced(name):
+                    raise
+                return
             if digest.hexdigest() == row["sha256"]:
                 self.content(name, row, data)
             else:
@@ -252,12 +330,18 @@ class _Audit:
         """Note whether an object is in order, and whether it was put in order; False if it is not."""
         self.named.add(name)
         problem = self.problem(self.archive, name, wrong)
-        if problem is None:
+        if problem is None or self.was_replaced(name):
             self.notes.add(name)
-            return True
+            return problem is None
         repaired = self.repair(name, wrong)
         self.notes.add(name, *problem, repaired=repaired)
         return repaired
+
+    def was_replaced(self, name: str) -> bool:
+        """Whether an object went out of force since the audit began, by an erasure or a compaction beside it."""
+        if log.number(self.archive) == self.head.record or not self.head.record:
+            return False
+        return not self.is_in_force(log.read(self.archive), name)
 
     def problem(self, store: Store, name: str, wrong: Wrong) -> tuple[str, str] | None:
         try:
@@ -273,11 +357,21 @@ class _Audit:
         copy = self.local(self.mirror, name)
         try:
             self.archive.replace(name, copy)  # in one step: what is left of a damaged tar stays until the copy stands
+            now = log.read(self.archive)
+            if now.erasures != self.head.erasures and not self.is_in_force(now, name):
+                self.archive.remove(name)  # an erasure replaced it meanwhile: it must not come back
+                return True
         except StorageError as error:
             self.notes.add(name, "damaged", f"cannot be repaired: {error}")
             return False
         self.fetched = ("", "")
         return True
+
+    def is_in_force(self, head: Head, name: str) -> bool:
+        """Whether a head still has an object; others than those of runs and tables are not erased."""
+        return not name.startswith((f"{layout.RUNS}/", f"{layout.TABLES}/")) or erasing.in_force(
+            self.archive, head, name
+        )
 
     def local(self, store: Store, name: str) -> Path:
         """A local file with the content of an object, fetched once until the next object is asked for."""
@@ -309,16 +403,7 @@ def _film(row: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _no_sums(path: Path) -> str:
-    lines = path.read_text(errors="replace").splitlines()
-    return "" if all(re.fullmatch(r"[0-9a-f]{64}  .+", line) for line in lines) else "no list of hashes"
-
-
-def _no_part(path: Path) -> str:
-    try:
-        pa.parquet.read_schema(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        return f"no Parquet file: {error}"
-    return ""
+    return "" if escrow.is_whole(path.read_bytes()) else "no list of hashes, or not as it was written"
 
 
 def _not_hashed(sha256: str) -> Wrong:
@@ -326,5 +411,5 @@ def _not_hashed(sha256: str) -> Wrong:
 
 
 def _not_named(tar: str) -> Wrong:
-    head = tar.removesuffix(".tar").rpartition("-")[2]
+    head = layout.hash_of(tar)
     return lambda path: "" if sha256_of(path).startswith(head) else "its content has another hash than its name says"

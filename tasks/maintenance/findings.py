@@ -14,6 +14,7 @@ STATES = {
     "damaged": "is not what its hash, its name or its format says",
     "undecodable": "has the right bytes, but they do not decode to what was encoded",
     "foreign": "is there, but nothing names it",
+    "left_over": "was left by a killed or late command, and nothing can come to name it; removed",
     "dangling": "was an upload that a killed writer left; aborted",
 }
 SCHEMA = pa.schema(

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.archive import compacted, erasures, manifest, report
+from tasks.archive import log, report
+from tasks.archive.log import Head
 from tasks.archive.opening import existing
 from tasks.archive.schema import STATUSES
 from tasks.storage import parquet
@@ -64,19 +65,20 @@ def status(archive: str) -> Status:
         done = {row["run"]: row for row in connection.sql(_RUNS).to_arrow_table().to_pylist()}
         stored = dict(connection.execute(_STORED).fetchall())
         failing = connection.sql(_FAILING).to_arrow_table().to_pylist()
-        runs = [_run(store, run, done.get(run, {}), stored.get(run, 0)) for run in report.runs(store)]
+        head = log.read(store)
+        runs = [_run(store, head, run, done.get(run, {}), stored.get(run, 0)) for run in range(1, head.runs + 1)]
         rate = left = None
         if runs and runs[-1]["state"] == "open":
             rate = connection.execute(_LAST_HOUR, {"run": runs[-1]["run"]}).fetchall()[0][0]
             left = (runs[-1]["images"] - runs[-1]["images_done"]) / rate if rate else None
-    return Status(str(store), runs, rate, left, failing, compacted.current(store).runs, len(erasures.unfinished(store)))
+    return Status(str(store), runs, rate, left, failing, head.tabled, int(head.erasure is not None))
 
 
-def _run(archive: Store, run: int, done: dict[str, Any], stored: int) -> dict[str, Any]:
-    plan = manifest.read(archive, run)
+def _run(archive: Store, head: Head, run: int, done: dict[str, Any], stored: int) -> dict[str, Any]:
+    plan = log.plan(archive, head, run)
     state = "open"
-    if report.sealed(archive, run):
-        state = "closed" if "closed" in manifest.seal(archive, run) else "sealed"
+    if run in head.sealed:
+        state = "closed" if "closed" in log.seal(archive, head, run) else "sealed"
     counts = ("shards_done", "images_done", *STATUSES, "source_bytes")
     return {
         "run": run,

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from codec.errors import SettingsError
-from tasks.archive import manifest, report
+from tasks.archive import log, manifest, report
 from tasks.archive.opening import existing
 from tasks.compress import listing
 from tasks.storage import parquet
@@ -67,7 +67,8 @@ def database(places: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
     tables: dict[str, pyarrow.dataset.Dataset] = {}
     runs: list[dict[str, Any]] = []
     for number, store in enumerate(stores):
-        plans = [manifest.read(store, run) for run in report.runs(store)]
+        head = log.read(store)
+        plans = [log.plan(store, head, run) for run in range(1, head.runs + 1)]
         tables[f"rows_{number}"] = report.rows(store)
         tables[f"listings_{number}"] = parquet.dataset(store, [plan.listing for plan in plans], listing.LISTING)
         runs += [{"archive": str(store), **_described(plan)} for plan in plans]

@@ -15,7 +15,7 @@ import duckdb
 
 from codec.containers.writing import EXTENSIONS
 from codec.errors import ArchiveError
-from tasks.archive import layout, report
+from tasks.archive import log, report
 from tasks.restore.stored_file import FILM, Member
 from tasks.storage import parquet
 from tasks.storage.keys import restored
@@ -51,7 +51,7 @@ def find(archive: Store, keys: Sequence[str], as_of: int | None = None) -> list[
 @contextmanager
 def choose(archive: Store, keys: Sequence[str] | None, as_of: int | None) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database with the table `chosen`: where the wanted version of each wanted key lies."""
-    if as_of is not None and not archive.exists(layout.manifest(as_of)):
+    if as_of is not None and not 1 <= as_of <= log.read(archive).runs:
         raise ArchiveError(f"{archive}: holds no run {as_of}; status names its runs")
     rows = report.rows(archive) if keys is None else report.lookup(archive, keys)
     parameters = {"as_of": LAST_RUN if as_of is None else as_of, "keys": keys if keys is None else list(keys)}

@@ -1,7 +1,7 @@
 """Parquet files read in bounded memory: as datasets, as a stream, and in DuckDB."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,9 +19,6 @@ THREADS = 2
 """Each takes its part of that memory."""
 
 
-FILES_AT_ONCE, ROWS_AT_ONCE = 64, 10_000
-
-
 def dataset(archive: Store, paths: list[str], schema: pa.Schema) -> pyarrow.dataset.Dataset:
     """Parquet files of one schema, of which fields they lack are null."""
     if not paths:
@@ -29,26 +26,17 @@ def dataset(archive: Store, paths: list[str], schema: pa.Schema) -> pyarrow.data
     return pyarrow.dataset.dataset(paths, schema=schema, filesystem=archive.arrow(), format="parquet")
 
 
-def read_once(
-    archive: Store, paths: Sequence[str], schema: pa.Schema, columns: Sequence[str] | None = None
-) -> pa.RecordBatchReader:
-    """Columns of Parquet files of one schema as a stream, which takes the same memory for any number of files.
-
-    A dataset keeps what it learnt of each file it has read, and reads two million rows ahead of DuckDB.
-    """
-    columns = list(columns or schema.names)
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for some in some_at_once(archive, paths, schema):
-            yield from some.scanner(columns=columns, batch_size=ROWS_AT_ONCE, batch_readahead=2).to_batches()
-
-    return pa.RecordBatchReader.from_batches(pa.schema([schema.field(name) for name in columns]), batches())
-
-
-def some_at_once(archive: Store, paths: Sequence[str], schema: pa.Schema) -> Iterator[pyarrow.dataset.Dataset]:
-    """Datasets of at most FILES_AT_ONCE of the files each."""
-    for first in range(0, len(paths), FILES_AT_ONCE):
-        yield dataset(archive, list(paths[first : first + FILES_AT_ONCE]), schema)
+def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table with the columns of a schema; those that it lacks are null."""
+    return pa.Table.from_arrays(
+        [
+            table.column(field.name).cast(field.type)
+            if field.name in table.column_names
+            else pa.nulls(table.num_rows, field.type)
+            for field in schema
+        ],
+        schema=schema,
+    )
 
 
 @contextmanager

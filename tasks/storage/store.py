@@ -310,6 +310,21 @@ class Store:
         """Bytes under a name; raises NotFoundError, StorageError."""
         return self.item(name).size
 
+    def age(self, name: str) -> float:
+        """Seconds since a name was written, by the clock of the store itself; raises NotFoundError, StorageError."""
+        probe = f"probe-{secrets.token_hex(8)}"
+        self.publish(probe, b"")
+        try:
+            return self._modified(probe) - self._modified(name)
+        finally:
+            self.remove(probe)
+
+    def _modified(self, name: str) -> float:
+        with self._naming_errors("read", name):
+            if self.folder is not None:
+                return (self.folder / name).stat().st_mtime
+            return cast(float, self._fs.modified(self._path(name)).timestamp())
+
     def exists(self, name: str) -> bool:
         """Whether a name has bytes; raises StorageError."""
         try:

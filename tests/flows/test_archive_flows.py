@@ -11,13 +11,12 @@ from prefect.artifacts import Artifact
 
 from codec.errors import ArchiveError, SettingsError
 from flows import command, compress_archive, mapping, restore_archive
-from tasks.archive import layout
 from tasks.compress.shard import Job
 from tasks.processes.codec_process import Models
 from tasks.progress import SILENT, Progress
 from tasks.storage.store import StorageError
 from tests.support import archive_builder
-from tests.support.archive_builder import SMALL, folder, pack, png, snapshot
+from tests.support.archive_builder import SMALL, folder, pack, png, reopened, snapshot
 from tests.support.fake_codec import FAKE
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -126,7 +125,7 @@ def test_shards_are_submitted_four_a_worker(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_killed_run_is_finished_by_the_flow(tmp_path: Path, fake_bundle: Path) -> None:
     source = folder(tmp_path / "s", {"a.png": png(1)})
     pack(source, tmp_path / "a", fake_bundle, SMALL)
-    (tmp_path / "a" / layout.seal(1)).unlink()
+    reopened(tmp_path / "a")
     row = compress_archive.compress_archive(str(source), str(tmp_path / "a"), bundle=str(fake_bundle))
     assert (row["runs"], row["compressed"]) == ("[1]", 1)
 

@@ -128,9 +128,9 @@ command.run(compress_archive.compress_archive, compress_archive.show)
         text=True,
         start_new_session=True,
     )
-    manifest = tmp_path / "a" / layout.manifest(1)
+    opened = tmp_path / "a" / layout.record(2)
     deadline = time.time() + 120
-    while time.time() < deadline and not (manifest.exists() and processes(tmp_path / "a")):
+    while time.time() < deadline and not (opened.exists() and processes(tmp_path / "a")):
         time.sleep(0.2)
     time.sleep(2)  # until it hangs; before that an interrupt ends it too
     os.killpg(flow.pid, number) if number == signal.SIGINT else os.kill(flow.pid, number)
@@ -138,7 +138,7 @@ command.run(compress_archive.compress_archive, compress_archive.show)
     assert flow.returncode == 128 + number
     assert "interrupted: the same command goes on from here" in said
     assert "Traceback" not in said
-    assert manifest.exists()
+    assert opened.exists()
     assert not list((tmp_path / "a").rglob("part-*"))
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import tasks.compress.process_pair
 import tasks.processes.codec_process
 import tasks.processes.encode_worker
 import tasks.processes.verify_worker
-from tasks.archive import report
+from tasks.archive import layout, log, report
 from tasks.archive.manifest import Settings
 from tasks.archive.schema import MEASURED_ON_THE_WAY
 from tasks.compress.runs import Outcome, compress
@@ -115,13 +116,30 @@ def rows(archive: Path | str, order: str = "run, key") -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name not in MEASURED_ON_THE_WAY} for row in found]
 
 
+def manifest_name(archive: Path | str, run: int = 1) -> str:
+    """The name of the manifest of a run."""
+    store = Store(str(archive))
+    head = log.read(store)
+    return head.opened if run == head.open_run else log.manifest_of(log.seal(store, head, run), run)
+
+
+def reopened(archive: Path, *missing: int) -> None:
+    """Make an archive what it was before its last run was sealed, and some of the shards were committed."""
+    store = Store(str(archive))
+    head = log.read(store)
+    assert head.open_run is None
+    for name in (layout.seal(head.runs), layout.record(head.record), *(layout.part(head.runs, n) for n in missing)):
+        (archive / name).unlink()
+    shutil.rmtree(archive / layout.TABLES / f"{head.record:09d}", ignore_errors=True)
+
+
 def snapshot(archive: Path | str) -> dict[str, str]:
-    """The content hash of every file of an archive; parts count by their rows, and the seal by its parts' names."""
+    """The content hash of every file of an archive; parts and tables count by their rows, a seal by its parts."""
     store = Store(str(archive))
     state: dict[str, str] = {}
     for item in store.list():
         content = store.read(item.name)
-        if "/report/" in item.name:
+        if "/report/" in item.name or item.name.startswith((f"{layout.TABLES}/", f"{layout.LOG}/")):
             continue
         if item.name.endswith("complete.json"):
             content = json.dumps([part["name"] for part in json.loads(content)["parts"]]).encode()

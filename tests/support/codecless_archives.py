@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from tasks.archive import layout, manifest, schema
+from tasks.archive import escrow, index_files, layout, log, manifest
 from tasks.archive.manifest import Manifest
 from tasks.archive.tar import Tar
 from tasks.compress.listing import LISTING
@@ -32,16 +33,16 @@ def make(
     """
     store = Store(str(url))
     store.publish(layout.ARCHIVE, manifest.to_json({"format": manifest.FORMAT, "name": "made"}))
+    log.writable(store)
     store.publish(f"{layout.escrow(BUNDLE)}/config.json", b"{}")
-    sums = f"{hashlib.sha256(b'{}').hexdigest()}  config.json\n"
-    store.publish(f"{layout.escrow(BUNDLE)}/{layout.SUMS}", sums.encode())
+    store.publish(f"{layout.escrow(BUNDLE)}/{layout.SUMS}", escrow._sums_of({"config.json": b"{}"}))
     kept: dict[str, dict[str, Any]] = {}
     for run, contents in enumerate(runs, 1):
         plan = _plan(store, run, contents, per_shard)
         keys = sorted(contents)
         for shard, (start, stop) in enumerate(plan.shards):
             _shard(store, run, shard, {key: contents[key] for key in keys[start:stop]}, kept)
-        if seal or run < len(runs):
+        if (seal or run < len(runs)) and log.read(store).open_run == run:
             seal_run(store, plan)
     return store
 
@@ -59,7 +60,12 @@ def _plan(store: Store, run: int, contents: Mapping[str, bytes | None], per_shar
         store.publish(layout.listing(run, digest), path)
     shards = tuple((start, min(start + per_shard, len(entries))) for start in range(0, len(entries), per_shard))
     plan = Manifest(run, run - 1 or None, "s", layout.listing(run, digest), digest, 0, False, shards, SMALL, BUNDLE)
-    store.publish(layout.manifest(run), plan.to_bytes())
+    data = plan.to_bytes()
+    name = layout.manifest(run, sha256_of(data))
+    store.publish(name, data)
+    head = log.read(store)
+    if head.runs < run:
+        log.append(store, head, "open", replace(head, runs=run, opened=name))
     return plan
 
 
@@ -79,10 +85,8 @@ def _shard(
             kept[row["key"]] = row
         if own:
             store.publish(name, spool)
-    table = schema.table(rows, {"run": str(run), "shard": str(shard), "tar": name if own else ""})
-    part = pa.BufferOutputStream()
-    pa.parquet.write_table(table, part)
-    store.publish(layout.part(run, shard), part.getvalue().to_pybytes())
+    about = {"run": str(run), "shard": str(shard), "tar": name if own else ""}
+    store.publish(layout.part(run, shard), index_files.encoded(rows, about))
 
 
 def _row(

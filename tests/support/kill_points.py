@@ -6,28 +6,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tasks.archive import layout
 from tasks.archive.tar import Tar
 from tasks.storage.store import Store
-
-ORPHAN = "runs/000001/shards/000000-ffffffffffffffff.tar"
 
 POINTS = {
     "planning, before the archive is described": ("before", "archive.json"),
     "planning, half of a bundle's file copied": ("linking", "salt"),
     "planning, half of the escrow copied": ("after", "CARD.md"),
     "planning, listing published": ("after", "listing-"),
-    "planning, manifest written but not linked": ("linking", "manifest.json"),
-    "planning, manifest published": ("after", "manifest.json"),
+    "planning, manifest written but not linked": ("linking", "manifest-"),
+    "planning, manifest published but not in force": ("after", "manifest-"),
+    "planning, the run is open": ("after", layout.record(2)),
     "encoding, the tar half spooled": ("spooling", ""),
     "committing, tar written but not linked": ("linking", "000000-"),
     "committing, tar published without its part": ("after", ".tar"),
     "committing, part written but not linked": ("linking", "part-000000"),
     "committing, first part published, nobody told": ("after", "part-000000"),
     "committing, last part published": ("after", "part-000001"),
-    "sealing, before an orphan is removed": ("removing", ORPHAN),
-    "sealing, orphan removed": ("removed", ORPHAN),
     "sealing, seal written but not linked": ("linking", "complete.json"),
     "sealing, seal published": ("after", "complete.json"),
+    "sealing, half of its table published": ("after", "rows-000000"),
+    "sealing, the seal is on record": ("after", layout.record(3)),
 }
 
 
@@ -37,24 +37,15 @@ def die() -> None:
 
 def arm(when: str, pattern: str) -> None:
     """Make the process end at the first event that fits."""
-    publish, remove, link, add = Store.publish, Store.remove, Path.hardlink_to, Tar.add
+    publish, link, add = Store.publish, Path.hardlink_to, Tar.add
 
     def published(self: Store, name: str, content: bytes | Path) -> bool:
         if when == "before" and pattern in name:
             die()
         stands = publish(self, name, content)
-        if pattern == ORPHAN and name.endswith("manifest.json"):
-            publish(self, ORPHAN, b"left by a runner that died")
         if when == "after" and pattern in name:
             die()
         return stands
-
-    def removed(self: Store, name: str) -> None:
-        if when == "removing" and name == pattern:
-            die()
-        remove(self, name)
-        if when == "removed" and name == pattern:
-            die()
 
     def linked(self: Path, target: Any) -> None:
         if when == "linking" and pattern in self.name:
@@ -68,7 +59,6 @@ def arm(when: str, pattern: str) -> None:
 
     changes: list[tuple[Any, str, Callable[..., Any]]] = [
         (Store, "publish", published),
-        (Store, "remove", removed),
         (Path, "hardlink_to", linked),
         (Tar, "add", added),
     ]

@@ -1,5 +1,6 @@
 """Reports with known figures, without pictures behind them."""
 
+import dataclasses
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +8,10 @@ from typing import Any
 
 import pyarrow.parquet
 
-from tasks.archive import layout, manifest
+from tasks.archive import index_files, layout, log, manifest
 from tasks.archive.opening import create
-from tasks.archive.schema import table
 from tasks.compress.listing import LISTING
-from tasks.storage.store import Store
+from tasks.storage.store import Store, sha256_of
 
 
 def row(number: int, run: int) -> dict[str, Any]:
@@ -55,11 +55,26 @@ def archive_of(path: Path, pictures: int, runs: int = 1, forgotten: Sequence[int
             old = [{name: row(number, run)[name] for name in kept} for number in forgotten]
             rows += [{**each, "run": run + 1, "status": "forgotten"} for each in old]
         (path / layout.parts(run)).mkdir(parents=True)
-        pyarrow.parquet.write_table(table(rows, {"tar": ""}), path / layout.part(run, 0))
+        (path / layout.part(run, 0)).write_bytes(index_files.encoded(rows, {"tar": ""}))
         plan = manifest.Manifest(
             run, run - 1 or None, "/nowhere", layout.listing(run, "0" * 64), "0" * 64, 0, False, ((0, pictures),),
             manifest.Settings(quality=8.0), "b" * 64,
         )  # fmt: skip
         pyarrow.parquet.write_table(LISTING.empty_table(), path / plan.listing)
-        store.publish(layout.manifest(run), plan.to_bytes())
+        data, head = plan.to_bytes(), log.read(store)
+        name = layout.manifest(run, sha256_of(data))
+        store.publish(name, data)
+        log.append(store, head, "open", dataclasses.replace(head, runs=run, opened=name))
+        if run < runs:
+            _sealed(store, run, name)
     return str(path)
+
+
+def _sealed(store: Store, run: int, planned: str) -> None:
+    part = layout.part(run, 0)
+    about = {"name": planned, "sha256": store.sha256(planned)}
+    parts = [{"name": part, "size": store.size(part), "sha256": store.sha256(part)}]
+    document = {"format": manifest.FORMAT, "run": run, "manifest": about, "parts": parts}
+    store.publish(layout.seal(run), manifest.to_json(document))
+    head = log.read(store)
+    log.append(store, head, "seal", dataclasses.replace(head, opened=""))

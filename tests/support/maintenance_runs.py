@@ -23,7 +23,7 @@ def killed(verb: str, archive: Path, folder: Path) -> list[Path]:
 
 
 def tree(archive: Path) -> dict[str, bytes]:
-    """The content of every file of an archive but the audits' and the tables', which carry a time or a number."""
+    """The content of every file of an archive but those of audits, tables and log, which carry a time or a number."""
     store = Store(str(archive))
-    own = (f"{layout.AUDITS}/", f"{layout.TABLES}/")
+    own = (f"{layout.AUDITS}/", f"{layout.TABLES}/", f"{layout.LOG}/")
     return {item.name: store.read(item.name) for item in store.list() if not item.name.startswith(own)}

@@ -33,11 +33,15 @@ def kept(tmp_path: Path) -> tuple[Store, str]:
     return archive, about["bundle_id"]
 
 
+def entries(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if not line.startswith("#")]
+
+
 def test_everything_is_listed_by_hash_in_lists_that_common_tools_check(kept: tuple[Store, str]) -> None:
     folder = Path(str(kept[0])) / "escrow"
     lists = sorted(folder.rglob(layout.SUMS))
     assert [path.parent.name == kept[1] for path in lists] == [True, False]
-    listed = {path.parent / line.split("  ")[1] for path in lists for line in path.read_text().splitlines()}
+    listed = {path.parent / line.split("  ")[1] for path in lists for line in entries(path)}
     assert listed | set(lists) == {path for path in folder.rglob("*") if path.is_file()}
     assert [sums(path.parent).returncode for path in lists] == [0, 0]
     (folder / kept[1] / "salt").write_bytes(b"other")

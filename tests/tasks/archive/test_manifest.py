@@ -8,80 +8,96 @@ from typing import Any
 import pytest
 
 from codec.errors import ArchiveError
-from tasks.archive import layout, manifest
+from tasks.archive import layout, log, manifest
 from tasks.archive.manifest import Manifest, Settings
 from tasks.maintenance.audit import audit
 from tasks.restore.restore import restore
 from tasks.storage.store import Store
-from tests.support.archive_builder import pack
+from tests.support.archive_builder import folder, manifest_name, pack, reopened
 from tests.support.codecless_archives import make
 
 RUNS = [{"a": b"aaa", "b": b"bbb"}]
 READERS: dict[str, Callable[[bytes, str], object]] = {
-    layout.manifest(1): Manifest.from_bytes,
-    layout.seal(1): manifest.from_json,
+    "manifest": Manifest.from_bytes,
+    "seal": manifest.from_json,
+    "record": manifest.from_json,
 }
 CHANGES = {
-    layout.manifest(1): (b'"threads": 1', b'"threads": 3'),
-    layout.seal(1): (b"part-000000.parquet", b"part-000001.parquet"),
+    "manifest": (b'"threads": 1', b'"threads": 3'),
+    "seal": (b"part-000000.parquet", b"part-000001.parquet"),
+    "record": (b'"runs": 1,', b'"runs": 3,'),
 }
 """One bit, by which a document stays a valid one."""
 
 
-def changed(store: Store, name: str) -> bytes:
+def named(store: Store, kind: str) -> str:
+    return {"seal": layout.seal(1), "record": layout.record(3)}.get(kind) or manifest_name(store.url)
+
+
+def changed(store: Store, kind: str) -> bytes:
+    name = named(store, kind)
     data = store.read(name)
-    found, planted = CHANGES[name]
+    found, planted = CHANGES[kind]
     assert data.count(found) == 1
     store.replace(name, data.replace(found, planted))
     return store.read(name)
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_every_flipped_byte_is_refused_by_one_clear_error(name: str, tmp_path: Path) -> None:
-    data = make(tmp_path / "a", RUNS).read(name)
-    READERS[name](data, name)
+@pytest.mark.parametrize("kind", READERS)
+def test_every_flipped_byte_is_refused_by_one_clear_error(kind: str, tmp_path: Path) -> None:
+    store = make(tmp_path / "a", RUNS)
+    name = named(store, kind)
+    data = store.read(name)
+    READERS[kind](data, name)
     for place in range(len(data)):
         for mask in (0x01, 0x2A):  # the second makes a blank of the end of a line
             flipped = data[:place] + bytes([data[place] ^ mask]) + data[place + 1 :]
             with pytest.raises(ArchiveError, match=f"^{name}: damaged; restore it from a mirror$"):
-                READERS[name](flipped, name)
+                READERS[kind](flipped, name)
 
 
 def test_without_its_hash_a_changed_document_would_be_taken(tmp_path: Path) -> None:
     store = make(tmp_path / "a", RUNS)
 
-    def believed(name: str) -> dict[str, Any]:
-        document = json.loads(changed(store, name))
+    def believed(kind: str) -> dict[str, Any]:
+        document = json.loads(changed(store, kind))
         assert document["format"] == manifest.FORMAT
         del document["sha256"]
         return dict(document)
 
-    planned = believed(layout.manifest(1))
+    planned = believed("manifest")
     assert Manifest(**planned | {"settings": Settings(**planned["settings"])}).settings.threads == 3
-    [part] = believed(layout.seal(1))["parts"]
+    [part] = believed("seal")["parts"]
     assert part["name"] == layout.part(1, 1), "a shard that this run does not have"
+    assert believed("record")["head"]["runs"] == 3
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_the_audit_reports_it_and_no_command_goes_on(name: str, fake_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", READERS)
+def test_the_audit_reports_it_and_no_command_goes_on(kind: str, fake_bundle: Path, tmp_path: Path) -> None:
     store, mirror = make(tmp_path / "a", RUNS), make(tmp_path / "mirror", RUNS)
-    changed(store, name)
+    name = named(store, kind)
+    changed(store, kind)
     assert [(found["state"], found["name"]) for found in audit(store.url).problems] == [("damaged", name)]
-    if name == layout.seal(1):
-        with pytest.raises(ArchiveError, match=r"complete.json: damaged"):
+    if kind == "manifest":
+        reopened(tmp_path / "a")
+        with pytest.raises(ArchiveError, match=r"manifest-\w+.json: damaged"):
+            pack(folder(tmp_path / "s", {}), tmp_path / "a", fake_bundle)
+        audit(store.url, repair_from=mirror.url)
+        assert audit(store.url).problems == []
+        return
+    if kind == "record":
+        with pytest.raises(ArchiveError, match=rf"{name}: damaged; audit the archive with --repair-from a mirror"):
             restore(store.url, str(tmp_path / "out"))
     else:
-        store.remove(layout.seal(1))
-        (tmp_path / "s").mkdir()
-        with pytest.raises(ArchiveError, match=r"manifest.json: damaged"):
-            pack(tmp_path / "s", tmp_path / "a", fake_bundle)
+        assert restore(store.url, str(tmp_path / "out")).images == 2, "the table has the rows too"
     assert audit(store.url, repair_from=mirror.url).repaired == 1
     assert audit(store.url).problems == []
 
 
 def test_a_manifest_that_is_sound_but_not_the_one_that_was_sealed_is_found(tmp_path: Path) -> None:
     store = make(tmp_path / "a", RUNS)
-    document = manifest.from_json(store.read(layout.manifest(1)), "")
-    store.replace(layout.manifest(1), manifest.to_json(document | {"gone": 1}))
-    assert manifest.read(store, 1).gone == 1, "alone it is taken"
-    assert [found["name"] for found in audit(store.url).problems] == [layout.manifest(1)]
+    name = named(store, "manifest")
+    document = manifest.from_json(store.read(name), "")
+    store.replace(name, manifest.to_json(document | {"gone": 1}))
+    assert log.plan(store, log.read(store), 1).gone == 1, "alone it is taken"
+    assert [found["name"] for found in audit(store.url).problems] == [name]

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from tasks.archive import log
 from tasks.compress import listing
 from tasks.compress.listing import Frozen
 from tasks.sources.sharding import Limits
 from tasks.sources.source import open_source
-from tasks.storage import parquet
 from tasks.storage.store import Store
 from tests.support.archive_builder import folder, pack, png
 
@@ -19,11 +19,10 @@ pytestmark = pytest.mark.usefixtures("children_are_played_here")
 WIDE = Limits(100, 10**9, 9)
 
 
-def freeze(tmp_path: Path, source: Path, limits: Limits = WIDE, run: int = 1, archive: Path | None = None) -> Frozen:
+def freeze(tmp_path: Path, source: Path, limits: Limits = WIDE, archive: Path | None = None) -> Frozen:
     (tmp_path / "scratch").mkdir(exist_ok=True)
-    return listing.freeze(
-        open_source(str(source)), Store(str(archive or tmp_path / "none")), run, limits, tmp_path / "scratch"
-    )
+    store = Store(str(archive or tmp_path / "none"))
+    return listing.freeze(open_source(str(source)), store, log.read(store), limits, tmp_path / "scratch")
 
 
 def rows(frozen: Frozen, start: int = 0, stop: int = 10**9) -> list[dict[str, Any]]:
@@ -80,7 +79,7 @@ def test_history_decides_what_is_new_changed_and_gone(tmp_path: Path, fake_bundl
     (source / "gone").unlink()
     folder(source, {"new": png(7)})
     os.utime(source / "changed", ns=(5, 5))
-    frozen = freeze(tmp_path, source, run=2, archive=archive)
+    frozen = freeze(tmp_path, source, archive=archive)
     state = [(row["key"], row["state"], row["version"], row["held_sha256"] is not None) for row in rows(frozen)]
     assert state == [("changed", "changed", 2, True), ("new", "new", 1, False), ("gone", "gone", 1, True)]
     assert frozen.shards == [(0, 2)]
@@ -95,7 +94,7 @@ def test_what_is_gone_is_listed_once_and_opens_no_run_alone(tmp_path: Path, fake
     assert pack(source, archive, fake_bundle).runs == []
     folder(source, {"c": png(3)})
     assert pack(source, archive, fake_bundle).runs == [2]
-    assert freeze(tmp_path, source, run=3, archive=archive).gone == 0
+    assert freeze(tmp_path, source, archive=archive).gone == 0
 
 
 def test_a_plan_is_the_same_however_many_buckets_and_reads_it_takes(
@@ -107,11 +106,10 @@ def test_a_plan_is_the_same_however_many_buckets_and_reads_it_takes(
     (source / "1").unlink()
     os.utime(source / "2", ns=(5, 5))
     folder(source, {"new": png(7), "again": png(7)})
-    at_once = freeze(tmp_path, source, run=2, archive=archive)
+    at_once = freeze(tmp_path, source, archive=archive)
     kept = rows(at_once)
     monkeypatch.setattr(listing, "KEYS_PER_BUCKET", 1)
-    monkeypatch.setattr(parquet, "FILES_AT_ONCE", 1)
-    bit_by_bit = freeze(tmp_path, source, run=2, archive=archive)
+    bit_by_bit = freeze(tmp_path, source, archive=archive)
     assert [row["key"] for row in kept] == ["2", "again", "new", "1"]
     assert rows(bit_by_bit) == kept
     assert bit_by_bit.sha256 == at_once.sha256

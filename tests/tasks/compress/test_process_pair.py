@@ -8,11 +8,11 @@ import pytest
 from codec.errors import ArchiveError
 from tasks.archive import layout
 from tasks.compress import process_pair
-from tasks.compress.runs import open_run
+from tasks.compress.runs import settled
 from tasks.compress.shard import Job, encode_shard
 from tasks.processes.codec_process import Models
 from tasks.storage.store import Store
-from tests.support.archive_builder import SMALL, folder, pack, png
+from tests.support.archive_builder import SMALL, folder, pack, png, reopened
 from tests.support.fake_codec import FAKE
 
 MODELS = Models("", threads=1, codec=FAKE)
@@ -23,13 +23,12 @@ def planned(tmp_path: Path, fake_bundle: Path) -> Store:
     """An archive with an open run of two shards, of which none is done."""
     source = folder(tmp_path / "s", {f"{number}.png": png(number) for number in range(4)})
     pack(source, tmp_path / "a", fake_bundle, SMALL)
-    for name in (layout.seal(1), layout.part(1, 0), layout.part(1, 1)):
-        (tmp_path / "a" / name).unlink()
+    reopened(tmp_path / "a", 0, 1)
     return Store(str(tmp_path / "a"))
 
 
 def test_models_load_once_for_all_shards_of_a_process(planned: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert open_run(planned) == 1
+    assert settled(planned).open_run == 1
     started: list[process_pair.Pair] = []
     begin = process_pair.Pair.__init__
 

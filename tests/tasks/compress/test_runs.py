@@ -14,15 +14,25 @@ import pyarrow.parquet
 import pytest
 
 from codec.errors import ArchiveError, SettingsError
-from tasks.archive import layout, report
+from tasks.archive import index_files, layout, log
 from tasks.archive.manifest import Manifest, Settings, from_json, to_json
 from tasks.compress import listing
 from tasks.compress import runs as archives
 from tasks.processes.codec_process import Models
 from tasks.sources.source import open_source
-from tasks.storage.store import Store
+from tasks.storage.store import Store, sha256_of
 from tests.support import archive_builder
-from tests.support.archive_builder import SMALL, Counter, folder, pack, png, rows, snapshot
+from tests.support.archive_builder import (
+    SMALL,
+    Counter,
+    folder,
+    manifest_name,
+    pack,
+    png,
+    reopened,
+    rows,
+    snapshot,
+)
 from tests.support.fake_codec import FAKE
 
 Hook = Callable[[str], None]
@@ -43,10 +53,19 @@ def grown(packed: tuple[Path, Path], tmp_path: Path, children_are_played_here: N
     source, archive = packed
     shutil.copytree(source, tmp_path / "s")
     shutil.copytree(archive, tmp_path / "a")
-    manifest = tmp_path / "a" / layout.manifest(1)
-    document = from_json(manifest.read_bytes(), "")
-    manifest.write_bytes(to_json(document | {"source": document["source"].replace(str(source), str(tmp_path / "s"))}))
+    moved(tmp_path / "a", str(source), str(tmp_path / "s"))
     return tmp_path / "s", tmp_path / "a"
+
+
+def moved(archive: Path, old: str, new: str) -> None:
+    """Let the manifest of a sealed run name another source; what names the manifest follows."""
+    name = manifest_name(archive)
+    document = from_json((archive / name).read_bytes(), "")
+    data = to_json(document | {"source": document["source"].replace(old, new)})
+    (archive / name).write_bytes(data)
+    seal = from_json((archive / layout.seal(1)).read_bytes(), "")
+    seal["manifest"]["sha256"] = sha256_of(data)
+    (archive / layout.seal(1)).write_bytes(to_json(seal))
 
 
 def before(monkeypatch: pytest.MonkeyPatch, pattern: str, act: Callable[[], object]) -> None:
@@ -112,33 +131,30 @@ def test_a_changed_source_is_a_new_version_and_a_touched_one_points_at_the_old_b
 def test_a_run_starts_only_what_has_no_part(grown: tuple[Path, Path], fake_bundle: Path) -> None:
     source, archive = grown
     state = snapshot(archive)
-    (archive / layout.seal(1)).unlink()
-    (archive / layout.part(1, 1)).unlink()
+    reopened(archive, 1)
     first = (archive / layout.part(1, 0)).read_bytes()
     assert pack(source, archive, fake_bundle).runs == [1]
     assert (archive / layout.part(1, 0)).read_bytes() == first
     assert snapshot(archive) == state
 
 
-def test_a_tar_without_its_part_is_not_done_and_a_foreign_one_is_removed(
+def test_a_tar_without_its_part_is_not_done_and_a_foreign_one_is_left_to_the_audit(
     grown: tuple[Path, Path], fake_bundle: Path
 ) -> None:
     source, archive = grown
     state = snapshot(archive)
-    (archive / layout.seal(1)).unlink()
-    (archive / layout.part(1, 0)).unlink()
+    reopened(archive, 0)
     orphan = archive / layout.tar(1, 0, "f" * 64)
     orphan.write_bytes(b"left by a runner that died")
     assert [row["key"] for row in rows(archive)] == ["d.png"]
     pack(source, archive, fake_bundle)
-    assert not orphan.exists()
+    orphan.unlink()
     assert snapshot(archive) == state
 
 
 def test_an_open_run_keeps_its_own_settings_and_its_escrowed_bundle(grown: tuple[Path, Path], tmp_path: Path) -> None:
     source, archive = grown
-    (archive / layout.seal(1)).unlink()
-    (archive / layout.part(1, 1)).unlink()
+    reopened(archive, 1)
     folder(source, {"e.png": png(50)})
     other = archive_builder.bundle(tmp_path / "other", "another")
     assert pack(source, archive, other, replace(SMALL, quality=7.0)).runs == [1, 2]
@@ -155,8 +171,7 @@ def test_resuming_a_run_with_other_settings_is_refused_naming_them(
     grown: tuple[Path, Path], fake_bundle: Path, tmp_path: Path
 ) -> None:
     source, archive = grown
-    (archive / layout.seal(1)).unlink()
-    (archive / layout.part(1, 1)).unlink()
+    reopened(archive, 1)
     with pytest.raises(SettingsError, match=r"quality \(given 7.0, here 4.0\), verify \(given False, here True\)"):
         pack(source, archive, fake_bundle, replace(SMALL, quality=7.0, verify=False), resume=1)
     other_source, other_bundle = folder(tmp_path / "t", {}), archive_builder.bundle(tmp_path / "other", "another")
@@ -169,10 +184,10 @@ def test_resuming_a_run_with_other_settings_is_refused_naming_them(
 
 def test_resuming_does_nothing_else(grown: tuple[Path, Path], fake_bundle: Path) -> None:
     source, archive = grown
-    (archive / layout.seal(1)).unlink()
+    reopened(archive)
     folder(source, {"e.png": png(50)})
     assert pack(source, archive, fake_bundle, resume=1).runs == [1]
-    assert report.runs(Store(str(archive))) == [1]
+    assert log.read(Store(str(archive))).runs == 1
 
 
 def test_the_loser_of_the_manifest_adopts_the_winners_plan(
@@ -185,7 +200,7 @@ def test_the_loser_of_the_manifest_adopts_the_winners_plan(
         settings = replace(SMALL, quality=9.0, max_images_per_shard=1)
         archives.plan_run(open_source(str(source)), Store(str(archive)), settings, Models(str(fake_bundle), codec=FAKE))
 
-    before(monkeypatch, "manifest.json", winner)
+    before(monkeypatch, layout.record(2), winner)
     assert pack(source, archive, fake_bundle).runs == [1]
     assert [(row["quality_lambda"], row["shard"]) for row in rows(archive)] == [(9.0, 0), (9.0, 1)]
     assert len(list((archive / "runs").iterdir())) == 1
@@ -199,7 +214,8 @@ def test_a_run_that_another_runner_opened_meanwhile_is_adopted(
     store, models = Store(str(archive)), Models(str(fake_bundle), codec=FAKE)
     assert archives.plan_run(open_source(str(source)), store, SMALL, models) == 2
     assert archives.plan_run(open_source(str(source)), store, SMALL, models) == 2
-    monkeypatch.setattr(archives, "open_run", lambda _: None)  # as seen by a runner that looked just before
+    settled, seen = archives.settled, [replace(log.read(store), opened="")]  # by a runner that looked just before
+    monkeypatch.setattr(archives, "settled", lambda archive: seen.pop() if seen else settled(archive))
     pack(source, archive, fake_bundle)
     assert [row["key"] for row in rows(archive) if row["run"] > 1] == ["e.png"]
 
@@ -211,20 +227,18 @@ def test_a_closed_run_goes_without_its_missing_shards_and_their_pictures_return_
     store = Store(str(archive))
     with pytest.raises(ArchiveError, match="run 1 cannot be closed, no run is open"):
         archives.close_run(store, 1, "why not")
-    (archive / layout.seal(1)).unlink()
     late = (archive / layout.part(1, 0)).read_bytes()
-    (archive / layout.part(1, 0)).unlink()
+    reopened(archive, 0)
     with pytest.raises(SettingsError, match="give one"):
         archives.close_run(store, 1, " ")
     assert archives.close_run(store, 1, "the disk of its machine died") == [0]
     seal = json.loads((archive / layout.seal(1)).read_bytes())
     assert seal["closed"] == {"reason": "the disk of its machine died", "missing": [0]}
     assert [row["key"] for row in rows(archive)] == ["d.png"]
-    assert not list((archive / layout.shards(1)).glob("000000-*"))
 
     (archive / layout.part(1, 0)).write_bytes(late)  # a runner that did not hear of it
     with pytest.raises(ArchiveError, match=r"run 1 was closed meanwhile \(the disk of its machine died\)"):
-        archives.seal(store, Manifest.from_bytes(store.read(layout.manifest(1)), ""))
+        archives.seal(store, Manifest.from_bytes(store.read(manifest_name(archive)), ""))
     assert pack(source, archive, fake_bundle).runs == [2]
     assert sorted(row["key"] for row in rows(archive)) == ["a.png", "b.png", "c.png", "d.png"]
 
@@ -235,15 +249,15 @@ def test_the_loser_of_a_part_removes_its_tar_and_keeps_the_winners_rows(
     source, archive = grown
     winning_part = archive / layout.part(1, 1)
     table = pa.parquet.read_table(winning_part)
-    (archive / layout.seal(1)).unlink()
-    winning_part.unlink()
+    reopened(archive, 1)
     own = next((archive / layout.shards(1)).glob("000001-*"))
     winning_tar = layout.tar(1, 1, "e" * 64)
 
     def winner() -> None:
         (archive / winning_tar).write_bytes(own.read_bytes())
-        metadata = {**table.schema.metadata, b"tar": winning_tar.encode()}
-        pa.parquet.write_table(table.replace_schema_metadata(metadata), winning_part)
+        about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()} | {"tar": winning_tar}
+        rows = [row | {"tar": winning_tar} for row in table.to_pylist()]
+        winning_part.write_bytes(index_files.encoded(rows, about))
 
     before(monkeypatch, "part-000001", winner)
     pack(source, archive, fake_bundle)
@@ -255,9 +269,8 @@ def test_the_loser_of_a_part_removes_its_tar_and_keeps_the_winners_rows(
 def test_a_run_is_not_sealed_while_a_shard_is_missing(grown: tuple[Path, Path]) -> None:
     _, archive = grown
     store = Store(str(archive))
-    (archive / layout.seal(1)).unlink()
-    (archive / layout.part(1, 0)).unlink()
-    plan = Manifest.from_bytes(store.read(layout.manifest(1)), "")
+    reopened(archive, 0)
+    plan = Manifest.from_bytes(store.read(manifest_name(archive)), "")
     with pytest.raises(ArchiveError, match="cannot be sealed before it is done"):
         archives.seal(store, plan)
     assert not (archive / layout.seal(1)).exists()
@@ -274,7 +287,7 @@ def test_the_seal_names_every_part_with_size_and_hash(packed: tuple[Path, Path])
 
 def test_a_damaged_listing_stops_the_run(grown: tuple[Path, Path], fake_bundle: Path) -> None:
     source, archive = grown
-    (archive / layout.seal(1)).unlink()
+    reopened(archive)
     frozen = next((archive / layout.run(1)).glob("listing-*"))
     frozen.write_bytes(frozen.read_bytes()[:-1] + b"?")
     with pytest.raises(ArchiveError, match=r"listing-.*damaged"):
@@ -294,7 +307,7 @@ def test_more_runs_follow_until_the_listing_is_empty(
 
 def test_the_settings_and_surroundings_of_a_run_are_in_its_manifest(packed: tuple[Path, Path]) -> None:
     source, archive = packed
-    manifest = json.loads((archive / layout.manifest(1)).read_bytes())
+    manifest = json.loads((archive / manifest_name(archive)).read_bytes())
     assert manifest["settings"] == {
         **SMALL.__dict__,
         "discard": list(SMALL.discard),
@@ -347,13 +360,12 @@ def test_a_wrong_bundle_stops_before_a_run_is_opened(tmp_path: Path) -> None:
         pack(source, tmp_path / "a", tmp_path / "nothing")
     with pytest.raises(ArchiveError, match="no bundle here"):
         pack(source, tmp_path / "a", source)
-    assert report.runs(Store(str(tmp_path / "a"))) == []
+    assert log.read(Store(str(tmp_path / "a"))).runs == 0
 
 
 def test_an_exchanged_bundle_in_escrow_is_noticed(grown: tuple[Path, Path], fake_bundle: Path) -> None:
     source, archive = grown
-    (archive / layout.seal(1)).unlink()
-    (archive / layout.part(1, 0)).unlink()
+    reopened(archive, 0)
     next((archive / "escrow").glob("*/salt")).write_bytes(b"other")
     with pytest.raises(ArchiveError, match="not the bundle it is kept as"):
         pack(source, archive, fake_bundle)

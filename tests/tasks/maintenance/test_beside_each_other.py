@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from codec.errors import ArchiveError
-from tasks.archive import compacted, layout, report
+from tasks.archive import erasing, layout, log, report
 from tasks.compress import runs
 from tasks.maintenance import compaction
 from tasks.maintenance.audit import audit
@@ -39,27 +39,32 @@ def restored(archive: Path, target: Path) -> dict[str, bytes]:
 
 
 def holds(archive: Path, content: bytes) -> bool:
-    return any(content in path.read_bytes() for path in archive.rglob("*") if path.is_file())
+    return any(content in path.read_bytes() for path in archive.rglob("shards/*"))
 
 
-def test_a_run_that_is_sealed_before_the_erasure_is_published_is_erased_too(
+def begins(archive: Path) -> str:
+    """The record that the next change of an archive will be."""
+    return layout.record(log.number(Store(str(archive))) + 1)
+
+
+def test_a_run_that_is_sealed_before_the_erasure_is_on_record_is_erased_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make(tmp_path / "a", RUNS)
     later = lambda: make(tmp_path / "a", [*RUNS, {"b": b"b once more", "z": b"zzz"}])  # noqa: E731
-    assert first(monkeypatch, "publish", layout.forgetting(1), later) or forget(store, ["b"]) == 3
+    done = first(monkeypatch, "publish", begins(tmp_path / "a"), later)
+    assert forget(store, ["b"]) == 3
+    assert done
     assert not holds(tmp_path / "a", b"b once more")
     assert restored(tmp_path / "a", tmp_path / "out")["z"] == b"zzz"
     assert audit(str(tmp_path / "a")).problems == []
 
 
-def test_a_companion_that_comes_meanwhile_takes_the_erasure_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_companion_that_comes_meanwhile_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make(tmp_path / "a", [{"b.jpg": b"bbb"}])
     later = lambda: make(tmp_path / "a", [{"b.jpg": b"bbb"}, {"b.mov": b"a film"}])  # noqa: E731
-    first(monkeypatch, "publish", layout.forgetting(1), later)
-    with pytest.raises(ArchiveError, match="came meanwhile"):
+    first(monkeypatch, "publish", begins(tmp_path / "a"), later)
+    with pytest.raises(ArchiveError, match=r"'b.mov' belong to what is to be forgotten"):
         forget(store, ["b.jpg"])
     assert restored(tmp_path / "a", tmp_path / "out").keys() == {"b.jpg", "b.mov"}
     assert forget(store, ["b.jpg"], companions="too") == 2
@@ -71,13 +76,11 @@ def test_a_run_that_was_planned_before_an_erasure_does_not_bring_the_picture_bac
     source, archive = folder(tmp_path / "s", {"a.png": png(1), "b.png": png(2)}), tmp_path / "a"
     pack(source, archive, fake_bundle)
     folder(source, {"b.png": png(3), "c.png": png(4)})
-    done = first(monkeypatch, "publish", layout.manifest(2), lambda: forget(Store(str(archive)), ["b.png"]))
+    done = first(monkeypatch, "publish", begins(archive), lambda: forget(Store(str(archive)), ["b.png"]))
     pack(source, archive, fake_bundle)
     assert done
-    found = {(row["key"], row["run"]): row for row in rows(archive)}
-    assert found["b.png", 2]["status"] == "forgotten"
-    assert found["b.png", 2]["tar"] is None and found["b.png", 2]["source_sha256"] is None
-    assert found["c.png", 2]["status"] == "compressed"
+    found = {(row["key"], row["run"]): row["status"] for row in rows(archive)}
+    assert found == {("a.png", 1): "compressed", ("b.png", 1): "forgotten", ("c.png", 2): "compressed"}
     assert pack(source, archive, fake_bundle).runs == []
 
 
@@ -89,37 +92,62 @@ def test_a_compaction_beside_an_erasure_names_no_tar_that_is_gone(
     if compacted_before:
         compaction.compact(store)
     make(tmp_path / "a", RUNS)
-    done = first(monkeypatch, "replace", layout.CURRENT, lambda: forget(store, ["b"]))
-    compaction.compact(store)
+    done = first(monkeypatch, "publish", begins(tmp_path / "a"), lambda: forget(store, ["b"]))
+    compaction.compact(store, afresh=True)
     assert done
     assert restored(tmp_path / "a", tmp_path / "out").keys() == {"a", "c", "d", "f", "h", "trip/g.jpg"}
     assert {row["status"] for row in report.query(store, "SELECT * FROM rows WHERE key = 'b'")} == {"forgotten"}
     assert audit(str(tmp_path / "a")).problems == []
-    monkeypatch.undo()
-    assert compaction.compact(store).runs == len(RUNS)
-    assert compacted.current(store).runs == len(RUNS)
-    assert restored(tmp_path / "a", tmp_path / "two").keys() == {"a", "c", "d", "f", "h", "trip/g.jpg"}
+    assert [table.last_run for table in log.read(store).tables] == [len(RUNS)]
 
 
 def test_a_sealer_that_pauses_removes_nothing_that_others_published_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, number = make(tmp_path / "a", RUNS[:2], seal=False), 2
-    real, waiting = runs._remove_orphans, [True]
+    store = make(tmp_path / "a", RUNS[:2], seal=False)
+    plan = log.plan(store, log.read(store), 2)
 
-    def paused(*arguments: Any) -> None:
-        if waiting.pop() if waiting else False:
-            runs.seal(store, runs.manifest.read(store, number))  # another sealer comes first
-            forget(store, ["f"])  # gives the tar of its shard a new name
-        real(*arguments)
+    def others() -> None:
+        runs.seal(store, plan)
+        forget(store, ["f"])  # gives the tar of its shard a new name
 
-    monkeypatch.setattr(runs, "_remove_orphans", paused)
-    with pytest.raises(ArchiveError, match="sealed with other parts"):
-        runs.seal(store, runs.manifest.read(store, number))
-    assert not waiting
-    monkeypatch.undo()
+    done = first(monkeypatch, "publish", begins(tmp_path / "a"), others)
+    assert runs.seal(store, plan) == []
+    assert done
     assert audit(str(tmp_path / "a")).problems == []
     restored(tmp_path / "a", tmp_path / "out")
+
+
+def test_an_erasure_that_another_carries_out_meanwhile_leaves_nothing_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(tmp_path / "a", RUNS)
+    begun, ended = begins(tmp_path / "a"), layout.record(log.number(store) + 2)
+
+    def others() -> None:
+        erasing.finish(store)
+        forget(store, ["a", "c"])  # takes away what the first erasure made
+
+    done = first(monkeypatch, "publish", ended, others)
+    assert forget(store, ["b"]) == 2
+    assert done
+    assert store.exists(begun)
+    assert not any(holds(tmp_path / "a", content) for content in (b"bbb", b"aaa", b"ccc"))
+    monkeypatch.undo()
+    assert audit(str(tmp_path / "a")).problems == []
+    assert restored(tmp_path / "a", tmp_path / "out").keys() == {"d", "f", "h", "trip/g.jpg"}
+
+
+def test_a_repair_that_comes_late_does_not_bring_back_what_was_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, mirror = make(tmp_path / "a", RUNS), make(tmp_path / "mirror", RUNS)
+    tar = report.query(store, "SELECT tar FROM rows WHERE key = 'b' AND run = 1")[0]["tar"]
+    store.replace(tar, store.read(tar)[:-1] + b"?")
+    done = first(monkeypatch, "replace", tar, lambda: forget(store, ["b"]))
+    audit(store.url, repair_from=mirror.url)
+    assert done
+    assert not holds(tmp_path / "a", b"bbb")
 
 
 def test_a_repair_that_fails_leaves_what_was_there_and_the_findings(

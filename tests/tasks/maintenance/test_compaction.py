@@ -1,32 +1,53 @@
 """The report of sealed runs in a few sorted files: the same rows for every reader, whatever happens meanwhile."""
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
-from codec.errors import ArchiveError
-from tasks.archive import compacted, layout, report
+from tasks.archive import index_files, layout, log, report, tables
+from tasks.archive.index_files import IndexFile
+from tasks.archive.log import Head
 from tasks.maintenance import compaction
+from tasks.maintenance.audit import audit
 from tasks.storage.store import Store
 from tests.support.archive_builder import rows
 from tests.support.codecless_archives import make
 from tests.support.maintenance_runs import RUNS, killed
 
-_FILLED = compaction._filled
+_FILLED = tables._filled
+
+
+def read_by(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> list[str]:
+    """The files of the index that something reads."""
+    read: list[str] = []
+    with monkeypatch.context() as patch:
+        for function in ("read", "fetch"):
+            real = getattr(index_files, function)
+
+            def noted(archive: Store, file: IndexFile, *more: Any, real: Any = real) -> Any:
+                read.append(file.name)
+                return real(archive, file, *more)
+
+            patch.setattr(index_files, function, noted)
+        act()
+    return read
 
 
 @pytest.fixture
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compaction, "ROWS_PER_FILE", 4)
+    monkeypatch.setattr(tables, "ROWS_PER_FILE", 4)
 
 
-def test_every_row_is_there_sorted_by_key_in_files_that_say_what_they_hold(tmp_path: Path, small_files: None) -> None:
+def test_every_row_is_there_sorted_by_key_in_files_that_say_what_they_hold(
+    tmp_path: Path, small_files: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = make(tmp_path / "a", RUNS)
     before = rows(tmp_path / "a", "key, run")
-    table = compaction.compact(store)
-    assert (table.generation, table.runs, table.rows) == (1, 3, len(before))
+    [table] = compaction.compact(store).tables
+    assert (table.first_run, table.last_run, table.rows) == (1, 3, len(before))
     assert rows(tmp_path / "a", "key, run") == before
     assert [file.rows for file in table.files] == [4, 4, 3]
     keys = [row["key"] for row in before]
@@ -37,19 +58,19 @@ def test_every_row_is_there_sorted_by_key_in_files_that_say_what_they_hold(tmp_p
     ]
     for file in table.files:
         assert (store.size(file.name), store.sha256(file.name)) == (file.size, file.sha256)
-    assert report.files(store) == [file.name for file in table.files]
+    assert read_by(monkeypatch, lambda: report.rows(store)) == [file.name for file in table.files]
 
 
 def test_sorted_a_range_of_keys_at_a_time_the_files_are_the_same(
     tmp_path: Path, small_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make(tmp_path / "a", RUNS)
-    whole = compaction.compact(store)
+    [whole] = compaction.compact(store).tables
     asked: list[Any] = []
     for rows_at_once in (1, 3):
-        monkeypatch.setattr(compaction, "ROWS_SORTED_AT_ONCE", rows_at_once)
-        monkeypatch.setattr(compaction, "_filled", lambda batches, f=_FILLED: f(asked.append(b) or b for b in batches))
-        ranges = compaction.compact(store, afresh=True)
+        monkeypatch.setattr(tables, "ROWS_SORTED_AT_ONCE", rows_at_once)
+        monkeypatch.setattr(tables, "_filled", lambda batches, f=_FILLED: f(asked.append(b) or b for b in batches))
+        [ranges] = compaction.compact(store, afresh=True).tables
         assert [(file.sha256, file.first, file.last) for file in ranges.files] == [
             (file.sha256, file.first, file.last) for file in whole.files
         ]
@@ -57,12 +78,14 @@ def test_sorted_a_range_of_keys_at_a_time_the_files_are_the_same(
         asked.clear()
 
 
-def test_sealed_runs_only_are_compacted_and_open_ones_are_read_beside_them(tmp_path: Path) -> None:
+def test_sealed_runs_only_are_compacted_and_open_ones_are_read_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = make(tmp_path / "a", RUNS, seal=False)
     before = rows(tmp_path / "a")
-    assert compaction.compact(store).runs == 2
+    assert compaction.compact(store).tabled == 2
     assert rows(tmp_path / "a") == before
-    assert report.files(store)[1:] == [layout.part(3, 0)]
+    assert read_by(monkeypatch, lambda: report.rows(store))[1:] == [layout.part(3, 0)]
     assert report.rows(store, [1]).count_rows() == 5
     assert report.rows(store, [2, 3]).count_rows() == 6
     assert report.rows(store, [1, 2]).count_rows() == 9
@@ -70,69 +93,61 @@ def test_sealed_runs_only_are_compacted_and_open_ones_are_read_beside_them(tmp_p
 
 def test_a_compaction_without_new_runs_changes_nothing(tmp_path: Path) -> None:
     store = make(tmp_path / "a", RUNS)
-    assert compaction.compact(make(tmp_path / "none", [])) == compacted.Table()
+    assert compaction.compact(make(tmp_path / "none", [])).tables == ()
     first = compaction.compact(store)
-    assert compaction.compact(store) == first
-    assert compaction.generations(store) == [1]
+    assert compaction.compact(store) == first == log.read(store)
 
 
 def test_some_keys_are_looked_up_in_the_files_that_may_hold_them(
     tmp_path: Path, small_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make(tmp_path / "a", RUNS)
-    table = compaction.compact(store)
-    make(tmp_path / "a", [*RUNS, {"b": b"bbb3"}])
-    read: list[str] = []
-    read_range = Store.read_range
-
-    def counted(self: Store, name: str, offset: int, length: int) -> bytes:
-        read.append(name)
-        return read_range(self, name, offset, length)
-
-    monkeypatch.setattr(Store, "read_range", counted)
-    found = sorted(report.lookup(store, ["b", "zzz"]).to_pylist(), key=lambda row: int(row["run"]))
-    assert [(row["key"], row["run"]) for row in found] == [("b", 1), ("b", 2), ("b", 4)]
-    assert read == [table.files[0].name]
+    [table] = compaction.compact(store).tables
+    make(tmp_path / "a", [*RUNS, {"b": b"bbb3"}], seal=False)
+    found: list[Any] = []
+    read = read_by(monkeypatch, lambda: found.extend(report.lookup(store, ["b", "zzz"]).to_pylist()))
+    assert sorted((row["key"], row["run"]) for row in found) == [("b", 1), ("b", 2), ("b", 4)]
+    assert read == [table.files[0].name, layout.part(4, 0)]
 
 
-def test_the_generation_that_readers_may_have_begun_is_kept_and_older_ones_go(tmp_path: Path) -> None:
+def test_the_tables_that_readers_may_have_begun_are_kept_and_older_ones_go(tmp_path: Path) -> None:
     runs: list[Any] = list(RUNS)
     store = make(tmp_path / "a", runs)
-    kept = []
+    seen = []
     for number in range(3):
-        compaction.compact(store)
-        kept.append(compaction.generations(store))
+        seen.append({file.name for file in tables.every_file(log.read(store).tables)})
         runs.append({f"new{number}": b"new"})
         make(tmp_path / "a", runs)
-    assert kept == [[1], [1, 2], [2, 3]]
+    there = {name for files in seen for name in files if store.exists(name)}
+    assert there & seen[2] == seen[2], "those before the last"
+    assert not there & (seen[0] - seen[1] - seen[2])
+    assert audit(str(tmp_path / "a")).problems == []
 
 
-def test_of_two_compactions_at_a_time_the_later_one_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_are_few_however_many_runs_there_are_and_few_rows_are_written_again(tmp_path: Path) -> None:
+    runs = [{f"{run:03d}": b"%d" % run} for run in range(60)]
+    store = make(tmp_path / "a", runs)
+    head = log.read(store)
+    assert head.tables[0].first_run == 1
+    assert head.tabled == 60
+    assert len(head.tables) <= 4
+    assert all(older.rows >= tables.FACTOR * newer.rows for older, newer in itertools.pairwise(head.tables))
+    assert report.rows(store).count_rows() == 60
+
+
+def test_a_compaction_that_another_overtakes_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make(tmp_path / "a", RUNS)
-    write = compaction._write
+    whole = tables.whole
 
-    def overtaken(archive: Store, generation: int, source: Any) -> Any:
-        yield from write(archive, generation, source)
-        monkeypatch.setattr(compaction, "_write", write)
-        assert compaction.compact(archive).generation == 2
+    def overtaken(archive: Store, head: Head, *, afresh: bool) -> Any:
+        monkeypatch.setattr(tables, "whole", whole)
+        make(tmp_path / "a", [*RUNS, {"z": b"zzz"}])
+        return whole(archive, head, afresh=afresh)
 
-    monkeypatch.setattr(compaction, "_write", overtaken)
-    assert compaction.compact(store).generation == 2
-    assert compacted.current(store).generation == 2
-    assert report.rows(store).count_rows() == 11
-
-
-def test_a_compaction_that_would_lose_a_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = make(tmp_path / "a", RUNS)
-    filled = compaction._filled
-
-    def losing(reader: pa.RecordBatchReader) -> Any:
-        return (table.slice(1) for table in filled(reader))
-
-    monkeypatch.setattr(compaction, "_filled", losing)
-    with pytest.raises(ArchiveError, match="10 of 11 rows were compacted; nothing was changed"):
-        compaction.compact(store)
-    assert report.rows(store).count_rows() == 11
+    monkeypatch.setattr(tables, "whole", overtaken)
+    assert [table.last_run for table in compaction.compact(store, afresh=True).tables] == [4]
+    assert report.rows(store).count_rows() == 12
+    assert audit(str(tmp_path / "a")).problems == []
 
 
 def test_killed_anywhere_no_row_is_lost_and_the_next_compaction_completes(tmp_path: Path) -> None:
@@ -144,13 +159,6 @@ def test_killed_anywhere_no_row_is_lost_and_the_next_compaction_completes(tmp_pa
     assert len(copies) >= 3
     for copy in copies:
         assert rows(copy, "key, run") == before
-        table = compaction.compact(Store(str(copy)))
-        assert (table.runs, table.rows) == (3, 11)
+        [table] = compaction.compact(Store(str(copy))).tables
+        assert (table.last_run, table.rows) == (3, 11)
         assert rows(copy, "key, run") == before
-
-
-def test_a_damaged_pointer_says_what_to_do(tmp_path: Path) -> None:
-    store = make(tmp_path / "a", RUNS)
-    store.replace(layout.CURRENT, b'{"format": 1}')
-    with pytest.raises(ArchiveError, match=r"CURRENT.json: damaged; remove it and compact"):
-        report.rows(store)

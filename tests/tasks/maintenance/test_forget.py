@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from codec.errors import ArchiveError
-from tasks.archive import erasures, layout, manifest, report
-from tasks.archive.erasures import refuse_unfinished
+from tasks.archive import layout, log, report
 from tasks.compress import listing
-from tasks.maintenance import compaction, forget
+from tasks.compress.runs import settled
+from tasks.maintenance import compaction, forget, holds
 from tasks.maintenance.audit import audit
 from tasks.restore.restore import restore
 from tasks.sources import sharding
@@ -96,7 +96,7 @@ def test_a_forgotten_key_is_never_listed_again(tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     archive = Store(str(tmp_path / "a"))
     limits = sharding.Limits(9, 10**9, 9)
-    frozen = listing.freeze(open_source(str(source)), archive, 4, limits, tmp_path / "scratch")
+    frozen = listing.freeze(open_source(str(source)), archive, log.read(archive), limits, tmp_path / "scratch")
     listed = listing.read(Store(str(tmp_path / "scratch")), frozen.path.name, 0, 9)
     assert {row["key"]: row["state"] for row in listed} == {
         "new": "new",
@@ -115,22 +115,39 @@ def test_killed_anywhere_and_run_again_the_erasure_is_the_same(tmp_path: Path) -
     for copy in copies:
         store = Store(str(copy))
         assert report.rows(store).count_rows() == 11
-        if int(copy.name) > 0:
-            with pytest.raises(ArchiveError, match="an erasure was interrupted"):
-                refuse_unfinished(store)
-            assert forget.forget(store, []) == 3
-        assert forget.forget(store, ["b", "c"]) in (0, 3)
+        restored(copy, tmp_path / f"as it is after {copy.name}")
+        begun = log.read(store).erasure is not None
+        assert begun == (int(copy.name) > 0)
+        assert forget.forget(store, ["b", "c"]) == 3
+        assert forget.forget(store, []) == 0
         assert tree(copy) == undisturbed
         assert audit(str(copy)).problems == []
     assert restored(archive, tmp_path / "out") == {key: kept[key] for key in kept if key not in ("b", "c")}
 
 
-def test_a_plan_that_met_an_open_run_is_withdrawn(tmp_path: Path) -> None:
-    store = make(tmp_path / "a", RUNS, seal=False)
-    store.publish(layout.forgetting(1), manifest.to_json({"format": 1, "keys": ["b"], "tars": {}, "parts": []}))
-    with pytest.raises(ArchiveError, match="run 3 is open"):
-        forget.forget(store, [])
-    assert erasures.unfinished(store) == []
+def test_a_run_ends_an_erasure_that_was_interrupted(tmp_path: Path) -> None:
+    archive = tmp_path / "a"
+    make(archive, RUNS)
+    for copy in killed("forget", archive, tmp_path / "killed")[1:]:
+        head = settled(Store(str(copy)))
+        assert (head.erasure, head.open_run) == (None, None)
+        assert "b" not in restored(copy, tmp_path / f"out {copy.name}")
+        assert audit(str(copy)).problems == []
+
+
+def test_a_key_on_hold_is_not_forgotten_until_it_is_released(tmp_path: Path) -> None:
+    store = make(tmp_path / "a", RUNS)
+    holds.hold(store, "b", "a court asked")
+    state = tree(tmp_path / "a")
+    with pytest.raises(ArchiveError, match=r"'b' is on hold \(a court asked\); release it"):
+        forget.forget(store, ["a", "b"])
+    assert tree(tmp_path / "a") == state
+    with pytest.raises(ArchiveError, match="no picture under the key 'e'"):
+        holds.hold(store, "e", "a court asked")
+    with pytest.raises(ArchiveError, match="'a' is not on hold"):
+        holds.release(store, "a")
+    holds.release(store, "b")
+    assert forget.forget(store, ["b"]) == 2
 
 
 def test_companions_are_named_and_forgotten_or_left_as_is_said(tmp_path: Path) -> None:

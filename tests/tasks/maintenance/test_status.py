@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from codec.errors import ArchiveError
+from tasks.archive import erasing
 from tasks.compress.runs import close_run
 from tasks.maintenance import compaction, forget
 from tasks.maintenance.status import status
@@ -59,7 +60,7 @@ def test_a_closed_run_and_an_interrupted_erasure(tmp_path: Path, monkeypatch: py
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(forget, "_rewrite_part", interrupted)
+    monkeypatch.setattr(erasing, "_part", interrupted)
     with pytest.raises(KeyboardInterrupt):
         forget.forget(store, ["b"])
     found = status(str(tmp_path / "a"))

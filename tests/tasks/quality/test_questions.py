@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 from codec.errors import ArchiveError, SettingsError
-from tasks.archive import manifest, report
+from tasks.archive import log, report
 from tasks.archive.opening import create
 from tasks.compress import listing
 from tasks.quality.questions import QUESTIONS, SQL, answer, sql
@@ -133,7 +133,8 @@ def by_duckdb(archive: str) -> Ask:
 def by_pandas(archive: str) -> Ask:
     """pyarrow reads the files, pandas holds them, DuckDB queries the frames."""
     store = Store(archive)
-    plans = [manifest.read(store, run) for run in report.runs(store)]
+    head = log.read(store)
+    plans = [log.plan(store, head, run) for run in range(1, head.runs + 1)]
     listings = parquet.dataset(store, [plan.listing for plan in plans], listing.LISTING)
     frames = {"rows": report.rows(store).to_table().to_pandas(), "listings": listings.to_table().to_pandas()}
     connection = duckdb.connect()

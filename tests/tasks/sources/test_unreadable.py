@@ -12,7 +12,8 @@ import pytest
 
 from codec.errors import ArchiveError
 from tasks import dataset
-from tasks.archive import layout
+from tasks.archive import log
+from tasks.archive.log import Head
 from tasks.compress import listing
 from tasks.sources import reading
 from tasks.sources.filters import Filter
@@ -42,7 +43,9 @@ def said(archive: Path, run: int = 1) -> list[tuple[Any, ...]]:
 
 def listed(source: Path, archive: Path, tmp_path: Path, run: int) -> dict[str, str]:
     """The states of a run's listing."""
-    frozen = listing.freeze(open_source(str(source)), Store(str(archive)), run, Limits(100, 10**9, 9), tmp_path)
+    store = Store(str(archive))
+    assert log.read(store).runs == run - 1
+    frozen = listing.freeze(open_source(str(source)), store, log.read(store), Limits(100, 10**9, 9), tmp_path)
     found = listing.read(Store(str(frozen.path.parent)), frozen.path.name, 0, 10**9)
     return {row["key"]: row["state"] for row in found}
 
@@ -123,7 +126,7 @@ def test_a_place_that_is_left_aside_is_no_failure_and_one_that_no_pattern_takes_
     source.entries = lambda: iter([*found, *places])  # type: ignore[method-assign]
     chosen = Filter(include=("*.png",))
     limits = Limits(9, 10**9, 9)
-    frozen = listing.freeze(source, Store(str(tmp_path / "a")), 1, limits, tmp_path, chosen=chosen)
+    frozen = listing.freeze(source, Store(str(tmp_path / "a")), Head(), limits, tmp_path, chosen=chosen)
     state = {row["key"]: row["state"] for row in listing.read(Store(str(tmp_path)), frozen.path.name, 0, 99)}
     assert state == {"a.png": "new", "x/": "unreadable", "@eaDir/": "excluded"}
 
@@ -264,7 +267,7 @@ def test_an_archive_inside_its_source_through_a_link_is_refused(tmp_path: Path, 
     for _ in range(2):
         with pytest.raises(ArchiveError, match=r"its source reaches it, as .*elsewhere/a; keep the archive elsewhere"):
             pack(source, tmp_path / "outside" / "a", fake_bundle)
-    assert not Store(str(tmp_path / "outside" / "a")).exists(layout.manifest(1))
+    assert log.read(Store(str(tmp_path / "outside" / "a"))).runs == 0
 
 
 def test_of_what_has_grown_no_more_is_read_than_was_promised_and_a_byte(

@@ -1,0 +1,207 @@
+"""An erasure carried out: whoever meets one that was begun ends it.
+
+Its record has the whole plan: the members to cut out of each tar, and the parts with a row to change. Each step gives
+the same when it is repeated, whoever repeats it:
+
+1. A tar is copied without the members, its other bytes as they were, under a new name.
+2. Parts, and the files of tables, with a row to change are written anew under new names: rows of the keys become
+   tombstones, rows of the tars point at the new ones. A tombstone keeps key, version, source_uri, source_bytes, run,
+   shard and created_at; no hash and nothing measured. So are the seals that name those parts.
+3. One record puts the new names in force. Before it, readers see all as it was; after it, as it will be.
+4. The names that went out of force are removed, and a last record says so.
+
+No name is used twice, so a step that comes late overwrites nothing and its result is read by nobody; who finds that it
+came late removes it. Shards are not committed meanwhile: no erasure begins while a run is open, and no run opens
+during one. What stays are the frozen listings, which hold keys, sizes and, of sources of one size, hashes.
+"""
+
+import tarfile
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+
+from codec.errors import ArchiveError
+from tasks.archive import index_files, layout, log, manifest, report, tables
+from tasks.archive.index_files import DamagedError, IndexFile
+from tasks.archive.log import Erasure, Head, Table, TableFile
+from tasks.archive.schema import SCHEMA
+from tasks.storage.store import NotFoundError, Store, sha256_of
+
+_TOMBSTONE = ("key", "version", "source_uri", "source_bytes", "run", "shard", "created_at")
+
+
+@dataclass
+class _Moved:
+    """What became of a tar: its new name, empty if nothing is left, and the new offset of each member by the old."""
+
+    tar: str
+    offsets: dict[int, int] = field(default_factory=dict)
+
+
+def finish(archive: Store) -> Head:
+    """The head for whoever is about to change it, after the erasure that was begun, if one was, is carried out."""
+    while (head := log.writable(archive)).erasure is not None:
+        if not head.erasure.remove:
+            _rewrite(archive, head, head.erasure)
+            continue
+        for name in head.erasure.remove:
+            archive.remove(name)
+        log.append(archive, head, "forgotten", replace(head, erasure=None), rows=head.erasure.rows)
+    return head
+
+
+def _rewrite(archive: Store, head: Head, erasure: Erasure) -> None:
+    """Write anew what an erasure changes, and put it in force."""
+    made: list[str] = []
+    try:
+        after = _rewritten(archive, head, erasure, made)
+        if log.append(archive, head, "rewritten", after):
+            return
+    except (NotFoundError, DamagedError):  # somebody else was faster, and removed what is to be rewritten
+        if log.number(archive) == head.record:
+            raise
+    now = log.read(archive)
+    for name in made:
+        if not in_force(archive, now, name):
+            archive.remove(name)
+
+
+def _rewritten(archive: Store, head: Head, erasure: Erasure, made: list[str]) -> Head:
+    """The head with the new names; `made` gets each as soon as it is published."""
+    moved = {tar: _without(archive, tar, offsets, erasure.number, made) for tar, offsets in erasure.tars.items()}
+    keys = set(erasure.keys)
+    parts: dict[str, dict[str, Any]] = {}
+    for name in erasure.parts:
+        parts[name] = _part(archive, head, name, keys, moved, made)
+    seals = {}
+    for run in sorted({layout.run_of(name) for name in erasure.parts}):
+        document = log.seal(archive, head, run)
+        document["parts"] = [parts.get(part["name"], part) for part in document["parts"]]
+        data = manifest.to_json(document)
+        seals[run] = layout.rewritten_seal(run, sha256_of(data))
+        _publish(archive, seals[run], data, made)
+    after = replace(head, seals={**head.seals, **seals}, retired=())
+    written = (_table(archive, head, after, table, keys, moved, made) for table in head.tables)
+    after = replace(after, tables=tuple(written))
+    kept = {file.name for file in tables.every_file(after.tables)}
+    out_of_force = [file.name for file in tables.every_file(head.tables) if file.name not in kept]
+    replaced = [*erasure.tars, *erasure.parts, *(head.seal(run) for run in seals), *out_of_force, *head.retired]
+    return replace(after, erasure=Erasure(erasure.number, erasure.rows, erasure.keys, remove=tuple(replaced)))
+
+
+def in_force(archive: Store, head: Head, name: str) -> bool:
+    """Whether a tar, part, seal or table is named by a head, or by what it names."""
+    if not name.startswith(f"{layout.RUNS}/"):
+        return any(file.name == name for file in tables.every_file(head.tables))
+    run = layout.run_of(name)
+    if run not in head.sealed:
+        return True
+    if name.endswith(".json"):
+        return head.seal(run) == name or log.manifest_of(log.seal(archive, head, run), run) == name
+    named = [part for part in report.parts(archive, head, run) if layout.shard_of(part.name) == layout.shard_of(name)]
+    if name.endswith(".parquet"):
+        return name in [part.name for part in named]
+    return any(tar_of(index_files.read(archive, part)) == name for part in named)
+
+
+def tar_of(part: pa.Table) -> str:
+    """The tar that a part names, empty when the shard stored nothing."""
+    return str(part.schema.metadata[b"tar"].decode())
+
+
+def _publish(archive: Store, name: str, content: bytes | Path, made: list[str]) -> None:
+    if not archive.publish(name, content):
+        raise ArchiveError(f"{archive.uri(name)}: not what it is named for; {log.REMEDY}")
+    made.append(name)
+
+
+def _without(archive: Store, tar: str, cut: Collection[int], record: int, made: list[str]) -> _Moved:
+    """Publish a tar without the members at some offsets."""
+    moved = _Moved("")
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "shard.tar"
+        with archive.open(tar) as old, path.open("wb") as new:
+            end = 0
+            with tarfile.open(fileobj=old, mode="r:") as members:
+                for member in members:
+                    end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                    if member.offset_data not in cut:
+                        moved.offsets[member.offset_data] = new.tell() + member.offset_data - member.offset
+                        _copy(old, new, member.offset, end)
+            if not moved.offsets:
+                return moved
+            _copy(old, new, end, old.seek(0, 2))
+        moved.tar = layout.rewritten_tar(layout.run_of(tar), layout.shard_of(tar), sha256_of(path), record)
+        _publish(archive, moved.tar, path, made)
+    return moved
+
+
+def _copy(old: Any, new: Any, start: int, stop: int) -> None:
+    old.seek(start)
+    while start < stop:
+        piece = old.read(min(1 << 20, stop - start))
+        new.write(piece)
+        start += len(piece)
+
+
+def _part(
+    archive: Store, head: Head, name: str, keys: set[str], moved: Mapping[str, _Moved], made: list[str]
+) -> dict[str, Any]:
+    """Publish a part with its rows changed; returns what a seal says of it."""
+    run, shard = layout.run_of(name), layout.shard_of(name)
+    sealed = next(part for part in report.parts(archive, head, run) if part.name == name)
+    part = index_files.read(archive, sealed)
+    about = {key.decode(): value.decode() for key, value in part.schema.metadata.items()}
+    about.pop(index_files.ROWS_SHA256.decode(), None)
+    if about["tar"] in moved:
+        about["tar"] = moved[about["tar"]].tar
+    data = index_files.encoded([_row(row, keys, moved) for row in part.to_pylist()], about)
+    content = index_files.sha256(data)
+    named = layout.rewritten_part(run, shard, content)
+    _publish(archive, named, data, made)
+    return {"name": named, "size": len(data), "sha256": content}
+
+
+def _row(row: dict[str, Any], keys: set[str], moved: Mapping[str, _Moved]) -> dict[str, Any]:
+    if row["key"] in keys:
+        return {name: row[name] for name in _TOMBSTONE} | {"status": "forgotten"}
+    if row["tar"] in moved:
+        move = moved[row["tar"]]
+        film = {"film_offset": move.offsets[row["film_offset"]]} if row.get("film_offset") is not None else {}
+        return row | {"tar": move.tar, "offset": move.offsets[row["offset"]]} | film
+    return row
+
+
+def _table(
+    archive: Store,
+    head: Head,
+    after: Head,
+    table: Table,
+    keys: set[str],
+    moved: Mapping[str, _Moved],
+    made: list[str],
+) -> Table:
+    """A table whose files with a row to change are written anew; a damaged one is made of the new parts."""
+    files: list[TableFile] = []
+    try:
+        for index, file in enumerate(table.files):
+            rows = index_files.read(archive, IndexFile(file.name, file.sha256))
+            chosen = pa.compute.field("key").isin(list(keys)) | pa.compute.field("tar").isin(list(moved))
+            if rows.filter(chosen).num_rows:
+                changed = pa.Table.from_pylist([_row(row, keys, moved) for row in rows.to_pylist()], SCHEMA)
+                file = tables.publish(archive, head.record + 1, index, changed)
+                made.append(file.name)
+            files.append(file)
+    except DamagedError as error:
+        report.say_instead(error)
+        afresh = replace(after, tables=())
+        parts = report.parts_of(archive, afresh, table)
+        written = tables.write(archive, afresh, table.first_run, table.last_run, [*parts])
+        made += [file.name for file in tables.every_file([written])]
+        return written
+    return replace(table, files=tuple(files))

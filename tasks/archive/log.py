@@ -1,0 +1,221 @@
+"""What holds in an archive now: the log, of which each record states the whole head.
+
+A change of state is one more record. Its number is that of the highest record plus one, and it is created exclusively:
+so it is a compare-and-swap on the head that it was computed from. Whoever loses reads the head again and decides anew.
+There is no lease and no clock. An archive of format 1 has no log; its head is read off its objects, and `upgrade`
+writes the first record.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from codec.errors import ArchiveError
+from tasks.archive import format1, layout, manifest
+from tasks.archive.manifest import Manifest
+from tasks.storage.store import Store
+
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A file of a table: its rows are sorted by key and run, from key `first` to key `last`."""
+
+    name: str
+    size: int
+    sha256: str
+    rows: int
+    first: str
+    last: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of the consecutive runs `first_run` to `last_run`, and what was listed, as tasks.archive.tables has it.
+
+    A table of format 1 has no `listed`.
+    """
+
+    first_run: int
+    last_run: int
+    files: tuple[TableFile, ...] = ()
+    listed: tuple[TableFile, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return sum(file.rows for file in self.files)
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """An erasure that was begun and is not carried out.
+
+    Before its rewriting is in force it has `tars`, the offsets of the members to cut out of each, and `parts`, those
+    with a row to change. After it `remove` is set: the names that went out of force. `number` is the record that began
+    it, `rows` counts the rows that become tombstones.
+    """
+
+    number: int
+    rows: int
+    keys: tuple[str, ...] = ()
+    tars: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Head:
+    """The state of an archive after record number `record`, 0 without a log.
+
+    Runs 1 to `runs` were opened; `opened` names the manifest of the last one while it is open. `seals` names the seals
+    that were rewritten, `tables` cover the rows of runs 1 to some run without a gap. `retired` went out of force with
+    this record; readers may still hold them, so the next change of tables removes them. `erasures` counts those begun.
+    """
+
+    record: int = 0
+    runs: int = 0
+    opened: str = ""
+    seals: Mapping[int, str] = field(default_factory=dict)
+    tables: tuple[Table, ...] = ()
+    retired: tuple[str, ...] = ()
+    erasures: int = 0
+    erasure: Erasure | None = None
+    holds: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def open_run(self) -> int | None:
+        """The run that is not sealed."""
+        return self.runs if self.opened else None
+
+    @property
+    def sealed(self) -> range:
+        """The runs that are sealed."""
+        return range(1, self.runs + (not self.opened))
+
+    @property
+    def tabled(self) -> int:
+        """The last run whose rows are in a table."""
+        return self.tables[-1].last_run if self.tables else 0
+
+    def seal(self, run: int) -> str:
+        """The name of the seal of a run."""
+        return self.seals.get(run, layout.seal(run))
+
+
+def read(archive: Store) -> Head:
+    """The head as it is now; raises ArchiveError for a damaged record."""
+    last = number(archive)
+    if not last:
+        return without_log(archive)
+    name = layout.record(last)
+    document = manifest.from_json(archive.read(name), archive.uri(name), remedy=REMEDY)
+    try:
+        if document["record"] != last:
+            raise ValueError(f"is record {document['record']}")
+        return _head(document["head"], last)
+    except (TypeError, KeyError, ValueError) as error:
+        raise ArchiveError(f"{archive.uri(name)}: damaged: {error}; {REMEDY}") from error
+
+
+REMEDY = "audit the archive with --repair-from a mirror"
+
+
+def number(archive: Store) -> int:
+    """The number of the last record, 0 where there is none, by two requests."""
+    folders = [int(name) for name in archive.children(layout.LOG) if name.isdecimal()]
+    if not folders:
+        return 0
+    names = archive.children(layout.records(max(folders)))
+    numbers = [int(name.removesuffix(".json")) for name in names if name.removesuffix(".json").isdecimal()]
+    return max(numbers, default=0)
+
+
+def writable(archive: Store) -> Head:
+    """The head for whoever is about to change it; an empty archive gets its first record.
+
+    Raises ArchiveError for one of format 1.
+    """
+    while not (head := read(archive)).record:
+        if head.runs:
+            raise ArchiveError(
+                f"{archive}: of format 1, which is read but no longer written; run `python -m flows.archive upgrade`"
+            )
+        append(archive, head, "create", head)
+    return head
+
+
+def append(archive: Store, head: Head, kind: str, after: Head, **about: Any) -> bool:
+    """Put a state in force, if the head is still the one that it was computed from; returns whether it is."""
+    after = replace(after, record=head.record + 1)
+    document = {
+        "format": manifest.FORMAT,
+        "record": after.record,
+        "kind": kind,
+        "about": about,
+        "head": _document(after),
+    }
+    stands = archive.publish(layout.record(after.record), manifest.to_json(document))
+    if not stands:
+        LOGGER.info("%s: another command came first with record %d; looking again", archive, after.record)
+    return stands
+
+
+def plan(archive: Store, head: Head, run: int) -> Manifest:
+    """The manifest of a run; raises NotFoundError, ArchiveError."""
+    name = head.opened if run == head.open_run else manifest_of(seal(archive, head, run), run)
+    return Manifest.from_bytes(archive.read(name), archive.uri(name))
+
+
+def seal(archive: Store, head: Head, run: int) -> dict[str, Any]:
+    """What the seal of a run says; raises NotFoundError, ArchiveError."""
+    name = head.seal(run)
+    return manifest.from_json(archive.read(name), archive.uri(name), remedy=REMEDY)
+
+
+def manifest_of(seal: Mapping[str, Any], run: int) -> str:
+    """The name of the manifest that a seal names; those of format 1 have one fixed name."""
+    return str(seal["manifest"].get("name", layout.manifest_of_format_1(run)))
+
+
+def without_log(archive: Store) -> Head:
+    """The head of an archive without a log, read off its objects; empty for a new one."""
+    found = format1.state(archive)
+    tables = tuple(_table(table) for table in found.pop("tables"))
+    return Head(tables=tables, **found)
+
+
+def _document(head: Head) -> dict[str, Any]:
+    document = dataclasses.asdict(head) | {"seals": {str(run): name for run, name in head.seals.items()}}
+    del document["record"]
+    return document
+
+
+def _head(document: dict[str, Any], record: int) -> Head:
+    document = dict(document)
+    erasure = document.pop("erasure")
+    if erasure is not None:
+        erasure = Erasure(
+            number=int(erasure["number"]),
+            rows=int(erasure["rows"]),
+            keys=tuple(erasure["keys"]),
+            tars={tar: tuple(offsets) for tar, offsets in erasure["tars"].items()},
+            parts=tuple(erasure["parts"]),
+            remove=tuple(erasure["remove"]),
+        )
+    return Head(
+        record=record,
+        seals={int(run): name for run, name in document.pop("seals").items()},
+        tables=tuple(_table(table) for table in document.pop("tables")),
+        retired=tuple(document.pop("retired")),
+        erasure=erasure,
+        **document,
+    )
+
+
+def _table(document: Mapping[str, Any]) -> Table:
+    files, listed = (tuple(TableFile(**file) for file in document.get(kind, ())) for kind in ("files", "listed"))
+    return Table(int(document["first_run"]), int(document["last_run"]), files, listed)

@@ -1,0 +1,180 @@
+"""Tables: the rows of sealed runs in few large files sorted by key, so that readers need few requests.
+
+Each seal adds its run. A table takes in the older ones that are less than FACTOR times as large, so their number grows
+with the logarithm of the rows, and a row is written again but a few times. Beside the rows a table keeps what planning
+asks of the listings of its runs. Parts and listings stay what they are: no row depends on a table.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from codec.errors import ArchiveError
+from tasks.archive import index_files, layout, log, report
+from tasks.archive.index_files import DamagedError, IndexFile
+from tasks.archive.log import Head, Table, TableFile
+from tasks.archive.schema import SCHEMA
+from tasks.storage import parquet
+from tasks.storage.store import Store
+
+FACTOR = 4
+ROWS_PER_FILE = 100_000
+ROWS_SORTED_AT_ONCE = 2_000_000
+LISTED = pa.schema(
+    [
+        pa.field("key", pa.string(), False),
+        pa.field("run", pa.int32(), False),
+        pa.field("size", pa.int64()),
+        pa.field("stamp", pa.string()),
+        pa.field("state", pa.string(), False),
+    ]
+)
+"""What planning asks of listings: of each key the last entry of each kind of state."""
+
+_SAMPLE = "SELECT key FROM staged USING SAMPLE 10000 ROWS"
+_RANGE = "SELECT * FROM staged WHERE key >= $low AND ($high IS NULL OR key < $high) ORDER BY key, run"
+_ROWS = "CREATE TABLE staged AS FROM rows"
+_LAST_ENTRIES = """
+    CREATE TABLE staged AS SELECT * FROM rows
+    QUALIFY run = max(run) OVER (
+        PARTITION BY key, CASE WHEN state IN ('gone', 'excluded', 'unjudged') THEN state ELSE 'listed' END)
+"""
+
+
+def with_run(archive: Store, head: Head, run: int) -> tuple[Table, ...]:
+    """The tables of a head and, as a part of the last of them, all sealed runs up to one."""
+    older = list(head.tables)
+    taken: list[Table] = []
+    plans = [log.plan(archive, head, number) for number in range(head.tabled + 1, run + 1)]
+    rows = sum(plan.images for plan in plans)
+    while older and (older[-1].rows < FACTOR * rows or not (rows or older[-1].rows)):
+        taken.insert(0, older.pop())
+        rows += taken[0].rows
+    outside = [part for plan in plans for part in report.parts(archive, head, plan.run)]
+    first = taken[0].first_run if taken else head.tabled + 1
+    return (*older, write(archive, head, first, run, [*taken, *outside]))
+
+
+def retire(archive: Store, head: Head, after: Head, kind: str, **about: Any) -> Head | None:
+    """Put other tables in force and return the head; those before them are retired, and those retired before removed.
+
+    None where another record came first. Whoever began to read the tables of the old head can finish; who began before
+    that reads again by a newer head.
+    """
+    kept = {file.name for file in every_file(after.tables)}
+    retired = tuple(file.name for file in every_file(head.tables) if file.name not in kept)
+    after = replace(after, record=head.record + 1, retired=retired)
+    if not log.append(archive, head, kind, after, **about):
+        return None
+    for name in head.retired:
+        archive.remove(name)
+    return after
+
+
+def every_file(tables: Iterable[Table]) -> list[TableFile]:
+    """All files of some tables."""
+    return [file for table in tables for file in (*table.files, *table.listed)]
+
+
+def whole(archive: Store, head: Head, *, afresh: bool) -> tuple[Table, ...]:
+    """One table of all sealed runs: of the tables that there are, or afresh of the parts."""
+    last = len(head.sealed)
+    if not last:
+        return ()
+    head_without = replace(head, tables=())
+    sources: list[Table | IndexFile] = [] if afresh else list(head.tables)
+    for run in range(1 if afresh else head.tabled + 1, last + 1):
+        sources += report.parts(archive, head, run)
+    return (write(archive, head_without if afresh else head, 1, last, sources),)
+
+
+def write(archive: Store, head: Head, first: int, last: int, sources: list[Table | IndexFile]) -> Table:
+    """Publish the table of some runs; `sources` have their rows, and the head's tables what was listed."""
+    entries = listed(archive, head, first, last)
+    files = _write(archive, head, 0, _ROWS, report.batches(archive, head, sources), SCHEMA)
+    start = len(files)
+    return Table(first, last, files, _write(archive, head, start, _LAST_ENTRIES, entries, LISTED))
+
+
+def listed(archive: Store, head: Head, first: int = 1, last: int | None = None) -> pa.RecordBatchReader:
+    """What planning asks of the listings of some runs, by default all: at least the last entries of each key."""
+    last = head.runs if last is None else last
+    tables = {table.first_run: table for table in head.tables if table.last_run <= last}
+    run = first
+    with index_files.scratch() as scratch:
+        paths: list[Path] = []
+        while run <= last:
+            if run in tables:
+                paths += _listed_paths(archive, head, tables[run], scratch.path)
+                run = tables[run].last_run + 1
+            else:
+                paths.append(_listing(archive, head, run, scratch.path))
+                run += 1
+        return scratch.kept_by(index_files.reader(paths, LISTED, LISTED.names))
+
+
+def _listed_paths(archive: Store, head: Head, table: Table, scratch: Path) -> list[Path]:
+    try:
+        paths = [index_files.fetch(archive, IndexFile(file.name, file.sha256), scratch) for file in table.listed]
+    except DamagedError as error:
+        report.say_instead(error)
+        paths = []
+    if not paths:
+        return [_listing(archive, head, run, scratch) for run in range(table.first_run, table.last_run + 1)]
+    return paths
+
+
+def _listing(archive: Store, head: Head, run: int, scratch: Path) -> Path:
+    plan = log.plan(archive, head, run)
+    return index_files.fetch(archive, IndexFile(plan.listing, plan.listing_sha256), scratch)
+
+
+def _write(
+    archive: Store, head: Head, start: int, staging: str, source: pa.RecordBatchReader, schema: pa.Schema
+) -> tuple[TableFile, ...]:
+    """Publish rows in files for the record that follows a head, their names numbered from `start`."""
+    files: list[TableFile] = []
+    with parquet.database(rows=source) as connection:
+        for index, rows in enumerate(_filled(_sorted(connection, staging)), start):
+            files.append(publish(archive, head.record + 1, index, rows.cast(schema)))
+    return tuple(files)
+
+
+def publish(archive: Store, record: int, index: int, rows: pa.Table) -> TableFile:
+    """Put one file of a table into the archive."""
+    data = index_files.written(rows)
+    content = index_files.sha256(data)
+    name = layout.table(record, index, content)
+    if not archive.publish(name, data):
+        raise ArchiveError(f"{archive.uri(name)}: not what it is named for; remove it and run again")
+    keys = rows.column("key")
+    return TableFile(name, len(data), content, len(rows), keys[0].as_py(), keys[-1].as_py())
+
+
+def _sorted(connection: duckdb.DuckDBPyConnection, staging: str) -> Iterator[pa.RecordBatch]:
+    """The rows by key and run: of one range of keys after the other, since merging all at once takes memory for all."""
+    connection.execute(staging)
+    ranges = 1 + connection.sql("FROM staged").count("*").fetchall()[0][0] // ROWS_SORTED_AT_ONCE
+    keys = sorted(key for (key,) in connection.execute(_SAMPLE).fetchall()) if ranges > 1 else []
+    bounds = sorted({keys[len(keys) * place // ranges] for place in range(1, ranges)})
+    for low, high in itertools.pairwise(["", *bounds, None]):
+        yield from connection.sql(_RANGE, params={"low": low, "high": high}).to_arrow_reader(ROWS_PER_FILE)
+
+
+def _filled(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Tables of ROWS_PER_FILE rows, the last of fewer: DuckDB's own batches are of any size below that."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        while sum(map(len, waiting)) + len(batch) >= ROWS_PER_FILE:
+            missing = ROWS_PER_FILE - sum(map(len, waiting))
+            yield pa.Table.from_batches([*waiting, batch.slice(0, missing)])
+            waiting, batch = [], batch.slice(missing)
+        if len(batch):
+            waiting.append(batch)
+    if waiting:
+        yield pa.Table.from_batches(waiting)
