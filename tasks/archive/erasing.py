@@ -60,12 +60,12 @@ def _rewrite(archive: Store, head: Head, erasure: Erasure) -> None:
     made: list[str] = []
     try:
         after = _rewritten(archive, head, erasure, made)
-        if log.append(archive, head, "rewritten", after):
+        if log.append(archive, head, "rewritten", after) and log.number(archive) == after.record:
             return
     except (NotFoundError, DamagedError):  # somebody else was faster, and removed what is to be rewritten
         if log.number(archive) == head.record:
             raise
-    now = log.read(archive)
+    now = log.read(archive)  # others went on, so what was made just now may have come late
     for name in made:
         if not in_force(archive, now, name):
             archive.remove(name)
@@ -85,7 +85,7 @@ def _rewritten(archive: Store, head: Head, erasure: Erasure, made: list[str]) ->
         data = manifest.to_json(document)
         seals[run] = layout.rewritten_seal(run, sha256_of(data))
         _publish(archive, seals[run], data, made)
-    after = replace(head, seals={**head.seals, **seals}, retired=())
+    after = replace(head, record=head.record + 1, seals={**head.seals, **seals}, retired=())
     written = (_table(archive, head, after, table, keys, moved, made) for table in head.tables)
     after = replace(after, tables=tuple(written))
     kept = {file.name for file in tables.every_file(after.tables)}
