@@ -116,6 +116,7 @@ def _plan(archive: Store, head: Head, keys: list[str]) -> Erasure:
     for part in parts:
         index_files.read(archive, part)  # what cannot be read is said before anything is begun
     for tar in tars:
-        archive.size(tar)
+        if not archive.sha256(tar).startswith(layout.hash_of(tar)):  # what it keeps of others would be copied damaged
+            raise ArchiveError(f"{archive.uri(tar)}: damaged; {log.REMEDY} before you forget")
     offsets = {tar: tuple(found) for tar, found in tars.items()}
     return Erasure(head.record + 1, rows, tuple(keys), offsets, tuple(part.name for part in parts))

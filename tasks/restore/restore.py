@@ -1,6 +1,7 @@
 """Pictures out of an archive again: all of them or some keys, as PNG, or as their own bytes where those were kept."""
 
 import collections
+import dataclasses
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,7 @@ class Job:
     members: tuple[Member, ...]
     models: Models
     kind: str | None = None
+    as_of: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def restore(
         progress.begin(chosen.execute("SELECT count(*) FROM chosen").fetchall()[0][0])
         place = Store(target).url
         jobs = (
-            Job(store.url, place, members, models, kind)
+            Job(store.url, place, members, models, kind, as_of)
             for members in selection.by_tar(chosen, extension, groups=groups)
         )
         done = list((job_map or (lambda jobs: (restore_members(job, progress) for job in jobs)))(jobs))
@@ -102,6 +104,13 @@ def _copy(archive: Store, member: Member, target: Store) -> None:
         copy_member(archive, member, path)
         target.replace(member.target, path)
     _set_time(target, member)
+
+
+def _moved(archive: Store, member: Member, as_of: int | None) -> Member:
+    """Where a member lies now that its tar is gone: an erasure gives the rest of a tar a new name."""
+    found = selection.find(archive, [member.key], as_of)
+    now = next((other for other in found if (other.source_format == FILM) == (member.source_format == FILM)), None)
+    return dataclasses.replace(now, target=member.target) if now is not None else member
 
 
 def _extension(kind: str | None) -> str:
@@ -124,6 +133,8 @@ def restore_members(job: Job, progress: Progress = SILENT) -> Restored:
     with Decoders(archive, job.models, worker) as decoders:
         for member in job.members:
             try:
+                if not archive.exists(member.tar):
+                    member = _moved(archive, member, job.as_of)
                 if is_large(member):
                     _copy(archive, member, target)
                     pictures += 1
