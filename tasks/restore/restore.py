@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from codec.containers.writing import EXTENSIONS, parse_kind
 from codec.errors import ArchiveError
@@ -16,7 +17,9 @@ from tasks.processes.codec_process import Models, worker
 from tasks.progress import SILENT, Progress
 from tasks.restore import selection
 from tasks.restore.stored_file import FILM, Member, copy_member, decoded, is_large, playable, read_member
-from tasks.storage.store import Store
+from tasks.storage.store import NotFoundError, Store
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -103,14 +106,6 @@ def _copy(archive: Store, member: Member, target: Store) -> None:
         path = Path(scratch) / "member"
         copy_member(archive, member, path)
         target.replace(member.target, path)
-    _set_time(target, member)
-
-
-def _moved(archive: Store, member: Member, as_of: int | None) -> Member:
-    """Where a member lies now that its tar is gone: an erasure gives the rest of a tar a new name."""
-    found = selection.find(archive, [member.key], as_of)
-    now = next((other for other in found if (other.source_format == FILM) == (member.source_format == FILM)), None)
-    return dataclasses.replace(now, target=member.target) if now is not None else member
 
 
 def _extension(kind: str | None) -> str:
@@ -133,25 +128,40 @@ def restore_members(job: Job, progress: Progress = SILENT) -> Restored:
     with Decoders(archive, job.models, worker) as decoders:
         for member in job.members:
             try:
-                if not archive.exists(member.tar):
-                    member = _moved(archive, member, job.as_of)
-                if is_large(member):
-                    _copy(archive, member, target)
-                    pictures += 1
-                    continue
-                data = read_member(archive, member)
-                if member.source_format == FILM:
-                    data = playable(data)
-                elif member.codec != "original":
-                    data, without = decoded(decoders.get(member.bundle_id), member, data, job.kind)
-                    left_behind.update(without)
-                    if member.film and selection.rejoined(_extension(job.kind), member.source_format):
-                        data += read_member(archive, member.film)
-                target.replace(member.target, data)
-                _set_time(target, member)
+                left_behind.update(_write(archive, target, member, job, decoders))
                 pictures += member.source_format != FILM
             except ArchiveError as error:
                 failures.append(Failure(member.key, archive.uri(member.tar), str(error)))
             finally:
                 progress.advance(int(member.source_format != FILM))
     return Restored(pictures, failures, dict(left_behind))
+
+
+def _write(archive: Store, target: Store, member: Member, job: Job, decoders: Decoders) -> list[str]:
+    """Restore one member; returns what has no place in the kind of file asked for. Raises ArchiveError."""
+    without: list[str] = []
+    if is_large(member):
+        _read(archive, member, job.as_of, lambda found: _copy(archive, found, target))
+    else:
+        data = _read(archive, member, job.as_of, lambda found: read_member(archive, found))
+        if member.source_format == FILM:
+            data = playable(data)
+        elif member.codec != "original":
+            data, without = decoded(decoders.get(member.bundle_id), member, data, job.kind)
+            if member.film and selection.rejoined(_extension(job.kind), member.source_format):
+                data += _read(archive, member.film, job.as_of, lambda found: read_member(archive, found))
+        target.replace(member.target, data)
+    _set_time(target, member)
+    return without
+
+
+def _read(archive: Store, member: Member, as_of: int | None, read: Callable[[Member], Read]) -> Read:
+    """What a function reads of a member; of its tar's new name where an erasure replaced it since it was chosen."""
+    try:
+        return read(member)
+    except NotFoundError:
+        found = selection.find(archive, [member.key], as_of)
+        now = next((other for other in found if (other.source_format == FILM) == (member.source_format == FILM)), None)
+        if now is None or now.tar == member.tar:
+            raise
+        return read(dataclasses.replace(now, target=member.target))

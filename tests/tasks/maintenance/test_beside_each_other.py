@@ -158,7 +158,14 @@ def test_a_repair_that_comes_late_does_not_bring_back_what_was_forgotten(
     store, mirror = make(tmp_path / "a", RUNS), make(tmp_path / "mirror", RUNS)
     tar = report.query(store, "SELECT tar FROM rows WHERE key = 'b' AND run = 1")[0]["tar"]
     store.replace(tar, store.read(tar)[:-1] + b"?")
-    done = first(monkeypatch, "replace", tar, lambda: forget(store, ["b"]))
+
+    def others() -> None:
+        with pytest.raises(ArchiveError, match="damaged; audit the archive with --repair-from a mirror before you"):
+            forget(store, ["b"])
+        audit(store.url, repair_from=mirror.url)
+        assert forget(store, ["b"]) == 2
+
+    done = first(monkeypatch, "replace", tar, others)
     audit(store.url, repair_from=mirror.url)
     assert done
     assert not holds(tmp_path / "a", b"bbb")
