@@ -18,7 +18,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet
 
-from tasks.archive import layout, manifest
+from tasks.archive import layout, log, manifest
 from tasks.archive.manifest import Manifest, Settings
 from tasks.archive.schema import SCHEMA
 from tasks.compress import listing
@@ -39,7 +39,8 @@ def make_history(home: Path, rows: int) -> None:
         last = min(first + RUN, rows)
         frozen = home / "listing.parquet"
         _generate(frozen, first, last, LISTING, run, 0)
-        name = layout.listing(run, sha256_of(frozen))
+        listed = sha256_of(frozen)
+        name = layout.listing(run, listed)
         archive.publish(name, frozen)
         frozen.unlink()
         parts = []
@@ -49,9 +50,14 @@ def make_history(home: Path, rows: int) -> None:
             archive.publish(layout.part(run, shard), part)
             parts.append({"name": layout.part(run, shard), "size": part.stat().st_size, "sha256": sha256_of(part)})
             part.unlink()
-        plan = Manifest(run, run - 1 or None, "s3://photos", name, "", 0, False, ((0, last - first),), Settings(), "0")
-        archive.publish(layout.manifest(run), plan.to_bytes())
-        archive.publish(layout.seal(run), manifest.to_json({"format": manifest.FORMAT, "run": run, "parts": parts}))
+        plan = Manifest(
+            run, run - 1 or None, "s3://photos", name, listed, 0, False, ((0, last - first),), Settings(), "0"
+        )
+        opened = layout.manifest_of_format_1(run)
+        archive.publish(opened, plan.to_bytes())
+        about = {"name": opened, "sha256": sha256_of(plan.to_bytes())}
+        seal = {"format": manifest.FORMAT, "run": run, "manifest": about, "parts": parts}
+        archive.publish(layout.seal(run), manifest.to_json(seal))
 
 
 def _generate(path: Path, first: int, last: int, schema: pa.Schema, run: int, shard: int) -> None:
@@ -89,12 +95,12 @@ def make_source(path: Path, keys: int, history: int) -> None:
     duckdb.sql(f"COPY ({sql}) TO '{path}' (FORMAT parquet)")
 
 
-def plan(home: Path, run: int) -> None:
+def plan(home: Path) -> None:
     """Plan the next run, in this process, and print what came of it."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=home) as scratch:
         source, archive = open_source(str(home / "source.parquet")), Store(str(home / "archive"))
-        frozen = listing.freeze(source, archive, run, Limits(2000, 10**10, 2000), Path(scratch))
+        frozen = listing.freeze(source, archive, log.read(archive), Limits(2000, 10**10, 2000), Path(scratch))
         states = parquet.database(listing=pa.dataset.dataset(frozen.path))
         with states as connection:
             counts = connection.sql("SELECT state, count(*) FROM listing GROUP BY ALL ORDER BY ALL").fetchall()
@@ -121,16 +127,15 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--keys", type=int, default=1_000_000)
     options.add_argument("--history", type=int, default=10_000_000)
-    options.add_argument("--plan", nargs=2, metavar=("HOME", "RUN"), help="only plan, as the measured process does")
+    options.add_argument("--plan", metavar="HOME", type=Path, help="only plan, as the measured process does")
     asked = options.parse_args()
     if asked.plan:
-        plan(Path(asked.plan[0]), int(asked.plan[1]))
+        plan(asked.plan)
         return
     with tempfile.TemporaryDirectory() as home:
         make_history(Path(home), asked.history)
         make_source(Path(home) / "source.parquet", asked.keys, asked.history)
-        run = str(-(-asked.history // RUN) + 1)
-        subprocess.run([sys.executable, "-m", "tests.benchmarks.listing_scale", "--plan", home, run], check=True)
+        subprocess.run([sys.executable, "-m", "tests.benchmarks.listing_scale", "--plan", home], check=True)
 
 
 if __name__ == "__main__":

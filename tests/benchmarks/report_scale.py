@@ -7,7 +7,6 @@ wall clock and by processor time, the best of five, which tells on a machine wit
 
 import argparse
 import hashlib
-import json
 import resource
 import time
 from collections.abc import Callable
@@ -19,10 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from tasks.archive import compacted, layout, manifest, report, schema
+from tasks.archive import layout, manifest, report, schema
 from tasks.archive.manifest import Manifest, Settings
+from tasks.compress.listing import LISTING
 from tasks.maintenance import compaction
-from tasks.storage.store import Store
+from tasks.maintenance.upgrade import upgrade
+from tasks.storage.store import Store, sha256_of
 
 PER_SHARD, SHARDS_PER_RUN, FOLDERS = 2000, 2000, 4000
 QUESTIONS = {
@@ -43,11 +44,19 @@ def make(folder: Path, rows: int) -> Store:
         numbers = range(min(SHARDS_PER_RUN, shards - first))
         parts = [_part(folder, run, number, first + number) for number in numbers]
         ranges = tuple((PER_SHARD * number, PER_SHARD * (number + 1)) for number in numbers)
-        plan = Manifest(run, run - 1 or None, "s3://photos", "", "", 0, False, ranges, Settings(), "0" * 64)
-        (folder / layout.manifest(run)).write_bytes(plan.to_bytes())
-        seal = manifest.to_json({"format": manifest.FORMAT, "run": run, "parts": parts})
-        (folder / layout.seal(run)).write_bytes(seal)
-    (folder / layout.ARCHIVE).write_text(json.dumps({"format": manifest.FORMAT}))
+        frozen = pa.BufferOutputStream()
+        pa.parquet.write_table(LISTING.empty_table(), frozen)
+        listed = sha256_of(frozen.getvalue().to_pybytes())
+        name = layout.listing(run, listed)
+        (folder / name).write_bytes(frozen.getvalue().to_pybytes())
+        plan = Manifest(run, run - 1 or None, "s3://photos", name, listed, 0, False, ranges, Settings(), "0" * 64)
+        opened = layout.manifest_of_format_1(run)
+        (folder / opened).write_bytes(plan.to_bytes())
+        about = {"name": opened, "sha256": sha256_of(plan.to_bytes())}
+        seal = {"format": manifest.FORMAT, "run": run, "manifest": about, "parts": parts}
+        (folder / layout.seal(run)).write_bytes(manifest.to_json(seal))
+    (folder / layout.ARCHIVE).write_bytes(manifest.to_json({"format": 1}))
+    upgrade(store)
     return store
 
 
@@ -111,17 +120,18 @@ def main() -> None:
     arguments = parser.parse_args()
     store = make(arguments.folder, arguments.rows)
     started, processor = time.perf_counter(), time.process_time()
-    table = compaction.compact(store)
+    [table] = compaction.compact(store).tables
     seconds, processor = time.perf_counter() - started, time.process_time() - processor
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     size = sum(file.size for file in table.files) / 1e9
-    print(f"{table.rows} rows of {table.runs} runs in {len(table.files)} files, {size:.2f} GB")
+    print(f"{table.rows} rows of {table.last_run} runs in {len(table.files)} files, {size:.2f} GB")
     print(f"compaction {seconds:.0f} s, {processor:.0f} s of processor time, peak memory {peak:.2f} GB")
     print("| question | seconds | of processor time |\n|---|---|---|")
     for name, sql in QUESTIONS.items():
         wall, busy = best(lambda sql=sql: report.query(store, sql))
         print(f"| {name} | {wall:.2f} | {busy:.2f} |")
-    files = f"read_parquet('{arguments.folder}/{layout.generation(compacted.current(store).generation)}/*.parquet')"
+    names = ", ".join(f"'{arguments.folder}/{file.name}'" for file in table.files)
+    files = f"read_parquet([{names}])"
     for name, sql in QUESTIONS.items():
         with duckdb.connect() as connection:
             wall, busy = best(lambda sql=sql, c=connection: c.sql(sql.replace("FROM rows", f"FROM {files}")).fetchall())

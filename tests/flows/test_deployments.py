@@ -298,7 +298,7 @@ def test_a_compression_is_cancelled_and_a_schedule_goes_on_with_it(compression: 
 
 def test_credentials_of_object_storage_come_from_a_block_and_stay_in_it(compression: Compression) -> None:
     places = {"server database", "runs/000001/manifest.json", "runs/000001/report/part-000000.parquet"}
-    assert compression.holding["places"] >= places
+    assert {re.sub(r"manifest-\w+", "manifest", place) for place in compression.holding["places"]} >= places
     for name in SECRETS:
         assert compression.holding[name] == set(), name
 

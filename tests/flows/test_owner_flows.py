@@ -52,7 +52,7 @@ def test_compact_close_run_and_forget(tmp_path: Path) -> None:
         0,
         "run 2 is closed without 0 of its shards\n",
     )
-    assert called("compact", archive) == (0, "generation 1: 6 rows of 2 runs in 1 files\n")
+    assert called("compact", archive) == (0, "6 rows of 2 runs in 1 files\n")
     assert called("forget", archive, "b") == (0, "tombstones: 1\n")
     assert called("status", archive)[0] == command.DONE
 

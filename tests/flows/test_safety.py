@@ -115,7 +115,8 @@ def test_a_secret_is_in_no_log_database_manifest_report_or_artifact(
     assert failed.returncode == command.FATAL
 
     assert b"s3://nowhere" in printed
-    found = holding("s3://safe/photos", server, printed, archive)
+    holders = holding("s3://safe/photos", server, printed, archive)
+    found = {re.sub(r"manifest-\w+", "manifest", place) for place in holders}
     assert found >= {"server database", "runs/000001/manifest.json", "runs/000001/report/part-000000.parquet"}
     for name, secret in SECRETS.items():
         assert holding(secret, server, printed, archive) == set(), name

@@ -26,16 +26,17 @@ PHOTOS = "s3://wire/photos"
 
 KILLS = {
     "planning, listing half sent": ("kill-middle", "PUT .*/listing-"),
-    "planning, manifest half sent": ("kill-middle", "PUT .*/manifest.json"),
-    "planning, manifest published, reply lost": ("kill-after", "PUT .*/manifest.json"),
+    "planning, manifest half sent": ("kill-middle", "PUT .*/manifest-"),
+    "planning, manifest published, reply lost": ("kill-after", "PUT .*/manifest-"),
     "encoding, the tar half spooled": ("kill-before", "GET .*/photos/b.png"),
     "committing, tar half sent in parts": ("kill-middle", r"PUT .*/000000-\w*.tar\?.*partNumber=3"),
     "committing, tar published without its part": ("kill-after", r"PUT .*/000000-\w*.tar"),
     "committing, part half sent": ("kill-middle", "PUT .*/part-000000"),
     "committing, part published, reply lost": ("kill-after", "PUT .*/part-000000"),
-    "sealing, orphan removed, reply lost": ("kill-after", "DELETE .*-ffffffffffffffff.tar"),
     "sealing, seal half sent": ("kill-middle", "PUT .*/complete.json"),
     "sealing, seal published, reply lost": ("kill-after", "PUT .*/complete.json"),
+    "sealing, the record half sent": ("kill-middle", "PUT .*/log/000000/000000003.json"),
+    "sealing, on record, reply lost": ("kill-after", "PUT .*/log/000000/000000003.json"),
 }
 
 LATE = "replies too late, slow reads and reads cut off"

@@ -113,7 +113,7 @@ def with_files(connection: duckdb.DuckDBPyConnection, archive: str) -> Ask:
     for view, files in {
         "rows": "runs/*/report/*.parquet",
         "listings": "runs/*/listing-*.parquet",
-        "runs": "runs/*/manifest.json",
+        "runs": "runs/*/manifest*.json",
     }.items():
         connection.sql(f"CREATE VIEW {view} AS SELECT '{place}' AS archive, * FROM '{place}/{files}'")
     return lambda question: connection.sql(sql(question)).to_arrow_table().to_pylist()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from tasks.archive import manifest
+from tasks.archive import log
 from tasks.sources.filters import LITTER, NOT_INCLUDED, Filter
 from tasks.storage.store import Store
 from tests.support.archive_builder import SMALL, folder, pack, png, rows
@@ -42,7 +42,8 @@ def test_what_is_left_aside_stands_in_the_listing_and_is_neither_gone_nor_failed
     totals = pack(source, tmp_path / "a", fake_bundle).totals
     assert (totals["compressed"], totals["fallback"], totals["failed"]) == (2, 1, 0)
     assert [row["key"] for row in rows(tmp_path / "a")] == ["a.png", "b.png", "notes.txt"]
-    plan = manifest.read(Store(str(tmp_path / "a")), 1)
+    store = Store(str(tmp_path / "a"))
+    plan = log.plan(store, log.read(store), 1)
     assert (plan.excluded, plan.gone) == (1, 0)
     listed = pyarrow.parquet.read_table(tmp_path / "a" / plan.listing).to_pylist()
     assert [(row["key"], row["state"], row["pattern"]) for row in listed][-1] == (".DS_Store", "excluded", ".DS_Store")
@@ -51,5 +52,5 @@ def test_what_is_left_aside_stands_in_the_listing_and_is_neither_gone_nor_failed
     folder(source, {"c.png": png(3)})
     narrower = replace(SMALL, exclude=(*LITTER, "b.png"), non_images="skip")
     pack(source, tmp_path / "a", fake_bundle, narrower)
-    second = manifest.read(Store(str(tmp_path / "a")), 2)
+    second = log.plan(store, log.read(store), 2)
     assert (second.images, second.excluded, second.gone) == (1, 3, 0), "a kept key that is excluded now is not gone"
