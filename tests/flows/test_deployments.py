@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
