@@ -139,6 +139,10 @@ def plan_run(
 
 def _opened(archive: Store, head: Head, plan: Manifest) -> bool:
     """Whether a plan was put in force: as long as what it was made from stands."""
+    if archive.children(layout.parts(plan.run)):
+        raise ArchiveError(
+            f"{archive.uri(layout.run(plan.run))}: has shards, but no record opens this run; {log.REMEDY}"
+        )
     data = plan.to_bytes()
     name = layout.manifest(plan.run, sha256_of(data))
     archive.publish(name, data)

@@ -133,10 +133,12 @@ class _Audit:
         for name in sorted(self.objects):
             if name.startswith(f"{layout.ESCROW}/") and name.endswith(f"/{layout.SUMS}"):
                 self.escrow(name)
-        records = [self.check(layout.record(n), _no_document) for n in range(1, log.number(self.archive) + 1)]
+        last = max(log.number(store) for store in (self.archive, self.mirror) if store is not None)
+        records = [self.check(layout.record(number), _no_document) for number in range(1, last + 1)]
         if not all(records[-1:]):
             return  # what holds is not known
         self.head = log.read(self.archive)
+        self.named |= set(self.head.retired)
         for table in self.head.tables:
             self.table(table)
         for run in range(1, self.head.runs + 1):
@@ -365,6 +367,7 @@ class _Audit:
             self.notes.add(name, "damaged", f"cannot be repaired: {error}")
             return False
         self.fetched = ("", "")
+        self.objects[name] = copy.stat().st_size
         return True
 
     def is_in_force(self, head: Head, name: str) -> bool:

@@ -12,6 +12,7 @@ from typing import TypeVar
 from codec.containers.writing import EXTENSIONS, parse_kind
 from codec.errors import ArchiveError
 from tasks.archive.decoders import Decoders
+from tasks.archive.index_files import REMEDY
 from tasks.archive.opening import existing
 from tasks.processes.codec_process import Models, worker
 from tasks.progress import SILENT, Progress
@@ -79,13 +80,15 @@ def restore(
 
     `as_of` a run leaves out what later runs kept. `kind` is what .fdc files become, png or as jpeg:90; what was kept
     whole comes back as it was. With `groups`, pictures and their companions keep one stem. Files in a local folder get
-    the modification times of their sources. Bundles are the archive's own copies; `models` says the rest. Raises
-    ArchiveError, before anything is written, for a place without an archive, a run that is not there, or a key without
-    a picture.
+    the modification times of their sources. A damaged part of the report is a failure and costs its own pictures.
+    Bundles are the archive's own copies; `models` says the rest. Raises ArchiveError, before anything is written, for
+    a place without an archive, a run that is not there, or a key without a picture.
     """
     store, extension = existing(archive), _extension(kind)
-    with selection.choose(store, keys, as_of) as chosen:
-        selection.refuse_missing(store, chosen, keys)
+    damaged: list[str] = []
+    with selection.choose(store, keys, as_of, damaged) as chosen:
+        if not damaged:
+            selection.refuse_missing(store, chosen, keys)
         progress.begin(chosen.execute("SELECT count(*) FROM chosen").fetchall()[0][0])
         place = Store(target).url
         jobs = (
@@ -97,6 +100,9 @@ def restore(
     for part in done:
         left_behind.update(part.left_behind)
     failures = [failure for part in done for failure in part.failures]
+    failures += [
+        Failure("?", store.uri(name), f"{name}: damaged, its pictures are not known; {REMEDY}") for name in damaged
+    ]
     return Restored(sum(part.images for part in done), failures, dict(sorted(left_behind.items())))
 
 

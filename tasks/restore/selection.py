@@ -49,11 +49,16 @@ def find(archive: Store, keys: Sequence[str], as_of: int | None = None) -> list[
 
 
 @contextmanager
-def choose(archive: Store, keys: Sequence[str] | None, as_of: int | None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database with the table `chosen`: where the wanted version of each wanted key lies."""
+def choose(
+    archive: Store, keys: Sequence[str] | None, as_of: int | None, damaged: list[str] | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database with the table `chosen`: where the wanted version of each wanted key lies.
+
+    Damaged parts of the report are named in `damaged`, where it is given, and their rows left out.
+    """
     if as_of is not None and not 1 <= as_of <= log.read(archive).runs:
         raise ArchiveError(f"{archive}: holds no run {as_of}; status names its runs")
-    rows = report.rows(archive) if keys is None else report.lookup(archive, keys)
+    rows = report.rows(archive, damaged=damaged) if keys is None else report.lookup(archive, keys, damaged=damaged)
     parameters = {"as_of": LAST_RUN if as_of is None else as_of, "keys": keys if keys is None else list(keys)}
     with parquet.database(rows=rows) as connection:
         connection.execute(_CHOSEN, parameters)

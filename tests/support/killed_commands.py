@@ -14,12 +14,14 @@ from typing import Any
 
 from tasks.maintenance import compaction
 from tasks.maintenance.forget import forget
+from tasks.maintenance.upgrade import upgrade
 from tasks.storage.store import Store
 
 CHANGES = ("publish", "replace", "remove", "remove_folder")
 VERBS: dict[str, Callable[[Store], object]] = {
     "compact": compaction.compact,
     "forget": lambda store: forget(store, ["b", "c"]),
+    "upgrade": upgrade,
 }
 
 

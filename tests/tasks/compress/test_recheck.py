@@ -4,13 +4,13 @@ import importlib.metadata
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
 
+from tasks.maintenance.upgrade import upgrade
 from tasks.restore.restore import restore
 from tests.support.archive_builder import SMALL, folder, pack, png, rows
 from tests.support.containers import film
+from tests.support.format1_archives import as_format_1
 from tests.tasks.restore.test_restore import FAKES, jpeg
 
 pytestmark = pytest.mark.usefixtures("children_are_played_here")
@@ -24,10 +24,7 @@ def older(tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch) ->
     files = {"a.jpg": jpeg(1) + film(9_000), "b.png": png(2), "gone.jpg": jpeg(3), "kept.txt": b"no picture"}
     source, archive = folder(tmp_path / "s", files), tmp_path / "a"
     pack(source, archive, fake_bundle, replace(SMALL, discard=("motion",), max_images_per_shard=9))
-    for part in archive.glob("runs/*/report/*.parquet"):
-        table = pa.parquet.read_table(part)
-        part.chmod(0o644)
-        pa.parquet.write_table(table.drop_columns([*SINCE, "film_offset", "film_length", "film_sha256"]), part)
+    upgrade(as_format_1(archive, without=[*SINCE, "film_offset", "film_length", "film_sha256"]))
     (source / "gone.jpg").unlink()
     real = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "99" if name == "fdcodec" else real(name))
