@@ -12,7 +12,7 @@ from rich.table import Table
 
 from codec.errors import FdcError
 from flows import command
-from tasks.archive.opening import existing
+from tasks.archive.opening import writable
 from tasks.compress import runs as archives
 from tasks.maintenance import compaction
 from tasks.maintenance.forget import forget as erase
@@ -51,7 +51,7 @@ def status(
 def compact(archive: Archive) -> None:
     """Gather the report of all sealed runs in a few large files, which every reader then uses."""
     with _one_line():
-        table = compaction.compact(existing(archive))
+        table = compaction.compact(writable(archive))
     print(f"generation {table.generation}: {table.rows} rows of {table.runs} runs in {len(table.files)} files")
 
 
@@ -63,7 +63,7 @@ def close_run(
 ) -> None:
     """Seal the open run without the shards that are not done; their pictures return in the next run."""
     with _one_line():
-        missing = archives.close_run(existing(archive), run, reason)
+        missing = archives.close_run(writable(archive), run, reason)
     print(f"run {run} is closed without {len(missing)} of its shards")
 
 
@@ -79,7 +79,7 @@ def forget(
     """Erase the bytes of some keys for good, all versions, and leave a tombstone row for each."""
     with _one_line():
         companions: Literal["refuse", "too", "leave"] = "too" if group else "leave" if only_this else "refuse"
-        rows = erase(existing(archive), keys or [], companions=companions)
+        rows = erase(writable(archive), keys or [], companions=companions)
     print(f"tombstones: {rows}")
 
 
@@ -109,4 +109,5 @@ def _show(found: Status) -> None:
 
 
 if __name__ == "__main__":
+    command.show_warnings()
     app()

@@ -4,6 +4,9 @@ ARCHIVE = "archive.json"
 RUNS = "runs"
 TABLES = "tables"
 AUDITS = "audits"
+PLACES = "places"
+CLAIM = f"{PLACES}/claim"
+"""The token of the writer that began last, in a store that cannot keep two writers apart."""
 FORGET = "forget"
 REPORTS = "reports"
 QUALITY_REPORT = f"{REPORTS}/quality-report.html"
@@ -100,6 +103,11 @@ def table(number: int, index: int, sha256: str) -> str:
 def audit(stamp: str) -> str:
     """The findings of an audit that began at this time."""
     return f"{AUDITS}/{stamp}.parquet"
+
+
+def place(sha256: str) -> str:
+    """What was found about the store in a place where the archive was written, named by the place's hash."""
+    return f"{PLACES}/{sha256[:16]}.json"
 
 
 def forgetting(number: int) -> str:

@@ -8,11 +8,13 @@ or missing object is replaced by the mirror's, if that one is what its name or i
 
 import datetime
 import hashlib
+import logging
 import random
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,13 @@ import pyarrow.parquet
 from codec.errors import ArchiveError, SettingsError
 from tasks.archive import compacted, erasures, escrow, layout, manifest, report
 from tasks.archive.decoders import Decoders
-from tasks.archive.opening import existing
+from tasks.archive.opening import existing, prepare
 from tasks.maintenance.findings import SCHEMA, Findings
 from tasks.processes.codec_process import Models, decodes, verifier
 from tasks.progress import SILENT, Progress
-from tasks.storage.store import PIECE, NotFoundError, StorageError, Store, sha256_of
+from tasks.storage.store import PIECE, NotFoundError, ReadOnlyError, StorageError, Store, sha256_of
 
+LOGGER = logging.getLogger(__name__)
 SECONDS = 1800.0
 DAY = 86_400.0
 
@@ -38,7 +41,8 @@ DAY = 86_400.0
 class Audited:
     """How many objects and pictures were looked at, how many problems there are, and how many of those were put right.
 
-    `problems` are the first thousand findings that are not ok; `findings` is the name of the file that has all.
+    `problems` are the first thousand findings that are not ok; `findings` is the name of the file that has all, empty
+    where the archive lets nothing be written.
     """
 
     objects: int
@@ -69,6 +73,8 @@ def audit(
     store = Store(archive)
     if not repair_from or not store.children(layout.RUNS):
         store = existing(archive)
+    if repair_from:
+        prepare(store)
     erasures.refuse_unfinished(store)
     mirror = existing(repair_from) if repair_from else None
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%fZ")
@@ -82,7 +88,11 @@ def audit(
             finally:
                 notes.flush()
                 writer.close()
-                store.publish(name, path)
+                try:
+                    store.publish(name, path)
+                except ReadOnlyError as error:
+                    name = ""
+                    LOGGER.warning("the findings are not kept in the archive: %s", error)
     return Audited(notes.objects, notes.pictures, notes.found, notes.repaired, notes.problems, name)
 
 
@@ -122,13 +132,15 @@ class _Audit:
                 detail = f"has {table.rows} rows, but its runs have {self.rows}; remove it and compact again"
                 self.notes.add(layout.CURRENT, "damaged", detail)
         ours = tuple(
-            f"{folder}/" for folder in (layout.ESCROW, layout.TABLES, layout.AUDITS, layout.FORGET, layout.REPORTS)
+            f"{folder}/"
+            for folder in (layout.ESCROW, layout.TABLES, layout.AUDITS, layout.FORGET, layout.PLACES, layout.REPORTS)
         )
         for name in sorted(self.objects.keys() - self.named):
             if not name.startswith(ours):
                 self.notes.add(name, "foreign", "nothing names it; remove it if it is not yours")
-        for name in self.archive.abort_uploads(older_than=DAY):
-            self.notes.add(name, "dangling", "aborted", repaired=True)
+        with suppress(ReadOnlyError):
+            for name in self.archive.abort_uploads(older_than=DAY):
+                self.notes.add(name, "dangling", "aborted", repaired=True)
 
     def compacted(self) -> compacted.Table:
         """Check the generation of tables that holds."""
@@ -158,7 +170,8 @@ class _Audit:
             self.named |= {name for name in self.objects if name.startswith(f"{layout.run(run)}/")}
         elif seal:
             parts = [(part["name"], _not_hashed(part["sha256"])) for part in seal["parts"]]
-            self.archive.remove_unfinished(layout.run(run))
+            with suppress(ReadOnlyError):
+                self.archive.remove_unfinished(layout.run(run))
         else:
             parts = [(layout.part(run, shard), _no_part) for shard in range(len(plan.shards))]
         for name, wrong in parts:
@@ -219,7 +232,7 @@ class _Audit:
         """The bytes at a row's place in pieces, fewer or none if the tar ends before."""
         if not whole:
             try:
-                yield from self.archive.range_pieces(tar, row["offset"], row["length"])
+                yield from self.archive.pieces(tar, row["length"], start=row["offset"])
             except StorageError:
                 if self.archive.size(tar) >= row["offset"] + row["length"]:
                     raise

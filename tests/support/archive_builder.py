@@ -18,7 +18,7 @@ import tasks.compress.process_pair
 import tasks.processes.codec_process
 import tasks.processes.encode_worker
 import tasks.processes.verify_worker
-from tasks.archive import report
+from tasks.archive import layout, report
 from tasks.archive.manifest import Settings
 from tasks.archive.schema import MEASURED_ON_THE_WAY
 from tasks.compress.runs import Outcome, compress
@@ -116,12 +116,15 @@ def rows(archive: Path | str, order: str = "run, key") -> list[dict[str, Any]]:
 
 
 def snapshot(archive: Path | str) -> dict[str, str]:
-    """The content hash of every file of an archive; parts count by their rows, and the seal by its parts' names."""
+    """The content hash of every file of an archive; parts count by their rows, and the seal by its parts' names.
+
+    What was found about the store says where it is, and is left out.
+    """
     store = Store(str(archive))
     state: dict[str, str] = {}
     for item in store.list():
         content = store.read(item.name)
-        if "/report/" in item.name:
+        if "/report/" in item.name or item.name.startswith(f"{layout.PLACES}/"):
             continue
         if item.name.endswith("complete.json"):
             content = json.dumps([part["name"] for part in json.loads(content)["parts"]]).encode()
