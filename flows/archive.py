@@ -12,7 +12,7 @@ from rich.table import Table
 
 from codec.errors import FdcError
 from flows import command
-from tasks.archive.opening import existing
+from tasks.archive.opening import writable
 from tasks.compress import runs as archives
 from tasks.maintenance import compaction, holds
 from tasks.maintenance import upgrade as upgrading
@@ -55,7 +55,7 @@ def compact(
 ) -> None:
     """Gather the rows of all sealed runs in one table; seals gather them as it pays."""
     with _one_line():
-        tables = compaction.compact(existing(archive), afresh=afresh).tables
+        tables = compaction.compact(writable(archive), afresh=afresh).tables
     rows, files = sum(table.rows for table in tables), sum(len(table.files) for table in tables)
     print(f"{rows} rows of {tables[-1].last_run if tables else 0} runs in {files} files")
 
@@ -68,7 +68,7 @@ def close_run(
 ) -> None:
     """Seal the open run without the shards that are not done; their pictures return in the next run."""
     with _one_line():
-        missing = archives.close_run(existing(archive), run, reason)
+        missing = archives.close_run(writable(archive), run, reason)
     print(f"run {run} is closed without {len(missing)} of its shards")
 
 
@@ -84,7 +84,7 @@ def forget(
     """Erase the bytes of some keys for good, all versions, and leave a tombstone row for each."""
     with _one_line():
         companions: Literal["refuse", "too", "leave"] = "too" if group else "leave" if only_this else "refuse"
-        rows = erase(existing(archive), keys or [], companions=companions)
+        rows = erase(writable(archive), keys or [], companions=companions)
     print(f"tombstones: {rows}")
 
 
@@ -96,7 +96,7 @@ def hold(
 ) -> None:
     """Refuse to forget a key, and to sweep what its shards left, until it is released."""
     with _one_line():
-        holds.hold(existing(archive), key, reason)
+        holds.hold(writable(archive), key, reason)
     print(f"{key}: on hold")
 
 
@@ -104,7 +104,7 @@ def hold(
 def release(archive: Archive, key: Annotated[str, typer.Argument(help="A key on hold.")]) -> None:
     """End the hold of a key."""
     with _one_line():
-        holds.release(existing(archive), key)
+        holds.release(writable(archive), key)
     print(f"{key}: released")
 
 
@@ -112,7 +112,7 @@ def release(archive: Archive, key: Annotated[str, typer.Argument(help="A key on 
 def upgrade(archive: Archive) -> None:
     """Give an archive of format 1 its log; nothing else is written anew. No other command may run meanwhile."""
     with _one_line():
-        record = upgrading.upgrade(existing(archive)).record
+        record = upgrading.upgrade(writable(archive)).record
     print(f"format 2, record {record}")
 
 
@@ -142,4 +142,5 @@ def _show(found: Status) -> None:
 
 
 if __name__ == "__main__":
+    command.show_warnings()
     app()

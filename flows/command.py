@@ -29,6 +29,7 @@ from rich.table import Table
 
 from codec.errors import FdcError, SettingsError
 from flows import LOGGERS, credentials, outcome
+from tasks.archive import opening
 from tasks.progress import Progress
 
 DONE, FATAL, FAILED_ROWS, INTERRUPTED = 0, 1, 2, 130
@@ -48,6 +49,7 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
                 if isinstance(handler, PrefectConsoleHandler):
                     handler.setLevel(logging.CRITICAL)
 
+    show_warnings()
     logging.raiseExceptions = False  # a console or server that is gone is no news at each line
     _watch_signals()
 
@@ -71,6 +73,13 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(help=inspect.cleandoc(flow.fn.__doc__ or "").partition("\n\nArgs:")[0])(_with_options(command, flow.fn))
     app()
+
+
+def show_warnings() -> None:
+    """Show on the terminal what a writer must know of its store, even where other log lines are not shown."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    opening.LOGGER.addHandler(handler)
 
 
 def _let_go(error: BaseException | None) -> None:

@@ -47,6 +47,7 @@ def compress_archive(
     retry_failed: bool = False,
     recheck: bool = False,
     allow_shrink: bool = False,
+    single_writer: bool = False,
     child_env: list[str] | None = None,
     plan: bool = False,
     engine: mapping.Engine = "threads",
@@ -83,6 +84,7 @@ def compress_archive(
         retry_failed: Take again what crashed, was killed, took too long or broke the encoder before.
         recheck: Take again what an earlier release kept and this one would judge otherwise.
         allow_shrink: Go on though the source lists nothing, or less than half of the pictures that are kept.
+        single_writer: You vouch that no other writer runs, for a store that cannot keep two apart. It is remembered.
         child_env: An environment variable that the processes which decode pictures get too; may be given again.
         plan: Write nothing, but predict objects, requests, bytes and hours, from a sample of 20 pictures.
         engine: threads of this process, or dask for other processes. The archive is the same.
@@ -120,7 +122,13 @@ def compress_archive(
     with followed("compressing") as progress, shards as (count, runner):
         mapped = partial(mapping.shard_map.with_options(task_runner=runner), workers=count, progress=progress)
         run = partial(compress, source, archive, settings, models=models, shard_map=mapped, progress=progress)
-        done = run(resume=resume, retry_failed=retry_failed, recheck=recheck, allow_shrink=allow_shrink)
+        done = run(
+            resume=resume,
+            retry_failed=retry_failed,
+            recheck=recheck,
+            allow_shrink=allow_shrink,
+            single_writer=single_writer,
+        )
     row = {"runs": str(done.runs), **done.totals, **report.means(Store(archive), done.runs)}
     create_table_artifact([row], key="compress-archive", description=f"{source} into {archive}")
     found, failures = report.failures(Store(archive), done.runs, outcome.KEPT)

@@ -85,8 +85,7 @@ def bundle(archive: Store, bundle_id: str, *, with_backbone: bool = True) -> Ite
             if with_backbone or not name.startswith(f"{layout.BACKBONES}/"):
                 path = Path(temporary) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(archive.read(name))
-                if sha256_of(path) != expected:
+                if archive.fetch(name, path) != expected:
                     raise ArchiveError(f"{archive.uri(name)}: damaged; restore it from a mirror")
         yield str(Path(temporary) / folder)
 

@@ -141,8 +141,7 @@ def fetch(archive: Store, file: IndexFile, scratch: Path) -> Path:
             raise _missing(archive, file)
     else:
         try:
-            with archive.open(file.name) as source, path.open("wb") as copy:
-                shutil.copyfileobj(source, copy, 1 << 20)
+            archive.fetch(file.name, path)
         except NotFoundError as error:
             raise _missing(archive, file) from error
     if file.sha256:

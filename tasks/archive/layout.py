@@ -5,6 +5,9 @@ RUNS = "runs"
 TABLES = "tables"
 LOG = "log"
 AUDITS = "audits"
+PLACES = "places"
+CLAIM = f"{PLACES}/claim"
+"""The token of the writer that began last, in a store that cannot keep two writers apart."""
 REPORTS = "reports"
 QUALITY_REPORT = f"{REPORTS}/quality-report.html"
 """Pages about an archive, made of its report and replaced each time."""
@@ -133,6 +136,11 @@ def table(number: int, index: int, sha256: str) -> str:
 def audit(stamp: str) -> str:
     """The findings of an audit that began at this time."""
     return f"{AUDITS}/{stamp}.parquet"
+
+
+def place(sha256: str) -> str:
+    """What was found about the store in a place where the archive was written, named by the place's hash."""
+    return f"{PLACES}/{sha256[:16]}.json"
 
 
 def dataset_tar(shard: int, sha256: str) -> str:

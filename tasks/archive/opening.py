@@ -1,26 +1,53 @@
-"""Archives created and opened."""
+"""Archives created and opened. Readers never write; writers first make sure that the store keeps two of them apart.
 
+What was found about a store is kept in places/<hash>.json, by the hash of the archive's address, endpoint and server. A
+copy of the archive has another address, and a store that was updated may say another release: both are tried once more.
+archive.json could not tell: it is never replaced, and equal in all copies. Trying at each opening would take twenty
+requests; this takes two.
+"""
+
+import hashlib
 import importlib.metadata
+import logging
+import secrets
+from typing import Any
 
 from codec.errors import ArchiveError
 from tasks.archive import layout, log, manifest
+from tasks.storage import errors, probe
+from tasks.storage.probe import NotExclusiveError
 from tasks.storage.store import NotFoundError, Store
 
+LOGGER = logging.getLogger(__name__)
 
-def create(archive: Store) -> None:
-    """Make an archive of an empty place, after showing that its store can hold one; an archive is left as it is."""
-    if not archive.exists(layout.ARCHIVE):
-        foreign = [name for name in archive.children("") if not name.startswith("probe-")]
-        if foreign and not archive.exists(layout.ARCHIVE):  # another runner may have made it just now
-            raise ArchiveError(f"{archive}: holds {foreign[0]!r} but is no archive; name an empty folder")
-        document = {
-            "format": manifest.FORMAT,
-            "name": archive.url.rstrip("/").rpartition("/")[2],
-            "probe": archive.probe(),
-            "package_version": importlib.metadata.version("fdcodec"),
-        }
-        archive.publish(layout.ARCHIVE, manifest.to_json(document))
-    log.writable(existing(archive.url))
+
+def create(archive: Store, *, single_writer: bool = False) -> None:
+    """Make an archive of an empty place, after showing that its store can hold one; an archive is left as it is.
+
+    Either way it is then ready to be written, as `prepare` says.
+    """
+    if archive.exists(layout.ARCHIVE):
+        existing(archive.url)
+        prepare(archive, single_writer=single_writer)
+        log.writable(archive)
+        return
+    foreign = [name for name in archive.children("") if not name.startswith("probe-") and name != layout.PLACES]
+    if foreign and not archive.exists(layout.ARCHIVE):  # another runner may have made it just now
+        raise ArchiveError(f"{archive}: holds {foreign[0]!r} but is no archive; name an empty folder")
+    place = _tried(archive, probe.FIRST, single_writer=single_writer)
+    document = {
+        "format": manifest.FORMAT,
+        "name": archive.url.rstrip("/").rpartition("/")[2],
+        "probe": place["probe"],
+        "package_version": importlib.metadata.version("fdcodec"),
+    }
+    if place["single_writer"]:
+        _claim(archive)
+    archive.publish(layout.ARCHIVE, manifest.to_json(document))
+    existing(archive.url)
+    if archive.folder is None:
+        archive.publish(_place(archive), manifest.to_json(place))
+    log.writable(archive)
 
 
 def existing(url: str) -> Store:
@@ -32,3 +59,57 @@ def existing(url: str) -> Store:
         raise ArchiveError(f"{archive}: no archive here; compress-archive makes one") from None
     manifest.from_json(document, archive.uri(layout.ARCHIVE))
     return archive
+
+
+def writable(url: str) -> Store:
+    """The same, ready to be written."""
+    archive = existing(url)
+    prepare(archive)
+    return archive
+
+
+def prepare(archive: Store, *, single_writer: bool = False) -> None:
+    """Make sure, before anything is written, that the store keeps two writers apart; raises NotExclusiveError.
+
+    Where it cannot, and its owner once said `single_writer`, this writer leaves a claim that it reads back before each
+    commit. A folder needs no trial: there each creation fails unless it is exclusive.
+    """
+    if archive.folder is not None:
+        return
+    name = _place(archive)
+    try:
+        place = manifest.from_json(archive.read(name), archive.uri(name), remedy="remove it")
+    except NotFoundError:
+        place = _tried(archive, probe.AGAIN, single_writer=single_writer)
+        if place["single_writer"]:
+            _claim(archive)
+        archive.publish(name, manifest.to_json(place))
+    else:
+        if place["single_writer"]:
+            _claim(archive)
+
+
+def _place(archive: Store) -> str:
+    return layout.place(hashlib.sha256(archive.identity().encode()).hexdigest())
+
+
+def _tried(archive: Store, rounds: int, *, single_writer: bool) -> dict[str, Any]:
+    """What is kept about a store."""
+    place: dict[str, Any] = {"format": manifest.FORMAT, "place": errors.without_secrets(archive.identity())}
+    try:
+        return place | {"probe": probe.probe(archive, rounds), "single_writer": False}
+    except NotExclusiveError:
+        if not single_writer:
+            raise
+        return place | {"probe": "one writer at a time, by its owner's word", "single_writer": True}
+
+
+def _claim(archive: Store) -> None:
+    LOGGER.warning(
+        "%s: this store cannot keep two writers apart. A second writer is detected before the next commit, but not "
+        "kept out, and what both wrote until then may be damaged: run one command at a time.",
+        archive,
+    )
+    token = secrets.token_hex(16)
+    archive.replace(layout.CLAIM, token.encode())
+    archive.claim(layout.CLAIM, token)

@@ -39,6 +39,11 @@ REASONS: Mapping[str, str] = {
 TROUBLE = ("crashed", "killed", "timeout", "encoder")
 """Reasons that another machine, more memory or a later release may do away with: taken again on request."""
 DAMAGED = "damaged"
+UPLOADS: Mapping[str, str] = {
+    "checksum": "the store checked the SHA-256 of the whole tar before it was committed",
+    "composite": "the store checked the SHA-256 of each part of the tar's upload",
+    "read_back": "the whole tar was read again from the store and hashed",
+}
 
 
 def _field(name: str, kind: pa.DataType, description: str, unit: str = "", *, nullable: bool = True) -> pa.Field:
@@ -117,6 +122,7 @@ SCHEMA = pa.schema(
         _field("film_length", pa.int64(), "bytes of that film", "byte"),
         _field("film_sha256", pa.string(), "hash of those bytes, which are the source's own"),
         _field("needs_attention", pa.string(), "what an owner should look at, in one line; null where all is well"),
+        _field("verified_by", pa.string(), _choice(UPLOADS)),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )

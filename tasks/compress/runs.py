@@ -48,6 +48,7 @@ def compress(
     retry_failed: bool = False,
     recheck: bool = False,
     allow_shrink: bool = False,
+    single_writer: bool = False,
     shard_map: ShardMap | None = None,
     progress: Progress = SILENT,
 ) -> Outcome:
@@ -56,15 +57,16 @@ def compress(
     An open run keeps its own settings and bundle. With `resume`, its number, nothing else is done, and settings that
     differ from its own are refused. With `retry_failed`, what crashed, was killed, took too long or broke the encoder
     before this call is taken again, once; with `recheck`, what an earlier release of this package would judge
-    otherwise. A source that lists nothing, or less than half of what is kept, is refused without `allow_shrink`. Of
-    `models`, the threads are those of the settings. `shard_map` maps encode_shard over the shards of a run, by default
-    one after another.
+    otherwise. A source that lists nothing, or less than half of what is kept, is refused without `allow_shrink`. With
+    `single_writer` the owner vouches that nobody else writes to a store that cannot keep two writers apart; the archive
+    remembers it. Of `models`, the threads are those of the settings. `shard_map` maps encode_shard over the shards of a
+    run, by default one after another.
     """
     pictures, store = open_source(source), Store(archive)
     pictures.check(store)
     if models.bundle and not Path(models.bundle).is_dir():
         raise SettingsError(f"{models.bundle}: no such bundle folder")
-    create(store)
+    create(store, single_writer=single_writer)
 
     def in_order(job: Job, shards: int) -> Iterable[report.Totals]:
         return (encode_shard(job, number, progress) for number in range(shards))
@@ -72,7 +74,7 @@ def compress(
     def finish(run: int) -> Manifest:
         head = log.read(store)
         plan = log.plan(store, head, run)
-        job = Job(store.url, run, models.device, models.backbone, models.codec, models.child_env)
+        job = Job(store.url, run, models.device, models.backbone, models.codec, models.child_env, store.token)
         progress.begin(plan.images)
         finished.append((run, work_off(store, plan, job, shard_map or in_order)))
         return plan

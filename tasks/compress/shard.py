@@ -36,7 +36,10 @@ OWN_BYTES = ("damaged", "irregular", "signed", "raw", "not_an_image", "encoder")
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be worked off shard by shard. `backbone` says where the bundle's is found if it is not embedded."""
+    """A run to be worked off shard by shard. `backbone` says where the bundle's is found if it is not embedded.
+
+    `claim` is the token of the writer, where the store cannot keep two apart.
+    """
 
     archive: str
     run: int
@@ -44,6 +47,7 @@ class Job:
     backbone: str = ""
     codec: str = CODEC
     child_env: tuple[str, ...] = ()
+    claim: str = ""
 
 
 def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.Totals:
@@ -54,6 +58,8 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
     were read and could not be kept than the run's settings allow.
     """
     archive = Store(job.archive)
+    if job.claim:
+        archive.claim(layout.CLAIM, job.claim)
     plan = log.plan(archive, log.read(archive), job.run)
     start, stop = plan.shards[shard]
     done = committed(archive, job.run, shard)
@@ -306,17 +312,18 @@ def _commit(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: 
 def _published(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: Path) -> pa.Table:
     """The part that stands: ours, or that of another runner, whose tar then stays instead of ours."""
     own = [row for row in rows if row["status"] != "unchanged" and "offset" in row]
-    tar = ""
+    tar = verified_by = ""
     if own:
         _check_offsets(spool, own)
         digest = sha256_of(spool)
         tar = layout.tar(plan.run, shard, digest)
-        if not archive.publish(tar, spool) or archive.sha256(tar) != digest:
+        verified_by = archive.verify(tar, spool) if archive.publish(tar, spool) else ""
+        if not verified_by:
             raise StorageError(
                 f"{archive.uri(tar)}: what is stored here is not what was written; remove it and run again"
             )
     for row in own:
-        row["tar"] = tar
+        row |= {"tar": tar, "verified_by": verified_by}
     about = {"run": str(plan.run), "shard": str(shard), "tar": tar}
     if archive.publish(layout.part(plan.run, shard), index_files.encoded(rows, about)):
         return schema.table(rows, about)

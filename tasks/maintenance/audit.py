@@ -8,11 +8,13 @@ or missing object is replaced by the mirror's, if that one is what its name or i
 
 import datetime
 import hashlib
+import logging
 import random
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -28,17 +30,20 @@ from tasks.archive.erasing import tar_of
 from tasks.archive.index_files import DamagedError, IndexFile
 from tasks.archive.log import Head, Table
 from tasks.archive.manifest import Manifest
-from tasks.archive.opening import existing
+from tasks.archive.opening import existing, prepare
 from tasks.maintenance.findings import SCHEMA, Findings
 from tasks.processes.codec_process import Models, decodes, verifier
 from tasks.progress import SILENT, Progress
 from tasks.storage import parquet
-from tasks.storage.store import PIECE, NotFoundError, StorageError, Store, sha256_of
+from tasks.storage.store import PIECE, NotFoundError, ReadOnlyError, StorageError, Store, sha256_of
 
+LOGGER = logging.getLogger(__name__)
 SECONDS = 1800.0
 DAY = 86_400.0
 SWEPT_AFTER = 7 * DAY
-OURS = tuple(f"{folder}/" for folder in (layout.ESCROW, layout.AUDITS, layout.REPORTS, layout.LOG, format1.FORGET))
+OURS = tuple(
+    f"{folder}/" for folder in (layout.ESCROW, layout.AUDITS, layout.REPORTS, layout.LOG, layout.PLACES, format1.FORGET)
+)
 """Folders in which a name that nothing names is no finding."""
 SAME = ["key", "version", "run", "status", "tar", "offset", "length", "sha256", "film_offset", "film_length"]
 """What a row of a table and that of its part must agree in."""
@@ -59,7 +64,8 @@ _DIFFERENCES = """
 class Audited:
     """How many objects and pictures were looked at, how many problems there are, and how many of those were put right.
 
-    `problems` are the first thousand findings that are not ok; `findings` is the name of the file that has all.
+    `problems` are the first thousand findings that are not ok; `findings` is the name of the file that has all, empty
+    where the archive lets nothing be written.
     """
 
     objects: int
@@ -90,6 +96,8 @@ def audit(
     store = Store(archive)
     if not repair_from or not store.children(layout.RUNS):
         store = existing(archive)
+    if repair_from:
+        prepare(store)
     mirror = existing(repair_from) if repair_from else None
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%fZ")
     name = layout.audit(stamp)
@@ -102,7 +110,11 @@ def audit(
             finally:
                 notes.flush()
                 writer.close()
-                store.publish(name, path)
+                try:
+                    store.publish(name, path)
+                except ReadOnlyError as error:
+                    name = ""
+                    LOGGER.warning("the findings are not kept in the archive: %s", error)
     return Audited(notes.objects, notes.pictures, notes.found, notes.repaired, notes.problems, name)
 
 
@@ -146,8 +158,9 @@ class _Audit:
         for name in sorted(self.objects.keys() - self.named):
             if not name.startswith(OURS):
                 self.unnamed(name)
-        for name in self.archive.abort_uploads(older_than=DAY):
-            self.notes.add(name, "dangling", "aborted", repaired=True)
+        with suppress(ReadOnlyError):
+            for name in self.archive.abort_uploads(older_than=DAY):
+                self.notes.add(name, "dangling", "aborted", repaired=True)
 
     def table(self, table: Table) -> None:
         """Check a table, and that it has the rows of its runs' parts, each once and no other."""
@@ -214,13 +227,19 @@ class _Audit:
             self.notes.add(name, "foreign", "nothing names it; remove it if it is not yours")
         elif self.may_be_work_in_progress(name):
             self.notes.add(name, detail="may be work in progress")
-        elif self.archive.age(name) < SWEPT_AFTER:
-            self.notes.add(name, detail="left over; an audit removes it when it is seven days old")
+        elif self.age(name) < SWEPT_AFTER:
+            self.notes.add(name, detail="left over; an audit that may write removes it when it is seven days old")
         elif self.is_held(name):
             self.notes.add(name, detail="left over; kept for the hold on a key of its shard")
         else:
             self.archive.remove(name)
             self.notes.add(name, "left_over", "removed", repaired=True)
+
+    def age(self, name: str) -> float:
+        """Seconds since an object was written; none for a reader without the right to ask the store's clock."""
+        with suppress(ReadOnlyError):
+            return self.archive.age(name)
+        return 0.0
 
     def may_be_work_in_progress(self, name: str) -> bool:
         """Whether a command that is at work may come to name an object: that of an open run, or of an erasure."""
@@ -299,7 +318,7 @@ class _Audit:
         """The bytes at a row's place in pieces, fewer or none if the tar ends before."""
         if not whole:
             try:
-                yield from self.archive.range_pieces(tar, row["offset"], row["length"])
+                yield from self.archive.pieces(tar, row["length"], start=row["offset"])
             except StorageError:
                 if self.archive.size(tar) >= row["offset"] + row["length"]:
                     raise

@@ -141,8 +141,7 @@ def _copy(mirror: Store, folder: str, home: Path) -> None:
     for name, expected in escrow.sums(mirror, folder).items():
         path = home / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(mirror.read(name))
-        if sha256_of(path) != expected:
+        if mirror.fetch(name, path) != expected:
             raise ArchiveError(f"{mirror.uri(name)}: damaged; copy it from the archive")
 
 

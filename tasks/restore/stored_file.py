@@ -66,7 +66,7 @@ def copy_member(archive: Store, member: Member, path: Path) -> None:
     """Write a stored file to a local one, checked against its hash; raises ArchiveError."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
-        for piece in archive.range_pieces(member.tar, member.offset, member.length):
+        for piece in archive.pieces(member.tar, member.length, start=member.offset):
             digest.update(piece)
             file.write(piece)
     if digest.hexdigest() != member.sha256:

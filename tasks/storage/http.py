@@ -28,10 +28,12 @@ def head(fs: Any, url: str) -> tuple[int | None, str]:
     return sync(fs.loop, _head, fs, url)  # type: ignore[no-any-return]  # fsspec is untyped
 
 
-def pieces(fs: Any, url: str, most: int, length: int) -> Iterator[bytes]:
-    """The first `most` bytes of a file, in pieces of `length`; the reply is not read further. Raises OSError."""
+def pieces(fs: Any, url: str, most: int, length: int, start: int = 0) -> Iterator[bytes]:
+    """At most so many bytes of a file from `start` on, in pieces of `length`; no more is read. Raises OSError."""
     reply = sync(fs.loop, _get, fs, url)
     try:
+        while start and (skipped := sync(fs.loop, _exactly, reply, min(length, start))):
+            start -= len(skipped)
         while most and (piece := sync(fs.loop, _exactly, reply, min(length, most))):
             most -= len(piece)
             yield piece

@@ -7,14 +7,23 @@ Nor has it paths: `/x`, `//x` and `x?versionId=1` are keys like any other, each 
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
+
+from tasks.storage import errors
 
 DENIED = ("AccessDenied", "AllAccessDisabled", "InvalidObjectState", "403")
 """Codes that refuse one object: to these credentials, or because it lies in a class that must be restored first."""
 
 
-def take_keys_literally(fs: Any) -> None:
-    """Let a file system split a path at its first slash: it would cut off what looks like a version, or slashes."""
+def settle(fs: Any) -> None:
+    """Make a file system, before its first request, take keys as they are and leave checksums to us.
+
+    It would cut off what looks like a version, or slashes. And it would add checksums of its own, in a form that older
+    servers do not know, and hold a range against the checksum of the whole object, which some servers say there too.
+    """
+    ours = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+    fs.config_kwargs = ours | fs.config_kwargs
 
     def split(path: str) -> tuple[str, str, None]:
         bucket, key = fs._find_bucket_key(path.removeprefix("s3://").removeprefix("s3a://"))
@@ -25,7 +34,7 @@ def take_keys_literally(fs: Any) -> None:
 
 def denied(error: BaseException) -> bool | None:
     """Whether a failure is one object's, and not that of endpoint or credentials; None if it is no answer of S3."""
-    code = _code(error)
+    code = errors.code(error)
     return code in DENIED if code else None
 
 
@@ -35,13 +44,20 @@ def answers(fs: Any, folder: str) -> bool:
     try:
         fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
     except Exception as error:  # each layer of the client has errors of its own
-        return _code(error) in DENIED
+        return errors.code(error) in DENIED
     return True
 
 
-def _code(error: BaseException) -> str:
-    response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+def server(fs: Any, folder: str) -> str:
+    """Endpoint and name of the server that a bucket is on, and the release where the server says it."""
+    bucket, _ = _split(fs, folder)
+    try:
+        answer = fs.call_s3("head_bucket", Bucket=bucket)
+    except Exception as error:  # each layer of the client has errors of its own
+        answer = errors.reply(error)  # a server also says its name where it refuses
+        if errors.http_status(error) != HTTPStatus.FORBIDDEN:
+            raise
+    return f"{fs.s3.meta.endpoint_url} {answer['ResponseMetadata']['HTTPHeaders'].get('server', '')}"
 
 
 def objects(fs: Any, folder: str) -> Iterator[tuple[str, int, str]]:
@@ -71,16 +87,23 @@ def children(fs: Any, folder: str) -> list[str]:
 
 
 def abort_uploads(fs: Any, folder: str, older_than: float) -> list[str]:
-    """Abort the uploads in parts below bucket/folder that began more than so many seconds ago; returns their paths."""
+    """Abort the uploads in parts below bucket/folder that began more than so many seconds ago; returns their paths.
+
+    A server that cannot list them is left alone.
+    """
     bucket, prefix = _split(fs, folder)
     aborted = []
-    for page in _pages(fs, "list_multipart_uploads", Bucket=bucket, Prefix=prefix):
-        for upload in page.get("Uploads", ()):
-            if upload["Initiated"].timestamp() > time.time() - older_than:
-                continue
-            with suppress(FileNotFoundError):  # completed or aborted meanwhile
-                fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
-            aborted.append(f"{bucket}/{upload['Key']}")
+    try:
+        for page in _pages(fs, "list_multipart_uploads", Bucket=bucket, Prefix=prefix):
+            for upload in page.get("Uploads", ()):
+                if upload["Initiated"].timestamp() > time.time() - older_than:
+                    continue
+                with suppress(FileNotFoundError):  # completed or aborted meanwhile
+                    fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
+                aborted.append(f"{bucket}/{upload['Key']}")
+    except Exception as error:  # each layer of the client has errors of its own
+        if errors.http_status(error) != HTTPStatus.NOT_IMPLEMENTED:
+            raise
     return aborted
 
 

@@ -7,11 +7,12 @@ rows: `originals/` beside one folder a method, with files of the same names.
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import duckdb
 import pyarrow.parquet
 
 from codec.errors import ArchiveError, SettingsError
@@ -20,6 +21,7 @@ from tasks.archive import layout, report
 from tasks.archive.opening import existing
 from tasks.processes.codec_process import Models
 from tasks.restore.before_after import Pictures
+from tasks.storage import parquet
 from tasks.storage.store import Store
 
 ROWS, ORIGINALS = "rows", "originals"
@@ -28,8 +30,8 @@ FIGURES = ("bpp", "psnr_db", "ms_ssim", "lpips", "lpips_alex", "lpips_vgg", "dis
 SUFFIXES = {f".{name.lower()}" for name in FORMATS} | {".jpg", ".tif"}
 _BUNDLE = re.compile(r"-[0-9a-f]{8}(?= |$)")
 """The bundle in a method's name."""
-DECODED = 24
-"""Pictures of archives that are held in memory."""
+DECODED = 4
+"""Pictures of archives that are held in memory, of the originals and of the reconstructions."""
 
 Figures = Mapping[str, float]
 
@@ -103,20 +105,24 @@ class Archives:
     """Archives of the same sources, one method each; a context that holds their decoders."""
 
     def __init__(self, places: Sequence[str], models: Models) -> None:
-        self._models, self._stack = models, ExitStack()
+        self._places, self._models = places, models
         self._stores = {_short(store.url, places): store for store in map(existing, places)}
-        self._rows = {method: _latest(store) for method, store in self._stores.items()}
+        self._rows: dict[str, _Latest] = {}
         self._pictures: dict[str, Pictures] = {}
         self.methods = list(self._stores)
-        self.images = sorted({key for rows in self._rows.values() for key in rows})
+        self.images: list[str] = []
         self.original = functools.lru_cache(DECODED)(self._original)
         self.reconstruction = functools.lru_cache(DECODED)(self._reconstruction)
-        if not self.images:
-            raise ArchiveError(f"{', '.join(places)}: holds no pictures yet")
 
     def __enter__(self) -> Self:
-        for method, store in self._stores.items():
-            self._pictures[method] = self._stack.enter_context(Pictures(store, self._models))
+        with ExitStack() as stack:
+            for method, store in self._stores.items():
+                self._rows[method] = stack.enter_context(_latest(store))
+                self._pictures[method] = stack.enter_context(Pictures(store, self._models))
+            self.images = sorted({key for rows in self._rows.values() for key in rows.images()})
+            if not self.images:
+                raise ArchiveError(f"{', '.join(self._places)}: holds no pictures yet")
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -127,11 +133,13 @@ class Archives:
         return None if row is None else {name: row[name] for name in FIGURES if row.get(name) is not None}
 
     def _original(self, image: str) -> Picture:
-        method = next(method for method in self.methods if image in self._rows[method])
-        return self._pictures[method].original(self._rows[method][image])
+        found = ((self._pictures[method], self._rows[method].get(image)) for method in self.methods)
+        return next(pictures.original(row) for pictures, row in found if row is not None)
 
     def _reconstruction(self, image: str, method: str) -> Picture:
-        return self._pictures[method].kept(self._rows[method][image])
+        row = self._rows[method].get(image)
+        assert row is not None, "a caller asks for what is available"
+        return self._pictures[method].kept(row)
 
 
 def opened(places: Sequence[str], originals: Path | None, models: Models, stack: ExitStack) -> Gallery:
@@ -142,13 +150,31 @@ def opened(places: Sequence[str], originals: Path | None, models: Models, stack:
 
 
 _LATEST = """
-    SELECT * FROM rows WHERE status <> 'failed'
+    CREATE TABLE latest AS SELECT * FROM rows WHERE status <> 'failed'
     QUALIFY row_number() OVER (PARTITION BY key ORDER BY run DESC) = 1 AND tar IS NOT NULL AND width IS NOT NULL
 """
 
 
-def _latest(archive: Store) -> dict[str, dict[str, Any]]:
-    return {row["key"]: row for row in report.query(archive, _LATEST)}
+class _Latest:
+    """The last kept rows of an archive, in a table on disk that threads may ask."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+
+    def images(self) -> list[str]:
+        return [key for (key,) in self._connection.cursor().execute("SELECT key FROM latest").fetchall()]
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The row of a key, None where there is none."""
+        found = self._connection.cursor().sql("SELECT * FROM latest WHERE key = $key", params={"key": key})
+        return next(iter(found.to_arrow_table().to_pylist()), None)
+
+
+@contextmanager
+def _latest(archive: Store) -> Iterator[_Latest]:
+    with parquet.database(rows=report.stream(archive, log.read(archive))) as connection:
+        connection.execute(_LATEST)
+        yield _Latest(connection)
 
 
 def _short(url: str, places: Sequence[str]) -> str:

@@ -134,12 +134,16 @@ def reopened(archive: Path, *missing: int) -> None:
 
 
 def snapshot(archive: Path | str) -> dict[str, str]:
-    """The content hash of every file of an archive; parts and tables count by their rows, a seal by its parts."""
+    """The content hash of every file of an archive; parts and tables count by their rows, a seal by its parts.
+
+    What was found about the store says where it is, and is left out.
+    """
     store = Store(str(archive))
     state: dict[str, str] = {}
     for item in store.list():
         content = store.read(item.name)
-        if "/report/" in item.name or item.name.startswith((f"{layout.TABLES}/", f"{layout.LOG}/")):
+        own = (f"{layout.TABLES}/", f"{layout.LOG}/", f"{layout.PLACES}/")
+        if "/report/" in item.name or item.name.startswith(own):
             continue
         if item.name.endswith("complete.json"):
             content = json.dumps([part["name"] for part in json.loads(content)["parts"]]).encode()

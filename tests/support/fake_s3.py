@@ -1,5 +1,11 @@
-"""A real S3 server over HTTP, as a process of its own."""
+"""A real S3 server over HTTP, as a process of its own; on request one with the ways of other makers' servers.
 
+`python -m tests.support.fake_s3 PORT WAY...`, where WAY is one of WAYS.
+"""
+
+import base64
+import hashlib
+import io
 import os
 import socket
 import subprocess
@@ -7,9 +13,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from s3fs import S3FileSystem
@@ -20,14 +27,23 @@ CREDENTIALS = {
     "AWS_DEFAULT_REGION": "us-east-1",
 }
 
+WAYS = {
+    "checks-checksums": "compares a body with the SHA-256 beside it, and refuses another one",
+    "knows-no-checksums": "keeps none and says none",
+    "says-checksums-of-ranges": "with a part of an object it says the checksum of the whole",
+    "ignores-condition-on-put": "If-None-Match says nothing to it there",
+    "ignores-condition-on-complete": "If-None-Match says nothing to it on CompleteMultipartUpload",
+}
+"""By default it keeps the checksum that it is told, and honors conditions."""
+
 
 @contextmanager
-def serving(log: Path | None = None) -> Iterator[str]:
+def serving(log: Path | None = None, ways: Iterable[str] = ()) -> Iterator[str]:
     """The address of a server that forgets everything when the context ends; it writes each request to the log."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tests.support.fake_s3", str(port)]
+    command = [sys.executable, "-m", "tests.support.fake_s3", str(port), *ways]
     with (log or Path(os.devnull)).open("wb") as errors:
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
     try:
@@ -41,9 +57,9 @@ def serving(log: Path | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def in_environment(log: Path | None = None) -> Iterator[str]:
+def in_environment(log: Path | None = None, ways: Iterable[str] = ()) -> Iterator[str]:
     """The address of such a server; address and credentials are in the environment, as for any user."""
-    with serving(log) as address, pytest.MonkeyPatch.context() as patch:
+    with serving(log, ways) as address, pytest.MonkeyPatch.context() as patch:
         for name, value in {"AWS_ENDPOINT_URL": address, **CREDENTIALS}.items():
             patch.setenv(name, value)
         yield address
@@ -61,14 +77,47 @@ def _wait(address: str) -> None:
             time.sleep(0.2)
 
 
-def _serve(port: int) -> None:
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class _Odd:
+    """A server with ways of its own."""
+
+    def __init__(self, application: Application, ways: list[str]) -> None:
+        self._application, self._ways = application, ways
+
+    def __call__(self, environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        method = environment["REQUEST_METHOD"]
+        if "knows-no-checksums" in self._ways:
+            for name in [name for name in environment if "CHECKSUM" in name]:
+                del environment[name]
+        on = {"PUT": "put", "POST": "complete"}.get(method)
+        if f"ignores-condition-on-{on}" in self._ways:
+            environment.pop("HTTP_IF_NONE_MATCH", None)
+        told = environment.get("HTTP_X_AMZ_CHECKSUM_SHA256")
+        if "checks-checksums" in self._ways and told and method == "PUT":
+            body = environment["wsgi.input"].read(int(environment["CONTENT_LENGTH"]))
+            environment["wsgi.input"] = io.BytesIO(body)
+            if base64.b64encode(hashlib.sha256(body).digest()).decode() != told:
+                start("400 Bad Request", [("Content-Type", "application/xml")])
+                return [b"<Error><Code>BadDigest</Code><Message>other bytes</Message></Error>"]
+        if "says-checksums-of-ranges" in self._ways and method == "GET" and "HTTP_RANGE" in environment:
+            whole = base64.b64encode(hashlib.sha256(b"another content").digest()).decode()
+            return self._application(
+                environment, lambda status, headers: start(status, [*headers, ("x-amz-checksum-sha256", whole)])
+            )
+        return self._application(environment, start)
+
+
+def _serve(port: int, ways: list[str]) -> None:
     """One request at a time: the server looks before it creates, and would let two creators of one name win."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import run_simple
 
     application = DomainDispatcherApplication(create_backend_app)
-    run_simple("127.0.0.1", port, application, threaded=False, request_handler=MotoRequestHandler)
+    served = _Odd(application, ways) if ways else application
+    run_simple("127.0.0.1", port, served, threaded=False, request_handler=MotoRequestHandler)
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(int(sys.argv[1]), sys.argv[2:])

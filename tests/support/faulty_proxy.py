@@ -22,8 +22,15 @@ from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>planted</Message></Error>"
-CODES = {409: "ConditionalRequestConflict", 412: "PreconditionFailed", 500: "InternalError", 503: "SlowDown"}
+ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code></Error>"
+CODES = {
+    403: "AccessDenied",
+    501: "NotImplemented",
+    409: "ConditionalRequestConflict",
+    412: "PreconditionFailed",
+    500: "InternalError",
+    503: "SlowDown",
+}
 STALL = 1.5
 
 

@@ -8,9 +8,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from s3fs import S3FileSystem
-
 from codec.errors import FdcError
+from tasks.storage import uploads
 from tests.support import archive_builder, kill_points
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -59,9 +58,9 @@ def _run(source: str, archive: str, bundle: Path, point: str, environment: dict[
 
 
 def _send_tars_in_parts() -> None:
-    put: Any = S3FileSystem._put_file
+    put = uploads.put
 
-    async def put_file(self: Any, lpath: str, rpath: str, **options: Any) -> None:
-        await put(self, lpath, rpath, **options, chunksize=1024 if rpath.endswith(".tar") else None)
+    def in_parts(fs: Any, path: str, content: bytes | Path, *, create: bool, largest_put: int) -> None:
+        put(fs, path, content, create=create, largest_put=0 if path.endswith(".tar") else largest_put)
 
-    S3FileSystem._put_file = put_file
+    uploads.put, uploads.PART = in_parts, 1024

@@ -33,7 +33,7 @@ from tests.support.archive_builder import SMALL, bundle, folder, in_process, pac
 from tests.support.fake_codec import FAKE, RAISE
 
 ARCHIVE, MIRROR = "memory://archive", "memory://mirror"
-OPERATIONS = ("_create", "replace", "remove", "read", "read_range", "open", "item", "children", "list")
+OPERATIONS = ("_create", "replace", "remove", "read", "read_range", "open", "pieces", "item", "children", "list")
 PAIR = replace(SMALL, max_images_per_shard=2)
 FORGOTTEN = "b.png"
 """What the command forget erases."""

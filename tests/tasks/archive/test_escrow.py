@@ -1,6 +1,7 @@
 """An archive holds by hash all that its files need, and whoever reads it finds that there."""
 
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from codec.bundle import Bundle
 from codec.errors import ArchiveError, BackboneError, SettingsError
 from tasks.archive import escrow, layout
 from tasks.processes.codec_process import Models
-from tasks.storage.store import StorageError, Store
+from tasks.storage.store import StorageError, Store, sha256_of
 from tests.support import archive_builder
 from tests.support.archive_builder import folder, pack, png
 from tests.support.fake_codec import FAKE
@@ -93,6 +94,20 @@ def test_a_remote_copy_is_fetched_and_checked(tmp_path: Path) -> None:
         pass
     with pytest.raises(ArchiveError, match="no copy of this bundle"), escrow.bundle(archive, "0" * 64):
         pass
+
+
+def test_a_remote_copy_is_fetched_in_bounded_memory() -> None:
+    archive, weights = Store("memory://large-escrow"), bytes(64 << 20)
+    archive.publish("escrow/0/weights.safetensors", weights)
+    archive.publish("escrow/0/SHA256SUMS", f"{sha256_of(weights)}  weights.safetensors\n".encode())
+    assert archive.size("escrow/0/weights.safetensors") == len(weights)  # for which this store copies it, once
+    tracemalloc.start()
+    try:
+        with escrow.bundle(archive, "0") as path:
+            assert (Path(path) / "weights.safetensors").stat().st_size == len(weights)
+        assert tracemalloc.get_traced_memory()[1] < 24 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_list_that_leads_out_of_the_archive_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from tasks.sources.source import open_source
-from tasks.storage import http, store
+from tasks.storage import http, readable
 from tasks.storage.store import StorageError, Store
 from tests.support.archive_builder import pack, png, rows
 from tests.support.web_server import WebServer, web
@@ -117,7 +117,7 @@ def test_of_a_web_servers_file_no_more_is_read_than_was_promised(
     pack(source, tmp_path / "a", fake_bundle)
     assert outcomes(tmp_path / "a", website) == {"/plain/a.png": ("failed", "source_changed")}
     assert list(map(len, Store(website.address).pieces("plain/a.png", 101, 64))) == [64, 37]
-    monkeypatch.setattr(store, "LARGEST_UNSAID", 2000)
+    monkeypatch.setattr(readable, "LARGEST_UNSAID", 2000)
     with pytest.raises(StorageError, match="says no size, and sends more than 2000 bytes"):
         Store(website.address).item("unsaid/b.png")
 
@@ -129,3 +129,4 @@ def test_a_listing_may_lie_on_a_web_server_and_name_what_lies_beside_it(
     assert pack(f"{website.address}/plain/list.csv", tmp_path / "a", fake_bundle).totals["compressed"] == 1
     assert Store(website.address).read("plain/a.png") == png(1)
     assert Store(website.address).read_range("plain/a.png", 5, 9) == png(1)[5:14]
+    assert b"".join(Store(website.address).pieces("plain/a.png", 9, 4, start=5)) == png(1)[5:14]

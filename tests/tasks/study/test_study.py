@@ -3,6 +3,7 @@
 import random
 import shutil
 import threading
+import tracemalloc
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,7 @@ from tasks.study.gallery import Archives, Folder, check, opened
 from tasks.study.server import study_app, viewer_app
 from tasks.study.study import AlreadyAnswered, ForgedComparison, Study, UnknownParticipant
 from tests.support.archive_builder import folder, in_process, pack, png
+from tests.support.codecless_archives import make
 from tests.support.fake_codec import FAKE
 from tests.support.galleries import METHODS, evaluation, write_rows
 
@@ -304,6 +306,19 @@ def test_the_viewer_serves_pictures_by_number(evaluated: Path) -> None:
     assert client.get("/pictures/2/1.png").status_code == 200
     for wrong in ("3/original", "-1/original", "0/3", "0/-1"):
         assert client.get(f"/pictures/{wrong}.png").status_code == 404
+
+
+def test_an_archive_of_many_pictures_is_shown_in_bounded_memory(tmp_path: Path) -> None:
+    keys = [f"{number:05d}" for number in range(20_000)]
+    make(tmp_path / "a", [{key: key.encode() for key in keys}], per_shard=len(keys))
+    with ExitStack() as stack:
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        gallery = opened([str(tmp_path / "a")], None, Models("", codec=FAKE), stack)
+        assert gallery.images == keys
+        assert gallery.figures("12345", "a") == {"bpp": 5.0}
+        assert gallery.figures("no picture", "a") is None
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
 
 
 def test_an_archive_shows_what_it_keeps_beside_its_sources(tmp_path: Path, fake_bundle: Path) -> None:
