@@ -67,7 +67,7 @@ MENDS: dict[str, tuple[Unmended, tuple[str, str, str, bool]]] = {
     ),
     "a reader whose table was replaced reads again": (
         (report._consistently, "log.number(archive) == head.record", "True"),
-        ("restore", "forget", "open tables/", False),
+        ("restore", "forget", "(item|pieces|open) tables/", False),
     ),
     "a picture whose tar was replaced is looked up again": (
         (restore._read, "except NotFoundError", "except ZeroDivisionError"),
