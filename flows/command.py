@@ -29,6 +29,7 @@ from rich.table import Table
 
 from codec.errors import FdcError, SettingsError
 from flows import LOGGERS, credentials, outcome
+from tasks.compress import process_pair
 from tasks.progress import Progress
 
 DONE, FATAL, FAILED_ROWS, INTERRUPTED = 0, 1, 2, 130
@@ -65,6 +66,8 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
         except FdcError as error:
             typer.echo(f"error: {error}", err=True)
             _let_go(error)
+            if isinstance(error, ServerError):
+                _leave(FATAL)
             raise typer.Exit(FATAL) from None
         raise typer.Exit(show(result))
 
@@ -78,6 +81,10 @@ def _let_go(error: BaseException | None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error.__traceback__, error = None, error.__context__
+
+
+class ServerError(SettingsError):
+    """Prefect's server does not answer, at the start or later."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -126,7 +133,15 @@ def _server_there() -> Iterator[None]:
         if isinstance(error, RuntimeError) and not str(error).startswith("Failed to reach API"):
             raise
         url = PREFECT_API_URL.value() or "a temporary one"
-        raise SettingsError(f"Prefect's server does not answer ({url}): start it, or unset PREFECT_API_URL") from error
+        raise ServerError(f"Prefect's server does not answer ({url}): start it, or unset PREFECT_API_URL") from error
+
+
+def _leave(status: int) -> None:
+    """End at once: Prefect would offer each of its events to a server that is gone for seconds more."""
+    process_pair.dismiss_all()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _refuse_passwords(parameters: Mapping[str, Any]) -> None:

@@ -22,11 +22,11 @@ from typer import rich_utils
 from codec.errors import SettingsError
 from flows import command, compress_archive, restore_archive
 from tasks.archive import layout
-from tests.flows.conftest import Server
 from tests.support import fake_codec
 from tests.support.archive_builder import bundle as fake_bundle
 from tests.support.archive_builder import folder, png
 from tests.support.deployments import processes
+from tests.support.prefect_server import Server
 
 ROOT = Path(__file__).parents[2]
 

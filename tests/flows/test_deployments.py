@@ -30,7 +30,7 @@ from flows.serve import NAMES
 from tasks.archive import layout, report
 from tasks.dataset import pack
 from tasks.storage.store import Store
-from tests.flows.conftest import ROOT, Server, free_port, holding
+from tests.flows.conftest import holding
 from tests.support.archive_builder import folder, png
 from tests.support.deployments import (
     INFRA,
@@ -47,6 +47,7 @@ from tests.support.deployments import (
     until,
 )
 from tests.support.fake_s3 import serving
+from tests.support.prefect_server import ROOT, Server, free_port
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

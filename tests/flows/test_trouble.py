@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 from codec.errors import SettingsError
 from codec.support import processors
 from flows import LOGGERS, audit_archive, cluster, command, mapping, study
-from tests.flows.conftest import ROOT, Server, free_port
 from tests.support.codecless_archives import make
 from tests.support.deployments import client, until
 from tests.support.galleries import evaluation
+from tests.support.prefect_server import ROOT, Server, free_port
 
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymen
 from prefect.states import Cancelling
 
 from flows import outcome
-from tests.flows.conftest import PATIENCE, ROOT, Server
+from tests.support.prefect_server import PATIENCE, ROOT, Server
 
 INFRA = ROOT / "infra"
 PLACES = {"FDC_SOURCE": "/data/photos", "FDC_ARCHIVE": "s3://bucket/archive"}
