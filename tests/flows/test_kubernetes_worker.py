@@ -1,6 +1,6 @@
 """The Kubernetes worker with what infra/kubernetes gives it, against an API that allows what the shipped Role allows.
 
-FDC_KUBERNETES_PYTHON names a Python in which prefect-kubernetes is installed: `bash infra/proof.sh kubernetes` makes one.
+FDC_KUBERNETES_PYTHON names a Python that has prefect-kubernetes: `bash infra/proof.sh kubernetes` makes one.
 """
 
 import os

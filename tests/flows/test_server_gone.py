@@ -1,11 +1,8 @@
-"""Prefect's server dies, or the run itself is told to end or killed: nothing is lost, and a second start finishes it."""
+"""Prefect's server dies, or a run is told to end or killed: nothing is lost, and a second start finishes it."""
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 

@@ -32,7 +32,7 @@ def _gated(job: Job, shard: int, progress: Progress = SILENT) -> report.Totals:
 
 shards.encode_shard = _gated
 
-from flows import command, compress_archive as module  # noqa: E402  # its task takes the function as it is now
+from flows import command, compress_archive as module  # noqa: E402, I001  # its task takes the function as it is now
 
 module.Models = partial(Models, codec=FAKE)  # type: ignore[misc,assignment]
 compress_archive = module.compress_archive

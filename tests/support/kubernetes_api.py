@@ -150,7 +150,10 @@ def _discovery(path: str) -> dict[str, Any] | None:
     found: dict[str, dict[str, Any]] = {
         "/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.0"},
         "/api": {"kind": "APIVersions", "versions": ["v1"]},
-        "/apis": {"kind": "APIGroupList", "groups": [{"name": "batch", "versions": [batch], "preferredVersion": batch}]},
+        "/apis": {
+            "kind": "APIGroupList",
+            "groups": [{"name": "batch", "versions": [batch], "preferredVersion": batch}],
+        },
     }
     for group, kinds in GROUPS.items():
         verbs = ["get", "list", "watch", "create", "patch", "delete"]
