@@ -3,6 +3,7 @@
 FDC_KUBERNETES_PYTHON names a Python that has prefect-kubernetes: `bash infra/proof.sh kubernetes` makes one.
 """
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from tests.support.prefect_server import Server
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 PYTHON = os.environ.get("FDC_KUBERNETES_PYTHON", "")
+PASSWORD = "fdcodec:planted"
 NAMED = {"FDC_NAME": "cluster", "FDC_IMAGE": f"registry/fdcodec:{VERSION}"}
 
 
@@ -57,7 +59,7 @@ def worker(server: Server, role: dict[str, Any], where: Path, **other: str) -> I
     own = {name: value for name, value in given.items() if isinstance(value, str) and name != "PREFECT_API_URL"} | other
     with playing(role, where / "kubeconfig") as cluster, (where / "worker.log").open("w") as log:
         environment = server.environment | own | {"KUBECONFIG": str(where / "kubeconfig"), "PYTHONPATH": ""}
-        # the job's password is a reference to the cluster's secret; the worker's own server here asks for none
+        environment["PREFECT_API_AUTH_STRING"] = PASSWORD  # for which the server of the tests does not ask
         start = [PYTHON, "-m", "prefect", "worker", "start", "--pool", "fdcodec-kubernetes"]
         process = subprocess.Popen(start, env=environment, stdout=log, stderr=log, cwd=where)
         try:
@@ -89,6 +91,7 @@ def test_with_the_shipped_manifests_the_observer_lives_and_a_job_is_created(serv
     (container,) = spec["containers"]
     assert container["image"] == NAMED["FDC_IMAGE"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "0"
+    assert PASSWORD not in json.dumps(job)
     password = {each["name"]: each for each in container["env"]}["PREFECT_API_AUTH_STRING"]
     assert password["valueFrom"]["secretKeyRef"] == {"name": "prefect", "key": "api-auth"}
 

@@ -15,7 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 
 Right = tuple[str, str, str]
 """Namespace, resource, verb."""
-GROUPS = {"v1": {"pods": "Pod", "events": "Event", "secrets": "Secret"}, "batch/v1": {"jobs": "Job"}}
+OF_V1 = {"namespaces": "Namespace", "pods": "Pod", "events": "Event", "secrets": "Secret"}
+GROUPS = {"v1": OF_V1, "batch/v1": {"jobs": "Job"}}
 
 
 def rights_of(role: dict[str, Any]) -> set[Right]:
@@ -147,18 +148,16 @@ def _resource(path: str) -> tuple[str, str, str, str]:
 def _discovery(path: str) -> dict[str, Any] | None:
     """What every account may know."""
     batch = {"groupVersion": "batch/v1", "version": "v1"}
+    preferred = {"preferredVersion": batch}
     found: dict[str, dict[str, Any]] = {
         "/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.0"},
         "/api": {"kind": "APIVersions", "versions": ["v1"]},
-        "/apis": {
-            "kind": "APIGroupList",
-            "groups": [{"name": "batch", "versions": [batch], "preferredVersion": batch}],
-        },
+        "/apis": {"kind": "APIGroupList", "groups": [{"name": "batch", "versions": [batch]} | preferred]},
     }
     for group, kinds in GROUPS.items():
         verbs = ["get", "list", "watch", "create", "patch", "delete"]
         listed = [
-            {"name": name, "singularName": "", "namespaced": True, "kind": kind, "verbs": verbs}
+            {"name": name, "singularName": "", "namespaced": name != "namespaces", "kind": kind, "verbs": verbs}
             for name, kind in kinds.items()
         ]
         place = f"/api/{group}" if group == "v1" else f"/apis/{group}"

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import multiprocessing
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -233,3 +234,25 @@ def test_folders_made_on_the_way_survive_a_power_cut_too(tmp_path: Path, monkeyp
     monkeypatch.setattr(local, "sync", lambda folder: (synced.append(folder), real(folder)))
     Store(str(tmp_path)).publish("a/b/c", b"x")
     assert {tmp_path, tmp_path / "a", tmp_path / "a" / "b"} <= set(synced)
+
+
+@pytest.mark.parametrize("put", [Store.publish, Store.replace], ids=["published", "replaced"])
+def test_bytes_are_on_the_disk_before_they_have_their_name_and_then_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put: Callable[[Store, str, bytes], object]
+) -> None:
+    """What survives a power cut is what was synced: here that is written down, with what had a name by then."""
+    synced: list[tuple[str, object]] = []
+    real = os.fsync
+
+    def noted(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            synced.append(("folder", "name" in os.listdir(descriptor)))  # of a descriptor
+        else:
+            synced.append(("file", status.st_size))
+            assert not (tmp_path / "name").exists(), "no name yet"
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    put(Store(str(tmp_path)), "name", b"content")
+    assert synced == [("file", len(b"content")), ("folder", True)]
