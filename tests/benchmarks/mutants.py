@@ -68,6 +68,7 @@ def failing(tree: Path, tests: list[str]) -> str:
     options = ["-q", "-x", "--no-cov", "-p", "no:cacheprovider", "-p", "no:xdist"]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     with tempfile.TemporaryDirectory() as scratch:
+        Path(scratch).chmod(0o755)
         command = [sys.executable, "-m", "pytest", *options, f"--basetemp={scratch}/tests", *tests]
         process = subprocess.Popen(
             command,
@@ -137,6 +138,7 @@ def main() -> None:
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     with tempfile.TemporaryDirectory() as home, ThreadPoolExecutor(asked.processes) as pool:
+        Path(home).chmod(0o755)  # some tests act as another user
         trees: SimpleQueue[Path] = SimpleQueue()
         for number in range(asked.processes):
             trees.put(copy_tree(Path(home) / str(number)))

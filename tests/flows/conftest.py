@@ -1,7 +1,6 @@
 """One real Prefect server for all flow tests: it takes long to start."""
 
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,16 +10,14 @@ import pytest
 
 import flows  # noqa: F401  # switches telemetry off before Prefect is imported
 from tasks.storage.store import Store
-from tests.support.prefect_server import PATIENCE, Server, serving
+from tests.support.prefect_server import Server, serving
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="session")
 def made_database(empty_database: Path) -> Path:
     """An empty database of Prefect's, to be copied into a server's home."""
-    deadline = time.monotonic() + PATIENCE
-    while not empty_database.exists():
-        assert time.monotonic() < deadline, f"see upgrade.log in {empty_database.parent}"
-        time.sleep(0.2)
+    until(empty_database.exists, f"a database; see upgrade.log in {empty_database.parent}")
     return empty_database
 
 

@@ -170,6 +170,7 @@ def test_vanished_runs_are_noticed_without_false_alarms_by_one_automation(deploy
     } <= trigger.expect - {"prefect.flow-run.heartbeat"}
 
 
+@pytest.mark.timing
 def test_a_training_of_two_processes_is_cancelled_and_goes_on_and_others_wait_for_it(
     server: Server, worker: Path, elsewhere: Path, bundle: Bundle, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def test_a_prefect_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert run.stderr.splitlines() == [f"error: Prefect's server does not answer ({url}): {advice}"]
 
 
+@pytest.mark.timing
 def test_a_scheduler_that_is_not_there_is_told_within_seconds(prefect_server: str) -> None:
     began = time.monotonic()
     with pytest.raises(SettingsError, match="no Dask scheduler to work with"):

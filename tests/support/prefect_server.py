@@ -4,16 +4,15 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.waiting import until
+
 ROOT = Path(__file__).parents[2]
-PATIENCE = 600.0
-"""Seconds after which something is taken to never happen; a busy machine takes long."""
 SETTINGS = {
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
@@ -54,7 +53,7 @@ def serving(home: Path, port: int | None = None, **settings: str) -> Iterator[Se
     with (home / "server.log").open("a") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home)
     try:
-        _wait(process, f"{url}/health")
+        until(lambda: _answers(process, f"{url}/health"), "the server's answer")
         yield Server(url, home / "prefect.db", home / "server.log", environment, process)
     finally:
         process.terminate()
@@ -68,13 +67,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        assert process.poll() is None, "the server ended"
-        try:
-            urllib.request.urlopen(url, timeout=60).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline, "the server does not answer"
-            time.sleep(0.2)
+def _answers(process: "subprocess.Popen[bytes]", url: str) -> bool:
+    assert process.poll() is None, "the server ended"
+    try:
+        urllib.request.urlopen(url, timeout=60).close()
+    except OSError:
+        return False
+    return True

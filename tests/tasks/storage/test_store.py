@@ -5,7 +5,7 @@ import errno
 import multiprocessing
 import os
 import stat
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,8 @@ class CarelessFileSystem(DirFileSystem):  # type: ignore[misc]  # fsspec is unty
     """Creates exclusively by looking first and writing then, as most file systems of fsspec do."""
 
     protocol = "careless"
+    together = threading.Barrier(2)
+    """Both writers have looked before one of them writes."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(fs=fsspec.filesystem("memory"), path="/careless")
@@ -100,7 +102,8 @@ class CarelessFileSystem(DirFileSystem):  # type: ignore[misc]  # fsspec is unty
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
         if mode == "create" and self.exists(path):
             raise FileExistsError(path)
-        time.sleep(0.01)
+        if mode == "create":
+            self.together.wait()
         super().pipe_file(path, value)
 
 
