@@ -351,6 +351,33 @@ def test_one_process_serves_every_flow(server: Server, elsewhere: Path, tmp_path
         serving.wait()
 
 
+def test_serving_a_second_archive_leaves_the_deployments_and_schedules_of_the_first(
+    prefect_server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def serve_once(*found: Any) -> None:
+        """As Prefect's serve begins, without waiting for runs."""
+        for deployment in found:
+            deployment.apply()
+
+    def kept(name: str) -> tuple[Any, list[str | None]]:
+        found = client().read_deployment_by_name(f"compress-archive/{name}")
+        return found.parameters["archive"], [schedule.slug for schedule in found.schedules]
+
+    monkeypatch.setattr(serve, "serve", serve_once)
+    serve.main("/data/photos", "/data/first", "two")
+    for archive in ("/data/second", ""):
+        with pytest.raises(typer.Exit):
+            serve.main("/data/photos" if archive else "", archive, "two")
+        said = capsys.readouterr().err
+        assert said == (
+            "error: compress-archive/served-two is for /data/first: give --name to serve another archive beside it\n"
+        )
+    serve.main("/data/photos", "/data/second", "other")
+    assert kept("served-two") == ("/data/first", ["served-nightly"])
+    assert kept("served-other") == ("/data/second", ["served-nightly"])
+    serve.main("/data/photos", "/data/first", "two")
+
+
 @pytest.mark.parametrize(
     ("places", "url", "message"),
     [
