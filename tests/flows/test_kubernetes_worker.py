@@ -21,7 +21,7 @@ from tests.support.deployments import deploy, until
 from tests.support.kubernetes_api import Cluster, playing
 from tests.support.prefect_server import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.proof, pytest.mark.usefixtures("prefect_server")]
 
 PYTHON = os.environ.get("FDC_KUBERNETES_PYTHON", "")
 PASSWORD = "fdcodec:planted"

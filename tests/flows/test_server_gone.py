@@ -103,6 +103,7 @@ def test_a_server_that_dies_while_a_command_runs_loses_nothing(places: Places, h
     places.check()
 
 
+@pytest.mark.proof
 def test_a_server_that_comes_back_is_waited_for(places: Places, home: Path) -> None:
     port = free_port()
     with serving(home, port) as server:
@@ -183,7 +184,10 @@ def logged(server: Server, run: UUID) -> set[str]:
         return {line.message for line in asked.read_logs(log_filter=chosen)}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.proof) for each in (signal.SIGINT, signal.SIGKILL))],
+)
 def test_a_deployed_run_that_is_ended_is_marked_crashed_and_the_next_one_goes_on(
     server: Server, places: Places, number: signal.Signals
 ) -> None:
@@ -200,6 +204,7 @@ def test_a_deployed_run_that_is_ended_is_marked_crashed_and_the_next_one_goes_on
     places.check()
 
 
+@pytest.mark.proof
 def test_a_server_that_dies_under_a_deployed_run_loses_nothing(places: Places, home: Path) -> None:
     port = free_port()
     with serving(home, port) as server, deployed(server, places) as (deployment, worker):

@@ -231,6 +231,13 @@ def test_a_file_system_that_can_neither_is_refused_in_one_line(tmp_path: Path, m
     assert list(Store(str(tmp_path)).list()) == []
 
 
+def test_no_temporary_copy_is_left_by_a_publication_that_won_or_lost(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    assert (store.publish("x", b"a"), store.publish("x", b"b")) == (True, False)
+    store.replace("y", b"c")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "y"]
+
+
 def test_folders_made_on_the_way_survive_a_power_cut_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     real = local.sync
