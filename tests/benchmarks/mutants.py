@@ -1,4 +1,4 @@
-"""Do the tests notice a mistake? `python -m tests.benchmarks.mutants [--only WORD] [--processes 1]`.
+"""Do the tests notice a mistake? `python -m tests.benchmarks.mutants [--only WORD] [--resume] [--processes 1]`.
 
 Each mutation of mutants.toml is made in a copy of the tree, alone, and the tests that it names are run. It is killed
 where one of them fails, or does not end. Before that they must all pass without it. A mutation whose text is no more in
@@ -6,6 +6,7 @@ its file exactly once stops everything: the list must follow the code.
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -20,8 +21,9 @@ from queue import SimpleQueue
 
 ROOT = Path(__file__).parents[2]
 TABLE = Path(__file__).with_suffix(".toml")
+KEPT = ROOT / "build" / "mutants.json"
 RESULTS = Path(__file__).parent / "results" / "mutants.md"
-SECONDS = 900.0
+SECONDS = 300.0
 """After which a mutation that made a test wait for ever counts as killed."""
 
 
@@ -45,7 +47,9 @@ def read_table() -> list[Mutant]:
         count = (ROOT / mutant.file).read_text().count(mutant.old)
         if count != 1:
             problems.append(f"{mutant.name}: `old` stands {count} times in {mutant.file}")
-        problems += [f"{mutant.name}: no {test}" for test in mutant.tests if not (ROOT / test).is_file()]
+        problems += [
+            f"{mutant.name}: no {test}" for test in mutant.tests if not (ROOT / test.partition("::")[0]).is_file()
+        ]
     names = [mutant.name for mutant in found]
     problems += [f"{name}: named twice" for name in {*names} if names.count(name) > 1]
     if problems:
@@ -128,6 +132,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--only", default="", help="mutations whose name or file has this word; nothing is recorded")
     options.add_argument("--processes", type=int, default=1, help="copies of the tree that are worked on at a time")
+    options.add_argument(
+        "--resume", action="store_true", help="go on with build/mutants.json, and trust that tests pass"
+    )
     options.add_argument("--check", action="store_true", help="only see whether the table fits the code")
     asked = options.parse_args()
     table = [mutant for mutant in read_table() if asked.only in f"{mutant.name} {mutant.file}"]
@@ -151,14 +158,17 @@ def main() -> None:
                 trees.put(tree)
 
         tests = sorted({test for mutant in table for test in mutant.tests})
-        for test, failed in zip(tests, pool.map(on_a_tree, tests), strict=True):
+        kept: dict[str, str] = json.loads(KEPT.read_text()) if asked.resume and KEPT.exists() else {}
+        for test, failed in zip(tests, pool.map(on_a_tree, tests), strict=True) if not asked.resume else ():
             if failed:
                 sys.exit(f"error: {test} fails without any mutation: {failed}")
-        print(f"{len(tests)} test files pass without any", flush=True)
-        verdicts = {}
-        for mutant, killer in zip(table, pool.map(on_a_tree, table), strict=True):
-            verdicts[mutant.name] = (mutant, killer)
+        pending = [mutant for mutant in table if mutant.name not in kept]
+        for mutant, killer in zip(pending, pool.map(on_a_tree, pending), strict=True):
+            kept[mutant.name] = killer
+            KEPT.parent.mkdir(exist_ok=True)
+            KEPT.write_text(json.dumps(kept))
             print(f"{mutant.name}: {f'killed by {killer}' if killer else 'SURVIVED'}", flush=True)
+    verdicts = {mutant.name: (mutant, kept[mutant.name]) for mutant in table}
     if not asked.only:
         RESULTS.write_text(page(verdicts, commit.stdout.strip()))
     if survivors := [name for name, (_, killer) in verdicts.items() if not killer]:
