@@ -212,3 +212,27 @@ def test_what_a_system_does_not_grant_is_one_line(caplog: pytest.LogCaptureFixtu
         child_module._say_once(["sockets (seccomp): Function not implemented"])
     (line,) = caplog.messages
     assert "sockets (seccomp): Function not implemented" in line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process gives up is Linux's")
+def test_nobody_of_the_same_user_can_look_into_the_parent() -> None:
+    """Its environment has keys; in a process of its own, since nothing takes this back."""
+    code = f"""
+import ctypes
+from tasks.processes.child import Child
+dumpable = lambda: ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
+before = dumpable()
+with Child({MODULE!r}, [], 1) as child:
+    child.greeting()
+    print(before, dumpable())
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["1", "0"]
+
+
+@pytest.mark.timing
+def test_an_idle_child_does_not_die_of_the_time_of_its_last_request(child: Child) -> None:
+    child.ask({"do": "echo"}, b"x", seconds=3)
+    assert child._process is not None
+    with pytest.raises(subprocess.TimeoutExpired):
+        child._process.wait(4)
