@@ -30,6 +30,7 @@ from rich.table import Table
 from codec.errors import FdcError, SettingsError
 from flows import LOGGERS, credentials, outcome
 from tasks.archive import opening
+from tasks.compress import process_pair
 from tasks.progress import Progress
 
 DONE, FATAL, FAILED_ROWS, INTERRUPTED = 0, 1, 2, 130
@@ -67,6 +68,8 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
         except FdcError as error:
             typer.echo(f"error: {error}", err=True)
             _let_go(error)
+            if isinstance(error, ServerError):
+                _leave(FATAL)
             raise typer.Exit(FATAL) from None
         raise typer.Exit(show(result))
 
@@ -89,6 +92,10 @@ def _let_go(error: BaseException | None) -> None:
         error.__traceback__, error = None, error.__context__
 
 
+class ServerError(SettingsError):
+    """Prefect's server does not answer, at the start or later."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which Prefect passes on to the handler that was there before its own."""
 
@@ -101,21 +108,50 @@ def _watch_signals() -> None:
     """Stop soon after SIGINT or SIGTERM, whoever handles them: Prefect has handlers of its own while a flow runs."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminated)
-    arrivals, told = os.pipe()
-    os.set_blocking(told, False)
-    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-    threading.Thread(target=_stop_soon, args=(arrivals,), daemon=True).start()
+    _stop_soon(_say_interrupted)
 
 
-def _stop_soon(arrivals: int) -> None:
-    """The temporary server got the interrupt as well, and Prefect would wait minutes for its answers."""
-    while (number := os.read(arrivals, 1)[0]) not in (signal.SIGINT, signal.SIGTERM):
-        continue
+def _say_interrupted() -> None:
     with suppress(OSError):
         typer.echo("interrupted: the same command goes on from here", err=True)
     logging.disable(logging.CRITICAL)
-    time.sleep(SECONDS_TO_STOP)
-    os._exit(128 + number)
+
+
+@contextmanager
+def stopping_soon(tell: Callable[[], None]) -> Iterator[None]:
+    """A deployed run in which SIGINT and SIGTERM end this process soon, once `tell` is called.
+
+    Its threads would end with their shards otherwise, which may take an hour. Without a deployment nothing changes.
+    """
+    if not deployment.id or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, told = _stop_soon(tell)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(told)
+
+
+def _stop_soon(tell: Callable[[], None]) -> tuple[int, int]:
+    """Watch for signals in a thread; returns the descriptor that heard of them before, and the one that does now."""
+    arrivals, told = os.pipe()
+    os.set_blocking(told, False)
+    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    threading.Thread(target=_wait_for_signals, args=(arrivals, tell), daemon=True).start()
+    return before, told
+
+
+def _wait_for_signals(arrivals: int, tell: Callable[[], None]) -> None:
+    """The temporary server got the interrupt as well, and Prefect would wait minutes for its answers."""
+    while (number := os.read(arrivals, 1)) and number[0] not in (signal.SIGINT, signal.SIGTERM):
+        continue
+    if number:
+        tell()
+        time.sleep(SECONDS_TO_STOP)
+        os._exit(128 + number[0])
+    os.close(arrivals)
 
 
 def _tell_all() -> None:
@@ -135,7 +171,15 @@ def _server_there() -> Iterator[None]:
         if isinstance(error, RuntimeError) and not str(error).startswith("Failed to reach API"):
             raise
         url = PREFECT_API_URL.value() or "a temporary one"
-        raise SettingsError(f"Prefect's server does not answer ({url}): start it, or unset PREFECT_API_URL") from error
+        raise ServerError(f"Prefect's server does not answer ({url}): start it, or unset PREFECT_API_URL") from error
+
+
+def _leave(status: int) -> None:
+    """End at once: Prefect would offer each of its events to a server that is gone for seconds more."""
+    process_pair.dismiss_all()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _refuse_passwords(parameters: Mapping[str, Any]) -> None:

@@ -130,14 +130,15 @@ def compress_archive(
             single_writer=single_writer,
         )
     row = {"runs": str(done.runs), **done.totals, **report.means(Store(archive), done.runs)}
-    create_table_artifact([row], key="compress-archive", description=f"{source} into {archive}")
     found, failures = report.failures(Store(archive), done.runs, outcome.KEPT)
+    row["to_look_at"] = found
     logger.info("done: %d pictures in runs %s, %d to look at", row["images"], done.runs, found)
-    return outcome.rows(row, failures, found)
+    create_table_artifact([row], key="compress-archive", description=f"{source} into {archive}")
+    return outcome.rows(row | {"left": failures[: outcome.LOGGED]}, failures, found)
 
 
 def show(row: dict[str, Any]) -> int:
-    """Print the totals; the exit status says whether rows failed."""
+    """Print the totals and the first pictures to look at; the exit status says whether there are any."""
     if "hours" in row:
         kept_whole = row.pop("kept_whole")
         command.show_table("plan", row)
@@ -151,8 +152,11 @@ def show(row: dict[str, Any]) -> int:
                 line += f" and saves about {kept['would_save_bytes']:,} bytes"
             print(line)
         return command.DONE
+    left = row.pop("left", [])
     command.show_table("compress-archive" if row["images"] else "nothing is new", row)
-    return command.FAILED_ROWS if row["failed"] or row["damaged"] else command.DONE
+    for failure in left:
+        print(outcome.line(failure))
+    return command.FAILED_ROWS if row["to_look_at"] else command.DONE
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """python -m flows.evaluate_codec PICTURES OUTPUT: this codec beside others, and the experiments, as one folder."""
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
@@ -13,7 +12,7 @@ from codec.evaluation.report import write_report
 from codec.evaluation.runner import RATES, Evaluation
 from codec.evaluation.spec import ALL, Contest
 from flows import command, mapping
-from tasks.evaluation import measure
+from tasks.evaluation import as_folders, measure
 
 measure_task = task(name="measure", cache_policy=NO_CACHE, persist_result=False)(measure)
 report_task = task(name="report", cache_policy=NO_CACHE, persist_result=False)(write_report)
@@ -38,8 +37,8 @@ def evaluate_codec(
     """Measure codecs on pictures and repeat the method's experiments; goes on where it was stopped.
 
     Args:
-        pictures: Folder of pictures.
-        output: Folder for rows, report, figures and reconstructions; what it holds already is not measured again.
+        pictures: Folder or URL of pictures; from a URL they are copied here, at most 10,000.
+        output: Folder or URL for rows, report, figures and reconstructions; what it has is not measured again.
         codec: fdcodec, autoencoder, another codec's name, or all, the default; may be given again.
         bpp: A rate at which other codecs are measured; may be given again.
         quality: A lambda at which this codec is measured; may be given again.
@@ -53,17 +52,20 @@ def evaluate_codec(
     """
     pictures, output = command.place(pictures), command.place(output)
     points = tuple(bpp or RATES), tuple(quality or QUALITIES)
-    contest = Contest(pictures, output, tuple(codec or [ALL]), *points, commands, bundle, backbone, device)
-    codecs, missing = contest.open()
-    with command.bar("measuring") as bar:
+    chosen = tuple(codec or [ALL])
+    with as_folders(pictures, output) as (originals, kept, changed), command.bar("measuring") as bar:
+        contest = Contest(str(originals), str(kept), chosen, *points, commands, bundle, backbone, device)
+        codecs, missing = contest.open()
         count = mapping.workers(workers, 1)
-        measured = measure_task(contest, codecs, workers=count, seconds=image_timeout, progress=bar)
-    for name in EXPERIMENTS if experiments and {ALL, NAME} & {*contest.codecs} else ():
-        experiment_task(name, contest)
-    text = report_task(Path(output), [each.name for each in codecs], missing)
+        measured = measure_task(contest, codecs, workers=count, seconds=image_timeout, progress=changed.telling(bar))
+        for name in EXPERIMENTS if experiments and {ALL, NAME} & {*contest.codecs} else ():
+            experiment_task(name, contest)
+            changed()
+        text = report_task(kept, [each.name for each in codecs], missing)
+        failed = sum(row["status"] == "failed" for row in Evaluation(kept).rows())
     create_markdown_artifact(text, key="evaluate-codec", description=f"{pictures} in {output}")
-    failed = sum(row["status"] == "failed" for row in Evaluation(Path(output)).rows())
-    return {"measured": measured, "failed": failed, "unavailable": len(missing), "page": f"{output}/index.html"}
+    page = f"{output.rstrip('/')}/index.html"
+    return {"measured": measured, "failed": failed, "unavailable": len(missing), "page": page}
 
 
 def show(row: dict[str, Any]) -> int:

@@ -52,7 +52,7 @@ def damage(row: dict[str, Any], failures: Sequence[Failure], found: int, where: 
 def _tell(failures: Sequence[Failure], found: int) -> None:
     logger = get_run_logger()
     for failure in failures[:LOGGED]:
-        logger.warning("%s", _line(failure))
+        logger.warning("%s", line(failure))
     if found > LOGGED:
         logger.warning("%d more; the table of this run has the first %d", found - LOGGED, min(found, KEPT))
     table = [dict(failure) for failure in failures[:KEPT]]
@@ -60,8 +60,9 @@ def _tell(failures: Sequence[Failure], found: int) -> None:
 
 
 def _first(failures: Sequence[Failure]) -> str:
-    return f", the first is {_line(failures[0])}" if failures else ""
+    return f", the first is {line(failures[0])}" if failures else ""
 
 
-def _line(failure: Failure) -> str:
+def line(failure: Failure) -> str:
+    """Key, reason and error, as messages, warnings and commands show it."""
     return f"{failure['key']}: {failure['reason']}: {failure['error'] or 'no message'}"

@@ -17,6 +17,8 @@ from tasks.progress import Progress
 
 EVERY_SECONDS = 10.0
 """How often the artifact is brought up to date."""
+INTERRUPTED = "interrupted: the next run goes on from here"
+"""What a run logs at the end that SIGINT or SIGTERM gives it, as a pod or a machine does that stops."""
 
 
 class _Followed(Progress):
@@ -64,8 +66,9 @@ class _Followed(Progress):
 def followed(what: str) -> Iterator[Progress]:
     """The progress of the current flow run, `what` naming the work."""
     artifact = cast(UUID, create_progress_artifact(0.0, key=f"{flow_run.flow_name}-progress", description=what))
-    with command.bar(what) as bar:
-        progress = _Followed(bar, get_run_logger(), artifact)
+    logger = get_run_logger()
+    with command.bar(what) as bar, command.stopping_soon(lambda: logger.warning(INTERRUPTED)):
+        progress = _Followed(bar, logger, artifact)
         try:
             yield progress
         finally:

@@ -1,6 +1,7 @@
 """python -m flows.serve: every flow, run on demand and on schedule by this process, for the server at PREFECT_API_URL.
 
-The deployments are all named `served`, so they stand beside those of infra/prefect.yaml: compress-archive/served.
+The deployments are all named `served`, so they stand beside those of infra/prefect.yaml: compress-archive/served. Those
+of a second archive are named with a word, served-WORD.
 """
 
 from importlib import import_module
@@ -8,8 +9,10 @@ from typing import Annotated, cast
 
 import typer
 from prefect import Flow, serve
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron, Schedule
 from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
@@ -39,10 +42,10 @@ def flow(name: str) -> Flow[..., object]:
     return found
 
 
-def deployments(source: str = "", archive: str = "") -> list[RunnerDeployment]:
+def deployments(source: str = "", archive: str = "", name: str = "") -> list[RunnerDeployment]:
     """A deployment of each flow; with both places, those that keep the archive up to date have their schedules.
 
-    Raises SettingsError for a relative place, or one without the other.
+    They are called `served`, or `served-NAME`. Raises SettingsError for a relative place, or one without the other.
     """
     if bool(source) != bool(archive):
         raise SettingsError("the schedules need both a source and an archive, or neither")
@@ -55,28 +58,51 @@ def deployments(source: str = "", archive: str = "") -> list[RunnerDeployment]:
         scheduled["audit-archive"] = MONTHLY, {"archive": archive}
     limit = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
     found = []
-    for name in NAMES:
-        schedule, parameters = scheduled.get(name, (None, {}))
-        deployment = flow(name).to_deployment(
-            "served",
+    for each in NAMES:
+        schedule, parameters = scheduled.get(each, (None, {}))
+        deployment = flow(each).to_deployment(
+            called(name),
             schedules=[schedule] if schedule else None,
             parameters=parameters,
-            concurrency_limit=limit if name in ONE_AT_A_TIME else None,
+            concurrency_limit=limit if each in ONE_AT_A_TIME else None,
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         found.append(cast(RunnerDeployment, deployment))
     return found
 
 
+def called(name: str) -> str:
+    """What the deployments of an archive are called."""
+    return f"served-{name}" if name else "served"
+
+
+def refuse_others(archive: str, name: str) -> None:
+    """Raise SettingsError where deployments of this name, and so their schedules, are those of another archive."""
+    with get_client(sync_client=True) as client:
+        for each in ("compress-archive", "audit-archive"):
+            try:
+                kept = client.read_deployment_by_name(f"{each}/{called(name)}").parameters.get("archive", "")
+            except ObjectNotFound:
+                continue
+            if kept and kept != archive:
+                raise SettingsError(
+                    f"{each}/{called(name)} is for {kept}: give --name to serve another archive beside it"
+                )
+
+
 def main(
     source: Annotated[str, typer.Option(help="Folder or URL of pictures for the nightly compress-archive.")] = "",
     archive: Annotated[str, typer.Option(help="Folder or URL of its archive, which audit-archive checks.")] = "",
+    name: Annotated[
+        str, typer.Option(help="A word that tells a second archive's deployments apart: served-WORD.")
+    ] = "",
 ) -> None:
     """Serve every flow until interrupted; schedules run only with both a source and an archive."""
     try:
         if not PREFECT_API_URL.value():
             raise SettingsError("PREFECT_API_URL is empty: a temporary server fires no schedules")
-        found = deployments(source, archive)
+        found = deployments(source, archive, name)
+        refuse_others(archive, name)
     except SettingsError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(command.FATAL) from None

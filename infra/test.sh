@@ -11,4 +11,4 @@ export OMP_NUM_THREADS=1 # a test process for each processor instead
 ruff check .
 ruff format --check .
 mypy
-pytest -n auto --dist loadfile --cov --cov-report=term:skip-covered "$@"
+pytest -m "not proof" -n auto --dist loadfile --cov --cov-report=term:skip-covered "$@"

@@ -3,17 +3,86 @@
 import itertools
 import json
 import os
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
 
+from codec.errors import SettingsError
 from codec.evaluation.baselines import Baseline
 from codec.evaluation.runner import Evaluation, Job
 from codec.evaluation.spec import Contest
 from tasks.processes.child import Child, ChildDied
 from tasks.progress import SILENT, Progress
+from tasks.storage.store import Store
+from tasks.storage.working_copy import WorkingCopy
+
+MOST_COPIED = 10_000
+"""Pictures at a URL: an evaluation is of a sample."""
+SEND_SECONDS = 60.0
+
+
+class Changed:
+    """Told that the output has changed: sends it to its URL, if it has one, at most once in SEND_SECONDS."""
+
+    def __init__(self, copy: WorkingCopy | None) -> None:
+        self._copy, self._due = copy, time.monotonic() + SEND_SECONDS
+        self._sending = threading.Lock()
+
+    def __call__(self) -> None:
+        if self._copy is not None and time.monotonic() >= self._due and self._sending.acquire(blocking=False):
+            try:
+                self._copy.send()
+                self._due = time.monotonic() + SEND_SECONDS
+            finally:
+                self._sending.release()
+
+    def telling(self, progress: Progress) -> Progress:
+        """A progress that also tells this at each picture."""
+        return _Telling(progress, self)
+
+
+class _Telling(Progress):
+    def __init__(self, progress: Progress, changed: Changed) -> None:
+        self._progress, self._changed = progress, changed
+
+    def begin(self, images: int) -> None:
+        self._progress.begin(images)
+
+    def advance(self, images: int) -> None:
+        self._progress.advance(images)
+        self._changed()
+
+
+@contextmanager
+def as_folders(pictures: str, output: str) -> Iterator[tuple[Path, Path, Changed]]:
+    """Both places as local folders: themselves, or working copies of what is at their URLs.
+
+    The output is brought up to date as the work goes on, and when it ends, however it does. A row is stored after the
+    picture that it names. Raises SettingsError for more pictures at a URL than are copied.
+    """
+    originals, kept, copy = Path(pictures), Path(output), None
+    if "://" in pictures:
+        if sum(1 for _ in itertools.islice(Store(pictures).list(), MOST_COPIED + 1)) > MOST_COPIED:
+            raise SettingsError(
+                f"{pictures}: more than {MOST_COPIED} objects: put a sample of them into a place of its own"
+            )
+        source = WorkingCopy(pictures, "pictures")
+        source.fetch()
+        originals = source.folder
+    if "://" in output:
+        copy = WorkingCopy(output, "evaluation", vouching="rows/**/*.parquet")
+        copy.fetch()
+        kept = copy.folder
+    try:
+        yield originals, kept, Changed(copy)
+    finally:
+        if copy is not None:
+            copy.send()
 
 
 def measure(

@@ -43,7 +43,7 @@ def empty_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     """
     own = tmp_path_factory.getbasetemp()
     home = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "empty-database"
-    first = any("server" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    first = any("made_database" in getattr(item, "fixturenames", ()) for item in request.session.items)
     try:
         if first:
             home.mkdir()

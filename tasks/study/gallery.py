@@ -17,7 +17,7 @@ import pyarrow.parquet
 
 from codec.errors import ArchiveError, SettingsError
 from codec.images import FORMATS, Picture, read_image
-from tasks.archive import layout, report
+from tasks.archive import layout, log, report
 from tasks.archive.opening import existing
 from tasks.processes.codec_process import Models
 from tasks.restore.before_after import Pictures

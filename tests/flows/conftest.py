@@ -1,14 +1,7 @@
 """One real Prefect server for all flow tests: it takes long to start."""
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,59 +10,24 @@ import pytest
 
 import flows  # noqa: F401  # switches telemetry off before Prefect is imported
 from tasks.storage.store import Store
-
-ROOT = Path(__file__).parents[2]
-PATIENCE = 600.0
-"""Seconds after which something is taken to never happen; a busy machine takes long."""
-SETTINGS = {
-    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
-    "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "3",
-    "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "3",  # ahead of time; a hundred take half a minute to make and delete
-    "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "1",
-    "PREFECT_WORKER_QUERY_SECONDS": "1",
-}
-
-
-@dataclass(frozen=True)
-class Server:
-    """Where a server is, its database, what it printed, and the environment in which commands reach it."""
-
-    url: str
-    database: Path
-    log: Path
-    environment: dict[str, str]
+from tests.support.prefect_server import Server, serving
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
+def made_database(empty_database: Path) -> Path:
+    """An empty database of Prefect's, to be copied into a server's home."""
+    until(empty_database.exists, f"a database; see upgrade.log in {empty_database.parent}")
+    return empty_database
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, made_database: Path) -> Iterator[Server]:
     """`prefect server start` as a process of its own, with all its services."""
     home = tmp_path_factory.mktemp("prefect")
-    deadline = time.monotonic() + PATIENCE
-    while not empty_database.exists():
-        assert time.monotonic() < deadline, f"see upgrade.log in {empty_database.parent}"
-        time.sleep(0.2)
-    shutil.copy(empty_database, home / "prefect.db")
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    environment = {
-        **os.environ,
-        **SETTINGS,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": url,
-        "COLUMNS": "200",
-        "NO_COLOR": "1",
-    }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
-    with (home / "server.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home)
-    try:
-        _wait(process, f"{url}/health")
-        yield Server(url, home / "prefect.db", home / "server.log", environment)
-    finally:
-        process.terminate()
-        process.wait()
+    shutil.copy(made_database, home / "prefect.db")
+    with serving(home) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -93,22 +51,3 @@ def holding(word: str, server: Server, printed: bytes, archive: str) -> set[str]
             table = pa.parquet.read_table(pa.BufferReader(places[item.name]))
             places[item.name] += f"{table.schema.metadata} {table.to_pylist()}".encode()
     return {place for place, content in places.items() if word.encode() in content}
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        assert process.poll() is None, "the server ended"
-        try:
-            urllib.request.urlopen(url, timeout=60).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline, "the server does not answer"
-            time.sleep(0.2)

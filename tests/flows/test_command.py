@@ -6,7 +6,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 import traceback
 import weakref
 from contextlib import closing
@@ -22,11 +21,11 @@ from typer import rich_utils
 from codec.errors import SettingsError
 from flows import command, compress_archive, restore_archive
 from tasks.archive import layout
-from tests.flows.conftest import Server
 from tests.support import fake_codec
 from tests.support.archive_builder import bundle as fake_bundle
 from tests.support.archive_builder import folder, png
-from tests.support.deployments import processes
+from tests.support.deployments import processes, until
+from tests.support.prefect_server import Server
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,12 +128,9 @@ command.run(compress_archive.compress_archive, compress_archive.show)
         start_new_session=True,
     )
     opened = tmp_path / "a" / layout.record(2)
-    deadline = time.time() + 120
-    while time.time() < deadline and not (opened.exists() and processes(tmp_path / "a")):
-        time.sleep(0.2)
-    time.sleep(2)  # until it hangs; before that an interrupt ends it too
+    until(lambda: opened.exists() and processes(tmp_path / "a"), "the picture's process")  # which never answers
     os.killpg(flow.pid, number) if number == signal.SIGINT else os.kill(flow.pid, number)
-    _, said = flow.communicate(timeout=60)
+    _, said = flow.communicate(timeout=600)
     assert flow.returncode == 128 + number
     assert "interrupted: the same command goes on from here" in said
     assert "Traceback" not in said

@@ -22,10 +22,10 @@ from flows import cluster, compress_archive, mapping
 from tasks.archive import layout
 from tasks.compress.shard import Job
 from tasks.processes.codec_process import Models
-from tests.flows.conftest import ROOT
 from tests.support import archive_builder, runner_processes
 from tests.support.archive_builder import SMALL, folder, pack, png, snapshot
 from tests.support.fake_codec import FAKE
+from tests.support.prefect_server import ROOT
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

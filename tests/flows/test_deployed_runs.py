@@ -21,11 +21,11 @@ from flows import audit_archive, compress_archive, prepare_server, quality_repor
 from flows.serve import NAMES
 from tasks.archive import layout
 from tasks.processes.codec_process import Models
-from tests.flows.conftest import Server
 from tests.support import archive_builder
 from tests.support.archive_builder import folder, png
 from tests.support.deployments import INFRA, client, deploy
 from tests.support.fake_codec import FAKE, OUT_OF_REACH
+from tests.support.prefect_server import Server
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

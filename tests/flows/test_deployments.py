@@ -31,7 +31,7 @@ from flows.serve import NAMES
 from tasks.archive import layout, log, report
 from tasks.dataset import pack
 from tasks.storage.store import Store
-from tests.flows.conftest import ROOT, Server, free_port, holding
+from tests.flows.conftest import holding
 from tests.support.archive_builder import folder, png
 from tests.support.deployments import (
     INFRA,
@@ -48,6 +48,7 @@ from tests.support.deployments import (
     until,
 )
 from tests.support.fake_s3 import serving
+from tests.support.prefect_server import ROOT, Server, free_port
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -170,6 +171,7 @@ def test_vanished_runs_are_noticed_without_false_alarms_by_one_automation(deploy
     } <= trigger.expect - {"prefect.flow-run.heartbeat"}
 
 
+@pytest.mark.timing
 def test_a_training_of_two_processes_is_cancelled_and_goes_on_and_others_wait_for_it(
     server: Server, worker: Path, elsewhere: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -348,6 +350,33 @@ def test_one_process_serves_every_flow(server: Server, elsewhere: Path, tmp_path
     finally:
         serving.terminate()
         serving.wait()
+
+
+def test_serving_a_second_archive_leaves_the_deployments_and_schedules_of_the_first(
+    prefect_server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def serve_once(*found: Any) -> None:
+        """As Prefect's serve begins, without waiting for runs."""
+        for deployment in found:
+            deployment.apply()
+
+    def kept(name: str) -> tuple[Any, list[str | None]]:
+        found = client().read_deployment_by_name(f"compress-archive/{name}")
+        return found.parameters["archive"], [schedule.slug for schedule in found.schedules]
+
+    monkeypatch.setattr(serve, "serve", serve_once)
+    serve.main("/data/photos", "/data/first", "two")
+    for archive in ("/data/second", ""):
+        with pytest.raises(typer.Exit):
+            serve.main("/data/photos" if archive else "", archive, "two")
+        said = capsys.readouterr().err
+        assert said == (
+            "error: compress-archive/served-two is for /data/first: give --name to serve another archive beside it\n"
+        )
+    serve.main("/data/photos", "/data/second", "other")
+    assert kept("served-two") == ("/data/first", ["served-nightly"])
+    assert kept("served-other") == ("/data/second", ["served-nightly"])
+    serve.main("/data/photos", "/data/first", "two")
 
 
 @pytest.mark.parametrize(

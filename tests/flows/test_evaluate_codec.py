@@ -1,16 +1,22 @@
 """evaluate-codec: one command makes the whole folder of evidence, goes on where it stopped, and tells of bad files."""
 
 import re
+import tempfile
 from pathlib import Path
 
+import fsspec
 import pytest
 from prefect.artifacts import Artifact
 
 from codec import SettingsError, encode_png
 from codec.bundle import Bundle
 from codec.evaluation.experiments import one_step, quantization_error, timesteps
+from codec.evaluation.runner import read_rows
 from flows import command
 from flows.evaluate_codec import evaluate_codec, show
+from tasks import evaluation
+from tasks.progress import SILENT
+from tasks.storage.store import Store
 from tests.conftest import synthetic
 from tests.support.archive_builder import folder
 
@@ -41,6 +47,57 @@ def test_one_command_makes_the_evidence(
     (source / "text.jpg").write_text("no picture")
     again = evaluate_codec(str(source), str(output), **chosen, workers=1, experiments=False)
     assert (again["measured"], again["failed"]) == (2, 4) and show(again) == command.FAILED_ROWS
+
+
+def test_an_evaluation_at_a_url_goes_on_from_what_another_machine_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec.filesystem("memory").store.clear()
+    source, output = "memory://bucket/pictures", "memory://bucket/evidence"
+    for seed in (5, 7):
+        Store(source).publish(f"kodim0{seed}.png", encode_png(synthetic(161, 170, seed)))
+    chosen = {"codec": ["jpeg"], "bpp": [1.0], "workers": 1, "experiments": False}
+    for measured in (2, 0):
+        (tmp_path / str(measured)).mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / str(measured)))  # each time another machine
+        row = evaluate_codec(source, output, **chosen)
+        assert (row["measured"], row["failed"], row["page"]) == (measured, 0, f"{output}/index.html")
+    stored = {item.name for item in Store(output).list()}
+    assert {"index.html", "report.parquet", "rows/jpeg/kodim05.png.parquet"} < stored
+    for row in read_rows([tmp_path / "0" / name for name in local_rows(tmp_path / "0")]):
+        assert Store(output).exists(f"{row['picture']}")
+    monkeypatch.setattr(evaluation, "MOST_COPIED", 1)
+    with pytest.raises(SettingsError, match="more than 1 objects: put a sample of them into a place of its own"):
+        evaluate_codec(source, output, **chosen)
+
+
+def local_rows(folder: Path) -> list[Path]:
+    found = sorted(folder.glob("fdcodec-evaluation-*/rows/**/*.parquet"))
+    assert found
+    return found
+
+
+def test_a_row_is_stored_after_the_picture_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.filesystem("memory").store.clear()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(evaluation, "SEND_SECONDS", 0.0)
+    sent: list[str] = []
+    replace = Store.replace
+
+    def noted(store: Store, name: str, content: bytes) -> None:
+        sent.append(name)
+        replace(store, name, content)
+
+    monkeypatch.setattr(Store, "replace", noted)
+    (tmp_path / "pictures").mkdir()
+    with evaluation.as_folders(str(tmp_path / "pictures"), "memory://bucket/evidence") as (_, kept, changed):
+        for place in ("rows/jpeg/a.png.parquet", "pictures/jpeg/setting-1/a.png", "z"):
+            (kept / place).parent.mkdir(parents=True, exist_ok=True)
+            (kept / place).write_bytes(b"x")
+        changed.telling(SILENT).advance(1)
+        assert sent == ["pictures/jpeg/setting-1/a.png", "z", "rows/jpeg/a.png.parquet"]
+        (kept / "report.md").write_text("report")
+    assert sent[3:] == ["report.md"], "the end sends what is left, and nothing twice"
 
 
 def test_mistakes_stop_the_flow_with_one_line(tmp_path: Path) -> None:

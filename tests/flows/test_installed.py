@@ -18,8 +18,8 @@ from PIL import Image
 
 from tasks.archive import wheel as escrowed
 from tests.conftest import synthetic
-from tests.flows.conftest import Server
 from tests.support.archive_builder import folder
+from tests.support.prefect_server import Server
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ("codec", "flows", "tasks", "LICENSE", "README.md", "pyproject.toml")

@@ -18,7 +18,7 @@ from tasks.processes.codec_process import Models
 from tests.support.archive_builder import bundle, folder, png
 from tests.support.codecless_archives import make
 from tests.support.deployments import client
-from tests.support.fake_codec import FAKE, RAISE
+from tests.support.fake_codec import CORRUPT, FAKE, KILLED, RAISE
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -124,6 +124,32 @@ def test_a_compression_with_failed_rows_ends_completed_under_a_name_of_its_own(
 
     again = compress_archive.compress_archive(str(source), str(tmp_path / "a"), **options, return_state=True)
     assert on_server(again)[1] == "Completed", "nothing is new, and nothing failed"
+
+
+@pytest.mark.parametrize(("fault", "reason"), [(KILLED, "killed"), (CORRUPT, "unverified")])
+def test_a_picture_kept_whole_because_encoding_it_went_wrong_is_told_alike_everywhere(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    fault: int,
+    reason: str,
+) -> None:
+    """State, exit status, artifact, log and command say the same, though no row is `failed`."""
+    monkeypatch.setattr(compress_archive, "Models", partial(Models, codec=FAKE))
+    source = folder(tmp_path / "s", {"odd.png": png(2, fault=fault)})
+    options: dict[str, Any] = {"metrics": False, "threads": 1, "workers": 1, "bundle": str(bundle(tmp_path / "b"))}
+    state = compress_archive.compress_archive(str(source), str(tmp_path / "a"), **options, return_state=True)
+    kind, name, message = on_server(state)
+    assert (kind, name) == (StateType.COMPLETED, outcome.NAME)
+    assert message.startswith(f"1 failed, the first is odd.png: {reason}: ")
+    kept = artifacts(state)
+    assert json.loads(kept["compress-archive-failed"])[0]["reason"] == reason
+    (totals,) = json.loads(kept["compress-archive"])
+    assert (totals["failed"], totals["fallback"], totals["to_look_at"]) == (0, 1, 1)
+    assert [line.partition(": ")[0] for line in lines(caplog, logging.WARNING)] == ["odd.png"]
+    assert compress_archive.show(state.result()) == command.FAILED_ROWS
+    assert f"odd.png: {reason}: " in capsys.readouterr().out
 
 
 def test_a_sharding_with_failed_rows_ends_completed_under_a_name_of_its_own(

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 from flows import archive as owners
 from flows import audit_archive, command, compress_archive, outcome, restore_archive
 from tasks.processes.codec_process import Models
-from tests.flows.conftest import Server
 from tests.support import archive_builder
 from tests.support.codecless_archives import make
 from tests.support.fake_codec import FAKE
 from tests.support.maintenance_runs import RUNS
+from tests.support.prefect_server import Server
 
 SOUND = RUNS[1:]
 

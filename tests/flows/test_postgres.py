@@ -18,9 +18,9 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
-from tests.flows.conftest import ROOT, SETTINGS, Server, _wait, free_port
 from tests.support.codecless_archives import make
 from tests.support.deployments import deploy, until
+from tests.support.prefect_server import Server, free_port, serving
 
 pytestmark = pytest.mark.slow
 
@@ -66,19 +66,9 @@ def database() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def on_postgres(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Prefect's server on it."""
-    home, port = tmp_path_factory.mktemp("prefect-postgres"), free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    environment = {**os.environ, **SETTINGS, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
-    environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
-    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
-    with (home / "server.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home)
-    try:
-        _wait(process, f"{url}/health")
-        yield Server(url, home / "none", home / "server.log", environment)
-    finally:
-        process.terminate()
-        process.wait()
+    home = tmp_path_factory.mktemp("prefect-postgres")
+    with serving(home, PREFECT_SERVER_DATABASE_CONNECTION_URL=database) as server:
+        yield server
 
 
 @pytest.fixture

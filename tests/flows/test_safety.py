@@ -15,10 +15,11 @@ import pytest
 from codec.errors import SettingsError
 from flows import command
 from tasks.storage.store import Store
-from tests.flows.conftest import ROOT, Server, holding
+from tests.flows.conftest import holding
 from tests.support import fake_codec
 from tests.support.archive_builder import bundle, png
 from tests.support.fake_s3 import serving
+from tests.support.prefect_server import ROOT, Server
 
 SECRETS = {
     "AWS_ACCESS_KEY_ID": "PLANTED0KEY0ID",

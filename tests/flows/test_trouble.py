@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 from codec.errors import SettingsError
 from codec.support import processors
 from flows import LOGGERS, audit_archive, cluster, command, mapping, study
-from tests.flows.conftest import ROOT, Server, free_port
 from tests.support.codecless_archives import make
 from tests.support.deployments import client, until
 from tests.support.galleries import evaluation
+from tests.support.prefect_server import ROOT, Server, free_port
 
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -45,6 +45,7 @@ def test_a_prefect_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert run.stderr.splitlines() == [f"error: Prefect's server does not answer ({url}): {advice}"]
 
 
+@pytest.mark.timing
 def test_a_scheduler_that_is_not_there_is_told_within_seconds(prefect_server: str) -> None:
     began = time.monotonic()
     with pytest.raises(SettingsError, match="no Dask scheduler to work with"):

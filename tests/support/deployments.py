@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,9 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymen
 from prefect.states import Cancelling
 
 from flows import outcome
-from tests.flows.conftest import PATIENCE, ROOT, Server
+from tests.support import waiting
+from tests.support.prefect_server import ROOT, Server
+from tests.support.waiting import PATIENCE
 
 INFRA = ROOT / "infra"
 PLACES = {"FDC_SOURCE": "/data/photos", "FDC_ARCHIVE": "s3://bucket/archive"}
@@ -53,11 +54,7 @@ def started(printed: str) -> UUID:
 
 def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """Wait until something is true; returns it."""
-    deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.5)  # a busy machine has better to do than to be asked
-    return found
+    return waiting.until(true, what, seconds, every=0.5)  # a busy machine has better to do than to be asked
 
 
 @cache

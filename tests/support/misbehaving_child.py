@@ -38,7 +38,8 @@ def handle(header: dict[str, Any], payload: bytes) -> Frame:
         return about | {"seen": {what: _tried(look) for what, look in looks(header["places"]).items()}}, b""
     if fault == "eat":
         eaten = b"x" * header["bytes_to_eat"]
-        time.sleep(1)
+        while header.get("hold"):
+            time.sleep(0.1)
         return {"length": len(eaten)}, b""
     if fault == "nap":
         time.sleep(0.5)

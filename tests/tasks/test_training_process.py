@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from codec import FdcError, SettingsError
 from tasks.training import Training, TrainingError, evaluation, settings_file, train
+from tests.support.waiting import until
 
 STANDIN = """
 import json, os, pathlib, signal, subprocess, sys, time
@@ -89,8 +89,7 @@ def interrupted(training: Training) -> int:
     pids = Path(training.output) / "pids"
 
     def interrupt() -> None:
-        while not pids.exists() or not pids.read_text():
-            time.sleep(0.1)
+        until(lambda: pids.exists() and pids.read_text(), "the training's process")
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
@@ -113,8 +112,7 @@ def test_a_training_whose_starter_was_killed_keeps_a_second_one_out(standin: Any
     arguments = [sys.executable, "-c", program, training.shards[0], training.settings, training.output]
     starter = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
     pids = tmp_path / "out" / "pids"
-    while not pids.exists() or not pids.read_text():
-        time.sleep(0.1)
+    until(lambda: pids.exists() and pids.read_text(), "the training's process")
     starter.kill()
     starter.wait()
     try:
@@ -122,26 +120,27 @@ def test_a_training_whose_starter_was_killed_keeps_a_second_one_out(standin: Any
             train(standin("good"), lambda _: None, lambda _: None)
     finally:
         os.killpg(os.getpgid(int(pids.read_text())), signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while True:
+
+    def trains() -> bool:
         try:
             train(standin("good"), lambda _: None, lambda _: None)
-            break
         except SettingsError:
-            assert time.monotonic() < deadline, "the lock outlives the training"
-            time.sleep(0.1)
+            return False
+        return True
+
+    until(trains, "the end of the lock with the training")
 
 
 def test_no_process_is_left_when_the_call_is_interrupted(standin: Any) -> None:
     child = interrupted(standin("hang"))
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and Path(f"/proc/{child}/stat").exists():
-        if Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
-            break
-        time.sleep(0.1)
-    else:
-        with pytest.raises(ProcessLookupError):
-            os.kill(child, 0)
+
+    def over() -> bool:
+        try:
+            return Path(f"/proc/{child}/stat").read_text().split()[2] == "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    until(over, "the end of the training's own child", seconds=100)  # of the 300 that it would sleep
 
 
 def test_the_command_launches_accelerate_with_everything_asked_for() -> None:

@@ -42,7 +42,7 @@ LONGEST_S = 2.0
 
 def judged(data: bytes) -> Reason | None:
     """The reason of a file, after what must hold for any bytes."""
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         structure = inspect(data)
     except ImageError:
@@ -50,7 +50,7 @@ def judged(data: bytes) -> Reason | None:
     assert sum(part.length for part in structure.parts) == len(data)
     for metadata in ("all", "no-location", "none"):
         judge(structure, Policy(metadata=metadata))  # type: ignore[arg-type]
-    assert time.perf_counter() - began < LONGEST_S
+    assert time.process_time() - began < LONGEST_S
     return judge(structure).reason
 
 

@@ -1,10 +1,12 @@
 """Owners' commands on an object store, over HTTP, and what they cost in requests."""
 
+import datetime
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -104,3 +106,26 @@ def test_an_upload_that_a_killed_writer_left_is_aborted(bucket: Bucket) -> None:
         ("dangling", "runs/000001/shards/000009-abc.tar", True)
     ]
     assert audit(url).problems == []
+
+
+def test_an_upload_that_a_run_may_be_sending_is_spared_for_a_day(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, key = f"{bucket.url}/young", "runs/000001/shards/000009-abc.tar"
+    make(url, RUNS[:1])
+    client = fsspec.filesystem("s3", use_listings_cache=False)  # the one that a Store has
+    call, age = client.call_s3, datetime.timedelta(hours=1)
+
+    def dated(method: str, **request: Any) -> Any:
+        """The test's server says of every upload that it began years ago."""
+        answer = call(method, **request)
+        for upload in answer.get("Uploads", ()) if method == "list_multipart_uploads" else ():
+            upload["Initiated"] = datetime.datetime.now(datetime.UTC) - age
+        return answer
+
+    call("create_multipart_upload", Bucket="owners", Key=f"young/{key}")
+    monkeypatch.setattr(client, "call_s3", dated)
+    assert audit(url).problems == []
+    assert [upload["Key"] for upload in call("list_multipart_uploads", Bucket="owners")["Uploads"]] == [f"young/{key}"]
+    age = datetime.timedelta(hours=25)
+    assert [problem["name"] for problem in audit(url).problems] == [key]

@@ -4,7 +4,8 @@ import ctypes
 import errno
 import multiprocessing
 import os
-import time
+import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ class CarelessFileSystem(DirFileSystem):  # type: ignore[misc]  # fsspec is unty
     """Creates exclusively by looking first and writing then, as most file systems of fsspec do."""
 
     protocol = "careless"
+    together = threading.Barrier(2)
+    """Both writers have looked before one of them writes."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(fs=fsspec.filesystem("memory"), path="/careless")
@@ -100,7 +103,8 @@ class CarelessFileSystem(DirFileSystem):  # type: ignore[misc]  # fsspec is unty
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
         if mode == "create" and self.exists(path):
             raise FileExistsError(path)
-        time.sleep(0.01)
+        if mode == "create":
+            self.together.wait()
         super().pipe_file(path, value)
 
 
@@ -228,9 +232,38 @@ def test_a_file_system_that_can_neither_is_refused_in_one_line(tmp_path: Path, m
     assert list(Store(str(tmp_path)).list()) == []
 
 
+def test_no_temporary_copy_is_left_by_a_publication_that_won_or_lost(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    assert (store.publish("x", b"a"), store.publish("x", b"b")) == (True, False)
+    store.replace("y", b"c")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "y"]
+
+
 def test_folders_made_on_the_way_survive_a_power_cut_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     real = local.sync
     monkeypatch.setattr(local, "sync", lambda folder: (synced.append(folder), real(folder)))
     Store(str(tmp_path)).publish("a/b/c", b"x")
     assert {tmp_path, tmp_path / "a", tmp_path / "a" / "b"} <= set(synced)
+
+
+@pytest.mark.parametrize("put", [Store.publish, Store.replace], ids=["published", "replaced"])
+def test_bytes_are_on_the_disk_before_they_have_their_name_and_then_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put: Callable[[Store, str, bytes], object]
+) -> None:
+    """What survives a power cut is what was synced: here that is written down, with what had a name by then."""
+    synced: list[tuple[str, object]] = []
+    real = os.fsync
+
+    def noted(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            synced.append(("folder", "name" in os.listdir(descriptor)))  # of a descriptor
+        else:
+            synced.append(("file", status.st_size))
+            assert not (tmp_path / "name").exists(), "no name yet"
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    put(Store(str(tmp_path)), "name", b"content")
+    assert synced == [("file", len(b"content")), ("folder", True)]

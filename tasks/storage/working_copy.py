@@ -1,0 +1,87 @@
+"""A folder at a URL that is worked on as a local one, which starts as what is stored and is sent back to it."""
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+from tasks.storage.keys import UNFINISHED
+from tasks.storage.store import Store
+
+PARTIAL = (".spool", ".partial", UNFINISHED)
+"""Ends of names that writers give a file until it is whole."""
+
+
+class WorkingCopy:
+    """A URL and the folder that stands for it, the same one for the same URL and purpose.
+
+    Hidden files and those below `local` stay there. Files of the pattern `vouching` say what else is there: they are
+    stored after it.
+    """
+
+    def __init__(self, url: str, purpose: str, *, local: str = "", vouching: str = "") -> None:
+        self._store, self._local, self._pattern = Store(url), local, vouching
+        digest = hashlib.sha256(self._store.url.encode()).hexdigest()[:16]
+        self.folder = Path(tempfile.gettempdir()) / f"fdcodec-{purpose}-{digest}"
+        self._sent: dict[str, tuple[int, int] | bytes] = {}
+
+    def fetch(self) -> None:
+        """Make the folder what is stored: another machine may have worked last."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.iterdir():
+            if path.name == self._local or path.name.startswith("."):
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for item in list(self._store.list()):
+            path = self.folder / item.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._store.open(item.name) as source, path.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
+        self._sent = {name: _state(path) for name, path in self._files().items()} | self._vouching()
+
+    def send(self) -> None:
+        """Store what has changed, what vouches for it last, and remove what is gone here.
+
+        While something is replaced that is being sent, nothing more is sent: it follows.
+        """
+        vouching = self._vouching()
+        files = {name: path for name, path in self._files().items() if name not in vouching}
+        for name, path in files.items():
+            try:
+                state, content = _state(path), path.read_bytes()
+            except FileNotFoundError:
+                return
+            if self._sent.get(name) != state:
+                self._store.replace(name, content)
+                self._sent[name] = state
+        if self._overtaken(vouching):
+            return
+        for name, content in vouching.items():
+            if self._sent.get(name) != content:
+                self._store.replace(name, content)
+                self._sent[name] = content
+        for name in self._sent.keys() - files.keys() - vouching.keys():
+            self._store.remove(name)
+            del self._sent[name]
+
+    def _overtaken(self, vouching: dict[str, bytes]) -> bool:
+        """Whether what has been sent is no more what these files vouch for."""
+        return False
+
+    def _files(self) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder).as_posix()
+            is_local = bool(self._local) and name.startswith(f"{self._local}/")
+            if path.is_file() and not is_local and not name.startswith(".") and not name.endswith(PARTIAL):
+                found[name] = path
+        return found
+
+    def _vouching(self) -> dict[str, bytes]:
+        paths = sorted(self.folder.glob(self._pattern)) if self._pattern else []
+        return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def _state(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
