@@ -27,7 +27,7 @@ import pyarrow.compute
 
 from codec.errors import ArchiveError
 from tasks.archive import index_files, layout, log, manifest, report, tables
-from tasks.archive.index_files import DamagedError, IndexFile
+from tasks.archive.index_files import DamagedError
 from tasks.archive.log import Erasure, Head, Table, TableFile
 from tasks.archive.schema import SCHEMA
 from tasks.storage.store import NotFoundError, Store, sha256_of
@@ -190,7 +190,7 @@ def _table(
     files: list[TableFile] = []
     try:
         for index, file in enumerate(table.files):
-            rows = index_files.read(archive, IndexFile(file.name, file.sha256))
+            rows = index_files.read(archive, file)
             chosen = pa.compute.field("key").isin(list(keys)) | pa.compute.field("tar").isin(list(moved))
             if rows.filter(chosen).num_rows:
                 changed = pa.Table.from_pylist([_row(row, keys, moved) for row in rows.to_pylist()], SCHEMA)

@@ -25,6 +25,7 @@ from tasks.storage.store import NotFoundError, Store, sha256_of
 
 Made = TypeVar("Made")
 FILES_AT_ONCE = 64
+PIECE = 64 << 20
 ROWS_SHA256 = b"rows_sha256"
 """The metadata field of a part with the hash of its rows; parts of releases before 0.2 have none."""
 REMEDY = "run `audit-archive ARCHIVE --repair-from MIRROR`"
@@ -36,10 +37,11 @@ class DamagedError(ArchiveError):
 
 @dataclass(frozen=True)
 class IndexFile:
-    """A part or a file of a table, with the SHA-256 that it must have; empty for a part of an open run."""
+    """A part or a file of a table, with SHA-256 and size that it must have; without them a part of an open run."""
 
     name: str
     sha256: str = ""
+    size: int = 0
 
 
 def encoded(rows: list[dict[str, Any]], metadata: dict[str, str]) -> bytes:
@@ -141,7 +143,11 @@ def fetch(archive: Store, file: IndexFile, scratch: Path) -> Path:
             raise _missing(archive, file)
     else:
         try:
-            archive.fetch(file.name, path)
+            if file.size:  # then one request will do
+                with path.open("wb") as copy:
+                    copy.writelines(archive.pieces(file.name, file.size + 1, PIECE))
+            else:
+                archive.fetch(file.name, path)
         except NotFoundError as error:
             raise _missing(archive, file) from error
     if file.sha256:

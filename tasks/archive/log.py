@@ -14,19 +14,17 @@ from typing import Any
 
 from codec.errors import ArchiveError
 from tasks.archive import format1, layout, manifest
+from tasks.archive.index_files import IndexFile
 from tasks.archive.manifest import Manifest
 from tasks.storage.store import Store
 
 LOGGER = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class TableFile:
+@dataclass(frozen=True, kw_only=True)
+class TableFile(IndexFile):
     """A file of a table: its rows are sorted by key and run, from key `first` to key `last`."""
 
-    name: str
-    size: int
-    sha256: str
     rows: int
     first: str
     last: str

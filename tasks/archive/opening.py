@@ -13,7 +13,7 @@ import secrets
 from typing import Any
 
 from codec.errors import ArchiveError
-from tasks.archive import layout, log, manifest
+from tasks.archive import layout, manifest
 from tasks.storage import errors, probe
 from tasks.storage.probe import NotExclusiveError
 from tasks.storage.store import NotFoundError, Store
@@ -26,10 +26,12 @@ def create(archive: Store, *, single_writer: bool = False) -> None:
 
     Either way it is then ready to be written, as `prepare` says.
     """
-    if archive.exists(layout.ARCHIVE):
+    try:
         existing(archive.url)
+    except NoArchiveError:
+        pass
+    else:
         prepare(archive, single_writer=single_writer)
-        log.writable(archive)
         return
     foreign = [name for name in archive.children("") if not name.startswith("probe-") and name != layout.PLACES]
     if foreign and not archive.exists(layout.ARCHIVE):  # another runner may have made it just now
@@ -47,7 +49,10 @@ def create(archive: Store, *, single_writer: bool = False) -> None:
     existing(archive.url)
     if archive.folder is None:
         archive.publish(_place(archive), manifest.to_json(place))
-    log.writable(archive)
+
+
+class NoArchiveError(ArchiveError):
+    """There is no archive in a place."""
 
 
 def existing(url: str) -> Store:
@@ -56,7 +61,7 @@ def existing(url: str) -> Store:
     try:
         document = archive.read(layout.ARCHIVE)
     except NotFoundError:
-        raise ArchiveError(f"{archive}: no archive here; compress-archive makes one") from None
+        raise NoArchiveError(f"{archive}: no archive here; compress-archive makes one") from None
     manifest.from_json(document, archive.uri(layout.ARCHIVE))
     return archive
 

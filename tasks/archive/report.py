@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.dataset
+import pyarrow.parquet
 
 from tasks.archive import index_files, layout, log
 from tasks.archive.index_files import DamagedError, IndexFile
@@ -30,7 +31,7 @@ Read = TypeVar("Read")
 def parts(archive: Store, head: Head, run: int) -> list[IndexFile]:
     """A run's parts: as its seal says, or those that are there so far."""
     if run in head.sealed:
-        return [IndexFile(part["name"], part["sha256"]) for part in log.seal(archive, head, run)["parts"]]
+        return [IndexFile(part["name"], part["sha256"], part["size"]) for part in log.seal(archive, head, run)["parts"]]
     there = archive.children(layout.parts(run))
     return [IndexFile(f"{layout.parts(run)}/{name}") for name in there if name.endswith(".parquet")]
 
@@ -73,7 +74,7 @@ def lookup(archive: Store, keys: Iterable[str], *, damaged: list[str] | None = N
     def found(head: Head) -> list[pa.Table]:
         return [
             parquet.conformed(table, SCHEMA).filter(pa.compute.field("key").isin(wanted))
-            for source in _sources(archive, head, None)
+            for source in [*_sources(archive, head, list(head.sealed)), *_committed(archive, head, wanted)]
             for table in _tables(archive, head, source, wanted, damaged)
         ]
 
@@ -92,6 +93,26 @@ def _sources(archive: Store, head: Head, run_numbers: Sequence[int] | None) -> l
     return found + [part for run in sorted(wanted) for part in parts(archive, head, run)]
 
 
+def _committed(archive: Store, head: Head, keys: list[str]) -> list[IndexFile]:
+    """The parts of the open run that have rows of some keys: those of the shards that its listing puts them in."""
+    if head.open_run is None or not keys:
+        return []
+    plan = log.plan(archive, head, head.open_run)
+    places: list[int] = []
+    with archive.open(plan.listing) as file:
+        listing, first = pa.parquet.ParquetFile(file, page_checksum_verification=True), 0
+        for group in range(listing.num_row_groups):
+            about = listing.metadata.row_group(group)
+            bounds = about.column(listing.schema_arrow.get_field_index("key")).statistics
+            if bounds is None or any(bounds.min <= key <= bounds.max for key in keys):
+                found = listing.read_row_group(group, columns=["key"]).column("key").to_pylist()
+                places += [first + place for place, key in enumerate(found) if key in keys]
+            first += about.num_rows
+    shards = [n for n, (start, stop) in enumerate(plan.shards) if any(start <= place < stop for place in places)]
+    parts = [layout.part(plan.run, shard) for shard in shards]
+    return [IndexFile(name) for name in parts if archive.exists(name)]
+
+
 def parts_of(archive: Store, head: Head, table: Table) -> list[IndexFile]:
     """The parts whose rows a table has."""
     return [part for run in range(table.first_run, table.last_run + 1) for part in parts(archive, head, run)]
@@ -105,7 +126,7 @@ def _paths(
         found = _or_noted(source, damaged, lambda part: index_files.fetch(archive, part, scratch))
         return [found] if found is not None else []
     try:
-        return [index_files.fetch(archive, IndexFile(file.name, file.sha256), scratch) for file in source.files]
+        return [index_files.fetch(archive, file, scratch) for file in source.files]
     except DamagedError as error:
         say_instead(error)
         instead = parts_of(archive, head, source)
@@ -120,7 +141,7 @@ def _tables(
         found = _or_noted(source, damaged, lambda part: index_files.read(archive, part))
         return [found] if found is not None else []
     try:
-        chosen = [IndexFile(file.name, file.sha256) for file in source.files if _within(keys, file)]
+        chosen = [file for file in source.files if _within(keys, file)]
         return [index_files.read(archive, file) for file in chosen]
     except DamagedError as error:
         say_instead(error)

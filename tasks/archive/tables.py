@@ -120,7 +120,7 @@ def listed(archive: Store, head: Head, first: int = 1, last: int | None = None) 
 
 def _listed_paths(archive: Store, head: Head, table: Table, scratch: Path) -> list[Path]:
     try:
-        paths = [index_files.fetch(archive, IndexFile(file.name, file.sha256), scratch) for file in table.listed]
+        paths = [index_files.fetch(archive, file, scratch) for file in table.listed]
     except DamagedError as error:
         report.say_instead(error)
         paths = []
@@ -153,7 +153,9 @@ def publish(archive: Store, record: int, index: int, rows: pa.Table) -> TableFil
     if not archive.publish(name, data):
         raise ArchiveError(f"{archive.uri(name)}: not what it is named for; remove it and run again")
     keys = rows.column("key")
-    return TableFile(name, len(data), content, len(rows), keys[0].as_py(), keys[-1].as_py())
+    return TableFile(
+        name=name, sha256=content, size=len(data), rows=len(rows), first=keys[0].as_py(), last=keys[-1].as_py()
+    )
 
 
 def _sorted(connection: duckdb.DuckDBPyConnection, staging: str) -> Iterator[pa.RecordBatch]:

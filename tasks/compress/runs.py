@@ -80,15 +80,18 @@ def compress(
         return plan
 
     finished: list[tuple[int, report.Totals]] = []
-    started = settled(store).open_run
+    head: Head | None = settled(store)
+    started = head.open_run if head is not None else None
     if resume is not None:
         _check_resume(store, resume, started, pictures, settings, models)
     if started is not None:
         LOGGER.info("%s: going on with the open run %d", archive, started)
         finish(started)
+        head = None
     again = _again(store, retry_failed=retry_failed, recheck=recheck)
     while resume is None:
-        number = plan_run(pictures, store, settings, models, again=again, allow_shrink=allow_shrink)
+        number = plan_run(pictures, store, settings, models, again=again, allow_shrink=allow_shrink, head=head)
+        head = None
         if number is None or not finish(number).truncated:
             break
     return Outcome([run for run, _ in finished], report.add([totals for _, totals in finished]))
@@ -96,8 +99,10 @@ def compress(
 
 def _again(archive: Store, *, retry_failed: bool, recheck: bool) -> Again:
     """What is to be taken again of the runs that are there now."""
+    if not (retry_failed or recheck):
+        return NOTHING
     head = log.read(archive)
-    runs = range(1, head.runs + 1) if retry_failed or recheck else range(0)
+    runs = range(1, head.runs + 1)
     if not recheck:
         return Again(tuple(runs))
     own = importlib.metadata.version("fdcodec")
@@ -121,14 +126,17 @@ def plan_run(
     *,
     again: Again = NOTHING,
     allow_shrink: bool = False,
+    head: Head | None = None,
 ) -> int | None:
     """Open the next run, for what the sealed ones do not hold, and return its number; None when that is nothing.
+
+    `head` spares reading a head that was settled just before.
 
     Of several runners that plan at once, the one whose record comes first wins; the others adopt its plan. A plan that
     an erasure overtook is made anew: it may name what is to be forgotten.
     """
     while True:
-        head = settled(archive)
+        head = settled(archive) if head is None else head
         if head.open_run is not None:
             LOGGER.info("%s: run %d was opened by another runner; its plan is taken", archive, head.open_run)
             return head.open_run
@@ -137,6 +145,7 @@ def plan_run(
             return None
         if _opened(archive, head, plan):
             return plan.run
+        head = None
 
 
 def _opened(archive: Store, head: Head, plan: Manifest) -> bool:

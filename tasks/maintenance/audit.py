@@ -164,7 +164,7 @@ class _Audit:
 
     def table(self, table: Table) -> None:
         """Check a table, and that it has the rows of its runs' parts, each once and no other."""
-        files = [IndexFile(file.name, file.sha256) for file in (*table.files, *table.listed)]
+        files: list[IndexFile | Table] = [*table.files, *table.listed]
         whole = [self.check(file.name, _not_hashed(file.sha256)) for file in files]
         if not all(whole):
             return
