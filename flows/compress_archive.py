@@ -37,7 +37,8 @@ def compress_archive(
     image_memory: int = 16 * 10**9,
     max_failed_fraction: float = 1.0,
     verify: bool = True,
-    metrics: bool = True,
+    metrics: list[str] | None = None,
+    metrics_sample: float = Settings.metrics_sample,
     threads: int = 2,
     bundle: str = "",
     backbone: str = "",
@@ -73,7 +74,9 @@ def compress_archive(
         image_memory: Bytes that the process of one picture may come to hold.
         max_failed_fraction: Stop, not committing a shard, when more of its pictures were read but could not be kept.
         verify: Decode every file again in a second process before it is kept.
-        metrics: Measure PSNR, MS-SSIM, LPIPS and DISTS of every picture.
+        metrics: A metric to measure: psnr, ms-ssim and lpips where none is given; also lpips-vgg, dists, all, none.
+            Repeatable.
+        metrics_sample: Fraction of the pictures, by the hash of their keys, that lpips-vgg and dists are measured of.
         threads: Computing threads of a worker; part of the run's plan, since they change the last bits.
         bundle: Folder of a trained codec; the embedded one if empty.
         backbone: Where the bundle's backbone is, if it is not embedded in it.
@@ -105,7 +108,8 @@ def compress_archive(
         image_memory=image_memory,
         max_failed_fraction=max_failed_fraction,
         verify=verify,
-        metrics=metrics,
+        metrics=Settings.metrics if metrics is None else tuple(metrics),
+        metrics_sample=metrics_sample,
         threads=threads,
     )
     source, archive = command.place(source), command.place(archive)

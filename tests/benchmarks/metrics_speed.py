@@ -30,9 +30,9 @@ def main() -> None:
     draws = np.random.default_rng(0)
     original = draws.integers(0, 256, (512, 768, 3), np.uint8)
     meters = {
-        "PSNR, MS-SSIM, LPIPS (AlexNet)": Metrics("alex", dists=False),
-        "LPIPS (VGG16)": Metrics("vgg", dists=False, pixels=False),
-        "the first row and DISTS": Metrics("alex"),
+        "PSNR, MS-SSIM, LPIPS (AlexNet)": Metrics("psnr", "ms-ssim", "lpips"),
+        "LPIPS (VGG16)": Metrics("lpips-vgg"),
+        "the first row and DISTS": Metrics("psnr", "ms-ssim", "lpips", "dists"),
     }
     print(f"{given.threads} thread(s), freed memory {'given back' if given.given_back else 'kept'}\n")
     print("| metrics | seconds | page faults |\n|---|---|---|")

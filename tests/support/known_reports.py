@@ -46,20 +46,24 @@ def row(number: int, run: int) -> dict[str, Any]:
 
 def archive_of(path: Path, pictures: int, runs: int = 1, forgotten: Sequence[int] = ()) -> str:
     """An archive of runs that each hold some pictures, of which the last run forgets a few; its tars are missing."""
-    store = Store(str(path))
-    create(store)
+    create(Store(str(path)))
     for run in range(1, runs + 1):
         rows = [row(number + pictures * (run - 1), run) for number in range(pictures)]
         if run == runs:
             kept = ("key", "version", "source_uri", "source_bytes", "shard", "created_at")
             old = [{name: row(number, run)[name] for name in kept} for number in forgotten]
             rows += [{**each, "run": run + 1, "status": "forgotten"} for each in old]
-        (path / layout.parts(run)).mkdir(parents=True)
-        pyarrow.parquet.write_table(table(rows, {"tar": ""}), path / layout.part(run, 0))
-        plan = manifest.Manifest(
-            run, run - 1 or None, "/nowhere", layout.listing(run, "0" * 64), "0" * 64, 0, False, ((0, pictures),),
-            manifest.Settings(quality=8.0), "b" * 64,
-        )  # fmt: skip
-        pyarrow.parquet.write_table(LISTING.empty_table(), path / plan.listing)
-        store.publish(layout.manifest(run), plan.to_bytes())
+        write_run(path, run, rows, pictures)
     return str(path)
+
+
+def write_run(path: Path, run: int, rows: Sequence[dict[str, Any]], pictures: int) -> None:
+    """A run of an archive that has these rows, of so many pictures."""
+    (path / layout.parts(run)).mkdir(parents=True)
+    pyarrow.parquet.write_table(table(list(rows), {"tar": ""}), path / layout.part(run, 0))
+    plan = manifest.Manifest(
+        run, run - 1 or None, "/nowhere", layout.listing(run, "0" * 64), "0" * 64, 0, False, ((0, pictures),),
+        manifest.Settings(quality=8.0), "b" * 64,
+    )  # fmt: skip
+    pyarrow.parquet.write_table(LISTING.empty_table(), path / plan.listing)
+    Store(str(path)).publish(layout.manifest(run), plan.to_bytes())
