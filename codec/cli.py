@@ -11,6 +11,7 @@ import typer
 import typer.core
 
 from codec.errors import BitstreamError, BundleError, FdcError, ImageError, SettingsError
+from codec.support.waiting import wait_passively
 
 if TYPE_CHECKING:
     from codec.codec import Codec
@@ -232,6 +233,7 @@ def evaluate(
 
 def main() -> None:
     """Entry point of the command."""
+    wait_passively()
     app(prog_name="fdc")
 
 

@@ -21,7 +21,7 @@ def audit_archive(
     repair_from: str = "",
     backbone: str = "",
     device: str = "cpu",
-    threads: int = 2,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Check every object of an archive, and the bytes and symbols of all its pictures or of a sample.
 

@@ -39,7 +39,7 @@ def compress_archive(
     verify: bool = True,
     metrics: list[str] | None = None,
     metrics_sample: float = Settings.metrics_sample,
-    threads: int = 2,
+    threads: int = 1,
     bundle: str = "",
     backbone: str = "",
     device: str = "cpu",
@@ -77,7 +77,7 @@ def compress_archive(
         metrics: A metric to measure: psnr, ms-ssim and lpips where none is given; also lpips-vgg, dists, all, none.
             Repeatable.
         metrics_sample: Fraction of the pictures, by the hash of their keys, that lpips-vgg and dists are measured of.
-        threads: Computing threads of a worker; part of the run's plan, since they change the last bits.
+        threads: Computing threads of a worker; part of the run's plan. Several workers use processors better.
         bundle: Folder of a trained codec; the embedded one if empty.
         backbone: Where the bundle's backbone is, if it is not embedded in it.
         device: cpu, cuda or cuda:N.

@@ -19,7 +19,7 @@ def quality_report(
     worst: int = 50,
     backbone: str = "",
     device: str = "cpu",
-    threads: int = 2,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Write one HTML file, which needs nothing else, about one archive or several.
 

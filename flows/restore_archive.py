@@ -21,7 +21,7 @@ def restore_archive(
     groups: bool = False,
     backbone: str = "",
     device: str = "cpu",
-    threads: int = 2,
+    threads: int = 1,
     workers: int = 0,
 ) -> dict[str, Any]:
     """Decode the whole archive, or some keys, into PNG files; what was kept as original bytes comes back as it was.

@@ -50,7 +50,7 @@ class Settings:
     verify: bool = True
     metrics: tuple[str, ...] = names.DEFAULT
     metrics_sample: float = 0.02
-    threads: int = 2
+    threads: int = 1
 
     def __post_init__(self) -> None:
         if self.quality is not None and self.target_bpp is not None:

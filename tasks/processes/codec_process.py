@@ -59,7 +59,7 @@ class Models:
     bundle: str
     device: str = "cpu"
     backbone: str = ""
-    threads: int = 2
+    threads: int = 1
     codec: str = CODEC
     memory: int | None = None
     child_env: tuple[str, ...] = ()
