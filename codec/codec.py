@@ -74,14 +74,20 @@ class Codec:
 
     @classmethod
     def load(
-        cls, bundle: str | Path | Bundle | None = None, *, device: str = "cpu", backbone: str | Path | None = None
+        cls,
+        bundle: str | Path | Bundle | None = None,
+        *,
+        device: str = "cpu",
+        backbone: str | Path | None = None,
+        remember: bool = False,
     ) -> "Codec":
         """Load a bundle's folder, or the embedded default. `backbone` says where to find one that is not embedded.
 
-        Raises BundleError, BackboneError.
+        The entropy model's self-test runs first. With `remember`, for a process that lives for one picture, one that
+        this machine passed within the last day counts. Raises BundleError, BackboneError.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle or DEFAULT_BUNDLE)
-        entropy, tables = opened.load_entropy(device)
+        entropy, tables = opened.load_entropy(device, remember=remember)
         encoder, estimator = opened.load_encoder(device)
         return cls(opened, opened.load_backbone(backbone, device), entropy, tables, encoder, estimator)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from codec import BitstreamError, BundleError, Codec, Picture, SettingsError, read_image
