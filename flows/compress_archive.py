@@ -4,10 +4,9 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal
 
-from prefect import flow, get_run_logger
-from prefect.artifacts import create_table_artifact
+from prefect import flow
 
-from flows import command, mapping, outcome
+from flows import command, direct, mapping, outcome
 from flows.progress import followed
 from tasks.archive import report
 from tasks.archive.manifest import Settings
@@ -118,15 +117,15 @@ def compress_archive(
     if plan:
         with command.bar("sampling") as bar:
             return asdict(predict(source, archive, settings, models=models, workers=count, progress=bar))
-    logger = get_run_logger()
+    logger = direct.logger()
     logger.info("compressing %s into %s with %d workers", source, archive, count)
     shards = mapping.engine(engine, count, address=dask_address, device=device)
     with followed("compressing") as progress, shards as (count, runner):
-        mapped = partial(mapping.shard_map.with_options(task_runner=runner), workers=count, progress=progress)
+        mapped = partial(mapping.on(runner, mapping.shard_map), workers=count, progress=progress)
         run = partial(compress, source, archive, settings, models=models, shard_map=mapped, progress=progress)
         done = run(resume=resume, retry_failed=retry_failed, recheck=recheck, allow_shrink=allow_shrink)
     row = {"runs": str(done.runs), **done.totals, **report.means(Store(archive), done.runs)}
-    create_table_artifact([row], key="compress-archive", description=f"{source} into {archive}")
+    direct.table([row], key="compress-archive", description=f"{source} into {archive}")
     found, failures = report.failures(Store(archive), done.runs, outcome.KEPT)
     logger.info("done: %d pictures in runs %s, %d to look at", row["images"], done.runs, found)
     return outcome.rows(row, failures, found)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from codec.evaluation.baselines.ours import NAME, QUALITIES
@@ -12,7 +11,7 @@ from codec.evaluation.experiments import EXPERIMENTS, run
 from codec.evaluation.report import write_report
 from codec.evaluation.runner import RATES, Evaluation
 from codec.evaluation.spec import ALL, Contest
-from flows import command, mapping
+from flows import command, direct, mapping
 from tasks.evaluation import measure
 
 measure_task = task(name="measure", cache_policy=NO_CACHE, persist_result=False)(measure)
@@ -57,11 +56,11 @@ def evaluate_codec(
     codecs, missing = contest.open()
     with command.bar("measuring") as bar:
         count = mapping.workers(workers, 1)
-        measured = measure_task(contest, codecs, workers=count, seconds=image_timeout, progress=bar)
+        measured = direct.plain(measure_task)(contest, codecs, workers=count, seconds=image_timeout, progress=bar)
     for name in EXPERIMENTS if experiments and {ALL, NAME} & {*contest.codecs} else ():
-        experiment_task(name, contest)
-    text = report_task(Path(output), [each.name for each in codecs], missing)
-    create_markdown_artifact(text, key="evaluate-codec", description=f"{pictures} in {output}")
+        direct.plain(experiment_task)(name, contest)
+    text = direct.plain(report_task)(Path(output), [each.name for each in codecs], missing)
+    direct.markdown(text, key="evaluate-codec", description=f"{pictures} in {output}")
     failed = sum(row["status"] == "failed" for row in Evaluation(Path(output)).rows())
     return {"measured": measured, "failed": failed, "unavailable": len(missing), "page": f"{output}/index.html"}
 
