@@ -1,6 +1,5 @@
 """Quality of 8-bit reconstructions: PSNR, MS-SSIM, LPIPS, DISTS; None with a reason where there is none."""
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -12,13 +11,16 @@ from pytorch_msssim import ms_ssim
 from torch import Tensor, nn
 
 from codec.images import to_tensor
+from codec.metrics import tiled
 from codec.metrics.names import ALL, FIELDS, NOT_MEASURED, chosen
-from codec.metrics.perceptual import dists_network, lpips_network
+from codec.metrics.perceptual import Dists, Lpips, dists_network, lpips_network
+from codec.metrics.tiled import psnr
 
 SMALLEST_SIDE = {"ms_ssim": 161, "lpips": 31, "lpips_vgg": 16, "dists": 16}
 """Smallest side each metric supports: five scales of an 11-pixel window; networks: one cell in the last feature map."""
-MOST_PIXELS = {"ms_ssim": 25_000_000, "lpips": 25_000_000, "lpips_vgg": 2_500_000, "dists": 4_000_000}
-"""Where each metric ends: at about 6 GB of memory (measured: 0.25, 0.23, 2.4 and 1.5 GB a megapixel)."""
+WHOLE_PIXELS, TOGETHER_PIXELS = 1_000_000, 2_500_000
+"""What networks see as a whole: one pair, at 2.4 GB a megapixel; and pairs that share an original's features. Larger
+pictures are measured in tiles, at most 2 GB with the pictures themselves."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +53,40 @@ class Metrics:
         self, original: NDArray[np.uint8], decoded: NDArray[np.uint8], *, leave_out: Collection[str] = ()
     ) -> Quality:
         """Compare two 8-bit (H, W, 3) pictures of one size. Raises ValueError for others."""
-        return self.measure_all(original, [decoded], leave_out=leave_out)[0]
+        _check(original, decoded)
+        wanted = [name for name in self.names if name not in leave_out]
+        return next(iter(self._measured(original, [decoded], wanted, WHOLE_PIXELS)))
 
     def measure_all(
         self, original: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]], *, leave_out: Collection[str] = ()
     ) -> list[Quality]:
         """Compare several reconstructions with one original, whose features are computed once for a batch of them."""
         for pixels in decoded:
-            if not _comparable(original, pixels):
-                raise ValueError(
-                    "metrics compare two 8-bit (H, W, 3) pictures of one size, not "
-                    f"{original.dtype} {original.shape} and {pixels.dtype} {pixels.shape}"
-                )
+            _check(original, pixels)
         wanted = [name for name in self.names if name not in leave_out]
-        return [quality for batch in _batches(decoded) for quality in self._measure(original, batch, wanted)]
+        return list(self._measured(original, decoded, wanted, TOGETHER_PIXELS))
+
+    def _measured(
+        self, original: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]], wanted: Collection[str], whole: int
+    ) -> Iterator[Quality]:
+        """Pictures of at most `whole` pixels in batches, larger ones in tiles."""
+        if original.shape[0] * original.shape[1] > whole:
+            for pixels in decoded:
+                yield self._tiled(original, pixels, wanted)
+            return
+        for batch in _batches(decoded):
+            yield from self._measure(original, batch, wanted)
+
+    def _tiled(self, original: NDArray[np.uint8], decoded: NDArray[np.uint8], wanted: Collection[str]) -> Quality:
+        why, pair = _reasons(original, decoded, wanted), (original, decoded, self.device)
+        measures: dict[str, Callable[[], float]] = {
+            "psnr_db": lambda: psnr(original, decoded),
+            "ms_ssim": lambda: tiled.ms_ssim(*pair),
+            "lpips": lambda: tiled.lpips_distance(cast(Lpips, self._alex), *pair),
+            "lpips_vgg": lambda: tiled.lpips_distance(cast(Lpips, self._vgg), *pair),
+            "dists": lambda: tiled.dists_distance(cast(Dists, self._dists), *pair),
+        }
+        return Quality(**{name: measure() for name, measure in measures.items() if name not in why}, reasons=why)
 
     @torch.no_grad()
     def _measure(
@@ -98,16 +120,7 @@ def _reasons(original: NDArray[np.uint8], decoded: NDArray[np.uint8], wanted: Co
     for metric, smallest in SMALLEST_SIDE.items():
         if min(height, width) < smallest:
             reasons.setdefault(metric, f"side below {smallest}")
-        if height * width > MOST_PIXELS[metric]:
-            reasons.setdefault(metric, f"more than {MOST_PIXELS[metric]} pixels")
     return reasons
-
-
-def psnr(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio in dB over all pixels and channels; infinite for identical pictures."""
-    difference = np.subtract(original, decoded, dtype=np.int64)
-    error = np.square(difference).sum()  # in integers: exact
-    return 10 * math.log10(255**2 * difference.size / error) if error else math.inf
 
 
 def _ms_ssim(first: Tensor, second: Tensor) -> Tensor:
@@ -116,13 +129,17 @@ def _ms_ssim(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _batches(decoded: Sequence[NDArray[np.uint8]]) -> Iterator[Sequence[NDArray[np.uint8]]]:
-    """As many pictures at a time as the hungriest network has room for, and at least one."""
+    """As many pictures at a time as there is room for, and at least one."""
     if decoded:
-        together = max(1, MOST_PIXELS["lpips_vgg"] // max(1, decoded[0].shape[0] * decoded[0].shape[1]))
+        together = max(1, TOGETHER_PIXELS // max(1, decoded[0].shape[0] * decoded[0].shape[1]))
         for start in range(0, len(decoded), together):
             yield decoded[start : start + together]
 
 
-def _comparable(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> bool:
+def _check(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> None:
     same = original.shape == decoded.shape and original.dtype == decoded.dtype
-    return same and original.dtype == np.uint8 and original.ndim == 3 and original.shape[2] == 3
+    if not (same and original.dtype == np.uint8 and original.ndim == 3 and original.shape[2] == 3):
+        raise ValueError(
+            "metrics compare two 8-bit (H, W, 3) pictures of one size, not "
+            f"{original.dtype} {original.shape} and {decoded.dtype} {decoded.shape}"
+        )

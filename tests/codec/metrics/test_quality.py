@@ -11,8 +11,9 @@ from pytorch_msssim import ms_ssim
 
 from codec.errors import SettingsError
 from codec.images import read_image
+from codec.metrics import quality as quality_module
 from codec.metrics.perceptual import Network, lpips_network
-from codec.metrics.quality import MOST_PIXELS, Metrics, psnr
+from codec.metrics.quality import Metrics, psnr
 from tests.conftest import synthetic
 
 Pixels = NDArray[np.uint8]
@@ -81,7 +82,7 @@ def test_a_photo_sized_pair_has_every_metric_and_no_reason(metrics: Metrics) -> 
 def test_many_reconstructions_measure_as_each_alone(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
     clean = synthetic(170, 200)
     decoded = [noisy(clean, 4), clean.copy(), noisy(clean, 16)]
-    monkeypatch.setitem(MOST_PIXELS, "lpips_vgg", 2 * 170 * 200)  # batches of two and one
+    monkeypatch.setattr(quality_module, "TOGETHER_PIXELS", 2 * 170 * 200)  # batches of two and one
     together = metrics.measure_all(clean, decoded)
     for alone, quality in zip((metrics.measure(clean, pixels) for pixels in decoded), together, strict=True):
         assert quality.reasons == alone.reasons
@@ -137,17 +138,6 @@ def test_metrics_may_be_left_out() -> None:
     assert (quality.psnr_db, quality.ms_ssim) == (None, None) and quality.lpips is not None
     assert quality.reasons["psnr_db"] == quality.reasons["ms_ssim"] == "not asked for"
     assert quality.dists is None and quality.reasons["dists"] == "not asked for"
-
-
-def test_a_metric_that_would_not_fit_in_memory_is_not_tried(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
-    clean = synthetic(170, 200)
-    for name in ("ms_ssim", "lpips", "lpips_vgg", "dists"):
-        monkeypatch.setitem(MOST_PIXELS, name, 170 * 200 - 1)
-    for network in ("_alex", "_vgg", "_dists"):
-        monkeypatch.setattr(metrics, network, lambda *_: pytest.fail("tried"))
-    quality = metrics.measure(clean, noisy(clean))
-    assert set(quality.reasons) == {"ms_ssim", "lpips", "lpips_vgg", "dists"}
-    assert quality.reasons["lpips"] == "more than 33999 pixels" and quality.psnr_db is not None
 
 
 def test_pictures_that_cannot_be_compared_are_refused(metrics: Metrics) -> None:
