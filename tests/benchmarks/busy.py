@@ -35,10 +35,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=3, help="photos")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--codec-only", action="store_true", help="no archive")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        print(json.dumps(measure(sorted(given.folder.iterdir())[: given.count])))
+        print(json.dumps(measure(sorted(given.folder.iterdir())[: given.count], given.codec_only)))
         return
     cores, load = processors.available(), os.getloadavg()[0]
     found: dict[tuple[str, str, int], list[Seconds]] = {}
@@ -46,7 +47,7 @@ def main() -> None:
         for busy in (0, 1, 2):
             for name, waiting in WAITING.items():
                 with busy_processes(busy):
-                    for what, seconds in _measured(given.folder, given.count, waiting).items():
+                    for what, seconds in _measured(given, waiting).items():
                         found.setdefault((what, name, busy), []).append(seconds)
     print(f"{given.count} photos, {given.rounds} rounds, {cores} cores, load average {load:.1f} beforehand\n")
     print("| | threads wait | busy processes | processor seconds | of idle | wall seconds | of the fair share |")
@@ -71,14 +72,23 @@ def busy_processes(count: int) -> Iterator[None]:
             process.wait()
 
 
-def _measured(folder: Path, count: int, waiting: dict[str, str]) -> dict[str, Seconds]:
+def _measured(given: argparse.Namespace, waiting: dict[str, str]) -> dict[str, Seconds]:
     environment = {name: value for name, value in os.environ.items() if name not in (*PASSIVE, "OMP_NUM_THREADS")}
-    command = [sys.executable, "-m", "tests.benchmarks.busy", str(folder), "--count", str(count), "--measure"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.busy",
+        str(given.folder),
+        "--count",
+        str(given.count),
+        "--measure",
+    ]
+    command += ["--codec-only"] * given.codec_only
     done = subprocess.run(command, env=environment | waiting, stdout=subprocess.PIPE, check=True, text=True)
     return {what: tuple(seconds) for what, seconds in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
-def measure(photos: list[Path]) -> dict[str, Seconds]:
+def measure(photos: list[Path], codec_only: bool) -> dict[str, Seconds]:
     """Seconds of all photos together; of an archive with the seconds that its workers take to load their models."""
     from codec import Codec, read_image
 
@@ -87,6 +97,8 @@ def measure(photos: list[Path]) -> dict[str, Seconds]:
     files: list[bytes] = []
     seconds = {"encode": timed(lambda: files.extend(codec.encode(picture).data for picture in pictures))}
     seconds["decode"] = timed(lambda: [codec.decode(file) for file in files])
+    if codec_only:
+        return seconds
     return seconds | {"archive, metrics on": timed(lambda: archive(photos), whose=resource.RUSAGE_CHILDREN)}
 
 

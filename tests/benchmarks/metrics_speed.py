@@ -1,8 +1,8 @@
 """python -m tests.benchmarks.metrics_speed [--given-back] [--size 512 768]: seconds and page faults of metrics.
 
-The original's features are known already, as when several reconstructions are compared with it; of more than a megapixel
-they are not, since it is measured in tiles. With --given-back, freed memory goes back to the system, as it does outside
-of evaluations. `--only` names one metric and `--rounds 0` measures once: the peak is then that metric's own.
+The original's features are known already, as when several reconstructions are compared with it; of more than a
+megapixel they are not, since it is measured in tiles. With --given-back, freed memory goes back to the system, as it does
+outside of evaluations. `--only` names one metric and `--rounds 0` measures once: the peak is then that metric's own.
 """
 
 import argparse
