@@ -1,5 +1,6 @@
 """Quality of 8-bit reconstructions: PSNR, MS-SSIM, LPIPS, DISTS; None with a reason where there is none."""
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -14,7 +15,6 @@ from codec.images import to_tensor
 from codec.metrics import tiled
 from codec.metrics.names import ALL, FIELDS, NOT_MEASURED, chosen
 from codec.metrics.perceptual import Dists, Lpips, dists_network, lpips_network
-from codec.metrics.tiled import psnr
 
 SMALLEST_SIDE = {"ms_ssim": 161, "lpips": 31, "lpips_vgg": 16, "dists": 16}
 """Smallest side each metric supports: five scales of an 11-pixel window; networks: one cell in the last feature map."""
@@ -121,6 +121,15 @@ def _reasons(original: NDArray[np.uint8], decoded: NDArray[np.uint8], wanted: Co
         if min(height, width) < smallest:
             reasons.setdefault(metric, f"side below {smallest}")
     return reasons
+
+
+def psnr(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio in dB over all pixels and channels; infinite for identical pictures."""
+    error = 0
+    for top in range(0, len(original), tiled.ROWS):  # in integers: exact
+        difference = np.subtract(original[top : top + tiled.ROWS], decoded[top : top + tiled.ROWS], dtype=np.int64)
+        error += int(np.square(difference).sum())
+    return 10 * math.log10(255**2 * original.size / error) if error else math.inf
 
 
 def _ms_ssim(first: Tensor, second: Tensor) -> Tensor:

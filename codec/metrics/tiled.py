@@ -1,13 +1,9 @@
-"""PSNR, MS-SSIM, LPIPS and DISTS of pictures of any size, in pieces that add up to what the whole picture gives.
+"""MS-SSIM, LPIPS and DISTS of pictures of any size, in pieces that add up to what the whole picture gives.
 
 Networks see tiles of 768 x 768 pixels with a border of 128 on each side, more than any feature looks at (106). Tiles
-are cut on the coarsest grid, of 16 pixels: what counts of a tile is what the whole picture has there. That is at most
-1.78 times the work. Stage after stage is computed of both pictures, added up in float64 and dropped, so that memory does
-not depend on the picture. MS-SSIM goes through each scale in bands of rows.
-"""
+are cut on the coarsest grid, of 16 pixels: what counts of a tile is what the whole picture has there. That is at"""
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -63,15 +59,6 @@ def spans(length: int) -> list[Span]:
     ]
 
 
-def psnr(original: Pixels, decoded: Pixels) -> float:
-    """Peak signal-to-noise ratio in dB over all pixels and channels; infinite for identical pictures."""
-    error = 0
-    for top in range(0, len(original), ROWS):  # in integers: exact
-        difference = np.subtract(original[top : top + ROWS], decoded[top : top + ROWS], dtype=np.int64)
-        error += int(np.square(difference).sum())
-    return 10 * math.log10(255**2 * original.size / error) if error else math.inf
-
-
 @torch.no_grad()
 def lpips_distance(network: Lpips, original: Pixels, decoded: Pixels, device: str) -> float:
     """What the network gives for the whole pictures."""
@@ -125,16 +112,19 @@ class _Moments:
     def texture(self) -> Tensor:
         """DISTS's S1 of each channel."""
         x, y = self._sums[:2] / self._places
-        return (2 * x * y + 1e-6) / (x * x + y * y + 1e-6)
+        alike: Tensor = (2 * x * y + 1e-6) / (x * x + y * y + 1e-6)
+        return alike
 
     def structure(self) -> Tensor:
         """DISTS's S2 of each channel."""
         x, y, xx, yy, xy = self._sums / self._places
-        return (2 * (xy - x * y) + 1e-6) / (xx - x * x + yy - y * y + 1e-6)
+        alike: Tensor = (2 * (xy - x * y) + 1e-6) / (xx - x * x + yy - y * y + 1e-6)
+        return alike
 
 
 def _split(network: Dists, weights: Tensor) -> tuple[Tensor, ...]:
-    return weights.double().flatten().split(network.chns)
+    parts: tuple[Tensor, ...] = weights.double().flatten().split(network.chns)
+    return parts
 
 
 def _tiles(original: Pixels, decoded: Pixels, device: str) -> Iterator[tuple[Span, Span, list[Tensor]]]:

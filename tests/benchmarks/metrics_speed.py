@@ -1,8 +1,8 @@
 """python -m tests.benchmarks.metrics_speed [--given-back] [--size 512 768]: seconds and page faults of metrics.
 
 The original's features are known already, as when several reconstructions are compared with it; of more than a
-megapixel they are not, since it is measured in tiles. With --given-back, freed memory goes back to the system, as it does
-outside of evaluations. `--only` names one metric and `--rounds 0` measures once: the peak is then that metric's own.
+megapixel they are not, since it is measured in tiles. With --given-back, freed memory goes back to the system, as it
+does outside of evaluations. `--only` names one metric and `--rounds 0` measures once: the peak is then that metric's own.
 """
 
 import argparse
@@ -41,9 +41,8 @@ def main() -> None:
     }
     if given.only:
         meters = {given.only: Metrics(given.only)}
-    print(
-        f"{given.size[1]} x {given.size[0]}, {given.threads} thread(s), freed memory {'given back' if given.given_back else 'kept'}\n"
-    )
+    freed = "given back" if given.given_back else "kept"
+    print(f"{given.size[1]} x {given.size[0]}, {given.threads} thread(s), freed memory {freed}\n")
     print("| metrics | processor seconds | page faults | peak so far, GB |\n|---|---|---|---|")
     for name, meter in meters.items():
         seconds, faults = [], []

@@ -75,4 +75,4 @@ def test_psnr_goes_through_all_rows() -> None:
     black = np.zeros((tiled.ROWS + 1, 2, 3), np.uint8)
     other = black.copy()
     other[-1, 0, 0] = 51
-    assert tiled.psnr(black, other) == 10 * math.log10(255**2 * black.size / 51**2)
+    assert quality.psnr(black, other) == 10 * math.log10(255**2 * black.size / 51**2)
