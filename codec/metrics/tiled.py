@@ -1,7 +1,10 @@
 """MS-SSIM, LPIPS and DISTS of pictures of any size, in pieces that add up to what the whole picture gives.
 
 Networks see tiles of 768 x 768 pixels with a border of 128 on each side, more than any feature looks at (106). Tiles
-are cut on the coarsest grid, of 16 pixels: what counts of a tile is what the whole picture has there. That is at"""
+are cut on the coarsest grid, of 16 pixels: what counts of a tile is what the whole picture has there. That is at most
+1.78 times the work. Stage after stage is computed of both pictures, added up in float64 and dropped, so that memory
+does not depend on the picture. MS-SSIM goes through each scale in bands of rows.
+"""
 
 import itertools
 from collections.abc import Iterator

@@ -2,7 +2,7 @@
 
 The original's features are known already, as when several reconstructions are compared with it; of more than a
 megapixel they are not, since it is measured in tiles. With --given-back, freed memory goes back to the system, as it
-does outside of evaluations. `--only` names one metric and `--rounds 0` measures once: the peak is then that metric's own.
+does outside of evaluations. `--only` names one metric and `--rounds 0` measures once: the peak is then its own.
 """
 
 import argparse
