@@ -71,7 +71,8 @@ def lpips_distance(network: Lpips, original: Pixels, decoded: Pixels, device: st
     for rows, columns, pair in _tiles(original, decoded, device):
         features = [network.network.scaling_layer(pixels) for pixels in pair]
         for number, (stage, head, stride) in enumerate(zip(stages, network.network.lins, strides, strict=True)):
-            for x, y in _counted(features := [stage(x) for x in features], rows, columns, stride):
+            _advance(features, stage)
+            for x, y in _counted(features, rows, columns, stride):
                 distances = head((lpips.normalize_tensor(x) - lpips.normalize_tensor(y)) ** 2)
                 sums[number] += float(distances.double().sum())
                 places[number] += distances.numel()
@@ -87,7 +88,7 @@ def dists_distance(network: Dists, original: Pixels, decoded: Pixels, device: st
     for rows, columns, pair in _tiles(original, decoded, device):
         features = [(pixels + 1) / 2 for pixels in pair]
         for total, stage, stride in zip(totals, stages, strides, strict=True):
-            features = [stage(x) for x in features]
+            _advance(features, stage)
             for x, y in _counted(features, rows, columns, stride):
                 total.add(x[0].flatten(1), y[0].flatten(1))
             if total is totals[0]:
@@ -137,6 +138,12 @@ def _tiles(original: Pixels, decoded: Pixels, device: str) -> Iterator[tuple[Spa
         for columns in spans(width):
             part = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
             yield rows, columns, [to_tensor(pixels[part])[None].to(device) for pixels in (original, decoded)]
+
+
+def _advance(features: list[Tensor], stage: nn.Module) -> None:
+    """Put the next stage's features in place of both pictures', one after the other: those before them are dropped."""
+    for place, before in enumerate(features):
+        features[place] = stage(before)
 
 
 def _counted(features: list[Tensor], rows: Span, columns: Span, stride: int) -> Iterator[tuple[Tensor, Tensor]]:
