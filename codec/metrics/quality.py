@@ -20,7 +20,7 @@ SMALLEST_SIDE = {"ms_ssim": 161, "lpips": 31, "lpips_vgg": 16, "dists": 16}
 """Smallest side each metric supports: five scales of an 11-pixel window; networks: one cell in the last feature map."""
 WHOLE_PIXELS, TOGETHER_PIXELS = 1_000_000, 2_500_000
 """What networks see as a whole: one pair, at 2.4 GB a megapixel; and pairs that share an original's features. Larger
-pictures are measured in tiles, at most 2 GB with the pictures themselves."""
+pictures are measured in tiles, in at most 2 GB beside the pictures themselves."""
 
 
 @dataclass(frozen=True)
