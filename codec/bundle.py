@@ -31,6 +31,7 @@ from codec.entropy.tables import Tables, build_counts
 from codec.errors import BundleError, FdcError
 from codec.quantization.estimator import AdapterSettings, ParameterEstimator
 from codec.quantization.quantizer import ParameterMode
+from codec.support import remembered
 from codec.support.dataclass_parsing import build
 
 FORMAT = 1
@@ -150,17 +151,23 @@ class Bundle:
         beside = self.path.parent / BACKBONES / self.config.backbone_hash
         return beside if beside.is_dir() else self.config.backbone_source
 
-    def load_entropy(self, device: str = "cpu") -> tuple[ExactEntropyModel, Tables]:
-        """The exact entropy model, after its known-answer test, and the coder's tables. Raises BundleError."""
+    def load_entropy(self, device: str = "cpu", *, remember: bool = False) -> tuple[ExactEntropyModel, Tables]:
+        """The exact entropy model, after its known-answer test, and the coder's tables. Raises BundleError.
+
+        With `remember` a test that this machine passed within the last day counts: codec.support.remembered.
+        """
         with _explained(f"the entropy model of {self.path} cannot be read"):
             tensors = self._tensors(ENTROPY)
             tables = Tables(tensors.pop("counts").numpy())
             model = ExactEntropyModel(tensors, self.config.entropy, device)
-            if model.known_answer() != self.config.known_answer:
-                raise BundleError(
-                    f"the entropy model of {self.path} does not compute its known answer on {device}: "
-                    "decoding here would not be exact; decode on the CPU and report this machine"
-                )
+            if not (remember and remembered.recall(self.id, device)):
+                if model.known_answer() != self.config.known_answer:
+                    raise BundleError(
+                        f"the entropy model of {self.path} does not compute its known answer on {device}: "
+                        "decoding here would not be exact; decode on the CPU and report this machine"
+                    )
+                if remember:
+                    remembered.keep(self.id, device)
             return model, tables
 
     def trainable_entropy(self) -> Entroformer:

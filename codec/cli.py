@@ -1,4 +1,4 @@
-"""The command fdc: encode, decode, info, evaluate. Heavy modules are imported by the commands that need them."""
+"""The command fdc: encode, decode, info, self-test, evaluate. Heavy modules are imported by those that need them."""
 
 import math
 import os
@@ -11,6 +11,7 @@ import typer
 import typer.core
 
 from codec.errors import BitstreamError, BundleError, FdcError, ImageError, SettingsError
+from codec.support.waiting import wait_passively
 
 if TYPE_CHECKING:
     from codec.codec import Codec
@@ -142,6 +143,22 @@ def decode(
     typer.echo(f"{output}: {width} x {height}")
 
 
+@app.command("self-test")
+def self_test(
+    bundle: BundleFolder = None,
+    device: Device = "cpu",
+) -> None:
+    """Test that a bundle's entropy model is exact here and now; encode and decode repeat that once a day."""
+    _check_device(device)
+    from codec.bundle import DEFAULT_BUNDLE, Bundle
+    from codec.support import remembered
+
+    opened = Bundle.open(bundle or DEFAULT_BUNDLE)
+    opened.load_entropy(device)
+    remembered.keep(opened.id, device)
+    typer.echo(f"{opened.path}: the entropy model of bundle {opened.id[:16]} computes its known answer on {device}")
+
+
 @app.command()
 def info(
     source: Annotated[Path, typer.Argument(metavar="IN.fdc", help="A compressed picture.")],
@@ -232,6 +249,7 @@ def evaluate(
 
 def main() -> None:
     """Entry point of the command."""
+    wait_passively()
     app(prog_name="fdc")
 
 
@@ -242,7 +260,7 @@ def _codec(bundle: str | None, backbone: str | None, device: str, file: "File | 
 
     _check_device(device)
     found = find_bundle(file.bundle_id, [bundle] if bundle else []) if file else bundle
-    return Codec.load(found, device=device, backbone=backbone)
+    return Codec.load(found, device=device, backbone=backbone, remember=True)
 
 
 def _source(path: Path, metadata: str, discard: list[str] | None, *, strict: bool) -> "Picture":

@@ -15,7 +15,7 @@ from codec.diffusion.backbone import Backbone
 from codec.diffusion.denoiser import denoise
 from codec.entropy.distribution import RateConstants, code_of_alpha
 from codec.entropy.dither import dither
-from codec.entropy.entroformer import Entroformer
+from codec.entropy.entroformer import CHANNELS, Entroformer
 from codec.entropy.integer import ExactEntropyModel
 from codec.entropy.rate import hyper_latent
 from codec.entropy.stream import Symbols, compress, decompress, tiles
@@ -23,6 +23,7 @@ from codec.entropy.tables import Tables
 from codec.errors import BitstreamError, BundleError, ImageError, SettingsError
 from codec.format.bitstream import DEFAULT_MAX_PIXELS, MAX_PIXELS, MAX_SIDE, File, pack, parse
 from codec.format.chunks import Chunk, of_picture, to_picture
+from codec.format.content import Content
 from codec.images import Picture, to_pixels, to_tensor
 from codec.quantization import quantizer
 from codec.quantization.estimator import ParameterEstimator
@@ -35,16 +36,22 @@ DEFAULT_QUALITY = 8.0
 
 @dataclass(frozen=True)
 class Encoded:
-    """A finished file with what the encoder knows of it. symbols is (4, ceil(H/8), ceil(W/8)) int32."""
+    """A finished file with what the encoder knows of it."""
 
     data: bytes
-    symbols: Symbols
+    content: Content
+    """What the encoder wrote, not what is read from the file."""
     quality: float
     timestep: float
     steps: int
     latent_bits: int
     side_bits: int
     """Bits of the hyper-latent."""
+
+    @property
+    def symbols(self) -> Symbols:
+        """(4, ceil(H/8), ceil(W/8)) int32."""
+        return self.content.symbols
 
 
 class Codec:
@@ -67,14 +74,20 @@ class Codec:
 
     @classmethod
     def load(
-        cls, bundle: str | Path | Bundle | None = None, *, device: str = "cpu", backbone: str | Path | None = None
+        cls,
+        bundle: str | Path | Bundle | None = None,
+        *,
+        device: str = "cpu",
+        backbone: str | Path | None = None,
+        remember: bool = False,
     ) -> "Codec":
         """Load a bundle's folder, or the embedded default. `backbone` says where to find one that is not embedded.
 
-        Raises BundleError, BackboneError.
+        The entropy model's self-test runs first. With `remember`, for a process that lives for one picture, one that
+        this machine passed within the last day counts. Raises BundleError, BackboneError.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle or DEFAULT_BUNDLE)
-        entropy, tables = opened.load_entropy(device)
+        entropy, tables = opened.load_entropy(device, remember=remember)
         encoder, estimator = opened.load_encoder(device)
         return cls(opened, opened.load_backbone(backbone, device), entropy, tables, encoder, estimator)
 
@@ -175,6 +188,21 @@ class Codec:
         """
         return self._symbols(data, max_pixels)[1]
 
+    def content(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Content:
+        """What a file's pixels are made from: its symbols, as `symbols` decodes them, and what its header says."""
+        file, symbols = self._symbols(data, max_pixels)
+        return _content(symbols, file.width, file.height, file.grey, file.parameters)
+
+    def reconstruct(self, data: bytes, symbols: Symbols, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+        """What decode gives for a file whose symbols are known: the header is read, the stream is not decoded.
+
+        Raises BitstreamError, also where these cannot be the symbols of a picture of the file's size.
+        """
+        file = self._parsed(data, max_pixels)
+        if symbols.shape != (CHANNELS, *file.latent_shape):
+            raise BitstreamError(f"{file.width} x {file.height} pixels have no symbols of shape {symbols.shape}")
+        return self._pixels(file, symbols)
+
     def dither(self, latent: Tensor) -> Tensor:
         """The offsets that latents (B, 4, h, w) are rounded with, in bins; zeros where the bundle has no dither."""
         return dither(latent, self.entropy.settings.dither)
@@ -185,10 +213,14 @@ class Codec:
         pixels: NDArray[np.uint8] = self._restore(k, [file.parameters], (file.height, file.width), file.grey)[0]
         return pixels
 
-    def _symbols(self, data: bytes, max_pixels: int) -> tuple[File, Symbols]:
+    def _parsed(self, data: bytes, max_pixels: int) -> File:
         file = parse(data, max_pixels=max_pixels)
         if not self.bundle.id.startswith(file.bundle_id):
             raise BitstreamError(f"the file was written with bundle {file.bundle_id}, not {self.bundle.id[:16]}")
+        return file
+
+    def _symbols(self, data: bytes, max_pixels: int) -> tuple[File, Symbols]:
+        file = self._parsed(data, max_pixels)
         codes = file.parameters.channel_codes
         canonical = file.version > 1
         return file, decompress(self.entropy, self.tables, file.stream, file.latent_shape, codes, canonical=canonical)
@@ -273,13 +305,17 @@ class Codec:
         )
         return Encoded(
             data=pack(file),
-            symbols=symbols,
+            content=_content(symbols, picture.width, picture.height, picture.grey, parameters),
             quality=file.quality,
             timestep=parameters.timestep,
             steps=self.bundle.config.steps if parameters.timestep_code else 0,
             latent_bits=coded.latent_bits,
             side_bits=coded.hyper_bits,
         )
+
+
+def _content(symbols: Symbols, width: int, height: int, grey: bool, parameters: Parameters) -> Content:
+    return Content(symbols, width, height, grey, parameters.timestep_code, parameters.alpha_codes)
 
 
 def _quality_code(quality: float) -> int:

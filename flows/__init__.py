@@ -3,6 +3,9 @@
 import logging
 import os
 
+from codec.support.waiting import wait_passively
+
+wait_passively()
 # Before Prefect is imported: it would report its use, and keep the errors of failed flows as pickles.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from prefect import flow, get_run_logger
-from prefect.artifacts import create_table_artifact
+from prefect import flow
 
-from flows import command, outcome
+from flows import command, direct, outcome
 from flows.progress import followed
 from tasks.maintenance.audit import audit
 from tasks.processes.codec_process import Models
@@ -21,7 +20,7 @@ def audit_archive(
     repair_from: str = "",
     backbone: str = "",
     device: str = "cpu",
-    threads: int = 2,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Check every object of an archive, and the bytes and symbols of all its pictures or of a sample.
 
@@ -36,14 +35,14 @@ def audit_archive(
     """
     archive, mirror = command.place(archive), command.place(repair_from) if repair_from else ""
     models = Models("", device, backbone, threads)
-    logger = get_run_logger()
+    logger = direct.logger()
     logger.info("auditing %s, %g of its pictures", archive, sample)
     with followed("auditing") as progress:
         found = audit(archive, sample=sample, seed=seed, repair_from=mirror, models=models, progress=progress)
     row: dict[str, Any] = {"objects": found.objects, "pictures": found.pictures, "problems": found.found}
     row |= {"repaired": found.repaired, "findings": found.findings}
     left = [problem for problem in found.problems if not problem["repaired"]]
-    create_table_artifact([row], key="audit-archive", description=archive)
+    direct.table([row], key="audit-archive", description=archive)
     logger.info("done: %d objects, %d pictures, %d problems, %d repaired", *list(row.values())[:4])
     failures = [
         {"key": problem["key"] or problem["name"], "reason": problem["state"], "error": problem["detail"]}

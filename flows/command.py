@@ -29,6 +29,7 @@ from rich.table import Table
 
 from codec.errors import FdcError, SettingsError
 from flows import LOGGERS, credentials, outcome
+from flows.direct import directly
 from tasks.archive import opening
 from tasks.compress import process_pair
 from tasks.progress import Progress
@@ -54,13 +55,13 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
     logging.raiseExceptions = False  # a console or server that is gone is no news at each line
     _watch_signals()
 
-    def command(verbose: bool = False, **parameters: Any) -> None:
+    def command(verbose: bool = False, direct: bool = False, **parameters: Any) -> None:
         if verbose:
             _tell_all()
         try:
             _refuse_passwords(parameters)
             with _server_there():
-                result = flow(**parameters)
+                result = _called_directly(flow, parameters) if direct else flow(**parameters)
         except (TerminationSignal, Terminated):
             raise typer.Exit(128 + signal.SIGTERM) from None
         except outcome.DamageError as damage:
@@ -76,6 +77,11 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(help=inspect.cleandoc(flow.fn.__doc__ or "").partition("\n\nArgs:")[0])(_with_options(command, flow.fn))
     app()
+
+
+def _called_directly(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Any:
+    with directly():
+        return flow.fn(**parameters)
 
 
 def show_warnings() -> None:
@@ -202,6 +208,10 @@ def _with_options(command: Callable[..., None], function: Callable[..., Any]) ->
     about: Any = Annotated[bool, typer.Option("--verbose", help="Show log lines, also of retries and lost races.")]
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters.append(inspect.Parameter("verbose", keyword, default=False, annotation=about))
+    about = Annotated[
+        bool, typer.Option("--direct", help="Use no server of Prefect, which then knows nothing of this run.")
+    ]
+    parameters.append(inspect.Parameter("direct", keyword, default=False, annotation=about))
     wrapped: Any = functools.partial(command)
     wrapped.__signature__ = inspect.Signature(parameters)
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

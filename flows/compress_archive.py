@@ -4,10 +4,9 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal
 
-from prefect import flow, get_run_logger
-from prefect.artifacts import create_table_artifact
+from prefect import flow
 
-from flows import command, mapping, outcome
+from flows import command, direct, mapping, outcome
 from flows.progress import followed
 from tasks.archive import report
 from tasks.archive.manifest import Settings
@@ -37,8 +36,9 @@ def compress_archive(
     image_memory: int = 16 * 10**9,
     max_failed_fraction: float = 1.0,
     verify: bool = True,
-    metrics: bool = True,
-    threads: int = 2,
+    metrics: list[str] | None = None,
+    metrics_sample: float = Settings.metrics_sample,
+    threads: int = 1,
     bundle: str = "",
     backbone: str = "",
     device: str = "cpu",
@@ -74,8 +74,10 @@ def compress_archive(
         image_memory: Bytes that the process of one picture may come to hold.
         max_failed_fraction: Stop, not committing a shard, when more of its pictures were read but could not be kept.
         verify: Decode every file again in a second process before it is kept.
-        metrics: Measure PSNR, MS-SSIM, LPIPS and DISTS of every picture.
-        threads: Computing threads of a worker; part of the run's plan, since they change the last bits.
+        metrics: A metric to measure: psnr, ms-ssim and lpips where none is given; also lpips-vgg, dists, all, none.
+            Repeatable.
+        metrics_sample: Fraction of the pictures, by the hash of their keys, that lpips-vgg and dists are measured of.
+        threads: Computing threads of a worker; part of the run's plan. Several workers use processors better.
         bundle: Folder of a trained codec; the embedded one if empty.
         backbone: Where the bundle's backbone is, if it is not embedded in it.
         device: cpu, cuda or cuda:N.
@@ -107,7 +109,8 @@ def compress_archive(
         image_memory=image_memory,
         max_failed_fraction=max_failed_fraction,
         verify=verify,
-        metrics=metrics,
+        metrics=Settings.metrics if metrics is None else tuple(metrics),
+        metrics_sample=metrics_sample,
         threads=threads,
     )
     source, archive = command.place(source), command.place(archive)
@@ -116,11 +119,11 @@ def compress_archive(
     if plan:
         with command.bar("sampling") as bar:
             return asdict(predict(source, archive, settings, models=models, workers=count, progress=bar))
-    logger = get_run_logger()
+    logger = direct.logger()
     logger.info("compressing %s into %s with %d workers", source, archive, count)
     shards = mapping.engine(engine, count, address=dask_address, device=device)
     with followed("compressing") as progress, shards as (count, runner):
-        mapped = partial(mapping.shard_map.with_options(task_runner=runner), workers=count, progress=progress)
+        mapped = partial(mapping.on(runner, mapping.shard_map), workers=count, progress=progress)
         run = partial(compress, source, archive, settings, models=models, shard_map=mapped, progress=progress)
         done = run(
             resume=resume,
@@ -133,7 +136,7 @@ def compress_archive(
     found, failures = report.failures(Store(archive), done.runs, outcome.KEPT)
     row["to_look_at"] = found
     logger.info("done: %d pictures in runs %s, %d to look at", row["images"], done.runs, found)
-    create_table_artifact([row], key="compress-archive", description=f"{source} into {archive}")
+    direct.table([row], key="compress-archive", description=f"{source} into {archive}")
     return outcome.rows(row | {"left": failures[: outcome.LOGGED]}, failures, found)
 
 

@@ -3,10 +3,9 @@
 import datetime
 from typing import Any
 
-from prefect import flow, get_run_logger
-from prefect.artifacts import create_table_artifact
+from prefect import flow
 
-from flows import command, outcome
+from flows import command, direct, outcome
 from flows.progress import followed
 from tasks.maintenance.drill import drill
 
@@ -23,13 +22,13 @@ def drill_archive(archive: str, mirror: str, pictures: int = 20, seed: str = "")
     """
     archive, mirror = command.place(archive), command.place(mirror)
     seed = seed or f"{datetime.datetime.now(datetime.UTC):%Y-%m}"
-    logger = get_run_logger()
+    logger = direct.logger()
     logger.info("restoring %d pictures of %s with its own software, seed %s", pictures, mirror, seed)
     with followed("drilling") as progress:
         drilled = drill(archive, mirror, pictures=pictures, seed=seed, progress=progress)
     found = len(drilled.problems)
     row = {"pictures": drilled.pictures, "problems": found, "software": drilled.software, "seed": seed}
-    create_table_artifact([row], key="drill-archive", description=mirror)
+    direct.table([row], key="drill-archive", description=mirror)
     logger.info("done: %d pictures, %d problems", drilled.pictures, found)
     return outcome.damage(row | {"left": drilled.problems}, drilled.problems, found, mirror)
 

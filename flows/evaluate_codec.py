@@ -3,7 +3,6 @@
 from typing import Any
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from codec.evaluation.baselines.ours import NAME, QUALITIES
@@ -11,7 +10,7 @@ from codec.evaluation.experiments import EXPERIMENTS, run
 from codec.evaluation.report import write_report
 from codec.evaluation.runner import RATES, Evaluation
 from codec.evaluation.spec import ALL, Contest
-from flows import command, mapping
+from flows import command, direct, mapping
 from tasks.evaluation import as_folders, measure
 
 measure_task = task(name="measure", cache_policy=NO_CACHE, persist_result=False)(measure)
@@ -57,13 +56,14 @@ def evaluate_codec(
         contest = Contest(str(originals), str(kept), chosen, *points, commands, bundle, backbone, device)
         codecs, missing = contest.open()
         count = mapping.workers(workers, 1)
-        measured = measure_task(contest, codecs, workers=count, seconds=image_timeout, progress=changed.telling(bar))
+        told = changed.telling(bar)
+        measured = direct.plain(measure_task)(contest, codecs, workers=count, seconds=image_timeout, progress=told)
         for name in EXPERIMENTS if experiments and {ALL, NAME} & {*contest.codecs} else ():
-            experiment_task(name, contest)
+            direct.plain(experiment_task)(name, contest)
             changed()
-        text = report_task(kept, [each.name for each in codecs], missing)
+        text = direct.plain(report_task)(kept, [each.name for each in codecs], missing)
         failed = sum(row["status"] == "failed" for row in Evaluation(kept).rows())
-    create_markdown_artifact(text, key="evaluate-codec", description=f"{pictures} in {output}")
+    direct.markdown(text, key="evaluate-codec", description=f"{pictures} in {output}")
     page = f"{output.rstrip('/')}/index.html"
     return {"measured": measured, "failed": failed, "unavailable": len(missing), "page": page}
 

@@ -3,8 +3,11 @@
 They run on the threads of this process, or on Dask: `shard_map.with_options(task_runner=...)` with what `engine` gives.
 """
 
+import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Literal, ParamSpec, TypeVar, cast
 
@@ -16,6 +19,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from codec.errors import SettingsError
 from codec.support import processors
+from flows import direct
 from flows.cluster import dask_runner
 from tasks import dataset
 from tasks.archive.report import Totals
@@ -25,6 +29,7 @@ from tasks.restore import restore
 from tasks.storage.store import StorageError
 
 PER_WORKER = 4
+LOGGER = direct.LOGGER
 Engine = Literal["threads", "dask"]
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -39,9 +44,21 @@ def _threads(count: int) -> TaskRunner[Any]:
     return cast(TaskRunner[Any], ThreadPoolTaskRunner(max_workers=count))
 
 
-def on_threads(mapping: Flow[P, Result], count: int) -> Flow[P, Result]:
+def on_threads(mapping: Flow[P, Result], count: int) -> Callable[P, Result]:
     """The subflow on so many threads of this process."""
-    return mapping.with_options(task_runner=_threads(count))
+    return on(_threads(count), mapping)
+
+
+def on(runner: TaskRunner[Any], mapping: Flow[P, Result]) -> Callable[P, Result]:
+    """The subflow with a task runner. Called directly it is its plain function, on threads of this process.
+
+    Raises SettingsError where those are not what was asked for.
+    """
+    if not direct.is_direct():
+        return cast(Callable[P, Result], mapping.with_options(task_runner=runner))
+    if not isinstance(runner, ThreadPoolTaskRunner):
+        raise SettingsError("--direct works on threads of this process: leave out the engine dask, or --direct")
+    return mapping.fn
 
 
 @contextmanager
@@ -131,6 +148,8 @@ def _results(
 
     In this process a task tells of every picture; from another one the pictures of a task count when it is done.
     """
+    if direct.is_direct():
+        return _directly(task, calls, workers, progress, told)
     context = FlowRunContext.get()
     here = context is None or isinstance(context.task_runner, ThreadPoolTaskRunner)
     done: list[Result] = []
@@ -149,3 +168,43 @@ def _results(
     while pending:
         wait()
     return done
+
+
+def _directly(
+    task: Task[..., Result],
+    calls: Iterable[tuple[Any, ...]],
+    workers: int,
+    progress: Progress,
+    told: Callable[[int, Result], str],
+) -> list[Result]:
+    """The same without Prefect: the task's plain function on threads."""
+
+    def call(arguments: tuple[Any, ...]) -> Result:
+        return _persistently(task, *arguments, progress)
+
+    done: list[Result] = []
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque[Future[Result]] = deque()
+        try:
+            for arguments in itertools.chain(calls, [None]):
+                while pending and (arguments is None or len(pending) == PER_WORKER * workers):
+                    done.append(pending.popleft().result())
+                    progress.note(told(len(done), done[-1]))
+                if arguments is not None:
+                    pending.append(pool.submit(call, arguments))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return done
+
+
+def _persistently(task: Task[..., Result], *arguments: Any) -> Result:
+    """A task's function; when storage failed it is called again, as often and as late as Prefect would."""
+    delays = cast(list[float], task.retry_delay_seconds or [])
+    for delay in delays[: task.retries]:
+        try:
+            return task.fn(*arguments)
+        except StorageError as error:
+            LOGGER.warning("storage failed, again in %g s: %s", delay, error)
+            time.sleep(delay)
+    return task.fn(*arguments)

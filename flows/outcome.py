@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from prefect import get_run_logger
-from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from codec.errors import FdcError
+from flows import direct
 
 NAME = "Finished with failed rows"
 """Of the completed state, for automations. infra/crashed.yaml knows it as an end too."""
@@ -37,6 +36,8 @@ def rows(row: dict[str, Any], failures: Sequence[Failure], found: int) -> dict[s
         return row
     message = f"{found} failed{_first(failures)}"
     _tell(failures, found)
+    if direct.is_direct():
+        return row
     return cast(dict[str, Any], Completed(name=NAME, message=message, data=row))  # the caller of a flow gets the data
 
 
@@ -46,17 +47,19 @@ def damage(row: dict[str, Any], failures: Sequence[Failure], found: int, where: 
         return row
     message = f"{where}: {found} problems{_first(failures)}"
     _tell(failures, found)
+    if direct.is_direct():
+        raise DamageError(message, row)
     return cast(dict[str, Any], Failed(message=message, data=DamageError(message, row)))
 
 
 def _tell(failures: Sequence[Failure], found: int) -> None:
-    logger = get_run_logger()
+    logger = direct.logger()
     for failure in failures[:LOGGED]:
         logger.warning("%s", line(failure))
     if found > LOGGED:
         logger.warning("%d more; the table of this run has the first %d", found - LOGGED, min(found, KEPT))
     table = [dict(failure) for failure in failures[:KEPT]]
-    create_table_artifact(table, key=f"{flow_run.flow_name}-failed", description=f"{len(table)} of {found} that failed")
+    direct.table(table, key=f"{flow_run.flow_name}-failed", description=f"{len(table)} of {found} that failed")
 
 
 def _first(failures: Sequence[Failure]) -> str:

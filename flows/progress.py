@@ -12,7 +12,7 @@ from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.runtime import flow_run
 
-from flows import command
+from flows import command, direct
 from tasks.progress import Progress
 
 EVERY_SECONDS = 10.0
@@ -64,7 +64,11 @@ class _Followed(Progress):
 
 @contextmanager
 def followed(what: str) -> Iterator[Progress]:
-    """The progress of the current flow run, `what` naming the work."""
+    """The progress of the current flow run, `what` naming the work; called directly, the bar alone."""
+    if direct.is_direct():
+        with command.bar(what) as bar:
+            yield bar
+        return
     artifact = cast(UUID, create_progress_artifact(0.0, key=f"{flow_run.flow_name}-progress", description=what))
     logger = get_run_logger()
     with command.bar(what) as bar, command.stopping_soon(lambda: logger.warning(INTERRUPTED)):

@@ -3,9 +3,8 @@
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
-from flows import command
+from flows import command, direct
 from tasks.archive import layout
 from tasks.processes.codec_process import Models
 from tasks.quality import page
@@ -19,7 +18,7 @@ def quality_report(
     worst: int = 50,
     backbone: str = "",
     device: str = "cpu",
-    threads: int = 2,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Write one HTML file, which needs nothing else, about one archive or several.
 
@@ -37,7 +36,7 @@ def quality_report(
         report = page.gather(places, Models("", device, backbone, threads), worst=worst, progress=bar)
     folder, _, name = output.rpartition("/")
     Store(folder).replace(name, page.html(report).encode())
-    create_markdown_artifact(page.markdown(report, output), key="quality-report", description=", ".join(places))
+    direct.markdown(page.markdown(report, output), key="quality-report", description=", ".join(places))
     missing = sum(bool(pair.kept.missing) for pair in report.worst)
     return {**report.total, "unreadable": missing, "page": output}
 

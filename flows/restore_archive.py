@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from prefect import flow, get_run_logger
-from prefect.artifacts import create_table_artifact
+from prefect import flow
 
-from flows import command, mapping, outcome
+from flows import command, direct, mapping, outcome
 from flows.progress import followed
 from tasks.processes.codec_process import Models
 from tasks.restore.restore import restore
@@ -21,7 +20,7 @@ def restore_archive(
     groups: bool = False,
     backbone: str = "",
     device: str = "cpu",
-    threads: int = 2,
+    threads: int = 1,
     workers: int = 0,
 ) -> dict[str, Any]:
     """Decode the whole archive, or some keys, into PNG files; what was kept as original bytes comes back as it was.
@@ -41,7 +40,7 @@ def restore_archive(
     archive, target = command.place(archive), command.place(target)
     count = mapping.workers(workers, threads)
     member_map = mapping.on_threads(mapping.member_map, count)
-    logger = get_run_logger()
+    logger = direct.logger()
     logger.info("restoring %s into %s", archive, target)
     with followed("restoring") as progress:
         restored = restore(
@@ -56,7 +55,7 @@ def restore_archive(
             progress=progress,
         )
     row = {"restored": restored.images, "failed": len(restored.failures)}
-    create_table_artifact([row], key="restore-archive", description=f"{archive} into {target}")
+    direct.table([row], key="restore-archive", description=f"{archive} into {target}")
     logger.info("done: %d restored, %d failed", row["restored"], row["failed"])
     failures = [
         {"key": failure.key, "reason": "not_restored", "error": failure.error, "tar": failure.tar}

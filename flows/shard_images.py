@@ -3,10 +3,9 @@
 from functools import partial
 from typing import Any
 
-from prefect import flow, get_run_logger
-from prefect.artifacts import create_table_artifact
+from prefect import flow
 
-from flows import command, mapping, outcome
+from flows import command, direct, mapping, outcome
 from flows.progress import followed
 from tasks.dataset import Settings, failures, pack
 
@@ -33,13 +32,13 @@ def shard_images(
     source, dataset = command.place(source), command.place(dataset)
     settings = Settings(max_images_per_shard, max_shard_bytes, tuple(exclude or ()))
     count = mapping.workers(workers, 1)
-    logger = get_run_logger()
+    logger = direct.logger()
     logger.info("packing %s into %s", source, dataset)
     with followed("sharding") as progress:
         dataset_map = mapping.on_threads(mapping.dataset_map, count)
         mapped = partial(dataset_map, workers=count, progress=progress)
         totals = pack(source, dataset, settings, shard_map=mapped, progress=progress)
-    create_table_artifact([totals], key="shard-images", description=f"{source} into {dataset}")
+    direct.table([totals], key="shard-images", description=f"{source} into {dataset}")
     failed = failures(dataset)
     logger.info("done: %d photos in %d tars, %d failed", totals["photos"], totals["tars"], totals["failed"])
     errors = [(failure["key"], failure["error"]) for failure in failed]

@@ -3,16 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, task
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows import command
+from flows import command, direct
 from tasks.storage.store import Store
 from tasks.training import Training, evaluation, settings_file, train
 
@@ -20,8 +14,8 @@ from tasks.training import Training, evaluation, settings_file, train
 @task(name="train", cache_policy=NO_CACHE, persist_result=False)
 def train_task(training: Training) -> str:
     """Train in a subprocess, its lines in this run's log and its steps in a progress artifact."""
-    logger = get_run_logger()
-    shown = create_progress_artifact(0.0, key="train-codec-progress", description="steps of the current stage")
+    logger = direct.logger()
+    shown = direct.progress("train-codec-progress", "steps of the current stage")
     with command.bar("training") as bar:
         done: dict[str, int] = {}
 
@@ -35,7 +29,7 @@ def train_task(training: Training) -> str:
                 bar.begin(steps)
             bar.advance(step - done.get(stage, 0))
             done[stage] = step
-            update_progress_artifact(shown, 100 * step / steps)  # type: ignore[arg-type]
+            shown(100 * step / steps)
             logger.info("%s %d/%d loss %.4f", stage, step, steps, record["loss"])
 
         return train(training, logger.info, progress)
@@ -65,10 +59,10 @@ def train_codec(
     data, kept = [command.place(path) for path in shards], [command.place(path) for path in held_out or []]
     output, settings = command.place(output), str(Path(settings_file(settings)).absolute())
     training = Training(data, settings, output, kept, stage or (), override or (), accelerate)
-    bundle = train_task(training)
+    bundle = direct.plain(train_task)(training)
     table = evaluation(output)
-    create_table_artifact(table, key="train-codec", description="held-out photos, whole files, means")
-    create_markdown_artifact(Store(bundle).read("CARD.md").decode(), key="train-codec-card")
+    direct.table(table, key="train-codec", description="held-out photos, whole files, means")
+    direct.markdown(Store(bundle).read("CARD.md").decode(), "train-codec-card", output)
     return {"bundle": bundle, "evaluation": table}
 
 

@@ -30,6 +30,6 @@ buildah inspect --type image --format '{{.Docker.Config.Healthcheck.Test}}' loca
 [ "$(in_image id -u)" = 1000 ]
 in_image python -c "import flows.serve, prefect_docker, prefect_kubernetes; print('workers of every kind are there')"
 in_image python -c "from PIL import Image; import os; os.makedirs('s'); Image.linear_gradient('L').convert('RGB').save('s/a.png')"
-in_image python -m flows.compress_archive s a --no-metrics --threads 1
+in_image python -m flows.compress_archive s a --metrics none --threads 1
 in_image python -m flows.restore_archive a out --threads 1
 in_image python -c "from PIL import Image; assert Image.open('out/a.png').size == (256, 256); print('a picture came back from the image')"

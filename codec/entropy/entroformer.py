@@ -96,13 +96,21 @@ class RateTable(nn.Module):
         return math.snap(self.table()[codes].sum(1) * 0.25, self.grid)
 
 
+def _relative_positions(settings: EntroformerSettings) -> nn.Parameter:
+    """An untrained table of relative positions, (cells, dim / heads)."""
+    table = torch.empty(cells(settings.positions), settings.dim // settings.heads)
+    if not table.is_meta:  # where torch would import a thousand modules to draw nothing
+        table.normal_().mul_(0.02)
+    return nn.Parameter(table)
+
+
 class HyperDecoder(nn.Module):
     """Hyper-latent (B, Z, h, w) and rate rows -> features (B, N, dim) at 2 ** halvings times the resolution."""
 
     def __init__(self, settings: EntroformerSettings) -> None:
         super().__init__()
         dim = settings.dim
-        self.relative = nn.Parameter(torch.randn(cells(settings.positions), dim // settings.heads).mul_(0.02))
+        self.relative = _relative_positions(settings)
         self.embed = nn.Linear(settings.hyper_channels, dim)
         self.rate = RateTable(dim)
         self.blocks = nn.ModuleList(
@@ -133,7 +141,7 @@ class ContextNet(nn.Module):
         super().__init__()
         dim = settings.dim
         known = len(NEIGHBOURS) if settings.order == "serial" else 1
-        self.relative = nn.Parameter(torch.randn(cells(settings.positions), dim // settings.heads).mul_(0.02))
+        self.relative = _relative_positions(settings)
         self.embed = nn.Linear(2 * CHANNELS * known, dim)
         self.rate = RateTable(dim)
         self.blocks = nn.ModuleList(settings.block(WINDOW, shifted=bool(i % 2)) for i in range(settings.depth))
@@ -248,7 +256,7 @@ class HyperEncoder(nn.Module):
         super().__init__()
         dim = settings.dim
         self.halvings = settings.halvings
-        self.relative = nn.Parameter(torch.randn(cells(settings.positions), dim // settings.heads).mul_(0.02))
+        self.relative = _relative_positions(settings)
         self.embed = nn.Linear(2 * CHANNELS, dim)
         self.rate = RateTable(dim)
         self.blocks = nn.ModuleList(

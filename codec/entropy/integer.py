@@ -131,8 +131,6 @@ class ExactEntropyModel:
             self.math = Exact(integers["exponential"].to(self.device))
             self.constants = RateConstants(*(integers[name] for name in ("alpha", "inverse", "level")))
             prove_bounds(integers, settings)
-            with torch.device("meta"):
-                _restore(integers, settings)  # compares all sizes before memory is asked for
             self.network = _restore(integers, settings).to(self.device)
         except KeyError as error:
             raise BundleError(
@@ -258,27 +256,35 @@ def trainable(integers: Mapping[str, Tensor], settings: EntroformerSettings) -> 
 
 
 def _restore(integers: Mapping[str, Tensor], settings: EntroformerSettings) -> Entroformer:
-    """An Entroformer in float64 whose weights are the exported integers on their grids."""
-    network = Entroformer(settings).double().requires_grad_(False).eval()
+    """An Entroformer in float64 whose weights are the exported integers on their grids.
+
+    It is made without memory and takes what it is given: settings that state more than the tensors have cost none.
+    """
+    with torch.device("meta"):
+        network = Entroformer(settings).double().eval()
     del network.hyper_encoder
     for root, part in network.decoder_modules().items():
         for name, module in list(part.named_modules()):
             path = f"{root}.{name}" if name else root
             if isinstance(module, nn.Linear):
                 fraction = int(integers[f"{path}.fraction"])
-                module.weight.copy_(_shaped(integers, f"{path}.weight", module.weight) * 2.0**-fraction)
+                module.weight = _frozen(_shaped(integers, f"{path}.weight", module.weight) * 2.0**-fraction)
                 if module.bias is not None:
                     bias = _shaped(integers, f"{path}.bias", module.bias)
-                    module.bias.copy_(bias * 2.0 ** -(fraction + ACTIVATION.fraction))
+                    module.bias = _frozen(bias * 2.0 ** -(fraction + ACTIVATION.fraction))
             elif isinstance(module, RateTable):
-                shape = torch.empty(ALPHA_CODES, module.knots.shape[1])
+                shape = module.knots.new_empty(ALPHA_CODES, module.knots.shape[1])
                 table = FixedTable(_shaped(integers, f"{path}.table", shape) * 2.0**-module.grid.fraction, module.grid)
                 parent, _, leaf = path.rpartition(".")
                 setattr(network.get_submodule(parent) if parent else network, leaf, table)
         relative = getattr(part, "relative", None)
         if relative is not None:
-            relative.copy_(_shaped(integers, f"{root}.relative", relative) * 2.0**-ACTIVATION.fraction)
+            part.relative = _frozen(_shaped(integers, f"{root}.relative", relative) * 2.0**-ACTIVATION.fraction)
     return network
+
+
+def _frozen(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values, requires_grad=False)
 
 
 def _shaped(integers: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:

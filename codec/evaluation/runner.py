@@ -20,7 +20,7 @@ from codec.errors import FdcError, SettingsError
 from codec.evaluation.baselines import Baseline, Pixels, largest_within
 from codec.images import encode_png, read_image
 from codec.metrics.kernel_distance import Features, original_features, patch_features
-from codec.metrics.quality import NOT_MEASURED, Metrics
+from codec.metrics.quality import Metrics
 
 Row = dict[str, Any]
 
@@ -135,22 +135,17 @@ class Meters:
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
-        self._alex, self._vgg = Metrics("alex", device, dists=False), Metrics("vgg", device, pixels=False)
+        self._metrics = Metrics(device=device)
 
     def measure(self, original: Pixels, decoded: Sequence[Pixels]) -> tuple[list[Row], dict[str, Features] | None]:
         """The metric columns of each reconstruction, `error` saying why one is undefined; the features of patches."""
         with patch_features(self.device) as seen:
-            vgg = self._vgg.measure_all(original, decoded)
+            measured = self._metrics.measure_all(original, decoded)
         rows = []
-        for first, second in zip(self._alex.measure_all(original, decoded), vgg, strict=True):
-            reasons = {
-                f"lpips_{net}" if name == "lpips" else name: why
-                for net, quality in (("vgg", second), ("alex", first))
-                for name, why in quality.reasons.items()
-                if why != NOT_MEASURED
-            }
-            values = {"psnr_db": first.psnr_db, "ms_ssim": first.ms_ssim, "dists": second.dists}
-            values |= {"lpips_alex": first.lpips, "lpips_vgg": second.lpips}
+        for quality in measured:
+            reasons = {"lpips_alex" if name == "lpips" else name: why for name, why in quality.reasons.items()}
+            values = {"psnr_db": quality.psnr_db, "ms_ssim": quality.ms_ssim, "dists": quality.dists}
+            values |= {"lpips_alex": quality.lpips, "lpips_vgg": quality.lpips_vgg}
             rows.append({**values, "error": "; ".join(f"{name}: {why}" for name, why in reasons.items()) or None})
         if not seen or not seen[0].size:
             return rows, None

@@ -41,6 +41,7 @@ class Lpips(nn.Module):
 
     def __init__(self, net: Network) -> None:
         super().__init__()
+        self.net = net
         with warnings.catch_warnings(), torch.device("meta"):  # no random weights to be thrown away
             warnings.simplefilter("ignore")  # the package calls torchvision in a deprecated way
             self.network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)

@@ -1,7 +1,7 @@
-"""Quality of 8-bit reconstructions: PSNR, MS-SSIM, LPIPS, DISTS; None with a reason where one is undefined."""
+"""Quality of 8-bit reconstructions: PSNR, MS-SSIM, LPIPS, DISTS; None with a reason where there is none."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -11,103 +11,125 @@ from numpy.typing import NDArray
 from pytorch_msssim import ms_ssim
 from torch import Tensor, nn
 
-from codec.errors import SettingsError
 from codec.images import to_tensor
-from codec.metrics.perceptual import Network, dists_network, lpips_network
+from codec.metrics import tiled
+from codec.metrics.names import ALL, FIELDS, NOT_MEASURED, chosen
+from codec.metrics.perceptual import Dists, Lpips, dists_network, lpips_network
 
-SMALLEST_SIDE = {"ms_ssim": 161, "alex": 31, "vgg": 16, "dists": 16}
-"""Where each metric begins: five scales of an 11-pixel window; one place left in a network's last feature map."""
-MOST_PIXELS = {"ms_ssim": 25_000_000, "alex": 25_000_000, "vgg": 2_500_000, "dists": 4_000_000}
-"""Where each metric ends: at about 6 GB of memory (measured: 0.25, 0.23, 2.4 and 1.5 GB a megapixel)."""
-
-
-NOT_MEASURED = "not measured"
-"""The reason of a metric that was not asked for."""
+SMALLEST_SIDE = {"ms_ssim": 161, "lpips": 31, "lpips_vgg": 16, "dists": 16}
+"""Smallest side each metric supports: five scales of an 11-pixel window; networks: one cell in the last feature map."""
+WHOLE_PIXELS, TOGETHER_PIXELS = 1_000_000, 2_500_000
+"""What networks see as a whole: one pair, at 2.4 GB a megapixel; and pairs that share an original's features. Larger
+pictures are measured in tiles, in at most 2 GB beside the pictures themselves."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Metrics of one picture; an undefined one is None and has its reason."""
+    """Metrics of one picture; one that is undefined, or was not asked for, is None and has its reason."""
 
-    psnr_db: float | None
-    ms_ssim: float | None
-    lpips: float | None
-    dists: float | None
-    lpips_net: str
+    psnr_db: float | None = None
+    ms_ssim: float | None = None
+    lpips: float | None = None
+    """With AlexNet."""
+    lpips_vgg: float | None = None
+    dists: float | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
+    """Of each field that is None."""
 
 
 class Metrics:
-    """Measures pairs of pictures. Networks are loaded once. Without `pixels`, neither PSNR nor MS-SSIM is measured.
+    """Measures pairs of pictures by the metrics that are named, by default by all. Networks are loaded once.
 
-    Raises SettingsError when there is no such network or its weights cannot be had.
+    Raises SettingsError for an unknown name, and where a network's weights cannot be had.
     """
 
-    def __init__(
-        self, lpips_net: Network = "alex", device: str = "cpu", dists: bool = True, pixels: bool = True
-    ) -> None:
-        if lpips_net not in ("alex", "vgg"):
-            raise SettingsError(f"there is no LPIPS network {lpips_net!r}; choose alex or vgg")
-        self.lpips_net, self.device, self._pixels = lpips_net, device, pixels
-        self._lpips = lpips_network(lpips_net, device)
-        self._dists = dists_network(device) if dists else None
+    def __init__(self, *names: str, device: str = "cpu") -> None:
+        self.names, self.device = chosen(names or (ALL,)), device
+        self._alex = lpips_network("alex", device) if "lpips" in self.names else None
+        self._vgg = lpips_network("vgg", device) if "lpips-vgg" in self.names else None
+        self._dists = dists_network(device) if "dists" in self.names else None
 
-    def measure(self, original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> Quality:
+    def measure(
+        self, original: NDArray[np.uint8], decoded: NDArray[np.uint8], *, leave_out: Collection[str] = ()
+    ) -> Quality:
         """Compare two 8-bit (H, W, 3) pictures of one size. Raises ValueError for others."""
-        return self.measure_all(original, [decoded])[0]
+        _check(original, decoded)
+        wanted = [name for name in self.names if name not in leave_out]
+        return next(iter(self._measured(original, [decoded], wanted, WHOLE_PIXELS)))
 
-    def measure_all(self, original: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]]) -> list[Quality]:
+    def measure_all(
+        self, original: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]], *, leave_out: Collection[str] = ()
+    ) -> list[Quality]:
         """Compare several reconstructions with one original, whose features are computed once for a batch of them."""
         for pixels in decoded:
-            if not _comparable(original, pixels):
-                raise ValueError(
-                    "metrics compare two 8-bit (H, W, 3) pictures of one size, not "
-                    f"{original.dtype} {original.shape} and {pixels.dtype} {pixels.shape}"
-                )
-        return [quality for batch in _batches(decoded) for quality in self._measure(original, batch)]
+            _check(original, pixels)
+        wanted = [name for name in self.names if name not in leave_out]
+        return list(self._measured(original, decoded, wanted, TOGETHER_PIXELS))
+
+    def _measured(
+        self, original: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]], wanted: Collection[str], whole: int
+    ) -> Iterator[Quality]:
+        """Pictures of at most `whole` pixels in batches, larger ones in tiles."""
+        if original.shape[0] * original.shape[1] > whole:
+            for pixels in decoded:
+                yield self._tiled(original, pixels, wanted)
+            return
+        for batch in _batches(decoded):
+            yield from self._measure(original, batch, wanted)
+
+    def _tiled(self, original: NDArray[np.uint8], decoded: NDArray[np.uint8], wanted: Collection[str]) -> Quality:
+        why, pair = _reasons(original, decoded, wanted), (original, decoded, self.device)
+        measures: dict[str, Callable[[], float]] = {
+            "psnr_db": lambda: psnr(original, decoded),
+            "ms_ssim": lambda: tiled.ms_ssim(*pair),
+            "lpips": lambda: tiled.lpips_distance(cast(Lpips, self._alex), *pair),
+            "lpips_vgg": lambda: tiled.lpips_distance(cast(Lpips, self._vgg), *pair),
+            "dists": lambda: tiled.dists_distance(cast(Dists, self._dists), *pair),
+        }
+        return Quality(**{name: measure() for name, measure in measures.items() if name not in why}, reasons=why)
 
     @torch.no_grad()
-    def _measure(self, original: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]]) -> list[Quality]:
-        reasons = [self._reasons(original, pixels) for pixels in decoded]
-        undefined, shared = set.intersection(*map(set, reasons)), self.lpips_net == "vgg" and self._dists is not None
+    def _measure(
+        self, original: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]], wanted: Collection[str]
+    ) -> list[Quality]:
+        reasons = [_reasons(original, pixels, wanted) for pixels in decoded]
+        undefined, shared = set.intersection(*map(set, reasons)), {"lpips-vgg", "dists"} <= set(wanted)
         first = to_tensor(original)[None].to(self.device)
         others = torch.stack([to_tensor(pixels) for pixels in decoded]).to(self.device)
         measures: dict[str, Callable[[], Sequence[float] | Tensor]] = {
             "psnr_db": lambda: [psnr(original, pixels) for pixels in decoded],
             "ms_ssim": lambda: _ms_ssim(first.expand_as(others), others),
-            "lpips": lambda: self._lpips(first, others, keep_finest=shared),
-            "dists": lambda: cast(nn.Module, self._dists)(first, others, self._lpips.finest(others)),
+            "lpips": lambda: cast(nn.Module, self._alex)(first, others),
+            "lpips_vgg": lambda: cast(nn.Module, self._vgg)(first, others, keep_finest=shared),
+            "dists": lambda: cast(nn.Module, self._dists)(first, others, self._vgg and self._vgg.finest(others)),
         }
         columns = {name: list(map(float, measure())) for name, measure in measures.items() if name not in undefined}
         rows = [
             {name: None if name in why else columns[name][place] for name in measures}
             for place, why in enumerate(reasons)
         ]
-        return [Quality(**row, lpips_net=self.lpips_net, reasons=why) for row, why in zip(rows, reasons, strict=True)]
+        return [Quality(**row, reasons=why) for row, why in zip(rows, reasons, strict=True)]
 
-    def _reasons(self, original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> dict[str, str]:
-        """Why a metric of this pair is undefined, for each that is."""
-        reasons = {}
-        if np.array_equal(original, decoded):
-            reasons["psnr_db"] = "identical"
-        if self._dists is None:
-            reasons["dists"] = NOT_MEASURED
-        if not self._pixels:
-            reasons |= {"psnr_db": NOT_MEASURED, "ms_ssim": NOT_MEASURED}
-        height, width, _ = original.shape
-        for metric, name in {"ms_ssim": "ms_ssim", "lpips": self.lpips_net, "dists": "dists"}.items():
-            if min(height, width) < SMALLEST_SIDE[name]:
-                reasons.setdefault(metric, f"side below {SMALLEST_SIDE[name]}")
-            if height * width > MOST_PIXELS[name]:
-                reasons.setdefault(metric, f"more than {MOST_PIXELS[name]} pixels")
-        return reasons
+
+def _reasons(original: NDArray[np.uint8], decoded: NDArray[np.uint8], wanted: Collection[str]) -> dict[str, str]:
+    """Why a metric of this pair is None, for each that is."""
+    reasons = {FIELDS[name]: NOT_MEASURED for name in FIELDS if name not in wanted}
+    if np.array_equal(original, decoded):
+        reasons.setdefault("psnr_db", "identical")
+    height, width, _ = original.shape
+    for metric, smallest in SMALLEST_SIDE.items():
+        if min(height, width) < smallest:
+            reasons.setdefault(metric, f"side below {smallest}")
+    return reasons
 
 
 def psnr(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> float:
     """Peak signal-to-noise ratio in dB over all pixels and channels; infinite for identical pictures."""
-    difference = np.subtract(original, decoded, dtype=np.int64)
-    error = np.square(difference).sum()  # in integers: exact
-    return 10 * math.log10(255**2 * difference.size / error) if error else math.inf
+    error = 0
+    for top in range(0, len(original), tiled.ROWS):  # in integers: exact
+        difference = np.subtract(original[top : top + tiled.ROWS], decoded[top : top + tiled.ROWS], dtype=np.int64)
+        error += int(np.square(difference).sum())
+    return 10 * math.log10(255**2 * original.size / error) if error else math.inf
 
 
 def _ms_ssim(first: Tensor, second: Tensor) -> Tensor:
@@ -116,13 +138,17 @@ def _ms_ssim(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _batches(decoded: Sequence[NDArray[np.uint8]]) -> Iterator[Sequence[NDArray[np.uint8]]]:
-    """As many pictures at a time as the hungriest network has room for, and at least one."""
+    """As many pictures at a time as there is room for, and at least one."""
     if decoded:
-        together = max(1, MOST_PIXELS["vgg"] // max(1, decoded[0].shape[0] * decoded[0].shape[1]))
+        together = max(1, TOGETHER_PIXELS // max(1, decoded[0].shape[0] * decoded[0].shape[1]))
         for start in range(0, len(decoded), together):
             yield decoded[start : start + together]
 
 
-def _comparable(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> bool:
+def _check(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> None:
     same = original.shape == decoded.shape and original.dtype == decoded.dtype
-    return same and original.dtype == np.uint8 and original.ndim == 3 and original.shape[2] == 3
+    if not (same and original.dtype == np.uint8 and original.ndim == 3 and original.shape[2] == 3):
+        raise ValueError(
+            "metrics compare two 8-bit (H, W, 3) pictures of one size, not "
+            f"{original.dtype} {original.shape} and {decoded.dtype} {decoded.shape}"
+        )

@@ -115,7 +115,7 @@ def measure(floor: Floor, original: Pixels, decoded: Pixels) -> Reached:
 
     if floor.max_lpips is None:
         return Reached(psnr(original, decoded), 0)
-    quality = Metrics("alex", dists=False).measure(original, decoded)
+    quality = Metrics("lpips").measure(original, decoded)
     if quality.lpips is None:
         raise QualityError(f"no bound on LPIPS is possible for this picture: {quality.reasons['lpips']}")
     return Reached(psnr(original, decoded), quality.lpips)

@@ -12,7 +12,7 @@ Row = dict[str, float | int | str | None]
 
 def evaluate_bundle(bundle: Path, photos: Sequence[tuple[str, bytes]], qualities: Iterable[float]) -> list[Row]:
     """One row for each photo and quality; bpp is 8 * file bytes / pixels."""
-    codec, metrics, rows = Codec.load(bundle), Metrics(), []
+    codec, metrics, rows = Codec.load(bundle), Metrics("psnr", "ms-ssim", "lpips", "dists"), []
     for quality in qualities:
         for key, data in photos:
             picture = read_image(data)

@@ -9,11 +9,11 @@ from typing import Any, Self
 
 from codec.containers.judgement import DISCARDS
 from codec.errors import ArchiveError, SettingsError
+from codec.metrics import names
 from tasks.sources.filters import LITTER
 
 FORMAT, READ = 2, (1, 2)
 """The format of what is written, and those that are read. Format 2 keeps .fdc files of version 2."""
-LPIPS_NETS = ("alex", "vgg")
 METADATA = ("all", "no-location", "none")
 
 
@@ -26,8 +26,8 @@ class Settings:
     brings above it is kept without loss. `metadata` (all, no-location, none) is what .fdc files carry. A file kept
     whole has all of its own, unless `strict_metadata` refuses it. `discard` names parts that may be left out.
     `include`, `exclude` and `non_images` (keep, skip) choose among the sources: tasks.sources.filters.
-    `metrics` measures PSNR, MS-SSIM, LPIPS and DISTS of every picture. `image_timeout` is in seconds of one picture,
-    `image_memory` in bytes that its process may come to hold.
+    `metrics` names those of codec.metrics.names to measure; the costly ones, of a fraction `metrics_sample` of the
+    pictures. `image_timeout` is in seconds of one picture, `image_memory` in bytes that its process may come to hold.
     """
 
     quality: float | None = None
@@ -46,9 +46,9 @@ class Settings:
     image_memory: int = 16 * 10**9
     max_failed_fraction: float = 1.0
     verify: bool = True
-    metrics: bool = True
-    lpips_net: str = "alex"
-    threads: int = 2
+    metrics: tuple[str, ...] = names.DEFAULT
+    metrics_sample: float = 0.02
+    threads: int = 1
 
     def __post_init__(self) -> None:
         if self.quality is not None and self.target_bpp is not None:
@@ -58,8 +58,11 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise SettingsError(f"{name} must be above 0, not {value}")
-        if self.max_lpips is not None and not self.metrics:
-            raise SettingsError("max_lpips is one of the metrics: leave metrics on")
+        object.__setattr__(self, "metrics", names.chosen(self.metrics))
+        if self.max_lpips is not None and "lpips" not in self.metrics:
+            raise SettingsError("max_lpips bounds a metric: let lpips be among the metrics")
+        if not 0 < self.metrics_sample <= 1:
+            raise SettingsError(f"metrics_sample must be above 0 and at most 1, not {self.metrics_sample}")
         if self.max_images_per_shard > 2000:
             raise SettingsError(f"max_images_per_shard must be at most 2000, not {self.max_images_per_shard}")
         if not 0 <= self.max_failed_fraction <= 1:
@@ -70,8 +73,15 @@ class Settings:
             raise SettingsError(f"non_images must be keep or skip, not {self.non_images!r}")
         if unknown := sorted(set(self.discard) - set(DISCARDS)):
             raise SettingsError(f"discard knows {', '.join(DISCARDS)}, not {unknown[0]!r}")
-        if self.lpips_net not in LPIPS_NETS:
-            raise SettingsError(f"lpips_net must be one of {', '.join(LPIPS_NETS)}, not {self.lpips_net!r}")
+
+    def metrics_of(self, key: str) -> list[str]:
+        """The metrics to measure of one picture: the costly ones only where the hash of its key is in the sample.
+
+        A key that is in a sample is in every larger one, and in every run, so means of several years compare.
+        """
+        place = int.from_bytes(hashlib.sha256(b"metrics/" + key.encode()).digest()[:8]) / 2**64
+        sampled = place < self.metrics_sample
+        return [name for name in self.metrics if sampled or name not in names.COSTLY]
 
 
 @dataclass(frozen=True)
@@ -116,11 +126,19 @@ class Manifest:
 
 
 def _settings(given: dict[str, Any]) -> Settings:
-    """The settings of a document; those of releases before 0.2 say `keep_exif` instead of `metadata`."""
+    """The settings of a document.
+
+    Those of releases before 0.2 say `keep_exif` instead of `metadata`; those before 0.3 whether to measure at all, with
+    which network, and measured DISTS of every picture.
+    """
     given = dict(given)
     if "keep_exif" in given:
         given["metadata"] = "all" if given.pop("keep_exif") else "none"
-    for name in ("discard", "include", "exclude"):
+    if isinstance(given.get("metrics"), bool):
+        lpips = {"alex": "lpips", "vgg": "lpips-vgg"}[given.pop("lpips_net", "alex")]
+        given["metrics"] = ("psnr", "ms-ssim", lpips, "dists") if given["metrics"] else ()
+        given["metrics_sample"] = 1.0
+    for name in ("discard", "include", "exclude", "metrics"):
         if name in given:
             given[name] = tuple(given[name])
     return Settings(**given)

@@ -238,7 +238,8 @@ def means(archive: Store, run_numbers: Sequence[int]) -> dict[str, float | None]
     """Bits per pixel over all kept pictures of known size, and the mean of each metric over those that have it."""
     sql = """
         SELECT 8.0 * sum(bytes) FILTER (width IS NOT NULL) / sum(width::BIGINT * height) AS bpp,
-               avg(psnr_db) AS psnr_db, avg(ms_ssim) AS ms_ssim, avg(lpips) AS lpips, avg(dists) AS dists
+               avg(psnr_db) AS psnr_db, avg(ms_ssim) AS ms_ssim, avg(lpips) AS lpips,
+               avg(lpips_vgg) AS lpips_vgg, avg(dists) AS dists
         FROM rows WHERE status IN ('compressed', 'fallback')
     """
     with parquet.database(rows=rows(archive, run_numbers)) as connection:

@@ -79,7 +79,7 @@ SCHEMA = pa.schema(
         ),
         _field("ms_ssim", pa.float64(), "multi-scale structural similarity, 0..1; null for 160 pixels and less"),
         _field("lpips", pa.float64(), "learned perceptual distance by lpips_net, 0 is equal"),
-        _field("lpips_net", pa.string(), "network behind lpips: alex or vgg"),
+        _field("lpips_net", pa.string(), "network behind lpips: alex, in older rows also vgg"),
         _field("dists", pa.float64(), "deep image structure and texture distance, 0 is equal"),
         _field("quality_lambda", pa.float64(), "rate-distortion weight as coded in the file"),
         _field("timestep", pa.float64(), "diffusion timestep as coded in the file, 0 means none", "1 of 1000"),
@@ -94,7 +94,13 @@ SCHEMA = pa.schema(
         _field("sha256", pa.string(), "hash of those bytes"),
         _field("verified", pa.bool_(), "a second process decoded the same content; original: the source's bytes"),
         _field("encode_seconds", _SECONDS, "time to read the picture and encode it", "s"),
-        _field("decode_seconds", _SECONDS, "time to decode it for the metrics; null without them", "s"),
+        _field(
+            "decode_seconds",
+            _SECONDS,
+            "time to make the pixels for the metrics, from the file's header and the encoder's symbols, which the "
+            "second process compares with the stream's; without it, of the whole decoding; null without metrics",
+            "s",
+        ),
         _field("device", pa.string(), "device that encoded it"),
         _field("bundle_id", pa.string(), "hash of the trained codec"),
         _field("created_at", pa.timestamp("us", "UTC"), "when the row was made", nullable=False),
@@ -123,6 +129,8 @@ SCHEMA = pa.schema(
         _field("film_sha256", pa.string(), "hash of those bytes, which are the source's own"),
         _field("needs_attention", pa.string(), "what an owner should look at, in one line; null where all is well"),
         _field("verified_by", pa.string(), _choice(UPLOADS)),
+        _field("lpips_vgg", pa.float64(), "learned perceptual distance by VGG16, 0 is equal"),
+        _field("not_measured", pa.string(), "each metric of an .fdc file that is null, and why; null without metrics"),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )

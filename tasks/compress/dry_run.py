@@ -151,8 +151,7 @@ class _Trial:
         if not entries:
             return [], 0.0
         settings, models = self._settings, self._models
-        metrics = settings.lpips_net if settings.metrics else "none"
-        with worker(models, metrics) as encoder, verifier(models) as decoder:
+        with worker(models, settings.metrics) as encoder, verifier(models) as decoder:
             about = decoder.greeting()
             encoder.greeting()
             if settings.quality is None and settings.target_bpp is None:
@@ -177,7 +176,7 @@ class _Trial:
         found: dict[tuple[str, str | None], list[tuple[int, float]]] = {}
         if not entries:
             return []
-        with worker(self._models, "none") as encoder:
+        with worker(self._models) as encoder:
             for entry in entries:
                 for outcome, size, saved in self._judgement(encoder, entry):
                     found.setdefault(outcome, []).append((size, saved))

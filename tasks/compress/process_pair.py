@@ -22,7 +22,7 @@ class Pair:
     Raises ArchiveError when they cannot start, or load another bundle than the archive's run was planned with.
     """
 
-    def __init__(self, archive: Store, bundle_id: str, models: Models, metrics: str) -> None:
+    def __init__(self, archive: Store, bundle_id: str, models: Models, metrics: tuple[str, ...]) -> None:
         with ExitStack() as stack:
             copy = escrow.bundle(archive, bundle_id, with_backbone=not models.backbone)
             models = replace(models, bundle=stack.enter_context(copy))
@@ -37,13 +37,13 @@ class Pair:
         self._stack.close()
 
 
-_Key = tuple[str, str, Models, str]
+_Key = tuple[str, str, Models, tuple[str, ...]]
 _idle: dict[_Key, list[tuple[Pair, threading.Timer]]] = defaultdict(list)
 _lock = threading.Lock()
 
 
 @contextmanager
-def lent(archive: Store, bundle_id: str, models: Models, metrics: str) -> Iterator[Pair]:
+def lent(archive: Store, bundle_id: str, models: Models, metrics: tuple[str, ...]) -> Iterator[Pair]:
     """A pair for one shard: one that has nothing to do, or a new one. After an error it is not lent again."""
     key = (archive.url, bundle_id, models, metrics)
     with _lock:

@@ -67,13 +67,12 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
         progress.advance(stop - start)
         return report.count(done)
     entries = listing.read(archive, plan.listing, start, stop)
-    metrics = plan.settings.lpips_net if plan.settings.metrics else "none"
     settings = plan.settings
     memory, named = settings.image_memory, job.child_env
     models = Models("", job.device, job.backbone, settings.threads, job.codec, memory, named)
     with tempfile.TemporaryDirectory() as scratch:
         spool = Path(scratch) / "shard.tar"
-        with process_pair.lent(archive, plan.bundle_id, models, metrics) as pair, Tar(spool) as tar:
+        with process_pair.lent(archive, plan.bundle_id, models, settings.metrics) as pair, Tar(spool) as tar:
             held = _held(archive, plan.run, [entry["key"] for entry in entries if entry["held_sha256"]])
             encoding = Encoding(plan, shard, job.device, held, pair.encoder, pair.decoder, tar)
             for entry in entries:
@@ -116,7 +115,7 @@ def _held(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
     }
 
 
-FOR_THE_SHARD = ("content", "fallback", "film", "identifier")
+FOR_THE_SHARD = ("content", "fingerprint", "fallback", "film", "identifier")
 """What the encoder says for this process alone, not for the row."""
 UNJUDGED = "kept by a release that did not account for every byte of a source, and the source is gone"
 
@@ -201,8 +200,9 @@ class Encoding:
             return False
         if held["reason"] in schema.TROUBLE:
             return True
+        request = self._request("judge", entry["key"])
         try:
-            answer, _ = self._encoder.ask(self._request("judge"), source, seconds=self._plan.settings.image_timeout)
+            answer, _ = self._encoder.ask(request, source, seconds=self._plan.settings.image_timeout)
         except ChildDied:
             return False
         if "reason" not in answer:
@@ -213,10 +213,11 @@ class Encoding:
         film = answer["film"][1] if answer["film"] else None
         return answer["reason"] is not None or not same or held["film_length"] != film
 
-    def _request(self, verb: str) -> Row:
+    def _request(self, verb: str, key: str) -> Row:
         settings = self._plan.settings
-        asked = ("quality", "target_bpp", "min_psnr_db", "max_lpips", "metadata")
-        return {"do": verb, "discard": list(settings.discard)} | {name: getattr(settings, name) for name in asked}
+        asked = ("quality", "target_bpp", "min_psnr_db", "max_lpips", "metadata", "verify")
+        named = {"do": verb, "discard": list(settings.discard), "metrics": settings.metrics_of(key)}
+        return named | {name: getattr(settings, name) for name in asked}
 
     def _first(self, key: str | None, content: str) -> Row | None:
         """The outcome of an equal source of this shard, whose stored file then serves both."""
@@ -230,14 +231,15 @@ class Encoding:
         """A source as an .fdc file, or whole where that may not stand for it."""
         settings = self._plan.settings
         try:
-            answer, data = self._ask_twice(self._request("encode"), source)
+            answer, data = self._ask_twice(self._request("encode", key), source)
         except ChildDied as death:  # whatever it is, it is not decoded here: its bytes are kept
             about = {"width": None, "height": None, "error": str(death)}
             return about | {"status": "fallback", "reason": death.reason} | self._whole(key, source, about)
-        content, fallback, film, identifier = (answer.pop(name, None) for name in FOR_THE_SHARD)
+        content, fingerprint, fallback, film, identifier = (answer.pop(name, None) for name in FOR_THE_SHARD)
         group = {"group": identifier} if identifier and not grouped else {}
         if content is not None and settings.verify:
-            answer["verified"] = decodes(self._decoder, data, content, seconds=settings.image_timeout)
+            seconds = settings.image_timeout
+            answer["verified"] = decodes(self._decoder, data, content, seconds=seconds, fingerprint=fingerprint)
             fallback = None if answer["verified"] else "unverified"
         if fallback is None:
             answer |= {"status": "compressed", "codec": "fdc", "content_sha256": content}

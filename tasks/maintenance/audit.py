@@ -24,7 +24,7 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from codec.errors import ArchiveError, SettingsError
-from tasks.archive import erasing, escrow, format1, index_files, layout, log, manifest, report
+from tasks.archive import erasing, escrow, format1, index_files, layout, log, manifest, report, tables
 from tasks.archive.decoders import Decoders
 from tasks.archive.erasing import tar_of
 from tasks.archive.index_files import DamagedError, IndexFile
@@ -164,15 +164,14 @@ class _Audit:
 
     def table(self, table: Table) -> None:
         """Check a table, and that it has the rows of its runs' parts, each once and no other."""
-        files: list[IndexFile | Table] = [*table.files, *table.listed]
-        whole = [self.check(file.name, _not_hashed(file.sha256)) for file in files]
+        whole = [self.check(file.name, _not_hashed(file.sha256)) for file in tables.every_file([table])]
         if not all(whole):
             return
         try:
             parts = report.parts_of(self.archive, self.head, table)
-            sources = {"tabled": files[: len(table.files)], "kept": parts}
-            streams = {name: report.batches(self.archive, self.head, some, SAME) for name, some in sources.items()}
-            with parquet.database(**streams) as connection:
+            tabled = report.batches(self.archive, self.head, table.files, SAME)
+            kept = report.batches(self.archive, self.head, parts, SAME)
+            with parquet.database(tabled=tabled, kept=kept) as connection:
                 for key, run, name in connection.execute(_DIFFERENCES).fetchall():
                     detail = f"its row of run {run} stands in the {name} alone; compact the archive --afresh"
                     self.notes.add(table.files[0].name if table.files else layout.TABLES, "damaged", detail, key=key)

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
 from codec.errors import ArchiveError, FdcError
+from codec.support.waiting import passive
 from tasks.processes import confinement
 
 LOGGER = logging.getLogger(__name__)
 START_SECONDS = 600.0
 GIVEN = re.compile(
-    "PATH|LANG|LANGUAGE|LC_.*|TZ|OMP_.*|MKL_.*|KMP_.*|CUDA_.*|NVIDIA_.*|LD_LIBRARY_PATH|PYTHON.*|VIRTUAL_ENV"
+    "PATH|LANG|LANGUAGE|LC_.*|TZ|OMP_.*|GOMP_.*|MKL_.*|KMP_.*|CUDA_.*|NVIDIA_.*|LD_LIBRARY_PATH|PYTHON.*|VIRTUAL_ENV"
     "|HF_HUB_OFFLINE|SSL_CERT_FILE|DO_NOT_TRACK|COVERAGE_.*"
 )
 """Names of the environment variables that a process which decodes strangers' pictures is given."""
@@ -161,6 +162,7 @@ class Child:
         own = {name: os.environ[name] for name in self._given if name in os.environ}
         own |= {name: os.environ.get(name) or f"{caches}/{folder}" for name, folder in CACHES.items()}
         own |= dict.fromkeys(("HOME", "TMPDIR", "TRITON_CACHE_DIR"), home)
+        own |= passive(own)
         return own | {"OMP_NUM_THREADS": self._threads, "MKL_NUM_THREADS": self._threads}
 
     def _wait(self, process: "subprocess.Popen[bytes]") -> bool:

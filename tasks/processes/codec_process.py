@@ -3,15 +3,18 @@
 import argparse
 import hashlib
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.metrics.names import NONE
 from tasks.processes.child import Child, ChildDied
 
 if TYPE_CHECKING:
+    from codec.format.content import Content
     from codec.images import Picture
 
 CODEC = "codec.codec:Codec"
@@ -38,9 +41,11 @@ class Coder(Protocol):
 
     def decode(self, data: bytes) -> NDArray[np.uint8]: ...
 
+    def reconstruct(self, data: bytes, symbols: NDArray[np.int32]) -> NDArray[np.uint8]: ...
+
     def decode_picture(self, data: bytes) -> "Picture": ...
 
-    def symbols(self, data: bytes) -> NDArray[np.int32]: ...
+    def content(self, data: bytes) -> "Content": ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Models:
     bundle: str
     device: str = "cpu"
     backbone: str = ""
-    threads: int = 2
+    threads: int = 1
     codec: str = CODEC
     memory: int | None = None
     child_env: tuple[str, ...] = ()
@@ -64,9 +69,9 @@ class Models:
         return [self.bundle, "--device", self.device, "--backbone", self.backbone, "--codec", self.codec]
 
 
-def worker(models: Models, metrics: str = "none") -> Child:
-    """The process that encodes, measures and decodes: encode_worker. `metrics` is alex, vgg or none."""
-    arguments = [*models.arguments(), "--metrics", metrics]
+def worker(models: Models, metrics: Sequence[str] = ()) -> Child:
+    """The process that encodes, measures and decodes: encode_worker. `metrics` are those it can be asked for."""
+    arguments = [*models.arguments(), "--metrics", *(metrics or [NONE])]
     return Child("tasks.processes.encode_worker", arguments, models.threads, models.memory, models.child_env)
 
 
@@ -76,8 +81,10 @@ def verifier(models: Models) -> Child:
     return Child("tasks.processes.verify_worker", arguments, models.threads, models.memory, models.child_env)
 
 
-def decodes(child: Child, data: bytes, content: str, *, seconds: float) -> bool:
+def decodes(child: Child, data: bytes, content: str, *, seconds: float, fingerprint: str | None = None) -> bool:
     """Whether the verifier decodes a file, in time and without ending, to the content of this hash.
+
+    With a `fingerprint`, an .fdc file's header must say too what the encoder meant: codec.format.content.
 
     What ends its process is asked once more in a fresh one: a process that was killed while it was idle says nothing of
     the file.
@@ -87,7 +94,7 @@ def decodes(child: Child, data: bytes, content: str, *, seconds: float) -> bool:
             answer, _ = child.ask({}, data, seconds=seconds)
         except ChildDied:
             continue
-        return bool(answer.get("content") == content)
+        return answer.get("content") == content and fingerprint in (None, answer.get("fingerprint"))
     return False
 
 

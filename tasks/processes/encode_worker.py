@@ -1,7 +1,7 @@
 """The child process in which the pictures of a shard are read, encoded and measured, or streams are decoded.
 
-`python -m tasks.processes.encode_worker BUNDLE --device cpu --metrics alex`: models are loaded once, then requests are
-answered.
+`python -m tasks.processes.encode_worker BUNDLE --device cpu --metrics psnr lpips`: models are loaded once, then
+requests are answered.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from codec.containers.reading import Source, read_source
 from codec.containers.writing import left_behind, parse_kind, upright, write
 from codec.errors import BackboneError, FdcError, ImageError, QualityError
 from codec.images import Picture, read_image
+from codec.metrics.names import FIELDS, NONE, UNSAMPLED
 from codec.quantization.rate_control import Floor, measure
 from tasks.processes.child import Frame, Handler, serve
 from tasks.processes.codec_process import Coder, digest, greeting, load, parser
@@ -82,13 +83,14 @@ class _Worker:
             "discarded_parts": list(found.verdict.discarded),
             "coded_space": found.coded_space,
             "content": digest(encoded.symbols),
+            "fingerprint": encoded.content.fingerprint(),
             "quality_lambda": float(encoded.quality),
             "timestep": float(encoded.timestep),
             "steps": int(encoded.steps),
             "latent_bits": int(encoded.latent_bits),
             "side_bits": int(encoded.side_bits),
         }
-        return answer | self.measure(picture, encoded.data, decoded), encoded.data
+        return answer | self.measure(header, picture, encoded, decoded), encoded.data
 
     def judge(self, header: dict[str, Any], source: bytes) -> Frame:
         """What would become of a source, by its structure and its decoded pixels, without encoding it."""
@@ -102,7 +104,7 @@ class _Worker:
         return about | {"reason": None if verdict.reason is None else str(verdict.reason)}, b""
 
     def encoded(self, header: dict[str, Any], picture: Picture) -> tuple[Any, TimedPixels | None]:
-        """The file as asked for, or the smallest above the floor where that is below it; decoded where it had to be.
+        """The file as asked for, or the smallest above the floor where that is below it; its pixels where made already.
 
         Raises ImageError, and QualityError where no file is above the floor.
         """
@@ -114,25 +116,44 @@ class _Worker:
         if not any(bounds.values()):
             return encoded, None
         floor = Floor(**bounds)
-        decoded = self.timed_decode(encoded.data)
+        decoded = self.decoded(header, encoded)
         if measure(floor, picture.pixels, decoded[0]).meets(floor):
             return encoded, decoded
         return self.codec.encode_to_quality(picture, **bounds, above=encoded.quality), None
 
-    def measure(self, picture: Picture, data: bytes, decoded: TimedPixels | None) -> dict[str, Any]:
-        """The metrics of the decoded stream; a metric that is undefined is left out and `error` says why.
+    def decoded(self, header: dict[str, Any], encoded: Any) -> TimedPixels:
+        """The colors that the file decodes to, and the seconds that took.
+
+        Where another process decodes the stream and compares all that the pixels are made from, the encoder's symbols
+        stand for it; else nobody has looked at the stream yet, and it is decoded here.
+        """
+        started = time.perf_counter()
+        if header["verify"]:
+            pixels = self.codec.reconstruct(encoded.data, encoded.symbols)
+        else:
+            pixels = self.codec.decode(encoded.data)
+        return pixels, time.perf_counter() - started
+
+    def measure(
+        self, header: dict[str, Any], picture: Picture, encoded: Any, decoded: TimedPixels | None
+    ) -> dict[str, Any]:
+        """The metrics that are asked for; `not_measured` says why others are left out.
 
         They are computed on sRGB or Display P3 values; other spaces are converted to sRGB for them.
         """
-        if self.metrics is None:
+        if not header["metrics"] or self.metrics is None:
             return {}
-        pixels, seconds = decoded or self.timed_decode(data)
-        quality = self.metrics.measure(*(_shown(picture, values) for values in (picture.pixels, pixels)))
-        fields = ("psnr_db", "ms_ssim", "lpips", "lpips_net", "dists")
-        measured = {field: getattr(quality, field) for field in fields} | {"decode_seconds": seconds}
-        if quality.reasons:
-            measured["error"] = "; ".join(f"{field}: {reason}" for field, reason in sorted(quality.reasons.items()))
-        return measured
+        pixels, seconds = decoded or self.decoded(header, encoded)
+        unsampled = [name for name in self.metrics.names if name not in header["metrics"]]
+        shown = (_shown(picture, values) for values in (picture.pixels, pixels))
+        quality = self.metrics.measure(*shown, leave_out=unsampled)
+        reasons = {**quality.reasons} | {FIELDS[name]: UNSAMPLED for name in unsampled}
+        return {
+            **{field: getattr(quality, field) for field in FIELDS.values()},
+            "lpips_net": None if quality.lpips is None else "alex",
+            "not_measured": "; ".join(f"{field}: {why}" for field, why in sorted(reasons.items())) or None,
+            "decode_seconds": seconds,
+        }
 
     def keep(self, source: bytes) -> Frame:
         """The source as lossless JPEG XL, with the hash of what comes back; nothing where its own bytes are better."""
@@ -156,11 +177,6 @@ class _Worker:
         for text in licences:
             shutil.copyfile(text, folder / text.name)
         return {}, b""
-
-    def timed_decode(self, data: bytes) -> TimedPixels:
-        """The colours of an .fdc file and the seconds that decoding took."""
-        started = time.perf_counter()
-        return self.codec.decode(data), time.perf_counter() - started
 
     def decode(self, header: dict[str, Any], data: bytes) -> Frame:
         """An .fdc file as a picture of the kind asked for, or a JPEG XL file as what it was made of."""
@@ -211,17 +227,17 @@ def _line(error: Exception) -> str:
 def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], Handler]:
     codec = load(arguments)
     metrics = None
-    if arguments.metrics != "none":
+    if arguments.metrics != [NONE]:
         from codec.metrics.quality import Metrics  # its networks take seconds to load
 
-        metrics = Metrics(lpips_net=arguments.metrics, device=arguments.device)
+        metrics = Metrics(*arguments.metrics, device=arguments.device)
     return greeting(codec, arguments), _Worker(codec, metrics).handle
 
 
 def main() -> None:
     """Serve the parent until it goes away."""
     options = parser(__doc__)
-    options.add_argument("--metrics", default="none")
+    options.add_argument("--metrics", nargs="+", default=[NONE])
     arguments = options.parse_args()
     serve(lambda: _prepare(arguments))
 

@@ -1,8 +1,9 @@
 """The separately started process that decodes every stream again before it is committed.
 
 `python -m tasks.processes.verify_worker BUNDLE` is given the bytes of each .fdc file and the bundle's path, and nothing
-else; it answers with the SHA-256 of the symbols it decodes, which must be the hash of those that were encoded. Of a
-lossless JPEG XL file it answers with the hash of the JPEG or the pixels that come back.
+else. It answers with the SHA-256 of the symbols it decodes and with the fingerprint of all that the pixels are made
+from, size, grey, alpha and timestep codes included; both must be those of what was encoded. Of a lossless JPEG XL file
+it answers with the hash of the JPEG or the pixels that come back.
 """
 
 import argparse
@@ -20,7 +21,8 @@ def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], Handler]:
         try:
             if lossless.is_jpeg_xl(data):
                 return {"content": lossless.content_hash(lossless.restore(data))}, b""
-            return {"content": digest(decoder.symbols(data))}, b""
+            content = decoder.content(data)
+            return {"content": digest(content.symbols), "fingerprint": content.fingerprint()}, b""
         except Exception as error:  # whatever goes wrong here, the stream is not fit to be kept
             return {"error": str(error)}, b""
 

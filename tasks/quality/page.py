@@ -26,19 +26,21 @@ METRICS = {
     "psnr_db": ("PSNR, dB", False),
     "ms_ssim": ("MS-SSIM", False),
     "lpips": ("LPIPS", True),
+    "lpips_vgg": ("LPIPS (VGG)", True),
     "dists": ("DISTS", True),
 }
 """How a column is called, and whether less of it is better."""
 
 _LATEST = """
     CREATE TEMP TABLE latest AS
-    SELECT archive, key, run, codec, width, height, bytes, bpp, psnr_db, ms_ssim, lpips, dists
+    SELECT archive, key, run, codec, width, height, bytes, bpp, psnr_db, ms_ssim, lpips, lpips_vgg, dists
     FROM rows WHERE status <> 'failed'
     QUALIFY row_number() OVER (PARTITION BY archive, key ORDER BY run DESC) = 1 AND tar IS NOT NULL
 """
 _OVERVIEW = """
     SELECT count(*) AS pictures, 8.0 * sum(bytes) / sum(width::BIGINT * height) FILTER (bytes IS NOT NULL) AS bpp,
-           median(psnr_db) AS psnr_db, median(ms_ssim) AS ms_ssim, median(lpips) AS lpips, median(dists) AS dists
+           median(psnr_db) AS psnr_db, median(ms_ssim) AS ms_ssim, median(lpips) AS lpips,
+           median(lpips_vgg) AS lpips_vgg, median(dists) AS dists
     FROM latest WHERE width IS NOT NULL
 """
 _BINS = """

@@ -7,8 +7,15 @@ from typing import Any
 import pyarrow as pa
 
 UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
-DECIMALS = {"bpp": 3, "psnr_db": 2, "ms_ssim": 4, "lpips": 4, "dists": 4, "saved_percent": 1}
-LABELS = {"bpp": "bpp", "psnr_db": "PSNR, dB", "ms_ssim": "MS-SSIM", "lpips": "LPIPS", "dists": "DISTS"}
+DECIMALS = {"bpp": 3, "psnr_db": 2, "ms_ssim": 4, "lpips": 4, "lpips_vgg": 4, "dists": 4, "saved_percent": 1}
+LABELS = {
+    "bpp": "bpp",
+    "psnr_db": "PSNR, dB",
+    "ms_ssim": "MS-SSIM",
+    "lpips": "LPIPS",
+    "lpips_vgg": "LPIPS (VGG)",
+    "dists": "DISTS",
+}
 NAMES_OF_METRICS = "metric"
 
 

@@ -98,7 +98,7 @@ def planned(photos: Path, url: str, per_shard: int) -> Job:
     """An archive with an open run of which nothing is done."""
     archive = Store(url)
     create(archive)
-    settings = Settings(max_images_per_shard=per_shard, metrics=False, threads=1)
+    settings = Settings(max_images_per_shard=per_shard, metrics=(), threads=1)
     run = plan_run(open_source(str(photos)), archive, settings, Models(""))
     assert run == 1
     return Job(archive.url, run)

@@ -109,7 +109,7 @@ def main() -> int:
         other = codec.bundle.load_backbone()
         other.autoencoder = MiniAutoencoder.from_pretrained(given.vae).eval().requires_grad_(False)
         decoders[", other decoder"] = other
-    alex, vgg = Metrics(), Metrics("vgg", dists=False)
+    metrics = Metrics()
     photos = sorted(given.folder.iterdir())[: given.count]
     for quality in given.qualities:
         rates, measured = [], {}
@@ -117,9 +117,8 @@ def main() -> int:
             rate, pictures = arms(codec, decoders, photo, quality)
             original, names = pictures.pop("original"), list(pictures)
             rates.append(rate)
-            with_alex, with_vgg = (m.measure_all(original, list(pictures.values())) for m in (alex, vgg))
-            for name, a, v in zip(names, with_alex, with_vgg, strict=True):
-                measured.setdefault(name, []).append((a.psnr_db, a.ms_ssim, a.lpips, v.lpips, a.dists))
+            for name, q in zip(names, metrics.measure_all(original, list(pictures.values())), strict=True):
+                measured.setdefault(name, []).append((q.psnr_db, q.ms_ssim, q.lpips, q.lpips_vgg, q.dists))
         table = {name: np.array(rows, np.float64) for name, rows in measured.items()}
         first = next(iter(table.values()))
         print(f"\n{len(photos)} photos, lambda {quality:g}, {np.mean(rates):.3f} bpp (stream alone)\n")

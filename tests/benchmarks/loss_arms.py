@@ -57,7 +57,7 @@ def main() -> int:
             return status
         decoders[name] = Codec.load(output / "bundle")
     photos = spread(sorted(path for path in given.held_out.iterdir() if path.is_file()), given.photos)
-    alex, vgg, shipped = Metrics(), Metrics("vgg", dists=False), decoders["shipped"]
+    metrics, shipped = Metrics(), decoders["shipped"]
     for quality in QUALITIES:
         rates, measured = [], dict[str, list[tuple[float | None, ...]]]()
         for photo in photos:
@@ -65,9 +65,8 @@ def main() -> int:
             rates.append(file.bpp)
             steps = shipped.bundle.config.steps
             pixels = [restored(codec, file, file.encoded.timestep, steps) for codec in decoders.values()]
-            both = (meter.measure_all(file.picture.pixels, pixels) for meter in (alex, vgg))
-            for name, a, v in zip(decoders, *both, strict=True):
-                measured.setdefault(name, []).append((a.psnr_db, a.ms_ssim, a.lpips, v.lpips, a.dists))
+            for name, q in zip(decoders, metrics.measure_all(file.picture.pixels, pixels), strict=True):
+                measured.setdefault(name, []).append((q.psnr_db, q.ms_ssim, q.lpips, q.lpips_vgg, q.dists))
         print(f"\n{len(photos)} photos, lambda {quality:g}, {np.mean(rates):.3f} bpp, {given.steps} steps an arm\n")
         print("| arm | " + " | ".join(FIGURES) + " |\n" + "|---" * (1 + len(FIGURES)) + "|")
         table = {name: np.array(rows, np.float64) for name, rows in measured.items()}

@@ -1,7 +1,8 @@
-"""python -m tests.benchmarks.metrics_speed [--given-back]: seconds and page faults of each metric at 768 x 512.
+"""python -m tests.benchmarks.metrics_speed [--given-back] [--size 512 768]: seconds and page faults of metrics.
 
-The original's features are known already, as when several reconstructions are compared with it. With --given-back,
-freed memory goes back to the system, as it does outside of evaluations.
+The original's features are known already, as when several reconstructions are compared with it; of more than a
+megapixel they are not, since it is measured in tiles. With --given-back, freed memory goes back to the system, as it
+does outside of evaluations. `--only` names one metric and `--rounds 0` measures once: the peak is then its own.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import time
 import numpy as np
 import torch
 
+from codec.metrics.names import FIELDS
 from codec.metrics.quality import Metrics
 from codec.support.malloc import keep_freed_memory
 
@@ -23,28 +25,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--given-back", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--size", type=int, nargs=2, default=(512, 768), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--only", choices=FIELDS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if not given.given_back:
         keep_freed_memory(large=True)
     draws = np.random.default_rng(0)
-    original = draws.integers(0, 256, (512, 768, 3), np.uint8)
+    original = draws.integers(0, 256, (*given.size, 3), np.uint8)
     meters = {
-        "PSNR, MS-SSIM, LPIPS (AlexNet)": Metrics("alex", dists=False),
-        "LPIPS (VGG16)": Metrics("vgg", dists=False, pixels=False),
-        "the first row and DISTS": Metrics("alex"),
+        "PSNR, MS-SSIM, LPIPS (AlexNet)": Metrics("psnr", "ms-ssim", "lpips"),
+        "LPIPS (VGG16)": Metrics("lpips-vgg"),
+        "the first row and DISTS": Metrics("psnr", "ms-ssim", "lpips", "dists"),
     }
-    print(f"{given.threads} thread(s), freed memory {'given back' if given.given_back else 'kept'}\n")
-    print("| metrics | seconds | page faults |\n|---|---|---|")
+    if given.only:
+        meters = {given.only: Metrics(given.only)}
+    freed = "given back" if given.given_back else "kept"
+    print(f"{given.size[1]} x {given.size[0]}, {given.threads} thread(s), freed memory {freed}\n")
+    print("| metrics | processor seconds | page faults | peak so far, GB |\n|---|---|---|---|")
     for name, meter in meters.items():
         seconds, faults = [], []
-        for _ in range(ROUNDS + 1):
+        for _ in range(given.rounds + 1):
             decoded = draws.integers(0, 256, original.shape, np.uint8)
-            started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             meter.measure(original, decoded)
-            seconds.append(time.perf_counter() - started)
+            seconds.append(time.process_time() - started)
             faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-        print(f"| {name} | {statistics.median(seconds[1:]):.2f} | {statistics.median(faults[1:]):.0f} |", flush=True)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        first = 1 if given.rounds else 0
+        medians = f"{statistics.median(seconds[first:]):.2f} | {statistics.median(faults[first:]):.0f}"
+        print(f"| {name} | {medians} | {peak:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.format.content import Content
 from codec.images import Picture
 from tasks.archive.manifest import Settings
 from tasks.compress import process_pair
@@ -30,7 +31,7 @@ from tests.support.archive_builder import bundle, png
 from tests.support.fake_codec import DEFAULT_QUALITY as DEFAULT_QUALITY  # asked of this module by the processes
 from tests.support.fake_codec import Encoded, FakeCodec
 
-SETTINGS = Settings(quality=1.0, metrics=False, threads=1)
+SETTINGS = Settings(quality=1.0, metrics=(), threads=1)
 
 
 class PassThrough(FakeCodec):
@@ -38,10 +39,14 @@ class PassThrough(FakeCodec):
 
     def encode(self, picture: Picture, **_: Any) -> Encoded:
         row = picture.pixels[0].astype(np.int32)
-        return Encoded(picture.pixels[0].tobytes(), row, DEFAULT_QUALITY, 0.0, 0, 0, 0)
+        return Encoded(picture.pixels[0].tobytes(), _content(row), DEFAULT_QUALITY, 0.0, 0, 0, 0)
 
-    def symbols(self, data: bytes) -> NDArray[np.int32]:
-        return np.frombuffer(data, np.uint8).reshape(-1, 3).astype(np.int32)
+    def content(self, data: bytes) -> Content:
+        return _content(np.frombuffer(data, np.uint8).reshape(-1, 3).astype(np.int32))
+
+
+def _content(row: NDArray[np.int32]) -> Content:
+    return Content(row, len(row), 1, False, 0, (0,))
 
 
 def measure(images: int) -> tuple[float, float, float, float]:

@@ -185,17 +185,14 @@ def decoded(codec: Codec, arms: dict[str, Coded], size: tuple[int, int], wanted:
 
 
 @torch.no_grad()
-def curves(
-    arms: Arms, picture: Picture, qualities: list[float], meters: tuple[Metrics, Metrics], wanted: set[str]
-) -> dict:
+def curves(arms: Arms, picture: Picture, qualities: list[float], metrics: Metrics, wanted: set[str]) -> dict:
     """For each arm its bits and its four figures at each lambda."""
     y, found = arms.backbone.encode_pixels(picture.pixels), defaultdict(list)
     for quality in qualities:
         coded = arms.coded(y, quality, wanted)
         pixels = decoded(arms.codec, coded, (picture.height, picture.width), wanted)
-        alex, vgg = (meter.measure_all(picture.pixels, list(pixels.values())) for meter in meters)
-        for name, a, v in zip(pixels, alex, vgg, strict=True):
-            found[name].append((coded[name].bits, a.psnr_db, -a.lpips, -v.lpips, -a.dists))
+        for name, q in zip(pixels, metrics.measure_all(picture.pixels, list(pixels.values())), strict=True):
+            found[name].append((coded[name].bits, q.psnr_db, -q.lpips, -q.lpips_vgg, -q.dists))
     return found
 
 
@@ -211,12 +208,12 @@ def main() -> int:
     given = parser.parse_args()
     codec = Codec.load(*[given.bundle] if given.bundle else [])
     arms = Arms(codec, Bundle.open(given.learned) if given.learned else None)
-    meters, saved, photos = (Metrics(), Metrics("vgg", dists=False)), defaultdict(list), []
+    metrics, saved, photos = Metrics(), defaultdict(list), []
     for path in sorted(given.folder.iterdir())[: given.count]:
         picture = read_image(path)
         if max(picture.width, picture.height) > 8 * TILE:
             raise SystemExit(f"{path} is larger than a tile: give photos of at most {8 * TILE} pixels a side")
-        found = curves(arms, picture, given.qualities, meters, set(given.arms))
+        found = curves(arms, picture, given.qualities, metrics, set(given.arms))
         photos.append(path.name)
         print(f"{len(photos)}: {path.name}", file=sys.stderr, flush=True)
         for name, points in found.items():

@@ -22,7 +22,7 @@ def fdc(*arguments: str) -> str:
 
 def main(folder: str, quality: str = "8") -> int:
     """Measure all pictures of a folder at one lambda."""
-    metrics, rows = Metrics(dists=True), []
+    metrics, rows = Metrics("psnr", "ms-ssim", "lpips", "dists"), []
     print(f"{'picture':<16}{'bytes':>8}{'bpp':>9}{'PSNR':>8}{'MS-SSIM':>9}{'LPIPS':>8}{'DISTS':>8}")
     with tempfile.TemporaryDirectory() as scratch:
         for path in sorted(Path(folder).iterdir()):

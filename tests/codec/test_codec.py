@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from codec import BitstreamError, BundleError, Codec, Picture, SettingsError, read_image
@@ -251,3 +252,15 @@ def test_the_embedded_default_compresses_real_photos_recognisably(photos: Path) 
 def test_the_embedded_default_is_at_most_20_megabytes() -> None:
     folder = DEFAULT_BUNDLE
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 20e6
+
+
+def test_one_and_two_threads_write_the_same_file() -> None:
+    codec, threads = Codec.load(), torch.get_num_threads()
+    files = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            files.append(codec.encode(Picture(synthetic(200, 312))).data)
+    finally:
+        torch.set_num_threads(threads)
+    assert files[0] == files[1]

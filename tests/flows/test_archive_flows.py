@@ -25,7 +25,7 @@ SETTINGS: dict[str, Any] = {
     "quality": 4.0,
     "max_images_per_shard": 3,
     "image_timeout": 600.0,
-    "metrics": False,
+    "metrics": ["none"],
     "threads": 1,
 }
 

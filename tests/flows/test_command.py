@@ -118,7 +118,7 @@ from flows import command, compress_archive
 compress_archive.Models = partial(compress_archive.Models, codec={fake_codec.FAKE!r})
 command.run(compress_archive.compress_archive, compress_archive.show)
 """
-    places = [str(source), str(tmp_path / "a"), "--bundle", str(fake_bundle(tmp_path / "bundle")), "--no-metrics"]
+    places = [str(source), str(tmp_path / "a"), "--bundle", str(fake_bundle(tmp_path / "bundle")), "--metrics", "none"]
     flow = subprocess.Popen(
         [sys.executable, "-c", code, *places],
         cwd=ROOT,

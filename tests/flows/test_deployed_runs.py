@@ -79,7 +79,7 @@ def test_each_deployment_runs_with_the_parameters_that_it_is_given_from_an_empty
     }
     (tmp_path / "tiny.json").write_text(json.dumps(settings))
     fake = archive_builder.bundle(tmp_path / "bundle")
-    one = {"metrics": False, "threads": 1, "workers": 1}
+    one = {"metrics": ["none"], "threads": 1, "workers": 1}
     given: dict[str, dict[str, Any]] = {
         "shard-images": {},
         "train-codec": {"settings": str(tmp_path / "tiny.json")},

@@ -262,7 +262,7 @@ def compression(
             "archive": archive,
             "bundle": str(bundle.path),
             "max_images_per_shard": 1,
-            "metrics": False,
+            "metrics": ["none"],
             "threads": 1,
             "workers": 1,
         }

@@ -80,7 +80,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory, wheel: Path, server: Serve
     assert (home / "photo.fdc").read_bytes()[:4] == b"\x8fFDC"
     folder(home / "source", {"a/photo.png": (home / "photo.png").read_bytes(), "deep.tif": deep()})
     command = [programs / "python", "-m", "flows.compress_archive", "source", "archive"]
-    options = ("--no-metrics", "--threads", "1", "--workers", "1")
+    options = ("--metrics", "none", "--threads", "1", "--workers", "1")
     assert "compress-archive" in run(*command, *options, cwd=home, PREFECT_API_URL=server.url)
     assert run(programs / "python", "-c", "import tasks; print(tasks.__file__)", cwd=home).startswith(str(home))
     return home / "archive"

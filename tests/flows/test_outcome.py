@@ -105,7 +105,7 @@ def test_a_compression_with_failed_rows_ends_completed_under_a_name_of_its_own(
     monkeypatch.setattr(compress_archive, "Models", partial(Models, codec=FAKE))
     pictures = {"good.png": png(1), "odd.png": png(2, fault=RAISE), "torn.jpg": b"\xff\xd8\xff no"}
     source = folder(tmp_path / "s", pictures)
-    options: dict[str, Any] = {"metrics": False, "threads": 1, "workers": 1, "max_images_per_shard": 2}
+    options: dict[str, Any] = {"metrics": ["none"], "threads": 1, "workers": 1, "max_images_per_shard": 2}
     options["bundle"] = str(bundle(tmp_path / "bundle"))
     state = compress_archive.compress_archive(str(source), str(tmp_path / "a"), **options, return_state=True)
     kind, name, message = on_server(state)

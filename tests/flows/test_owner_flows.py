@@ -84,7 +84,7 @@ def test_a_dry_run_as_a_flow(tmp_path: Path, prefect_server: str, monkeypatch: p
     monkeypatch.setattr(compress_archive, "Models", partial(Models, codec=FAKE))
     source = archive_builder.folder(tmp_path / "s", {"a.png": archive_builder.png(1)})
     bundle = archive_builder.bundle(tmp_path / "bundle")
-    options = {"quality": 4.0, "bundle": str(bundle), "metrics": False, "threads": 1, "plan": True}
+    options = {"quality": 4.0, "bundle": str(bundle), "metrics": ["none"], "threads": 1, "plan": True}
     row = compress_archive.compress_archive(str(source), str(tmp_path / "a"), **options)
     assert (row["pictures"], row["sampled"]) == (1, 1)
     assert compress_archive.show(row) == command.DONE

@@ -107,7 +107,7 @@ def test_a_secret_is_in_no_log_database_manifest_report_or_artifact(
     for seed in range(2):
         photos.publish(f"{seed}.png", png(seed))
     archive = f"{bucket}/archive"
-    options = ["--bundle", str(bundle(tmp_path / "bundle")), "--no-metrics", "--threads", "1"]
+    options = ["--bundle", str(bundle(tmp_path / "bundle")), "--metrics", "none", "--threads", "1"]
     done = compressing(server, tmp_path / "home", f"{bucket}/photos", archive, *options)
     failed = compressing(server, tmp_path / "other", "s3://nowhere/photos", "s3://nowhere/archive", *options)
     printed = done.communicate()[0]

@@ -32,7 +32,18 @@ from tests.support.prefect_server import ROOT, Server, free_port, serving
 PICTURES = 6
 TEMPLATE = ProcessWorker.get_default_base_job_template()
 SETTINGS = replace(SMALL, max_images_per_shard=2)
-OPTIONS = ("--quality", "4", "--max-images-per-shard", "2", "--image-timeout", "600", "--no-metrics", "--threads", "1")
+OPTIONS = (
+    "--quality",
+    "4",
+    "--max-images-per-shard",
+    "2",
+    "--image-timeout",
+    "600",
+    "--metrics",
+    "none",
+    "--threads",
+    "1",
+)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from tasks.progress import Progress
 from tasks.storage.store import Store
 from tests.support.fake_codec import FAKE
 
-SMALL = Settings(quality=4.0, max_images_per_shard=3, image_timeout=600.0, metrics=False, threads=1)
+SMALL = Settings(quality=4.0, max_images_per_shard=3, image_timeout=600.0, metrics=(), threads=1)
 
 
 def png(seed: int, width: int = 40, height: int = 24, fault: int = 0) -> bytes:
@@ -68,8 +68,8 @@ def pack(source: Path | str, archive: Path | str, bundle: Path, settings: Settin
 class InProcess:
     """A child process's part played by its own code here: for tests in which nothing dies, since starting costs."""
 
-    def __init__(self, module: Any, models: Models, metrics: str = "none") -> None:
-        arguments = Namespace(**{"metrics": metrics, **vars(models)})
+    def __init__(self, module: Any, models: Models, metrics: Sequence[str] = ()) -> None:
+        arguments = Namespace(**{"metrics": list(metrics) or ["none"], **vars(models)})
         self._greeting, self._handle = module._prepare(arguments)
 
     def __enter__(self) -> "InProcess":
@@ -90,7 +90,7 @@ class InProcess:
 def in_process() -> Iterator[None]:
     """The children of everything in tasks are played here."""
 
-    def worker(models: Models, metrics: str = "none") -> InProcess:
+    def worker(models: Models, metrics: Sequence[str] = ()) -> InProcess:
         return InProcess(tasks.processes.encode_worker, models, metrics)
 
     def verifier(models: Models) -> InProcess:

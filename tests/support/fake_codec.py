@@ -20,6 +20,7 @@ from codec.containers import reading
 from codec.containers.inspect import inspect
 from codec.containers.structure import Structure
 from codec.errors import BitstreamError, BundleError, ImageError, QualityError
+from codec.format.content import Content
 from codec.images import Picture
 
 DEFAULT_QUALITY = 4.0
@@ -36,12 +37,16 @@ FAULT = b"FAULT "
 @dataclass(frozen=True)
 class Encoded:
     data: bytes
-    symbols: NDArray[np.int32]
+    content: Content
     quality: float
     timestep: float
     steps: int
     latent_bits: int
     side_bits: int
+
+    @property
+    def symbols(self) -> NDArray[np.int32]:
+        return self.content.symbols
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,8 @@ class FakeCodec:
             data = self._pack(picture, zlib.compress(pixels.tobytes()))
         else:
             data = self._pack(picture, payload)
-        return Encoded(data, _symbols(picture.pixels & mask), quality, 12.5, 3, 8 * len(payload), 16)
+        content = _content(picture.width, picture.height, _symbols(picture.pixels & mask))
+        return Encoded(data, content, quality, 12.5, 3, 8 * len(payload), 16)
 
     def _pack(self, picture: Picture, payload: bytes) -> bytes:
         size = struct.pack("<IIB", picture.width, picture.height, picture.orientation)
@@ -119,8 +125,15 @@ class FakeCodec:
     def decode_picture(self, data: bytes) -> Picture:
         return Picture(self.decode(data), orientation=data[12])
 
+    def reconstruct(self, data: bytes, symbols: NDArray[np.int32]) -> NDArray[np.uint8]:
+        return self.decode(data)
+
     def symbols(self, data: bytes) -> NDArray[np.int32]:
         return _symbols(self.decode(data))
+
+    def content(self, data: bytes) -> Content:
+        pixels = self.decode(data)
+        return _content(pixels.shape[1], pixels.shape[0], _symbols(pixels))
 
 
 def _inspect(data: bytes) -> Structure:
@@ -149,6 +162,10 @@ def misbehave(fault: int) -> None:
         eaten.append(b"x" * 2**26)
     while fault == HANG:
         time.sleep(0.01)
+
+
+def _content(width: int, height: int, symbols: NDArray[np.int32]) -> Content:
+    return Content(symbols, width, height, False, 100, (32,))
 
 
 def _symbols(pixels: NDArray[np.integer]) -> NDArray[np.int32]:

@@ -2,6 +2,7 @@
 
 import sys
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,29 @@ import numpy as np
 
 from codec.codec import DEFAULT_QUALITY as DEFAULT_QUALITY  # the processes ask the codec's module for it
 from codec.codec import Codec, Encoded
+from codec.format.bitstream import File, pack, parse
 from codec.images import Picture
 
 TALL, WIDE = (80, 64), (64, 80)
 """Heights and widths of the pictures that go wrong, each in its own way."""
+
+
+LIES: Mapping[tuple[int, int], Callable[[File], File]] = {
+    (40, 48): lambda file: replace(file, parameters=replace(file.parameters, timestep_code=8)),
+    (40, 64): lambda file: replace(file, grey=not file.grey),
+    (40, 72): lambda file: replace(file, width=file.width - 1),
+}
+"""By height and width of a picture: another header before a stream that decodes to the same symbols."""
+
+
+class Lying(Codec):
+    """Writes a header that says another picture than the one that was encoded."""
+
+    def encode(self, picture: Picture, *arguments: Any, **options: Any) -> Encoded:
+        encoded = super().encode(picture, *arguments, **options)
+        if Path(sys.argv[0]).stem != "encode_worker":
+            return encoded
+        return replace(encoded, data=pack(LIES[picture.pixels.shape[:2]](parse(encoded.data))))
 
 
 class Faulty(Codec):

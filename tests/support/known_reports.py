@@ -46,31 +46,40 @@ def row(number: int, run: int) -> dict[str, Any]:
 
 def archive_of(path: Path, pictures: int, runs: int = 1, forgotten: Sequence[int] = ()) -> str:
     """An archive of runs that each hold some pictures, of which the last run forgets a few; its tars are missing."""
-    store = Store(str(path))
-    create(store)
+    create(Store(str(path)))
     for run in range(1, runs + 1):
         rows = [row(number + pictures * (run - 1), run) for number in range(pictures)]
         if run == runs:
             kept = ("key", "version", "source_uri", "source_bytes", "shard", "created_at")
             old = [{name: row(number, run)[name] for name in kept} for number in forgotten]
             rows += [{**each, "run": run + 1, "status": "forgotten"} for each in old]
-        (path / layout.parts(run)).mkdir(parents=True)
-        (path / layout.part(run, 0)).write_bytes(index_files.encoded(rows, {"tar": ""}))
-        plan = manifest.Manifest(
-            run, run - 1 or None, "/nowhere", layout.listing(run, "0" * 64), "0" * 64, 0, False, ((0, pictures),),
-            manifest.Settings(quality=8.0), "b" * 64,
-        )  # fmt: skip
-        pyarrow.parquet.write_table(LISTING.empty_table(), path / plan.listing)
-        data, head = plan.to_bytes(), log.read(store)
-        name = layout.manifest(run, sha256_of(data))
-        store.publish(name, data)
-        log.append(store, head, "open", dataclasses.replace(head, runs=run, opened=name))
+        write_run(path, run, rows, pictures)
         if run < runs:
-            _sealed(store, run, name)
+            _sealed(Store(str(path)), run)
     return str(path)
 
 
-def _sealed(store: Store, run: int, planned: str) -> None:
+def write_run(path: Path, run: int, rows: Sequence[dict[str, Any]], pictures: int) -> None:
+    """An open run of an archive that has these rows, of so many pictures."""
+    store = Store(str(path))
+    (path / layout.parts(run)).mkdir(parents=True)
+    (path / layout.part(run, 0)).write_bytes(index_files.encoded(list(rows), {"tar": ""}))
+    frozen = path / "listing.parquet"
+    pyarrow.parquet.write_table(LISTING.empty_table(), frozen)
+    digest = sha256_of(frozen)
+    frozen.rename(path / layout.listing(run, digest))
+    plan = manifest.Manifest(
+        run, run - 1 or None, "/nowhere", layout.listing(run, digest), digest, 0, False, ((0, pictures),),
+        manifest.Settings(quality=8.0), "b" * 64,
+    )  # fmt: skip
+    data, head = plan.to_bytes(), log.read(store)
+    name = layout.manifest(run, sha256_of(data))
+    store.publish(name, data)
+    log.append(store, head, "open", dataclasses.replace(head, runs=run, opened=name))
+
+
+def _sealed(store: Store, run: int) -> None:
+    planned = log.read(store).opened
     part = layout.part(run, 0)
     about = {"name": planned, "sha256": store.sha256(planned)}
     parts = [{"name": part, "size": store.size(part), "sha256": store.sha256(part)}]

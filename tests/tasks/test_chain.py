@@ -53,7 +53,7 @@ def test_sharded_trained_compressed_and_restored(
         training = Training(["s3://chain/dataset"], str(tmp_path / "tiny.json"), str(tmp_path / "out"))
         trained = train(training, lambda _: None, lambda _: None)
 
-        compressing = Settings(quality=8.0, metrics=False, threads=1)
+        compressing = Settings(quality=8.0, metrics=(), threads=1)
         for source, children in (("s3://chain/photos", nullcontext()), ("s3://chain/dataset", in_process())):
             archive = f"s3://chain/archive-of-{source.rpartition('/')[2]}"
             with children:

@@ -21,7 +21,7 @@ GAIN = 16
 
 def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
     """Draw one_step.png; the table is over several pictures."""
-    metrics, cells, shown = Metrics("alex", dists=False), dict[tuple[float, int], list[list[float]]](), []
+    metrics, cells, shown = Metrics("psnr", "lpips"), dict[tuple[float, int], list[list[float]]](), []
     several, chosen = STEPS[-1], spread(pictures, PICTURES)
     for number, source in enumerate(chosen):
         for quality in QUALITIES:

@@ -68,7 +68,7 @@ def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
 
 def sweep(codec: Codec, source: Path) -> list[Point]:
     """A picture's files of all qualities decoded from all timesteps, the predicted one among them."""
-    metrics, points = Metrics("alex", dists=False), []
+    metrics, points = Metrics("psnr", "lpips"), []
     for quality in QUALITIES:
         file = coded(codec, source, quality)
         predicted = file.encoded.timestep

@@ -34,7 +34,7 @@ def test_samples_of_one_law_have_about_no_distance() -> None:
 def test_the_features_are_means_over_whole_patches_of_what_lpips_sees() -> None:
     original, decoded = synthetic(300, 520), synthetic(300, 520, 1)
     with patch_features("cpu") as seen:
-        Metrics("vgg", dists=False).measure_all(original, [decoded])
+        Metrics("lpips-vgg").measure_all(original, [decoded])
     network = lpips_network("vgg")
     assert isinstance(network, Lpips)
     with torch.no_grad():

@@ -11,7 +11,9 @@ from pytorch_msssim import ms_ssim
 
 from codec.errors import SettingsError
 from codec.images import read_image
-from codec.metrics.quality import MOST_PIXELS, Metrics, psnr
+from codec.metrics import quality as quality_module
+from codec.metrics.perceptual import Network, lpips_network
+from codec.metrics.quality import Metrics, psnr
 from tests.conftest import synthetic
 
 Pixels = NDArray[np.uint8]
@@ -48,8 +50,8 @@ def test_lpips_has_the_published_values_on_pixels(metrics: Metrics, photos: Path
     reference, first, second = (read_image(photos / "lpips" / f"ex_{name}.png").pixels for name in ("ref", "p0", "p1"))
     assert metrics.measure(reference, first).lpips == pytest.approx(0.722, abs=5e-4)
     quality = metrics.measure(reference, second)
-    assert quality.lpips == pytest.approx(0.138, abs=5e-4) and quality.lpips_net == "alex"
-    assert Metrics("vgg", dists=False).measure(reference, second).lpips_net == "vgg"
+    assert quality.lpips == pytest.approx(0.138, abs=5e-4)
+    assert quality.lpips_vgg != quality.lpips
 
 
 def test_ms_ssim_of_a_uniform_shift_is_its_luminance_term(metrics: Metrics) -> None:
@@ -80,11 +82,11 @@ def test_a_photo_sized_pair_has_every_metric_and_no_reason(metrics: Metrics) -> 
 def test_many_reconstructions_measure_as_each_alone(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
     clean = synthetic(170, 200)
     decoded = [noisy(clean, 4), clean.copy(), noisy(clean, 16)]
-    monkeypatch.setitem(MOST_PIXELS, "vgg", 2 * 170 * 200)  # batches of two and one
+    monkeypatch.setattr(quality_module, "TOGETHER_PIXELS", 2 * 170 * 200)  # batches of two and one
     together = metrics.measure_all(clean, decoded)
     for alone, quality in zip((metrics.measure(clean, pixels) for pixels in decoded), together, strict=True):
         assert quality.reasons == alone.reasons
-        for name in ("psnr_db", "ms_ssim", "lpips", "dists"):
+        for name in ("psnr_db", "ms_ssim", "lpips", "lpips_vgg", "dists"):
             assert getattr(quality, name) == (
                 None if getattr(alone, name) is None else pytest.approx(getattr(alone, name), abs=1e-6)
             )
@@ -108,15 +110,16 @@ def test_ms_ssim_begins_at_161_pixels(side: int, metrics: Metrics) -> None:
     assert (quality.ms_ssim is None) == (side == 160)
 
 
-@pytest.mark.parametrize(("net", "side"), [("alex", 31), ("vgg", 16)])
-def test_lpips_begins_where_its_last_feature_map_has_a_place(net: str, side: int) -> None:
-    metrics = Metrics(net, dists=False)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("net", "field", "side"), [("alex", "lpips", 31), ("vgg", "lpips_vgg", 16)])
+def test_lpips_begins_where_its_last_feature_map_has_a_place(
+    net: Network, field: str, side: int, metrics: Metrics
+) -> None:
     clean = synthetic(side, 64)
-    assert metrics.measure(clean, noisy(clean)).lpips is not None
+    assert getattr(metrics.measure(clean, noisy(clean)), field) is not None
     quality = metrics.measure(clean[1:], noisy(clean)[1:])
-    assert quality.lpips is None and quality.reasons["lpips"] == f"side below {side}"
+    assert getattr(quality, field) is None and quality.reasons[field] == f"side below {side}"
     with pytest.raises(RuntimeError, match="too small"):
-        metrics._lpips(torch.zeros(1, 3, side - 1, 64), torch.zeros(1, 3, side - 1, 64))
+        lpips_network(net)(torch.zeros(1, 3, side - 1, 64), torch.zeros(1, 3, side - 1, 64))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 400), (15, 15), (30, 30)])
@@ -124,28 +127,17 @@ def test_tiny_pictures_have_what_is_defined_and_reasons_for_the_rest(shape: tupl
     clean = synthetic(*shape)
     quality = metrics.measure(clean, np.bitwise_xor(clean, 1, dtype=np.uint8))
     assert quality.psnr_db == pytest.approx(48.1308, abs=1e-4)
-    values = {"ms_ssim": quality.ms_ssim, "lpips": quality.lpips, "dists": quality.dists}
+    values = {name: getattr(quality, name) for name in ("ms_ssim", "lpips", "lpips_vgg", "dists")}
     assert {name for name, value in values.items() if value is None} == set(quality.reasons)
     assert "lpips" in quality.reasons and ("dists" in quality.reasons) == (min(shape) < 16)
 
 
 def test_metrics_may_be_left_out() -> None:
     clean = synthetic(170, 170)
-    quality = Metrics(dists=False, pixels=False).measure(clean, noisy(clean))
+    quality = Metrics("lpips", "dists").measure(clean, noisy(clean), leave_out=["dists"])
     assert (quality.psnr_db, quality.ms_ssim) == (None, None) and quality.lpips is not None
-    assert quality.reasons["psnr_db"] == quality.reasons["ms_ssim"] == "not measured"
-    assert quality.dists is None and quality.reasons["dists"] == "not measured"
-
-
-def test_a_metric_that_would_not_fit_in_memory_is_not_tried(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
-    clean = synthetic(170, 200)
-    for name in ("ms_ssim", "alex", "dists"):
-        monkeypatch.setitem(MOST_PIXELS, name, 170 * 200 - 1)
-    for network in ("_lpips", "_dists"):
-        monkeypatch.setattr(metrics, network, lambda *_: pytest.fail("tried"))
-    quality = metrics.measure(clean, noisy(clean))
-    assert set(quality.reasons) == {"ms_ssim", "lpips", "dists"}
-    assert quality.reasons["lpips"] == "more than 33999 pixels" and quality.psnr_db is not None
+    assert quality.reasons["psnr_db"] == quality.reasons["ms_ssim"] == "not asked for"
+    assert quality.dists is None and quality.reasons["dists"] == "not asked for"
 
 
 def test_pictures_that_cannot_be_compared_are_refused(metrics: Metrics) -> None:
@@ -158,6 +150,8 @@ def test_pictures_that_cannot_be_compared_are_refused(metrics: Metrics) -> None:
         metrics.measure(clean[..., 0], clean[..., 0])
 
 
-def test_an_unknown_network_is_a_wrong_setting() -> None:
-    with pytest.raises(SettingsError, match="'squeeze'; choose alex or vgg"):
-        Metrics("squeeze")  # type: ignore[arg-type]
+def test_an_unknown_metric_is_a_wrong_setting() -> None:
+    with pytest.raises(SettingsError, match=r"metrics knows psnr, .*, all and none, not 'vmaf'"):
+        Metrics("vmaf")
+    with pytest.raises(SettingsError, match="metrics none cannot be combined"):
+        Metrics("none", "psnr")

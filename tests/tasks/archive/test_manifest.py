@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from codec.errors import ArchiveError
+from codec.metrics import names
 from tasks.archive import layout, log, manifest
 from tasks.archive.manifest import Manifest, Settings
 from tasks.maintenance.audit import audit
@@ -41,6 +42,37 @@ def changed(store: Store, kind: str) -> bytes:
     assert data.count(found) == 1
     store.replace(name, data.replace(found, planted))
     return store.read(name)
+
+
+def test_a_run_that_an_earlier_release_planned_is_finished_with_the_metrics_it_began_with(tmp_path: Path) -> None:
+    store = make(tmp_path / "a", RUNS)
+    name = manifest_name(store.url)
+
+    def planned(**settings: object) -> Settings:
+        document = json.loads(store.read(name))
+        del document["sha256"], document["settings"]["metrics"], document["settings"]["metrics_sample"]
+        document["settings"] |= settings
+        return Manifest.from_bytes(manifest.to_json(document), name).settings
+
+    measured = planned(metrics=True, lpips_net="alex")
+    assert measured.metrics == ("psnr", "ms-ssim", "lpips", "dists") and measured.metrics_sample == 1
+    assert measured.metrics_of("any key") == ["psnr", "ms-ssim", "lpips", "dists"]
+    assert planned(metrics=False, lpips_net="alex").metrics == ()
+
+
+def test_costly_metrics_are_measured_on_a_sample_by_key_that_grows_with_the_fraction() -> None:
+    keys = [f"{number}.jpg" for number in range(10_000)]
+
+    def sample(fraction: float) -> set[str]:
+        settings = Settings(metrics=("all",), metrics_sample=fraction)
+        assert all(set(names.DEFAULT) <= set(settings.metrics_of(key)) for key in keys)
+        return {key for key in keys if "dists" in settings.metrics_of(key) and "lpips-vgg" in settings.metrics_of(key)}
+
+    few, more = sample(0.02), sample(0.1)
+    assert 140 < len(few) < 260 and 850 < len(more) < 1150 and few < more
+    assert sample(1) == set(keys)
+    assert min(few, key=lambda key: int(key[:-4])) == "29.jpg"  # what was sampled is sampled for ever
+    assert Settings().metrics_of("29.jpg") == list(names.DEFAULT)
 
 
 @pytest.mark.parametrize("kind", READERS)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("children_are_played_here")
 
 PHOTO = encode_png(synthetic(60, 80))
 ASKED = {"do": "encode", "quality": 2.0, "target_bpp": None, "min_psnr_db": None, "max_lpips": None}
-ASKED |= {"metadata": "all", "discard": ["preview"]}
+ASKED |= {"metadata": "all", "discard": ["preview"], "verify": True, "metrics": []}
 
 
 def one_row(home: Path, bundle: Path, **settings: Any) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def test_a_lossless_coder_that_dies_or_is_wrong_leaves_the_own_bytes(
 
 
 def test_a_floor_must_be_possible() -> None:
-    for settings in ({"min_psnr_db": 0.0}, {"max_lpips": -1.0}, {"max_lpips": 0.2, "metrics": False}):
+    for settings in ({"min_psnr_db": 0.0}, {"max_lpips": -1.0}, {"max_lpips": 0.2, "metrics": ("psnr",)}):
         with pytest.raises(SettingsError):
             Settings(**settings)
 

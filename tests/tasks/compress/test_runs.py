@@ -174,6 +174,10 @@ def test_resuming_a_run_with_other_settings_is_refused_naming_them(
     reopened(archive, 1)
     with pytest.raises(SettingsError, match=r"quality \(given 7.0, here 4.0\), verify \(given False, here True\)"):
         pack(source, archive, fake_bundle, replace(SMALL, quality=7.0, verify=False), resume=1)
+    with pytest.raises(
+        SettingsError, match=r"metrics \(given \('psnr',\), here \(\)\), metrics_sample \(given 0.5, here 0"
+    ):
+        pack(source, archive, fake_bundle, replace(SMALL, metrics=("psnr",), metrics_sample=0.5), resume=1)
     other_source, other_bundle = folder(tmp_path / "t", {}), archive_builder.bundle(tmp_path / "other", "another")
     with pytest.raises(SettingsError, match=r"source \(given .*/t, here .*/s\), bundle \(given"):
         pack(other_source, archive, other_bundle, resume=1)
@@ -313,6 +317,7 @@ def test_the_settings_and_surroundings_of_a_run_are_in_its_manifest(packed: tupl
         "discard": list(SMALL.discard),
         "include": [],
         "exclude": list(SMALL.exclude),
+        "metrics": [],
     }
     assert manifest["source"] == f"file://{source}"
     assert (manifest["parent"], manifest["batch"], manifest["shards"]) == (None, 1, [[0, 3], [3, 4]])
@@ -378,7 +383,8 @@ def test_an_exchanged_bundle_in_escrow_is_noticed(grown: tuple[Path, Path], fake
         ({"quality": 1.0, "target_bpp": 1.0}, "exclude each other"),
         ({"max_failed_fraction": 1.5}, "from 0 to 1"),
         ({"max_images_per_shard": 2001}, "at most 2000"),
-        ({"lpips_net": "squeeze"}, "one of alex, vgg"),
+        ({"metrics": ("vmaf",)}, "metrics knows psnr"),
+        ({"metrics_sample": 0.0}, "metrics_sample must be above 0"),
         ({"threads": 0}, "threads must be above 0"),
     ],
 )

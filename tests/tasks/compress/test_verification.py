@@ -3,12 +3,15 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import codec.codec
 from codec import BitstreamError, Codec, read_image
 from codec.bundle import Bundle
 from codec.images import encode_png
+from codec.metrics.quality import psnr
 from tasks.archive.manifest import Settings
 from tasks.archive.tar import Tar
 from tasks.compress import shard
@@ -19,9 +22,9 @@ from tasks.storage.store import Store
 from tests.conftest import synthetic
 from tests.support.archive_builder import folder, in_process, pack, png, rows
 from tests.support.fake_codec import FAKE
-from tests.support.faulty_codec import TALL, WIDE
+from tests.support.faulty_codec import LIES, TALL, WIDE
 
-SETTINGS = Settings(quality=8.0, metrics=False, threads=1)
+SETTINGS = Settings(quality=8.0, metrics=(), threads=1)
 
 
 def test_faults_planted_in_a_table_and_in_a_stream_are_caught_and_would_have_passed_unverified(
@@ -46,6 +49,45 @@ def test_faults_planted_in_a_table_and_in_a_stream_are_caught_and_would_have_pas
             assert (codec.symbols(stored) != right.symbols).any()
         except BitstreamError as error:
             assert str(error)
+
+
+@pytest.mark.parametrize("size", LIES)
+def test_a_header_that_says_another_picture_is_caught_though_its_stream_decodes(
+    size: tuple[int, int], bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder(tmp_path / "s", {"a.png": encode_png(synthetic(*size))})
+    models = Models(str(bundle.path), codec="tests.support.faulty_codec:Lying")
+    monkeypatch.setattr(sys, "argv", ["encode_worker"])
+    with in_process():
+        compress(str(source), str(tmp_path / "verified"), SETTINGS, models=models)
+        compress(str(source), str(tmp_path / "unverified"), replace(SETTINGS, verify=False), models=models)
+    assert [(row["status"], row["reason"]) for row in rows(tmp_path / "verified")] == [("fallback", "unverified")]
+    (row,) = rows(tmp_path / "unverified")
+    stored = Store(str(tmp_path / "unverified")).read_range(row["tar"], row["offset"], row["length"])
+    right = Codec.load(bundle).encode(read_image(source / "a.png"), quality=8.0)
+    assert (Codec.load(bundle).symbols(stored) == right.symbols).all()
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_each_stream_is_decoded_once_by_the_verifier_or_else_for_the_metrics(
+    verify: bool, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder(tmp_path / "s", {"a.png": encode_png(synthetic(70, 90))})
+    decompress, streams = codec.codec.decompress, list[bytes]()
+
+    def seen(model: Any, tables: Any, data: bytes, *rest: Any, **options: Any) -> Any:
+        streams.append(data)
+        return decompress(model, tables, data, *rest, **options)
+
+    monkeypatch.setattr(codec.codec, "decompress", seen)
+    settings = replace(SETTINGS, metrics=("psnr",), verify=verify)
+    with in_process():
+        compress(str(source), str(tmp_path / "a"), settings, models=Models(str(bundle.path)))
+    assert len(streams) == 1
+    (row,) = rows(tmp_path / "a")
+    stored = Store(str(tmp_path / "a")).read_range(row["tar"], row["offset"], row["length"])
+    own = psnr(read_image(source / "a.png").pixels, Codec.load(bundle).decode(stored))
+    assert row["psnr_db"] == own
 
 
 def test_a_wrong_offset_is_caught_and_would_have_passed_unverified(

@@ -1,6 +1,7 @@
 """The owner's questions: one small archive with a known answer to each, asked in every way the README shows."""
 
 import os
+import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.support import fake_codec
 from tests.support.archive_builder import folder, in_process, pack, png
 from tests.support.codecless_archives import make
 from tests.support.fake_s3 import serving
-from tests.support.known_reports import archive_of
+from tests.support.known_reports import archive_of, row, write_run
 
 Rows = list[dict[str, Any]]
 Ask = Callable[[str], Rows]
@@ -250,6 +251,21 @@ def test_runs_beside_each_other(ask: Ask) -> None:
 def measured(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A report of 100 pictures whose metrics are known: PSNR 20, 20.1, ..., LPIPS 0.01, 0.02, ..."""
     return archive_of(tmp_path_factory.mktemp("measured") / "archive", 100)
+
+
+def test_the_mean_of_a_sample_has_an_interval_and_that_of_all_pictures_none(tmp_path: Path) -> None:
+    reason = "dists: not in the sample; lpips_vgg: not asked for"
+    unsampled = [row(number, 1) | {"not_measured": reason} for number in range(75)]
+    sampled = [row(number, 1) | {"dists": 0.1 + number % 2 * 0.1} for number in range(75, 100)]
+    archive = tmp_path / "a"
+    create(Store(str(archive)))
+    write_run(archive, 1, unsampled + sampled, 100)
+    quality = {row["metric"]: row for row in answer(str(archive), "quality").to_pylist()}
+    half = 1.96 * statistics.stdev(row["dists"] for row in sampled) / 25**0.5 * 0.75**0.5
+    dists = quality["dists"]
+    assert (dists["pictures"], dists["mean"]) == (25, 0.152)
+    assert (dists["mean_low"], dists["mean_high"]) == pytest.approx((0.152 - half, 0.152 + half), abs=1e-4)
+    assert quality["psnr_db"]["mean_low"] is None and "lpips_vgg" not in quality
 
 
 def test_the_distribution_of_quality_and_its_tail(measured: str) -> None:

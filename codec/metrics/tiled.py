@@ -1,0 +1,194 @@
+"""MS-SSIM, LPIPS and DISTS of pictures of any size, in pieces that add up to what the whole picture gives.
+
+Networks see tiles of 768 x 768 pixels with a border of 128 on each side, more than any feature looks at (106). Tiles
+are cut on the coarsest grid, of 16 pixels: what counts of a tile is what the whole picture has there. That is at most
+1.78 times the work. Stage after stage is computed of both pictures, added up in float64 and dropped, so that memory
+does not depend on the picture. MS-SSIM goes through each scale in bands of rows.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import codec.support.torchvision_shim  # noqa: F401
+
+import lpips
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_msssim.ssim import _fspecial_gauss_1d, _ssim
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codec.images import to_tensor
+from codec.metrics.perceptual import Dists, Lpips
+
+Pixels = NDArray[np.uint8]
+
+CORE, BORDER, GRID = 768, 128, 16
+ROWS = 64
+"""Rows that are added up at a time."""
+STRIDES = {"alex": (4, 8, 16, 16, 16), "vgg": (1, 2, 4, 8, 16)}
+"""Pixels that a place of each stage's features stands for."""
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Weights of MS-SSIM's five scales (Wang et al., 2003)."""
+WINDOW = 11
+
+
+@dataclass(frozen=True)
+class Span:
+    """A tile along one side: start..stop is computed, first..last counts; `ends` where the picture does."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    ends: bool
+
+    def counted(self, stride: int) -> slice:
+        """The part of the tile's features that counts, with a place for each `stride` pixels."""
+        return slice((self.first - self.start) // stride, None if self.ends else (self.last - self.start) // stride)
+
+
+def spans(length: int) -> list[Span]:
+    """The tiles along a side: nearly equal, none of more than CORE pixels that count, none cut that needs no cut."""
+    if length <= CORE + 2 * BORDER:
+        return [Span(0, length, 0, length, True)]
+    count = -(-length // CORE)
+    edges = [GRID * round(place * length / count / GRID) for place in range(count)] + [length]
+    return [
+        Span(max(0, first - BORDER), min(length, last + BORDER), first, last, last == length)
+        for first, last in itertools.pairwise(edges)
+    ]
+
+
+@torch.no_grad()
+def lpips_distance(network: Lpips, original: Pixels, decoded: Pixels, device: str) -> float:
+    """What the network gives for the whole pictures."""
+    trunk, strides = network.network.net, STRIDES[network.net]
+    stages = [getattr(trunk, f"slice{number}") for number in range(1, len(strides) + 1)]
+    sums, places = np.zeros(len(stages)), np.zeros(len(stages))
+    for rows, columns, pair in _tiles(original, decoded, device):
+        features = [network.network.scaling_layer(pixels) for pixels in pair]
+        for number, (stage, head, stride) in enumerate(zip(stages, network.network.lins, strides, strict=True)):
+            _advance(features, stage)
+            for x, y in _counted(features, rows, columns, stride):
+                distances = head((lpips.normalize_tensor(x) - lpips.normalize_tensor(y)) ** 2)
+                sums[number] += float(distances.double().sum())
+                places[number] += distances.numel()
+    return float((sums / places).sum())
+
+
+@torch.no_grad()
+def dists_distance(network: Dists, original: Pixels, decoded: Pixels, device: str) -> float:
+    """What the network gives for the whole pictures."""
+    stages = [nn.Identity(), *(getattr(network, f"stage{number}") for number in range(1, 6))]
+    strides = (1, *STRIDES["vgg"])
+    totals = [_Moments(channels, device) for channels in network.chns]
+    for rows, columns, pair in _tiles(original, decoded, device):
+        features = [(pixels + 1) / 2 for pixels in pair]
+        for total, stage, stride in zip(totals, stages, strides, strict=True):
+            _advance(features, stage)
+            for x, y in _counted(features, rows, columns, stride):
+                total.add(x[0].flatten(1), y[0].flatten(1))
+            if total is totals[0]:
+                features = [(x - network.mean) / network.std for x in features]
+    weights = network.alpha.double().sum() + network.beta.double().sum()
+    alike = torch.zeros((), dtype=torch.float64, device=device)
+    for total, alpha, beta in zip(totals, _split(network, network.alpha), _split(network, network.beta), strict=True):
+        alike += (alpha * total.texture()).sum() + (beta * total.structure()).sum()
+    return 1 - float(alike / weights)
+
+
+class _Moments:
+    """Means, variances and covariance of two pictures' features, channel by channel, in float64."""
+
+    def __init__(self, channels: int, device: str) -> None:
+        self._places = 0
+        self._sums = torch.zeros(5, channels, dtype=torch.float64, device=device)
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Features (channels, places)."""
+        x, y = x.double(), y.double()
+        self._places += x.shape[1]
+        self._sums += torch.stack([part.sum(1) for part in (x, y, x * x, y * y, x * y)])
+
+    def texture(self) -> Tensor:
+        """DISTS's S1 of each channel."""
+        x, y = self._sums[:2] / self._places
+        alike: Tensor = (2 * x * y + 1e-6) / (x * x + y * y + 1e-6)
+        return alike
+
+    def structure(self) -> Tensor:
+        """DISTS's S2 of each channel."""
+        x, y, xx, yy, xy = self._sums / self._places
+        alike: Tensor = (2 * (xy - x * y) + 1e-6) / (xx - x * x + yy - y * y + 1e-6)
+        return alike
+
+
+def _split(network: Dists, weights: Tensor) -> tuple[Tensor, ...]:
+    parts: tuple[Tensor, ...] = weights.double().flatten().split(network.chns)
+    return parts
+
+
+def _tiles(original: Pixels, decoded: Pixels, device: str) -> Iterator[tuple[Span, Span, list[Tensor]]]:
+    """Both pictures tile by tile, (1, 3, h, w) in [-1, 1] each."""
+    height, width, _ = original.shape
+    for rows in spans(height):
+        for columns in spans(width):
+            part = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+            yield rows, columns, [to_tensor(pixels[part])[None].to(device) for pixels in (original, decoded)]
+
+
+def _advance(features: list[Tensor], stage: nn.Module) -> None:
+    """Put the next stage's features in place of both pictures', one after the other: those before them are dropped."""
+    for place, before in enumerate(features):
+        features[place] = stage(before)
+
+
+def _counted(features: list[Tensor], rows: Span, columns: Span, stride: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The features of both pictures that count, some rows at a time."""
+    part = (..., rows.counted(stride), columns.counted(stride))
+    first, second = (x[part].float().split(ROWS, -2) for x in features)
+    yield from zip(first, second, strict=True)
+
+
+@torch.no_grad()
+def ms_ssim(original: Pixels, decoded: Pixels, device: str) -> float:
+    """Multi-scale structural similarity on the 8-bit range, as pytorch_msssim gives it for the whole pictures."""
+    pair = [torch.from_numpy(np.ascontiguousarray(pixels)).movedim(2, 0)[None] for pixels in (original, decoded)]
+    window = _fspecial_gauss_1d(WINDOW, 1.5).repeat(3, 1, 1, 1)
+    factors = []
+    for number, weight in enumerate(SCALES):
+        similarity, contrast = _similarities(pair, window, device)
+        last = number == len(SCALES) - 1
+        factors.append((similarity if last else contrast).relu() ** weight)
+        if not last:
+            pair = [_halved(pixels, device) for pixels in pair]
+    return float(torch.stack(factors).prod(0).mean())
+
+
+def _similarities(pair: list[Tensor], window: Tensor, device: str) -> tuple[Tensor, Tensor]:
+    """SSIM and its contrast and structure term, the mean of each channel (3,) float64, at one scale."""
+    sums = torch.zeros(2, 3, dtype=torch.float64)
+    places = pair[0].shape[-2] - WINDOW + 1
+    for top in range(0, places, ROWS):
+        count = min(ROWS, places - top)
+        bands = [pixels[..., top : top + count + WINDOW - 1, :].to(device).float() for pixels in pair]
+        means = torch.stack(_ssim(*bands, data_range=255, win=window.to(device), size_average=False))
+        sums += count * means[:, 0].double().cpu()
+    similarity, contrast = sums / places
+    return similarity, contrast
+
+
+def _halved(pixels: Tensor, device: str) -> Tensor:
+    """(1, 3, h, w) -> means of 2 x 2 pixels, float32; an odd side has zeros before it, as in pytorch_msssim."""
+    height, width = pixels.shape[-2:]
+    odd = height % 2
+    halves = []
+    for top in range(-odd, height, 2 * ROWS):
+        band = pixels[..., max(0, top) : top + 2 * ROWS, :].to(device).float()
+        band = F.pad(band, (0, 0, max(0, -top), 0))
+        band = band[..., : band.shape[-2] // 2 * 2, :]
+        halves.append(F.avg_pool2d(band, 2, padding=(0, width % 2)).cpu())
+    return torch.cat(halves, -2)

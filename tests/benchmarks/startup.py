@@ -1,0 +1,90 @@
+"""python -m tests.benchmarks.startup [--rounds 5] [--flows]: processor seconds of a command before its first pixel.
+
+A picture of 16 x 16 is encoded and decoded in processes of their own, in turn with one that imports torch and does
+nothing else; `beyond torch` is the difference of medians. With a fresh memory of known answers, and with one. Encoding
+and decoding the picture itself is in it, about 0.05 s. With --flows also compress-archive of the picture, with
+Prefect's temporary server and with --direct: wall seconds, since a server waits more than it computes.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from codec.support import processors
+
+TORCH = [sys.executable, "-c", "import torch"]
+FDC = [sys.executable, "-c", "from codec.cli import main; main()"]
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--flows", action="store_true")
+    given = parser.parse_args()
+    load = os.getloadavg()[0]
+    print(f"{given.rounds} rounds, {processors.available()} cores, load average {load:.1f} beforehand\n")
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        source = home / "photos" / "in.ppm"
+        source.parent.mkdir()
+        source.write_bytes(b"P6 16 16 255\n" + bytes(range(256)) * 3)
+        show(commands(home, source, given.rounds))
+        if given.flows:
+            print("\n| flow | processor seconds | wall seconds |\n|---|---|---|")
+            for how in ([], ["--direct"]):
+                seconds = [flow(home, number, how) for number in range(given.rounds)]
+                cells = " | ".join(f"{statistics.median(column):.2f}" for column in zip(*seconds, strict=True))
+                print(f"| compress-archive {' '.join(how)} | {cells} |", flush=True)
+
+
+def commands(home: Path, source: Path, rounds: int) -> dict[str, list[float]]:
+    """Processor seconds of each command in each round."""
+    coded, fresh, warm = home / "out.fdc", home / "fresh", home / "warm"
+    encode = ["encode", str(source), "-o", str(coded), "--force"]
+    decode = ["decode", str(coded), "-o", str(home / "out.png"), "--force"]
+    found: dict[str, list[float]] = {}
+    for _ in range(rounds + 1):
+        found.setdefault("import torch", []).append(run(TORCH, fresh)[0])
+        for name, command in {"fdc encode": encode, "fdc decode": decode}.items():
+            for memory in fresh, warm:
+                for file in fresh.rglob("*"):
+                    file.unlink() if file.is_file() else None
+                how = "answer computed" if memory is fresh else "answer remembered"
+                found.setdefault(f"{name}, {how}", []).append(run([*FDC, *command], memory)[0])
+    return {name: seconds[1:] for name, seconds in found.items()}  # the first round fills the caches
+
+
+def show(found: dict[str, list[float]]) -> None:
+    """The table of commands."""
+    torch = statistics.median(found["import torch"])
+    print("| command | processor seconds | beyond torch |\n|---|---|---|")
+    for name, seconds in found.items():
+        median = statistics.median(seconds)
+        print(f"| {name} | {median:.2f} | {median - torch:.2f} |", flush=True)
+
+
+def flow(home: Path, number: int, how: list[str]) -> tuple[float, float]:
+    """Processor and wall seconds of compress-archive of one picture."""
+    archive = home / f"archive-{number}-{'-'.join(how)}"
+    command = [sys.executable, "-m", "flows.compress_archive", str(home / "photos"), str(archive), "--metrics", "none"]
+    return run([*command, *how], home / "warm")
+
+
+def run(command: list[str], memory: Path) -> tuple[float, float]:
+    """Processor seconds, those of its children included, and wall seconds of a command."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(memory)}
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Pictures of any size have every metric, and in pieces it is what the whole picture gives."""
+
+import math
+
+import numpy as np
+import pytest
+
+from codec.metrics import quality, tiled
+from codec.metrics.names import DEFAULT, FIELDS
+from codec.metrics.perceptual import lpips_network
+from codec.metrics.quality import Metrics
+from tests.codec.metrics.test_quality import Pixels, noisy
+from tests.conftest import synthetic
+
+SIZES = [(461, 163), (163, 461)]
+"""No side is a multiple of 16, or of 2 at each scale of MS-SSIM; three tiles beside each other."""
+
+
+@pytest.fixture(scope="module")
+def metrics() -> Metrics:
+    return Metrics()
+
+
+def textured(height: int, width: int) -> Pixels:
+    """A picture that differs everywhere, as its reconstruction differs from it."""
+    noise = np.random.default_rng(2).integers(-40, 40, (height, width, 3))
+    return np.clip(synthetic(height, width) + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_in_tiles_every_metric_is_that_of_the_whole_picture(
+    size: tuple[int, int], metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = textured(*size)
+    decoded = noisy(original, 12)
+    monkeypatch.setattr(tiled, "CORE", 192)
+    whole = metrics.measure(original, decoded)
+    monkeypatch.setattr(quality, "WHOLE_PIXELS", 1)
+    pieces = metrics.measure(original, decoded)
+    for field in FIELDS.values():
+        assert getattr(pieces, field) == pytest.approx(getattr(whole, field), abs=1e-5), field
+
+
+def test_a_narrower_border_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = textured(461, 163)
+    decoded = noisy(original, 12)
+    network = lpips_network("alex")
+    whole = tiled.lpips_distance(network, original, decoded, "cpu")
+    monkeypatch.setattr(tiled, "CORE", 192)
+    monkeypatch.setattr(tiled, "BORDER", 16)
+    assert abs(tiled.lpips_distance(network, original, decoded, "cpu") - whole) > 1e-5
+
+
+@pytest.mark.parametrize("length", [1, 16, 1024, 1025, 1100, 2304, 10_000])
+def test_tiles_count_every_pixel_once_and_cost_at_most_1_8_times(length: int) -> None:
+    spans = tiled.spans(length)
+    assert [span.first for span in spans] + [length] == [0, *(span.last for span in spans)]
+    assert all(span.start % tiled.GRID == 0 for span in spans)
+    for span in spans:
+        assert span.first - span.start in (0, tiled.BORDER) or span.start == 0
+        assert span.stop - span.start <= tiled.CORE + 2 * tiled.BORDER + tiled.GRID
+    assert (sum(span.stop - span.start for span in spans) / length) ** 2 <= 1.8
+
+
+def test_a_picture_of_more_than_25_megapixels_has_every_metric_of_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("lpips_distance", "ms_ssim"):  # which take half a minute
+        monkeypatch.setattr(tiled, name, lambda *_: 0.25)
+    original = np.zeros((4096, 6400, 3), np.uint8)
+    found = Metrics(*DEFAULT).measure(original, original + np.uint8(1))
+    assert set(found.reasons) == {"lpips_vgg", "dists"}
+    assert found.psnr_db is not None and found.ms_ssim == found.lpips == 0.25
+
+
+def test_psnr_goes_through_all_rows() -> None:
+    black = np.zeros((tiled.ROWS + 1, 2, 3), np.uint8)
+    other = black.copy()
+    other[-1, 0, 0] = 51
+    assert quality.psnr(black, other) == 10 * math.log10(255**2 * black.size / 51**2)
