@@ -2,7 +2,7 @@
 
 escrow/<bundle id>/        the bundle
 escrow/backbones/<hash>/   the backbone in diffusers layout where the bundle does not embed it, with its licence
-escrow/software/<id>/      this package as a wheel, the versions it ran with, FORMAT.md, licences, how to restore
+escrow/software/<id>/      this package as a wheel, the versions it ran with, both formats, licences, how to restore
 
 Each holds a SHA256SUMS, written last, that `sha256sum --check` reads; a bundle's lists its backbone's files too.
 """
@@ -36,8 +36,9 @@ Everything that decoding its pictures needs is in `escrow`, beside Python {pytho
     venv/bin/pip install --constraint constraints.txt {wheel}
     venv/bin/python -c 'from tasks.restore.restore import restore; print(restore("ARCHIVE", "FOLDER"))'
 
-Should those packages be gone, FORMAT.md describes every byte of an .fdc file. The tars are plain tars, the .jxl files
-in them standard JPEG XL, and the rows that say which file is which picture are Parquet.
+Should those packages be gone, FORMAT.md describes every byte of an .fdc file and archive-format.md every object here.
+The tars are plain tars, the .jxl files in them standard JPEG XL, and the rows that say which file is which picture are
+Parquet.
 """
 
 
@@ -175,4 +176,5 @@ def _software() -> dict[str, bytes]:
     }
     for text in ("FORMAT.md", "LICENCES.md"):
         software[text] = (wheel.folder("codec") / text).read_bytes()
+    software["archive-format.md"] = (wheel.folder("tasks") / "archive" / "archive-format.md").read_bytes()
     return software | {layout.SUMS: _sums_of(software)}
