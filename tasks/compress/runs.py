@@ -220,7 +220,8 @@ def seal(archive: Store, plan: Manifest, closed: str = "") -> list[int]:
     Raises ArchiveError while a shard is missing, unless `closed` says why the run is to end without it.
     """
     run, head = plan.run, log.read(archive)
-    opened = head.opened or log.manifest_of(log.seal(archive, head, run), run)
+    if head.open_run != run:
+        return _sealed_by_another(archive, head, plan, closed)
     parts, missing = list[dict[str, Any]](), list[int]()
     for number in range(len(plan.shards)):
         name = layout.part(run, number)
@@ -232,24 +233,42 @@ def seal(archive: Store, plan: Manifest, closed: str = "") -> list[int]:
         shard.decoded(archive, name, data)
         parts.append({"name": name, "size": len(data), "sha256": sha256_of(data)})
     if missing and not closed:
+        if (now := log.read(archive)).open_run != run:
+            return _sealed_by_another(archive, now, plan, closed)
         where = archive.uri(layout.part(run, missing[0]))
         raise ArchiveError(f"{where}: missing; run {run} cannot be sealed before it is done")
-    planned = {"name": opened, "sha256": sha256_of(archive.read(opened))}
+    planned = {"name": head.opened, "sha256": sha256_of(archive.read(head.opened))}
     document: dict[str, Any] = {"format": manifest.FORMAT, "run": run, "manifest": planned, "parts": parts}
     if closed:
         document["closed"] = {"reason": closed, "missing": missing}
     stands = archive.publish(layout.seal(run), manifest.to_json(document))
     head = record_seal(archive, run)
     if not stands:
-        sealed = log.seal(archive, head, run)
-        _remove_late(archive, run, sealed.get("closed", {}).get("missing", ()))
-        if "closed" in sealed:
-            why = f"closed meanwhile ({sealed['closed']['reason']})"
-            raise ArchiveError(f"{archive.uri(layout.seal(run))}: run {run} was {why}; its pictures return in the next")
-        if closed:
-            raise ArchiveError(f"{archive.uri(layout.seal(run))}: run {run} was sealed meanwhile; nothing is missing")
+        return _sealed_by_another(archive, head, plan, closed)
     _remove_unfinished(archive, run)
     return missing
+
+
+def _sealed_by_another(archive: Store, head: Head, plan: Manifest, closed: str) -> list[int]:
+    """What sealing means for whoever comes late: nothing is missing, or a line that says what the run became.
+
+    Removes what was committed too late: the seal goes without it, or an erasure has replaced it.
+    """
+    sealed = log.seal(archive, head, plan.run)
+    named = [part["name"] for part in sealed["parts"]]
+    for number in range(len(plan.shards)):
+        name = layout.part(plan.run, number)
+        if name not in named and (part := shard.committed(archive, plan.run, number)) is not None:
+            archive.remove(name)
+            if (tar := tar_of(part)) and not erasing.in_force(archive, head, tar):
+                archive.remove(tar)
+    where = f"{archive.uri(layout.seal(plan.run))}: run {plan.run} was"
+    if "closed" in sealed:
+        why = sealed["closed"]["reason"]
+        raise ArchiveError(f"{where} closed meanwhile ({why}); its pictures return in the next")
+    if closed:
+        raise ArchiveError(f"{where} sealed meanwhile; nothing is missing")
+    return []
 
 
 def record_seal(archive: Store, run: int) -> Head:
@@ -273,16 +292,6 @@ def close_run(archive: Store, run: int, reason: str) -> list[int]:
         state = f"run {started} is" if started is not None else "no run is"
         raise ArchiveError(f"{archive}: run {run} cannot be closed, {state} open")
     return seal(archive, log.plan(archive, log.read(archive), run), reason.strip())
-
-
-def _remove_late(archive: Store, run: int, missing: Iterable[int]) -> None:
-    """Delete what was committed of shards that the seal of a closed run goes without."""
-    for number in missing:
-        part = shard.committed(archive, run, number)
-        if part is not None:
-            archive.remove(layout.part(run, number))
-            if tar := tar_of(part):
-                archive.remove(tar)
 
 
 def _remove_unfinished(archive: Store, run: int) -> None:

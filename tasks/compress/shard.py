@@ -16,6 +16,7 @@ from codec.errors import ArchiveError
 from tasks.archive import index_files, layout, log, report, schema
 from tasks.archive.erasing import tar_of
 from tasks.archive.index_files import DamagedError, IndexFile
+from tasks.archive.log import Head
 from tasks.archive.manifest import Manifest
 from tasks.archive.tar import Tar
 from tasks.compress import listing, process_pair
@@ -60,9 +61,10 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
     archive = Store(job.archive)
     if job.claim:
         archive.claim(layout.CLAIM, job.claim)
-    plan = log.plan(archive, log.read(archive), job.run)
+    head = log.read(archive)
+    plan = log.plan(archive, head, job.run)
     start, stop = plan.shards[shard]
-    done = committed(archive, job.run, shard)
+    done = _sealed(archive, head, job.run, shard) if job.run in head.sealed else committed(archive, job.run, shard)
     if done is not None:
         progress.advance(stop - start)
         return report.count(done)
@@ -79,6 +81,14 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
                 encoding.add(entry)
                 progress.advance(1)
         return _commit(archive, plan, shard, encoding.rows, spool)
+
+
+def _sealed(archive: Store, head: Head, run: int, shard: int) -> pa.Table:
+    """The rows of a shard of a sealed run; raises ArchiveError where the run was closed without it."""
+    for part in report.parts(archive, head, run):
+        if layout.shard_of(part.name) == shard:
+            return index_files.read(archive, part)
+    raise ArchiveError(f"{archive.uri(layout.seal(run))}: run {run} was closed without shard {shard}")
 
 
 def committed(archive: Store, run: int, shard: int) -> pa.Table | None:

@@ -216,9 +216,10 @@ def test_a_run_that_another_runner_opened_meanwhile_is_adopted(
     source, archive = grown
     folder(source, {"e.png": png(50)})
     store, models = Store(str(archive)), Models(str(fake_bundle), codec=FAKE)
+    before = log.read(store)
     assert archives.plan_run(open_source(str(source)), store, SMALL, models) == 2
     assert archives.plan_run(open_source(str(source)), store, SMALL, models) == 2
-    settled, seen = archives.settled, [replace(log.read(store), opened="")]  # by a runner that looked just before
+    settled, seen = archives.settled, [before]  # by a runner that looked just before
     monkeypatch.setattr(archives, "settled", lambda archive: seen.pop() if seen else settled(archive))
     pack(source, archive, fake_bundle)
     assert [row["key"] for row in rows(archive) if row["run"] > 1] == ["e.png"]

@@ -13,11 +13,15 @@ from tasks.compress import runs
 from tasks.maintenance import compaction
 from tasks.maintenance.audit import audit
 from tasks.maintenance.forget import forget
+from tasks.processes.codec_process import Models
 from tasks.restore.restore import restore
 from tasks.storage.store import StorageError, Store
 from tests.support.archive_builder import folder, pack, png, rows
 from tests.support.codecless_archives import make
+from tests.support.fake_codec import FAKE
 from tests.support.maintenance_runs import RUNS
+
+FAKES = Models("", threads=1, codec=FAKE)
 
 
 def first(monkeypatch: pytest.MonkeyPatch, method: str, name: str, other: Callable[[], object]) -> list[str]:
@@ -122,6 +126,27 @@ def test_a_sealer_that_pauses_removes_nothing_that_others_published_meanwhile(
     assert done
     assert audit(str(tmp_path / "a")).problems == []
     restored(tmp_path / "a", tmp_path / "out")
+
+
+def test_a_runner_that_comes_after_seal_and_erasure_brings_nothing_back(
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch, children_are_played_here: None
+) -> None:
+    source, archive = folder(tmp_path / "s", {"a.png": png(1), "b.png": png(2)}), tmp_path / "a"
+    part, store = layout.part(1, 0), Store(str(archive))
+
+    def others() -> None:
+        pack(source, archive, fake_bundle)
+        forget(store, ["b.png"])
+
+    done = first(monkeypatch, "publish", part, others)
+    assert pack(source, archive, fake_bundle).runs == [1]
+    assert done
+    assert not store.exists(part)
+    [tar] = {row["tar"] for row in rows(archive) if row["tar"]}
+    assert [f"{layout.shards(1)}/{name}" for name in store.children(layout.shards(1))] == [tar]
+    assert {row["key"]: row["status"] for row in rows(archive)} == {"a.png": "compressed", "b.png": "forgotten"}
+    monkeypatch.undo()
+    assert audit(str(archive), models=FAKES).problems == []
 
 
 def test_an_erasure_that_another_carries_out_meanwhile_leaves_nothing_of_its_own(
