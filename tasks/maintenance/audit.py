@@ -10,7 +10,6 @@ import datetime
 import hashlib
 import logging
 import random
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -31,7 +30,9 @@ from tasks.archive.index_files import DamagedError, IndexFile
 from tasks.archive.log import Head, Table
 from tasks.archive.manifest import Manifest
 from tasks.archive.opening import existing, prepare
+from tasks.maintenance import left_over
 from tasks.maintenance.findings import SCHEMA, Findings
+from tasks.maintenance.left_over import Verdict
 from tasks.processes.codec_process import Models, decodes, verifier
 from tasks.progress import SILENT, Progress
 from tasks.storage import parquet
@@ -40,19 +41,12 @@ from tasks.storage.store import PIECE, NotFoundError, ReadOnlyError, StorageErro
 LOGGER = logging.getLogger(__name__)
 SECONDS = 1800.0
 DAY = 86_400.0
-SWEPT_AFTER = 7 * DAY
 OURS = tuple(
     f"{folder}/" for folder in (layout.ESCROW, layout.AUDITS, layout.REPORTS, layout.LOG, layout.PLACES, format1.FORGET)
 )
 """Folders in which a name that nothing names is no finding."""
 SAME = ["key", "version", "run", "status", "tar", "offset", "length", "sha256", "film_offset", "film_length"]
 """What a row of a table and that of its part must agree in."""
-_LEFT_OVER = re.compile(
-    r"runs/\d{6}/(shards/\d{6}-[0-9a-f]{16}(-\d+)?\.tar|report/part-\d{6}(-[0-9a-f]{16})?\.parquet"
-    r"|(complete|manifest)-[0-9a-f]{16}\.json|listing-[0-9a-f]{64}\.parquet)"
-    r"|tables/(CURRENT\.json|\d+/(claim\.json|rows-\d{6}-[0-9a-f]{16}\.parquet))"
-)
-"""Names that commands give to what may end as nobody's."""
 _DIFFERENCES = """
     CREATE TABLE a AS FROM tabled; CREATE TABLE b AS FROM kept;
     SELECT key, run, 'table' FROM (FROM a EXCEPT ALL FROM b)
@@ -221,38 +215,15 @@ class _Audit:
         return wrong
 
     def unnamed(self, name: str) -> None:
-        """Sweep what nothing names and nothing can come to name: left by killed and late commands, for seven days."""
-        if not _LEFT_OVER.fullmatch(name):
-            self.notes.add(name, "foreign", "nothing names it; remove it if it is not yours")
-        elif self.may_be_work_in_progress(name):
-            self.notes.add(name, detail="may be work in progress")
-        elif self.age(name) < SWEPT_AFTER:
-            self.notes.add(name, detail="left over; an audit that may write removes it when it is seven days old")
-        elif self.is_held(name):
-            self.notes.add(name, detail="left over; kept for the hold on a key of its shard")
-        else:
+        """Note what nothing names, and sweep what a killed or late command left a week ago."""
+        verdict = left_over.verdict(self.archive, self.head, name)
+        if verdict is Verdict.FOREIGN:
+            self.notes.add(name, "foreign", verdict.value)
+        elif verdict is Verdict.OLD:
             self.archive.remove(name)
-            self.notes.add(name, "left_over", "removed", repaired=True)
-
-    def age(self, name: str) -> float:
-        """Seconds since an object was written; none for a reader without the right to ask the store's clock."""
-        with suppress(ReadOnlyError):
-            return self.archive.age(name)
-        return 0.0
-
-    def may_be_work_in_progress(self, name: str) -> bool:
-        """Whether a command that is at work may come to name an object: that of an open run, or of an erasure."""
-        if name.startswith(f"{layout.TABLES}/"):
-            return name != format1.CURRENT and int(name.split("/")[1]) > self.head.record
-        return self.head.erasure is not None or layout.run_of(name) not in self.head.sealed
-
-    def is_held(self, name: str) -> bool:
-        """Whether a key on hold has a row of the shard that an object was made for."""
-        if not name.startswith(f"{layout.RUNS}/") or not re.search(r"/(shards|report)/", name) or not self.head.holds:
-            return False
-        rows = report.lookup(self.archive, self.head.holds)
-        shards = set(zip(rows.column("run").to_pylist(), rows.column("shard").to_pylist(), strict=True))
-        return (layout.run_of(name), layout.shard_of(name)) in shards
+            self.notes.add(name, "left_over", verdict.value, repaired=True)
+        else:
+            self.notes.add(name, detail=verdict.value)
 
     def escrow(self, listed: str) -> None:
         """Check a list of hashes in the escrow and the files that it names, once."""
