@@ -118,7 +118,11 @@ def compress_archive(
     count = mapping.workers(workers, threads)
     if plan:
         with command.bar("sampling") as bar:
-            return asdict(predict(source, archive, settings, models=models, workers=count, progress=bar))
+            return asdict(
+                predict(
+                    source, archive, settings, models=models, workers=count, allow_shrink=allow_shrink, progress=bar
+                )
+            )
     logger = direct.logger()
     logger.info("compressing %s into %s with %d workers", source, archive, count)
     shards = mapping.engine(engine, count, address=dask_address, device=device)

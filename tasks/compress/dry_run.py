@@ -91,11 +91,13 @@ def predict(
     *,
     models: Models = Models(""),  # noqa: B008  # frozen
     workers: int = 1,
+    allow_shrink: bool = False,
     progress: Progress = SILENT,
 ) -> Plan:
     """Predict what compress would do; the archive need not be there yet, and is not touched.
 
-    What an open run still has to do is part of it. Raises ArchiveError where there is nothing to read pictures from.
+    What an open run still has to do is part of it. Raises ArchiveError where there is nothing to read pictures from,
+    and where compress would refuse a source that has shrunk.
     """
     pictures, store = open_source(source), Store(archive)
     pictures.check(store)
@@ -103,7 +105,7 @@ def predict(
     with tempfile.TemporaryDirectory() as scratch:
         limits = sharding.Limits(settings.max_images_per_shard, settings.max_shard_bytes, UNLIMITED)
         chosen = Filter(settings.include, settings.exclude, settings.non_images == "keep")
-        frozen = listing.freeze(pictures, store, head, limits, Path(scratch), chosen=chosen)
+        frozen = listing.freeze(pictures, store, head, limits, Path(scratch), chosen=chosen, allow_shrink=allow_shrink)
         with parquet.database(listing=pyarrow.dataset.dataset(frozen.path)) as connection:
             count, size = connection.execute(
                 "SELECT count(*), coalesce(sum(size), 0)::BIGINT FROM listing WHERE state NOT IN ('gone', 'excluded')"

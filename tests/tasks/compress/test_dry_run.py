@@ -34,7 +34,7 @@ def test_a_plan_counts_all_and_tries_twenty_spread_over_the_sizes(
 
 def test_nothing_to_do_is_a_plan_too(tmp_path: Path) -> None:
     source = folder(tmp_path / "s", {})
-    found = predict(str(source), str(tmp_path / "a"))
+    found = predict(str(source), str(tmp_path / "a"), allow_shrink=True)
     assert (found.pictures, found.shards, found.sampled, found.hours) == (0, 0, 0, None)
     with pytest.raises(ArchiveError, match="no such folder"):
         predict(str(tmp_path / "none"), str(tmp_path / "a"))
@@ -62,3 +62,15 @@ def test_a_plan_says_what_would_be_kept_whole_and_what_a_discard_would_save(tmp_
         assert (row["pictures"], row["discard"]) == (kept[reason].pictures, kept[reason].discard)
         stands = row["would_save_bytes"] + kept[reason].bytes - row["stored_bytes"]  # JPEG XL may stand for the source
         assert kept[reason].would_save_bytes == pytest.approx(stands, abs=2)
+
+
+def test_a_plan_refuses_a_source_that_has_shrunk_as_the_run_would(
+    tmp_path: Path, fake_bundle: Path, children_are_played_here: None
+) -> None:
+    source = folder(tmp_path / "s", {f"{number}.png": png(number) for number in range(4)})
+    pack(source, tmp_path / "a", fake_bundle)
+    for number in range(1, 4):
+        (source / f"{number}.png").unlink()
+    with pytest.raises(ArchiveError, match="allow it with --allow-shrink"):
+        predict(str(source), str(tmp_path / "a"), SMALL)
+    assert predict(str(source), str(tmp_path / "a"), SMALL, allow_shrink=True).gone == 3
