@@ -142,6 +142,9 @@ def _write(
     with parquet.database(rows=source) as connection:
         for index, rows in enumerate(_filled(_sorted(connection, staging)), start):
             files.append(publish(archive, head.record + 1, index, rows.cast(schema)))
+        staged = connection.sql("FROM staged").count("*").fetchall()[0][0]
+    if (written := sum(file.rows for file in files)) != staged:
+        raise ArchiveError(f"{archive}: {written} of {staged} rows came into a table; nothing was changed")
     return tuple(files)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from codec.errors import ArchiveError
 from tasks.archive import index_files, layout, log, report, tables
 from tasks.archive.index_files import IndexFile
 from tasks.archive.log import Head
@@ -148,6 +149,15 @@ def test_a_compaction_that_another_overtakes_is_made_anew(tmp_path: Path, monkey
     assert [table.last_run for table in compaction.compact(store, afresh=True).tables] == [4]
     assert report.rows(store).count_rows() == 12
     assert audit(str(tmp_path / "a")).problems == []
+
+
+def test_a_compaction_that_would_lose_a_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make(tmp_path / "a", RUNS)
+    head = log.read(store)
+    monkeypatch.setattr(tables, "_filled", lambda batches: (table.slice(1) for table in _FILLED(batches)))
+    with pytest.raises(ArchiveError, match="10 of 11 rows came into a table; nothing was changed"):
+        compaction.compact(store, afresh=True)
+    assert log.read(store) == head
 
 
 def test_killed_anywhere_no_row_is_lost_and_the_next_compaction_completes(tmp_path: Path) -> None:
