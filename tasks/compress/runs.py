@@ -72,26 +72,22 @@ def compress(
         return (encode_shard(job, number, progress) for number in range(shards))
 
     def finish(run: int) -> Manifest:
-        head = log.read(store)
-        plan = log.plan(store, head, run)
+        plan = log.plan(store, log.read(store), run)
         job = Job(store.url, run, models.device, models.backbone, models.codec, models.child_env, store.token)
         progress.begin(plan.images)
         finished.append((run, work_off(store, plan, job, shard_map or in_order)))
         return plan
 
     finished: list[tuple[int, report.Totals]] = []
-    head: Head | None = settled(store)
-    started = head.open_run if head is not None else None
+    started = settled(store).open_run
     if resume is not None:
         _check_resume(store, resume, started, pictures, settings, models)
     if started is not None:
         LOGGER.info("%s: going on with the open run %d", archive, started)
         finish(started)
-        head = None
     again = _again(store, retry_failed=retry_failed, recheck=recheck)
     while resume is None:
-        number = plan_run(pictures, store, settings, models, again=again, allow_shrink=allow_shrink, head=head)
-        head = None
+        number = plan_run(pictures, store, settings, models, again=again, allow_shrink=allow_shrink)
         if number is None or not finish(number).truncated:
             break
     return Outcome([run for run, _ in finished], report.add([totals for _, totals in finished]))
@@ -126,17 +122,14 @@ def plan_run(
     *,
     again: Again = NOTHING,
     allow_shrink: bool = False,
-    head: Head | None = None,
 ) -> int | None:
     """Open the next run, for what the sealed ones do not hold, and return its number; None when that is nothing.
-
-    `head` spares reading a head that was settled just before.
 
     Of several runners that plan at once, the one whose record comes first wins; the others adopt its plan. A plan that
     an erasure overtook is made anew: it may name what is to be forgotten.
     """
     while True:
-        head = settled(archive) if head is None else head
+        head = settled(archive)
         if head.open_run is not None:
             LOGGER.info("%s: run %d was opened by another runner; its plan is taken", archive, head.open_run)
             return head.open_run
@@ -145,12 +138,13 @@ def plan_run(
             return None
         if _opened(archive, head, plan):
             return plan.run
-        head = None
 
 
 def _opened(archive: Store, head: Head, plan: Manifest) -> bool:
     """Whether a plan was put in force: as long as what it was made from stands."""
     if archive.children(layout.parts(plan.run)):
+        if log.read(archive).runs >= plan.run:
+            return False
         raise ArchiveError(
             f"{archive.uri(layout.run(plan.run))}: has shards, but no record opens this run; {log.REMEDY}"
         )

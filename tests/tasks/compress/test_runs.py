@@ -392,3 +392,17 @@ def test_an_exchanged_bundle_in_escrow_is_noticed(grown: tuple[Path, Path], fake
 def test_a_setting_without_sense_is_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         Settings(**setting)
+
+
+def test_shards_of_a_run_that_no_record_opens_stop_before_they_are_taken_for_done(
+    grown: tuple[Path, Path], fake_bundle: Path
+) -> None:
+    source, archive = grown
+    folder(source, {"e.png": png(50)})
+    stray = archive / layout.part(2, 0)
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes((archive / layout.part(1, 0)).read_bytes())
+    with pytest.raises(ArchiveError, match="has shards, but no record opens this run; audit the archive"):
+        pack(source, archive, fake_bundle)
+    stray.unlink()
+    assert pack(source, archive, fake_bundle).runs == [2]
