@@ -16,6 +16,7 @@ def restore_archive(
     target: str,
     keys: list[str] | None = None,
     as_of: int | None = None,
+    as_of_source: int | None = None,
     as_: str = "png",
     groups: bool = False,
     backbone: str = "",
@@ -29,7 +30,8 @@ def restore_archive(
         archive: Folder or URL of the archive.
         target: Folder or URL for the pictures; existing files of the same name are replaced.
         keys: A key to restore, as the report names it; may be given again. All keys if not given.
-        as_of: A run; versions that later runs kept are left out.
+        as_of: A run; versions that later runs kept are left out. All that was kept until then comes back.
+        as_of_source: A run; the source comes back as that run listed it, without what was deleted or renamed by then.
         as_: What pictures become: png, jpeg:QUALITY, webp:QUALITY, avif:QUALITY or jxl.
         groups: Keep one stem for pictures and their companions (IMG_1.jpg and IMG_1.mov).
         backbone: Where the backbone is, if the archive's bundle does not embed it.
@@ -48,6 +50,7 @@ def restore_archive(
             target,
             keys or None,
             as_of=as_of,
+            as_of_source=as_of_source,
             kind=None if as_ == "png" else as_,
             groups=groups,
             models=Models("", device, backbone, threads),

@@ -4,7 +4,8 @@
 
 The paths are those that restore-archive writes: a key with `.png` appended where it does not end in it, the key itself
 where the source's own bytes come back, and with `.mp4` appended the film of a motion photo. Sizes are known only by
-decoding, so `info` gives None. Keys with empty, `.` or `..` parts are not reached; restore-archive writes them.
+decoding, so `info` gives None. Keys with empty, `.` or `..` parts, and keys
+that are the folder of another key, are not reached; restore-archive writes them.
 """
 
 import errno

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from codec.containers.writing import EXTENSIONS, parse_kind
-from codec.errors import ArchiveError
+from codec.errors import ArchiveError, SettingsError
 from tasks.archive.decoders import Decoders
 from tasks.archive.index_files import REMEDY
 from tasks.archive.opening import existing
@@ -70,6 +70,7 @@ def restore(
     keys: Sequence[str] | None = None,
     *,
     as_of: int | None = None,
+    as_of_source: int | None = None,
     kind: str | None = None,
     groups: bool = False,
     models: Models = Models(""),  # noqa: B008  # frozen
@@ -78,15 +79,19 @@ def restore(
 ) -> Restored:
     """Write the last kept version of all keys, or of those given, into a folder or URL; existing files are replaced.
 
-    `as_of` a run leaves out what later runs kept. `kind` is what .fdc files become, png or as jpeg:90; what was kept
+    `as_of` a run leaves out what later runs kept; `as_of_source` a run gives the source as that run listed it, without
+    what was gone by then. `kind` is what .fdc files become, png or as jpeg:90; what was kept
     whole comes back as it was. With `groups`, pictures and their companions keep one stem. Files in a local folder get
     the modification times of their sources. A damaged part of the report is a failure and costs its own pictures.
     Bundles are the archive's own copies; `models` says the rest. Raises ArchiveError, before anything is written, for
     a place without an archive, a run that is not there, or a key without a picture.
     """
+    if as_of is not None and as_of_source is not None:
+        raise SettingsError("as_of gives all that was kept, as_of_source what the source had: give one")
     store, extension = existing(archive), _extension(kind)
+    as_listed, as_of = as_of_source is not None, as_of if as_of_source is None else as_of_source
     damaged: list[str] = []
-    with selection.choose(store, keys, as_of, damaged) as chosen:
+    with selection.choose(store, keys, as_of, damaged, as_listed=as_listed) as chosen:
         if not damaged:
             selection.refuse_missing(store, chosen, keys)
         progress.begin(chosen.execute("SELECT count(*) FROM chosen").fetchall()[0][0])

@@ -7,7 +7,7 @@ them the globals of their modules, where DuckDB's classes would be found left ov
 import dataclasses
 import itertools
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ import duckdb
 
 from codec.containers.writing import EXTENSIONS
 from codec.errors import ArchiveError
-from tasks.archive import log, report
+from tasks.archive import log, report, tables
 from tasks.restore.stored_file import FILM, Member
 from tasks.storage import parquet
 from tasks.storage.keys import restored
@@ -38,6 +38,21 @@ _MAY_SHARE_A_NAME = r"""
     QUALIFY count(*) OVER (PARTITION BY regexp_replace(nfc_normalize(lower(key)), '(\.(EXTENSION|mp4))+$', '')) > 1
             OR regexp_matches(key, '%|\x00|(^|/)\.{0,2}(/|$)')
 """
+_FOLDERS = """
+    CREATE TEMP TABLE folders AS
+    SELECT DISTINCT nfc_normalize(lower(array_to_string(parts[:depth], '/'))) AS folder
+    FROM (SELECT parts, unnest(range(1, len(parts))) AS depth FROM (SELECT string_split(key, '/') AS parts FROM chosen))
+"""
+_IN_THE_WAY = """
+    SELECT key, codec, source_format, film_length FROM chosen
+    WHERE EXISTS (SELECT 1 FROM folders WHERE folder IN (
+        nfc_normalize(lower(key)), nfc_normalize(lower(key)) || '.EXTENSION', nfc_normalize(lower(key)) || '.mp4'))
+"""
+"""A key may be the folder of another key: a bucket has no folders."""
+_NOT_LISTED = """
+    DELETE FROM chosen WHERE key IN (
+        SELECT key FROM listings GROUP BY key HAVING arg_max(state, run) IN ('gone', 'unjudged'))
+"""
 _ALL = "SELECT key, codec, source_format, film_length FROM chosen"
 _BY_TAR = 'SELECT * FROM chosen ORDER BY bundle_id, tar, "offset", key'
 
@@ -50,18 +65,28 @@ def find(archive: Store, keys: Sequence[str], as_of: int | None = None) -> list[
 
 @contextmanager
 def choose(
-    archive: Store, keys: Sequence[str] | None, as_of: int | None, damaged: list[str] | None = None
+    archive: Store,
+    keys: Sequence[str] | None,
+    as_of: int | None,
+    damaged: list[str] | None = None,
+    *,
+    as_listed: bool = False,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database with the table `chosen`: where the wanted version of each wanted key lies.
 
-    Damaged parts of the report are named in `damaged`, where it is given, and their rows left out.
+    Damaged parts of the report are named in `damaged`, where it is given, and their rows left out. With `as_listed`,
+    keys that were gone from the source when run `as_of` listed it are left out too.
     """
-    if as_of is not None and not 1 <= as_of <= log.read(archive).runs:
+    head = log.read(archive)
+    if as_of is not None and not 1 <= as_of <= head.runs:
         raise ArchiveError(f"{archive}: holds no run {as_of}; status names its runs")
     rows = report.rows(archive, damaged=damaged) if keys is None else report.lookup(archive, keys, damaged=damaged)
     parameters = {"as_of": LAST_RUN if as_of is None else as_of, "keys": keys if keys is None else list(keys)}
     with parquet.database(rows=rows) as connection:
         connection.execute(_CHOSEN, parameters)
+        if as_listed:
+            connection.register("listings", tables.listed(archive, dataclasses.replace(head, tables=()), 1, as_of))
+            connection.execute(_NOT_LISTED)
         yield connection
 
 
@@ -83,8 +108,12 @@ def by_tar(
     `extension` is that of decoded pictures. With `groups` it takes the place of the source's own, so that pictures and
     their companions keep one stem. Names that differ by case or Unicode form alone are told apart.
     """
-    alike = chosen.sql(_ALL if groups else _MAY_SHARE_A_NAME.replace("EXTENSION", extension))
-    targets = _targets(alike.to_arrow_table().to_pylist(), extension, groups=groups)
+    chosen.execute(_FOLDERS)
+    in_the_way = _IN_THE_WAY.replace("EXTENSION", extension)
+    some = f"{_MAY_SHARE_A_NAME.replace('EXTENSION', extension)} UNION {in_the_way}"
+    alike = chosen.sql(_ALL if groups else some).to_arrow_table().to_pylist()
+    folders = {folder for (folder,) in chosen.execute("SELECT folder FROM folders").fetchall()} if alike else set()
+    targets = _targets(alike, extension, folders, groups=groups)
     rows = (row for batch in chosen.sql(_BY_TAR).to_arrow_reader(BATCH) for row in batch.to_pylist())
     for _, group in itertools.groupby(rows, key=lambda row: (row["bundle_id"], row["tar"])):
         yield tuple(member for row in group for member in _members(row, targets, extension))
@@ -119,13 +148,16 @@ def _as_it_was(codec: str, source_format: str | None) -> bool:
     return codec == "original" or (codec == "jxl" and source_format in JPEGS)
 
 
-def _targets(rows: list[dict[str, Any]], extension: str, *, groups: bool) -> dict[tuple[str, bool], str]:
+def _targets(
+    rows: list[dict[str, Any]], extension: str, folders: Collection[str], *, groups: bool
+) -> dict[tuple[str, bool], str]:
     """A name of its own for each key, and for its film: `a.jpg` becomes `a.jpg.png`, and makes way for such a key.
 
+    `folders` are names that keys below them need, so no file can have them.
     Names are compared as the least careful file system does: without case and in one Unicode form.
     """
     names: dict[tuple[str, bool], str] = {}
-    taken: set[str] = set()
+    taken: set[str] = set(folders)
     films = [row | OF_A_FILM for row in rows if row["film_length"] and not rejoined(extension, row["source_format"])]
     originals_first = sorted(
         rows + films,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from codec.errors import ArchiveError, SettingsError
+from tasks.archive import log, report, schema, tables
 from tasks.maintenance import compaction
 from tasks.maintenance.forget import forget
 from tasks.processes.codec_process import Models
@@ -248,3 +249,57 @@ def test_what_does_not_fit_into_memory_goes_through_a_disk(
     tar.write_bytes(tar.read_bytes().replace(b"no picture", b"NO picture", 1))
     assert restore(str(tmp_path / "a"), str(tmp_path / "two"), models=FAKES).errors[0].startswith("film.mov: ")
     assert not (tmp_path / "two" / "film.mov").exists()
+
+
+@pytest.mark.parametrize("kind", [None, "jpeg:90"])
+@pytest.mark.parametrize("groups", [False, True])
+def test_a_key_that_is_the_folder_of_another_comes_back_beside_it(
+    kind: str | None, groups: bool, tmp_path: Path, fake_bundle: Path, children_are_played_here: None
+) -> None:
+    pictures = {"x.png/in.png": png(1), "x.png/deep/er.png": png(2), "y/a.png": png(3), "z": b"text"}
+    source = folder(tmp_path / "s", pictures)
+    pack(source, tmp_path / "a", fake_bundle)
+    rename = {"y/a.png": "x.png", "z": "x.png/deep"}
+    store = Store(str(tmp_path / "a"))
+    renamed(store, rename)
+    done = restore(str(tmp_path / "a"), str(tmp_path / "out"), kind=kind, groups=groups, models=FAKES)
+    assert (done.errors, done.images) == ([], 4)
+    there = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(there) == 4
+    assert any(path.read_bytes() == b"text" for path in there)
+
+
+def renamed(store: Store, keys: dict[str, str]) -> None:
+    """Let rows have other keys, as a bucket can have them and a folder cannot."""
+    head = log.read(store)
+    changed = [row | {"key": keys.get(row["key"], row["key"])} for row in report.rows(store).to_table().to_pylist()]
+    changed.sort(key=lambda row: str(row["key"]))
+    file = tables.publish(store, head.record + 1, 0, schema.table(changed, {}))
+    assert log.append(store, head, "compact", replace(head, tables=(replace(head.tables[0], files=(file,)),)))
+
+
+def test_as_of_a_source_what_was_deleted_or_renamed_by_then_is_absent(
+    tmp_path: Path, fake_bundle: Path, children_are_played_here: None
+) -> None:
+    source, archive = folder(tmp_path / "s", {"a.png": png(1), "b.png": png(2), "c.png": png(3)}), tmp_path / "a"
+    pack(source, archive, fake_bundle)
+    (source / "b.png").unlink()
+    (source / "c.png").rename(source / "renamed.png")
+    pack(source, archive, fake_bundle, allow_shrink=True)
+    folder(source, {"b.png": png(2), "d.png": png(4)})
+    pack(source, archive, fake_bundle)
+    compaction.compact(Store(str(archive)), afresh=True)
+
+    def names(**which: int) -> set[str]:
+        target = tmp_path / str(which)
+        assert restore(str(archive), str(target), models=FAKES, **which).errors == []  # type: ignore[arg-type]
+        return {path.name for path in target.iterdir()}
+
+    assert names(as_of_source=1) == {"a.png", "b.png", "c.png"}
+    assert names(as_of_source=2) == {"a.png", "renamed.png"}
+    assert names(as_of_source=3) == {"a.png", "b.png", "d.png", "renamed.png"}
+    assert names(as_of=2) == {"a.png", "b.png", "c.png", "renamed.png"}, "all that was kept"
+    with pytest.raises(SettingsError, match="give one"):
+        restore(str(archive), str(tmp_path / "out"), as_of=1, as_of_source=1)
+    with pytest.raises(ArchiveError, match="holds no run 4"):
+        restore(str(archive), str(tmp_path / "out"), as_of_source=4)
