@@ -138,7 +138,7 @@ def test_a_picture_kept_whole_because_encoding_it_went_wrong_is_told_alike_every
     """State, exit status, artifact, log and command say the same, though no row is `failed`."""
     monkeypatch.setattr(compress_archive, "Models", partial(Models, codec=FAKE))
     source = folder(tmp_path / "s", {"odd.png": png(2, fault=fault)})
-    options: dict[str, Any] = {"metrics": False, "threads": 1, "workers": 1, "bundle": str(bundle(tmp_path / "b"))}
+    options: dict[str, Any] = {"metrics": ["none"], "threads": 1, "workers": 1, "bundle": str(bundle(tmp_path / "b"))}
     state = compress_archive.compress_archive(str(source), str(tmp_path / "a"), **options, return_state=True)
     kind, name, message = on_server(state)
     assert (kind, name) == (StateType.COMPLETED, outcome.NAME)

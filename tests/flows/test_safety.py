@@ -122,9 +122,8 @@ def test_a_secret_is_in_no_log_database_manifest_report_or_artifact(
     for name, secret in SECRETS.items():
         assert holding(secret, server, printed, archive) == set(), name
     [kept] = tmp_path.rglob("storage/*")
-    assert json.loads(kept.read_text())["__exc_type__"] == "codec.errors.ArchiveError", (
-        "the error that Prefect keeps is JSON"
-    )
+    said = json.loads(kept.read_text())["__exc_type__"]
+    assert said == "tasks.storage.errors.StorageError", "the error that Prefect keeps is JSON"
 
 
 def test_a_url_with_a_password_never_reaches_prefect(server: Server, tmp_path: Path) -> None:

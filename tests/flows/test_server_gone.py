@@ -147,7 +147,7 @@ def deployed(server: Server, places: Places) -> Iterator[tuple[UUID, int]]:
             work_pool_name=pool,
             entrypoint="tests.support.gated_flow.compress_archive",
             pull_steps=[],
-            parameters=parameters | {"metrics": False, "threads": 1},
+            parameters=parameters | {"metrics": ["none"], "threads": 1},
             job_variables={"env": environment},
         )
         start = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool]
