@@ -12,9 +12,10 @@ from rich.table import Table
 
 from codec.errors import FdcError
 from flows import command
+from tasks.archive import layout
 from tasks.archive.opening import writable
 from tasks.compress import runs as archives
-from tasks.maintenance import compaction, holds
+from tasks.maintenance import compaction, holds, old_versions
 from tasks.maintenance import upgrade as upgrading
 from tasks.maintenance.forget import forget as erase
 from tasks.maintenance.status import Status
@@ -80,12 +81,29 @@ def forget(
     ] = None,
     group: Annotated[bool, typer.Option("--group", help="Forget companions too: films, raw files, sidecars.")] = False,
     only_this: Annotated[bool, typer.Option("--only-this", help="Keep companions.")] = False,
+    purge_versions: Annotated[
+        bool, typer.Option("--purge-versions", help="Delete what a bucket with versions keeps of the erased objects.")
+    ] = False,
 ) -> None:
-    """Erase the bytes of some keys for good, all versions, and leave a tombstone row for each."""
+    """Erase the bytes of some keys for good, all versions, and leave a tombstone row for each.
+
+    Exit status 2 while a bucket with versions still keeps erased bytes.
+    """
     with _one_line():
         companions: Literal["refuse", "too", "leave"] = "too" if group else "leave" if only_this else "refuse"
-        rows = erase(writable(archive), keys or [], companions=companions)
-    print(f"tombstones: {rows}")
+        store = writable(archive)
+        rows = erase(store, keys or [], companions=companions)
+        print(f"tombstones: {rows}")
+        kept = old_versions.remaining(store)
+        if kept and purge_versions:
+            old_versions.purge(store, kept)
+            kept = old_versions.remaining(store)
+    if store.exists(layout.QUALITY_REPORT):
+        print(f"{layout.QUALITY_REPORT} may show them still: python -m flows.quality_report ARCHIVE makes it anew")
+    if kept:
+        count = sum(len(versions) for versions in kept.values())
+        print(f"{count} noncurrent versions remain in the bucket; --purge-versions deletes them")
+        raise typer.Exit(command.FAILED_ROWS)
 
 
 @app.command()

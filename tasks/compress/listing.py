@@ -44,7 +44,8 @@ LISTING = pa.schema(
             pa.string(),
             False,
             {
-                "description": "new; changed: kept with another stamp; again: taken again; gone: no more there; "
+                "description": "new; changed: kept with another stamp, or gone since; again: taken again; "
+                "gone: no more there; "
                 "unjudged: no more there, and kept by a release that did not account for every byte; "
                 "excluded: left aside; unreadable: a place that could not be looked into"
             },
@@ -93,6 +94,9 @@ _PENDING = f"""
     ), last_row AS (
         SELECT key, max(run) AS run, arg_max({{'status': status, 'reason': reason}}, run) AS said
         FROM rows SEMI JOIN here USING (key) GROUP BY key
+    ), back AS (
+        SELECT key FROM listings SEMI JOIN here USING (key)
+        GROUP BY key HAVING arg_max(state, run) IN ('gone', 'unjudged')
     ), last_stamp AS (
         SELECT key, r.run, said.status, said.reason, l.size, l.stamp FROM last_row r JOIN listings l USING (key, run)
     ), last_kept AS (
@@ -113,10 +117,10 @@ _PENDING = f"""
     SELECT key, f.uri, f.size, f.stamp,
            CASE WHEN f.fault IS NOT NULL THEN 'unreadable'
                 WHEN k.key IS NULL THEN 'new'
-                WHEN h.size = f.size AND h.stamp = f.stamp THEN 'again' ELSE 'changed' END AS state,
+                WHEN h.size = f.size AND h.stamp = f.stamp AND b.key IS NULL THEN 'again' ELSE 'changed' END AS state,
            coalesce(k.kept.version, 0) + 1 AS version, k.kept.sha256 AS held_sha256, f.fault
-    FROM here f LEFT JOIN last_stamp h USING (key) LEFT JOIN last_kept k USING (key)
-    WHERE f.fault IS NOT NULL OR h.key IS NULL OR h.size <> f.size OR h.stamp <> f.stamp
+    FROM here f LEFT JOIN last_stamp h USING (key) LEFT JOIN last_kept k USING (key) LEFT JOIN back b USING (key)
+    WHERE f.fault IS NOT NULL OR h.key IS NULL OR b.key IS NOT NULL OR h.size <> f.size OR h.stamp <> f.stamp
           OR h.status = 'failed' OR (list_contains($again, h.run) AND ($all OR h.reason IN {TROUBLE}))
     UNION ALL
     SELECT key, kept.uri, NULL, NULL, 'gone', kept.version, kept.sha256, NULL

@@ -16,6 +16,7 @@ import duckdb
 from codec.containers.writing import EXTENSIONS
 from codec.errors import ArchiveError
 from tasks.archive import log, report, tables
+from tasks.archive.log import Head
 from tasks.restore.stored_file import FILM, Member
 from tasks.storage import parquet
 from tasks.storage.keys import restored
@@ -77,7 +78,7 @@ def choose(
     Damaged parts of the report are named in `damaged`, where it is given, and their rows left out. With `as_listed`,
     keys that were gone from the source when run `as_of` listed it are left out too.
     """
-    head = log.read(archive)
+    head = log.read(archive) if as_of is not None else Head()
     if as_of is not None and not 1 <= as_of <= head.runs:
         raise ArchiveError(f"{archive}: holds no run {as_of}; status names its runs")
     rows = report.rows(archive, damaged=damaged) if keys is None else report.lookup(archive, keys, damaged=damaged)

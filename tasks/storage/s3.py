@@ -107,6 +107,26 @@ def abort_uploads(fs: Any, folder: str, older_than: float) -> list[str]:
     return aborted
 
 
+def versions(fs: Any, path: str) -> list[str]:
+    """The ids of all versions of one name, delete markers among them; none where the server keeps no versions."""
+    bucket, key, _ = fs.split_path(path)
+    found: list[str] = []
+    try:
+        for page in _pages(fs, "list_object_versions", Bucket=bucket, Prefix=key):
+            entries = (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))
+            found += [entry["VersionId"] for entry in entries if entry["Key"] == key]
+    except Exception as error:  # each layer of the client has errors of its own
+        if errors.http_status(error) != HTTPStatus.NOT_IMPLEMENTED:
+            raise
+    return found
+
+
+def remove_version(fs: Any, path: str, version: str) -> None:
+    """Delete one version of a name for good."""
+    bucket, key, _ = fs.split_path(path)
+    fs.call_s3("delete_object", Bucket=bucket, Key=key, VersionId=version)
+
+
 def _split(fs: Any, folder: str) -> tuple[str, str]:
     bucket, key, _ = fs.split_path(folder)
     return bucket, f"{key}/" if key else ""
@@ -118,6 +138,6 @@ def _pages(fs: Any, call: str, **request: Any) -> Iterator[dict[str, Any]]:
         yield page
         if not page.get("IsTruncated"):
             return
-        for marker in ("ContinuationToken", "KeyMarker", "UploadIdMarker"):
+        for marker in ("ContinuationToken", "KeyMarker", "UploadIdMarker", "VersionIdMarker"):
             if following := page.get(f"Next{marker}"):
                 request[marker] = following

@@ -170,6 +170,18 @@ class Store(ReadableStore):
         finally:
             self.remove(probe)
 
+    def old_versions(self, name: str) -> builtins.list[str]:
+        """The ids of what the store still keeps of a name that was removed; a folder and most stores keep nothing."""
+        if not self.has_etags:
+            return []
+        with self._naming_errors("list the versions of", name):
+            return s3.versions(self._fs, self._path(name))
+
+    def remove_version(self, name: str, version: str) -> None:
+        """Delete one version for good; raises StorageError where the store must retain it."""
+        with self._naming_errors("delete a version of", name):
+            s3.remove_version(self._fs, self._path(name), version)
+
     def remove_folder(self, name: str) -> None:
         """Delete a folder and all in it; deleting what is not there is no error."""
         with self._naming_errors("remove", name):

@@ -13,9 +13,9 @@ from tasks.archive import layout
 from tasks.compress.shard import Job
 from tasks.progress import SILENT
 from tasks.storage.store import StorageError
-from tests.flows.conftest import ROOT
 from tests.support import fake_codec
 from tests.support.archive_builder import bundle, folder, pack, png, rows
+from tests.support.prefect_server import ROOT
 
 NOWHERE = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
 """A server that is not there."""

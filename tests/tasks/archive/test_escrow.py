@@ -53,7 +53,8 @@ def test_the_software_is_kept_with_versions_licences_and_instructions(kept: tupl
     (software,) = (Path(str(kept[0])) / "escrow" / "software").iterdir()
     (wheel,) = software.glob("*.whl")
     texts = {path.name: path.read_text() for path in software.iterdir() if path != wheel}
-    assert texts.keys() == {"FORMAT.md", "LICENCES.md", "LICENSE", "RESTORE.md", "SHA256SUMS", "constraints.txt"}
+    formats = {"FORMAT.md", "archive-format.md"}
+    assert texts.keys() == {*formats, "LICENCES.md", "LICENSE", "RESTORE.md", "SHA256SUMS", "constraints.txt"}
     assert "Apache License" in texts["LICENSE"]
     assert wheel.name in texts["RESTORE.md"]
     for line in texts["constraints.txt"].splitlines():

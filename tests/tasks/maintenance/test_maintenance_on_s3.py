@@ -12,6 +12,8 @@ import fsspec
 import pytest
 
 from codec.errors import ArchiveError
+from flows import command
+from flows.archive import app
 from tasks.archive import layout, report
 from tasks.maintenance import compaction, forget
 from tasks.maintenance.audit import audit
@@ -129,3 +131,42 @@ def test_an_upload_that_a_run_may_be_sending_is_spared_for_a_day(
     assert [upload["Key"] for upload in call("list_multipart_uploads", Bucket="owners")["Uploads"]] == [f"young/{key}"]
     age = datetime.timedelta(hours=25)
     assert [problem["name"] for problem in audit(url).problems] == [key]
+
+
+def test_what_a_bucket_with_versions_keeps_of_a_forgotten_picture_is_told_and_purged(
+    bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fs = fsspec.filesystem("s3")
+    fs.mkdir("versioned")
+    fs.call_s3("put_bucket_versioning", Bucket="versioned", VersioningConfiguration={"Status": "Enabled"})
+    store = make("s3://versioned/archive", RUNS)
+
+    def kept() -> int:
+        """Versions of tars, current ones too, that have the picture's bytes."""
+        page = fs.call_s3("list_object_versions", Bucket="versioned", Prefix="archive/runs")
+        found = 0
+        for entry in page.get("Versions", ()):
+            if entry["Key"].endswith(".tar"):
+                answer = fs.call_s3("get_object", Bucket="versioned", Key=entry["Key"], VersionId=entry["VersionId"])
+                found += b"bbb1" in fsspec.asyn.sync(fs.loop, answer["Body"].read)
+        return found
+
+    assert kept() == 1
+    call = ["forget", store.url, "b"]
+    assert called(*call) == command.FAILED_ROWS
+    told = capsys.readouterr().out
+    assert re.search(
+        r"tombstones: 2\n\d+ noncurrent versions remain in the bucket; --purge-versions deletes them", told
+    )
+    assert kept() == 1
+    assert called("forget", store.url) == command.FAILED_ROWS, "until they are gone"
+    assert called("forget", store.url, "--purge-versions") == command.DONE
+    assert kept() == 0
+    assert called("forget", store.url) == command.DONE
+    assert audit(store.url).problems == []
+
+
+def called(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        app(list(arguments), standalone_mode=True)
+    return int(ended.value.code or 0)

@@ -283,10 +283,12 @@ def test_as_of_a_source_what_was_deleted_or_renamed_by_then_is_absent(
 ) -> None:
     source, archive = folder(tmp_path / "s", {"a.png": png(1), "b.png": png(2), "c.png": png(3)}), tmp_path / "a"
     pack(source, archive, fake_bundle)
+    times = ((source / "b.png").stat().st_atime_ns, (source / "b.png").stat().st_mtime_ns)
     (source / "b.png").unlink()
     (source / "c.png").rename(source / "renamed.png")
     pack(source, archive, fake_bundle, allow_shrink=True)
     folder(source, {"b.png": png(2), "d.png": png(4)})
+    os.utime(source / "b.png", ns=times)  # as if it had never been away
     pack(source, archive, fake_bundle)
     compaction.compact(Store(str(archive)), afresh=True)
 

@@ -1,0 +1,31 @@
+"""Versions that a bucket keeps of what an erasure removed: the bytes are gone for good only when these are."""
+
+from tasks.archive import layout, log, manifest
+from tasks.storage.store import Store
+
+
+def remaining(archive: Store) -> dict[str, list[str]]:
+    """The ids of the versions that the store keeps of names which erasures removed, by name.
+
+    Raises StorageError where the store does not say. Reads the whole log, which other commands never do.
+    """
+    kept = {name: archive.old_versions(name) for name in _removed(archive)} if archive.has_etags else {}
+    return {name: versions for name, versions in kept.items() if versions}
+
+
+def purge(archive: Store, found: dict[str, list[str]]) -> None:
+    """Delete versions for good; raises StorageError where the bucket must retain one."""
+    for name, versions in found.items():
+        for version in versions:
+            archive.remove_version(name, version)
+
+
+def _removed(archive: Store) -> list[str]:
+    names: list[str] = []
+    head = log.read(archive)
+    for number in range(1, head.record + 1) if head.erasures else ():
+        name = layout.record(number)
+        document = manifest.from_json(archive.read(name), archive.uri(name))
+        if document["kind"] == "rewritten":
+            names += document["head"]["erasure"]["remove"]
+    return names
