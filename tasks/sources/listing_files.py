@@ -28,6 +28,8 @@ EXTENSIONS = (".parquet", *_TABLES, "manifest.json")
 LOCATIONS = ("uri", "url", "path", "key")
 LARGEST = 2**63 - 1
 BATCH = 10_000
+HEADER = 1 << 16
+"""Bytes that a row of names may have."""
 CONNECTIONS = 16
 
 
@@ -152,12 +154,23 @@ def _csv(file: BinaryIO, name: str, header: list[str] | None = None) -> Iterator
     parsing = pa.csv.ParseOptions(delimiter="\t" if ".tsv" in kind[-7:] else ",")
     reading = pa.csv.ReadOptions(column_names=header, block_size=1 << 20)
     try:
-        columns = header or pa.csv.open_csv(pa.PythonFile(stream, "r"), reading, parsing).schema.names
+        columns = header or _header(stream, parsing)
         stream.seek(0)
         as_bytes = pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.binary()))
         yield from pa.csv.open_csv(pa.PythonFile(stream, "r"), reading, parsing, as_bytes)
     except (pa.ArrowInvalid, UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ArchiveError(f"{name}: no CSV table: {str(error).partition(chr(10))[0]}") from error
+
+
+def _header(stream: BinaryIO, parsing: pa.csv.ParseOptions) -> list[str]:
+    """The names in the first row, of a copy of what comes first.
+
+    A reader of the stream itself would go on reading it ahead, in a thread of its own, while the rows are read.
+    """
+    first = stream.read(HEADER)
+    whole = first[: first.rfind(b"\n") + 1] or first
+    with pa.csv.open_csv(pa.BufferReader(whole), parse_options=parsing) as found:
+        return list(found.schema.names)
 
 
 def _inventory(store: Store, name: str) -> Iterator[pa.RecordBatch]:

@@ -81,6 +81,17 @@ def test_a_column_that_turns_from_numbers_to_text_does_not_stop_a_listing(tmp_pa
     assert len(read(tmp_path / "list.csv")) == 80_001
 
 
+def test_nothing_reads_a_listing_ahead_while_its_rows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader of the header that is left alone reads on in a thread of its own, and takes rows away."""
+    rows = "".join(f"{number}.png,{number}\n" for number in range(200_000))
+    (tmp_path / "list.csv").write_text(f"path,size\n{rows}")
+    opened: list[object] = []
+    real = pa.PythonFile
+    monkeypatch.setattr(pa, "PythonFile", lambda *given: opened.append(given) or real(*given))
+    assert len(read(tmp_path / "list.csv")) == 200_000
+    assert len(opened) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
