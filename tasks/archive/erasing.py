@@ -161,7 +161,7 @@ def _part(
     if about["tar"] in moved:
         about["tar"] = moved[about["tar"]].tar
     data = index_files.encoded([_row(row, keys, moved) for row in part.to_pylist()], about)
-    content = index_files.sha256(data)
+    content = sha256_of(data)
     named = layout.rewritten_part(run, shard, content)
     _publish(archive, named, data, made)
     return {"name": named, "size": len(data), "sha256": content}

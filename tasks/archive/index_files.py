@@ -4,7 +4,6 @@ A file that a seal or the head names is held against the hash that they have. A 
 names yet, carries the hash of its own rows.
 """
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -57,14 +56,9 @@ def written(table: pa.Table) -> bytes:
     return bytes(content.getvalue().to_pybytes())
 
 
-def sha256(data: bytes) -> str:
-    """The SHA-256 of some bytes, in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
 def decoded(archive: Store, file: IndexFile, data: bytes) -> pa.Table:
     """The table in the bytes of a file; raises DamagedError."""
-    if file.sha256 and sha256(data) != file.sha256:
+    if file.sha256 and sha256_of(data) != file.sha256:
         raise _damaged(archive, file)
     try:
         table = pa.parquet.read_table(pa.BufferReader(data), page_checksum_verification=True)
@@ -160,7 +154,7 @@ def fetch(archive: Store, file: IndexFile, scratch: Path) -> Path:
 
 def _digest(table: pa.Table) -> bytes:
     rows = json.dumps(table.to_pylist(), default=str, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(rows.encode()).hexdigest().encode()
+    return sha256_of(rows.encode()).encode()
 
 
 def _missing(archive: Store, file: IndexFile) -> DamagedError:

@@ -20,7 +20,7 @@ from tasks.archive.index_files import DamagedError, IndexFile
 from tasks.archive.log import Head, Table, TableFile
 from tasks.archive.schema import SCHEMA
 from tasks.storage import parquet
-from tasks.storage.store import Store
+from tasks.storage.store import Store, sha256_of
 
 FACTOR = 4
 ROWS_PER_FILE = 100_000
@@ -86,11 +86,12 @@ def whole(archive: Store, head: Head, *, afresh: bool) -> tuple[Table, ...]:
     last = len(head.sealed)
     if not last:
         return ()
-    head_without = replace(head, tables=())
-    sources: list[Table | IndexFile] = [] if afresh else list(head.tables)
-    for run in range(1 if afresh else head.tabled + 1, last + 1):
+    if afresh:
+        head = replace(head, tables=())
+    sources: list[Table | IndexFile] = list(head.tables)
+    for run in range(head.tabled + 1, last + 1):
         sources += report.parts(archive, head, run)
-    return (write(archive, head_without if afresh else head, 1, last, sources),)
+    return (write(archive, head, 1, last, sources),)
 
 
 def write(archive: Store, head: Head, first: int, last: int, sources: list[Table | IndexFile]) -> Table:
@@ -151,7 +152,7 @@ def _write(
 def publish(archive: Store, record: int, index: int, rows: pa.Table) -> TableFile:
     """Put one file of a table into the archive."""
     data = index_files.written(rows)
-    content = index_files.sha256(data)
+    content = sha256_of(data)
     name = layout.table(record, index, content)
     if not archive.publish(name, data):
         raise ArchiveError(f"{archive.uri(name)}: not what it is named for; remove it and run again")

@@ -93,17 +93,13 @@ def abort_uploads(fs: Any, folder: str, older_than: float) -> list[str]:
     """
     bucket, prefix = _split(fs, folder)
     aborted = []
-    try:
-        for page in _pages(fs, "list_multipart_uploads", Bucket=bucket, Prefix=prefix):
-            for upload in page.get("Uploads", ()):
-                if upload["Initiated"].timestamp() > time.time() - older_than:
-                    continue
-                with suppress(FileNotFoundError):  # completed or aborted meanwhile
-                    fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
-                aborted.append(f"{bucket}/{upload['Key']}")
-    except Exception as error:  # each layer of the client has errors of its own
-        if errors.http_status(error) != HTTPStatus.NOT_IMPLEMENTED:
-            raise
+    for page in _pages_if_implemented(fs, "list_multipart_uploads", Bucket=bucket, Prefix=prefix):
+        for upload in page.get("Uploads", ()):
+            if upload["Initiated"].timestamp() > time.time() - older_than:
+                continue
+            with suppress(FileNotFoundError):  # completed or aborted meanwhile
+                fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
+            aborted.append(f"{bucket}/{upload['Key']}")
     return aborted
 
 
@@ -111,13 +107,9 @@ def versions(fs: Any, path: str) -> list[str]:
     """The ids of all versions of one name, delete markers among them; none where the server keeps no versions."""
     bucket, key, _ = fs.split_path(path)
     found: list[str] = []
-    try:
-        for page in _pages(fs, "list_object_versions", Bucket=bucket, Prefix=key):
-            entries = (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))
-            found += [entry["VersionId"] for entry in entries if entry["Key"] == key]
-    except Exception as error:  # each layer of the client has errors of its own
-        if errors.http_status(error) != HTTPStatus.NOT_IMPLEMENTED:
-            raise
+    for page in _pages_if_implemented(fs, "list_object_versions", Bucket=bucket, Prefix=key):
+        entries = (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))
+        found += [entry["VersionId"] for entry in entries if entry["Key"] == key]
     return found
 
 
@@ -130,6 +122,15 @@ def remove_version(fs: Any, path: str, version: str) -> None:
 def _split(fs: Any, folder: str) -> tuple[str, str]:
     bucket, key, _ = fs.split_path(folder)
     return bucket, f"{key}/" if key else ""
+
+
+def _pages_if_implemented(fs: Any, call: str, **request: Any) -> Iterator[dict[str, Any]]:
+    """The pages of what a server lists; none of one that does not know the call."""
+    try:
+        yield from _pages(fs, call, **request)
+    except Exception as error:  # each layer of the client has errors of its own
+        if errors.http_status(error) != HTTPStatus.NOT_IMPLEMENTED:
+            raise
 
 
 def _pages(fs: Any, call: str, **request: Any) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,9 @@ from tasks.archive.escrow import OWN_HASH
 from tasks.archive.index_files import ROWS_SHA256
 from tasks.storage.store import Store, sha256_of
 
+LATER = ("verified_by", "lpips_vgg", "not_measured")
+"""Columns that no part of format 1 has."""
+
 
 def as_format_1(archive: Path, *, without: Sequence[str] = (), compacted: bool = False) -> Store:
     """Let an archive be one of format 1; parts lose the columns `without`. `compacted` keeps its one table."""
@@ -27,7 +30,8 @@ def as_format_1(archive: Path, *, without: Sequence[str] = (), compacted: bool =
         parts = []
         for name in sorted(store.children(layout.parts(run))):
             path = archive / layout.parts(run) / name
-            table = pa.parquet.read_table(path).drop_columns(list(without))
+            table = pa.parquet.read_table(path)
+            table = table.drop_columns([name for name in (*LATER, *without) if name in table.column_names])
             metadata = {key: value for key, value in table.schema.metadata.items() if key != ROWS_SHA256}
             path.chmod(0o644)
             pa.parquet.write_table(table.replace_schema_metadata(metadata), path)

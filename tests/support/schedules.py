@@ -21,14 +21,14 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from codec.errors import ArchiveError
-from tasks.archive import index_files, log, report
+from tasks.archive import log, report
 from tasks.compress import runs
 from tasks.maintenance import compaction
 from tasks.maintenance.audit import audit
 from tasks.maintenance.forget import forget
 from tasks.processes.codec_process import Models
 from tasks.restore.restore import restore
-from tasks.storage.store import Store
+from tasks.storage.store import Store, sha256_of
 from tests.support.archive_builder import SMALL, bundle, folder, in_process, pack, png
 from tests.support.fake_codec import FAKE, RAISE
 
@@ -230,7 +230,7 @@ def readable(world: World, *, damaged: bool) -> list[str]:
         except ArchiveError as error:
             wrong.append(str(error))
             continue
-        if index_files.sha256(data) != row["sha256"]:
+        if sha256_of(data) != row["sha256"]:
             wrong.append(f"{row['key']}: other bytes")
     places = [(row["key"], row["run"]) for row in rows]
     wrong += [f"{place}: {places.count(place)} rows" for place in set(places) if places.count(place) > 1]

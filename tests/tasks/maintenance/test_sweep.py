@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from codec.errors import ArchiveError
-from tasks.archive import layout, log
+from tasks.archive import index_files, layout, log
+from tasks.archive.index_files import IndexFile
 from tasks.maintenance.audit import audit
 from tasks.restore.restore import restore
 from tasks.storage.store import Store
@@ -86,3 +87,19 @@ def test_a_damaged_part_costs_its_own_pictures_where_no_table_has_them(sound: Pa
     assert "run `audit-archive ARCHIVE --repair-from MIRROR`" in done.errors[0]
     there = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert there == {"a": CONTENTS["a"], "c": CONTENTS["c"], "d": CONTENTS["x/d"]}
+
+
+def test_no_flipped_bit_in_a_part_of_an_open_run_changes_a_row_unseen(tmp_path: Path) -> None:
+    """Nothing names such a part yet; it must tell by itself."""
+    store = make(tmp_path / "a", RUNS, seal=False)
+    part = IndexFile(layout.part(2, 0))
+    data = store.read(part.name)
+    rows = index_files.decoded(store, part, data).to_pylist()
+    refused = 0
+    for place in range(0, len(data), 5):
+        changed = data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :]
+        try:
+            assert index_files.decoded(store, part, changed).to_pylist() == rows, f"bit {place % 8} of byte {place}"
+        except index_files.DamagedError:
+            refused += 1
+    assert refused > len(data) // 50
