@@ -7,6 +7,7 @@ process.
 """
 
 import datetime
+import itertools
 import re
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -28,6 +30,7 @@ from tasks.maintenance.audit import audit
 from tasks.maintenance.forget import forget
 from tasks.processes.codec_process import Models
 from tasks.restore.restore import restore
+from tasks.storage import parquet
 from tasks.storage.store import Store, sha256_of
 from tests.support.archive_builder import SMALL, bundle, folder, in_process, pack, png
 from tests.support.fake_codec import FAKE, RAISE
@@ -120,10 +123,28 @@ def scheduled_stores() -> Iterator[None]:
 
         return operation
 
-    with pytest.MonkeyPatch.context() as patch, in_process():
+    with pytest.MonkeyPatch.context() as patch, in_process(), duckdb.connect() as shared:
         for name in OPERATIONS:
             patch.setattr(Store, name, hooked(name, getattr(Store, name)))
+        patch.setattr(parquet, "database", _databases_of(shared))
         yield
+
+
+def _databases_of(shared: duckdb.DuckDBPyConnection) -> Callable[..., Any]:
+    """parquet.database on one instance of DuckDB, since starting one is half of a schedule's time."""
+    numbers = itertools.count()
+
+    @contextmanager
+    def database(**views: Any) -> Iterator[duckdb.DuckDBPyConnection]:
+        catalog = f"of_{next(numbers)}"
+        with shared.cursor() as connection:
+            connection.execute(f"ATTACH ':memory:' AS {catalog}; USE {catalog}")
+            for name, table in views.items():
+                connection.register(name, table)
+            yield connection
+            connection.execute(f"USE memory; DETACH {catalog}")
+
+    return database
 
 
 Objects = dict[str, bytes]
