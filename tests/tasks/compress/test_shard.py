@@ -1,6 +1,7 @@
 """Nothing is lost: whatever a source is or does, it ends as the row it should, and the shard goes on."""
 
 import os
+import signal
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,11 +15,12 @@ from codec.errors import ArchiveError
 from tasks.archive import layout, report
 from tasks.archive.tar import Tar
 from tasks.compress import listing, shard
+from tasks.processes.child import ChildDied, Frame
 from tasks.sources.source import ChangedError, Folder
 from tasks.storage.keys import member
 from tasks.storage.store import StorageError, Store
 from tests.support import fake_codec
-from tests.support.archive_builder import SMALL, folder, pack, png, rows
+from tests.support.archive_builder import SMALL, InProcess, folder, pack, png, reopened, rows
 
 pytestmark = pytest.mark.usefixtures("children_are_played_here")
 
@@ -291,3 +293,53 @@ def test_a_shard_without_pictures_has_a_part_and_no_tar(
         while_reading(patch, "a.png", (source / "a.png").unlink)
         assert pack(source, tmp_path / "a", fake_bundle).totals["failed"] == 1
     assert not (tmp_path / "a" / layout.shards(1)).exists()
+
+
+@pytest.mark.parametrize(("deaths", "ends_as"), [(1, ("compressed", None)), (2, ("fallback", "crashed"))])
+def test_what_ended_a_child_is_asked_once_more_and_only_then_is_a_row(
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch, deaths: int, ends_as: tuple[str, str | None]
+) -> None:
+    source = folder(tmp_path / "s", {"a.png": png(1), "b.png": png(2)})
+    ask, left = InProcess.ask, [None] * deaths
+
+    def dying(self: InProcess, header: dict[str, Any], payload: bytes = b"", **options: Any) -> Frame:
+        if header.get("do") == "encode" and left:
+            left.pop()
+            raise ChildDied(-signal.SIGSEGV)
+        return ask(self, header, payload, **options)
+
+    monkeypatch.setattr(InProcess, "ask", dying)
+    pack(source, tmp_path / "a", fake_bundle)
+    first, second = rows(tmp_path / "a")
+    assert (first["status"], first["reason"]) == ends_as
+    assert second["status"] == "compressed"
+
+
+def test_a_shard_that_is_done_starts_no_process_and_tells_its_totals(
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder(tmp_path / "s", {f"{name}.png": png(seed) for seed, name in enumerate("abc")})
+    done = pack(source, tmp_path / "a", fake_bundle, replace(SMALL, max_images_per_shard=2))
+    job = shard.Job(str(tmp_path / "a"), 1)
+    monkeypatch.setattr(shard.process_pair, "lent", lambda *_: pytest.fail("a process for a shard that is done"))
+    assert [shard.encode_shard(job, number)["images"] for number in (0, 1)] == [2, 1]  # of a sealed run
+    reopened(tmp_path / "a", 1)
+    assert shard.encode_shard(job, 0)["compressed"] == done.totals["compressed"] - 1  # of an open one
+
+
+def test_a_source_is_kept_though_the_one_that_it_equals_was_lost_meanwhile(
+    tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder(tmp_path / "s", {"a.png": png(1), "b.png": png(1)})
+    listed: list[str] = []
+
+    def vanish() -> None:
+        if listed:  # it was read once already, when it was found to equal the other
+            (source / "a.png").unlink()
+        listed.append("a.png")
+
+    while_reading(monkeypatch, "a.png", vanish)
+    pack(source, tmp_path / "a", fake_bundle, ONE_SHARD)
+    lost, kept = rows(tmp_path / "a")
+    assert (lost["status"], lost["reason"]) == ("failed", "source_missing")
+    assert (kept["status"], kept["duplicate_of"]) == ("compressed", "a.png")

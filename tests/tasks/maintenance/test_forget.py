@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from codec.errors import ArchiveError
+from codec.errors import ArchiveError, SettingsError
 from tasks.archive import layout, log, report
 from tasks.compress import listing
 from tasks.compress.runs import settled
@@ -139,6 +139,8 @@ def test_a_key_on_hold_is_not_forgotten_until_it_is_released(tmp_path: Path) -> 
     store = make(tmp_path / "a", RUNS)
     holds.hold(store, "b", "a court asked")
     state = tree(tmp_path / "a")
+    with pytest.raises(SettingsError, match="for a reason"):
+        holds.hold(store, "a", " ")
     with pytest.raises(ArchiveError, match=r"'b' is on hold \(a court asked\); release it"):
         forget.forget(store, ["a", "b"])
     assert tree(tmp_path / "a") == state
@@ -146,7 +148,9 @@ def test_a_key_on_hold_is_not_forgotten_until_it_is_released(tmp_path: Path) -> 
         holds.hold(store, "e", "a court asked")
     with pytest.raises(ArchiveError, match="'a' is not on hold"):
         holds.release(store, "a")
+    holds.hold(store, "a", "another court")
     holds.release(store, "b")
+    assert log.read(store).holds == {"a": "another court"}
     assert forget.forget(store, ["b"]) == 2
 
 
