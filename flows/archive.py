@@ -12,7 +12,7 @@ from rich.table import Table
 
 from codec.errors import FdcError
 from flows import command
-from tasks.archive import layout
+from tasks.archive import layout, redaction
 from tasks.archive.opening import writable
 from tasks.compress import runs as archives
 from tasks.maintenance import compaction, holds, old_versions
@@ -84,6 +84,9 @@ def forget(
     purge_versions: Annotated[
         bool, typer.Option("--purge-versions", help="Delete what a bucket with versions keeps of the erased objects.")
     ] = False,
+    redact_key: Annotated[
+        bool, typer.Option("--redact-key", help="Put pseudonyms in the place of the keys, in rows and listings.")
+    ] = False,
 ) -> None:
     """Erase the bytes of some keys for good, all versions, and leave a tombstone row for each.
 
@@ -92,8 +95,10 @@ def forget(
     with _one_line():
         companions: Literal["refuse", "too", "leave"] = "too" if group else "leave" if only_this else "refuse"
         store = writable(archive)
-        rows = erase(store, keys or [], companions=companions)
+        rows = erase(store, keys or [], companions=companions, redact=redact_key)
         print(f"tombstones: {rows}")
+        for name in redaction.still_named(store, keys or []) if redact_key else ():
+            print(f"{name}: names them still")
         kept = old_versions.remaining(store)
         if kept and purge_versions:
             old_versions.purge(store, kept)

@@ -7,12 +7,13 @@ the same when it is repeated, whoever repeats it:
 2. Parts, and the files of tables, with a row to change are written anew under new names: rows of the keys become
    tombstones, rows of the tars point at the new ones. A tombstone keeps key, version, source_uri, source_bytes, run,
    shard and created_at; no hash and nothing measured. So are the seals that name those parts.
+   Where the keys are to be redacted, so are the listings that name them, and the manifests that name those.
 3. One record puts the new names in force. Before it, readers see all as it was; after it, as it will be.
-4. The names that went out of force are removed, and a last record says so.
+4. The names that went out of force are removed, redacted keys leave the older records too, and a last record says so.
 
 No name is used twice, so a step that comes late overwrites nothing and its result is read by nobody; who finds that it
 came late removes it. Shards are not committed meanwhile: no erasure begins while a run is open, and no run opens
-during one. What stays are the frozen listings, which hold keys, sizes and, of sources of one size, hashes.
+during one. Keys that are not redacted stay in the frozen listings, with sizes and, of sources of one size, hashes.
 """
 
 import tarfile
@@ -26,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from codec.errors import ArchiveError
-from tasks.archive import index_files, layout, log, manifest, report, tables
+from tasks.archive import index_files, layout, log, manifest, redaction, report, tables
 from tasks.archive.index_files import DamagedError
 from tasks.archive.log import Erasure, Head, Table, TableFile
 from tasks.archive.schema import SCHEMA
@@ -43,6 +44,31 @@ class _Moved:
     offsets: dict[int, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Change:
+    """What an erasure does to a row."""
+
+    erasure: Erasure
+    moved: Mapping[str, _Moved]
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self.erasure.keys)
+
+    def is_erased(self, key: str) -> bool:
+        return (redaction.pseudonym(key) if self.erasure.redacted else key) in self.erasure.keys
+
+    def row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row as it is after the erasure."""
+        if self.is_erased(row["key"]):
+            row = {name: row[name] for name in _TOMBSTONE} | {"status": "forgotten"}
+        elif row["tar"] in self.moved:
+            move = self.moved[row["tar"]]
+            film = {"film_offset": move.offsets[row["film_offset"]]} if row.get("film_offset") is not None else {}
+            row = row | {"tar": move.tar, "offset": move.offsets[row["offset"]]} | film
+        return redaction.of_row(row, self.is_erased) if self.erasure.redacted else row
+
+
 def finish(archive: Store) -> Head:
     """The head for whoever is about to change it, after the erasure that was begun, if one was, is carried out."""
     while (head := log.writable(archive)).erasure is not None:
@@ -51,6 +77,8 @@ def finish(archive: Store) -> Head:
             continue
         for name in head.erasure.remove:
             archive.remove(name)
+        if head.erasure.redacted:
+            redaction.redact_history(archive)
         log.append(archive, head, "forgotten", replace(head, erasure=None), rows=head.erasure.rows)
     return head
 
@@ -74,28 +102,32 @@ def _rewrite(archive: Store, head: Head, erasure: Erasure) -> None:
 def _rewritten(archive: Store, head: Head, erasure: Erasure, made: list[str]) -> Head:
     """The head with the new names; `made` gets each as soon as it is published."""
     moved = {tar: _without(archive, tar, offsets, erasure.number, made) for tar, offsets in erasure.tars.items()}
-    keys = set(erasure.keys)
+    change = _Change(erasure, moved)
     parts: dict[str, dict[str, Any]] = {}
     for name in erasure.parts:
-        parts[name] = _part(archive, head, name, keys, moved, made)
-    seals = {}
-    for run in sorted({layout.run_of(name) for name in erasure.parts}):
+        parts[name] = _part(archive, head, name, change, made)
+    seals, listings = dict[int, str](), list[str]()
+    for run in sorted({layout.run_of(name) for name in erasure.parts} | {*erasure.listings}):
         document = log.seal(archive, head, run)
         document["parts"] = [parts.get(part["name"], part) for part in document["parts"]]
+        if run in erasure.listings:
+            listings += [log.manifest_of(document, run), log.plan(archive, head, run).listing]
+            document["manifest"] = _manifest(archive, head, run, change, made)
         data = manifest.to_json(document)
         seals[run] = layout.rewritten_seal(run, sha256_of(data))
         _publish(archive, seals[run], data, made)
     after = replace(head, record=head.record + 1, seals={**head.seals, **seals}, retired=())
-    written = (_table(archive, head, after, table, keys, moved, made) for table in head.tables)
+    written = (_table(archive, head, after, table, change, made) for table in head.tables)
     after = replace(after, tables=tuple(written))
     kept = {file.name for file in tables.every_file(after.tables)}
     out_of_force = [file.name for file in tables.every_file(head.tables) if file.name not in kept]
-    replaced = [*erasure.tars, *erasure.parts, *(head.seal(run) for run in seals), *out_of_force, *head.retired]
-    return replace(after, erasure=Erasure(erasure.number, erasure.rows, erasure.keys, remove=tuple(replaced)))
+    replaced = [*erasure.tars, *erasure.parts, *listings, *(head.seal(run) for run in seals), *out_of_force]
+    remove = (*replaced, *head.retired)
+    return replace(after, erasure=replace(erasure, tars={}, parts=(), listings=(), remove=remove))
 
 
 def in_force(archive: Store, head: Head, name: str) -> bool:
-    """Whether a tar, part, seal or table is named by a head, or by what it names."""
+    """Whether a tar, part, listing, manifest, seal or table is named by a head, or by what it names."""
     if not name.startswith(f"{layout.RUNS}/"):
         return any(file.name == name for file in tables.every_file(head.tables))
     run = layout.run_of(name)
@@ -103,6 +135,8 @@ def in_force(archive: Store, head: Head, name: str) -> bool:
         return True
     if name.endswith(".json"):
         return head.seal(run) == name or log.manifest_of(log.seal(archive, head, run), run) == name
+    if layout.is_listing(name):
+        return log.plan(archive, head, run).listing == name
     named = [part for part in report.parts(archive, head, run) if layout.shard_of(part.name) == layout.shard_of(name)]
     if name.endswith(".parquet"):
         return name in [part.name for part in named]
@@ -149,59 +183,64 @@ def _copy(old: Any, new: Any, start: int, stop: int) -> None:
         start += len(piece)
 
 
-def _part(
-    archive: Store, head: Head, name: str, keys: set[str], moved: Mapping[str, _Moved], made: list[str]
-) -> dict[str, Any]:
+def _manifest(archive: Store, head: Head, run: int, change: _Change, made: list[str]) -> dict[str, Any]:
+    """Publish the listing and the manifest of a run without redacted keys; returns what a seal says of the manifest."""
+    plan = log.plan(archive, head, run)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "listing.parquet"
+        redaction.write_listing(archive, plan, change.is_erased, path)
+        digest = sha256_of(path)
+        _publish(archive, layout.listing(run, digest), path, made)
+    planned = log.manifest_of(log.seal(archive, head, run), run)
+    document = manifest.from_json(archive.read(planned), archive.uri(planned), remedy=log.REMEDY)
+    data = manifest.to_json(document | {"listing": layout.listing(run, digest), "listing_sha256": digest})
+    name = layout.manifest(run, sha256_of(data))
+    _publish(archive, name, data, made)
+    return {"name": name, "sha256": sha256_of(data)}
+
+
+def _part(archive: Store, head: Head, name: str, change: _Change, made: list[str]) -> dict[str, Any]:
     """Publish a part with its rows changed; returns what a seal says of it."""
     run, shard = layout.run_of(name), layout.shard_of(name)
     sealed = next(part for part in report.parts(archive, head, run) if part.name == name)
     part = index_files.read(archive, sealed)
     about = {key.decode(): value.decode() for key, value in part.schema.metadata.items()}
     about.pop(index_files.ROWS_SHA256.decode(), None)
-    if about["tar"] in moved:
-        about["tar"] = moved[about["tar"]].tar
-    data = index_files.encoded([_row(row, keys, moved) for row in part.to_pylist()], about)
+    if about["tar"] in change.moved:
+        about["tar"] = change.moved[about["tar"]].tar
+    data = index_files.encoded([change.row(row) for row in part.to_pylist()], about)
     content = sha256_of(data)
     named = layout.rewritten_part(run, shard, content)
     _publish(archive, named, data, made)
     return {"name": named, "size": len(data), "sha256": content}
 
 
-def _row(row: dict[str, Any], keys: set[str], moved: Mapping[str, _Moved]) -> dict[str, Any]:
-    if row["key"] in keys:
-        return {name: row[name] for name in _TOMBSTONE} | {"status": "forgotten"}
-    if row["tar"] in moved:
-        move = moved[row["tar"]]
-        film = {"film_offset": move.offsets[row["film_offset"]]} if row.get("film_offset") is not None else {}
-        return row | {"tar": move.tar, "offset": move.offsets[row["offset"]]} | film
-    return row
+def _table(archive: Store, head: Head, after: Head, table: Table, change: _Change, made: list[str]) -> Table:
+    """A table whose files with a row to change are written anew.
 
-
-def _table(
-    archive: Store,
-    head: Head,
-    after: Head,
-    table: Table,
-    keys: set[str],
-    moved: Mapping[str, _Moved],
-    made: list[str],
-) -> Table:
-    """A table whose files with a row to change are written anew; a damaged one is made of the new parts."""
+    A damaged one is made of the new parts, and so is one with redacted keys: pseudonyms have other places in its order.
+    """
+    if change.erasure.redacted:
+        return _of_parts(archive, after, table, made)
     files: list[TableFile] = []
     try:
         for index, file in enumerate(table.files):
             rows = index_files.read(archive, file)
-            chosen = pa.compute.field("key").isin(list(keys)) | pa.compute.field("tar").isin(list(moved))
-            if rows.filter(chosen).num_rows:
-                changed = pa.Table.from_pylist([_row(row, keys, moved) for row in rows.to_pylist()], SCHEMA)
+            of_keys, of_tars = pa.compute.field("key").isin(change.keys), pa.compute.field("tar").isin([*change.moved])
+            if rows.filter(of_keys | of_tars).num_rows:
+                changed = pa.Table.from_pylist([change.row(row) for row in rows.to_pylist()], SCHEMA)
                 file = tables.publish(archive, head.record + 1, index, changed)
                 made.append(file.name)
             files.append(file)
     except DamagedError as error:
         report.say_instead(error)
-        afresh = replace(after, tables=())
-        parts = report.parts_of(archive, afresh, table)
-        written = tables.write(archive, afresh, table.first_run, table.last_run, [*parts])
-        made += [file.name for file in tables.every_file([written])]
-        return written
+        return _of_parts(archive, after, table, made)
     return replace(table, files=tuple(files))
+
+
+def _of_parts(archive: Store, after: Head, table: Table, made: list[str]) -> Table:
+    afresh = replace(after, tables=())
+    parts = report.parts_of(archive, afresh, table)
+    written = tables.write(archive, afresh, table.first_run, table.last_run, [*parts])
+    made += [file.name for file in tables.every_file([written])]
+    return written

@@ -28,6 +28,11 @@ def listing(number: int, sha256: str) -> str:
     return f"{run(number)}/listing-{sha256}.parquet"
 
 
+def is_listing(name: str) -> bool:
+    """Whether this names the listing of a run."""
+    return name.rpartition("/")[2].startswith("listing-")
+
+
 def manifest(number: int, sha256: str) -> str:
     """The plan of a run, named by its content hash; the record that names it opens the run."""
     return f"{run(number)}/manifest-{sha256[:16]}.json"

@@ -54,7 +54,8 @@ class Erasure:
 
     Before its rewriting is in force it has `tars`, the offsets of the members to cut out of each, and `parts`, those
     with a row to change. After it `remove` is set: the names that went out of force. `number` is the record that began
-    it, `rows` counts the rows that become tombstones.
+    it, `rows` counts the rows that become tombstones. Where the keys themselves are to go, `redacted`, `keys` are their
+    pseudonyms and `listings` are the runs whose listings name them.
     """
 
     number: int
@@ -63,6 +64,8 @@ class Erasure:
     tars: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     parts: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
+    redacted: bool = False
+    listings: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,8 @@ def _head(document: dict[str, Any], record: int) -> Head:
             tars={tar: tuple(offsets) for tar, offsets in erasure["tars"].items()},
             parts=tuple(erasure["parts"]),
             remove=tuple(erasure["remove"]),
+            redacted=bool(erasure.get("redacted", False)),
+            listings=tuple(erasure.get("listings", ())),
         )
     return Head(
         record=record,

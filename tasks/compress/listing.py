@@ -13,7 +13,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from codec.errors import ArchiveError
-from tasks.archive import layout, log, report, tables
+from tasks.archive import layout, log, redaction, report, tables
 from tasks.archive.log import Head
 from tasks.archive.schema import TROUBLE
 from tasks.sources import listing_files
@@ -64,6 +64,8 @@ LISTING = pa.schema(
     ]
 )
 
+_IS_PSEUDONYM = f"status = 'forgotten' AND starts_with(key, '{redaction.PREFIX}')"
+_IS_REDACTED = f"(EXISTS (FROM redacted) AND {redaction.PSEUDONYM} IN (SELECT pseudonym FROM redacted))"
 _STAGED = "CREATE TABLE {name}_staged AS SELECT *, hash(key) % {buckets} AS bucket FROM {name} ORDER BY bucket"
 _NOTHING_PENDING = """
     CREATE TABLE pending (
@@ -78,6 +80,7 @@ _STILL_THERE = """
     WHERE r.bucket = $bucket AND tar IS NOT NULL
 """
 _NAMED_AS_ARCHIVES = "SELECT uri FROM found_staged WHERE key = $name OR ends_with(key, '/' || $name)"
+_REDACTED = f"CREATE TABLE redacted AS SELECT DISTINCT key AS pseudonym FROM rows_staged WHERE {_IS_PSEUDONYM}"
 _PENDING = f"""
     INSERT INTO pending
     WITH rows AS (
@@ -90,7 +93,7 @@ _PENDING = f"""
         SELECT DISTINCT key FROM rows WHERE status = 'forgotten'
     ), here AS (
         SELECT DISTINCT ON (key) key, uri, size, stamp, fault FROM found ANTI JOIN forgotten USING (key)
-        WHERE pattern IS NULL ORDER BY key, stamp
+        WHERE pattern IS NULL AND NOT {_IS_REDACTED} ORDER BY key, stamp
     ), last_row AS (
         SELECT key, max(run) AS run, arg_max({{'status': status, 'reason': reason}}, run) AS said
         FROM rows SEMI JOIN here USING (key) GROUP BY key
@@ -157,10 +160,10 @@ _FROZEN = """
     WHERE (state = 'gone') = $gone ORDER BY coalesce(g.stem, key), key
 """
 """Sources of one group follow each other; `members` and `bytes` of its first one are those of all of it."""
-_EXCLUDED = """
+_EXCLUDED = f"""
     SELECT $run AS run, key, uri, size, stamp, 'excluded' AS state, 0 AS version, NULL AS held_sha256, NULL AS sha256,
            NULL AS duplicate_of, pattern, NULL AS "group", fault
-    FROM found_staged WHERE pattern IS NOT NULL ORDER BY key
+    FROM found_staged WHERE pattern IS NOT NULL AND NOT {_IS_REDACTED} ORDER BY key
 """
 
 
@@ -262,6 +265,7 @@ def _compare(connection: duckdb.DuckDBPyConnection, buckets: int, again: Again) 
         connection.execute(_STAGED.format(name=name, buckets=buckets))
     connection.execute(_NOTHING_PENDING)
     connection.execute(_PLACES)
+    connection.execute(_REDACTED)
     still_there = 0
     for bucket in range(buckets):
         connection.execute(_PENDING, {"bucket": bucket, "again": list(again.runs), "all": again.every_row})

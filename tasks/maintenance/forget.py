@@ -13,12 +13,15 @@ import pyarrow as pa
 import pyarrow.compute
 
 from codec.errors import ArchiveError
-from tasks.archive import erasing, index_files, layout, log, report
+from tasks.archive import erasing, index_files, layout, log, redaction, report
 from tasks.archive.log import Erasure, Head
 from tasks.storage import parquet
 from tasks.storage.store import Store
 
-_KEYS = "SELECT DISTINCT key FROM rows WHERE tar IS NOT NULL AND list_contains($keys, key)"
+_KEYS = """
+    SELECT DISTINCT key FROM rows
+    WHERE (tar IS NOT NULL OR ($redact AND status = 'forgotten')) AND list_contains($keys, key)
+"""
 _SAME_BYTES = """
     SELECT DISTINCT key FROM rows WHERE tar IS NOT NULL AND NOT list_contains($keys, key) AND source_sha256 IN
         (SELECT source_sha256 FROM rows WHERE tar IS NOT NULL AND list_contains($keys, key))
@@ -36,26 +39,34 @@ _MEMBERS = """
     SELECT DISTINCT tar, unnest([x FOR x IN ["offset", film_offset] IF x IS NOT NULL]) AS first FROM rows
     WHERE tar IS NOT NULL AND list_contains($keys, key) ORDER BY ALL
 """
-_PARTS = (
-    "SELECT DISTINCT run, shard FROM rows WHERE list_contains($keys, key) OR list_contains($tars, tar) ORDER BY ALL"
-)
+_PARTS = """
+    SELECT DISTINCT run, shard FROM rows
+    WHERE list_contains($keys, key) OR list_contains($tars, tar) OR ($redact AND list_contains($keys, duplicate_of))
+    ORDER BY ALL
+"""
 _ROWS = "SELECT count(*) FROM rows WHERE list_contains($keys, key)"
 
 
-def forget(archive: Store, keys: Sequence[str], *, companions: Literal["refuse", "too", "leave"] = "refuse") -> int:
+def forget(
+    archive: Store,
+    keys: Sequence[str],
+    *,
+    companions: Literal["refuse", "too", "leave"] = "refuse",
+    redact: bool = False,
+) -> int:
     """Erase all versions of some keys; returns how many rows became tombstones, those of unfinished plans included.
 
-    Companions are kept keys of the same group, or folder and stem (a live photo's film, a raw file, a sidecar). Raises
-    ArchiveError, before anything is changed, while a run is open, for a key that the archive does not keep, for a
-    picture whose very bytes are kept under another key too, which must be forgotten together, and for companions
-    where it is not said what becomes of them.
+    With `redact` the keys go too, from rows and listings: a pseudonym takes the place of each, also of those that were
+    forgotten before. Companions are kept keys of the same group, or folder and stem (a live photo's film, a raw file,
+    a sidecar). Raises ArchiveError, before anything is changed, while a run is open, for a key that the archive does
+    not keep, for a picture whose very bytes are kept under another key too, which must be forgotten together, and for
+    companions where it is not said what becomes of them.
     """
     erased = 0
     while True:
         erased += _unfinished(log.read(archive))
         head = erasing.finish(archive)
-        done = report.lookup(archive, keys).filter(pa.compute.field("status") == "forgotten")
-        wanted = sorted(set(keys) - set(done.column("key").to_pylist()))
+        wanted = _not_done(archive, keys, redact=redact)
         if not wanted:
             return erased
         if head.open_run is not None:
@@ -73,11 +84,19 @@ def forget(archive: Store, keys: Sequence[str], *, companions: Literal["refuse",
             raise ArchiveError(
                 f"{archive}: {on_hold[0]!r} is on hold ({head.holds[on_hold[0]]}); release it before it is forgotten"
             )
-        plan = _plan(archive, head, wanted)
+        plan = _plan(archive, head, wanted, redact=redact)
         begun = replace(head, erasures=head.erasures + 1, erasure=plan)
-        if log.append(archive, head, "forget", begun, keys=wanted):
+        if log.append(archive, head, "forget", begun, keys=list(plan.keys)):
             erasing.finish(archive)
             return erased + plan.rows
+
+
+def _not_done(archive: Store, keys: Sequence[str], *, redact: bool) -> list[str]:
+    """The keys that are neither forgotten, nor redacted where that is asked for."""
+    rows = report.lookup(archive, [*keys, *map(redaction.pseudonym, keys)])
+    forgotten = set(rows.filter(pa.compute.field("status") == "forgotten").column("key").to_pylist())
+    done = {key for key in keys if redaction.pseudonym(key) in forgotten or key.startswith(redaction.PREFIX)}
+    return sorted(set(keys) - done - (set() if redact else forgotten))
 
 
 def _unfinished(head: Head) -> int:
@@ -91,9 +110,9 @@ def _companions(archive: Store, keys: list[str]) -> list[str]:
         return [key for (key,) in connection.execute(_COMPANIONS, {"keys": keys}).fetchall()]
 
 
-def _plan(archive: Store, head: Head, keys: list[str]) -> Erasure:
+def _plan(archive: Store, head: Head, keys: list[str], *, redact: bool) -> Erasure:
     with parquet.database(rows=report.rows(archive)) as connection:
-        kept = {key for (key,) in connection.execute(_KEYS, {"keys": keys}).fetchall()}
+        kept = {key for (key,) in connection.execute(_KEYS, {"keys": keys, "redact": redact}).fetchall()}
         if missing := sorted(set(keys) - kept):
             raise ArchiveError(f"{archive}: keeps no picture under the key {missing[0]!r}; query the report for keys")
         if same := [key for (key,) in connection.execute(_SAME_BYTES, {"keys": keys}).fetchall()]:
@@ -103,9 +122,8 @@ def _plan(archive: Store, head: Head, keys: list[str]) -> Erasure:
         tars: dict[str, list[int]] = {}
         for tar, offset in connection.execute(_MEMBERS, {"keys": keys}).fetchall():
             tars.setdefault(tar, []).append(offset)
-        changed = {
-            (run, shard) for run, shard in connection.execute(_PARTS, {"keys": keys, "tars": list(tars)}).fetchall()
-        }
+        asked = {"keys": keys, "tars": list(tars), "redact": redact}
+        changed = {(run, shard) for run, shard in connection.execute(_PARTS, asked).fetchall()}
         rows = connection.execute(_ROWS, {"keys": keys}).fetchall()[0][0]
     parts = [
         part
@@ -119,4 +137,8 @@ def _plan(archive: Store, head: Head, keys: list[str]) -> Erasure:
         if not archive.sha256(tar).startswith(layout.hash_of(tar)):  # what it keeps of others would be copied damaged
             raise ArchiveError(f"{archive.uri(tar)}: damaged; {log.REMEDY} before you forget")
     offsets = {tar: tuple(found) for tar, found in tars.items()}
-    return Erasure(head.record + 1, rows, tuple(keys), offsets, tuple(part.name for part in parts))
+    plan = Erasure(head.record + 1, rows, tuple(keys), offsets, tuple(part.name for part in parts))
+    if redact:
+        pseudonyms = tuple(map(redaction.pseudonym, keys))
+        return replace(plan, keys=pseudonyms, redacted=True, listings=redaction.runs_that_list(archive, head, keys))
+    return plan

@@ -20,6 +20,7 @@ from tasks.storage.store import Store
 CHANGES = ("publish", "replace", "remove", "remove_folder")
 VERBS: dict[str, Callable[[Store], object]] = {
     "compact": compaction.compact,
+    "redact": lambda store: forget(store, ["b", "c"], redact=True),
     "forget": lambda store: forget(store, ["b", "c"]),
     "upgrade": upgrade,
 }

@@ -1,8 +1,12 @@
 """What the tests of owners' commands share."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
 
 from tasks.archive import layout
 from tasks.storage.store import Store
@@ -27,3 +31,15 @@ def tree(archive: Path) -> dict[str, bytes]:
     store = Store(str(archive))
     own = (f"{layout.AUDITS}/", f"{layout.TABLES}/", f"{layout.LOG}/")
     return {item.name: store.read(item.name) for item in store.list() if not item.name.startswith(own)}
+
+
+def naming(store: Store, word: str) -> list[str]:
+    """The objects in which a word stands, in whatever column of a Parquet file."""
+    found = []
+    for item in store.list():
+        data = store.read(item.name)
+        if item.name.endswith(".parquet"):
+            data = repr(pa.parquet.read_table(io.BytesIO(data)).to_pylist()).encode()
+        if word.encode() in data or word in item.name:
+            found.append(item.name)
+    return found

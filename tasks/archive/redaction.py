@@ -1,0 +1,154 @@
+"""Keys that say too much themselves: a pseudonym takes their place in rows, listings and the record of their erasure.
+
+A pseudonym is made of the key's SHA-256, so that the key is known again where a source still lists it. It hides a name
+from whoever reads the archive; who guesses the name can confirm the guess.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet
+
+from tasks.archive import index_files, layout, log, manifest
+from tasks.archive.index_files import IndexFile, fetch
+from tasks.archive.log import Head
+from tasks.archive.manifest import Manifest
+from tasks.storage.store import Store
+
+PREFIX = "redacted/"
+_SALT = "key of fdcodec/"
+PSEUDONYM = f"'{PREFIX}' || sha256('{_SALT}' || key)"
+"""The same in SQL, of the column `key`."""
+
+_OF_ITS_CONTENT = ("held_sha256", "sha256", "duplicate_of", "group")
+"""Columns of a listing that tell something of a source but its size and time."""
+
+
+def pseudonym(key: str) -> str:
+    """What stands for a key that was redacted."""
+    return PREFIX + hashlib.sha256((_SALT + key).encode()).hexdigest()
+
+
+def of_row(row: dict[str, Any], is_redacted: Callable[[str], bool]) -> dict[str, Any]:
+    """A row, of the report or of a listing, without redacted keys."""
+    row = dict(row)
+    if row.get("duplicate_of") is not None and is_redacted(row["duplicate_of"]):
+        row["duplicate_of"] = pseudonym(row["duplicate_of"])
+    if is_redacted(row["key"]):
+        row["key"] = pseudonym(row["key"])
+        row |= {name: row["key"] for name in ("uri", "source_uri") if name in row}
+    return row
+
+
+def runs_that_list(archive: Store, head: Head, keys: Collection[str]) -> tuple[int, ...]:
+    """The sealed runs whose listing names one of some keys; every listing is read, a batch of rows at a time."""
+    wanted = pa.array(sorted(keys), pa.string())
+    found = []
+    for run in head.sealed:
+        with tempfile.TemporaryDirectory() as scratch:
+            plan = log.plan(archive, head, run)
+            path = fetch(archive, IndexFile(plan.listing, plan.listing_sha256), Path(scratch))
+            with pa.parquet.ParquetFile(path) as listing:
+                batches = listing.iter_batches(columns=["key", "duplicate_of"])
+                if any(pa.compute.is_in(column, wanted).true_count for batch in batches for column in batch.columns):
+                    found.append(run)
+    return tuple(found)
+
+
+def write_listing(archive: Store, plan: Manifest, is_redacted: Callable[[str], bool], target: Path) -> None:
+    """Write the listing of a run without redacted keys to a local file, its rows in their order."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = fetch(archive, IndexFile(plan.listing, plan.listing_sha256), Path(scratch))
+        with pa.parquet.ParquetFile(path) as listing:
+            schema = listing.schema_arrow
+            with pa.parquet.ParquetWriter(target, schema, compression="zstd", write_page_checksum=True) as writer:
+                for batch in listing.iter_batches():
+                    rows = [_of_listing(row, is_redacted) for row in batch.to_pylist()]
+                    writer.write_table(pa.Table.from_pylist(rows, schema))
+
+
+def _of_listing(row: dict[str, Any], is_redacted: Callable[[str], bool]) -> dict[str, Any]:
+    if is_redacted(row["key"]):
+        row = row | dict.fromkeys(_OF_ITS_CONTENT)
+    return of_row(row, is_redacted)
+
+
+def redact_history(archive: Store) -> None:
+    """Put pseudonyms into older records of the log and findings of audits; remove listings of plans that failed.
+
+    Nobody decides by an older record, only its name must stay taken, so it may be replaced. All keys that were ever
+    redacted are, and again where another erasure began meanwhile: else a late hand could bring another's keys back.
+    """
+    while True:
+        last = log.number(archive)
+        records = {name: archive.read(name) for name in map(layout.record, range(1, last + 1)) if archive.exists(name)}
+        documents = {name: manifest.from_json(data, name) for name, data in records.items()}
+        begun = [document["head"]["erasure"] or {} for document in documents.values()]
+        redacted = {key for erasure in begun if erasure.get("redacted") for key in erasure["keys"]}
+        del documents[layout.record(last)]
+        for name, document in documents.items():
+            after = manifest.to_json(_without(document, redacted))
+            if after != records[name]:
+                archive.replace(name, after)
+        _remove_plans(archive, log.read(archive), redacted)
+        for name in archive.children(layout.AUDITS):
+            _redact_findings(archive, f"{layout.AUDITS}/{name}", redacted)
+        if log.number(archive) == last:
+            return
+
+
+def _without(value: Any, redacted: Collection[str]) -> Any:
+    """A JSON value in which every string that is a redacted key is its pseudonym."""
+    if isinstance(value, str):
+        return pseudonym(value) if pseudonym(value) in redacted else value
+    if isinstance(value, list):
+        return [_without(each, redacted) for each in value]
+    if isinstance(value, dict):
+        return {_without(name, redacted): _without(each, redacted) for name, each in value.items()}
+    return value
+
+
+def _remove_plans(archive: Store, head: Head, redacted: Collection[str]) -> None:
+    """Remove listings with redacted keys that never came into force: since their erasure began, none of them can."""
+    in_force = {log.plan(archive, head, run).listing for run in range(1, head.runs + 1)}
+    names = [item.name for item in archive.list(f"{layout.RUNS}/") if layout.is_listing(item.name)]
+    for name in names:
+        if name not in in_force:
+            with archive.open(name) as file:
+                keys = pa.parquet.read_table(file, columns=["key"]).column("key").to_pylist()
+            if any(pseudonym(key) in redacted for key in keys):
+                archive.remove(name)
+
+
+def _redact_findings(archive: Store, name: str, redacted: Collection[str]) -> None:
+    with archive.open(name) as file:
+        table = pa.parquet.read_table(file)
+    rows = table.to_pylist()
+    keys = {row["key"] for row in rows if row["key"] is not None and pseudonym(row["key"]) in redacted}
+    for row in rows:
+        for key in keys:
+            row["key"] = pseudonym(key) if row["key"] == key else row["key"]
+            row["detail"] = row["detail"] and row["detail"].replace(key, pseudonym(key))
+    if keys:
+        archive.replace(name, index_files.written(pa.Table.from_pylist(rows, table.schema)))
+
+
+def still_named(archive: Store, keys: Iterable[str]) -> list[str]:
+    """Records of the log and findings of audits in which one of some keys stands, in whatever place."""
+    as_json = [json.dumps(key).encode() for key in keys]
+    names = [item.name for item in archive.list()]
+    records = [name for name in names if name.startswith(f"{layout.LOG}/")]
+    found = [name for name in records if any(key in archive.read(name) for key in as_json)]
+    for name in names:
+        if name.startswith(f"{layout.AUDITS}/"):
+            with archive.open(name) as file:
+                findings = json.dumps(pa.parquet.read_table(file, columns=["key", "detail"]).to_pylist()).encode()
+            if any(key[1:-1] in findings for key in as_json):
+                found.append(name)
+    return found
