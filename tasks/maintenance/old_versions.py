@@ -5,7 +5,7 @@ from tasks.storage.store import Store
 
 
 def remaining(archive: Store) -> dict[str, list[str]]:
-    """The ids of the versions that the store keeps of names which erasures removed, by name.
+    """The ids of the versions that the store keeps of names which erasures removed or replaced, by name.
 
     Raises StorageError where the store does not say. Reads the whole log, which other commands never do.
     """
@@ -22,10 +22,15 @@ def purge(archive: Store, found: dict[str, list[str]]) -> None:
 
 def _removed(archive: Store) -> list[str]:
     names: list[str] = []
+    has_redacted = False
     head = log.read(archive)
     for number in range(1, head.record + 1) if head.erasures else ():
         name = layout.record(number)
         document = manifest.from_json(archive.read(name), archive.uri(name))
         if document["kind"] == "rewritten":
             names += document["head"]["erasure"]["remove"]
+            has_redacted = has_redacted or document["head"]["erasure"].get("redacted", False)
+    if has_redacted:
+        names += map(layout.record, range(1, head.record + 1))
+        names += [f"{layout.AUDITS}/{name}" for name in archive.children(layout.AUDITS)]
     return names

@@ -93,6 +93,11 @@ def open_source(url: str) -> Source:
     if listing_files.is_listing(url):
         return Listed(url)
     store = Store(url)
+    if store.url.startswith(("http://", "https://")):
+        raise SettingsError(
+            f"{store}: a web server has no listing to rely on; name its files in the `url` column of a listing "
+            "file (.csv, .tsv, .parquet)"
+        )
     if store.exists(layout.ARCHIVE):
         raise ArchiveError(f"{store}: is an archive; what is lossy is not compressed again, name the originals")
     if not (store.exists(layout.DATASET_PLAN) and "shards" in store.children("")):

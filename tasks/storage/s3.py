@@ -104,11 +104,15 @@ def abort_uploads(fs: Any, folder: str, older_than: float) -> list[str]:
 
 
 def versions(fs: Any, path: str) -> list[str]:
-    """The ids of all versions of one name, delete markers among them; none where the server keeps no versions."""
+    """The ids of the versions of one name that are not its object; none where the server keeps no versions.
+
+    The delete markers of a name that was removed are among them.
+    """
     bucket, key, _ = fs.split_path(path)
     found: list[str] = []
     for page in _pages_if_implemented(fs, "list_object_versions", Bucket=bucket, Prefix=key):
-        entries = (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))
+        old = [entry for entry in page.get("Versions", ()) if not entry["IsLatest"]]
+        entries = (*old, *page.get("DeleteMarkers", ()))
         found += [entry["VersionId"] for entry in entries if entry["Key"] == key]
     return found
 
@@ -117,6 +121,21 @@ def remove_version(fs: Any, path: str, version: str) -> None:
     """Delete one version of a name for good."""
     bucket, key, _ = fs.split_path(path)
     fs.call_s3("delete_object", Bucket=bucket, Key=key, VersionId=version)
+
+
+def retained_until(fs: Any, path: str, version: str) -> str | None:
+    """The day until which the bucket must retain a version, or `a legal hold ends`; None if it need not."""
+    bucket, key, _ = fs.split_path(path)
+    try:
+        found = fs.call_s3("head_object", Bucket=bucket, Key=key, VersionId=version)
+    except Exception as error:  # a delete marker is no object to be asked for
+        if errors.http_status(error) in (HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_FOUND):
+            return None
+        raise
+    if found.get("ObjectLockLegalHoldStatus") == "ON":
+        return "a legal hold ends"
+    until = found.get("ObjectLockRetainUntilDate")
+    return str(until.date()) if until is not None else None
 
 
 def _split(fs: Any, folder: str) -> tuple[str, str]:

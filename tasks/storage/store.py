@@ -171,15 +171,17 @@ class Store(ReadableStore):
             self.remove(probe)
 
     def old_versions(self, name: str) -> builtins.list[str]:
-        """The ids of what the store still keeps of a name that was removed; a folder and most stores keep nothing."""
+        """The ids of what the store still keeps of a name that was removed or replaced; most stores keep nothing."""
         if not self.has_etags:
             return []
         with self._naming_errors("list the versions of", name):
             return s3.versions(self._fs, self._path(name))
 
     def remove_version(self, name: str, version: str) -> None:
-        """Delete one version for good; raises StorageError where the store must retain it."""
+        """Delete one version of a name for good; raises StorageError, also where the store must retain it."""
         with self._naming_errors("delete a version of", name):
+            if until := s3.retained_until(self._fs, self._path(name), version):
+                raise StorageError(f"{self.uri(name)}: the bucket must retain a version until {until}; purge it then")
             s3.remove_version(self._fs, self._path(name), version)
 
     def remove_folder(self, name: str) -> None:

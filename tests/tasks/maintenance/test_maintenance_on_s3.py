@@ -15,7 +15,7 @@ from codec.errors import ArchiveError
 from flows import command
 from flows.archive import app
 from tasks.archive import layout, report
-from tasks.maintenance import compaction, forget
+from tasks.maintenance import compaction, forget, holds
 from tasks.maintenance.audit import audit
 from tasks.maintenance.status import status
 from tasks.restore.filesystem import ArchiveFileSystem
@@ -164,6 +164,51 @@ def test_what_a_bucket_with_versions_keeps_of_a_forgotten_picture_is_told_and_pu
     assert kept() == 0
     assert called("forget", store.url) == command.DONE
     assert audit(store.url).problems == []
+
+
+def test_what_a_bucket_with_versions_keeps_of_a_redacted_key_is_purged_too(bucket: Bucket) -> None:
+    fs = fsspec.filesystem("s3")
+    fs.mkdir("redacting")
+    fs.call_s3("put_bucket_versioning", Bucket="redacting", VersioningConfiguration={"Status": "Enabled"})
+    store = make("s3://redacting/archive", RUNS)
+    holds.hold(store, "trip/g.jpg", "a court asked")
+    holds.release(store, "trip/g.jpg")
+
+    def naming() -> int:
+        """Versions of JSON objects, current ones too, that name the key."""
+        page = fs.call_s3("list_object_versions", Bucket="redacting", Prefix="archive/")
+        found = 0
+        for entry in page["Versions"]:
+            if entry["Key"].endswith(".json"):
+                answer = fs.call_s3("get_object", Bucket="redacting", Key=entry["Key"], VersionId=entry["VersionId"])
+                found += b"trip/g.jpg" in fsspec.asyn.sync(fs.loop, answer["Body"].read)
+        return found
+
+    assert naming() > 1
+    assert called("forget", store.url, "trip/g.jpg", "--redact-key") == command.FAILED_ROWS
+    assert naming() > 1
+    assert called("forget", store.url, "--purge-versions") == command.DONE
+    assert naming() == 0
+    assert audit(store.url).problems == []
+
+
+def test_a_bucket_that_must_retain_a_version_says_so_in_one_line(
+    bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fs = fsspec.filesystem("s3")
+    fs.call_s3("create_bucket", Bucket="retaining", ObjectLockEnabledForBucket=True)
+    retention = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 30}}
+    lock = {"ObjectLockEnabled": "Enabled", "Rule": retention}
+    fs.call_s3("put_object_lock_configuration", Bucket="retaining", ObjectLockConfiguration=lock)
+    store = make("s3://retaining/archive", RUNS)
+    assert called("forget", store.url, "b") == command.FAILED_ROWS
+    assert called("forget", store.url, "--purge-versions") == command.FATAL
+    said = capsys.readouterr().err
+    until = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=30)
+    assert re.fullmatch(
+        rf"error: s3://retaining/archive/runs/\S+: the bucket must retain a version until {until}; purge it then\n",
+        said,
+    )
 
 
 def called(*arguments: str) -> int:

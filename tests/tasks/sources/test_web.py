@@ -8,6 +8,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from codec.errors import SettingsError
 from tasks.sources.source import open_source
 from tasks.storage import http, readable
 from tasks.storage.store import StorageError, Store
@@ -120,6 +121,12 @@ def test_of_a_web_servers_file_no_more_is_read_than_was_promised(
     monkeypatch.setattr(readable, "LARGEST_UNSAID", 2000)
     with pytest.raises(StorageError, match="says no size, and sends more than 2000 bytes"):
         Store(website.address).item("unsaid/b.png")
+
+
+@pytest.mark.parametrize("path", ["", "/ranges/", "/ranges/a.png"])
+def test_a_folder_of_a_web_server_is_refused_in_one_line_that_says_what_to_do(website: WebServer, path: str) -> None:
+    with pytest.raises(SettingsError, match=r"no listing to rely on; name its files in the `url` column of a listing"):
+        open_source(website.address + path)
 
 
 def test_a_listing_may_lie_on_a_web_server_and_name_what_lies_beside_it(
