@@ -61,7 +61,7 @@ def decoded(archive: Store, file: IndexFile, data: bytes) -> pa.Table:
     if file.sha256 and sha256_of(data) != file.sha256:
         raise _damaged(archive, file)
     try:
-        table = pa.parquet.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        table = pa.parquet.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
         stated = (table.schema.metadata or {}).get(ROWS_SHA256)
         whole = bool(file.sha256) or stated is None or stated == _digest(table)
     except (pa.ArrowException, OSError, ValueError) as error:
