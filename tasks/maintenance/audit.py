@@ -48,9 +48,9 @@ OURS = tuple(
 SAME = ["key", "version", "run", "status", "tar", "offset", "length", "sha256", "film_offset", "film_length"]
 """What a row of a table and that of its part must agree in."""
 _DIFFERENCES = """
-    CREATE TABLE a AS FROM tabled; CREATE TABLE b AS FROM kept;
-    SELECT key, run, 'table' FROM (FROM a EXCEPT ALL FROM b)
-    UNION ALL SELECT key, run, 'part' FROM (FROM b EXCEPT ALL FROM a) ORDER BY key, run
+    WITH every AS (SELECT *, 1 AS side FROM tabled UNION ALL SELECT *, -1 AS side FROM kept),
+         counted AS (SELECT * EXCLUDE side, sum(side) AS surplus FROM every GROUP BY ALL)
+    SELECT key, run, if(surplus > 0, 'table', 'part') FROM counted WHERE surplus <> 0 ORDER BY key, run
 """
 
 
