@@ -83,8 +83,7 @@ def worker(server: Server, deployed: None, elsewhere: Path) -> Iterator[Path]:
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=elsewhere, env=server.environment, stdout=output, stderr=output)
     yield log
-    process.terminate()
-    process.wait()
+    end(process)
     for left in processes(elsewhere.parent):  # of a test that failed before it cancelled its run
         psutil.Process(left).kill()
 
@@ -348,8 +347,7 @@ def test_one_process_serves_every_flow(server: Server, elsewhere: Path, tmp_path
         assert "'dataset' is relative, and a deployment runs anywhere: give a full path or a URL" in log.read_text()
         assert not (elsewhere / "dataset").exists()
     finally:
-        serving.terminate()
-        serving.wait()
+        end(serving)
 
 
 def test_serving_a_second_archive_leaves_the_deployments_and_schedules_of_the_first(

@@ -58,8 +58,7 @@ def database() -> Iterator[str]:
         subprocess.run(create, check=True, capture_output=True, cwd=home)
         yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/prefect"
     finally:
-        server.terminate()
-        server.wait()
+        end(server)
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -113,5 +112,4 @@ def test_runs_wait_for_each_other_a_schedule_fires_and_a_run_is_cancelled(
         until(scheduled, "a run that the schedule started")
         asked.delete_deployment_schedule(deployment.id, made.id)
     finally:
-        worker.terminate()
-        worker.wait()
+        end(worker)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.waiting import until
+from tests.support.waiting import end, until
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -56,8 +56,7 @@ def serving(home: Path, port: int | None = None, **settings: str) -> Iterator[Se
         until(lambda: _answers(process, f"{url}/health"), "the server's answer")
         yield Server(url, home / "prefect.db", home / "server.log", environment, process)
     finally:
-        process.terminate()
-        process.wait()
+        end(process)
 
 
 def free_port() -> int:

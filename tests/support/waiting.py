@@ -1,5 +1,6 @@
 """Waiting for what happens, however long a busy machine takes."""
 
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,3 +16,13 @@ def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE, every: 
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(every)
     return found
+
+
+def end(process: "subprocess.Popen[bytes]", patience: float = 60.0) -> None:
+    """Tell a process to end, and wait; a worker of Prefect that is about to start a run goes on, and is killed."""
+    process.terminate()
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
