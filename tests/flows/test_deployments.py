@@ -49,6 +49,7 @@ from tests.support.deployments import (
 )
 from tests.support.fake_s3 import serving
 from tests.support.prefect_server import ROOT, Server, free_port
+from tests.support.waiting import end
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -21,6 +21,7 @@ from prefect.states import Cancelling
 from tests.support.codecless_archives import make
 from tests.support.deployments import deploy, until
 from tests.support.prefect_server import Server, free_port, serving
+from tests.support.waiting import end
 
 pytestmark = pytest.mark.slow
 
