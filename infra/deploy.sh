@@ -5,7 +5,7 @@
 # FDC_WORK, where datasets, trainings, restored pictures and evaluations go (default: FDC_ARCHIVE with -work behind it);
 # FDC_MIRROR, a plain copy of the archive: drill-archive restores pictures from it, every month;
 # FDC_NAME, a word that tells a second archive's deployments apart: compress-archive/compress-archive-WORD;
-# FDC_S3_BLOCK, the Prefect block with the credentials of s3:// (infra/README.md, 3).
+# FDC_S3_BLOCK, the Prefect block with the credentials of s3:// (infra/docs/operating.md, S3).
 # docker and kubernetes also need FDC_IMAGE, an image made of infra/Dockerfile.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -34,7 +34,7 @@ for part; do
     SECONDS=0 said=passed when=$(date -u '+%Y-%m-%d %H:%M') at=$(git describe --always --dirty)
     "$part" > "build/proof-$part.log" 2>&1 || { said=failed; failed=1; }
     printf '# Proof: %s\n\n`bash infra/proof.sh %s` %s at %s, %s UTC, in %s s.\n\n```\n%s\n```\n' "$part" "$part" "$said" "$at" "$when" "$SECONDS" \
-        "$(tail -n 6 "build/proof-$part.log" | cut -c 1-160 | sed "s|$PWD/||g")" > "tests/benchmarks/results/proof-$part.md"
+        "$(tail -n 6 "build/proof-$part.log" | tr -d '\0' | cut -c 1-160 | sed "s|$PWD/||g")" > "tests/benchmarks/results/proof-$part.md"
     echo "$part: $said in $SECONDS s; see build/proof-$part.log"
 done
 exit $failed

@@ -1,4 +1,4 @@
-"""README's table of what becomes of each part of a source is what the code does.
+"""The table in infra/docs/archives.md of what becomes of each part of a source is what the code does.
 
 `python -m tests.test_what_is_kept` prints the table anew.
 """
@@ -24,7 +24,7 @@ from tests.support.containers import (
 )  # fmt: skip
 from tests.support.image_files import stored
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "infra" / "docs" / "archives.md"
 DEEP = np.full((40, 48), 30000, np.uint16)
 
 
@@ -87,14 +87,12 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_the_readme_says_what_becomes_of_each_part() -> None:
-    assert table() in README.read_text(), "print the table anew: python -m tests.test_what_is_kept"
+def test_the_page_says_what_becomes_of_each_part() -> None:
+    assert table() in PAGE.read_text(), "print the table anew: python -m tests.test_what_is_kept"
 
 
 def test_what_no_file_holds_is_said_not_to_be_kept() -> None:
-    assert (
-        "Extended attributes, access lists, resource forks, links and empty folders are not kept" in README.read_text()
-    )
+    assert "Extended attributes, access lists, resource forks, links and empty folders are not kept" in PAGE.read_text()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,18 @@
-"""Pages name what there is: every path in them exists, every link leads somewhere, every room is described."""
+"""Pages say what is true: paths and links lead somewhere, code runs, the site builds, every room is described."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from tasks.archive.manifest import Settings
+from tasks.compress.runs import compress
+from tasks.processes.codec_process import Models
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -11,6 +20,12 @@ PAGES = [
     *sorted((ROOT / "infra" / "docs").glob("*.md")),
     *sorted((ROOT / ".github").glob("*.md")),
     ROOT / "tasks" / "archive" / "archive-format.md",
+]
+EXAMPLES = [
+    (page, number, block.partition("```")[0])
+    for page in PAGES
+    for number, block in enumerate(page.read_text().split("```python\n")[1:])
+    if not page.is_symlink()
 ]
 FLOORS = ("codec", "tasks", "flows", "infra", "tests")
 
@@ -26,6 +41,44 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
     anchors = {re.sub(r"[^\w -]", "", line.lstrip("# ")).strip().lower().replace(" ", "-")
                for line in text.splitlines() if line.startswith("#")}  # fmt: skip
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the examples name: a photo, and an archive of another."""
+    home = tmp_path_factory.mktemp("examples")
+    (home / "photos" / "2024").mkdir(parents=True)
+    pixels = np.linspace(0, 255, 64 * 64 * 3).astype(np.uint8).reshape(64, 64, 3)
+    Image.fromarray(pixels).save(home / "photo.jpg")
+    Image.fromarray(pixels[::-1]).save(home / "photos" / "2024" / "beach.jpg")
+    settings = Settings(metrics=(), verify=False, max_failed_fraction=0.0)
+    assert compress(str(home / "photos"), str(home / "ARCHIVE"), settings, models=Models("")).totals["compressed"] == 1
+    (home / "tasks").symlink_to(ROOT / "tasks")
+    return home
+
+
+@pytest.mark.parametrize(
+    ("page", "code"),
+    [pytest.param(page, code, id=f"{page.relative_to(ROOT)} {number}") for page, number, code in EXAMPLES],
+)
+def test_code_in_the_pages_runs(page: Path, code: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    code = code.replace("s3://bucket/archive", str(place / "ARCHIVE"))
+    exec(code.replace('connection.register_filesystem(fsspec.filesystem("s3"))', ""), {})
+
+
+def test_there_is_code_to_run() -> None:
+    assert len(EXAMPLES) >= 5
+
+
+def test_the_site_builds_without_a_dead_link() -> None:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    built = subprocess.run(
+        ["bash", str(ROOT / "infra" / "docs.sh")], env=environment, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    site = ROOT / built.stdout.strip().splitlines()[-1]
+    assert "Codec" in (site.parent / "api.html").read_text()
 
 
 def test_the_architecture_describes_every_room() -> None:

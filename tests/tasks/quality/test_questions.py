@@ -1,4 +1,4 @@
-"""The owner's questions: one small archive with a known answer to each, asked in every way the README shows."""
+"""The questions of an owner: one small archive with a known answer to each, asked in every documented way."""
 
 import os
 import statistics
@@ -94,13 +94,13 @@ def remote(archive: str, bucket: str) -> str:
     return f"{bucket}/archive"
 
 
-def test_the_readme_s_own_lines_ask_an_archive_whose_path_is_odd(
+def test_the_page_s_own_lines_ask_an_archive_whose_path_is_odd(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = Path(__file__).parents[3]
     place = tmp_path / "it's [my] pictures? *"
     make(place, [{"a.jpg": b"bytes", "b.jpg": b"more"}])
-    blocks = (root / "README.md").read_text().split("```python\n")
+    blocks = (root / "infra" / "docs" / "archives.md").read_text().split("```python\n")
     (lines,) = [block.partition("```")[0] for block in blocks if "CREATE VIEW" in block]
     local = lines.replace('"s3://bucket/archive"', "PLACE").replace("connection.register_filesystem", "str")
     monkeypatch.chdir(root)
@@ -109,7 +109,7 @@ def test_the_readme_s_own_lines_ask_an_archive_whose_path_is_odd(
 
 
 def with_files(connection: duckdb.DuckDBPyConnection, archive: str) -> Ask:
-    """Views of an archive's files as the README makes them."""
+    """Views of an archive's files as infra/docs/archives.md makes them."""
     place = archive.replace("'", "''")
     for view, files in {
         "rows": "runs/*/report/*.parquet",
