@@ -1,0 +1,272 @@
+"""Symbols of many pictures of one size at once: the exact network runs on all of them, a range coder on each.
+
+The network's numbers are integers whatever they are computed beside, so the streams and symbols are those of
+codec.entropy.stream, picture by picture. The coders run on threads; on a GPU each pass of the network is one graph.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec.entropy.coder import SymbolDecoder, SymbolEncoder
+from codec.entropy.distribution import distributions
+from codec.entropy.dither import UNITS
+from codec.entropy.entroformer import CHANNELS
+from codec.entropy.integer import ExactEntropyModel
+from codec.entropy.rate import HYPER_LIMIT
+from codec.entropy.stream import CodedStream, Size, Symbols, compress, decompress, symbol_offsets, tiles
+from codec.entropy.tables import Tables
+from codec.entropy.windows import anchor_mask
+from codec.errors import BitstreamError
+from codec.support import processors
+from codec.support.graphs import Graphs
+
+Numbers = NDArray[np.int64]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@torch.no_grad()
+def compress_many(
+    model: ExactEntropyModel,
+    tables: Tables,
+    symbols: Sequence[Symbols],
+    hyper: Sequence[Sequence[Symbols]],
+    codes: Tensor,
+) -> list[CodedStream]:
+    """stream.compress of each picture: symbols (4, h, w) of one shape, hyper-latents of their tiles, codes (B, 4)."""
+    if not _together(model, len(symbols)):
+        every = zip(symbols, hyper, codes.split(1), strict=True)
+        return [compress(model, tables, own, list(z), code) for own, z, code in every]
+    network = _Network(model, codes)
+    coders = [SymbolEncoder(tables) for _ in symbols]
+    priors, offsets = network.priors(), symbol_offsets(model, symbols[0].shape)
+    with _threads(len(coders)) as each:
+
+        def write_hyper(place: int) -> int:
+            for z in hyper[place]:
+                coders[place].write(z.ravel(), *priors.of(place, z.shape))
+            return coders[place].bits
+
+        def write(tile: _Tile, places: Numbers, means: Numbers, levels: Numbers) -> None:
+            def write_one(place: int) -> None:
+                own = np.ascontiguousarray(tile.known[place][:, places])
+                coders[place].write(own.ravel(), means[place].ravel(), levels[place].ravel())
+
+            each(write_one, range(len(coders)))
+
+        hyper_bits = each(write_hyper, range(len(coders)))
+        for number, (rows, columns) in enumerate(tiles(*symbols[0].shape[1:])):
+            tile = _Tile(np.stack([own[:, rows, columns] for own in symbols]), offsets[:, rows, columns])
+            z = torch.from_numpy(np.stack([own[number] for own in hyper]))
+            for places, means, levels in network.passes(z, tile):
+                write(tile, places, means, levels)
+        data = [coder.finish() for coder in coders]
+    return [CodedStream(own, bits, 8 * len(own) - bits) for own, bits in zip(data, hyper_bits, strict=True)]
+
+
+@torch.no_grad()
+def decompress_many(
+    model: ExactEntropyModel,
+    tables: Tables,
+    streams: Sequence[bytes],
+    shape: Size,
+    codes: Tensor,
+    *,
+    canonical: bool = True,
+) -> list[Symbols | BitstreamError]:
+    """stream.decompress of each of the streams, all of latents of one shape, with alpha codes (B, 4).
+
+    In the place of a stream that no encoder wrote is the error: it costs the others nothing.
+    """
+    if not _together(model, len(streams)):
+        found: list[Symbols | BitstreamError] = []
+        for data, code in zip(streams, codes.split(1), strict=True):
+            try:
+                found.append(decompress(model, tables, data, shape, code, canonical=canonical))
+            except BitstreamError as error:
+                found.append(error)
+        return found
+    readers = [_Reader(tables, data, canonical=canonical) for data in streams]
+    network = _Network(model, codes)
+    priors = network.priors()
+    symbols = np.zeros((len(streams), CHANNELS, *shape), np.int32)
+    offsets, cuts = symbol_offsets(model, symbols.shape[1:]), list(tiles(*shape))
+    with _threads(len(readers)) as each:
+
+        def read_hyper(place: int) -> list[Symbols]:
+            found = []
+            for rows, columns in cuts:
+                z_shape = model.hyper_shape(rows.stop - rows.start, columns.stop - columns.start)
+                found.append(readers[place].read(*priors.of(place, z_shape), HYPER_LIMIT).reshape(z_shape))
+            return found
+
+        def read(tile: _Tile, places: Numbers, means: Numbers, levels: Numbers) -> None:
+            def read_one(place: int) -> None:
+                found = readers[place].read(means[place].ravel(), levels[place].ravel())
+                tile.known[place][:, places] = found.reshape(CHANNELS, -1)
+
+            each(read_one, range(len(readers)))
+
+        hyper = each(read_hyper, range(len(readers)))
+        for number, (rows, columns) in enumerate(cuts):
+            tile = _Tile(symbols[:, :, rows, columns], offsets[:, rows, columns])
+            z = torch.from_numpy(np.stack([own[number] for own in hyper]))
+            for places, means, levels in network.passes(z, tile):
+                read(tile, places, means, levels)
+            symbols[:, :, rows, columns] = tile.symbols()
+        each(lambda place: readers[place].close(), range(len(readers)))
+    return [reader.error or own for reader, own in zip(readers, symbols, strict=True)]
+
+
+def _together(model: ExactEntropyModel, count: int) -> bool:
+    """Whether a model's pictures are coded together: in two passes, and no channel waits for the one before it."""
+    settings = model.settings
+    alone = settings.order == "serial" or settings.channel_conditioning
+    return not alone and (count > 1 or model.device.type == "cuda")
+
+
+class _Tile:
+    """A tile of pictures (B, 4, h, w): what is known of its symbols (B, 4, h w), and their offsets (4, h w) in 1/32."""
+
+    def __init__(self, symbols: Symbols, offsets: Numbers) -> None:
+        self.size: Size = (symbols.shape[2], symbols.shape[3])
+        self.known = symbols.reshape(*symbols.shape[:2], -1).copy()
+        self.offsets = offsets.reshape(CHANNELS, -1)
+
+    def seen(self) -> Tensor:
+        """What the network sees of the symbols, (B, h w, 4) float64."""
+        seen = self.known - self.offsets * (1 / UNITS)
+        return torch.from_numpy(np.ascontiguousarray(seen.transpose(0, 2, 1)))
+
+    def symbols(self) -> Symbols:
+        """(B, 4, h, w)."""
+        return self.known.reshape(*self.known.shape[:2], *self.size)
+
+
+class _Priors:
+    """Means in 1/32 and levels of the hyper-latents' channels, (B, Z) each."""
+
+    def __init__(self, means: Numbers, levels: Numbers) -> None:
+        self._means, self._levels = means, levels
+
+    def of(self, place: int, shape: tuple[int, ...]) -> tuple[Numbers, Numbers]:
+        """A picture's, repeated for each place of a hyper-latent of this shape."""
+        area = int(np.prod(shape[1:]))
+        return np.repeat(self._means[place], area), np.repeat(self._levels[place], area)
+
+
+class _Network:
+    """An exact model on pictures with these alpha codes (B, 4)."""
+
+    def __init__(self, model: ExactEntropyModel, codes: Tensor) -> None:
+        self._model, self._codes = model, codes.to(model.device)
+
+    def priors(self) -> _Priors:
+        """Of all pictures."""
+        means, levels = self._model.prior(self._codes)
+        return _Priors(means.cpu().numpy(), levels.cpu().numpy())
+
+    def passes(self, z: Tensor, tile: _Tile) -> Iterator[tuple[Numbers, Numbers, Numbers]]:
+        """Both passes over a tile: raster indices (n,), means in 1/32 and levels (B, 4, n) of the symbols there.
+
+        z is (B, Z, h', w'). The second pass looks at the anchors, which are known by then.
+        """
+        size, graphs, device = tile.size, _graphs(self._model), self._model.device
+        first = anchor_mask(*size)
+        places = first.nonzero()[:, 0].numpy()
+        hyper, *found = graphs.run(("first", size), self._first(size), z.to(device), self._codes)
+        yield places, _numbers(found[0]) + tile.offsets[:, places], _numbers(found[1])
+        places = (~first).nonzero()[:, 0].numpy()
+        means, levels = graphs.run(("second", size), self._second(size), hyper, tile.seen().to(device), self._codes)
+        yield places, _numbers(means) + tile.offsets[:, places], _numbers(levels)
+
+    def _first(self, size: Size) -> Callable[..., tuple[Tensor, ...]]:
+        model = self._model
+        places = anchor_mask(*size).nonzero()[:, 0].to(model.device)
+
+        def run(z: Tensor, codes: Tensor) -> tuple[Tensor, ...]:
+            hyper = model.hyper(z, codes, size)
+            return hyper, *self._distributions(hyper.index_select(1, places), None, codes)
+
+        return run
+
+    def _second(self, size: Size) -> Callable[..., tuple[Tensor, ...]]:
+        model = self._model
+        first = anchor_mask(*size, model.device)
+        wanted = ~first
+        places = wanted.nonzero()[:, 0]
+
+        def run(hyper: Tensor, seen: Tensor, codes: Tensor) -> tuple[Tensor, ...]:
+            context = model.context(seen, codes, size, first, wanted)
+            return self._distributions(hyper.index_select(1, places), context, codes)
+
+        return run
+
+    def _distributions(self, hyper: Tensor, context: Tensor | None, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Means in 1/32 and levels of all channels, (B, 4, n) int32."""
+        model = self._model
+        net, math = model.network.parameter_net, model.math
+        outputs = net.outer(math.leaky(net.base(hyper, context, math)))
+        alpha, _, level = model.constants.rows(codes, torch.float64)
+        means, levels = distributions(outputs, alpha, level, math)
+        return torch.round(means * UNITS).int().transpose(1, 2), levels.int().transpose(1, 2)
+
+
+def _graphs(model: ExactEntropyModel) -> Graphs:
+    """A model's captured passes, kept with it."""
+    kept: Graphs | None = getattr(model, "graphs", None)
+    if kept is None:
+        model.constants = model.constants.to(model.device)  # nothing is copied to the device while it is captured
+        kept = Graphs()
+        model.graphs = kept  # type: ignore[attr-defined]
+    return kept
+
+
+def _numbers(values: Tensor) -> Numbers:
+    return values.cpu().numpy().astype(np.int64)
+
+
+class _Reader:
+    """A decoder that gives zeros once its stream has turned out to be damaged, and keeps the error."""
+
+    def __init__(self, tables: Tables, data: bytes, *, canonical: bool) -> None:
+        self.error: BitstreamError | None = None
+        self._decoder: SymbolDecoder | None = None
+        try:
+            self._decoder = SymbolDecoder(tables, data, canonical=canonical)
+        except BitstreamError as error:
+            self.error = error
+
+    def read(self, means: Numbers, levels: Numbers, *limit: int) -> Symbols:
+        """The next symbols (n,) int32, which is what `means` and `levels` are of."""
+        try:
+            if self._decoder is not None and self.error is None:
+                return self._decoder.read(means, levels, *limit)
+        except BitstreamError as error:
+            self.error = error
+        return np.zeros(len(means), np.int32)
+
+    def close(self) -> None:
+        try:
+            if self._decoder is not None and self.error is None:
+                self._decoder.close()
+        except BitstreamError as error:
+            self.error = error
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[Callable[[Callable[[Item], Result], Sequence[Item]], list[Result]]]:
+    """A map over pictures on as many threads as there are pictures and processors."""
+    workers = min(count, processors.available())
+    if workers < 2:
+        yield lambda function, items: [function(item) for item in items]
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        yield lambda function, items: list(pool.map(function, items))
