@@ -6,14 +6,15 @@ filled with grey, and the others give the same bytes.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from codec.entropy.many import compress_many, decompress_many
+from codec.entropy.many import decompress_many, prepare_many
 from codec.entropy.rate import hyper_latent
 from codec.entropy.stream import Symbols, tiles
 from codec.errors import BitstreamError
@@ -27,52 +28,67 @@ if TYPE_CHECKING:
     from codec.codec import Codec, Encoded
 
 GREY = 128
+MOST_POSITIONS = 2**18
+"""Positions of latents that the exact network looks at together: of 16 megapixels."""
+_Kind = tuple[tuple[int, int], bool]
 Pixels = NDArray[np.uint8]
 
 
 @torch.no_grad()
-def encode(codec: "Codec", pictures: Mapping[int, Picture], count: int, quality_code: int) -> dict[int, "Encoded"]:
-    """The files of pictures of one size in places of a batch of `count`."""
+def encode(
+    codec: "Codec", pictures: Mapping[int, Picture], count: int, quality_code: int
+) -> Callable[[], dict[int, "Encoded"]]:
+    """What gives the files of pictures of one size in places of a batch of `count`: the networks have run by then."""
     if not pictures:
-        return {}
+        return dict
     _check("pictures", {picture.pixels.shape[:2] for picture in pictures.values()}, pictures, count)
     free = np.full_like(next(iter(pictures.values())).pixels, GREY)
     pixels = [to_tensor(pictures[place].pixels if place in pictures else free) for place in range(count)]
     y = codec.backbone.encode(torch.stack(pixels).to(codec.backbone.device))
     parameters = [codec._parameters(own, quantizer.quality_of_code(quality_code)) for own in y.split(1)]
-    alpha = torch.cat([own.alpha for own in parameters]).to(y.device)
-    scaled = alpha * y
-    whole = quantizer.quantize(scaled, torch.ones(1, device=y.device), codec.dither(y)).cpu().numpy().astype(np.int32)
+    scaled = torch.cat([own.alpha for own in parameters]).to(y.device) * y
+    whole = _integers(quantizer.quantize(scaled, torch.ones(1, device=y.device), codec.dither(y)))
     codes = torch.cat([own.channel_codes for own in parameters])
+    on_device = codes.to(y.device)
     hyper = [
-        hyper_latent(codec.encoder, scaled[..., rows, columns], codes.to(y.device), codec.constants)
-        .round()
-        .cpu()
-        .numpy()
-        .astype(np.int32)
+        _integers(hyper_latent(codec.encoder, scaled[..., rows, columns], on_device, codec.constants).round())
         for rows, columns in tiles(*whole.shape[2:])
     ]
     taken = sorted(pictures)
     symbols, side = [whole[place] for place in taken], [[z[place] for z in hyper] for place in taken]
-    coded = compress_many(codec.entropy, codec.tables, symbols, side, codes[taken])
-    return {
-        place: codec._packed(pictures[place], of_picture(pictures[place]), quality_code, parameters[place], own, stream)
-        for place, own, stream in zip(taken, symbols, coded, strict=True)
-    }
+    code = prepare_many(codec.entropy, codec.tables, symbols, side, codes[taken])
+
+    def files() -> dict[int, "Encoded"]:
+        found = {}
+        for place, own, coded in zip(taken, symbols, code(), strict=True):
+            picture = pictures[place]
+            chunks = of_picture(picture)
+            found[place] = codec._packed(picture, chunks, quality_code, parameters[place], own, coded)
+        return found
+
+    return files
 
 
 def symbols_of(codec: "Codec", files: Sequence[File]) -> list[Symbols | BitstreamError]:
     """The symbols of each file; those of one size are decoded together. An error in the place of its file."""
-    alike: dict[tuple[tuple[int, int], bool], list[int]] = defaultdict(list)
+    alike: dict[_Kind, list[int]] = defaultdict(list)
     for place, file in enumerate(files):
         alike[file.latent_shape, file.version > 1].append(place)
     found: dict[int, Symbols | BitstreamError] = {}
-    for (shape, canonical), places in alike.items():
+    for (shape, canonical), places in _portions(alike):
         streams = [files[place].stream for place in places]
         codes = torch.cat([files[place].parameters.channel_codes for place in places])
         symbols = decompress_many(codec.entropy, codec.tables, streams, shape, codes, canonical=canonical)
         found |= zip(places, symbols, strict=True)
     return [found[place] for place in range(len(files))]
+
+
+def _portions(alike: dict[_Kind, list[int]]) -> Iterator[tuple[_Kind, list[int]]]:
+    """Places of files of a kind, as many at a time as memory allows."""
+    for (shape, canonical), places in alike.items():
+        most = max(1, MOST_POSITIONS // (shape[0] * shape[1]))
+        for start in range(0, len(places), most):
+            yield (shape, canonical), places[start : start + most]
 
 
 @torch.no_grad()
@@ -120,6 +136,10 @@ def _check(what: str, sizes: set[tuple[int, ...]], places: Mapping[int, object],
         raise ValueError(f"{what} that are coded together must have one size")
     if not all(0 <= place < count for place in places):
         raise ValueError(f"a batch of {count} has no places {sorted(places)}")
+
+
+def _integers(x: Tensor) -> Symbols:
+    return x.cpu().numpy().astype(np.int32)
 
 
 def _stepped(file: File) -> bool:

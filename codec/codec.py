@@ -1,6 +1,6 @@
 """The codec: pictures to .fdc files and back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +115,12 @@ class Codec:
         encode; each is as good. It does not depend on what is in other places. Raises ValueError for pictures of
         several sizes, or places that a batch has not; otherwise as encode does.
         """
+        return self.begin_many(pictures, count, quality=quality)()
+
+    def begin_many(
+        self, pictures: Mapping[int, Picture], count: int, *, quality: float = DEFAULT_QUALITY
+    ) -> Callable[[], dict[int, Encoded]]:
+        """What gives the result of encode_many: networks have run by then, range coders run when it is called."""
         code = _quality_code(quality)
         for picture in pictures.values():
             _check_size(picture)

@@ -33,6 +33,46 @@ Result = TypeVar("Result")
 
 
 @torch.no_grad()
+def prepare_many(
+    model: ExactEntropyModel,
+    tables: Tables,
+    symbols: Sequence[Symbols],
+    hyper: Sequence[Sequence[Symbols]],
+    codes: Tensor,
+) -> Callable[[], list[CodedStream]]:
+    """What stream.compress gives of each picture, once called: the network has run by then, the coders have not.
+
+    symbols are (4, h, w) of one shape, hyper the hyper-latents of each one's tiles, codes (B, 4).
+    """
+    if not _together(model, len(symbols)):
+        every = list(zip(symbols, hyper, codes.split(1), strict=True))
+        return lambda: [compress(model, tables, own, list(z), code) for own, z, code in every]
+    network = _Network(model, codes)
+    priors, offsets = network.priors(), symbol_offsets(model, symbols[0].shape)
+    passes = []
+    for number, (rows, columns) in enumerate(tiles(*symbols[0].shape[1:])):
+        tile = _Tile(np.stack([own[:, rows, columns] for own in symbols]), offsets[:, rows, columns])
+        z = torch.from_numpy(np.stack([own[number] for own in hyper]))
+        for places, means, levels in network.passes(z, tile):
+            passes.append((tile.known[..., places], means, levels))
+
+    def code(picture: int) -> CodedStream:
+        coder = SymbolEncoder(tables)
+        for z in hyper[picture]:
+            coder.write(z.ravel(), *priors.of(picture, z.shape))
+        hyper_bits = coder.bits
+        for known, means, levels in passes:
+            coder.write(known[picture].ravel(), means[picture].ravel(), levels[picture].ravel())
+        data = coder.finish()
+        return CodedStream(data, hyper_bits, 8 * len(data) - hyper_bits)
+
+    def code_all() -> list[CodedStream]:
+        with _threads(len(symbols)) as each:
+            return each(code, range(len(symbols)))
+
+    return code_all
+
+
 def compress_many(
     model: ExactEntropyModel,
     tables: Tables,
@@ -40,35 +80,8 @@ def compress_many(
     hyper: Sequence[Sequence[Symbols]],
     codes: Tensor,
 ) -> list[CodedStream]:
-    """stream.compress of each picture: symbols (4, h, w) of one shape, hyper-latents of their tiles, codes (B, 4)."""
-    if not _together(model, len(symbols)):
-        every = zip(symbols, hyper, codes.split(1), strict=True)
-        return [compress(model, tables, own, list(z), code) for own, z, code in every]
-    network = _Network(model, codes)
-    coders = [SymbolEncoder(tables) for _ in symbols]
-    priors, offsets = network.priors(), symbol_offsets(model, symbols[0].shape)
-    with _threads(len(coders)) as each:
-
-        def write_hyper(place: int) -> int:
-            for z in hyper[place]:
-                coders[place].write(z.ravel(), *priors.of(place, z.shape))
-            return coders[place].bits
-
-        def write(tile: _Tile, places: Numbers, means: Numbers, levels: Numbers) -> None:
-            def write_one(place: int) -> None:
-                own = np.ascontiguousarray(tile.known[place][:, places])
-                coders[place].write(own.ravel(), means[place].ravel(), levels[place].ravel())
-
-            each(write_one, range(len(coders)))
-
-        hyper_bits = each(write_hyper, range(len(coders)))
-        for number, (rows, columns) in enumerate(tiles(*symbols[0].shape[1:])):
-            tile = _Tile(np.stack([own[:, rows, columns] for own in symbols]), offsets[:, rows, columns])
-            z = torch.from_numpy(np.stack([own[number] for own in hyper]))
-            for places, means, levels in network.passes(z, tile):
-                write(tile, places, means, levels)
-        data = [coder.finish() for coder in coders]
-    return [CodedStream(own, bits, 8 * len(own) - bits) for own, bits in zip(data, hyper_bits, strict=True)]
+    """What prepare_many gives, called."""
+    return prepare_many(model, tables, symbols, hyper, codes)()
 
 
 @torch.no_grad()
