@@ -90,6 +90,15 @@ def test_whatever_one_member_does_the_others_are_encoded_in_their_places(
     assert {codec for codec, _ in faulty.values()} == {"fdc"}
 
 
+@pytest.mark.timing
+def test_a_member_that_never_ends_costs_its_own_row(tmp_path: Path, fake_bundle: Path) -> None:
+    files = {f"{number}.png": png(number) for number in range(3)}
+    source = folder(tmp_path / "s", files | {"1.png": png(1, fault=fake_codec.HANG)})
+    pack(source, tmp_path / "a", fake_bundle, replace(TOGETHER, image_timeout=2.0))
+    found = [(row["key"], row["status"], row["reason"]) for row in rows(tmp_path / "a")]
+    assert found == [("0.png", "compressed", None), ("1.png", "fallback", "timeout"), ("2.png", "compressed", None)]
+
+
 @pytest.mark.usefixtures("children_are_played_here")
 def test_a_file_says_its_place_and_the_shape_of_its_batch(tmp_path: Path, fake_bundle: Path) -> None:
     source = folder(tmp_path / "s", many(8))
