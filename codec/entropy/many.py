@@ -4,6 +4,8 @@ The network's numbers are integers whatever they are computed beside, so the str
 codec.entropy.stream, picture by picture. The coders run on threads; on a GPU each pass of the network is one graph.
 """
 
+import functools
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +29,8 @@ from codec.errors import BitstreamError
 from codec.support import processors
 from codec.support.graphs import Graphs
 
+COMPILED_ON = ("cuda",)
+"""Devices beside which range coders are compiled ones: where the network is fast, and compiling pays."""
 Numbers = NDArray[np.int64]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -47,7 +51,7 @@ def prepare_many(
     if not _together(model, len(symbols)):
         every = list(zip(symbols, hyper, codes.split(1), strict=True))
         return lambda: [compress(model, tables, own, list(z), code) for own, z, code in every]
-    network = _Network(model, codes)
+    network, compiled = _Network(model, codes), model.device.type in COMPILED_ON
     priors, offsets = network.priors(), symbol_offsets(model, symbols[0].shape)
     passes = []
     for number, (rows, columns) in enumerate(tiles(*symbols[0].shape[1:])):
@@ -57,7 +61,7 @@ def prepare_many(
             passes.append((tile.known[..., places], means, levels))
 
     def code(picture: int) -> CodedStream:
-        coder = SymbolEncoder(tables)
+        coder = _encoder(tables, compiled=compiled)
         for z in hyper[picture]:
             coder.write(z.ravel(), *priors.of(picture, z.shape))
         hyper_bits = coder.bits
@@ -106,7 +110,8 @@ def decompress_many(
             except BitstreamError as error:
                 found.append(error)
         return found
-    readers = [_Reader(tables, data, canonical=canonical) for data in streams]
+    compiled = canonical and model.device.type in COMPILED_ON
+    readers = [_Reader(tables, data, canonical=canonical, compiled=compiled) for data in streams]
     network = _Network(model, codes)
     priors = network.priors()
     symbols = np.zeros((len(streams), CHANNELS, *shape), np.int32)
@@ -246,14 +251,36 @@ def _numbers(values: Tensor) -> Numbers:
     return values.cpu().numpy().astype(np.int64)
 
 
+def _encoder(tables: Tables, *, compiled: bool) -> SymbolEncoder:
+    if compiled and has_compiled_coder():
+        from codec.entropy.compiled import CompiledEncoder
+
+        return CompiledEncoder(tables)
+    return SymbolEncoder(tables)
+
+
+def _decoder(tables: Tables, data: bytes, *, canonical: bool, compiled: bool) -> SymbolDecoder:
+    if compiled and has_compiled_coder():
+        from codec.entropy.compiled import CompiledDecoder
+
+        return CompiledDecoder(tables, data)
+    return SymbolDecoder(tables, data, canonical=canonical)
+
+
+@functools.cache
+def has_compiled_coder() -> bool:
+    """Whether numba is installed (the extra `gpu`). Without it the coders take turns."""
+    return importlib.util.find_spec("numba") is not None
+
+
 class _Reader:
     """A decoder that gives zeros once its stream has turned out to be damaged, and keeps the error."""
 
-    def __init__(self, tables: Tables, data: bytes, *, canonical: bool) -> None:
+    def __init__(self, tables: Tables, data: bytes, *, canonical: bool, compiled: bool) -> None:
         self.error: BitstreamError | None = None
         self._decoder: SymbolDecoder | None = None
         try:
-            self._decoder = SymbolDecoder(tables, data, canonical=canonical)
+            self._decoder = _decoder(tables, data, canonical=canonical, compiled=compiled)
         except BitstreamError as error:
             self.error = error
 

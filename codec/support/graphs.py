@@ -73,9 +73,10 @@ class _Graph:
     indices: Indices
 
     def run(self, inputs: Tensors) -> Tensors:
-        for own, given in zip(self.inputs, inputs, strict=True):
-            own.copy_(given)
-        self.graph.replay()
+        with torch.cuda.device(self.inputs[0].device):
+            for own, given in zip(self.inputs, inputs, strict=True):
+                own.copy_(given)
+            self.graph.replay()
         return self.outputs
 
 
@@ -102,16 +103,18 @@ class Graphs:
 
 def _captured(function: Function, inputs: Tensors) -> _Graph:
     """A function as a graph, after calls that let libraries choose their kernels and find the indices."""
-    own = tuple(given.clone() for given in inputs)
-    indices, side = Indices(), torch.cuda.Stream(own[0].device)
-    side.wait_stream(torch.cuda.current_stream(own[0].device))
-    with torch.cuda.stream(side):
-        with indices:
-            function(*own)
-        with indices.again():
-            function(*own)
-    torch.cuda.current_stream(own[0].device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph), indices.again():
-        outputs = function(*own)
+    with torch.cuda.device(inputs[0].device):
+        own = tuple(given.clone() for given in inputs)
+        indices, side = Indices(), torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            with indices:
+                function(*own)
+            with indices.again():
+                function(*own)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # other threads use the device meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"), indices.again():
+            outputs = function(*own)
     return _Graph(graph, own, outputs, indices)
