@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from codec.codec import Codec, Encoded
 
 GREY = 128
-MOST_POSITIONS = 2**18
-"""Positions of latents that the exact network looks at together: of 16 megapixels."""
+MOST_POSITIONS = 2**17
+"""Positions of latents that the exact network looks at together: of 8 megapixels."""
 _Kind = tuple[tuple[int, int], bool]
 Pixels = NDArray[np.uint8]
 

@@ -29,6 +29,8 @@ from codec.errors import BitstreamError
 from codec.support import processors
 from codec.support.graphs import Graphs
 
+GRAPHED_ON = ("cuda",)
+"""Devices on which the network is captured as graphs."""
 COMPILED_ON = ("cuda",)
 """Devices beside which range coders are compiled ones: where the network is fast, and compiling pays."""
 Numbers = NDArray[np.int64]
@@ -181,14 +183,22 @@ class _Priors:
 
 
 class _Network:
-    """An exact model on pictures with these alpha codes (B, 4)."""
+    """An exact model on pictures with these alpha codes (B, 4).
+
+    Where it is captured as graphs, there are so few sizes of a batch as powers of two: it is filled up with its first
+    picture, which changes no number of the others.
+    """
 
     def __init__(self, model: ExactEntropyModel, codes: Tensor) -> None:
-        self._model, self._codes = model, codes.to(model.device)
+        self._model, self._count = model, len(codes)
+        self._room = self._count
+        if model.device.type in GRAPHED_ON:
+            self._room = 1 << (self._count - 1).bit_length()
+        self._codes = self._filled(codes)
 
     def priors(self) -> _Priors:
         """Of all pictures."""
-        means, levels = self._model.prior(self._codes)
+        means, levels = self._model.prior(self._codes[: self._count])
         return _Priors(means.cpu().numpy(), levels.cpu().numpy())
 
     def passes(self, z: Tensor, tile: _Tile) -> Iterator[tuple[Numbers, Numbers, Numbers]]:
@@ -196,14 +206,25 @@ class _Network:
 
         z is (B, Z, h', w'). The second pass looks at the anchors, which are known by then.
         """
-        size, graphs, device = tile.size, _graphs(self._model), self._model.device
+        size, graphs = tile.size, _graphs(self._model)
         first = anchor_mask(*size)
         places = first.nonzero()[:, 0].numpy()
-        hyper, *found = graphs.run(("first", size), self._first(size), z.to(device), self._codes)
-        yield places, _numbers(found[0]) + tile.offsets[:, places], _numbers(found[1])
+        hyper, *found = graphs.run(("first", size), self._first(size), self._filled(z), self._codes)
+        means, levels = map(self._numbers, found)
+        yield places, means + tile.offsets[:, places], levels
         places = (~first).nonzero()[:, 0].numpy()
-        means, levels = graphs.run(("second", size), self._second(size), hyper, tile.seen().to(device), self._codes)
-        yield places, _numbers(means) + tile.offsets[:, places], _numbers(levels)
+        seen = self._filled(tile.seen())
+        means, levels = map(self._numbers, graphs.run(("second", size), self._second(size), hyper, seen, self._codes))
+        yield places, means + tile.offsets[:, places], levels
+
+    def _filled(self, values: Tensor) -> Tensor:
+        values = values.to(self._model.device)
+        if self._room == self._count:
+            return values
+        return torch.cat([values, values[:1].expand(self._room - self._count, *values.shape[1:])])
+
+    def _numbers(self, values: Tensor) -> Numbers:
+        return values[: self._count].cpu().numpy().astype(np.int64)
 
     def _first(self, size: Size) -> Callable[..., tuple[Tensor, ...]]:
         model = self._model
@@ -245,10 +266,6 @@ def _graphs(model: ExactEntropyModel) -> Graphs:
         kept = Graphs()
         model.graphs = kept  # type: ignore[attr-defined]
     return kept
-
-
-def _numbers(values: Tensor) -> Numbers:
-    return values.cpu().numpy().astype(np.int64)
 
 
 def _encoder(tables: Tables, *, compiled: bool) -> SymbolEncoder:

@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 KEPT = 12
-"""Graphs that one `Graphs` keeps at most; each holds the memory of its intermediate tensors."""
+"""Graphs that one `Graphs` keeps at most."""
+MET = 256
+"""Shapes that it remembers at most."""
 
 Tensors = tuple[Tensor, ...]
 Function = Callable[..., Tensors]
@@ -81,27 +83,48 @@ class _Graph:
 
 
 class Graphs:
-    """The graphs of some functions, by name and by the shapes of what they are given; the oldest are given up."""
+    """The graphs of some functions, by name and by the shapes of what they are given; the oldest are given up.
+
+    They share the memory of their intermediate tensors, so they are for one thread at a time.
+    """
 
     def __init__(self) -> None:
         self._graphs: OrderedDict[Hashable, _Graph] = OrderedDict()
+        self._met: OrderedDict[Hashable, None] = OrderedDict()
+        self._pool: Any = None
 
     def run(self, name: Hashable, function: Function, *inputs: Tensor) -> Tensors:
-        """function(*inputs). On a GPU the results are overwritten by the next call of that name and those shapes.
+        """function(*inputs). On a GPU the results are overwritten by later calls, but for those of the next one.
 
-        Of functions with one name that are given inputs of the same shapes and types, all must compute the same.
+        Of functions with one name that are given inputs of the same shapes and types, all must compute the same. What
+        comes once is simply called; a graph is worth its capture from the second time on.
         """
         if inputs[0].device.type != "cuda":
             return function(*inputs)
         key = (name, *((tuple(given.shape), given.dtype) for given in inputs))
-        found = self._graphs.pop(key, None) or _captured(function, inputs)
+        found = self._graphs.pop(key, None)
+        if found is None and not _remembered(self._met, key):
+            return function(*inputs)
+        if found is None:
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            found = _captured(function, inputs, self._pool)
         self._graphs[key] = found
         if len(self._graphs) > KEPT:
             self._graphs.popitem(last=False)
         return found.run(inputs)
 
 
-def _captured(function: Function, inputs: Tensors) -> _Graph:
+def _remembered(met: OrderedDict[Hashable, None], key: Hashable) -> bool:
+    """Whether a key was met lately; from now on it was."""
+    known = key in met
+    met[key] = None
+    met.move_to_end(key)
+    if len(met) > MET:
+        met.popitem(last=False)
+    return known
+
+
+def _captured(function: Function, inputs: Tensors, pool: Any) -> _Graph:
     """A function as a graph, after calls that let libraries choose their kernels and find the indices."""
     with torch.cuda.device(inputs[0].device):
         own = tuple(given.clone() for given in inputs)
@@ -115,6 +138,7 @@ def _captured(function: Function, inputs: Tensors) -> _Graph:
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # other threads use the device meanwhile
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"), indices.again():
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"), indices.again():
             outputs = function(*own)
+        torch.cuda.empty_cache()  # what the calls before it took
     return _Graph(graph, own, outputs, indices)

@@ -65,6 +65,26 @@ def test_a_picture_has_the_stream_and_the_symbols_that_it_has_alone(
         assert np.array_equal(found, own)
 
 
+def test_a_batch_that_is_filled_up_for_a_graph_gives_the_same_streams(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, shape = model(TINY), (9, 7)
+    symbols, hyper, codes = pictures(network, 3, shape)
+    expected = compress_many(network, tables, symbols, hyper, codes)
+    context, batches = network.context, []
+
+    def watched(seen: torch.Tensor, *rest: Any) -> torch.Tensor:
+        batches.append(len(seen))
+        return context(seen, *rest)
+
+    monkeypatch.setattr(network, "context", watched)
+    monkeypatch.setattr("codec.entropy.many.GRAPHED_ON", ("cpu",))
+    assert compress_many(network, tables, symbols, hyper, codes) == expected
+    found = decompress_many(network, tables, [one.data for one in expected], shape, codes)
+    assert all(np.array_equal(own, back) for own, back in zip(symbols, found, strict=True))
+    assert batches == [4, 4]
+
+
 @pytest.mark.parametrize("kind", ["parallel", "conditioned"])
 def test_a_damaged_stream_is_told_in_its_place_and_costs_the_others_nothing(kind: str, tables: Tables) -> None:
     network, shape = model(KINDS[kind]), (9, 7)
