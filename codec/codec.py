@@ -1,7 +1,6 @@
 """The codec: pictures to .fdc files and back."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codec import batches
 from codec.bundle import DEFAULT_BUNDLE, Bundle
 from codec.diffusion.backbone import Backbone
 from codec.diffusion.denoiser import denoise
@@ -18,13 +18,13 @@ from codec.entropy.dither import dither
 from codec.entropy.entroformer import CHANNELS, Entroformer
 from codec.entropy.integer import ExactEntropyModel
 from codec.entropy.rate import hyper_latent
-from codec.entropy.stream import Symbols, compress, decompress, tiles
+from codec.entropy.stream import CodedStream, Symbols, compress, decompress, tiles
 from codec.entropy.tables import Tables
 from codec.errors import BitstreamError, BundleError, ImageError, SettingsError
 from codec.format.bitstream import DEFAULT_MAX_PIXELS, MAX_PIXELS, MAX_SIDE, File, pack, parse
 from codec.format.chunks import Chunk, of_picture, to_picture
 from codec.format.content import Content
-from codec.images import Picture, to_pixels, to_tensor
+from codec.images import Picture, to_pixels
 from codec.quantization import quantizer
 from codec.quantization.estimator import ParameterEstimator
 from codec.quantization.quantizer import Parameters
@@ -102,21 +102,29 @@ class Codec:
         code = _quality_code(quality)
         return self._encode(picture, self._latent(picture), code)
 
-    @torch.no_grad()
     def encode_all(self, pictures: Sequence[Picture], *, quality: float = DEFAULT_QUALITY) -> list[Encoded]:
-        """What encode gives for each picture, all of one size, whose latents are computed together.
+        """What encode gives for each picture, all of one size, whose networks run together: see encode_many."""
+        return list(self.encode_many(dict(enumerate(pictures)), len(pictures), quality=quality).values())
 
-        A latent's last bits depend on how many are computed at once, so a file may differ from that of encode; each is
-        as good. Raises ValueError for pictures of several sizes; otherwise as encode does.
+    def encode_many(
+        self, pictures: Mapping[int, Picture], count: int, *, quality: float = DEFAULT_QUALITY
+    ) -> dict[int, Encoded]:
+        """What encode gives for pictures of one size, by their places in a batch of `count`; free places are grey.
+
+        A latent's last bits depend on the shape of the batch and on the place in it, so a file may differ from that of
+        encode; each is as good. It does not depend on what is in other places. Raises ValueError for pictures of
+        several sizes, or places that a batch has not; otherwise as encode does.
         """
+        return self.begin_many(pictures, count, quality=quality)()
+
+    def begin_many(
+        self, pictures: Mapping[int, Picture], count: int, *, quality: float = DEFAULT_QUALITY
+    ) -> Callable[[], dict[int, Encoded]]:
+        """What gives the result of encode_many: networks have run by then, range coders run when it is called."""
         code = _quality_code(quality)
-        if len({(picture.width, picture.height) for picture in pictures}) > 1:
-            raise ValueError("pictures that are encoded together must have one size")
-        for picture in pictures:
+        for picture in pictures.values():
             _check_size(picture)
-        pixels = [to_tensor(picture.pixels) for picture in pictures]
-        together = self.backbone.encode(torch.stack(pixels).to(self.backbone.device)).split(1) if pixels else ()
-        return [self._encode(picture, y, code) for picture, y in zip(pictures, together, strict=True)]
+        return batches.encode(self, pictures, count, code)
 
     @torch.no_grad()
     def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Encoded:
@@ -164,22 +172,12 @@ class Codec:
         pixels = self._pixels(file, symbols)
         return to_picture(file.chunks, pixels, grey=file.grey, orientation=file.orientation, version=file.version)
 
-    @torch.no_grad()
     def decode_all(self, files: Sequence[bytes], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> list[NDArray[np.uint8]]:
         """What decode gives for each file, within rounding; those of one size and number of steps are decoded together.
 
         Raises as decode does; all of the files are in memory at once.
         """
-        parsed = [self._symbols(data, max_pixels) for data in files]
-        alike = defaultdict(list)
-        for place, (file, _) in enumerate(parsed):
-            alike[file.width, file.height, file.grey, bool(file.parameters.timestep_code)].append(place)
-        pixels: dict[int, NDArray[np.uint8]] = {}
-        for (width, height, grey, _), places in alike.items():
-            k = torch.from_numpy(np.stack([parsed[place][1] for place in places])).to(self.backbone.device).float()
-            parameters = [parsed[place][0].parameters for place in places]
-            pixels |= zip(places, self._restore(k, parameters, (height, width), grey), strict=True)
-        return [pixels[place] for place in range(len(files))]
+        return batches.decode(self, [self._parsed(data, max_pixels) for data in files])
 
     def symbols(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Symbols:
         """The symbols (4, h, w) int32 of a file: exact on every machine; VAE and U-Net are not run.
@@ -193,15 +191,42 @@ class Codec:
         file, symbols = self._symbols(data, max_pixels)
         return _content(symbols, file.width, file.height, file.grey, file.parameters)
 
+    def contents(
+        self, files: Sequence[bytes], *, max_pixels: int = DEFAULT_MAX_PIXELS
+    ) -> list[Content | BitstreamError]:
+        """content of each file, or its error; those of one size are decoded together, which changes no symbol."""
+        whole: dict[int, File] = {}
+        found: dict[int, Content | BitstreamError] = {}
+        for place, data in enumerate(files):
+            try:
+                whole[place] = self._parsed(data, max_pixels)
+            except BitstreamError as error:
+                found[place] = error
+        decoded = batches.symbols_of(self, list(whole.values()))
+        for (place, file), own in zip(whole.items(), decoded, strict=True):
+            if isinstance(own, BitstreamError):
+                found[place] = own
+            else:
+                found[place] = _content(own, file.width, file.height, file.grey, file.parameters)
+        return [found[place] for place in range(len(files))]
+
     def reconstruct(self, data: bytes, symbols: Symbols, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
         """What decode gives for a file whose symbols are known: the header is read, the stream is not decoded.
 
         Raises BitstreamError, also where these cannot be the symbols of a picture of the file's size.
         """
-        file = self._parsed(data, max_pixels)
-        if symbols.shape != (CHANNELS, *file.latent_shape):
-            raise BitstreamError(f"{file.width} x {file.height} pixels have no symbols of shape {symbols.shape}")
-        return self._pixels(file, symbols)
+        return self._pixels(self._that_fits(data, symbols, max_pixels), symbols)
+
+    def reconstruct_many(
+        self, files: Mapping[int, tuple[bytes, Symbols]], count: int, *, max_pixels: int = DEFAULT_MAX_PIXELS
+    ) -> dict[int, NDArray[np.uint8]]:
+        """reconstruct of files of one size with their symbols, by their places in a batch of `count`.
+
+        What comes back from a place depends on no other. Raises ValueError for files of several sizes; otherwise as
+        reconstruct does.
+        """
+        parsed = {place: self._that_fits(*file, max_pixels) for place, file in files.items()}
+        return batches.reconstruct(self, parsed, {place: symbols for place, (_, symbols) in files.items()}, count)
 
     def dither(self, latent: Tensor) -> Tensor:
         """The offsets that latents (B, 4, h, w) are rounded with, in bins; zeros where the bundle has no dither."""
@@ -212,6 +237,13 @@ class Codec:
         k = torch.from_numpy(symbols)[None].to(self.backbone.device, torch.float32)
         pixels: NDArray[np.uint8] = self._restore(k, [file.parameters], (file.height, file.width), file.grey)[0]
         return pixels
+
+    def _that_fits(self, data: bytes, symbols: Symbols, max_pixels: int) -> File:
+        """A file's header, if these can be its symbols."""
+        file = self._parsed(data, max_pixels)
+        if symbols.shape != (CHANNELS, *file.latent_shape):
+            raise BitstreamError(f"{file.width} x {file.height} pixels have no symbols of shape {symbols.shape}")
+        return file
 
     def _parsed(self, data: bytes, max_pixels: int) -> File:
         file = parse(data, max_pixels=max_pixels)
@@ -291,6 +323,17 @@ class Codec:
         ]
         side = [z.round().cpu().numpy().astype(np.int32) for z in hyper]
         coded = compress(self.entropy, self.tables, symbols, side, codes)
+        return self._packed(picture, chunks, quality_code, parameters, symbols, coded)
+
+    def _packed(
+        self,
+        picture: Picture,
+        chunks: tuple[Chunk, ...],
+        quality_code: int,
+        parameters: Parameters,
+        symbols: Symbols,
+        coded: CodedStream,
+    ) -> Encoded:
         bundle_id = self.bundle.id[:16]
         file = File(
             picture.width,

@@ -38,7 +38,9 @@ def compress_archive(
     verify: bool = True,
     metrics: list[str] | None = None,
     metrics_sample: float = Settings.metrics_sample,
+    processor_sample: float = Settings.processor_sample,
     threads: int = 1,
+    batch: int = 1,
     bundle: str = "",
     backbone: str = "",
     device: str = "cpu",
@@ -77,7 +79,10 @@ def compress_archive(
         metrics: A metric to measure: psnr, ms-ssim and lpips where none is given; also lpips-vgg, dists, all, none.
             Repeatable.
         metrics_sample: Fraction of the pictures, by the hash of their keys, that lpips-vgg and dists are measured of.
+        processor_sample: Fraction of the pictures, by the hash of their keys, that the processor decodes again where a
+            GPU encodes and verifies; a difference stops the run.
         threads: Computing threads of a worker; part of the run's plan. Several workers use processors better.
+        batch: Pictures of one size that are encoded together, for a GPU; part of the run's plan. 1 on a processor.
         bundle: Folder of a trained codec; the embedded one if empty.
         backbone: Where the bundle's backbone is, if it is not embedded in it.
         device: cpu, cuda or cuda:N.
@@ -111,7 +116,9 @@ def compress_archive(
         verify=verify,
         metrics=Settings.metrics if metrics is None else tuple(metrics),
         metrics_sample=metrics_sample,
+        processor_sample=processor_sample,
         threads=threads,
+        batch=batch,
     )
     source, archive = command.place(source), command.place(archive)
     models = Models(bundle, device, backbone, child_env=tuple(child_env or ()))

@@ -19,7 +19,7 @@ Symbols = NDArray[np.int32]
 _BIT = constriction.stream.model.Uniform(2)
 
 
-def _split(means: NDArray[np.int64], levels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def table_of(means: NDArray[np.int64], levels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Means in 1/32 -> their integer parts, and each symbol's table."""
     whole = means // FRACTIONS
     return whole, levels * FRACTIONS + (means - whole * FRACTIONS)
@@ -36,7 +36,7 @@ class SymbolEncoder:
         """Append symbols (n,) with their means in 1/32 and scale levels. ValueError beyond SYMBOL_LIMIT."""
         if symbols.size and np.abs(symbols).max() > SYMBOL_LIMIT:
             raise ValueError(f"a symbol's magnitude exceeds {SYMBOL_LIMIT}")
-        whole, indices = _split(means, levels)
+        whole, indices = table_of(means, levels)
         residuals, radii = symbols - whole, self.tables.radii[levels]
         encode, model = self._coder.encode, self.tables.model
         for residual, radius, index in zip(residuals.tolist(), radii.tolist(), indices.tolist(), strict=True):
@@ -70,13 +70,15 @@ class SymbolDecoder:
     """
 
     def __init__(self, tables: Tables, data: bytes, *, canonical: bool = False) -> None:
+        self._begin(tables, data, SymbolEncoder(tables) if canonical else None)
+        self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
+
+    def _begin(self, tables: Tables, data: bytes, again: SymbolEncoder | None) -> None:
         if len(data) % 4:
             raise BitstreamError(f"the coded stream has {len(data)} bytes, not a multiple of 4; the file is damaged")
         if not data:
             raise BitstreamError("the coded stream is empty; the file is damaged")
-        self.tables = tables
-        self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
-        self._data, self._again = data, SymbolEncoder(tables) if canonical else None
+        self.tables, self._data, self._again = tables, data, again
         self._room = 8.0 * len(data) + 1  # the one is for what rounding does to the sum of logarithms
 
     def read(self, means: NDArray[np.int64], levels: NDArray[np.int64], limit: int = SYMBOL_LIMIT) -> Symbols:
@@ -85,16 +87,8 @@ class SymbolDecoder:
         Past its end the coder reads zeros and would go on for ever. No stream holds symbols of more information than it
         has bits, so that is checked after each call, and a short stream ends the work in the part where it ran out.
         """
-        whole, indices = _split(means, levels)
-        entries, residuals = np.empty(len(means), np.int64), np.empty(len(means), np.int64)
-        radii = self.tables.radii[levels]
-        decode, model = self._coder.decode, self.tables.model
-        try:
-            for place, (radius, index) in enumerate(zip(radii.tolist(), indices.tolist(), strict=True)):
-                entries[place] = entry = decode(model(index))
-                residuals[place] = entry - radius if entry <= 2 * radius else self._escaped(radius)
-        except AssertionError:  # how the library reports a state that no encoder produces
-            raise BitstreamError("the coded stream is damaged: it holds a state that no encoder writes") from None
+        whole, indices = table_of(means, levels)
+        entries, residuals = self._entries(indices, self.tables.radii[levels])
         counts = self.tables.counts[self.tables.starts[indices] + entries]
         self._room -= math.log2(TOTAL) * len(counts) - float(np.log2(counts).sum())
         if self._room < 0:
@@ -106,6 +100,20 @@ class SymbolDecoder:
         if self._again is not None:
             self._again.write(found, means, levels)
         return found
+
+    def _entries(
+        self, tables: NDArray[np.int64], radii: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The next entries of some tables, and the residuals they stand for; escapes take their bits of the room."""
+        entries, residuals = np.empty(len(tables), np.int64), np.empty(len(tables), np.int64)
+        decode, model = self._coder.decode, self.tables.model
+        try:
+            for place, (radius, index) in enumerate(zip(radii.tolist(), tables.tolist(), strict=True)):
+                entries[place] = entry = decode(model(index))
+                residuals[place] = entry - radius if entry <= 2 * radius else self._escaped(radius)
+        except AssertionError:  # how the library reports a state that no encoder produces
+            raise BitstreamError("the coded stream is damaged: it holds a state that no encoder writes") from None
+        return entries, residuals
 
     def _escaped(self, radius: int) -> int:
         width = 0
@@ -123,7 +131,11 @@ class SymbolDecoder:
 
     def close(self) -> None:
         """Raise BitstreamError unless the stream may end here."""
-        if not self._coder.maybe_exhausted():
+        if not self._may_end():
             raise BitstreamError("the coded stream is longer than its symbols; the file is damaged")
         if self._again is not None and self._again.finish() != self._data:
             raise BitstreamError("the coded stream is not the one that its symbols have; the file is damaged")
+
+    def _may_end(self) -> bool:
+        """Whether all words were read."""
+        return bool(self._coder.maybe_exhausted())

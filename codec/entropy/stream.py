@@ -63,7 +63,7 @@ def compress(
         encoder.write(z.ravel(), *_prior(model, codes, z.shape))
     hyper_bits = encoder.bits
     write = _write_raster if model.settings.order == "serial" else _write_passes
-    shift = _offsets(model, symbols.shape)
+    shift = symbol_offsets(model, symbols.shape)
     for (rows, columns), z in zip(tiles(*symbols.shape[1:]), hyper, strict=True):
         size = _size(rows, columns)
         tokens = _Tokens(_raster(symbols[:, rows, columns]), _raster(shift[:, rows, columns]))
@@ -88,7 +88,7 @@ def decompress(
     """
     decoder = SymbolDecoder(tables, data, canonical=canonical)
     symbols = np.zeros((CHANNELS, *shape), np.int32)
-    shift = _offsets(model, symbols.shape)
+    shift = symbol_offsets(model, symbols.shape)
     places = [(rows, columns, _size(rows, columns)) for rows, columns in tiles(*shape)]
     hyper = []
     for _, _, size in places:
@@ -171,7 +171,7 @@ def _read_raster(
             seen[0, place, channel] = symbol - shift / UNITS
 
 
-def _offsets(model: ExactEntropyModel, shape: tuple[int, ...]) -> NDArray[np.int64]:
+def symbol_offsets(model: ExactEntropyModel, shape: tuple[int, ...]) -> NDArray[np.int64]:
     """The offsets of all symbols, (4, h, w); zeros without dither."""
     channels, height, width = shape
     return offsets(channels, height, width) if model.settings.dither else np.zeros(shape, np.int64)

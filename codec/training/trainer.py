@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,8 +83,9 @@ class Trainer:
         saved, logged, looked, device = time.monotonic(), 0.0, time.monotonic(), self.accelerator.device
         steps = range(self.step, settings.steps)
         batches = prefetch(self.source, steps, rank=rank, world=world, processes=self._loaders(device))
+        self.pace = Pace(settings.batch_size)
         with closing(batches):
-            for batch in batches:
+            for batch in self.pace.watched(batches):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(self.step, settings)
                 draws = Draws(self.seed, self.step, rank=rank, world=world, device=device)
@@ -157,7 +158,7 @@ class Trainer:
             )
         for name, number in numbers.items():
             self.scalar(f"{self.name}/{name}", number, self.step)
-        line = {"stage": self.name, "step": self.step, "steps": self.settings.steps} | numbers
+        line = {"stage": self.name, "step": self.step, "steps": self.settings.steps} | numbers | self.pace.told()
         with (self.output / "progress.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
 
@@ -183,6 +184,36 @@ class Trainer:
                 state[index] = {"step": torch.tensor(float(self.step))} | moments
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+class Pace:
+    """How fast samples are used, and how long the loop waited for the loader; a GPU, with work queued, waits less."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._begin()
+
+    def _begin(self) -> None:
+        self._since, self._waited, self._batches = time.perf_counter(), 0.0, 0
+
+    def watched(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The batches, the time that each is waited for added up."""
+        coming, asked = iter(batches), time.perf_counter()
+        for batch in coming:
+            self._waited += time.perf_counter() - asked
+            yield batch
+            self._batches += 1
+            asked = time.perf_counter()
+
+    def told(self) -> dict[str, float]:
+        """Samples a second, over all processes, and the share of waiting since this was asked last."""
+        passed = max(time.perf_counter() - self._since, 1e-9)
+        rate = {
+            "samples_per_second": round((self._batches + 1) * self._batch_size / passed, 2),
+            "waiting": round(min(1.0, self._waited / passed), 4),
+        }
+        self._begin()
+        return rate
 
 
 def _processors() -> int:

@@ -14,6 +14,8 @@ from tasks.sources.filters import LITTER
 
 FORMAT, READ = 2, (1, 2)
 """The format of what is written, and those that are read. Format 2 keeps .fdc files of version 2."""
+MOST_TOGETHER = 256
+"""Places of a batch at most."""
 METADATA = ("all", "no-location", "none")
 
 
@@ -48,12 +50,14 @@ class Settings:
     verify: bool = True
     metrics: tuple[str, ...] = names.DEFAULT
     metrics_sample: float = 0.02
+    processor_sample: float = 0.01
     threads: int = 1
+    batch: int = 1
 
     def __post_init__(self) -> None:
         if self.quality is not None and self.target_bpp is not None:
             raise SettingsError("quality and target_bpp exclude each other: give one")
-        limits = ("max_images_per_shard", "max_shard_bytes", "image_timeout", "image_memory", "threads")
+        limits = ("max_images_per_shard", "max_shard_bytes", "image_timeout", "image_memory", "threads", "batch")
         for name in ("quality", "target_bpp", "min_psnr_db", "max_lpips", *limits):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -61,8 +65,11 @@ class Settings:
         object.__setattr__(self, "metrics", names.chosen(self.metrics))
         if self.max_lpips is not None and "lpips" not in self.metrics:
             raise SettingsError("max_lpips bounds a metric: let lpips be among the metrics")
-        if not 0 < self.metrics_sample <= 1:
-            raise SettingsError(f"metrics_sample must be above 0 and at most 1, not {self.metrics_sample}")
+        for name in ("metrics_sample", "processor_sample"):
+            if not 0 < getattr(self, name) <= 1:
+                raise SettingsError(f"{name} must be above 0 and at most 1, not {getattr(self, name)}")
+        if self.batch > MOST_TOGETHER:
+            raise SettingsError(f"batch must be at most {MOST_TOGETHER}, not {self.batch}")
         if self.max_images_per_shard > 2000:
             raise SettingsError(f"max_images_per_shard must be at most 2000, not {self.max_images_per_shard}")
         if not 0 <= self.max_failed_fraction <= 1:
@@ -79,14 +86,22 @@ class Settings:
 
         A key that is in a sample is in every larger one, and in every run, so means of several years compare.
         """
-        place = int.from_bytes(hashlib.sha256(b"metrics/" + key.encode()).digest()[:8]) / 2**64
-        sampled = place < self.metrics_sample
+        sampled = _place(b"metrics/", key) < self.metrics_sample
         return [name for name in self.metrics if sampled or name not in names.COSTLY]
+
+    def is_decoded_on_processor(self, key: str) -> bool:
+        """Whether a picture is in the sample that a processor decodes again, whatever encoded and verified it."""
+        return _place(b"processor/", key) < self.processor_sample
+
+
+def _place(purpose: bytes, key: str) -> float:
+    """Where the hash of a key lies, from 0 to 1."""
+    return int.from_bytes(hashlib.sha256(purpose + key.encode()).digest()[:8]) / 2**64
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """One run. `shards` are row ranges [start, stop) of the listing; `batch` pictures are encoded at a time."""
+    """One run. `shards` are row ranges [start, stop) of the listing."""
 
     run: int
     parent: int | None
@@ -99,7 +114,6 @@ class Manifest:
     settings: Settings
     bundle_id: str
     excluded: int = 0
-    batch: int = 1
     package_version: str = field(default_factory=lambda: importlib.metadata.version("fdcodec"))
     format: int = FORMAT
 
@@ -118,6 +132,7 @@ class Manifest:
         document = from_json(data, where)
         try:
             document["settings"] = _settings(document["settings"])
+            document.pop("batch", None)  # of releases before 0.3: always 1
             document.pop("erasures", None)  # of archives before the log
             document["shards"] = tuple((start, stop) for start, stop in document["shards"])
             return cls(**document)

@@ -15,9 +15,9 @@ from tasks.archive import log
 from tasks.archive.manifest import Manifest, Settings
 from tasks.archive.tar import Tar
 from tasks.compress import listing
-from tasks.compress.shard import Encoding
+from tasks.compress.encoding import Encoding
 from tasks.processes.child import Child, ChildDied
-from tasks.processes.codec_process import Models, verifier, worker
+from tasks.processes.codec_process import Asked, Models, verifier, worker
 from tasks.progress import SILENT, Progress
 from tasks.sources import sharding
 from tasks.sources.filters import Filter
@@ -140,6 +140,15 @@ def predict(
     )
 
 
+@dataclass
+class _Trials:
+    """The processes that try sources."""
+
+    encoder: Asked
+    decoder: Asked
+    checker: Asked | None = None
+
+
 class _Trial:
     """Sources tried as a shard would, with nothing written."""
 
@@ -161,12 +170,10 @@ class _Trial:
             source, shards = self._pictures.url, ((0, len(entries)),)
             plan = Manifest(run, None, source, "", "", 0, False, shards, settings, about["bundle_id"])
             with Tar(scratch / "trial.tar") as tar:
-                encoding = Encoding(plan, 0, models.device, {}, encoder, decoder, tar)
+                encoding = Encoding(plan, 0, models.device, {}, _Trials(encoder, decoder), tar)
                 progress.begin(len(entries))
                 started = time.perf_counter()
-                for entry in entries:
-                    encoding.add(entry | {"held_sha256": None})
-                    progress.advance(1)
+                encoding.add_all([entry | {"held_sha256": None} for entry in entries], progress)
         seconds = time.perf_counter() - started
         compressed = [row for row in encoding.rows if row["status"] == "compressed"]
         pixels = sum(row["width"] * row["height"] for row in compressed)

@@ -1,4 +1,4 @@
-"""The two processes that hold a shard's models, kept for the next shard: a worker process loads its models once."""
+"""The processes that hold a shard's models, kept for the next shard: a worker process loads its models once."""
 
 import atexit
 import threading
@@ -19,6 +19,8 @@ IDLE_SECONDS = 10.0
 class Pair:
     """The process that encodes and the one that decodes again, both with an archive's own copy of a bundle.
 
+    Both compute on the device of the models. Where that is no processor, `checker` decodes again on one.
+
     Raises ArchiveError when they cannot start, or load another bundle than the archive's run was planned with.
     """
 
@@ -27,7 +29,8 @@ class Pair:
             copy = escrow.bundle(archive, bundle_id, with_backbone=not models.backbone)
             models = replace(models, bundle=stack.enter_context(copy))
             self.encoder = stack.enter_context(worker(models, metrics))
-            self.decoder = stack.enter_context(verifier(models))
+            self.decoder = stack.enter_context(verifier(models, on_card=True))
+            self.checker = stack.enter_context(verifier(models)) if models.device != "cpu" else None
             if self.encoder.greeting()["bundle_id"] != bundle_id:
                 raise ArchiveError(f"{archive.uri(layout.escrow(bundle_id))}: not the bundle it is kept as")
             self._stack = stack.pop_all()

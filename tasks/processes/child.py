@@ -256,6 +256,12 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
             send(answers, *answer)
 
 
+def still_at_work(seconds: float) -> None:
+    """Begin the time limit of a request anew: for a request that is about many pictures, each of which has its own."""
+    if signal.getitimer(signal.ITIMER_REAL)[0] > 0:  # there is none where a child's part is played by another process
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
 def _end_with_parent() -> None:
     """End this process when nobody can ask it any more, also in the middle of a request."""
     requests = select.poll()

@@ -3,21 +3,28 @@
 import argparse
 import hashlib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.errors import BitstreamError
 from codec.metrics.names import NONE
-from tasks.processes.child import Child, ChildDied
+from tasks.processes.child import Child, ChildDied, Frame
 
 if TYPE_CHECKING:
     from codec.format.content import Content
     from codec.images import Picture
 
 CODEC = "codec.codec:Codec"
+
+
+class Asked(Protocol):
+    """A child process, or what stands for one."""
+
+    def ask(self, header: dict[str, Any], payload: bytes = b"", *, seconds: float) -> Frame: ...
 
 
 class Coder(Protocol):
@@ -42,6 +49,16 @@ class Coder(Protocol):
     def decode(self, data: bytes) -> NDArray[np.uint8]: ...
 
     def reconstruct(self, data: bytes, symbols: NDArray[np.int32]) -> NDArray[np.uint8]: ...
+
+    def begin_many(
+        self, pictures: Mapping[int, "Picture"], count: int, *, quality: float
+    ) -> Callable[[], dict[int, Any]]: ...
+
+    def reconstruct_many(
+        self, files: Mapping[int, tuple[bytes, NDArray[np.int32]]], count: int
+    ) -> dict[int, NDArray[np.uint8]]: ...
+
+    def contents(self, files: Sequence[bytes]) -> "Sequence[Content | BitstreamError]": ...
 
     def decode_picture(self, data: bytes) -> "Picture": ...
 
@@ -75,27 +92,58 @@ def worker(models: Models, metrics: Sequence[str] = ()) -> Child:
     return Child("tasks.processes.encode_worker", arguments, models.threads, models.memory, models.child_env)
 
 
-def verifier(models: Models) -> Child:
-    """The process that decodes again, verify_worker. It computes on the CPU, whatever encoded."""
-    arguments = replace(models, device="cpu").arguments()
+def verifier(models: Models, *, on_card: bool = False) -> Child:
+    """The process that decodes again, verify_worker. It computes on the CPU, whatever encoded, or `on_card` there too.
+
+    Wherever that is, it has computed its bundle's known answer there before it takes a file.
+    """
+    arguments = (models if on_card else replace(models, device="cpu")).arguments()
     return Child("tasks.processes.verify_worker", arguments, models.threads, models.memory, models.child_env)
 
 
-def decodes(child: Child, data: bytes, content: str, *, seconds: float, fingerprint: str | None = None) -> bool:
-    """Whether the verifier decodes a file, in time and without ending, to the content of this hash.
+@dataclass(frozen=True)
+class Claim:
+    """A file, the hash of its symbols or pixels and, of an .fdc file, the fingerprint of all they are shown with."""
 
-    With a `fingerprint`, an .fdc file's header must say too what the encoder meant: codec.format.content.
+    data: bytes
+    content: str
+    fingerprint: str | None = None
+
+
+def decodes(child: Asked, data: bytes, content: str, *, seconds: float) -> bool:
+    """Whether the verifier decodes a file, in time and without ending, to the content of this hash.
 
     What ends its process is asked once more in a fresh one: a process that was killed while it was idle says nothing of
     the file.
     """
+    return decodes_claim(child, Claim(data, content), seconds=seconds)
+
+
+def decodes_claim(child: Asked, claim: Claim, *, seconds: float) -> bool:
+    """`decodes` where the fingerprint is claimed too."""
     for _ in range(2):
         try:
-            answer, _ = child.ask({}, data, seconds=seconds)
+            answer, _ = child.ask({}, claim.data, seconds=seconds)
         except ChildDied:
             continue
-        return answer.get("content") == content and fingerprint in (None, answer.get("fingerprint"))
+        return _agrees(claim, answer)
     return False
+
+
+def decodes_each(child: Asked, claims: Sequence[Claim], *, seconds: float) -> list[bool]:
+    """`decodes` of each of several files, asked together; where the process ends, each is asked by itself."""
+    if not claims:
+        return []
+    header = {"lengths": [len(claim.data) for claim in claims]}
+    try:
+        answer, _ = child.ask(header, b"".join(claim.data for claim in claims), seconds=seconds * len(claims))
+    except ChildDied:
+        return [decodes_claim(child, claim, seconds=seconds) for claim in claims]
+    return [_agrees(claim, one) for claim, one in zip(claims, answer["answers"], strict=True)]
+
+
+def _agrees(claim: Claim, answer: dict[str, Any]) -> bool:
+    return answer.get("content") == claim.content and claim.fingerprint in (None, answer.get("fingerprint"))
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -20,64 +20,82 @@ from codec.containers import live_photo
 from codec.containers.judgement import Policy
 from codec.containers.reading import Source, read_source
 from codec.containers.writing import left_behind, parse_kind, upright, write
-from codec.errors import BackboneError, FdcError, ImageError, QualityError
+from codec.errors import BackboneError
 from codec.images import Picture, read_image
 from codec.metrics.names import FIELDS, NONE, UNSAMPLED
 from codec.quantization.rate_control import Floor, measure
+from tasks.processes.answers import answered, attempted
 from tasks.processes.child import Frame, Handler, serve
 from tasks.processes.codec_process import Coder, digest, greeting, load, parser
+from tasks.processes.encode_batches import encode_many
 
 TimedPixels = tuple[NDArray[np.uint8], float]
 
 
-class _Worker:
-    """Answers `encode`, `judge`, `keep`, `decode` and `backbone` requests with the models it holds."""
+class Worker:
+    """Answers `encode`, `encode_many`, `judge`, `keep`, `decode` and `backbone` requests with the models it holds."""
 
     def __init__(self, codec: Coder, metrics: Any) -> None:
         self.codec = codec
         self.metrics = metrics
 
     def handle(self, header: dict[str, Any], payload: bytes) -> Frame:
-        try:
-            match header["do"]:
-                case "encode":
-                    return self.encode(header, payload)
-                case "judge":
-                    return self.judge(header, payload)
-                case "keep":
-                    return self.keep(payload)
-                case "backbone":
-                    return self.backbone(header)
-                case "decode":
-                    return self.decode(header, payload)
-                case verb:
-                    raise ValueError(f"this process does not {verb}")
-        except ImageError as error:
-            return {"fallback": "damaged", "error": _line(error)}, b""
-        except Exception as error:  # one picture's failure, whatever it is, is one row
-            return {"fallback": "encoder", "error": _line(error)}, b""
+        if header["do"] == "encode_many":
+            return encode_many(self, header, payload)
+        return answered(lambda: self._done(header, payload))
+
+    def _done(self, header: dict[str, Any], payload: bytes) -> Frame:
+        match header["do"]:
+            case "encode":
+                return self.encode(header, payload)
+            case "judge":
+                return self.judge(header, payload)
+            case "keep":
+                return self.keep(payload)
+            case "backbone":
+                return self.backbone(header)
+            case "decode":
+                return self.decode(header, payload)
+            case verb:
+                raise ValueError(f"this process does not {verb}")
 
     def encode(self, header: dict[str, Any], source: bytes) -> Frame:
         """Read and encode one source; `fallback` in the answer says why it is better kept whole."""
         started = time.perf_counter()
-        found = read_source(source, _policy(header))
-        answer = _about(found) | {"identifier": live_photo.identifier(source, found.structure)}
+        found, about = self.read(header, source)
         if found.picture is None:
-            return answer | {"fallback": str(found.verdict.reason), "error": found.verdict.detail}, b""
+            return about, b""
         picture = found.picture
-        try:
-            encoded, decoded = self.encoded(header, picture)
-        except ImageError as error:  # the picture was read whole; it is the format that cannot hold it
-            return answer | {"fallback": "unsupported", "error": _line(error)}, b""
-        except QualityError as error:
-            return answer | {"fallback": "below_quality", "error": _line(error)}, b""
-        except Exception as error:  # one picture's failure, whatever it is, is one row
-            return answer | {"fallback": "encoder", "error": _line(error)}, b""
-        answer["encode_seconds"] = time.perf_counter() - started
+        decoded: TimedPixels | None = None
+
+        def encoded() -> Any:
+            nonlocal decoded
+            made, decoded = self.encoded(header, picture)
+            return made
+
+        made, why = attempted(encoded)
+        if made is None:
+            return about | why, b""
+        about["encode_seconds"] = time.perf_counter() - started
+        answer, data = self.kept(found, len(source), about, made)
+        if data:
+            answer |= self.measure(header, picture, made, decoded)
+        return answer, data
+
+    def read(self, header: dict[str, Any], source: bytes) -> tuple[Source, dict[str, Any]]:
+        """A source and what a row says of it; `fallback` in that says why it has no picture to be encoded."""
+        found = read_source(source, _policy(header))
+        about = _about(found) | {"identifier": live_photo.identifier(source, found.structure)}
+        if found.picture is None:
+            about |= {"fallback": str(found.verdict.reason), "error": found.verdict.detail}
+        return found, about
+
+    def kept(self, found: Source, size: int, about: dict[str, Any], encoded: Any) -> Frame:
+        """The answer on a source of so many bytes and its file, which is left out where it is no smaller."""
         film = found.verdict.film
-        if len(encoded.data) + (film[1] if film else 0) >= len(source):
-            return answer | {"fallback": "would_grow"}, b""
-        answer |= {
+        if len(encoded.data) + (film[1] if film else 0) >= size:
+            return about | {"fallback": "would_grow"}, b""
+        answer = about | {
             "film": film,
             "carried": list(found.verdict.carried),
             "discarded_parts": list(found.verdict.discarded),
@@ -90,7 +108,7 @@ class _Worker:
             "latent_bits": int(encoded.latent_bits),
             "side_bits": int(encoded.side_bits),
         }
-        return answer | self.measure(header, picture, encoded, decoded), encoded.data
+        return answer, encoded.data
 
     def judge(self, header: dict[str, Any], source: bytes) -> Frame:
         """What would become of a source, by its structure and its decoded pixels, without encoding it."""
@@ -219,11 +237,6 @@ def _shown(picture: Picture, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(spaces.to_srgb(image, picture.icc))
 
 
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, FdcError) else f"{type(error).__name__}: {text}"
-
-
 def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], Handler]:
     codec = load(arguments)
     metrics = None
@@ -231,7 +244,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], Handler]:
         from codec.metrics.quality import Metrics  # its networks take seconds to load
 
         metrics = Metrics(*arguments.metrics, device=arguments.device)
-    return greeting(codec, arguments), _Worker(codec, metrics).handle
+    return greeting(codec, arguments), Worker(codec, metrics).handle
 
 
 def main() -> None:

@@ -10,23 +10,51 @@ import argparse
 from typing import Any
 
 from codec import lossless
+from codec.errors import BitstreamError
+from codec.format.content import Content
 from tasks.processes.child import Frame, Handler, serve
-from tasks.processes.codec_process import digest, greeting, load, parser
+from tasks.processes.codec_process import Coder, digest, greeting, load, parser
+
+
+class _Verifier:
+    """Answers with what one file holds, or each of several that come one after another."""
+
+    def __init__(self, decoder: Coder) -> None:
+        self._decoder = decoder
+
+    def handle(self, header: dict[str, Any], payload: bytes) -> Frame:
+        if "lengths" not in header:
+            return self._answer(payload), b""
+        files, start = [], 0
+        for length in header["lengths"]:
+            files.append(payload[start : start + length])
+            start += length
+        together = [data for data in files if not lossless.is_jpeg_xl(data)]
+        try:
+            found = iter([_of_content(content) for content in self._decoder.contents(together)])
+            answers = [self._answer(data) if lossless.is_jpeg_xl(data) else next(found) for data in files]
+        except Exception:  # of whichever file: each is looked at by itself
+            answers = [self._answer(data) for data in files]
+        return {"answers": answers}, b""
+
+    def _answer(self, data: bytes) -> dict[str, Any]:
+        try:
+            if lossless.is_jpeg_xl(data):
+                return {"content": lossless.content_hash(lossless.restore(data))}
+            return _of_content(self._decoder.content(data))
+        except Exception as error:  # whatever goes wrong here, the stream is not fit to be kept
+            return {"error": str(error)}
+
+
+def _of_content(content: Content | BitstreamError) -> dict[str, Any]:
+    if isinstance(content, BitstreamError):
+        return {"error": str(content)}
+    return {"content": digest(content.symbols), "fingerprint": content.fingerprint()}
 
 
 def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], Handler]:
     decoder = load(arguments)
-
-    def handle(header: dict[str, Any], data: bytes) -> Frame:
-        try:
-            if lossless.is_jpeg_xl(data):
-                return {"content": lossless.content_hash(lossless.restore(data))}, b""
-            content = decoder.content(data)
-            return {"content": digest(content.symbols), "fingerprint": content.fingerprint()}, b""
-        except Exception as error:  # whatever goes wrong here, the stream is not fit to be kept
-            return {"error": str(error)}, b""
-
-    return greeting(decoder, arguments), handle
+    return greeting(decoder, arguments), _Verifier(decoder).handle
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from tests.benchmarks import (
     entropy_speed,
     format_mutations,
     foundation,
+    gpu,
     listing_scale,
     pass_through,
     quantiser_arms,
@@ -114,6 +115,22 @@ def test_a_foundation_model_is_measured_in_every_part(printed: Printed, monkeypa
     assert sorted(rows) == sorted(
         [(part, batch) for part in foundation.ALONE for batch in "12"] + [(foundation.TOGETHER, "1")]
     )
+
+
+def test_what_a_gpu_is_fed_is_measured_in_every_part(
+    printed: Printed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    table = printed(gpu.main, "--only", "entropy", "archive", "training", "--trace", tmp_path / "trace.json")
+    assert "failed" not in table and "left out" not in table
+    entropy = re.findall(r"^\| tiny \| (\d) \| ([\w ]+) \|(?: [\d.]+ \|){4}$", table, re.MULTILINE)
+    assert entropy == [(count, way) for count in "12" for way in ("one by one", "together")]
+    assert re.search(r"^\| 2 \| psnr \| [\d.]+ \| [\d.]+ \| [\d.]+ \|$", table, re.MULTILINE)
+    stages = {event["name"] for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}
+    assert stages == {"read", "networks", "coder", "decode", "metrics", "verify"}
+    trained = re.findall(r"^\| (unet|entropy) \| 4 \| 32 \| ([\d.]+) \| ([\d.]+) \| \d+% \| (\d+)% \|$", table, re.M)
+    assert [stage for stage, *_ in trained] == ["unet", "entropy"]
+    assert all(float(rate) > 0 and int(waited) <= 100 for _, rate, _, waited in trained)
 
 
 def test_photos_are_packed_with_and_without_the_check(printed: Printed) -> None:

@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ def in_process() -> Iterator[None]:
     def worker(models: Models, metrics: Sequence[str] = ()) -> InProcess:
         return InProcess(tasks.processes.encode_worker, models, metrics)
 
-    def verifier(models: Models) -> InProcess:
+    def verifier(models: Models, *, on_card: bool = False) -> InProcess:
+        models = models if on_card else replace(models, device="cpu")
         return InProcess(tasks.processes.verify_worker, models)
 
     parts = (

@@ -9,7 +9,8 @@ import signal
 import struct
 import time
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,6 +95,16 @@ class FakeCodec:
             raise QualityError(f"no file reaches {min_psnr_db} dB")
         return self._encode(picture, 2 * above, mask=0xF0)
 
+    def begin_many(
+        self, pictures: Mapping[int, Picture], count: int, *, quality: float = DEFAULT_QUALITY
+    ) -> Callable[[], dict[int, Encoded]]:
+        """Files that say in which place of a batch of how many they were made, as real ones do in their last bits."""
+        found = {}
+        for place, picture in pictures.items():
+            encoded = self._encode(picture, quality)
+            found[place] = replace(encoded, data=encoded.data + bytes([place, count])) if count > 1 else encoded
+        return lambda: found
+
     def _encode(self, picture: Picture, quality: float, mask: int = 0xE0) -> Encoded:
         pixels = picture.pixels & mask
         red, *marker = (int(value) for value in picture.pixels[0, 0])
@@ -117,9 +128,12 @@ class FakeCodec:
             raise BitstreamError("written with another bundle")
         width, height = struct.unpack("<II", data[4:12])
         try:
-            pixels = zlib.decompress(data[13:])
+            stream = zlib.decompressobj()  # what follows it says how the file was made
+            pixels = stream.decompress(data[13:])
         except zlib.error as error:
             raise BitstreamError("damaged") from error
+        if not stream.eof:
+            raise BitstreamError("damaged")
         return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
     def decode_picture(self, data: bytes) -> Picture:
@@ -127,6 +141,14 @@ class FakeCodec:
 
     def reconstruct(self, data: bytes, symbols: NDArray[np.int32]) -> NDArray[np.uint8]:
         return self.decode(data)
+
+    def reconstruct_many(
+        self, files: Mapping[int, tuple[bytes, NDArray[np.int32]]], count: int
+    ) -> dict[int, NDArray[np.uint8]]:
+        return {place: self.decode(data) for place, (data, _) in files.items()}
+
+    def contents(self, files: Sequence[bytes]) -> list[Content]:
+        return [self.content(data) for data in files]
 
     def symbols(self, data: bytes) -> NDArray[np.int32]:
         return _symbols(self.decode(data))

@@ -2,16 +2,18 @@
 
 import sys
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from codec.codec import DEFAULT_QUALITY as DEFAULT_QUALITY  # the processes ask the codec's module for it
 from codec.codec import Codec, Encoded
+from codec.errors import BitstreamError
 from codec.format.bitstream import File, pack, parse
+from codec.format.content import Content
 from codec.images import Picture
 
 TALL, WIDE = (80, 64), (64, 80)
@@ -52,3 +54,26 @@ class Faulty(Codec):
         body = bytearray(encoded.data[:-4])
         body[len(body) // 2] ^= 0x10
         return replace(encoded, data=bytes(body) + zlib.crc32(body).to_bytes(4, "little"))
+
+
+class LyingCard(Codec):
+    """Decodes other symbols on the device that plays a card, whose name is `cpu:0`."""
+
+    device = ""
+
+    @classmethod
+    def load(cls, *arguments: Any, device: str = "cpu", **options: Any) -> "Codec":
+        loaded = super().load(*arguments, device=device, **options)
+        loaded.device = device  # type: ignore[attr-defined]
+        return loaded
+
+    def _content(self, content: Content | BitstreamError) -> Content | BitstreamError:
+        if self.device != "cpu:0" or isinstance(content, BitstreamError):
+            return content
+        return replace(content, symbols=content.symbols + 1)
+
+    def content(self, data: bytes, **options: Any) -> Content:
+        return cast(Content, self._content(super().content(data, **options)))
+
+    def contents(self, files: Sequence[bytes], **options: Any) -> list[Content | BitstreamError]:
+        return [self._content(content) for content in super().contents(files, **options)]

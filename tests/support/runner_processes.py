@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from codec.errors import FdcError
+from tasks.archive.manifest import Settings
 from tasks.storage import uploads
 from tests.support import archive_builder, kill_points
 
@@ -25,12 +26,13 @@ def start(
     point: str = "",
     environment: dict[str, str] | None = None,
     in_parts: bool = False,
+    settings: Settings = archive_builder.SMALL,
 ) -> BaseProcess:
     """Start compressing, to be killed at a point of tests.support.kill_points if one is given; status 1 is an FdcError.
 
     `in_parts` sends tars as S3 takes large files, however small they are.
     """
-    arguments = (str(source), str(archive), bundle, point, environment or {}, in_parts)
+    arguments = (str(source), str(archive), bundle, point, environment or {}, in_parts, settings)
     process = CONTEXT.Process(target=_run, args=arguments)
     process.start()
     return process
@@ -44,14 +46,22 @@ def end(process: BaseProcess) -> int | None:
     return status
 
 
-def _run(source: str, archive: str, bundle: Path, point: str, environment: dict[str, str], in_parts: bool) -> None:
+def _run(
+    source: str,
+    archive: str,
+    bundle: Path,
+    point: str,
+    environment: dict[str, str],
+    in_parts: bool,
+    settings: Settings,
+) -> None:
     os.environ.update(environment)
     if in_parts:
         _send_tars_in_parts()
     if point:
         kill_points.arm(*kill_points.POINTS[point])
     try:
-        archive_builder.pack(source, archive, bundle)
+        archive_builder.pack(source, archive, bundle, settings)
     except FdcError:
         traceback.print_exc()
         sys.exit(1)

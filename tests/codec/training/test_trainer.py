@@ -2,6 +2,8 @@
 
 import json
 import math
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from codec.training.checkpoint import Checkpoint
 from codec.training.draws import Draws
 from codec.training.settings import StageSettings
-from codec.training.trainer import Trainer, learning_rate
+from codec.training.trainer import Pace, Trainer, learning_rate
 from tests.support.tiny_crops import sampler
 
 
@@ -138,3 +140,23 @@ def test_held_out_crops_are_looked_at_with_averaged_weights_which_training_does_
     looks = [line["held_out"]["loss"] for line in lines if "held_out" in line]
     assert len(looks) == 9
     assert looks[-1] != looks[0]
+
+
+def test_the_record_says_how_fast_samples_are_used_and_how_long_the_loader_is_waited_for(
+    tars: Path, tmp_path: Path
+) -> None:
+    run_line(tars, tmp_path, 4)
+    lines = [json.loads(line) for line in (tmp_path / "progress.jsonl").read_text().splitlines()]
+    assert all(line["samples_per_second"] > 0 and 0 <= line["waiting"] <= 1 for line in lines)
+
+
+def test_a_loader_that_sleeps_is_what_is_waited_for() -> None:
+    def slow() -> Iterator[Tensor]:
+        for _ in range(3):
+            time.sleep(0.05)
+            yield torch.zeros(1)
+
+    pace = Pace(4)
+    for _ in pace.watched(slow()):
+        pass
+    assert pace.told()["waiting"] > 0.5

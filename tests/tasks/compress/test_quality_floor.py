@@ -13,9 +13,9 @@ from codec.bundle import Bundle
 from codec.errors import SettingsError
 from codec.format.tags import Block
 from tasks.archive.manifest import Settings
-from tasks.compress import shard
+from tasks.compress import encoding
 from tasks.processes.child import ChildDied
-from tasks.processes.encode_worker import _Worker
+from tasks.processes.encode_worker import Worker
 from tasks.storage.store import Store
 from tests.conftest import synthetic
 from tests.support.archive_builder import SMALL, InProcess, folder, pack, rows
@@ -69,7 +69,7 @@ def test_a_lossless_coder_that_dies_or_is_wrong_leaves_the_own_bytes(
         patch.setattr(InProcess, "ask", dies)
         row = one_row(tmp_path / "dies", fake_bundle, min_psnr_db=OUT_OF_REACH + 1)
         assert (row["codec"], row["sha256"], row["reason"]) == ("original", row["source_sha256"], "below_quality")
-    monkeypatch.setattr(shard, "decodes", lambda *_, **__: False)
+    monkeypatch.setattr(encoding, "decodes", lambda *_, **__: False)
     row = one_row(tmp_path / "wrong", fake_bundle, min_psnr_db=OUT_OF_REACH + 1)
     assert (row["codec"], row["sha256"]) == ("original", row["source_sha256"])
 
@@ -81,17 +81,17 @@ def test_a_floor_must_be_possible() -> None:
 
 
 @pytest.fixture(scope="module")
-def real(bundle: Bundle) -> Iterator[_Worker]:
+def real(bundle: Bundle) -> Iterator[Worker]:
     """The worker's own function, with a tiny codec."""
-    yield _Worker(Codec.load(bundle), None)
+    yield Worker(Codec.load(bundle), None)
 
 
-def reached(worker: _Worker, data: bytes, original: np.ndarray[Any, Any]) -> float:
+def reached(worker: Worker, data: bytes, original: np.ndarray[Any, Any]) -> float:
     error = np.square(worker.codec.decode(data).astype(float) - original).mean()
     return float(10 * np.log10(255**2 / error))
 
 
-def test_the_codec_reaches_a_floor_with_more_bits_than_asked_or_says_that_it_cannot(real: _Worker) -> None:
+def test_the_codec_reaches_a_floor_with_more_bits_than_asked_or_says_that_it_cannot(real: Worker) -> None:
     original = synthetic(60, 80)
     answer, data = real.encode(ASKED, PHOTO)
     below = reached(real, data, original)
@@ -105,7 +105,7 @@ def test_the_codec_reaches_a_floor_with_more_bits_than_asked_or_says_that_it_can
     assert real.encode(ASKED | {"min_psnr_db": 80.0}, PHOTO)[0]["fallback"] == "below_quality"
 
 
-def test_exif_is_kept_as_asked(real: _Worker) -> None:
+def test_exif_is_kept_as_asked(real: Worker) -> None:
     block = b"MM\0*\0\0\0\x08\0\0\0\0\0\0"
     picture = Picture(synthetic(60, 80), blocks=(Block("exIf", block),))
     for policy, kept in (("all", block), ("none", None)):

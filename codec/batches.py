@@ -1,0 +1,147 @@
+"""Pictures of one size coded together: the work behind the methods of codec.Codec that take several.
+
+A batch has places. What comes out of a place depends on what is put into it, on the place and on the shape of the batch
+alone: floating-point networks add numbers in an order that follows from shapes. So a place whose picture is missing is
+filled with grey, and the others give the same bytes.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec.entropy.many import decompress_many, prepare_many
+from codec.entropy.rate import hyper_latent
+from codec.entropy.stream import Symbols, tiles
+from codec.errors import BitstreamError
+from codec.format.bitstream import File
+from codec.format.chunks import of_picture
+from codec.images import Picture, to_tensor
+from codec.quantization import quantizer
+from codec.quantization.quantizer import Parameters
+
+if TYPE_CHECKING:
+    from codec.codec import Codec, Encoded
+
+GREY = 128
+MOST_POSITIONS = 2**17
+"""Positions of latents that the exact network looks at together: of 8 megapixels."""
+_Kind = tuple[tuple[int, int], bool]
+Pixels = NDArray[np.uint8]
+
+
+@torch.no_grad()
+def encode(
+    codec: "Codec", pictures: Mapping[int, Picture], count: int, quality_code: int
+) -> Callable[[], dict[int, "Encoded"]]:
+    """What gives the files of pictures of one size in places of a batch of `count`: the networks have run by then."""
+    if not pictures:
+        return dict
+    _check("pictures", {picture.pixels.shape[:2] for picture in pictures.values()}, pictures, count)
+    free = np.full_like(next(iter(pictures.values())).pixels, GREY)
+    pixels = [to_tensor(pictures[place].pixels if place in pictures else free) for place in range(count)]
+    y = codec.backbone.encode(torch.stack(pixels).to(codec.backbone.device))
+    parameters = [codec._parameters(own, quantizer.quality_of_code(quality_code)) for own in y.split(1)]
+    scaled = torch.cat([own.alpha for own in parameters]).to(y.device) * y
+    whole = _integers(quantizer.quantize(scaled, torch.ones(1, device=y.device), codec.dither(y)))
+    codes = torch.cat([own.channel_codes for own in parameters])
+    on_device = codes.to(y.device)
+    hyper = [
+        _integers(hyper_latent(codec.encoder, scaled[..., rows, columns], on_device, codec.constants).round())
+        for rows, columns in tiles(*whole.shape[2:])
+    ]
+    taken = sorted(pictures)
+    symbols, side = [whole[place] for place in taken], [[z[place] for z in hyper] for place in taken]
+    code = prepare_many(codec.entropy, codec.tables, symbols, side, codes[taken])
+
+    def files() -> dict[int, "Encoded"]:
+        found = {}
+        for place, own, coded in zip(taken, symbols, code(), strict=True):
+            picture = pictures[place]
+            chunks = of_picture(picture)
+            found[place] = codec._packed(picture, chunks, quality_code, parameters[place], own, coded)
+        return found
+
+    return files
+
+
+def symbols_of(codec: "Codec", files: Sequence[File]) -> list[Symbols | BitstreamError]:
+    """The symbols of each file; those of one size are decoded together. An error in the place of its file."""
+    alike: dict[_Kind, list[int]] = defaultdict(list)
+    for place, file in enumerate(files):
+        alike[file.latent_shape, file.version > 1].append(place)
+    found: dict[int, Symbols | BitstreamError] = {}
+    for (shape, canonical), places in _portions(alike):
+        streams = [files[place].stream for place in places]
+        codes = torch.cat([files[place].parameters.channel_codes for place in places])
+        symbols = decompress_many(codec.entropy, codec.tables, streams, shape, codes, canonical=canonical)
+        found |= zip(places, symbols, strict=True)
+    return [found[place] for place in range(len(files))]
+
+
+def _portions(alike: dict[_Kind, list[int]]) -> Iterator[tuple[_Kind, list[int]]]:
+    """Places of files of a kind, as many at a time as memory allows."""
+    for (shape, canonical), places in alike.items():
+        most = max(1, MOST_POSITIONS // (shape[0] * shape[1]))
+        for start in range(0, len(places), most):
+            yield (shape, canonical), places[start : start + most]
+
+
+@torch.no_grad()
+def decode(codec: "Codec", files: Sequence[File]) -> list[Pixels]:
+    """The pixels of each file; those of one size and number of steps are decoded together."""
+    symbols: list[Symbols] = []
+    for found in symbols_of(codec, files):
+        if isinstance(found, BitstreamError):
+            raise found
+        symbols.append(found)
+    alike: dict[tuple[int, int, bool, bool], list[int]] = defaultdict(list)
+    for place, file in enumerate(files):
+        alike[file.width, file.height, file.grey, _stepped(file)].append(place)
+    pixels: dict[int, Pixels] = {}
+    for (width, height, grey, _), places in alike.items():
+        k = torch.from_numpy(np.stack([symbols[place] for place in places])).to(codec.backbone.device).float()
+        parameters = [files[place].parameters for place in places]
+        pixels |= zip(places, codec._restore(k, parameters, (height, width), grey), strict=True)
+    return [pixels[place] for place in range(len(files))]
+
+
+@torch.no_grad()
+def reconstruct(
+    codec: "Codec", files: Mapping[int, File], symbols: Mapping[int, Symbols], count: int
+) -> dict[int, Pixels]:
+    """The pixels of files of one size, whose symbols are known, in places of a batch of `count`."""
+    _check("files", {(file.height, file.width) for file in files.values()}, files, count)
+    alike: dict[tuple[bool, bool], list[int]] = defaultdict(list)
+    for place, file in files.items():
+        alike[file.grey, _stepped(file)].append(place)
+    found: dict[int, Pixels] = {}
+    for (grey, stepped), places in alike.items():
+        first = files[places[0]]
+        k = torch.zeros(count, *symbols[places[0]].shape)
+        parameters = [Parameters(first.parameters.alpha_codes, int(stepped))] * count
+        for place in places:
+            k[place], parameters[place] = torch.from_numpy(symbols[place]), files[place].parameters
+        pixels = codec._restore(k.to(codec.backbone.device), parameters, (first.height, first.width), grey)
+        found |= {place: pixels[place] for place in places}
+    return found
+
+
+def _check(what: str, sizes: set[tuple[int, ...]], places: Mapping[int, object], count: int) -> None:
+    if len(sizes) > 1:
+        raise ValueError(f"{what} that are coded together must have one size")
+    if not all(0 <= place < count for place in places):
+        raise ValueError(f"a batch of {count} has no places {sorted(places)}")
+
+
+def _integers(x: Tensor) -> Symbols:
+    return x.cpu().numpy().astype(np.int32)
+
+
+def _stepped(file: File) -> bool:
+    """Whether the U-Net takes part in decoding."""
+    return bool(file.parameters.timestep_code)

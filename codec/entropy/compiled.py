@@ -1,0 +1,219 @@
+"""The range coder of FORMAT.md, section 3, compiled by numba; its threads run beside each other.
+
+It takes the part of constriction's coder where a GPU computes the network, since there the coder is what takes longest.
+Both give the same bytes, which tests/codec/entropy/test_compiled.py holds them to. Compiling takes seconds, once a
+process, so pictures on their own are left to constriction.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from codec.entropy.coder import LONGEST_PREFIX, SYMBOL_LIMIT, SymbolDecoder, SymbolEncoder, Symbols, table_of
+from codec.entropy.tables import Tables
+from codec.errors import BitstreamError
+
+Words = NDArray[np.uint32]
+
+PRECISION = np.uint64(24)
+HALF = np.uint64(2**23)
+"""Count of a bit of probability 1/2."""
+WORD = np.uint64(32)
+LOW_WORD = np.uint64(2**32 - 1)
+FULL_RANGE = np.uint64(2**64 - 1)
+ZERO, ONE = np.uint64(0), np.uint64(1)
+LONGEST = 1 + (2 * LONGEST_PREFIX + 1)
+"""Entries that a symbol takes at most: an escape, and the bits behind it. None brings more than a word."""
+NO_STATE, NO_END = -1, -2
+"""What decoding returns for a state that no encoder writes, and for an escape without an end."""
+
+
+@njit(nogil=True)
+def _put(state, words, below, count):  # type: ignore[no-untyped-def]
+    """Append an entry: state is (range, low, words so far)."""
+    scale = state[0] >> PRECISION
+    low = state[1] + scale * below
+    if low < state[1]:  # the carry goes into the words before
+        place = np.int64(state[2]) - 1
+        while place >= 0 and words[place] == LOW_WORD:
+            words[place] = 0
+            place -= 1
+        words[place] += np.uint32(1)
+    width = scale * count
+    if width >> WORD == ZERO:
+        words[np.int64(state[2])] = np.uint32(low >> WORD)
+        state[2] += ONE
+        low, width = low << WORD, width << WORD
+    state[0], state[1] = width, low
+
+
+@njit(nogil=True)
+def _write(state, words, residuals, radii, tables, starts, below, counts):  # type: ignore[no-untyped-def]
+    for i in range(len(residuals)):
+        residual, radius, start = residuals[i], radii[i], starts[tables[i]]
+        if -radius <= residual <= radius:
+            entry = start + residual + radius
+            _put(state, words, below[entry], counts[entry])
+            continue
+        entry = start + 2 * radius + 1
+        _put(state, words, below[entry], counts[entry])
+        value = 2 * (residual - radius - 1) if residual > 0 else 2 * (-residual - radius - 1) + 1
+        width = 0
+        while (value + 1) >> (width + 1):
+            width += 1
+        for _ in range(width):
+            _put(state, words, ZERO, HALF)
+        for bit in range(width, -1, -1):
+            _put(state, words, HALF if (value + 1) >> bit & 1 else ZERO, HALF)
+
+
+@njit(nogil=True)
+def _take(state, words):  # type: ignore[no-untyped-def]
+    """Where in 0..2^24 the next entry lies; state is (range, offset, words read)."""
+    return state[1] // (state[0] >> PRECISION)
+
+
+@njit(nogil=True)
+def _drop(state, words, below, count):  # type: ignore[no-untyped-def]
+    scale = state[0] >> PRECISION
+    offset, width = state[1] - scale * below, scale * count
+    if width >> WORD == ZERO:
+        place = np.int64(state[2])
+        following = np.uint64(words[place]) if place < len(words) else ZERO
+        state[2] += ONE
+        offset, width = offset << WORD | following, width << WORD
+    state[0], state[1] = width, offset
+
+
+@njit(nogil=True)
+def _read(state, words, entries, residuals, radii, tables, starts, below, counts):  # type: ignore[no-untyped-def]
+    """Fill entries and residuals; the bits that escapes took, or NO_STATE or NO_END."""
+    total, extra = ONE << PRECISION, 0
+    for i in range(len(residuals)):
+        radius, start = radii[i], starts[tables[i]]
+        target = _take(state, words)
+        if target >= total:
+            return NO_STATE
+        low, high = 0, 2 * radius + 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            if below[start + middle] <= target:
+                low = middle
+            else:
+                high = middle
+        _drop(state, words, below[start + low], counts[start + low])
+        entries[i] = low
+        if low <= 2 * radius:
+            residuals[i] = low - radius
+            continue
+        width, value = 0, 1
+        for position in range(2 * LONGEST_PREFIX + 1):
+            target = _take(state, words)
+            if target >= total:
+                return NO_STATE
+            bit = 1 if target >= HALF else 0
+            _drop(state, words, HALF if bit else ZERO, HALF)
+            if value == 1 and position == width and not bit:
+                width += 1
+                if width > LONGEST_PREFIX:
+                    return NO_END
+                continue
+            if position > width:
+                value = 2 * value + bit
+            if position == 2 * width:
+                break
+        extra += 2 * width + 1
+        value -= 1
+        magnitude = value // 2 + radius + 1
+        residuals[i] = -magnitude if value % 2 else magnitude
+    return extra
+
+
+class _Counts:
+    """Tables as compiled code takes them: counts, and the sum of those before each in its table."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.starts = np.ascontiguousarray(tables.starts, np.int64)
+        self.counts = tables.counts.astype(np.uint64)
+        sums = np.cumsum(tables.counts, dtype=np.int64) - tables.counts
+        lengths = np.diff(self.starts)
+        self.below = (sums - np.repeat(sums[self.starts[:-1]], lengths)).astype(np.uint64)
+
+
+def _of(tables: Tables) -> _Counts:
+    kept: _Counts | None = getattr(tables, "compiled", None)
+    if kept is None:
+        kept = _Counts(tables)
+        tables.compiled = kept  # type: ignore[attr-defined]
+    return kept
+
+
+class CompiledEncoder(SymbolEncoder):
+    """SymbolEncoder without constriction."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables, self._counts = tables, _of(tables)
+        self._state = np.array([FULL_RANGE, ZERO, ZERO], np.uint64)
+        self._words = np.zeros(1024, np.uint32)
+
+    def write(self, symbols: Symbols, means: NDArray[np.int64], levels: NDArray[np.int64]) -> None:
+        """As SymbolEncoder does."""
+        if symbols.size and np.abs(symbols).max() > SYMBOL_LIMIT:
+            raise ValueError(f"a symbol's magnitude exceeds {SYMBOL_LIMIT}")
+        whole, tables = table_of(means, levels)
+        residuals, radii = symbols - whole, self.tables.radii[levels]
+        escapes = int((np.abs(residuals) > radii).sum())
+        room = int(self._state[2]) + len(residuals) + LONGEST * escapes + 2
+        if room > len(self._words):
+            self._words = np.concatenate([self._words, np.zeros(max(room, len(self._words)), np.uint32)])
+        counts = self._counts
+        _write(self._state, self._words, residuals, radii, tables, counts.starts, counts.below, counts.counts)
+
+    @property
+    def bits(self) -> int:
+        """Bits that the stream would have if it ended here."""
+        return 8 * len(self.finish())
+
+    def finish(self) -> bytes:
+        """The stream: 32-bit words, little-endian."""
+        width, low, count = (int(value) for value in self._state)
+        before = self._words[:count].astype("<u4").tobytes()
+        if not count and width == int(FULL_RANGE) and not low:
+            return b""
+        last = low + 2**32 - 1 >> 32
+        if last >> 32:  # a carry
+            number = int.from_bytes(self._words[:count][::-1].astype("<u4").tobytes(), "little") + 1
+            before = np.frombuffer(number.to_bytes(4 * count, "little"), "<u4")[::-1].tobytes()
+        last &= 2**32 - 1
+        words = [last]
+        if last == (low + width >> 32) & 2**32 - 1:
+            words.append(0)
+        return before + b"".join(word.to_bytes(4, "little") for word in words)
+
+
+class CompiledDecoder(SymbolDecoder):
+    """SymbolDecoder without constriction, of streams that only one encoder could have written."""
+
+    def __init__(self, tables: Tables, data: bytes) -> None:
+        self._begin(tables, data, CompiledEncoder(tables))
+        self._counts, self._words = _of(tables), np.frombuffer(data, "<u4").astype(np.uint32)
+        first = [int(word) for word in self._words[:2]] + [0]
+        self._state = np.array([FULL_RANGE, first[0] << 32 | first[1], 2], np.uint64)
+
+    def _entries(
+        self, tables: NDArray[np.int64], radii: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        entries, residuals = np.empty(len(tables), np.int64), np.empty(len(tables), np.int64)
+        counts = self._counts
+        extra = _read(
+            self._state, self._words, entries, residuals, radii, tables, counts.starts, counts.below, counts.counts
+        )
+        if extra == NO_STATE:
+            raise BitstreamError("the coded stream is damaged: it holds a state that no encoder writes")
+        if extra == NO_END:
+            raise BitstreamError("the coded stream is damaged: an escape code has no end")
+        self._room -= extra
+        return entries, residuals
+
+    def _may_end(self) -> bool:
+        return int(self._state[2]) >= len(self._words)

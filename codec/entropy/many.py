@@ -1,0 +1,329 @@
+"""Symbols of many pictures of one size at once: the exact network runs on all of them, a range coder on each.
+
+The network's numbers are integers whatever they are computed beside, so the streams and symbols are those of
+codec.entropy.stream, picture by picture. The coders run on threads; on a GPU each pass of the network is one graph.
+"""
+
+import functools
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec.entropy.coder import SymbolDecoder, SymbolEncoder
+from codec.entropy.distribution import distributions
+from codec.entropy.dither import UNITS
+from codec.entropy.entroformer import CHANNELS
+from codec.entropy.integer import ExactEntropyModel
+from codec.entropy.rate import HYPER_LIMIT
+from codec.entropy.stream import CodedStream, Size, Symbols, compress, decompress, symbol_offsets, tiles
+from codec.entropy.tables import Tables
+from codec.entropy.windows import anchor_mask
+from codec.errors import BitstreamError
+from codec.support import processors
+from codec.support.graphs import Graphs
+
+GRAPHED_ON = ("cuda",)
+"""Devices on which the network is captured as graphs."""
+COMPILED_ON = ("cuda",)
+"""Devices beside which range coders are compiled ones: where the network is fast, and compiling pays."""
+Numbers = NDArray[np.int64]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@torch.no_grad()
+def prepare_many(
+    model: ExactEntropyModel,
+    tables: Tables,
+    symbols: Sequence[Symbols],
+    hyper: Sequence[Sequence[Symbols]],
+    codes: Tensor,
+) -> Callable[[], list[CodedStream]]:
+    """What stream.compress gives of each picture, once called: the network has run by then, the coders have not.
+
+    symbols are (4, h, w) of one shape, hyper the hyper-latents of each one's tiles, codes (B, 4).
+    """
+    if not _together(model, len(symbols)):
+        every = list(zip(symbols, hyper, codes.split(1), strict=True))
+        return lambda: [compress(model, tables, own, list(z), code) for own, z, code in every]
+    network, compiled = _Network(model, codes), model.device.type in COMPILED_ON
+    priors, offsets = network.priors(), symbol_offsets(model, symbols[0].shape)
+    passes = []
+    for number, (rows, columns) in enumerate(tiles(*symbols[0].shape[1:])):
+        tile = _Tile(np.stack([own[:, rows, columns] for own in symbols]), offsets[:, rows, columns])
+        z = torch.from_numpy(np.stack([own[number] for own in hyper]))
+        for places, means, levels in network.passes(z, tile):
+            passes.append((tile.known[..., places], means, levels))
+
+    def code(picture: int) -> CodedStream:
+        coder = _encoder(tables, compiled=compiled)
+        for z in hyper[picture]:
+            coder.write(z.ravel(), *priors.of(picture, z.shape))
+        hyper_bits = coder.bits
+        for known, means, levels in passes:
+            coder.write(known[picture].ravel(), means[picture].ravel(), levels[picture].ravel())
+        data = coder.finish()
+        return CodedStream(data, hyper_bits, 8 * len(data) - hyper_bits)
+
+    def code_all() -> list[CodedStream]:
+        with _threads(len(symbols)) as each:
+            return each(code, range(len(symbols)))
+
+    return code_all
+
+
+def compress_many(
+    model: ExactEntropyModel,
+    tables: Tables,
+    symbols: Sequence[Symbols],
+    hyper: Sequence[Sequence[Symbols]],
+    codes: Tensor,
+) -> list[CodedStream]:
+    """What prepare_many gives, called."""
+    return prepare_many(model, tables, symbols, hyper, codes)()
+
+
+@torch.no_grad()
+def decompress_many(
+    model: ExactEntropyModel,
+    tables: Tables,
+    streams: Sequence[bytes],
+    shape: Size,
+    codes: Tensor,
+    *,
+    canonical: bool = True,
+) -> list[Symbols | BitstreamError]:
+    """stream.decompress of each of the streams, all of latents of one shape, with alpha codes (B, 4).
+
+    In the place of a stream that no encoder wrote is the error: it costs the others nothing.
+    """
+    if not _together(model, len(streams)):
+        found: list[Symbols | BitstreamError] = []
+        for data, code in zip(streams, codes.split(1), strict=True):
+            try:
+                found.append(decompress(model, tables, data, shape, code, canonical=canonical))
+            except BitstreamError as error:
+                found.append(error)
+        return found
+    compiled = canonical and model.device.type in COMPILED_ON
+    readers = [_Reader(tables, data, canonical=canonical, compiled=compiled) for data in streams]
+    network = _Network(model, codes)
+    priors = network.priors()
+    symbols = np.zeros((len(streams), CHANNELS, *shape), np.int32)
+    offsets, cuts = symbol_offsets(model, symbols.shape[1:]), list(tiles(*shape))
+    with _threads(len(readers)) as each:
+
+        def read_hyper(place: int) -> list[Symbols]:
+            found = []
+            for rows, columns in cuts:
+                z_shape = model.hyper_shape(rows.stop - rows.start, columns.stop - columns.start)
+                found.append(readers[place].read(*priors.of(place, z_shape), HYPER_LIMIT).reshape(z_shape))
+            return found
+
+        def read(tile: _Tile, places: Numbers, means: Numbers, levels: Numbers) -> None:
+            def read_one(place: int) -> None:
+                found = readers[place].read(means[place].ravel(), levels[place].ravel())
+                tile.known[place][:, places] = found.reshape(CHANNELS, -1)
+
+            each(read_one, range(len(readers)))
+
+        hyper = each(read_hyper, range(len(readers)))
+        for number, (rows, columns) in enumerate(cuts):
+            tile = _Tile(symbols[:, :, rows, columns], offsets[:, rows, columns])
+            z = torch.from_numpy(np.stack([own[number] for own in hyper]))
+            for places, means, levels in network.passes(z, tile):
+                read(tile, places, means, levels)
+            symbols[:, :, rows, columns] = tile.symbols()
+        each(lambda place: readers[place].close(), range(len(readers)))
+    return [reader.error or own for reader, own in zip(readers, symbols, strict=True)]
+
+
+def _together(model: ExactEntropyModel, count: int) -> bool:
+    """Whether a model's pictures are coded together: in two passes, and no channel waits for the one before it."""
+    settings = model.settings
+    alone = settings.order == "serial" or settings.channel_conditioning
+    return not alone and (count > 1 or model.device.type == "cuda")
+
+
+class _Tile:
+    """A tile of pictures (B, 4, h, w): what is known of its symbols (B, 4, h w), and their offsets (4, h w) in 1/32."""
+
+    def __init__(self, symbols: Symbols, offsets: Numbers) -> None:
+        self.size: Size = (symbols.shape[2], symbols.shape[3])
+        self.known = symbols.reshape(*symbols.shape[:2], -1).copy()
+        self.offsets = offsets.reshape(CHANNELS, -1)
+
+    def seen(self) -> Tensor:
+        """What the network sees of the symbols, (B, h w, 4) float64."""
+        seen = self.known - self.offsets * (1 / UNITS)
+        return torch.from_numpy(np.ascontiguousarray(seen.transpose(0, 2, 1)))
+
+    def symbols(self) -> Symbols:
+        """(B, 4, h, w)."""
+        return self.known.reshape(*self.known.shape[:2], *self.size)
+
+
+class _Priors:
+    """Means in 1/32 and levels of the hyper-latents' channels, (B, Z) each."""
+
+    def __init__(self, means: Numbers, levels: Numbers) -> None:
+        self._means, self._levels = means, levels
+
+    def of(self, place: int, shape: tuple[int, ...]) -> tuple[Numbers, Numbers]:
+        """A picture's, repeated for each place of a hyper-latent of this shape."""
+        area = int(np.prod(shape[1:]))
+        return np.repeat(self._means[place], area), np.repeat(self._levels[place], area)
+
+
+class _Network:
+    """An exact model on pictures with these alpha codes (B, 4).
+
+    Where it is captured as graphs, there are so few sizes of a batch as powers of two: it is filled up with its first
+    picture, which changes no number of the others.
+    """
+
+    def __init__(self, model: ExactEntropyModel, codes: Tensor) -> None:
+        self._model, self._count = model, len(codes)
+        self._room = self._count
+        if model.device.type in GRAPHED_ON:
+            self._room = 1 << (self._count - 1).bit_length()
+        self._codes = self._filled(codes)
+
+    def priors(self) -> _Priors:
+        """Of all pictures."""
+        means, levels = self._model.prior(self._codes[: self._count])
+        return _Priors(means.cpu().numpy(), levels.cpu().numpy())
+
+    def passes(self, z: Tensor, tile: _Tile) -> Iterator[tuple[Numbers, Numbers, Numbers]]:
+        """Both passes over a tile: raster indices (n,), means in 1/32 and levels (B, 4, n) of the symbols there.
+
+        z is (B, Z, h', w'). The second pass looks at the anchors, which are known by then.
+        """
+        size, graphs = tile.size, _graphs(self._model)
+        first = anchor_mask(*size)
+        places = first.nonzero()[:, 0].numpy()
+        hyper, *found = graphs.run(("first", size), self._first(size), self._filled(z), self._codes)
+        means, levels = map(self._numbers, found)
+        yield places, means + tile.offsets[:, places], levels
+        places = (~first).nonzero()[:, 0].numpy()
+        seen = self._filled(tile.seen())
+        means, levels = map(self._numbers, graphs.run(("second", size), self._second(size), hyper, seen, self._codes))
+        yield places, means + tile.offsets[:, places], levels
+
+    def _filled(self, values: Tensor) -> Tensor:
+        values = values.to(self._model.device)
+        if self._room == self._count:
+            return values
+        return torch.cat([values, values[:1].expand(self._room - self._count, *values.shape[1:])])
+
+    def _numbers(self, values: Tensor) -> Numbers:
+        return values[: self._count].cpu().numpy().astype(np.int64)
+
+    def _first(self, size: Size) -> Callable[..., tuple[Tensor, ...]]:
+        model = self._model
+        places = anchor_mask(*size).nonzero()[:, 0].to(model.device)
+
+        def run(z: Tensor, codes: Tensor) -> tuple[Tensor, ...]:
+            hyper = model.hyper(z, codes, size)
+            return hyper, *self._distributions(hyper.index_select(1, places), None, codes)
+
+        return run
+
+    def _second(self, size: Size) -> Callable[..., tuple[Tensor, ...]]:
+        model = self._model
+        first = anchor_mask(*size, model.device)
+        wanted = ~first
+        places = wanted.nonzero()[:, 0]
+
+        def run(hyper: Tensor, seen: Tensor, codes: Tensor) -> tuple[Tensor, ...]:
+            context = model.context(seen, codes, size, first, wanted)
+            return self._distributions(hyper.index_select(1, places), context, codes)
+
+        return run
+
+    def _distributions(self, hyper: Tensor, context: Tensor | None, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Means in 1/32 and levels of all channels, (B, 4, n) int32."""
+        model = self._model
+        net, math = model.network.parameter_net, model.math
+        outputs = net.outer(math.leaky(net.base(hyper, context, math)))
+        alpha, _, level = model.constants.rows(codes, torch.float64)
+        means, levels = distributions(outputs, alpha, level, math)
+        return torch.round(means * UNITS).int().transpose(1, 2), levels.int().transpose(1, 2)
+
+
+def _graphs(model: ExactEntropyModel) -> Graphs:
+    """A model's captured passes, kept with it."""
+    kept: Graphs | None = getattr(model, "graphs", None)
+    if kept is None:
+        model.constants = model.constants.to(model.device)  # nothing is copied to the device while it is captured
+        kept = Graphs()
+        model.graphs = kept  # type: ignore[attr-defined]
+    return kept
+
+
+def _encoder(tables: Tables, *, compiled: bool) -> SymbolEncoder:
+    if compiled and has_compiled_coder():
+        from codec.entropy.compiled import CompiledEncoder
+
+        return CompiledEncoder(tables)
+    return SymbolEncoder(tables)
+
+
+def _decoder(tables: Tables, data: bytes, *, canonical: bool, compiled: bool) -> SymbolDecoder:
+    if compiled and has_compiled_coder():
+        from codec.entropy.compiled import CompiledDecoder
+
+        return CompiledDecoder(tables, data)
+    return SymbolDecoder(tables, data, canonical=canonical)
+
+
+@functools.cache
+def has_compiled_coder() -> bool:
+    """Whether numba is installed (the extra `gpu`). Without it the coders take turns."""
+    return importlib.util.find_spec("numba") is not None
+
+
+class _Reader:
+    """A decoder that gives zeros once its stream has turned out to be damaged, and keeps the error."""
+
+    def __init__(self, tables: Tables, data: bytes, *, canonical: bool, compiled: bool) -> None:
+        self.error: BitstreamError | None = None
+        self._decoder: SymbolDecoder | None = None
+        try:
+            self._decoder = _decoder(tables, data, canonical=canonical, compiled=compiled)
+        except BitstreamError as error:
+            self.error = error
+
+    def read(self, means: Numbers, levels: Numbers, *limit: int) -> Symbols:
+        """The next symbols (n,) int32, which is what `means` and `levels` are of."""
+        try:
+            if self._decoder is not None and self.error is None:
+                return self._decoder.read(means, levels, *limit)
+        except BitstreamError as error:
+            self.error = error
+        return np.zeros(len(means), np.int32)
+
+    def close(self) -> None:
+        try:
+            if self._decoder is not None and self.error is None:
+                self._decoder.close()
+        except BitstreamError as error:
+            self.error = error
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[Callable[[Callable[[Item], Result], Sequence[Item]], list[Result]]]:
+    """A map over pictures on as many threads as there are pictures and processors."""
+    workers = min(count, processors.available())
+    if workers < 2:
+        yield lambda function, items: [function(item) for item in items]
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        yield lambda function, items: list(pool.map(function, items))

@@ -1,0 +1,311 @@
+"""The rows of a shard and the tar they fill: each source read, encoded, decoded again, and kept."""
+
+import datetime
+import hashlib
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol, cast
+
+from codec.errors import ArchiveError
+from tasks.archive import schema
+from tasks.archive.manifest import Manifest
+from tasks.archive.tar import Tar
+from tasks.compress import listing, windows
+from tasks.compress.windows import Read, Shared
+from tasks.processes.child import ChildDied, Frame
+from tasks.processes.codec_process import Asked, Claim, decodes, decodes_claim, decodes_each
+from tasks.processes.stages import Timeline, staged, tell
+from tasks.progress import Progress
+from tasks.sources.reading import LostError, Reader
+from tasks.sources.source import open_source
+from tasks.storage.keys import extension_of, member
+
+Row = dict[str, Any]
+
+OWN_BYTES = ("damaged", "irregular", "signed", "raw", "not_an_image", "encoder")
+"""Reasons for which not even a lossless transcode stands in: what is odd about a file may be what matters."""
+
+FOR_THE_SHARD = ("content", "fingerprint", "fallback", "film", "identifier")
+"""What the encoder says for this process alone, not for the row."""
+UNJUDGED = "kept by a release that did not account for every byte of a source, and the source is gone"
+
+
+class Processes(Protocol):
+    """What holds the models of a shard: process_pair.Pair."""
+
+    @property
+    def encoder(self) -> Asked: ...
+
+    @property
+    def decoder(self) -> Asked: ...
+
+    @property
+    def checker(self) -> Asked | None: ...
+
+
+class Encoding:
+    """The rows of a shard, in order, and the tar they fill."""
+
+    def __init__(
+        self,
+        plan: Manifest,
+        shard: int,
+        device: str,
+        held: dict[str, Row],
+        pair: Processes,
+        tar: Tar,
+    ) -> None:
+        self.rows: list[Row] = []
+        self._source, self._held = open_source(plan.source), held
+        self._reader = Reader(self._source)
+        self._plan, self._shard, self._device = plan, shard, device
+        self._encoder, self._decoder = Shared(pair.encoder), Shared(pair.decoder)
+        self._checker = None if pair.checker is None else Shared(pair.checker)
+        self._tar = tar
+
+    def add_all(self, entries: Sequence[Row], progress: Progress) -> None:
+        """Make the rows of a shard's entries: one after another or, with batches, in stages that overlap."""
+        batch = self._plan.settings.batch
+        numbered = [(number, entry) for number, entry in enumerate(entries)]
+        if batch == 1:
+            for each in numbered:
+                self._add(self._read(each))
+                progress.advance(1)
+            return
+        earlier = {entry["key"] for entry in entries}
+        read = staged(self._read, numbered, waiting=batch)
+        encoded = staged(lambda window: self._together(window, earlier), windows.windows(read, batch))
+        for window in staged(self._verify, encoded):
+            for read_one in window:
+                self._add(read_one)
+                progress.advance(1)
+
+    def _together(self, window: list[Read], keys: Collection[str]) -> list[Read]:
+        """Have encoded what is certain to be: other sources wait for rows before them, or for what is held."""
+        chosen = []
+        for read in window:
+            entry, content = read.entry, read.content
+            is_held = entry["key"] in self._held and content == entry["held_sha256"]
+            is_equal = content == entry["sha256"] and entry["duplicate_of"] in keys
+            if read.source is not None and not is_held and not is_equal:
+                read.asked = self._request("encode", entry["key"])
+                chosen.append(read)
+        settings = self._plan.settings
+        windows.encode(self._encoder, chosen, settings.batch, seconds=settings.image_timeout)
+        return window
+
+    def _verify(self, window: list[Read]) -> list[Read]:
+        """Have the files of a window decoded again."""
+        settings, claims = self._plan.settings, list[tuple[Read, Claim]]()
+        for read in window:
+            if settings.verify and isinstance(read.answer, tuple) and "content" in read.answer[0]:
+                answer, data = read.answer
+                claims.append((read, Claim(data, answer["content"], answer["fingerprint"])))
+        seconds, timeline = settings.image_timeout, Timeline()
+        with timeline.during("verify"):
+            found = decodes_each(self._decoder, [claim for _, claim in claims], seconds=seconds)
+            for (read, claim), verified in zip(claims, found, strict=True):
+                read.verified = self._checked(read.entry["key"], claim, verified)
+        tell("shard", timeline.spans)
+        return window
+
+    def _checked(self, key: str, claim: Claim, verified: bool) -> bool:
+        """What the verifier found; raises ArchiveError where a processor, asked too, does not find the same."""
+        settings = self._plan.settings
+        if self._checker is None or not settings.is_decoded_on_processor(key):
+            return verified
+        here = decodes_claim(self._checker, claim, seconds=settings.image_timeout)
+        if here != verified:
+            found = "as it was encoded, but not" if verified else "otherwise than it was encoded, but as that"
+            raise ArchiveError(
+                f"{key!r}: decodes on {self._device} {found} on the processor: do not trust this device; nothing of "
+                "this shard was committed"
+            )
+        return verified
+
+    def _read(self, numbered: tuple[int, Row]) -> Read:
+        """Fetch an entry's source, but for what is never read into memory, or is known without."""
+        number, entry = numbered
+        read = Read(entry, number % self._plan.settings.batch)
+        if self._is_unjudged(entry):
+            return read
+        try:
+            if entry["size"] is None or entry["size"] <= listing.LARGEST_SOURCE:
+                read.source = self._reader.fetch(entry)
+                read.content = hashlib.sha256(read.source).hexdigest()
+        except LostError as lost:
+            read.lost = lost
+        return read
+
+    def _is_unjudged(self, entry: Row) -> bool:
+        return entry["state"] == "unjudged" and self._held.get(entry["key"]) is not None
+
+    def _add(self, read: Read) -> None:
+        """Make the row of one listing entry."""
+        entry = read.entry
+        row = {
+            "key": entry["key"],
+            "version": entry["version"],
+            "source_uri": entry["uri"],
+            "source_bytes": entry["size"],
+            "run": self._plan.run,
+            "shard": self._shard,
+            "device": self._device,
+            "bundle_id": self._plan.bundle_id,
+            "created_at": datetime.datetime.now(datetime.UTC),
+            "group": entry.get("group"),
+            "source_modified_at": self._modified(entry),
+        }
+        self.rows.append(row | self._outcome(read))
+
+    def _modified(self, entry: Row) -> int | None:
+        """Nanoseconds since 1970, where the source's store tells times instead of contents."""
+        stamp, is_local = str(entry["stamp"]), entry["uri"].startswith("file://")
+        return int(stamp) if is_local and not self._source.stamps_tell_content and stamp.isdecimal() else None
+
+    def _outcome(self, read: Read) -> Row:
+        entry, source, content = read.entry, read.source, read.content
+        if self._is_unjudged(entry):
+            return {"source_sha256": entry["held_sha256"]} | self._held[entry["key"]] | {"needs_attention": UNJUDGED}
+        if read.lost is not None:
+            return _failed(read.lost.reason, str(read.lost))
+        if source is None:
+            try:
+                return self._streamed(entry)
+            except LostError as lost:
+                return _failed(lost.reason, str(lost))
+        found = {"source_sha256": content}
+        held = self._held.get(entry["key"])
+        if held is not None and content == entry["held_sha256"] and not self._again(entry, held, source):
+            return found | held
+        if content == entry["sha256"]:
+            found["duplicate_of"] = entry["duplicate_of"]
+            if first := self._first(entry["duplicate_of"], content):
+                return first | found
+        return found | self._encoded(read, source)
+
+    def _streamed(self, entry: Row) -> Row:
+        """A source that is not read into memory goes into the tar as it is, in pieces."""
+        name = member(len(self.rows), entry["key"], extension_of(entry["key"]))
+        offset, content = self._tar.add_pieces(name, entry["size"], self._reader.pieces(entry))
+        found = {"source_sha256": content}
+        held = self._held.get(entry["key"])
+        if held is not None and content == entry["held_sha256"]:
+            self._tar.drop()
+            return found | held
+        size = entry["size"]
+        about = {"status": "fallback", "reason": "too_large", "codec": "original", "verified": True}
+        return found | about | {"bytes": size, "offset": offset, "length": size, "sha256": content}
+
+    def _again(self, entry: Row, held: Row, source: bytes) -> bool:
+        """Whether content that is held is taken again: asked for, and what became of it then would not now."""
+        if entry["state"] != "again":
+            return False
+        if held["reason"] in schema.TROUBLE:
+            return True
+        request = self._request("judge", entry["key"])
+        try:
+            answer, _ = self._encoder.ask(request, source, seconds=self._plan.settings.image_timeout)
+        except ChildDied:
+            return False
+        if "reason" not in answer:
+            return False
+        if held["codec"] != "fdc":
+            return answer["reason"] is None and held["reason"] not in ("would_grow", "below_quality", "unverified")
+        same = all((held[name] or []) == answer[name] for name in ("carried", "discarded_parts"))
+        film = answer["film"][1] if answer["film"] else None
+        return answer["reason"] is not None or not same or held["film_length"] != film
+
+    def _request(self, verb: str, key: str) -> Row:
+        settings = self._plan.settings
+        asked = ("quality", "target_bpp", "min_psnr_db", "max_lpips", "metadata", "verify")
+        named = {"do": verb, "discard": list(settings.discard), "metrics": settings.metrics_of(key)}
+        return named | {name: getattr(settings, name) for name in asked}
+
+    def _first(self, key: str | None, content: str) -> Row | None:
+        """The outcome of an equal source of this shard, whose stored file then serves both."""
+        row = next((row for row in self.rows if row["key"] == key), None)
+        if row is None or row.get("source_sha256") != content or row["status"] == "unchanged":
+            return None
+        own = ("key", "version", "source_uri", "created_at", "group", "source_modified_at")
+        return {name: value for name, value in row.items() if name not in own}
+
+    def _encoded(self, read: Read, source: bytes) -> Row:
+        """A source as an .fdc file, or whole where that may not stand for it."""
+        settings, key, grouped = self._plan.settings, read.entry["key"], read.entry.get("group") is not None
+        if read.answer is None:
+            self._ask(read, source)
+        if isinstance(read.answer, ChildDied):  # whatever it is, it is not decoded here: its bytes are kept
+            about = {"width": None, "height": None, "error": str(read.answer)}
+            return about | {"status": "fallback", "reason": read.answer.reason} | self._whole(key, source, about)
+        answer, data = cast(Frame, read.answer)
+        content, fingerprint, fallback, film, identifier = (answer.pop(name, None) for name in FOR_THE_SHARD)
+        group = {"group": identifier} if identifier and not grouped else {}
+        if content is not None and settings.verify:
+            if read.verified is None:
+                claim = Claim(data, content, fingerprint)
+                verified = decodes_claim(self._decoder, claim, seconds=settings.image_timeout)
+                read.verified = self._checked(key, claim, verified)
+            answer["verified"] = read.verified
+            fallback = None if answer["verified"] else "unverified"
+        if fallback is None:
+            answer |= {"status": "compressed", "codec": "fdc", "content_sha256": content}
+            return answer | self._stored(key, "fdc", data, answer) | self._film(key, source, film) | group
+        if settings.strict_metadata and settings.metadata != "all":
+            return _failed("strict_metadata", f"would be kept whole ({fallback}), with all its metadata")
+        kept = ("source_format", "media_type", "width", "height", "error")
+        about = {name: answer.get(name) for name in kept}
+        about |= group
+        return about | {"status": "fallback", "reason": fallback} | self._without_loss(key, source, about, fallback)
+
+    def _film(self, key: str, source: bytes, place: list[int] | None) -> Row:
+        """The film of a motion photo, its own bytes, beside the picture: one sample of the tar for WebDataset."""
+        if place is None:
+            return {}
+        film = source[place[0] : place[0] + place[1]]
+        offset = self._tar.add(member(len(self.rows), key, "mp4"), film)
+        return {"film_offset": offset, "film_length": len(film), "film_sha256": hashlib.sha256(film).hexdigest()}
+
+    def _ask(self, read: Read, source: bytes) -> None:
+        """The encoder's answer; what ends its process is asked once more in a fresh one."""
+        settings, request = self._plan.settings, self._request("encode", read.entry["key"])
+        if settings.batch > 1:
+            read.asked = request
+            windows.encode_alone(self._encoder, read, settings.batch, seconds=settings.image_timeout)
+            return
+        for _ in range(2):
+            try:
+                read.answer = self._encoder.ask(request, source, seconds=settings.image_timeout)
+                return
+            except ChildDied as death:
+                read.answer = death
+
+    def _without_loss(self, key: str, source: bytes, about: Row, reason: str) -> Row:
+        """The source as JPEG XL where that is smaller and comes back exactly, else its own bytes."""
+        seconds = self._plan.settings.image_timeout
+        if about["width"] is not None and reason not in OWN_BYTES:
+            try:
+                answer, data = self._encoder.ask({"do": "keep"}, source, seconds=seconds)
+            except ChildDied:
+                answer, data = {}, b""
+            if "content" in answer and decodes(self._decoder, data, answer["content"], seconds=seconds):
+                kept = {"codec": "jxl", "verified": True, "content_sha256": answer["content"]}
+                return kept | self._stored(key, "jxl", data, about)
+        return self._whole(key, source, about)
+
+    def _whole(self, key: str, source: bytes, about: Row) -> Row:
+        """The source's own bytes."""
+        return {"codec": "original", "verified": True} | self._stored(key, extension_of(key), source, about)
+
+    def _stored(self, key: str, extension: str, data: bytes, answer: Row) -> Row:
+        offset = self._tar.add(member(len(self.rows), key, extension), data)
+        return {
+            "bytes": len(data),
+            "bpp": 8 * len(data) / (answer["width"] * answer["height"]) if answer["width"] is not None else None,
+            "offset": offset,
+            "length": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+
+
+def _failed(reason: str, error: str) -> Row:
+    return {"status": "failed", "reason": reason, "error": error}

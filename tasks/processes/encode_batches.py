@@ -1,0 +1,231 @@
+"""The encoding process at work on many sources at once: reading, networks, range coders and metrics overlap.
+
+Pictures of one size are encoded together. Each has a place in a batch of so many, which its listing gives it: its bytes
+follow from the place, the size and the picture alone (codec.batches), so it does not matter which others come along, or
+whether they fail.
+"""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.containers.reading import Source
+from codec.images import Picture
+from codec.support import processors
+from tasks.processes.answers import answered, attempted
+from tasks.processes.child import Frame, still_at_work
+from tasks.processes.stages import Timeline, staged
+
+if TYPE_CHECKING:
+    from tasks.processes.encode_worker import Worker
+
+LARGEST_TOGETHER = 2**23
+"""Pixels of a picture that is encoded together with others; a larger one fills a GPU by itself, and is alone."""
+READERS = 4
+"""Sources that are read at a time, at most."""
+
+Row = dict[str, Any]
+TimedPixels = tuple[NDArray[np.uint8], float]
+
+
+@dataclass
+class Member:
+    """A source with its place in a batch, and what becomes of it."""
+
+    header: Row
+    source: bytes
+    place: int
+    answer: Row = field(default_factory=dict)
+    data: bytes = b""
+    found: Source | None = None
+    encoded: Any = None
+
+    @property
+    def picture(self) -> Picture:
+        """The decoded picture of one that was read."""
+        if self.found is None or self.found.picture is None:
+            raise ValueError("this source was not read as a picture")
+        return self.found.picture
+
+
+@dataclass
+class Batch:
+    """Members that are encoded together, and what gives their files once the networks have run."""
+
+    members: list[Member]
+    count: int
+    """Places of the batch."""
+    files: Callable[[], dict[int, Any]] | None = None
+    seconds: float = 0.0
+
+
+def encode_many(worker: "Worker", header: Row, payload: bytes) -> Frame:
+    """The answers on all members of a request, in order, their files one after another, and the time line."""
+    members, start = [], 0
+    for asked in header["members"]:
+        members.append(Member(asked, payload[start : start + asked["length"]], asked["place"]))
+        start += asked["length"]
+    stages = _Stages(worker, header["count"], header["seconds_each"])
+    read = staged(stages.read, members, threads=min(READERS, processors.available()), waiting=header["count"])
+    batches = stages.composed(read)
+    for _ in staged(stages.measure, staged(stages.code, staged(stages.networks, batches))):
+        still_at_work(header["seconds_each"])
+    answers = [member.answer | {"length": len(member.data)} for member in members]
+    spans = [list(span) for span in stages.timeline.spans]
+    return {"answers": answers, "spans": spans}, b"".join(member.data for member in members)
+
+
+class _Stages:
+    """What is done with sources one stage after the other, each in a thread of its own.
+
+    The codec is asked by one thread at a time: the stages that share it are those whose work it mostly is.
+    """
+
+    def __init__(self, worker: "Worker", count: int, seconds: float) -> None:
+        self._worker, self._count, self._seconds = worker, count, seconds
+        self._codec = threading.Lock()
+        self.timeline = Timeline()
+
+    def read(self, member: Member) -> Member:
+        """Read a source; its answer says why it is no picture to be encoded."""
+
+        def read() -> Frame:
+            member.found, about = self._worker.read(member.header, member.source)
+            return about, b""
+
+        still_at_work(self._seconds)
+        with self.timeline.during("read"):
+            member.answer, _ = answered(read)
+        return member
+
+    def composed(self, members: Iterable[Member]) -> Iterator[Batch]:
+        """Batches of one size, each place taken once; one is given out when it is full, the others at the end."""
+        waiting: dict[tuple[int, int], list[dict[int, Member]]] = defaultdict(list)
+        for member in members:
+            if "fallback" in member.answer:
+                continue
+            if self._alone(member):
+                yield Batch([member], 1)
+                continue
+            batches = waiting[member.picture.width, member.picture.height]
+            batch = next((one for one in batches if member.place not in one), None)
+            if batch is None:
+                batch = {}
+                batches.append(batch)
+            batch[member.place] = member
+            if len(batch) == self._count:
+                batches.remove(batch)
+                yield Batch(list(batch.values()), self._count)
+        for batches in waiting.values():
+            for batch in batches:
+                yield Batch(list(batch.values()), self._count)
+
+    def _alone(self, member: Member) -> bool:
+        """Whether a picture is encoded by itself: a large one, or one whose rate or quality is searched for."""
+        searched = any(member.header[name] is not None for name in ("target_bpp", "min_psnr_db", "max_lpips"))
+        return searched or member.picture.width * member.picture.height > LARGEST_TOGETHER
+
+    def networks(self, batch: Batch) -> Batch:
+        """Run the networks for a batch; where that fails, its members are tried one by one in the next stage."""
+        still_at_work(self._seconds)
+        if not self._alone(batch.members[0]):
+            with self.timeline.during("networks") as spent, self._codec:
+                batch.files = self._begun(batch.members)
+            batch.seconds += spent.seconds
+        return batch
+
+    def _begun(self, members: list[Member]) -> Callable[[], dict[int, Any]] | None:
+        pictures = {member.place: member.picture for member in members}
+        quality = members[0].header["quality"]
+        try:
+            files: Callable[[], dict[int, Any]]
+            files = self._worker.codec.begin_many(pictures, self._count, quality=quality)
+        except Exception:  # of whichever member: each is asked by itself
+            return None
+        return files
+
+    def code(self, batch: Batch) -> Batch:
+        """The range coders' part, and what a row says of each file."""
+        still_at_work(self._seconds)
+        with self.timeline.during("coder") as spent:
+            try:
+                encoded = batch.files() if batch.files else {}
+            except Exception:  # as above
+                encoded = {}
+            for member in batch.members:
+                if member.place in encoded:
+                    member.encoded = encoded[member.place]
+                else:
+                    self._by_itself(member)
+        batch.seconds += spent.seconds
+        for member in batch.members:
+            if member.encoded is not None and member.found is not None:
+                about = member.answer | {"encode_seconds": batch.seconds / len(batch.members)}
+                member.answer, member.data = self._worker.kept(member.found, len(member.source), about, member.encoded)
+        return batch
+
+    def _by_itself(self, member: Member) -> None:
+        def encode() -> Any:
+            if self._alone(member):
+                return self._worker.encoded(member.header, member.picture)[0]
+            pictures = {member.place: member.picture}
+            files = self._worker.codec.begin_many(pictures, self._count, quality=member.header["quality"])
+            return files()[member.place]
+
+        with self._codec:
+            member.encoded, why = attempted(encode)
+        member.answer |= why
+
+    def measure(self, batch: Batch) -> Batch:
+        """The metrics that are asked for, of the members that are kept as files."""
+        still_at_work(self._seconds)
+        wanted = [member for member in batch.members if member.data and member.header["metrics"]]
+        if wanted and self._worker.metrics is not None:
+            decoded = self._decoded(wanted, batch.count)
+            with self.timeline.during("metrics"):
+                for member in wanted:
+                    self._measured(member, batch.count, decoded.get(member.place))
+        for member in batch.members:
+            member.found = member.encoded = None  # its pixels are needed no more
+        return batch
+
+    def _measured(self, member: Member, count: int, decoded: TimedPixels | None) -> None:
+        def measure() -> Frame:
+            timed = decoded or self._reconstructed([member], count)[member.place]
+            own = self._worker.measure(member.header, member.picture, member.encoded, timed)
+            return member.answer | own, member.data
+
+        member.answer, member.data = answered(measure)
+
+    def _decoded(self, members: list[Member], count: int) -> dict[int, TimedPixels]:
+        """Pixels by place; none where that fails, and each member is then tried by itself."""
+        with self.timeline.during("decode"):
+            try:
+                return self._reconstructed(members, count)
+            except Exception:  # of whichever member
+                return {}
+
+    def _reconstructed(self, members: list[Member], count: int) -> dict[int, TimedPixels]:
+        """The pixels of members of a batch, with the seconds that each took.
+
+        As for a picture by itself, the stream is decoded where no other process does that.
+        """
+        codec, first, started = self._worker.codec, members[0], time.perf_counter()
+        with self._codec:
+            if self._alone(first):
+                return {first.place: self._worker.decoded(first.header, first.encoded)}
+            files = {member.place: (member.data, member.encoded.symbols) for member in members}
+            if not first.header["verify"]:
+                for member, found in zip(members, codec.contents([own.data for own in members]), strict=True):
+                    if isinstance(found, Exception):
+                        raise found
+                    files[member.place] = (member.data, found.symbols)
+            pixels = codec.reconstruct_many(files, count)
+        seconds = (time.perf_counter() - started) / len(members)
+        return {place: (own, seconds) for place, own in pixels.items()}
