@@ -44,12 +44,12 @@ def rows(
     What a remote archive keeps is copied to a temporary folder, which goes with the dataset.
     """
 
-    def paths(head: Head, scratch: Path) -> list[Path]:
+    def paths(head: Head, noted: list[str] | None) -> list[Path]:
         sources = _sources(archive, head, run_numbers)
-        return [path for source in sources for path in _paths(archive, head, source, scratch, damaged)]
+        return [path for source in sources for path in _paths(archive, head, source, scratch.path, noted)]
 
     with index_files.scratch() as scratch:
-        found = _consistently(archive, lambda head: paths(head, scratch.path))
+        found = _consistently(archive, paths, damaged)
         return scratch.kept_by(index_files.dataset(found, SCHEMA))
 
 
@@ -71,14 +71,14 @@ def lookup(archive: Store, keys: Iterable[str], *, damaged: list[str] | None = N
     """All rows of some keys: only the files of tables that may hold them are read, each in one request."""
     wanted = sorted(set(keys))
 
-    def found(head: Head) -> list[pa.Table]:
+    def found(head: Head, noted: list[str] | None) -> list[pa.Table]:
         return [
             parquet.conformed(table, SCHEMA).filter(pa.compute.field("key").isin(wanted))
             for source in [*_sources(archive, head, list(head.sealed)), *_committed(archive, head, wanted)]
-            for table in _tables(archive, head, source, wanted, damaged)
+            for table in _tables(archive, head, source, wanted, noted)
         ]
 
-    return pa.concat_tables([SCHEMA.empty_table(), *_consistently(archive, found)])
+    return pa.concat_tables([SCHEMA.empty_table(), *_consistently(archive, found, damaged)])
 
 
 def _sources(archive: Store, head: Head, run_numbers: Sequence[int] | None) -> list[Table | IndexFile]:
@@ -165,18 +165,28 @@ def say_instead(error: DamagedError) -> None:
     LOGGER.warning("%s; the parts of its runs are read instead", error)
 
 
-def _consistently(archive: Store, read: Callable[[Head], Read]) -> Read:
+def _consistently(
+    archive: Store, read: Callable[[Head, list[str] | None], Read], damaged: list[str] | None = None
+) -> Read:
     """What a function reads by the head; read again where the head changed meanwhile.
 
-    An erasure removes what it replaced, so a reader may find gone what its head named.
+    An erasure removes what it replaced, so a reader may find gone what its head named. The function gets a list for the
+    names of damaged parts, if they are wanted: what it notes is believed only while the head stands, too.
     """
     while True:
         head = log.read(archive)
+        noted: list[str] | None = None if damaged is None else []
         try:
-            return read(head)
+            found = read(head, noted)
         except (DamagedError, NotFoundError):
             if log.number(archive) == head.record:
                 raise
+            continue
+        if noted and damaged is not None:
+            if log.number(archive) != head.record:
+                continue
+            damaged += noted
+        return found
 
 
 def _within(keys: list[str], file: TableFile) -> bool:

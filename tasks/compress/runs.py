@@ -237,6 +237,9 @@ def seal(archive: Store, plan: Manifest, closed: str = "") -> list[int]:
         document["closed"] = {"reason": closed, "missing": missing}
     stands = archive.publish(layout.seal(run), manifest.to_json(document))
     head = record_seal(archive, run)
+    if head.seal(run) != layout.seal(run):  # another runner sealed it, and an erasure has replaced that seal since
+        archive.remove(layout.seal(run))
+        stands = False
     if not stands:
         return _sealed_by_another(archive, head, plan, closed)
     _remove_unfinished(archive, run)

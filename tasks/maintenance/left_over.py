@@ -12,7 +12,7 @@ SWEPT_AFTER = 7 * 86_400.0
 """Seconds, by the store's clock."""
 _LEFT_OVER = re.compile(
     r"runs/\d{6}/(shards/\d{6}-[0-9a-f]{16}(-\d+)?\.tar|report/part-\d{6}(-[0-9a-f]{16})?\.parquet"
-    r"|(complete|manifest)-[0-9a-f]{16}\.json|listing-[0-9a-f]{64}\.parquet)"
+    r"|complete(-[0-9a-f]{16})?\.json|manifest-[0-9a-f]{16}\.json|listing-[0-9a-f]{64}\.parquet)"
     r"|tables/(CURRENT\.json|\d+/(claim\.json|rows-\d{6}-[0-9a-f]{16}\.parquet))"
 )
 """Names that commands give to what may end as nobody's."""

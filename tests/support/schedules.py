@@ -313,23 +313,27 @@ Choose = Callable[[int, int, str], int | None]
 """(actor, number of its operation, operation) -> the actor that is released, None to kill this one."""
 
 
-def preempted(world: World, first: str, second: str, at: int | str, *, kill: bool) -> tuple[list[str], bool]:
+def preempted(
+    world: World, first: str, second: str | Sequence[str], at: int | str, *, kill: bool
+) -> tuple[list[str], bool]:
     """The violations when `first` is stopped, or killed, before its operation `at`, and `second` runs to its end.
 
+    `second` may be several commands, which run one after the other.
     `at` is a number, or a pattern of an operation, of which the first is meant. The second result says whether `first`
     came that far.
     """
-    names = [first, second]
+    names = [*([second] if isinstance(second, str) else second), first]
     world.start(names)
+    last = len(names) - 1
     waiting = [True]
 
     def choose(actor: int, operation: int, what: str) -> int | None:
-        if actor == 0 and waiting[0] and (operation == at or (isinstance(at, str) and re.match(at, what))):
+        if actor == last and waiting[0] and (operation == at or (isinstance(at, str) and re.match(at, what))):
             waiting[0] = False
-            return None if kill else 1
-        return actor
+            return None if kill else 0
+        return last if waiting[0] else actor
 
-    return _run(world, names, choose, damaged="repair" in names)
+    return _run(world, names, choose, damaged="repair" in names), not waiting[0]
 
 
 def interleaved(world: World, names: Sequence[str], choices: Sequence[int]) -> list[str]:
@@ -341,19 +345,12 @@ def interleaved(world: World, names: Sequence[str], choices: Sequence[int]) -> l
         chosen = next(left, actor)
         return None if chosen < 0 else chosen % len(names)
 
-    return _run(world, names, choose, damaged="repair" in names)[0]
+    return _run(world, names, choose, damaged="repair" in names)
 
 
-def _run(world: World, names: Sequence[str], choose: Choose, *, damaged: bool) -> tuple[list[str], bool]:
+def _run(world: World, names: Sequence[str], choose: Choose, *, damaged: bool) -> list[str]:
     wrong: list[str] = []
-    reached: list[bool] = []
-
-    def noted(actor: int, operation: int, what: str) -> int | None:
-        chosen = choose(actor, operation, what)
-        reached.append(chosen != actor)
-        return chosen
-
-    schedule = Schedule(noted)
+    schedule = Schedule(choose)
     commands = [world.commands[name] for name in names]
     raised = schedule.run(commands, lambda: wrong.extend(readable(world, damaged=damaged)))
-    return wrong + violations(world, names, raised), any(reached)
+    return wrong + violations(world, names, raised)

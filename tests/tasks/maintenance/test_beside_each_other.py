@@ -149,6 +149,25 @@ def test_a_runner_that_comes_after_seal_and_erasure_brings_nothing_back(
     assert audit(str(archive), models=FAKES).problems == []
 
 
+def test_a_seal_that_comes_after_an_erasure_replaced_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(tmp_path / "a", RUNS[:2], seal=False)
+    plan = log.plan(store, log.read(store), 2)
+
+    def others() -> None:
+        runs.seal(store, plan)
+        forget(store, ["b"])
+
+    done = first(monkeypatch, "publish", layout.seal(2), others)
+    assert runs.seal(store, plan) == []
+    assert done
+    assert not store.exists(layout.seal(2))
+    monkeypatch.undo()
+    assert audit(str(tmp_path / "a")).problems == []
+    assert restored(tmp_path / "a", tmp_path / "out").keys() == {"a", "c", "d", "f", "trip/g.jpg"}
+
+
 def test_an_erasure_that_another_carries_out_meanwhile_leaves_nothing_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

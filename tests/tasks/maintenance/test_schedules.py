@@ -48,7 +48,7 @@ def test_three_commands_at_random(world: World, names: list[str], switches: list
 
 
 Unmended = tuple[Callable[..., Any], str, str]
-MENDS: dict[str, tuple[Unmended, tuple[str, str, str, bool]]] = {
+MENDS: dict[str, tuple[Unmended, tuple[str, str | tuple[str, ...], str, bool]]] = {
     "a record is made only if its head still holds": (
         (
             log.append,
@@ -69,6 +69,10 @@ MENDS: dict[str, tuple[Unmended, tuple[str, str, str, bool]]] = {
     "a reader whose table was replaced reads again": (
         (report._consistently, "log.number(archive) == head.record", "True"),
         ("restore", "forget", "(item|pieces|open) tables/", False),
+    ),
+    "a part that is gone is not noted as damaged before the head was read again": (
+        (report._consistently, "if log.number(archive) != head.record", "if False"),
+        ("restore", ("close-run", "forget"), "pieces runs/000003/report", False),
     ),
     "a picture whose tar was replaced is looked up again": (
         (restore._read, "except NotFoundError", "except ZeroDivisionError"),
