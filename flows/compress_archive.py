@@ -86,7 +86,7 @@ def compress_archive(
         bundle: Folder of a trained codec; the embedded one if empty.
         backbone: Where the bundle's backbone is, if it is not embedded in it.
         device: cpu, cuda or cuda:N.
-        workers: Shards encoded at a time; 0 for as many as there are processors for their threads.
+        workers: Shards encoded at a time; 0 for as many as there are processors for their threads, 4 on a GPU.
         resume: Finish this run and do nothing else; refused when its settings are not those given.
         retry_failed: Take again what crashed, was killed, took too long or broke the encoder before.
         recheck: Take again what an earlier release kept and this one would judge otherwise.
@@ -122,7 +122,7 @@ def compress_archive(
     )
     source, archive = command.place(source), command.place(archive)
     models = Models(bundle, device, backbone, child_env=tuple(child_env or ()))
-    count = mapping.workers(workers, threads)
+    count = mapping.workers(workers, threads, device)
     if plan:
         with command.bar("sampling") as bar:
             return asdict(

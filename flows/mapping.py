@@ -29,15 +29,20 @@ from tasks.restore import restore
 from tasks.storage.store import StorageError
 
 PER_WORKER = 4
+WORKERS_OF_A_GPU = 4
 LOGGER = direct.LOGGER
 Engine = Literal["threads", "dask"]
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
 
-def workers(wanted: int, threads: int) -> int:
-    """How many shards to work on at a time: as wanted or, for 0, as many as this process has processors for."""
-    return wanted or max(1, processors.available() // threads)
+def workers(wanted: int, threads: int, device: str = "cpu") -> int:
+    """How many shards to work on at a time: as wanted or, for 0, as many as this process has processors for.
+
+    One GPU is kept busy by few workers, each of which has a copy of the models on it.
+    """
+    most = max(1, processors.available() // threads)
+    return wanted or (most if device == "cpu" else min(most, WORKERS_OF_A_GPU))
 
 
 def _threads(count: int) -> TaskRunner[Any]:

@@ -2,20 +2,23 @@
 
 1. The exact entropy stage at 1024 x 1024, of the mini network and of entroformer-a4 (random weights): picture by
    picture as before, and together, its network replayed as graphs; streams and symbols must be the same.
+   Before it the range coders alone, on the processor: constriction's and the compiled one.
 2. A whole decode of four steps in Stable Diffusion 2.1's shapes, entropy stage included.
 3. compress-archive from JPEG, without metrics and with the default ones: megapixels a second, what each stage is busy,
    and the time line in the format of Chrome's trace viewer (chrome://tracing, ui.perfetto.dev).
 4. Training: samples a second, share of the rate of a large matrix product, and how long the loader is waited for.
 
 Parts are left out when the seconds are over; one that fails is a line. Without a GPU tiny forms of all parts run on the
-processor, so that they stay whole: their figures mean nothing.
+processor, so that they stay whole: their figures mean nothing, but for the coders'.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,11 +29,17 @@ import numpy as np
 import torch
 
 from codec.entropy import many, stream
+from codec.entropy.coder import SymbolDecoder, SymbolEncoder
+from codec.entropy.distribution import LEVEL_STEP, SMALLEST_SIGMA
 from codec.entropy.entroformer import A4, MINI, Entroformer, EntroformerSettings
 from codec.entropy.integer import ExactEntropyModel, export
 from codec.entropy.tables import Tables, build_counts
+from codec.support import processors
 from tests.benchmarks import foundation, gpu_archive, gpu_training
 from tests.benchmarks.entropy_speed import coder_watched
+
+TOGETHER = 8
+"""Pictures that coders on threads take."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,62 @@ def entropy_stage(form: Form) -> Iterator[str]:
             for way, works in ways.items():
                 cells = " | ".join(cell for work in works for cell in _timed(work, count, form.device))
                 yield f"| {name} | {count} | {way} | {cells} |"
+
+
+def coders() -> Iterator[str]:
+    """Milliseconds of the symbols of a picture of 1024 x 1024, and of one among several on threads."""
+    tables, count = Tables(build_counts()), 4 * 128 * 128
+    rng = np.random.default_rng(0)
+    levels = rng.normal(50, 15, count).round().clip(0, 127).astype(np.int64)
+    means, spread = rng.integers(-100, 100, count), SMALLEST_SIGMA * np.exp(levels * LEVEL_STEP)
+    symbols = np.round(means / 32 + rng.normal(0, 1, count) * spread).astype(np.int32)
+    yield (
+        f"{count} symbols, {processors.available()} threads, load average {os.getloadavg()[0]:.1f}. Milliseconds of a "
+        "processor for one, wall time a picture for several.\n"
+    )
+    yield f"| coder | encode one | decode one | decode one of {TOGETHER} on threads, wall |"
+    yield "|---|---|---|---|"
+    writer: Callable[[], SymbolEncoder] = lambda: SymbolEncoder(tables)  # noqa: E731
+    encoder = writer()
+    encoder.write(symbols, means, levels)
+    data = encoder.finish()
+    reader: Callable[[], SymbolDecoder] = lambda: SymbolDecoder(tables, data, canonical=True)  # noqa: E731
+    yield "| constriction | " + _coder_cells(writer, reader, symbols, means, levels)
+    if many.has_compiled_coder():
+        from codec.entropy.compiled import CompiledDecoder, CompiledEncoder
+
+        compiled = lambda: CompiledEncoder(tables), lambda: CompiledDecoder(tables, data)
+        yield "| compiled | " + _coder_cells(*compiled, symbols, means, levels)
+
+
+def _coder_cells(
+    writer: Callable[[], SymbolEncoder],
+    reader: Callable[[], SymbolDecoder],
+    symbols: stream.Symbols,
+    means: many.Numbers,
+    levels: many.Numbers,
+) -> str:
+    def read(_: int = 0) -> None:
+        if not np.array_equal(reader().read(means, levels), symbols):
+            raise AssertionError("a coder reads other symbols than were written")
+
+    cells = [_processor_milliseconds(lambda: writer().write(symbols, means, levels)), _processor_milliseconds(read)]
+    with ThreadPoolExecutor(processors.available()) as pool:
+        started = time.perf_counter()
+        list(pool.map(read, range(TOGETHER)))
+        cells.append(1000 * (time.perf_counter() - started) / TOGETHER)
+    return " | ".join(f"{cell:.1f}" for cell in cells) + " |"
+
+
+def _processor_milliseconds(work: Callable[[], None]) -> float:
+    """Of one call, after one to warm up: the least of three."""
+    work()
+    taken = []
+    for _ in range(3):
+        started = time.process_time()
+        work()
+        taken.append(1000 * (time.process_time() - started))
+    return min(taken)
 
 
 def _timed(work: Callable[[], object], count: int, device: str) -> tuple[str, str]:
@@ -141,18 +206,20 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=290, help="no part begins after this time")
     parser.add_argument("--trace", type=Path, help="where the time line of the archive is written, as JSON")
     parser.add_argument("--bundle", default="", help="of the archive; the embedded one if left out")
-    parser.add_argument("--only", nargs="+", choices=("entropy", "decode", "archive", "training"))
+    parser.add_argument("--only", nargs="+", choices=("coders", "entropy", "decode", "archive", "training"))
     given = parser.parse_args()
     begin = time.perf_counter()
     form = GPU if torch.cuda.is_available() else REHEARSAL
     if form is REHEARSAL:
-        print("No GPU here: tiny forms on the processor, to show that this runs. The figures mean nothing.\n")
+        print("No GPU here: tiny forms on the processor, to show that this runs.")
+        print("The figures mean nothing, but for the coders'.\n")
     else:
         print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n", flush=True)
     peak = foundation.matrix_peak(foundation.GPU if form is GPU else foundation.REHEARSAL)
     print(f"matrix product: {peak:.2f} TFLOP/s", flush=True)
     with tempfile.TemporaryDirectory() as home:
         parts: dict[str, Callable[[], Iterator[str]]] = {
+            "coders": coders,
             "entropy": lambda: entropy_stage(form),
             "archive": lambda: gpu_archive.rows(form.archive, Path(home), given.bundle, given.trace),
             "decode": lambda: whole_decode(form),

@@ -121,10 +121,11 @@ def test_what_a_gpu_is_fed_is_measured_in_every_part(
     printed: Printed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    table = printed(gpu.main, "--only", "entropy", "archive", "training", "--trace", tmp_path / "trace.json")
+    table = printed(gpu.main, "--only", "coders", "entropy", "archive", "training", "--trace", tmp_path / "trace.json")
     assert "failed" not in table and "left out" not in table
     entropy = re.findall(r"^\| tiny \| (\d) \| ([\w ]+) \|(?: [\d.]+ \|){4}$", table, re.MULTILINE)
     assert entropy == [(count, way) for count in "12" for way in ("one by one", "together")]
+    assert re.findall(r"^\| (constriction|compiled) \|(?: [\d.]+ \|){3}$", table, re.M) == ["constriction", "compiled"]
     assert re.search(r"^\| 2 \| psnr \| [\d.]+ \| [\d.]+ \| [\d.]+ \|$", table, re.MULTILINE)
     stages = {event["name"] for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}
     assert stages == {"read", "networks", "coder", "decode", "metrics", "verify"}

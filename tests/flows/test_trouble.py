@@ -187,6 +187,8 @@ def test_workers_are_as_many_as_processors_may_be_used(monkeypatch: pytest.Monke
     assert mapping.workers(0, 2) == 3
     assert mapping.workers(0, 8) == 1
     assert mapping.workers(5, 2) == 5
+    assert mapping.workers(0, 1, "cuda") == mapping.WORKERS_OF_A_GPU < mapping.workers(0, 1)
+    assert mapping.workers(9, 1, "cuda") == 9
 
 
 def test_signals_are_watched_whoever_handles_them() -> None:

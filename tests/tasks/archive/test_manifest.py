@@ -133,3 +133,13 @@ def test_a_manifest_that_is_sound_but_not_the_one_that_was_sealed_is_found(tmp_p
     store.replace(name, manifest.to_json(document | {"gone": 1}))
     assert log.plan(store, log.read(store), 1).gone == 1, "alone it is taken"
     assert [found["name"] for found in audit(store.url).problems] == [name]
+
+
+def test_a_run_that_an_earlier_release_planned_has_batches_of_one(tmp_path: Path) -> None:
+    store = make(tmp_path / "a", RUNS)
+    name = manifest_name(store.url)
+    document = json.loads(store.read(name)) | {"batch": 1}
+    for own in ("batch", "processor_sample"):
+        del document["settings"][own]
+    del document["sha256"]
+    assert Manifest.from_bytes(manifest.to_json(document), name).settings.batch == 1

@@ -321,7 +321,7 @@ def test_the_settings_and_surroundings_of_a_run_are_in_its_manifest(packed: tupl
         "metrics": [],
     }
     assert manifest["source"] == f"file://{source}"
-    assert (manifest["parent"], manifest["batch"], manifest["shards"]) == (None, 1, [[0, 3], [3, 4]])
+    assert (manifest["parent"], manifest["shards"]) == (None, [[0, 3], [3, 4]])
     assert {"bundle_id", "package_version", "listing_sha256"} <= manifest.keys()
     described = json.loads((archive / layout.ARCHIVE).read_bytes())
     assert len(described.pop("sha256")) == 64
