@@ -141,6 +141,11 @@ class Backbone:
         return self.schedule.log_snr.device
 
     @property
+    def latent_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each channel of the autoencoder's latents, (1, 4, 1, 1) each."""
+        return self._mean, self._std
+
+    @property
     def prediction_type(self) -> str:
         """'epsilon' or 'v_prediction': what the U-Net gives out. predict_noise gives epsilon for both."""
         return self.schedule.prediction_type

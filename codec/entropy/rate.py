@@ -45,11 +45,13 @@ def coded_bits(
     *,
     seen: Tensor | None = None,
     math: Arithmetic | None = None,
+    symbols: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Bits of (latent, hyper-latent), (B,) each, of the rounded alpha y under the simulated integer model.
 
     scaled is alpha y, (B, 4, h, w); codes the alpha codes, (B, 4) long. For pretraining, `seen` (h w,) bool takes the
-    place of the checkerboard's anchors. Another arithmetic than Simulated() may be given.
+    place of the checkerboard's anchors. Another arithmetic than Simulated() may be given, and what takes the place of
+    the rounded latent: `symbols` (B, 4, h, w), dither taken off, such as alpha y with uniform noise.
     """
     math = math or Simulated()
     alpha, inverse, level = constants.rows(codes, scaled.dtype)
@@ -59,7 +61,8 @@ def coded_bits(
 
     shape, steps = (scaled.shape[-2], scaled.shape[-1]), 2**model.settings.halvings
     hyper = crop_tokens(model.hyper_decoder(z, codes, math), (steps * z.shape[-2], steps * z.shape[-1]), shape)
-    tokens = rounded(scaled, model.settings.dither).flatten(2).transpose(1, 2)
+    symbols = rounded(scaled, model.settings.dither) if symbols is None else symbols
+    tokens = symbols.flatten(2).transpose(1, 2)
     if model.settings.order == "serial":
         context = model.context(tokens, inverse, codes, shape, math)
     else:

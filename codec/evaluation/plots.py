@@ -63,8 +63,9 @@ def draw_curves(
     A dot is a point of a codec: the means of rate and value over all pictures; points that some picture lacks are left
     out.
     """
-    drawn = figure(15, 9.5)
-    *axes, last = drawn.subplots(2, 3).flat
+    drawn = figure(20, 9.5)
+    *axes, last, spare = drawn.subplots(2, 4).flat
+    spare.set_axis_off()
     order = [*(codec for codec in compared.codecs if codec != ours), *([ours] if ours in compared.codecs else [])]
     for axis, metric in zip(axes, METRICS, strict=True):
         for codec in order:

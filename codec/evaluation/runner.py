@@ -20,6 +20,7 @@ from codec.errors import FdcError, SettingsError
 from codec.evaluation.baselines import Baseline, Pixels, largest_within
 from codec.images import encode_png, read_image
 from codec.metrics.kernel_distance import Features, original_features, patch_features
+from codec.metrics.outside import SMALLEST_SIDE, ssimulacra2
 from codec.metrics.quality import Metrics
 
 Row = dict[str, Any]
@@ -47,6 +48,7 @@ COLUMNS = {
     "lpips_alex": "DOUBLE",
     "lpips_vgg": "DOUBLE",
     "dists": "DOUBLE",
+    "ssimulacra2": "DOUBLE",  # NULL in rows of before it was measured
     "encode_seconds": "DOUBLE",
     "decode_seconds": "DOUBLE",
     "picture": "VARCHAR",  # of the reconstruction, below the folder
@@ -142,10 +144,13 @@ class Meters:
         with patch_features(self.device) as seen:
             measured = self._metrics.measure_all(original, decoded)
         rows = []
-        for quality in measured:
+        for quality, pixels in zip(measured, decoded, strict=True):
             reasons = {"lpips_alex" if name == "lpips" else name: why for name, why in quality.reasons.items()}
+            outside = ssimulacra2(original, pixels)
+            if outside is None:
+                reasons["ssimulacra2"] = f"side below {SMALLEST_SIDE}"
             values = {"psnr_db": quality.psnr_db, "ms_ssim": quality.ms_ssim, "dists": quality.dists}
-            values |= {"lpips_alex": quality.lpips, "lpips_vgg": quality.lpips_vgg}
+            values |= {"lpips_alex": quality.lpips, "lpips_vgg": quality.lpips_vgg, "ssimulacra2": outside}
             rows.append({**values, "error": "; ".join(f"{name}: {why}" for name, why in reasons.items()) or None})
         if not seen or not seen[0].size:
             return rows, None
@@ -244,8 +249,11 @@ def read_rows(places: Sequence[Path]) -> list[Row]:
     if not places:
         return []
     with duckdb.connect() as database:
-        found = database.execute(f"SELECT {', '.join(COLUMNS)} FROM read_parquet(?)", [list(map(str, places))])
-        return [dict(zip(COLUMNS, row, strict=True)) for row in found.fetchall()]
+        files = list(map(str, places))
+        found = database.execute("SELECT * FROM read_parquet(?, union_by_name = true)", [files])
+        there = [column[0] for column in found.description or ()]
+        rows = [dict(zip(there, values, strict=True)) for values in found.fetchall()]
+    return [{name: row.get(name) for name in COLUMNS} for row in rows]
 
 
 def write_parquet(rows: Sequence[Row], path: Path) -> None:

@@ -28,10 +28,12 @@ class Metric:
 METRICS = (
     Metric("psnr_db", "PSNR (dB)", ".2f", lower=False),
     Metric("ms_ssim", "MS-SSIM", ".4f", lower=False),
-    Metric("lpips_alex", "LPIPS (AlexNet)", ".4f"),
-    Metric("lpips_vgg", "LPIPS (VGG)", ".4f"),
-    Metric("dists", "DISTS", ".4f"),
+    Metric("ssimulacra2", "SSIMULACRA 2", ".2f", lower=False),
+    Metric("lpips_alex", "LPIPS (AlexNet, trained on)", ".4f"),
+    Metric("lpips_vgg", "LPIPS (VGG, trained on)", ".4f"),
+    Metric("dists", "DISTS (trained on)", ".4f"),
 )
+"""Those that are trained on are terms of this project's losses: of its own codecs they say more than eyes would."""
 
 
 class Comparison:

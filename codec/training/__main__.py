@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import codec.support.torchvision_shim  # noqa: F401
@@ -21,16 +21,19 @@ from codec.diffusion.backbone import Backbone
 from codec.errors import FdcError, SettingsError
 from codec.training.card import write_card
 from codec.training.data import CropSampler, ShardedImages, Source
+from codec.training.draws import Draws
+from codec.training.end_to_end import EndToEndStage
 from codec.training.evaluation import averages, evaluate_bundle
 from codec.training.latents import CachedLatents
 from codec.training.pretraining import AutoencoderStage, DecoderStage, UNetStage
 from codec.training.settings import StageName, StageSettings, TrainingSettings, read_settings, to_json
 from codec.training.stages import AdapterStage, EntropyStage
-from codec.training.trainer import Stage, Trainer
+from codec.training.trainer import EVERY_TERM, Stage, Trainer
 from codec.training.workspace import Workspace, measure_latents, put_in_place, recovered
 
 PATCH_CROPS = 64
-STATISTICS_STEPS = 8
+STATISTICS_CROPS = 4096
+"""Crops whose latents say mean and deviation: a few dozen would miss the deviation by a tenth."""
 log = logging.getLogger("codec.training")
 
 
@@ -89,7 +92,7 @@ class Run:
         source = self._crops(settings)
         backbone = workspace.backbone(self._patches)
         entropy, estimator = workspace.entropy(), workspace.estimator()
-        if name in ("adapter", "joint") and not workspace.has("entropy"):
+        if name in ("adapter", "joint", "end_to_end") and not workspace.has("entropy"):
             raise SettingsError(f"the {name} stage needs a trained entropy model: run the entropy stage first")
         stage: Stage
         match name:
@@ -103,19 +106,22 @@ class Run:
                 stage = EntropyStage(settings, backbone, entropy)
             case "adapter" | "joint":
                 stage = AdapterStage(settings, backbone, entropy, estimator, joint=name == "joint")
+            case "end_to_end":
+                stage = EndToEndStage(settings, backbone, entropy, alpha_at_one=workspace.config.alpha_at_one)
         latents = settings.cached_batches and name in ("unet", "entropy")
         trainer = self._trainer(name, settings, stage, self._cached(source, backbone, settings) if latents else source)
+        if isinstance(stage, EndToEndStage) and not trainer.checkpoint.index.exists():
+            stage.calibrate(self._calibration(source, settings.calibration_crops))
         if not trainer.run():
             return False
         if not self.accelerator.is_main_process:
             return True
-        if name == "autoencoder":
+        if name in ("autoencoder", "end_to_end"):
             backbone.autoencoder.to(self.accelerator.device)
-            batches = [source.batch(-1 - step).to(self.accelerator.device) for step in range(STATISTICS_STEPS)]
-            backbone = measure_latents(backbone, batches)
-        if name in ("autoencoder", "unet", "decoder"):
+            backbone = measure_latents(backbone, self._batches(source, STATISTICS_CROPS))
+        if name in ("autoencoder", "unet", "decoder", "end_to_end"):
             workspace.save_backbone(backbone)
-        if name in ("entropy", "joint"):
+        if name in ("entropy", "joint", "end_to_end"):
             workspace.save("entropy", entropy)
         if name in ("adapter", "joint"):
             workspace.save("estimator", estimator)
@@ -132,6 +138,15 @@ class Run:
 
     def _cached(self, crops: CropSampler, backbone: Backbone, settings: StageSettings) -> CachedLatents:
         return CachedLatents(crops, backbone, settings.cached_batches, self.output / "latents", self.accelerator)
+
+    def _batches(self, crops: CropSampler, count: int) -> Iterator[torch.Tensor]:
+        """Batches of at least `count` crops, none of which a step of training draws alike."""
+        for step in range(-(-count // crops.batch_size)):
+            yield crops.batch(-1 - step).to(self.accelerator.device)
+
+    def _calibration(self, crops: CropSampler, count: int) -> Iterator[tuple[torch.Tensor, Draws]]:
+        for place, batch in enumerate(self._batches(crops, count)):
+            yield batch, Draws(self.settings.seed, place * EVERY_TERM, device=self.accelerator.device)
 
     def _patches(self) -> torch.Tensor:
         """8x8 patches of a few crops, for the linear start of a new autoencoder."""

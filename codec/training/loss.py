@@ -13,14 +13,15 @@ LARGEST_OFFSET = 7
 
 
 def distortion(
-    original: Tensor, decoded: Tensor, settings: StageSettings, draws: Draws
+    original: Tensor, decoded: Tensor, settings: StageSettings, draws: Draws, *, every_term: bool = False
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Per-sample weighted L1 + MSE + LPIPS + DISTS of (B, 3, H, W) pictures: ((B,), the terms' batch means by name).
 
     LPIPS and DISTS are computed at every perceptual_every-th and structural_every-th step only and then weigh that
     many times as much. Both see the pictures from a common random offset of 0 to 7 pixels on. Crops begin at
     multiples of the decoder's stride; without the offset a pattern of that period looks the same to the networks at
-    every step, and they let it grow.
+    every step, and they let it grow. With `every_term` all are computed, each with its plain weight: what the steps
+    lose in the mean.
     """
     l1 = F.l1_loss(decoded, original, reduction="none").flatten(1).mean(1)
     mse = F.mse_loss(decoded, original, reduction="none").flatten(1).mean(1)
@@ -29,12 +30,14 @@ def distortion(
     down, right = (int(draws.number(0, LARGEST_OFFSET + 1)) for _ in range(2))
     seen, shown = original[..., down:, right:].float(), decoded[..., down:, right:].float()
     with torch.autocast(original.device.type, enabled=False):  # half precision bends their gradients
-        if settings.perceptual and draws.step % settings.perceptual_every == 0:
+        for_lpips = 1 if every_term else settings.perceptual_every
+        for_dists = 1 if every_term else settings.structural_every
+        if settings.perceptual and draws.step % for_lpips == 0:
             lpips: Tensor = lpips_network(settings.perceptual_network, original.device)(seen, shown)
-            loss = loss + settings.perceptual * settings.perceptual_every * lpips
+            loss = loss + settings.perceptual * for_lpips * lpips
             terms["lpips"] = lpips.mean()
-        if settings.structural and draws.step % settings.structural_every == 0:
+        if settings.structural and draws.step % for_dists == 0:
             dists: Tensor = dists_network(original.device)(seen, shown)
-            loss = loss + settings.structural * settings.structural_every * dists
+            loss = loss + settings.structural * for_dists * dists
             terms["dists"] = dists.mean()
     return loss, terms

@@ -12,7 +12,7 @@ from codec.entropy.entroformer import MINI, EntroformerSettings
 from codec.errors import SettingsError
 from codec.support.dataclass_parsing import build
 
-StageName = Literal["autoencoder", "unet", "decoder", "entropy", "adapter", "joint"]
+StageName = Literal["autoencoder", "unet", "decoder", "entropy", "adapter", "joint", "end_to_end"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,13 @@ class StageSettings:
     """Range of the reciprocal bin width, drawn log-uniformly."""
     quality: tuple[float, float] = (1.0, 64.0)
     """Range of lambda, drawn log-uniformly for each sample."""
+    train_unet: bool = True
+    """End-to-end stage: whether the U-Net is trained too."""
+    calibration_crops: int = 256
+    """End-to-end stage: crops whose rate and distortion before the first step are those that it expects."""
+    rate_gain: float = 0.003
+    """End-to-end stage: how much the logarithm of the distortion's weight falls in a step for each unit that the
+    logarithm of the rate is above the start's."""
 
 
 @dataclass(frozen=True)

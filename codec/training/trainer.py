@@ -65,6 +65,11 @@ class Trainer:
             for parameter, value in trained.named_parameters()
             if value.requires_grad
         }
+        self.buffers = {
+            f"{module}.{buffer}": value
+            for module, trained in stage.trained.items()
+            for buffer, value in trained.named_buffers()
+        }
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
         )
@@ -169,6 +174,7 @@ class Trainer:
             tensors[f"weight/{name}"], tensors[f"average/{name}"] = value.detach(), self.averages[name]
             state: dict[str, Any] = self.optimizer.state_dict()["state"].get(index, {})
             tensors |= {f"{key}/{name}": state[key] for key in ("exp_avg", "exp_avg_sq") if key in state}
+        tensors |= {f"buffer/{name}": value for name, value in self.buffers.items()}
         self.checkpoint.save(self.step, tensors)
 
     def _resume(self) -> None:
@@ -182,6 +188,8 @@ class Trainer:
                 self.averages[name] = tensors[f"average/{name}"].to(value.device)
                 moments = {key: tensors[f"{key}/{name}"] for key in ("exp_avg", "exp_avg_sq")}
                 state[index] = {"step": torch.tensor(float(self.step))} | moments
+            for name, buffer in self.buffers.items():
+                buffer.copy_(tensors[f"buffer/{name}"])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 

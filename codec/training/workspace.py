@@ -10,7 +10,7 @@ bundle/                             the export
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -162,7 +162,7 @@ def new_backbone(patches: Tensor, seed: int) -> Backbone:
 
 
 @torch.no_grad()
-def measure_latents(backbone: Backbone, batches: list[Tensor]) -> Backbone:
+def measure_latents(backbone: Backbone, batches: Iterable[Tensor]) -> Backbone:
     """The same mini backbone with mean and deviation of each latent channel over the batches in its configuration."""
     autoencoder = backbone.autoencoder
     means = [autoencoder.encode(pixels).latent_dist.mean.transpose(0, 1).flatten(1) for pixels in batches]

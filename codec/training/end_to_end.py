@@ -1,0 +1,153 @@
+"""The stage that trains a whole mini codec for rate and distortion: encoder, entropy model, U-Net and decoder."""
+
+from collections.abc import Iterable, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from codec.diffusion.backbone import Backbone
+from codec.diffusion.denoiser import clean_latent
+from codec.diffusion.mini import MiniAutoencoder
+from codec.entropy.distribution import RateConstants
+from codec.entropy.entroformer import Entroformer
+from codec.entropy.rate import coded_bits, rounded
+from codec.errors import SettingsError
+from codec.training.draws import Draws
+from codec.training.loss import distortion
+from codec.training.pretraining import Terms
+from codec.training.settings import StageSettings
+
+FIRST_SCALE = 0.1
+"""Weight of lambda D in bits per pixel at the start: there the shipped bundle's bins, which lambda sets, cost as many
+bits as they save distortion (its card, lambda 4 to 8)."""
+ROUNDED_SHARE = 0.1
+"""The last part of the steps, which sees symbols rounded with the codec's own dither instead of uniform noise."""
+STATISTICS_MOMENTUM = 0.01
+"""How fast the running statistics follow: the mean of about a hundred batches."""
+
+
+class RunningState(nn.Module):
+    """What the stage knows of its own run, kept in its checkpoints: none of it has a gradient."""
+
+    mean: Tensor
+    std: Tensor
+    log_scale: Tensor
+    log_bits: Tensor
+    distortions: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("std", std.clone())
+        self.register_buffer("log_scale", torch.tensor(FIRST_SCALE).log())
+        self.register_buffer("log_bits", torch.zeros(3))
+        self.register_buffer("distortions", torch.zeros(3))
+
+
+class EndToEndStage(nn.Module):
+    """Minimises bits per pixel + lambda scale D through the quantiser, one U-Net step and the decoder.
+
+    Lambda is drawn log-uniformly for each sample and sets the bin width as in the codec. Latents are normalised by
+    running statistics with the gradient of normalisation by the batch's own (batch renormalization, Ioffe 2017): so
+    no gradient changes the scale of a channel, which would only be undone. While noise stands for rounding, it has the
+    error that dither gives, uniform and independent of the latent. Each sample's loss is divided by what the networks
+    that the stage begins with lose at its lambda, so that lambda 64 does not weigh 64 times as much as lambda 1.
+    `scale` follows the rate: bits per pixel stay what they were at the start, at each lambda in the mean.
+    """
+
+    def __init__(
+        self, settings: StageSettings, backbone: Backbone, entropy: Entroformer, *, alpha_at_one: float
+    ) -> None:
+        super().__init__()
+        if not isinstance(backbone.autoencoder, MiniAutoencoder):
+            raise SettingsError(
+                f"the end_to_end stage trains the backbone itself, and {backbone.name} is not ours: it stays frozen; "
+                "run the stages entropy, adapter and joint"
+            )
+        self.settings, self.backbone, self.alpha_at_one = settings, backbone, alpha_at_one
+        self.autoencoder = backbone.autoencoder.requires_grad_(True)
+        self.unet = cast(nn.Module, backbone.unet).requires_grad_(settings.train_unet)
+        self.entropy = entropy.requires_grad_(True)
+        self.constants = RateConstants.computed().to(backbone.device)
+        self.state = RunningState(*backbone.latent_statistics).to(backbone.device)
+
+    @property
+    def trained(self) -> Mapping[str, nn.Module]:
+        return {"autoencoder": self.autoencoder, "unet": self.unet, "entropy": self.entropy, "state": self.state}
+
+    def forward(self, pixels: Tensor, draws: Draws) -> Terms:
+        training = torch.is_grad_enabled()
+        quality = draws.log_uniform(len(pixels), *self.settings.quality)
+        bpp, lossy, terms = self._coded(pixels, quality, draws, learning=training)
+        level = quality.log2()
+        expected_bpp = _curve(self.state.log_bits, level).exp()
+        scale = self.state.log_scale.exp().clone()
+        expected = expected_bpp + quality * scale * _curve(self.state.distortions, level)
+        loss = (bpp + quality * scale * lossy) / expected
+        drift = (bpp.detach() / expected_bpp).log().mean()
+        if training:  # more bits than at the start: distortion weighs less
+            self.state.log_scale -= self.settings.rate_gain * drift
+        return loss.mean(), terms | {"bpp": bpp.mean(), "rate_drift": drift, "scale": scale}
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[tuple[Tensor, Draws]]) -> None:
+        """Learn what rate and distortion to expect at each lambda: those of the networks as they are now, on batches
+        whose draws compute every term. Curves of the second order in log2 lambda."""
+        levels, rates, distortions = [], [], []
+        for pixels, draws in batches:
+            quality = draws.log_uniform(len(pixels), *self.settings.quality)
+            bpp, lossy, _ = self._coded(pixels, quality, draws, learning=False, every_term=True)
+            levels.append(quality.log2())
+            rates.append(bpp.log())
+            distortions.append(lossy)
+        level = torch.cat(levels)
+        self.state.log_bits.copy_(_fitted(level, torch.cat(rates)))
+        self.state.distortions.copy_(_fitted(level, torch.cat(distortions)))
+
+    def _coded(
+        self, pixels: Tensor, quality: Tensor, draws: Draws, *, learning: bool, every_term: bool = False
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Bits per pixel (B,), distortion (B,), and the distortion's terms."""
+        y = self._normalised(self.autoencoder.encode(pixels).latent_dist.mean, learning=learning)
+        codes = (128 + 32 * (self.alpha_at_one * quality.sqrt()).log2()).round().clamp(0, 255).long()
+        alpha = (2.0 ** ((codes - 128) / 32)).view(-1, 1, 1, 1)
+        noise = draws.uniform(len(y), *y.shape[1:], low=-0.5, high=0.5)
+        late = draws.step >= (1 - ROUNDED_SHARE) * self.settings.steps
+        scaled = alpha * y
+        with torch.autocast(y.device.type, enabled=False):  # the entropy model's grids are finer than half precision
+            seen = rounded(scaled, self.entropy.settings.dither) if late or not learning else scaled + noise
+            latent_bits, hyper_bits = coded_bits(
+                self.entropy, scaled.float(), codes[:, None].expand(-1, 4), self.constants, symbols=seen.float()
+            )
+        y_hat = seen / alpha
+        error = (y_hat - y).detach().square().flatten(1).mean(1)
+        clean = clean_latent(self.backbone, y_hat, self.backbone.timesteps_of(1 / (1 + error)))
+        decoded = self.autoencoder.decode(clean * self.state.std + self.state.mean).sample.float()
+        lossy, terms = distortion(pixels, decoded, self.settings, draws, every_term=every_term)
+        return (latent_bits + hyper_bits) / (pixels.shape[-2] * pixels.shape[-1]), lossy, terms
+
+    def _normalised(self, raw: Tensor, *, learning: bool) -> Tensor:
+        """Latents in units of the running statistics, whose gradient is that of the batch's own."""
+        if not learning:
+            return (raw - self.state.mean) / self.state.std
+        mean, std = raw.mean((0, 2, 3), keepdim=True), raw.std((0, 2, 3), keepdim=True)
+        with torch.no_grad():
+            variance = std.square() + (mean - self.state.mean).square()
+            self.state.mean.lerp_(mean, STATISTICS_MOMENTUM)
+            self.state.std.copy_(torch.lerp(self.state.std.square(), variance, STATISTICS_MOMENTUM).sqrt())
+            stretch = std / self.state.std
+            shift = (mean - self.state.mean) / self.state.std
+        return (raw - mean) / std * stretch + shift
+
+
+def _curve(coefficients: Tensor, level: Tensor) -> Tensor:
+    """The value of a polynomial at log2 lambda (B,)."""
+    return coefficients[0] + coefficients[1] * level + coefficients[2] * level.square()
+
+
+def _fitted(level: Tensor, values: Tensor) -> Tensor:
+    """The coefficients (3,) of the least squares polynomial through values (N,) at log2 lambda (N,)."""
+    powers = torch.stack([torch.ones_like(level), level, level.square()], 1).double()
+    coefficients: Tensor = torch.linalg.pinv(powers) @ values.double()
+    return coefficients.float()
