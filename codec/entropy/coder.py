@@ -38,13 +38,23 @@ class SymbolEncoder:
             raise ValueError(f"a symbol's magnitude exceeds {SYMBOL_LIMIT}")
         whole, indices = _split(means, levels)
         residuals, radii = symbols - whole, self.tables.radii[levels]
-        encode, model = self._coder.encode, self.tables.model
-        for residual, radius, index in zip(residuals.tolist(), radii.tolist(), indices.tolist(), strict=True):
-            if -radius <= residual <= radius:
-                encode(residual + radius, model(index))
-            else:
-                encode(2 * radius + 1, model(index))
-                self._escape(2 * (residual - radius - 1) if residual > 0 else 2 * (-residual - radius - 1) + 1)
+        beyond = np.abs(residuals) > radii
+        entries = np.where(beyond, 2 * radii + 1, residuals + radii)
+        distances = np.abs(residuals) - radii - 1
+        self._append(self.tables.models(indices), entries, beyond, 2 * distances + (residuals < 0))
+
+    def _append(
+        self, models: list[object], entries: NDArray[np.int64], beyond: NDArray[np.bool_], escapes: NDArray[np.int64]
+    ) -> None:
+        """Code table entries (n,); where `beyond` the table, the number in `escapes` follows."""
+        encode, start, listed = self._coder.encode, 0, entries.tolist()
+        for place in [*np.flatnonzero(beyond).tolist(), None]:
+            stop = len(listed) if place is None else place + 1
+            for entry, model in zip(listed[start:stop], models[start:stop], strict=True):
+                encode(entry, model)
+            if place is not None:
+                self._escape(int(escapes[place]))
+            start = stop
 
     def _escape(self, value: int) -> None:
         """Exp-Golomb code of order zero: as many zeros as value + 1 has further bits, then value + 1."""
@@ -86,28 +96,36 @@ class SymbolDecoder:
         has bits, so that is checked after each call, and a short stream ends the work in the part where it ran out.
         """
         whole, indices = _split(means, levels)
-        entries, residuals = np.empty(len(means), np.int64), np.empty(len(means), np.int64)
-        radii = self.tables.radii[levels]
-        decode, model = self._coder.decode, self.tables.model
+        radii, models = self.tables.radii[levels], self.tables.models(indices)
+        decode, found, escapes = self._coder.decode, [], {}
         try:
-            for place, (radius, index) in enumerate(zip(radii.tolist(), indices.tolist(), strict=True)):
-                entries[place] = entry = decode(model(index))
-                residuals[place] = entry - radius if entry <= 2 * radius else self._escaped(radius)
+            for model, last in zip(models, (2 * radii + 1).tolist(), strict=True):
+                entry = decode(model)
+                if entry == last:
+                    escapes[len(found)] = self._escaped()
+                found.append(entry)
         except AssertionError:  # how the library reports a state that no encoder produces
             raise BitstreamError("the coded stream is damaged: it holds a state that no encoder writes") from None
+        entries = np.array(found, np.int64)
         counts = self.tables.counts[self.tables.starts[indices] + entries]
         self._room -= math.log2(TOTAL) * len(counts) - float(np.log2(counts).sum())
         if self._room < 0:
             raise BitstreamError("the coded stream is shorter than its symbols; the file is damaged")
+        residuals = entries - radii
+        for place, value in escapes.items():
+            magnitude = value // 2 + int(radii[place]) + 1
+            residuals[place] = -magnitude if value % 2 else magnitude
         symbols = whole + residuals
         if symbols.size and np.abs(symbols).max() > limit:
             raise BitstreamError(f"the coded stream is damaged: a symbol's magnitude exceeds {limit}")
-        found = symbols.astype(np.int32)
         if self._again is not None:
-            self._again.write(found, means, levels)
-        return found
+            beyond, numbers = np.zeros(len(entries), np.bool_), np.zeros(len(entries), np.int64)
+            beyond[list(escapes)], numbers[list(escapes)] = True, list(escapes.values())
+            self._again._append(models, entries, beyond, numbers)
+        return symbols.astype(np.int32)
 
-    def _escaped(self, radius: int) -> int:
+    def _escaped(self) -> int:
+        """The number that _escape has written."""
         width = 0
         while not self._coder.decode(_BIT):
             width += 1
@@ -117,9 +135,7 @@ class SymbolDecoder:
         value = 1
         for _ in range(width):
             value = 2 * value + int(self._coder.decode(_BIT))
-        value -= 1
-        magnitude = value // 2 + radius + 1
-        return -magnitude if value % 2 else magnitude
+        return value - 1
 
     def close(self) -> None:
         """Raise BitstreamError unless the stream may end here."""

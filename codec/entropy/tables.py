@@ -60,6 +60,11 @@ class Tables:
         self.counts = counts
         self._models: dict[int, object] = {}
 
+    def models(self, indices: NDArray[np.int64]) -> list[object]:
+        """The models of an array of indices, in its order."""
+        made = {index: self.model(index) for index in np.unique(indices).tolist()}
+        return [made[index] for index in indices.tolist()]
+
     def model(self, index: int) -> object:
         """The constriction model of table level * 32 + fraction."""
         made = self._models.get(index)
