@@ -187,17 +187,17 @@ class Block(nn.Module):
         far, own_cell = relative[-1], relative[len(relative) // 2 - 1]
         seen = visible[asking]
         if bool(seen.all()):  # their own keys are among the visible
-            scores, value_own = query @ (key + far).transpose(-1, -2), None
+            scores, values_own = query @ (key + far).transpose(-1, -2), None
         else:
             own = (query * (key_own + own_cell)).sum(-1, keepdim=True).masked_fill(seen[:, None], MASKED)
             no_key = key.new_zeros((*key.shape[:-2], 1, key.shape[-1]))  # its scores give way to those of own keys
             scores = query @ torch.cat([key + far, no_key], -2).transpose(-1, -2)
-            scores[..., -1:] = own
+            scores[..., -1:], values_own = own, value_own
         if key.shape[-2]:
             ranks, beside, cells = _beside(near, inside, visible)
             nearness = query @ (relative[:-1][cells] - far).T * beside
             scores.scatter_add_(-1, ranks.expand_as(nearness), nearness)
-        return self._attended(scores, value, math, value_own)
+        return self._attended(scores, value, math, values_own)
 
     def _alike(
         self,

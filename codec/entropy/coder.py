@@ -97,7 +97,9 @@ class SymbolDecoder:
         """
         whole, indices = _split(means, levels)
         radii, models = self.tables.radii[levels], self.tables.models(indices)
-        decode, found, escapes = self._coder.decode, [], {}
+        decode = self._coder.decode
+        found: list[int] = []
+        escapes: dict[int, int] = {}
         try:
             for model, last in zip(models, (2 * radii + 1).tolist(), strict=True):
                 entry = decode(model)
