@@ -48,28 +48,60 @@ class Block(nn.Module):
         math: Arithmetic,
         seen: Tensor | None = None,
         wanted: Tensor | None = None,
+        *,
+        alike: bool = False,
     ) -> Tensor:
         """Attention inside windows. relative is (cells, dim / heads) on the activation grid.
 
         seen (N,) bool, the same for all of the batch: the tokens that others may look at; all of them without it.
         wanted (N,) bool, with `seen` only: the tokens to return, (B, wanted, dim), when the others serve as keys alone.
+        alike, with `seen` only: all tokens that are not seen are equal, so that much is computed once for all of them.
         """
-        projected = self._projected(x, math)
+        if seen is not None:
+            return self._hidden_aware(x, relative, shape, math, seen, wanted, alike=alike)
+        projected, mixed = self._projected(x, math), torch.empty_like(x)
+        for group in window_groups(*shape, self.window, self.shifted, x.device):
+            near, inside = near_tokens(group.height, group.width, self.positions, x.device)
+            for tokens in group.tokens.split(WINDOWS_AT_ONCE):
+                query, key, value = self._heads(projected[:, tokens])
+                mixed[:, tokens] = _merged(self._in_window(query, key, value, relative, near, inside, math))
+        return self._finished(x, mixed, math)
+
+    def _hidden_aware(
+        self,
+        x: Tensor,
+        relative: Tensor,
+        shape: tuple[int, int],
+        math: Arithmetic,
+        seen: Tensor,
+        wanted: Tensor | None,
+        *,
+        alike: bool,
+    ) -> Tensor:
+        """The same where some keys are hidden."""
+        if alike:  # one row stands for all that are not seen
+            order = torch.cat([seen.nonzero()[:, 0], (~seen).nonzero()[:1, 0]])
+            places = torch.where(seen, seen.cumsum(0) - 1, len(order) - 1)
+            projected = self._projected(x[:, order], math)
+        else:
+            places, projected = None, self._projected(x, math)
         mixed = torch.zeros_like(x)
         for group in window_groups(*shape, self.window, self.shifted, x.device):
             near, inside = near_tokens(group.height, group.width, self.positions, x.device)
-            for tokens in group.tokens.split(WINDOWS_AT_ONCE if seen is None else 1):
-                query, key, value = self._heads(projected[:, tokens])
-                if seen is None:
-                    attended = self._in_window(query, key, value, relative, near, inside, math)
-                else:
-                    asking = slice(None) if wanted is None else wanted[tokens[0]].nonzero()[:, 0]
-                    visible = seen[tokens[0]]
-                    tokens = tokens[:, asking]
-                    attended = self._among_seen(
-                        query, key, value, relative, near[asking], inside[asking], visible, asking, math
-                    )
-                mixed[:, tokens] = _merged(attended)
+            for tokens in group.tokens:
+                visible, rows = seen[tokens], tokens if places is None else places[tokens]
+                query, key, value = self._heads(projected[:, None, rows])
+                asking = torch.ones_like(visible) if wanted is None else wanted[tokens]
+                if alike and bool(visible.any()):
+                    hidden = asking & ~visible
+                    if bool(hidden.any()):
+                        window = query, key, value, relative, near[hidden], inside[hidden], visible
+                        mixed[:, tokens[hidden]] = _merged(self._alike(*window, math))[:, 0]
+                    asking = asking & visible
+                asked = asking.nonzero()[:, 0]
+                if len(asked):
+                    window = query, key, value, relative, near[asked], inside[asked], visible
+                    mixed[:, tokens[asked]] = _merged(self._among_seen(*window, asked, math))[:, 0]
         return (
             self._finished(x, mixed, math) if wanted is None else self._finished(x[:, wanted], mixed[:, wanted], math)
         )
@@ -145,7 +177,7 @@ class Block(nn.Module):
         near: Tensor,
         inside: Tensor,
         visible: Tensor,
-        asking: Tensor | slice,
+        asking: Tensor,
         math: Arithmetic,
     ) -> Tensor:
         """The same for the queries with the indices `asking`, whose rows near and inside are; keys are those `visible`
@@ -153,15 +185,58 @@ class Block(nn.Module):
         query, key_own, value_own = (part[..., asking, :] for part in (query, key, value))
         key, value = (part[..., visible, :] for part in (key, value))
         far, own_cell = relative[-1], relative[len(relative) // 2 - 1]
-        own = (query * (key_own + own_cell)).sum(-1, keepdim=True).masked_fill(visible[asking][:, None], MASKED)
-        no_key = key.new_zeros((*key.shape[:-2], 1, key.shape[-1]))  # its scores give way to those of own keys
-        scores = query @ torch.cat([key + far, no_key], -2).transpose(-1, -2)
-        scores[..., -1:] = own
+        seen = visible[asking]
+        if bool(seen.all()):  # their own keys are among the visible
+            scores, values_own = query @ (key + far).transpose(-1, -2), None
+        else:
+            own = (query * (key_own + own_cell)).sum(-1, keepdim=True).masked_fill(seen[:, None], MASKED)
+            no_key = key.new_zeros((*key.shape[:-2], 1, key.shape[-1]))  # its scores give way to those of own keys
+            scores = query @ torch.cat([key + far, no_key], -2).transpose(-1, -2)
+            scores[..., -1:], values_own = own, value_own
         if key.shape[-2]:
-            ranks = (visible.cumsum(0) - 1).clamp(min=0)  # of the visible among themselves
-            nearness = query @ (relative[:-1] - far).T * (inside & visible[near])
-            scores.scatter_add_(-1, ranks[near].expand_as(nearness), nearness)
-        return self._attended(scores, value, math, value_own)
+            ranks, beside, cells = _beside(near, inside, visible)
+            nearness = query @ (relative[:-1][cells] - far).T * beside
+            scores.scatter_add_(-1, ranks.expand_as(nearness), nearness)
+        return self._attended(scores, value, math, values_own)
+
+    def _alike(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        relative: Tensor,
+        near: Tensor,
+        inside: Tensor,
+        visible: Tensor,
+        math: Arithmetic,
+    ) -> Tensor:
+        """What _among_seen gives for queries that are not visible and all equal, whose rows near and inside are.
+
+        They have one row of scores but for the keys beside them. So the best keys of that row, as many more as stand
+        beside a query, hold the best of each query that do not stand beside it.
+        """
+        one = int((~visible).nonzero()[0, 0])
+        query, key_own, value_own = (part[..., one : one + 1, :] for part in (query, key, value))
+        key, value = (part[..., visible, :] for part in (key, value))
+        far, own_cell, keys = relative[-1], relative[len(relative) // 2 - 1], key.shape[-2]
+        ranks, beside, cells = _beside(near, inside, visible)
+        common = query @ (key + far).transpose(-1, -2)
+        changed = common[..., 0, ranks] + query @ (relative[:-1][cells] - far).T
+        own = (query * (key_own + own_cell)).sum(-1, keepdim=True)
+        best, scores = math.best(common, self.top_k + len(cells))
+        stands = torch.zeros(len(near), keys + 1, dtype=torch.bool, device=near.device)
+        stands.scatter_(1, ranks.where(beside, keys), True)
+        taken = stands[:, best[..., 0, :]].movedim(0, -2)
+        size = (*common.shape[:-2], len(near))
+        candidates = torch.cat(
+            [scores.masked_fill(taken, MASKED), changed.masked_fill(~beside, MASKED), own.expand(*size, 1)], -1
+        )
+        places = torch.cat(
+            [best.expand(*size, -1), ranks.expand(*size, -1), ranks.new_full((1,), keys).expand(*size, 1)], -1
+        )
+        return math.attended(
+            candidates, torch.cat([value, value_own], -2), None, min(self.top_k, keys + 1), self.scale, places
+        )
 
     def _attended(self, scores: Tensor, value: Tensor, math: Arithmetic, own: Tensor | None = None) -> Tensor:
         """The values' mean by the softmax of the top_k best scores; overwrites the scores."""
@@ -176,3 +251,11 @@ class Block(nn.Module):
 def _merged(mixed: Tensor) -> Tensor:
     """(B, heads, ..., n, dim / heads) -> (B, ..., n, dim)."""
     return mixed.movedim(1, -2).flatten(-2)
+
+
+def _beside(near: Tensor, inside: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Visible keys beside queries: their ranks among the visible (q, c), whether there are such, the c cells."""
+    beside = inside & visible[near]
+    cells = beside.any(0).nonzero()[:, 0]
+    ranks = (visible.cumsum(0) - 1).clamp(min=0)
+    return ranks[near[:, cells]], beside[:, cells], cells

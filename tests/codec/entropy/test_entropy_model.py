@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from codec.entropy import integer, stream
 from codec.entropy.coder import SYMBOL_LIMIT, SymbolDecoder, SymbolEncoder
 from codec.entropy.distribution import RateConstants, alpha_of_code, bits, code_of_alpha, sigma
-from codec.entropy.entroformer import MINI, Entroformer
+from codec.entropy.entroformer import MINI, Entroformer, EntroformerSettings
 from codec.entropy.grids import ACTIVATION, Exact, Simulated, exponential_table
 from codec.entropy.rate import coded_bits, hyper_latent
 from codec.entropy.tables import TOTAL, Tables, build_counts, layout
-from codec.entropy.windows import anchor_mask, cells_of, near_tokens, window_groups
+from codec.entropy.windows import WINDOW, anchor_mask, cells_of, near_tokens, window_groups
 from codec.errors import BitstreamError, BundleError
 from tests.support.tiny_bundles import TINY, tiny_entropy
 
@@ -310,3 +310,19 @@ def test_alpha_codes_are_a_32nd_of_an_octave() -> None:
     assert alpha_of_code(160) == 2
     assert [code_of_alpha(alpha_of_code(code)) for code in range(256)] == list(range(256))
     assert code_of_alpha(1e9) == 255
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (5, 3), (7, 16), (33, 40)])
+def test_queries_that_are_alike_attend_as_each_would_by_itself(shape: tuple[int, int]) -> None:
+    torch.manual_seed(7)
+    exact, settings = Exact(exponential_table()), EntroformerSettings(dim=32, heads=2)
+    block = settings.block(WINDOW, shifted=True).double()
+    for part in block.parameters():
+        part.copy_(torch.round(part * 4 * 2**12) * 2.0**-12)
+    relative = torch.round(torch.randn(26, 16, dtype=torch.float64) * 2**9) * 2.0**-9
+    seen = anchor_mask(*shape)
+    x = torch.round(torch.randn(1, len(seen), 32, dtype=torch.float64) * 2).where(seen[:, None], torch.ones(32))
+    for wanted in (None, ~seen):
+        single = block(x, relative, shape, exact, seen, wanted)
+        assert torch.equal(block(x, relative, shape, exact, seen, wanted, alike=True), single)
