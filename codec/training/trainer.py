@@ -96,7 +96,7 @@ class Trainer:
                 draws = Draws(self.seed, self.step, rank=rank, world=world, device=device)
                 loss, terms = model(to_device(batch, device), draws)
                 self.accelerator.backward(loss)
-                self.accelerator.clip_grad_norm_(self.parameters.values(), settings.clip_norm)
+                norm = self.accelerator.clip_grad_norm_(self.parameters.values(), settings.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad()
                 self._average()
@@ -104,7 +104,7 @@ class Trainer:
                 last = self.step == settings.steps
                 if main and (time.monotonic() - logged > 2 or last):
                     logged = time.monotonic()
-                    self._log({"loss": loss} | terms)
+                    self._log({"loss": loss} | terms | {"gradient_norm": norm})  # before it was clipped
                 if main and time.monotonic() - looked > self.held_out_seconds:
                     self._look(device)
                     looked = time.monotonic()

@@ -70,6 +70,21 @@ def run_line(
     return stage
 
 
+def test_the_log_tells_the_gradient_norm_before_it_was_clipped(tars: Path, tmp_path: Path) -> None:
+    class Steep(Line):
+        def forward(self, batch: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+            return 100 * self.line.bias.sum(), {}  # its norm is 100, clip_norm is 1
+
+    settings = StageSettings(steps=1, batch_size=4, crop_size=32)
+    trainer = Trainer(
+        "line", settings, Steep(), sampler(tars), Accelerator(cpu=True), tmp_path,
+        seed=1, checkpoint_every=9, checkpoint_seconds=1e9, scalar=lambda *_: None,
+    )  # fmt: skip
+    trainer.run()
+    record = json.loads((tmp_path / "progress.jsonl").read_text().splitlines()[-1])
+    assert record["gradient_norm"] == pytest.approx(100)
+
+
 def test_an_interrupted_stage_ends_with_the_weights_of_an_uninterrupted_one(tars: Path, tmp_path: Path) -> None:
     whole = run_line(tars, tmp_path / "whole", 11)
     with pytest.raises(KeyboardInterrupt):
