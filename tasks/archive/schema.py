@@ -42,6 +42,7 @@ DAMAGED = "damaged"
 UPLOADS: Mapping[str, str] = {
     "checksum": "the store checked the SHA-256 of the whole tar before it was committed",
     "composite": "the store checked the SHA-256 of each part of the tar's upload",
+    "crc64nvme": "the store's CRC-64/NVME of the tar is that of its bytes",
     "read_back": "the whole tar was read again from the store and hashed",
 }
 

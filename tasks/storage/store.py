@@ -91,18 +91,21 @@ class Store(ReadableStore):
         """How what stands under a name was seen to be this content; empty where it is not.
 
         `checksum`: the store has checked its SHA-256; `composite`: it has checked that of each part of the upload;
+        `crc64nvme`: it keeps no SHA-256 of ours, and its CRC-64/NVME is this content's (with the package awscrt);
         `read_back`: it was read again here. Raises NotFoundError, StorageError.
         """
         size = content.stat().st_size if isinstance(content, Path) else len(content)
         if self.size(name) != size:
             return ""
         with self._naming_errors("verify", name):
-            stored = uploads.checksum(self._fs, self._path(name)) if self.has_etags else ""
-            if stored and self._checks():
+            stored, crc = uploads.checksums(self._fs, self._path(name)) if self.has_etags else ("", "")
+            if (stored or crc) and self._checks():
                 if stored == uploads.checksum_of(sha256_of(content)):
                     return "checksum"
                 if stored == uploads.composite_of(content):
                     return "composite"
+                if crc and crc == uploads.crc64nvme_of(content):
+                    return "crc64nvme"
         # no checksum, or one of parts of another size than ours: a copy made by some other tool
         return "read_back" if self.sha256(name) == sha256_of(content) else ""
 

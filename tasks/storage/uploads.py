@@ -50,24 +50,40 @@ def put(fs: Any, path: str, content: bytes | Path, *, create: bool, largest_put:
         raise
 
 
-def checksum(fs: Any, path: str) -> str:
-    """The SHA-256 that a server keeps of an object, or of those of its parts, in Base64; empty if none."""
+def checksums(fs: Any, path: str) -> tuple[str, str]:
+    """What a server keeps of an object, in Base64, empty if none: SHA-256, or that of its parts', and CRC-64/NVME."""
     bucket, key, _ = fs.split_path(path)
-    found = fs.call_s3("head_object", Bucket=bucket, Key=key, ChecksumMode="ENABLED").get("ChecksumSHA256", "")
-    return str(found).partition("-")[0]  # what follows is the number of parts
+    found = fs.call_s3("head_object", Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+    sha256 = str(found.get("ChecksumSHA256", "")).partition("-")[0]  # what follows is the number of parts
+    return sha256, str(found.get("ChecksumCRC64NVME", ""))
 
 
 def checksum_of(sha256: str) -> str:
-    """What `checksum` says of content with this hash, in hexadecimal, that was put in one request."""
+    """The SHA-256 that `checksums` gives of content with this hash, in hexadecimal, that was put in one request."""
     return _base64(bytes.fromhex(sha256))
 
 
 def composite_of(content: bytes | Path) -> str:
-    """What `checksum` says of content that `put` stored in parts."""
+    """The SHA-256 that `checksums` gives of content that `put` stored in parts."""
     size = _size(content)
     starts = range(0, size, _part_length(size))
     digests = [hashlib.sha256(_piece(content, start, starts.step)).digest() for start in starts]
     return _base64(hashlib.sha256(b"".join(digests)).digest())
+
+
+def crc64nvme_of(content: bytes | Path) -> str:
+    """The CRC-64/NVME of content as `checksums` gives it; empty where the package awscrt is not installed.
+
+    S3 computes it of every object, also of those that came without a SHA-256.
+    """
+    try:
+        from awscrt.checksums import crc64nvme
+    except ImportError:
+        return ""
+    value = 0
+    for start in range(0, _size(content), PART):
+        value = crc64nvme(_piece(content, start, PART), value)
+    return _base64(value.to_bytes(8, "big"))
 
 
 def refuses_a_wrong_checksum(fs: Any, path: str) -> bool:

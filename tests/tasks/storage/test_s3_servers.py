@@ -96,6 +96,25 @@ def test_other_bytes_than_ours_are_never_verified(proxy: Proxy, tmp_path: Path, 
     assert store.publish("x", ours) is False
 
 
+def test_what_came_without_a_sha256_is_verified_by_its_crc_where_that_can_be_computed(
+    proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("awscrt", reason="CRC-64/NVME is computed by awscrt, which is not installed")
+    monkeypatch.setattr(uploads, "PART", 1 << 20)
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    ours.write_bytes(bytes(range(256)) * (5 << 12))
+    store = Store("s3://tried/copied")
+    crc = uploads.crc64nvme_of(ours)
+    put = {"Bucket": "tried", "Key": "copied/x", "Body": ours.read_bytes()}
+    fsspec.filesystem("s3").call_s3("put_object", **put, ChecksumAlgorithm="CRC64NVME", ChecksumCRC64NVME=crc)
+    assert uploads.checksums(fsspec.filesystem("s3"), "tried/copied/x") == ("", crc)
+    proxy.rule()
+    assert store.verify("x", ours) == "crc64nvme"
+    assert [request for request in proxy.log() if request.startswith("GET ")] == []
+    other.write_bytes(ours.read_bytes()[:-1] + b"!")
+    assert store.verify("x", other) == ""
+
+
 def test_a_row_says_how_its_tar_was_verified(proxy: Proxy, fake_bundle: Path, tmp_path: Path) -> None:
     source = Store("s3://tried/photos")
     source.replace("a.png", png(1))
