@@ -166,8 +166,9 @@ def main() -> None:
         pending = [mutant for mutant in table if mutant.name not in kept]
         for mutant, killer in zip(pending, pool.map(on_a_tree, pending), strict=True):
             kept[mutant.name] = killer
-            KEPT.parent.mkdir(exist_ok=True)
-            KEPT.write_text(json.dumps(kept))
+            if not asked.only:
+                KEPT.parent.mkdir(exist_ok=True)
+                KEPT.write_text(json.dumps(kept))
             print(f"{mutant.name}: {f'killed by {killer}' if killer else 'SURVIVED'}", flush=True)
     verdicts = {mutant.name: (mutant, kept[mutant.name]) for mutant in table}
     if not asked.only:
