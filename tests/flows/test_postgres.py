@@ -23,7 +23,7 @@ from tests.support.deployments import deploy, until
 from tests.support.prefect_server import Server, free_port, serving
 from tests.support.waiting import end
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 FOUND = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 """Where Debian puts it."""

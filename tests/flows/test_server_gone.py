@@ -94,6 +94,7 @@ def home(tmp_path: Path, made_database: Path) -> Path:
     return home
 
 
+@pytest.mark.proof
 def test_a_server_that_dies_while_a_command_runs_loses_nothing(places: Places, home: Path) -> None:
     port = free_port()
     with serving(home, port) as server:

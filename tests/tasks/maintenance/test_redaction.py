@@ -89,7 +89,7 @@ def test_killed_anywhere_and_run_again_a_redaction_is_the_same(tmp_path: Path) -
     assert len(copies) > 12
     assert forget.forget(Store(str(archive)), ["b", "c"], redact=True) == 3
     undisturbed = tree(archive)
-    for copy in copies:
+    for copy in [*copies[::4], *copies[-2:]]:
         store = Store(str(copy))
         assert report.rows(store).count_rows() == 11
         assert restore(str(copy), str(tmp_path / f"out {copy.name}")).errors == []
