@@ -137,6 +137,9 @@ class HyperDecoder(nn.Module):
 class ContextNet(nn.Module):
     """Symbols (zero where unknown) -> features (B, N, dim) of each position, on the residual grid."""
 
+    shares_alike = True
+    """Whether tokens that are alike are computed once; the result is the same, and the steps before it are not."""
+
     def __init__(self, settings: EntroformerSettings) -> None:
         super().__init__()
         dim = settings.dim
@@ -167,7 +170,7 @@ class ContextNet(nn.Module):
             x = self._embedded(symbols * seen[:, None], inverse, codes, math)
             *blocks, last = self._blocks()
             # what is not seen enters the first block as zeros; asking whether costs a GPU more than it saves
-            alike = isinstance(math, Exact) and x.device.type == "cpu"
+            alike = self.shares_alike and isinstance(math, Exact) and x.device.type == "cpu"
             for block in blocks:
                 x, alike = block(x, relative, shape, math, seen, alike=alike), False
             x = last(x, relative, shape, math, seen, wanted, alike=alike)

@@ -50,6 +50,7 @@ def pattern(*shape: int) -> Tensor:
 def layers(bundle: Bundle) -> dict[str, dict[str, Any]]:
     """What the codec computes, by the name of the step, in the order of computing."""
     model, _ = bundle.load_entropy()
+    model.network.context.shares_alike = False  # every token has its steps
     found: dict[str, dict[str, Any]] = {}
 
     def keep(name: str, values: Tensor, units: float = 1.0) -> None:
