@@ -42,6 +42,7 @@ def test_no_object_names_a_redacted_key_and_no_run_takes_it_again(
     assert pack(source, archive, fake_bundle).runs == []
     folder(source, {"d.png": png(6)})
     pack(source, archive, fake_bundle)
+    folder(source, {"e.png": png(8)})
     pack(source, archive, fake_bundle, replace(SMALL, exclude=("*Doe*", "a.png")), recheck=True)
     assert naming(Store(str(archive)), "Jane") == []
     assert audit(str(archive), models=FAKES).problems == []
