@@ -154,7 +154,7 @@ class Trial:
         return f"{found.objects} objects"
 
     def compact(self) -> str:
-        return f"{compaction.compact(writable(self._archive)).rows} rows"
+        return f"{sum(table.rows for table in compaction.compact(writable(self._archive)).tables)} rows"
 
     def forget(self) -> str:
         key = report.query(Store(self._archive), "SELECT key FROM rows WHERE key = 'a b+c.png'")[0]
