@@ -64,7 +64,7 @@ def decoded(archive: Store, file: IndexFile, data: bytes) -> pa.Table:
         table = pa.parquet.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
         stated = (table.schema.metadata or {}).get(ROWS_SHA256)
         whole = bool(file.sha256) or stated is None or stated == _digest(table)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, ArithmeticError, LookupError) as error:  # a zone UTE, a year 70000
         raise _damaged(archive, file) from error
     if not whole:
         raise _damaged(archive, file)

@@ -6,6 +6,7 @@ from whoever reads the archive; who guesses the name can confirm the guess.
 
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -33,6 +34,11 @@ _OF_ITS_CONTENT = ("held_sha256", "sha256", "duplicate_of", "group")
 def pseudonym(key: str) -> str:
     """What stands for a key that was redacted."""
     return PREFIX + hashlib.sha256((_SALT + key).encode()).hexdigest()
+
+
+def is_pseudonym(key: str) -> bool:
+    """Whether a key looks like what `pseudonym` gives; a folder may be called the same."""
+    return re.fullmatch(f"{PREFIX}[0-9a-f]{{64}}", key) is not None
 
 
 def of_row(row: dict[str, Any], is_redacted: Callable[[str], bool]) -> dict[str, Any]:

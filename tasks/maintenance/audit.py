@@ -10,9 +10,8 @@ import datetime
 import hashlib
 import logging
 import random
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,16 +22,17 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from codec.errors import ArchiveError, SettingsError
-from tasks.archive import erasing, escrow, format1, index_files, layout, log, manifest, report, tables
+from tasks.archive import escrow, format1, index_files, layout, log, manifest, report, tables
 from tasks.archive.decoders import Decoders
 from tasks.archive.erasing import tar_of
 from tasks.archive.index_files import DamagedError, IndexFile
-from tasks.archive.log import Head, Table
+from tasks.archive.log import Table
 from tasks.archive.manifest import Manifest
 from tasks.archive.opening import existing, prepare
 from tasks.maintenance import left_over
 from tasks.maintenance.findings import SCHEMA, Findings
 from tasks.maintenance.left_over import Verdict
+from tasks.maintenance.objects import Objects, Wrong
 from tasks.processes.codec_process import Models, decodes, verifier
 from tasks.progress import SILENT, Progress
 from tasks.storage import parquet
@@ -100,7 +100,16 @@ def audit(
         with pa.parquet.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
             notes = Findings(writer)
             try:
-                _Audit(store, mirror, Path(scratch), notes, decoders, sample, random.Random(seed), progress).whole()
+                _Audit(
+                    archive=store,
+                    mirror=mirror,
+                    scratch=Path(scratch),
+                    notes=notes,
+                    decoders=decoders,
+                    sample=sample,
+                    draw=random.Random(seed),
+                    progress=progress,
+                ).whole()
             finally:
                 notes.flush()
                 writer.close()
@@ -112,25 +121,13 @@ def audit(
     return Audited(notes.objects, notes.pictures, notes.found, notes.repaired, notes.problems, name)
 
 
-Wrong = Callable[[Path], str]
-"""What is wrong with a file, in one line; empty if nothing is."""
-
-
-@dataclass
-class _Audit:
-    archive: Store
-    mirror: Store | None
-    scratch: Path
-    notes: Findings
+@dataclass(kw_only=True)
+class _Audit(Objects):
     decoders: Decoders
     sample: float
     draw: random.Random
     progress: Progress
-    objects: dict[str, int] = field(default_factory=dict)
-    named: set[str] = field(default_factory=set)
     useless: set[str] = field(default_factory=set)
-    head: Head = field(default_factory=Head)
-    fetched: tuple[str, str] = ("", "")
 
     def whole(self) -> None:
         """Check all that is there."""
@@ -316,66 +313,6 @@ class _Audit:
                 self.notes.add(tar, "undecodable", detail, key=row["key"])
                 return
         self.notes.add(tar, key=row["key"])
-
-    def check(self, name: str, wrong: Wrong) -> bool:
-        """Note whether an object is in order, and whether it was put in order; False if it is not."""
-        self.named.add(name)
-        problem = self.problem(self.archive, name, wrong)
-        if problem is None or self.was_replaced(name):
-            self.notes.add(name)
-            return problem is None
-        repaired = self.repair(name, wrong)
-        self.notes.add(name, *problem, repaired=repaired)
-        return repaired
-
-    def was_replaced(self, name: str) -> bool:
-        """Whether an object went out of force since the audit began, by an erasure or a compaction beside it."""
-        if log.number(self.archive) == self.head.record or not self.head.record:
-            return False
-        return not self.is_in_force(log.read(self.archive), name)
-
-    def problem(self, store: Store, name: str, wrong: Wrong) -> tuple[str, str] | None:
-        try:
-            detail = wrong(self.local(store, name))
-        except (NotFoundError, FileNotFoundError):
-            return "missing", "nothing is stored here"
-        return ("damaged", detail) if detail else None
-
-    def repair(self, name: str, wrong: Wrong) -> bool:
-        """Put the mirror's object in place of a missing or damaged one, if that is in order."""
-        if self.mirror is None or self.problem(self.mirror, name, wrong) is not None:
-            return False
-        copy = self.local(self.mirror, name)
-        try:
-            self.archive.replace(name, copy)  # in one step: what is left of a damaged tar stays until the copy stands
-            now = log.read(self.archive)
-            if now.erasures != self.head.erasures and not self.is_in_force(now, name):
-                self.archive.remove(name)  # an erasure replaced it meanwhile: it must not come back
-                return True
-        except StorageError as error:
-            self.notes.add(name, "damaged", f"cannot be repaired: {error}")
-            return False
-        self.fetched = ("", "")
-        self.objects[name] = copy.stat().st_size
-        return True
-
-    def is_in_force(self, head: Head, name: str) -> bool:
-        """Whether a head still has an object; others than those of runs and tables are not erased."""
-        return not name.startswith((f"{layout.RUNS}/", f"{layout.TABLES}/")) or erasing.in_force(
-            self.archive, head, name
-        )
-
-    def local(self, store: Store, name: str) -> Path:
-        """A local file with the content of an object, fetched once until the next object is asked for."""
-        if store.folder is not None:
-            return store.folder / name
-        path = self.scratch / "object"
-        if self.fetched != (store.url, name):
-            self.fetched = ("", "")
-            with store.open(name) as source, path.open("wb") as copy:
-                shutil.copyfileobj(source, copy, 1 << 20)
-            self.fetched = (store.url, name)
-        return path
 
 
 def _no_document(path: Path) -> str:

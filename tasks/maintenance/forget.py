@@ -95,8 +95,9 @@ def _not_done(archive: Store, keys: Sequence[str], *, redact: bool) -> list[str]
     """The keys that are neither forgotten, nor redacted where that is asked for."""
     rows = report.lookup(archive, [*keys, *map(redaction.pseudonym, keys)])
     forgotten = set(rows.filter(pa.compute.field("status") == "forgotten").column("key").to_pylist())
-    done = {key for key in keys if redaction.pseudonym(key) in forgotten or key.startswith(redaction.PREFIX)}
-    return sorted(set(keys) - done - (set() if redact else forgotten))
+    done = {key for key in keys if redaction.pseudonym(key) in forgotten}
+    done |= {key for key in forgotten if redaction.is_pseudonym(key) or not redact}
+    return sorted(set(keys) - done)
 
 
 def _unfinished(head: Head) -> int:

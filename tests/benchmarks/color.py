@@ -5,7 +5,6 @@ Root mean squared error of the means of 8x8 pixels, in 8-bit units of luma and b
 and no noise: what is left is a wrong shade. Ratios are ours over theirs, with bootstrap intervals over the photos.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from codec import Codec, Picture, read_image
 from codec.evaluation.baselines import Baseline, available, largest_within
+from tests.benchmarks import on_photos
 
 QUALITIES = (1.0, 8.0, 64.0)
 OTHERS = ("avif", "hevc")
@@ -88,24 +88,11 @@ def _ratio(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> str:
 
 
 def main() -> int:
-    """Run and report."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    options.add_argument("folder", type=Path)
-    options.add_argument("--bundle", default="", help="folder of a trained codec; the embedded one if empty")
-    options.add_argument("--photos", type=int, default=40)
-    options.add_argument("-o", "--output", type=Path)
-    arguments = options.parse_args()
-    codec = Codec.load(arguments.bundle or None)
-    found = sorted(path for path in arguments.folder.iterdir() if path.is_file())
-    chosen = found[:: max(1, len(found) // arguments.photos)][: arguments.photos]
+    """Run and report, with what could not be compared."""
     others, missing = available(OTHERS)
-    text = f"# Colors of 8x8 means, bundle {codec.bundle.id[:8]}, {len(chosen)} photos\n\n"
-    text += table(codec, others, chosen)
-    text += "".join(f"\n{name} is not here: {why}\n" for name, why in missing.items())
-    print(text, end="")
-    if arguments.output:
-        arguments.output.write_text(text)
-    return 0
+    lacks = "".join(f"\n{name} is not here: {why}\n" for name, why in missing.items())
+    heading = "Colors of 8x8 means"
+    return on_photos.run("color", heading, lambda codec, photos: table(codec, others, photos) + lacks, photos=40)
 
 
 if __name__ == "__main__":

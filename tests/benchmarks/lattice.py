@@ -6,7 +6,6 @@ the same of the original: 1 is no grid. Sharpness stands beside it, since blur l
 Laplacian, as a share of the original's. The autoencoder alone, nothing quantized, shows whose grid it is.
 """
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from codec import Codec, read_image
 from codec.images import to_pixels
+from tests.benchmarks import on_photos
 
 QUALITIES = (1.0, 8.0, 64.0)
 FREQUENCIES = (1 / 8, 1 / 4, 3 / 8, 1 / 2)
@@ -109,21 +109,7 @@ def _autoencoder(codec: Codec, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def main() -> int:
     """Run and report."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    options.add_argument("folder", type=Path)
-    options.add_argument("--bundle", default="", help="folder of a trained codec; the embedded one if empty")
-    options.add_argument("--photos", type=int, default=24)
-    options.add_argument("-o", "--output", type=Path)
-    arguments = options.parse_args()
-    codec = Codec.load(arguments.bundle or None)
-    photos = sorted(path for path in arguments.folder.iterdir() if path.is_file())
-    chosen = photos[:: max(1, len(photos) // arguments.photos)][: arguments.photos]
-    title = f"# The grid of the decoder, bundle {codec.bundle.id[:8]}, {len(chosen)} photos\n\n"
-    text = title + table(codec, chosen)
-    print(text, end="")
-    if arguments.output:
-        arguments.output.write_text(text)
-    return 0
+    return on_photos.run("lattice", "The grid of the decoder", table, photos=24)
 
 
 if __name__ == "__main__":

@@ -111,21 +111,27 @@ def test_a_compaction_beside_an_erasure_names_no_tar_that_is_gone(
     assert [table.last_run for table in log.read(store).tables] == [len(RUNS)]
 
 
-def test_a_sealer_that_pauses_removes_nothing_that_others_published_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("forgotten", "pauses_before"), [("f", begins), ("b", lambda _: layout.seal(2))], ids=["the record", "the seal"]
+)
+def test_a_sealer_that_pauses_removes_nothing_of_others_and_leaves_nothing_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: str, pauses_before: Callable[[Path], str]
 ) -> None:
     store = make(tmp_path / "a", RUNS[:2], seal=False)
     plan = log.plan(store, log.read(store), 2)
 
     def others() -> None:
         runs.seal(store, plan)
-        forget(store, ["f"])  # gives the tar of its shard a new name
+        forget(store, [forgotten])  # gives the tar of its shard, and the seal, new names
 
-    done = first(monkeypatch, "publish", begins(tmp_path / "a"), others)
+    done = first(monkeypatch, "publish", pauses_before(tmp_path / "a"), others)
     assert runs.seal(store, plan) == []
     assert done
+    assert not store.exists(layout.seal(2))
+    monkeypatch.undo()
     assert audit(str(tmp_path / "a")).problems == []
-    restored(tmp_path / "a", tmp_path / "out")
+    kept = {key for run in RUNS[:2] for key, content in run.items() if content is not None}
+    assert restored(tmp_path / "a", tmp_path / "out").keys() == kept - {forgotten}
 
 
 def test_a_runner_that_comes_after_seal_and_erasure_brings_nothing_back(
@@ -147,25 +153,6 @@ def test_a_runner_that_comes_after_seal_and_erasure_brings_nothing_back(
     assert {row["key"]: row["status"] for row in rows(archive)} == {"a.png": "compressed", "b.png": "forgotten"}
     monkeypatch.undo()
     assert audit(str(archive), models=FAKES).problems == []
-
-
-def test_a_seal_that_comes_after_an_erasure_replaced_it_is_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = make(tmp_path / "a", RUNS[:2], seal=False)
-    plan = log.plan(store, log.read(store), 2)
-
-    def others() -> None:
-        runs.seal(store, plan)
-        forget(store, ["b"])
-
-    done = first(monkeypatch, "publish", layout.seal(2), others)
-    assert runs.seal(store, plan) == []
-    assert done
-    assert not store.exists(layout.seal(2))
-    monkeypatch.undo()
-    assert audit(str(tmp_path / "a")).problems == []
-    assert restored(tmp_path / "a", tmp_path / "out").keys() == {"a", "c", "d", "f", "trip/g.jpg"}
 
 
 def test_an_erasure_that_another_carries_out_meanwhile_leaves_nothing_of_its_own(

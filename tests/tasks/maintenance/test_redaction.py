@@ -119,6 +119,15 @@ def test_what_was_on_hold_found_damaged_and_forgotten_before_can_be_redacted(tmp
     assert forget.forget(store, ["trip/g.jpg"], redact=True) == 0
 
 
+def test_a_folder_called_like_pseudonyms_can_be_forgotten_and_redacted(tmp_path: Path) -> None:
+    store = make(tmp_path / "a", [{"redacted/a.jpg": b"aaa", "redacted/b.jpg": b"bbb", "c.jpg": b"ccc"}])
+    assert forget.forget(store, ["redacted/a.jpg"]) == 1
+    assert forget.forget(store, ["redacted/a.jpg", "redacted/b.jpg"], redact=True) == 2
+    assert naming(store, "a.jpg") == naming(store, "b.jpg") == []
+    assert forget.forget(store, ["redacted/a.jpg", redaction.pseudonym("redacted/b.jpg")], redact=True) == 0
+    assert audit(str(tmp_path / "a")).problems == []
+
+
 def test_a_pseudonym_is_of_the_key_alone_and_the_same_in_sql(tmp_path: Path) -> None:
     store = make(tmp_path / "a", RUNS)
     told = report.query(store, f"SELECT DISTINCT key, {redaction.PSEUDONYM} AS pseudonym FROM rows")

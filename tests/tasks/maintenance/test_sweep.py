@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from codec.errors import ArchiveError
@@ -103,3 +104,18 @@ def test_no_flipped_bit_in_a_part_of_an_open_run_changes_a_row_unseen(tmp_path: 
         except index_files.DamagedError:
             refused += 1
     assert refused > len(data) // 50
+
+
+def test_a_part_with_a_time_zone_that_nobody_knows_is_damaged(tmp_path: Path) -> None:
+    """What a flipped bit makes of UTC; such names raise a KeyError where a row is read."""
+    store = make(tmp_path / "a", RUNS, seal=False)
+    part = IndexFile(layout.part(2, 0))
+    table = index_files.decoded(store, part, store.read(part.name))
+    zoned = [
+        field.with_type(pa.timestamp("us", "UTE")) if pa.types.is_timestamp(field.type) else field
+        for field in table.schema
+    ]
+    changed = table.cast(pa.schema(zoned, table.schema.metadata))
+    assert changed.schema != table.schema
+    with pytest.raises(index_files.DamagedError, match="damaged"):
+        index_files.decoded(store, part, index_files.written(changed))
