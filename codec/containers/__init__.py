@@ -1,1 +1,1 @@
-"""What an image file holds, byte for byte: a structural reader per container, and the judgement of what it reads."""
+"""Structural readers that account for every byte of an image file, and the rules that judge what they find."""

@@ -1,4 +1,4 @@
-"""Boxes of the ISO base media file format (ISO/IEC 14496-12): the walk that HEIF, AVIF, JPEG XL and JPEG 2000 share."""
+"""Boxes of the ISO base media file format (ISO/IEC 14496-12): the walk shared by HEIF, AVIF, JPEG XL and JPEG 2000."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ MOST_BOXES = 10_000
 
 @dataclass(frozen=True)
 class Box:
-    """A box: `offset` where it begins, `body` where its content does, `end` behind it."""
+    """A box: `offset` is its first byte, `body` the first byte of its content, `end` the byte after it."""
 
     kind: bytes
     offset: int
@@ -23,13 +23,13 @@ class Box:
 
 
 def boxes(data: bytes, start: int, stop: int) -> Iterator[Box]:
-    """The boxes between two places. Raises Broken for one that does not fit."""
+    """Yields the boxes between two offsets. Raises Broken for a box that exceeds the range."""
     place = start
     for _ in range(MOST_BOXES):
         if place >= stop:
             return
         if stop - place < 8:
-            raise Broken(f"{stop - place} bytes at byte {place} are no box")
+            raise Broken(f"{stop - place} bytes at byte {place} are not a box")
         size, kind = unpack(">I4s", data, place)
         body = place + 8
         if size == 1:
@@ -44,5 +44,5 @@ def boxes(data: bytes, start: int, stop: int) -> Iterator[Box]:
 
 
 def children(data: bytes, box: Box, *, full: bool = False) -> Iterator[Box]:
-    """The boxes inside one; a full box has a version and flags first."""
+    """Yields the boxes inside a box; a full box starts with a version and flags."""
     return boxes(data, box.body + (4 if full else 0), box.end)

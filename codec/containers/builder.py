@@ -1,4 +1,4 @@
-"""What all structural readers share: bounded reading, and the collection of parts and of what they say."""
+"""Shared by all structural readers: bounds-checked reading, and a builder that collects the parts of a file."""
 
 import struct
 from typing import Any
@@ -9,15 +9,15 @@ from codec.errors import ImageError
 from codec.format.tags import REPEATABLE, Block
 
 MOST_UNKNOWN = 1 << 20
-"""Bytes of unknown metadata that a file may carry, in all."""
+"""Upper bound on unknown metadata, in bytes over the whole file."""
 
 MOST_BLOCKS = 1000
-"""Blocks that are collected; an .fdc file has room for fewer."""
+"""Upper bound on collected blocks; an .fdc file holds fewer."""
 PADDING = {True: Role.SILENT, False: Role.TRAILER}
 
 
 class Broken(Exception):
-    """A file ends, or contradicts itself, where its format allows no such thing."""
+    """The file is truncated or contradicts itself in a way its format does not allow."""
 
 
 class Builder:
@@ -36,13 +36,13 @@ class Builder:
         self._above = False
 
     def part(self, offset: int, length: int, name: str, role: Role) -> None:
-        """Name some bytes; what lies outside the file is cut off."""
+        """Adds a named part, clipped to the file."""
         length = max(0, min(length, len(self.data) - offset))
         if length:
             self.parts.append(Part(offset, length, name, role))
 
     def carry(self, tag: str, content: bytes) -> None:
-        """Carry metadata as a block; of most kinds a file may have one, and an empty one is carried by its name."""
+        """Carries metadata as a block. Most kinds may occur once; an empty block is carried as unknown metadata."""
         if not content:
             self.unknown(f"{self.container} empty {tag}", b"")
         elif tag not in REPEATABLE and any(block.tag == tag for block in self.blocks):
@@ -53,7 +53,7 @@ class Builder:
             self.blocks.append(Block(tag, content))
 
     def unknown(self, name: str, content: bytes) -> None:
-        """Carry metadata of an unknown kind, as long as all of it stays below MOST_UNKNOWN."""
+        """Carries metadata of an unknown kind, up to MOST_UNKNOWN bytes in total."""
         self._unknown += len(content)
         if self._unknown > MOST_UNKNOWN or len(self.blocks) >= MOST_BLOCKS:
             self._too_much()
@@ -68,11 +68,11 @@ class Builder:
         self._above = True
 
     def keep_for(self, reason: Reason, why: str) -> None:
-        """Say why the file must be kept whole."""
+        """Records why the file must be kept whole."""
         self.keep.append((str(reason), why))
 
     def behind(self, start: int) -> None:
-        """Name what lies from `start` to the end of the file and has no name yet: padding, or a trailer."""
+        """Names the bytes from `start` to the end of the file that have no part yet: padding or a trailer."""
         inside = sorted((part.offset, part.offset + part.length) for part in self.parts)
         place = start
         for offset, end in [*inside, (len(self.data), len(self.data))]:
@@ -83,7 +83,7 @@ class Builder:
             place = max(place, end)
 
     def build(self) -> Structure:
-        """The structure; what no part names is padding if it is zero, and unaccounted otherwise."""
+        """Returns the structure. Bytes without a part become padding if they are zero and `unaccounted` otherwise."""
         return Structure(
             self.container,
             self.media_type,
@@ -102,13 +102,13 @@ def unpack(form: str, data: bytes, offset: int) -> tuple[Any, ...]:
     try:
         return struct.unpack_from(form, data, offset)
     except struct.error:
-        raise Broken(f"the file ends at byte {len(data)}, where more is due") from None
+        raise Broken(f"the file ends early, at byte {len(data)}") from None
 
 
 def size_of(width: int, height: int) -> dict[str, int]:
-    """Both sides. Raises ImageError for a picture without pixels."""
+    """Sets width and height. Raises ImageError if either is zero."""
     if width < 1 or height < 1:
-        raise ImageError(f"a picture of {width} x {height} pixels is none")
+        raise ImageError(f"a picture of {width} x {height} pixels has no pixels")
     return {"width": width, "height": height}
 
 

@@ -1,6 +1,6 @@
-"""The entropy-coded data of JPEG: where a scan ends, and zeros in it that no encoder wrote (T.81, F.1.2.3 and B.1.1.5).
+"""JPEG's entropy-coded data: finds the end of a scan, and runs of zeros that no encoder wrote (T.81, F.1.2.3, B.1.1.5).
 
-A disk or a transfer that loses bytes leaves zeros. Most Huffman codes make sense of them, so decoders say nothing.
+Failing disks and transfers leave zeros. Most Huffman tables decode them without an error, so decoders do not notice.
 """
 
 import re
@@ -10,17 +10,17 @@ from codec.containers.builder import Broken
 
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 SHORTEST_RUN = 16
-"""Zero bytes in a row that are looked at. A picture's own codes give so many only where all of it is one color."""
+"""Length of a run of zero bytes that is examined. A valid picture has a run this long only in flat areas."""
 
 
 def end_of_scan(data: bytes, start: int) -> int | None:
-    """Where the first marker behind `start` begins that is neither a restart nor a stuffed byte; None if none does."""
+    """Offset of the first marker after `start` that is neither a restart nor a stuffed byte; None if there is none."""
     found = MARKER.search(data, start)
     return found.start() if found else None
 
 
 def wiped(data: bytes, start: int, end: int, header: bytes, symbols: Mapping[int, int]) -> int | None:
-    """Where a run of zero bytes stands that cannot be a flat picture in this scan's Huffman codes; else None.
+    """Offset of a run of zeros that this scan's Huffman tables cannot produce from a flat picture; None if none.
 
     `header` is the content of the scan's SOS segment, `symbols` are those of the tables in force. The code of zeros
     alone ends a block in tables made for flat pictures. Where it stands for a coefficient in the table of any component
@@ -31,19 +31,19 @@ def wiped(data: bytes, start: int, end: int, header: bytes, symbols: Mapping[int
         return None
     first, _, approximation = header[1 + 2 * header[0] :][:3]
     if approximation >> 4 or (first == 0 and header[2 + 2 * header[0]] == 0):
-        return None  # refinements are bare bits, and DC values alone say nothing of how flat a block is
+        return None  # refinement scans are raw bits, and DC scans do not show whether a block is flat
     used = [symbols.get(header[2 + 2 * component] & 15) for component in range(header[0])]
     return place if any(symbol is not None and symbol & 15 for symbol in used) else None
 
 
 def symbols_of_zeros(table: bytes) -> dict[int, int]:
-    """The symbol whose code is all zeros, for each AC table in a DHT segment's content. Raises Broken."""
+    """Maps each AC table of a DHT segment to the symbol whose code is all zeros. Raises Broken."""
     found: dict[int, int] = {}
     place = 0
     while place < len(table):
         total = sum(table[place + 1 : place + 17])
         if place + 17 + total > len(table):
-            raise Broken("Huffman tables that do not fill their segment")
+            raise Broken("Huffman tables that do not match their segment's length")
         if table[place] >> 4 and total:
             found[table[place] & 15] = table[place + 17]
         place += 17 + total

@@ -1,4 +1,4 @@
-"""EXIF blocks read as little as needed, and patched without moving a byte (EXIF 3.0, TIFF 6.0)."""
+"""Minimal reading of EXIF blocks, and patches that move no byte (EXIF 3.0, TIFF 6.0)."""
 
 import struct
 
@@ -8,7 +8,7 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12:
 
 
 def orientation(block: bytes) -> int:
-    """The orientation in IFD0, 1 where there is none or it is not 1 to 8."""
+    """The orientation in IFD0; 1 if it is absent or not in 1..8."""
     place = _entry(block, ORIENTATION)
     if place is None:
         return 1
@@ -19,7 +19,7 @@ def orientation(block: bytes) -> int:
 
 
 def upright(block: bytes) -> bytes:
-    """The same block with orientation 1: two or four bytes change, none moves."""
+    """Returns the block with orientation 1. Two or four bytes change; none moves."""
     place = _entry(block, ORIENTATION)
     if place is None or orientation(block) == 1:
         return block
@@ -30,7 +30,7 @@ def upright(block: bytes) -> bytes:
 
 
 def of_resolution(content: bytes) -> bytes:
-    """An EXIF block that states what a block of resolution does."""
+    """Returns an EXIF block with the same resolution as a phYs block."""
     unit, across, across_of, down, down_of = struct.unpack("<B4I", content)
     if unit == 3:  # EXIF has no meters
         unit, across_of, down_of = 2, across_of * 100, down_of * 100
@@ -40,7 +40,7 @@ def of_resolution(content: bytes) -> bytes:
 
 
 def maker_note(block: bytes) -> bytes | None:
-    """The contents of the MakerNote, None where there is none."""
+    """The content of the MakerNote, or None."""
     order = _order(block)
     place = _entry(block, EXIF_DIRECTORY)
     if place is None:
@@ -56,9 +56,9 @@ def maker_note(block: bytes) -> bytes | None:
 
 
 def without_location(block: bytes) -> bytes | None:
-    """The block with an empty GPS directory and without MakerNote contents; None where it cannot be read.
+    """Returns the block with an empty GPS directory and an empty MakerNote; None if it cannot be read.
 
-    Nothing moves: values are overwritten by zeros, the GPS entry and the MakerNote's become entries of count 0.
+    No byte moves: values are overwritten with zeros, and the entries of GPS and MakerNote get count 0.
     """
     order = _order(block)
     if not order:
@@ -100,7 +100,7 @@ def _order(block: bytes) -> str:
 
 
 def _entry(block: bytes, tag: int) -> int | None:
-    """Where the entry of a tag in IFD0 begins."""
+    """Offset of a tag's entry in IFD0."""
     order = _order(block)
     if not order:
         return None
@@ -118,5 +118,5 @@ def _entries(block: bytes, order: str, start: int) -> list[int]:
     count = struct.unpack_from(f"{order}H", block, start)[0]
     places = [start + 2 + 12 * number for number in range(count)]
     if places and places[-1] + 12 > len(block):
-        raise struct.error("a directory that does not fit")
+        raise struct.error("a directory that exceeds the block")
     return places

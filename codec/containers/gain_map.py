@@ -1,4 +1,4 @@
-"""Gain maps behind a JPEG again (CIPA DC-007, Multi-Picture Format; Ultra HDR 1.1)."""
+"""Puts carried gain maps behind a written JPEG again (CIPA DC-007, Multi-Picture Format; Ultra HDR 1.1)."""
 
 import io
 import re
@@ -11,19 +11,19 @@ from codec.format.tags import AUXILIARY, Block
 
 NAME = b"gain map (MPF)\0"
 QUALITY = 95
-"""Of a gain map that is turned together with its picture."""
+"""JPEG quality of a gain map that is rotated together with its picture."""
 PRIMARY = 0x030000
 SEGMENT = 4 + 4 + 8 + 2 + 3 * 12 + 4
-"""Bytes of the list's segment without its entries."""
+"""Size of the list's segment without its entries, in bytes."""
 
 
 def is_one(block: Block) -> bool:
-    """Whether a block is a gain map that stood behind a JPEG."""
+    """Whether a block is a gain map that followed a JPEG."""
     return block.tag == AUXILIARY and block.content.startswith(NAME)
 
 
 def turned(block: Block, turns: Sequence[Image.Transpose]) -> Block:
-    """The gain map turned as its picture is: encoded again, with its own metadata."""
+    """Returns the gain map rotated like its picture: encoded again, with its own metadata."""
     picture = block.content.removeprefix(NAME)
     image: Image.Image = Image.open(io.BytesIO(picture), formats=("JPEG",))
     for turn in turns:
@@ -36,14 +36,14 @@ def turned(block: Block, turns: Sequence[Image.Transpose]) -> Block:
 
 
 def resized(packet: bytes, old: Block, new: Block) -> bytes:
-    """An XMP packet whose directory states the new length of the gain map."""
+    """Returns the XMP packet with the gain map's new length in its directory."""
     lengths = [len(block.content) - len(NAME) for block in (old, new)]
     pattern = rb"(Item:Length(?:\s*=\s*[\"']|>)\s*)%d(?=\s*[\"'<])" % lengths[0]
     return re.sub(pattern, rb"\g<1>%d" % lengths[1], packet)
 
 
 def joined(head: bytes, rest: bytes, blocks: Sequence[Block]) -> bytes:
-    """A JPEG, cut where segments may stand, with its gain maps behind it and the list of them between the two."""
+    """Joins a JPEG, split where segments may be inserted, with the list of gain maps and the gain maps behind it."""
     pictures = [block.content.removeprefix(NAME) for block in blocks if is_one(block)]
     if not pictures:
         return head + rest

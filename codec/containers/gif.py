@@ -1,4 +1,4 @@
-"""GIF 87a and 89a (CompuServe, 1990): block by block."""
+"""Structural reader for GIF 87a and 89a (CompuServe, 1990)."""
 
 from codec.containers.builder import Broken, Builder, unpack
 from codec.containers.structure import Role, Structure
@@ -7,7 +7,7 @@ EXTENSION, IMAGE, TRAILER = 0x21, 0x2C, 0x3B
 GRAPHIC, COMMENT, TEXT, APPLICATION = 0xF9, 0xFE, 0x01, 0xFF
 LOOPS = (b"NETSCAPE2.0", b"ANIMEXTS1.0")
 XMP, MAGIC = b"XMP DataXMP", b"\x01\xff\xfe"
-"""An XMP packet stands as it is, not in blocks; 258 bytes behind it lead any reader to its end (XMP part 3, 1.1.2)."""
+"""An XMP packet is stored raw, not in sub-blocks; 258 trailing bytes lead any reader to its end (XMP part 3, 1.1.2)."""
 MOST_BLOCKS = 100_000
 
 
@@ -57,7 +57,7 @@ class _Reader(Builder):
             self.part(place, end - place, "image", Role.PIXELS if self.images == 1 else Role.FRAMES)
             whole = (left, top, width, height) == (0, 0, self.fields["width"], self.fields["height"])
             if self.images == 1 and not whole:
-                self.irregular.append("its first image does not fill the screen")
+                self.irregular.append("its first image does not fill the logical screen")
             return end
         if kind != EXTENSION:
             raise Broken(f"an unknown block {kind:02X} at byte {place}")
@@ -86,7 +86,7 @@ class _Reader(Builder):
         return Role.METADATA
 
     def _sub_blocks(self, place: int) -> tuple[bytes, int]:
-        """The contents of sub-blocks joined, and where they end."""
+        """The joined content of sub-blocks, and the offset after them."""
         pieces: list[bytes] = []
         while True:
             (length,) = unpack("B", self.data, place)

@@ -1,4 +1,4 @@
-"""HEIF, HEIC and AVIF (ISO/IEC 23008-12:2022; AV1 Image File Format 1.1): what each item is to the main picture."""
+"""HEIF, HEIC and AVIF (ISO/IEC 23008-12:2022; AV1 Image File Format 1.1): each item's role for the main picture."""
 
 import struct
 
@@ -44,7 +44,7 @@ class _Reader(ItemReader):
         self.transparent = False
 
     def boxes(self) -> None:
-        """Walk the top level. What follows the last whole box is a trailer."""
+        """Walks the top level. Bytes after the last whole box are a trailer."""
         listed, place = False, 0
         try:
             for box in boxes(self.data, 0, len(self.data)):
@@ -63,7 +63,7 @@ class _Reader(ItemReader):
             raise Broken("no list of items")
 
     def _box(self, box: Box) -> tuple[int, int, str, Role]:
-        """Offset, length, name and role of a box of the top level other than meta."""
+        """Offset, length, name and role of a top-level box other than meta."""
         length, name, role = box.end - box.offset, box.name, Role.UNACCOUNTED
         content = self.data[box.body : box.body + 4096]
         if box.kind == b"ftyp" and box.offset == 0:
@@ -91,12 +91,12 @@ class _Reader(ItemReader):
             self.keep_for(Reason.FRAMES, "a sequence of pictures")
 
     def judge(self) -> None:
-        """Say what each item is to the primary one."""
+        """Assigns each item its role for the primary item."""
         primary = self.items.get(self.primary)
         if primary is None:
-            raise Broken("its main picture is not there")
+            raise Broken("its primary item is missing")
         if primary.kind not in CODED | {b"grid", b"iden"}:
-            self.keep_for(Reason.UNSUPPORTED, f"a main picture of kind {primary.kind.decode('latin-1')}")
+            self.keep_for(Reason.UNSUPPORTED, f"a primary item of type {primary.kind.decode('latin-1')}")
         pixels = self._pieces(primary)
         self._size(primary)
         for number in sorted(pixels):
@@ -124,7 +124,7 @@ class _Reader(ItemReader):
                 self._other(item, pixels)
 
     def _pieces(self, item: Item) -> set[int]:
-        """The items that a picture is made of, itself included. Raises Broken where one is missing."""
+        """Collects the items that a picture consists of, including itself. Raises Broken if one is missing."""
         seen, waiting = {item.number}, [item]
         while waiting:
             owner = waiting.pop()
@@ -133,10 +133,10 @@ class _Reader(ItemReader):
                     continue
                 self.steps += len(targets)
                 if self.steps > MOST_STEPS:
-                    raise Broken("pictures made of too many others")
+                    raise Broken("a picture composed of too many items")
                 for target in targets:
                     if target not in self.items or len(seen) > MOST_ITEMS:
-                        raise Broken(f"piece {target} of item {owner.number} is not there")
+                        raise Broken(f"item {target}, used by item {owner.number}, is missing")
                     if target not in seen:
                         seen.add(target)
                         waiting.append(self.items[target])
@@ -164,7 +164,7 @@ class _Reader(ItemReader):
                 self.keep_for(Reason.DEPTH, "transparency of more than 8 bits")
 
     def _auxiliary(self, numbers: set[int], name: str) -> None:
-        """Carry a gain map, a depth map or a matte: a box for each item, with its properties, references and bytes."""
+        """Carries a gain map, a depth map or a matte: one box per item, with its properties, references and bytes."""
         content = b""
         for number in sorted(numbers):
             item = self.items[number]
@@ -178,7 +178,7 @@ class _Reader(ItemReader):
         self.carry("auXP", f"{name} (HEIF)".encode() + b"\0" + content)
 
     def _other(self, item: Item, pixels: set[int]) -> None:
-        """Name an item that is no picture: metadata of the main one, or of an unknown kind."""
+        """Names an item that is not a picture: metadata of the primary item, or unknown metadata."""
         described = any(kind == b"cdsc" and not pixels.isdisjoint(targets) for kind, targets in item.references)
         if item.kind in PICTURES:
             self._name(item, Role.FRAMES)
@@ -198,7 +198,7 @@ class _Reader(ItemReader):
     def _size(self, item: Item) -> None:
         size = item.get(b"ispe")
         if size is None or len(size) < 12:
-            raise Broken("a picture without a size")
+            raise Broken("an item without a size")
         width, height = struct.unpack_from(">II", size, 4)
         self.fields |= {"width": width, "height": height}
         self._color(item)
@@ -212,10 +212,10 @@ class _Reader(ItemReader):
         else:
             self.fields["orientation"] = UPRIGHT[quarter]
         if item.get(b"clap"):
-            self.keep_for(Reason.UNSUPPORTED, "a clean aperture: viewers show a part of its pixels")
+            self.keep_for(Reason.UNSUPPORTED, "a clean aperture: viewers crop the picture")
         spacing = item.get(b"pasp")
         if spacing and spacing[:4] != spacing[4:8]:
-            self.keep_for(Reason.UNSUPPORTED, "pixels that are not square")
+            self.keep_for(Reason.UNSUPPORTED, "non-square pixels")
         if self._monochrome(item) and self.fields.get("cicp", (0, 0, 0, True))[3] is False:
             self.keep_for(Reason.COLORS, "gray in limited range")
         if item.get(b"clli") or item.get(b"mdcv") or item.get(b"cclv"):
@@ -231,22 +231,22 @@ class _Reader(ItemReader):
 
     def _pixels(self, item: Item) -> None:
         self._name(item, Role.PIXELS)
-        if item.kind in CODED:  # the brand does not tell which decoder it takes
+        if item.kind in CODED:  # the brand does not say which decoder is needed
             avif = item.kind == b"av01"
             self.container, self.media_type = ("AVIF", "image/avif") if avif else ("HEIF", "image/heic")
         if not item.extents:
             self.damage.append(f"item {item.number} has no bytes")
         if item.number != self.primary and any(item.get(kind) for kind in TRANSFORMATIONS):
-            self.keep_for(Reason.UNSUPPORTED, "a turned or cropped piece of its picture")
+            self.keep_for(Reason.UNSUPPORTED, "a rotated or cropped tile")
         bits = self._bits(item)
         self.fields["bits"] = max(self.fields.get("bits", 8), bits)
         if bits > 8:
             self.keep_for(Reason.DEPTH, f"samples of {bits} bits")
         if item.kind in UNREAD:
-            self.keep_for(Reason.UNSUPPORTED, f"pictures of kind {item.kind.decode('latin-1')}")
+            self.keep_for(Reason.UNSUPPORTED, f"items of type {item.kind.decode('latin-1')}")
 
     def _bits(self, item: Item) -> int:
-        """Bits a sample, by the item's own configuration and its pixi property; the larger where they differ."""
+        """Bits per sample from the item's decoder configuration and its pixi property; the larger if they differ."""
         bits = 8
         if (configuration := item.get(b"hvcC")) and len(configuration) >= 19:
             bits = max(8 + (configuration[17] & 7), 8 + (configuration[18] & 7))
@@ -257,7 +257,7 @@ class _Reader(ItemReader):
         return bits
 
     def _monochrome(self, item: Item) -> bool:
-        """Whether a coded picture, or the first piece of one, is gray alone."""
+        """Whether a coded picture, or its first tile, is monochrome."""
         pieces = [target for kind, targets in item.references if kind == b"dimg" for target in targets[:1]]
         coded = self.items.get(pieces[0], item) if pieces else item
         hevc, av1 = coded.get(b"hvcC") or b"", coded.get(b"av1C") or b""

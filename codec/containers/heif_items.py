@@ -1,4 +1,4 @@
-"""The list of items of HEIF and AVIF (ISO/IEC 14496-12:2022, 8.11; ISO/IEC 23008-12:2022): what, where, how."""
+"""The item list of HEIF and AVIF (ISO/IEC 14496-12:2022, 8.11; 23008-12:2022): locations, properties, references."""
 
 from dataclasses import dataclass, field
 
@@ -13,10 +13,10 @@ KNOWN_PROPERTIES = frozenset(
 )
 LENGTHS = {b"ispe": 12, b"irot": 1, b"imir": 1, b"pasp": 8, b"clap": 32, b"clli": 4, b"mdcv": 24}
 LENGTHS |= {b"lsel": 2, b"a1op": 1, b"rloc": 12}
-"""Bytes of properties that have one length, so that nothing else is in them."""
+"""Length in bytes of properties with a fixed length, so that nothing else can hide in them."""
 KNOWN_REFERENCES = frozenset({b"dimg", b"thmb", b"auxl", b"cdsc"})
 LOCAL = bytes.fromhex("0000001c 64726566 00000000 00000001 0000000c 75726c20 00000001")
-"""What a dinf box holds where all data is in this file."""
+"""Content of a dinf box when all data is in this file."""
 FILLERS = frozenset({b"free", b"skip"})
 SILENT_IN_META = FILLERS | {b"hdlr", b"pitm", b"iinf", b"iloc", b"iprp", b"iref", b"idat", b"dinf", b"grpl"}
 STEREO_GROUPS = frozenset({b"altr", b"ster", b"brst", b"eqiv"})
@@ -37,12 +37,12 @@ class Item:
     references: list[tuple[bytes, list[int]]] = field(default_factory=list)
 
     def get(self, kind: bytes) -> bytes | None:
-        """The content of its first property of a kind."""
+        """The content of its first property of a type."""
         return next((content for own, content in self.properties if own == kind), None)
 
 
 class ItemReader(Builder):
-    """Reads the meta box: `items` by their numbers, with their places in the file, properties and references."""
+    """Reads the meta box into `items`, by item ID, with locations, properties and references."""
 
     def __init__(self, data: bytes, container: str, media_type: str) -> None:
         super().__init__(data, container, media_type)
@@ -110,7 +110,7 @@ class ItemReader(Builder):
         (count,) = unpack(">I" if version == 2 else ">H", data, place)
         place += 4 if version == 2 else 2
         if count > MOST_ITEMS:
-            raise Broken(f"places of {count} items")
+            raise Broken(f"locations of {count} items")
         for _ in range(count):
             (number,) = unpack(">I" if version == 2 else ">H", data, place)
             place += 4 if version == 2 else 2
@@ -119,7 +119,7 @@ class ItemReader(Builder):
                 method = unpack(">H", data, place)[0] & 15
                 place += 2
             if unpack(">H", data, place)[0]:
-                self.keep_for(Reason.UNSUPPORTED, "an item that is in another file")
+                self.keep_for(Reason.UNSUPPORTED, "an item stored in another file")
             place += 2
             base, place = self._sized(place, base_size)
             (extents,) = unpack(">H", data, place)
@@ -127,7 +127,7 @@ class ItemReader(Builder):
             item = self.items.setdefault(number, Item(number))
             self.extents += extents
             if self.extents > MOST_EXTENTS:
-                raise Broken(f"more than {MOST_EXTENTS} pieces of items")
+                raise Broken(f"more than {MOST_EXTENTS} extents of items")
             for _ in range(extents):
                 if version:
                     _, place = self._sized(place, index_size)
@@ -140,10 +140,10 @@ class ItemReader(Builder):
         if method == 1:
             offset, limit = offset + self.inline[0], self.inline[1]
         elif method:
-            self.keep_for(Reason.UNSUPPORTED, "an item made of another one")
+            self.keep_for(Reason.UNSUPPORTED, "an item constructed from another item")
             return
         if offset + length > limit:
-            raise Broken(f"item {item.number} does not fit into the file")
+            raise Broken(f"item {item.number} exceeds the file")
         length = length or limit - offset
         self.named += length
         if self.named > 2 * len(self.data) or length < 0:
@@ -152,7 +152,7 @@ class ItemReader(Builder):
 
     def _sized(self, place: int, size: int) -> tuple[int, int]:
         if place + size > len(self.data):
-            raise Broken("a list of places that is cut short")
+            raise Broken("a truncated list of locations")
         return int.from_bytes(self.data[place : place + size], "big"), place + size
 
     def _properties(self, box: Box) -> None:
@@ -182,7 +182,7 @@ class ItemReader(Builder):
                 place += 2 if wide else 1
                 index = value & (0x7FFF if wide else 0x7F)
                 if index > len(found):
-                    raise Broken(f"item {number} has a property that is not there")
+                    raise Broken(f"item {number} refers to a missing property")
                 if index:
                     self.items.setdefault(number, Item(number)).properties.append(found[index - 1])
 

@@ -1,4 +1,4 @@
-"""What a file is, by its bytes alone: its name is never asked."""
+"""Identifies a file by its bytes alone; its name is ignored."""
 
 import struct
 from dataclasses import replace
@@ -53,9 +53,9 @@ UNREAD = (
 
 
 def inspect(data: bytes) -> Structure:
-    """The structure of an image file. Raises NotAnImageError for what is none, ImageError for an empty file.
+    """Reads the structure of an image file. Raises NotAnImageError if it is not an image, ImageError if it is empty.
 
-    Nothing else is raised, whatever the bytes are: what is wrong with a picture stands in its structure.
+    Raises nothing else, whatever the bytes are: faults of a picture are recorded in its structure.
     """
     if not data:
         raise ImageError("the file is empty")
@@ -68,10 +68,10 @@ def inspect(data: bytes) -> Structure:
 
 
 def _sized(structure: Structure) -> Structure:
-    """A picture without a size is none that can be compressed, whatever its reader made of it."""
+    """Keeps a picture whole if its reader found no size."""
     if (structure.width > 0 and structure.height > 0) or structure.keep or structure.damage:
         return structure
-    return replace(structure, damage=("it does not say how large it is",))
+    return replace(structure, damage=("it does not state its size",))
 
 
 def _read(data: bytes) -> Structure:
@@ -86,7 +86,7 @@ def _read(data: bytes) -> Structure:
         return gif.read(data)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") and len(data) >= 16:
         if head[8:11] == b"CR\x02":
-            return _whole(data, "CR2", "image/x-canon-cr2", Reason.RAW, "a camera's raw file")
+            return _whole(data, "CR2", "image/x-canon-cr2", Reason.RAW, "a camera raw file")
         return _camera(data, tiff.read(data))
     if head[4:8] == b"ftyp":
         return _boxes(data)
@@ -96,13 +96,13 @@ def _read(data: bytes) -> Structure:
         return jp2.read(data)
     for offset, signature, name in RAW_SIGNATURES:
         if data[offset : offset + len(signature)] == signature:
-            return _whole(data, name, "image/x-raw", Reason.RAW, "a camera's raw file")
+            return _whole(data, name, "image/x-raw", Reason.RAW, "a camera raw file")
     for signature, name, media_type in UNREAD:
         if head.startswith(signature):
-            return _whole(data, name, media_type, Reason.UNSUPPORTED, f"{name} is not read here")
+            return _whole(data, name, media_type, Reason.UNSUPPORTED, f"{name} is not supported")
     text = data[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(MARKUP) and b"<svg" in text:
-        return _whole(data, "SVG", "image/svg+xml", Reason.UNSUPPORTED, "SVG is not read here")
+        return _whole(data, "SVG", "image/svg+xml", Reason.UNSUPPORTED, "SVG is not supported")
     return _simple(data)
 
 
@@ -124,20 +124,20 @@ def _simple(data: bytes) -> Structure:
 def _boxes(data: bytes) -> Structure:
     brand = data[8:12]
     if brand == b"crx ":
-        return _whole(data, "CR3", "image/x-canon-cr3", Reason.RAW, "a camera's raw file")
+        return _whole(data, "CR3", "image/x-canon-cr3", Reason.RAW, "a camera raw file")
     first = next(bmff.boxes(data[: 1 << 16], 0, min(len(data), int.from_bytes(data[:4], "big") or len(data))))
     brands = {data[place : place + 4] for place in range(first.body, first.end, 4)}
     if (brands | {brand}) & (HEIF_BRANDS | AVIF_BRANDS):
         return heif.read(data)
-    raise NotAnImageError(f"a film or another file of boxes (brand {brand.decode('latin-1')})")
+    raise NotAnImageError(f"a video or another ISO-BMFF file (brand {brand.decode('latin-1')})")
 
 
 def _camera(data: bytes, structure: Structure) -> Structure:
-    """TIFF whose first picture is a camera's preview is a raw file, also where no tag says so (NEF, ARW, PEF, SRW)."""
+    """A TIFF whose first picture is a camera's preview is a raw file, with or without a tag (NEF, ARW, PEF, SRW)."""
     head = data[: 1 << 12].upper()
     previews = any(part.role in (Role.FRAMES, Role.PREVIEW) for part in structure.parts)
     if previews and any(mark.upper() in head for mark in RAW_MARKS):
-        return _whole(data, "RAW", "image/x-raw", Reason.RAW, "a camera's raw file")
+        return _whole(data, "RAW", "image/x-raw", Reason.RAW, "a camera raw file")
     return structure
 
 
@@ -146,7 +146,7 @@ def _container(data: bytes) -> str:
 
 
 def _whole(data: bytes, container: str, media_type: str, reason: Reason, why: str) -> Structure:
-    """A file that is kept as it is, without a look inside."""
+    """The structure of a file that is kept whole without being parsed."""
     reader = Builder(data, container, media_type)
     reader.part(0, len(data), "file", Role.UNACCOUNTED)
     reader.keep_for(reason, why)

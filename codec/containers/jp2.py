@@ -48,7 +48,7 @@ class _Reader(Builder):
         self.alpha = False
 
     def walk(self) -> None:
-        """Name each box, or the codestream."""
+        """Names each box, or the bare codestream."""
         if self.data.startswith(CODESTREAM):
             self._codestream(0, len(self.data))
             return
@@ -82,7 +82,7 @@ class _Reader(Builder):
         self.behind(end)
 
     def _boxes(self) -> Iterator[Box]:
-        """Boxes of the top level; what follows the last whole one is a trailer if there is a codestream before."""
+        """Top-level boxes. Bytes after the last whole box are a trailer if a codestream came before."""
         try:
             yield from boxes(self.data, 0, len(self.data))
         except Broken:
@@ -104,7 +104,7 @@ class _Reader(Builder):
         for box in children(self.data, header):
             content = self.data[box.body : box.end]
             if box.kind not in KNOWN_IN_HEADER:
-                self.keep_for(Reason.COLORS, f"a header with box {box.name}")
+                self.keep_for(Reason.COLORS, f"header box {box.name}")
             elif box.kind == b"colr" and len(content) > 3:
                 if content[0] == 1:
                     space = int.from_bytes(content[3:7], "big")
@@ -113,29 +113,29 @@ class _Reader(Builder):
                 elif content[0] == 2:
                     self.fields["icc"] = content[3:]
                 else:
-                    self.keep_for(Reason.COLORS, "colors of an unknown kind")
+                    self.keep_for(Reason.COLORS, "an unknown color specification")
             elif box.kind == b"res ":
                 self.unknown("JP2 res ", content)
             elif box.kind == b"cdef":
                 self.alpha = True
 
     def _codestream(self, start: int, stop: int) -> None:
-        """Name a codestream: its main header marker by marker, then its tile-parts by the lengths that they state."""
+        """Names a codestream: its main header marker by marker, then its tile-parts by their stated lengths."""
         self.streams += 1
         if self.streams > 1:
             self.part(start, stop - start, "second codestream", Role.FRAMES)
             return
         if self.data[start : start + 4] != CODESTREAM:
-            raise Broken("no JPEG 2000 codestream")
+            raise Broken("not a JPEG 2000 codestream")
         self._size(start)
         place = self._segments(start + 2, stop, TILE_PART)
         for _ in range(MOST_TILE_PARTS):
             if unpack(">H", self.data, place)[0] != TILE_PART:
                 break
             (length,) = unpack(">I", self.data, place + 6)
-            end = place + length if length else stop - 2  # the last one may reach to the end marker
+            end = place + length if length else stop - 2  # the last tile-part may extend to the end marker
             if end > stop or self._segments(place + 12, end, SAMPLES) > end:
-                raise Broken("a tile-part that does not fit into the codestream")
+                raise Broken("a tile-part that exceeds the codestream")
             place = end
         if self.data[place : place + 2] != END or place + 2 > stop:
             self.damage.append("the codestream ends without its end marker")
@@ -145,7 +145,7 @@ class _Reader(Builder):
             self.part(place, stop - place, "bytes behind", Role.TRAILER)
 
     def _segments(self, place: int, stop: int, until: int) -> int:
-        """Walk a header up to a marker; returns where that one is. Comments are carried."""
+        """Walks a header up to a marker and returns its offset. Comments are carried."""
         while (kind := unpack(">H", self.data, place)[0]) != until:
             (length,) = unpack(">H", self.data, place + 2)
             if kind < 0xFF00 or length < 2 or place + 2 + length > stop:
@@ -164,7 +164,7 @@ class _Reader(Builder):
             self.unknown("JP2 COM", content)
 
     def _size(self, start: int) -> None:
-        """The SIZ segment (A.5.1): size, components and their depth."""
+        """The SIZ segment (A.5.1): size, components and bit depth."""
         width, height, left, top = unpack(">IIII", self.data, start + 8)
         (components,) = unpack(">H", self.data, start + 40)
         self.fields |= {"width": width - left, "height": height - top}
@@ -176,4 +176,4 @@ class _Reader(Builder):
                 self.fields["bits"] = (depth & 0x7F) + 1
                 self.keep_for(Reason.DEPTH, f"samples of {(depth & 0x7F) + 1} bits")
             if depth & 0x80 or (component in (0, 3) and (across, down) != (1, 1)):
-                self.keep_for(Reason.COLORS, "signed or reduced components")
+                self.keep_for(Reason.COLORS, "signed or subsampled components")

@@ -1,4 +1,4 @@
-"""JPEG (ITU-T T.81, JFIF 1.02, EXIF 3.0, CIPA MPF, ISO 21496-1): segment by segment, to what lies behind its end."""
+"""JPEG (ITU-T T.81, JFIF 1.02, EXIF 3.0, CIPA MPF, ISO 21496-1): segment by segment, and the data after EOI."""
 
 import struct
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ EXIF, XMP, XMP_MORE = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"http://n
 ICC, MPF, GAIN_MAP = b"ICC_PROFILE\0", b"MPF\0", b"urn:iso:std:iso:ts:21496:-1\0"
 PHOTOSHOP, JFIF, JFXX, ADOBE = b"Photoshop 3.0\0", b"JFIF\0", b"JFXX\0", b"Adobe"
 FILM_WITHIN = 4096
-"""A film begins within so many bytes behind the picture."""
+"""A motion photo's video begins within this many bytes after the picture."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class _Frame:
 
 
 def read(data: bytes) -> Structure:
-    """The parts of a JPEG file. Any bytes after SOI give a structure; what is wrong with them stands in it."""
+    """The parts of a JPEG file. Any bytes after SOI give a structure, which records their faults."""
     reader = _Reader(data)
     reader.segments()
     return reader.finished()
@@ -116,7 +116,7 @@ class _Reader(Builder):
         return self._scan(start, end) if marker == SOS else end
 
     def _named(self, marker: int, start: int, content: bytes) -> None:
-        """Name the segment at `start`, and take what it says."""
+        """Names the segment at `start` and records its content."""
         length = len(content) + 4
         if marker in TABLES:
             self.part(start, length, TABLES[marker], Role.PIXELS)
@@ -131,9 +131,9 @@ class _Reader(Builder):
         elif marker in (SOS, DNL):
             self.part(start, length, "SOS" if marker == SOS else "DNL", Role.PIXELS)
             if marker == SOS and (not content or not 1 <= content[0] <= 4 or len(content) != 4 + 2 * content[0]):
-                self.irregular.append("a scan header of another length than its components need")
+                self.irregular.append("a scan header whose length does not match its components")
             if marker == DNL:
-                self.keep_for(Reason.UNSUPPORTED, "the height stands behind the first scan")
+                self.keep_for(Reason.UNSUPPORTED, "the height follows the first scan")
         elif marker == COM:
             self.part(start, length, "COM", Role.METADATA)
             self.carry("coMm", content)
@@ -182,14 +182,14 @@ class _Reader(Builder):
             self.adobe = content[11] if self.adobe is None else self.adobe
         elif marker == 0xEB and content.startswith(b"JP") and (content[2:4] in self.signed or b"c2pa" in content):
             name, role = "APP11 C2PA", Role.CREDENTIALS
-            self.signed.add(content[2:4])  # the number of the box, which further segments go on with
+            self.signed.add(content[2:4])  # the box number, which continuation segments repeat
         else:
             self.unknown(f"JPEG {name}", content)
         self.part(start, length, name, role)
 
     def _jfif(self, content: bytes) -> Role:
         if len(content) < 14:
-            self.irregular.append("a JFIF header that is cut short")
+            self.irregular.append("a truncated JFIF header")
             return Role.UNACCOUNTED
         unit, horizontal, vertical, columns, rows = struct.unpack_from(">BHHBB", content, 7)
         first, self.headed = not self.headed, True
@@ -201,7 +201,7 @@ class _Reader(Builder):
         return Role.PREVIEW if columns and rows else Role.METADATA
 
     def _tables(self, marker: int, content: bytes) -> None:
-        """Check that coding tables fill their segments, so that nothing else is in them (T.81, B.2.4)."""
+        """Checks that coding tables fill their segments, so that nothing else can hide in them (T.81, B.2.4)."""
         try:
             if marker == DHT:
                 self.codes_of_zeros |= entropy_coded.symbols_of_zeros(content)
@@ -210,9 +210,9 @@ class _Reader(Builder):
                 while place < len(content):
                     place += 129 if content[place] >> 4 else 65
                 if place != len(content):
-                    raise Broken("quantization tables that do not fill their segment")
+                    raise Broken("quantization tables that do not match their segment's length")
             elif marker == DRI and len(content) != 2:
-                raise Broken("a restart interval that is not two bytes long")
+                raise Broken("a restart interval that is not 2 bytes")
         except Broken as broken:
             self.irregular.append(str(broken))
 
@@ -233,13 +233,13 @@ class _Reader(Builder):
 
     def _frame(self, content: bytes) -> None:
         if len(content) < 6:
-            raise Broken("a frame header that is cut short")
+            raise Broken("a truncated frame header")
         bits, height, width, components = struct.unpack_from(">BHHB", content)
         if self.frame is not None:
             self.keep_for(Reason.UNSUPPORTED, "several frames")
             return
         if len(content) != 6 + 3 * components:
-            self.irregular.append("a frame header of another length than its components need")
+            self.irregular.append("a frame header whose length does not match its components")
         if not width or not height:
             self.keep_for(Reason.UNSUPPORTED, f"a picture of {width} x {height} pixels")
         self.frame = _Frame(width, height, bits, components)
@@ -250,7 +250,7 @@ class _Reader(Builder):
             self.keep_for(Reason.COLORS, f"{components} components")
 
     def _scan(self, start: int, place: int) -> int:
-        """The entropy-coded data behind a scan header, up to the next marker that is no restart."""
+        """Names the entropy-coded data after a scan header, up to the next marker that is not a restart."""
         self.scans += 1
         end = entropy_coded.end_of_scan(self.data, place)
         if end is None:
@@ -259,13 +259,13 @@ class _Reader(Builder):
         self.part(place, end - place, "entropy-coded data", Role.PIXELS)
         where = entropy_coded.wiped(self.data, place, end, self.data[start + 4 : place], self.codes_of_zeros)
         if where is not None:
-            self.damage.append(f"zeros where no coded picture has them, at byte {where}")
+            self.damage.append(f"zeros that no encoder wrote, at byte {where}")
         return end
 
     def _profile(self, content: bytes) -> None:
         number, count = content[12], content[13]
         if number in self.profile or (self.profile_count and count != self.profile_count):
-            self.irregular.append("pieces of its color profile that contradict each other")
+            self.irregular.append("contradictory pieces of its color profile")
         self.profile[number], self.profile_count = content[14:], count
 
     def _color(self) -> None:
@@ -273,12 +273,12 @@ class _Reader(Builder):
             if sorted(self.profile) == list(range(1, self.profile_count + 1)):
                 self.fields["icc"] = b"".join(self.profile[number] for number in sorted(self.profile))
             else:
-                self.irregular.append("a color profile of which pieces are missing")
+                self.irregular.append("a color profile with missing pieces")
         if self.frame and self.frame.components == 3 and self.adobe not in (None, 0, 1):
             self.irregular.append(f"color transform {self.adobe} with three components")
 
     def _behind(self, end: int) -> None:
-        """Name what follows EOI: further pictures of MPF, a film, or bytes of nobody."""
+        """Names what follows EOI: further MPF pictures, a video, or unknown trailing bytes."""
         packets = b"".join(block.content for block in self.blocks if block.tag in ("xmPp", "xeXt"))
         place = end
         for entry in sorted(self.further, key=lambda entry: entry.offset):
@@ -290,11 +290,11 @@ class _Reader(Builder):
         self.behind(end)
 
     def _further(self, entry: mpf.Entry, free: int, packets: bytes) -> int:
-        """Name a further picture, which must lie behind those before it; returns where it ends."""
+        """Names a further picture, which must follow the earlier ones. Returns the offset of its end."""
         start, size = self.mpf_at + entry.offset, entry.size
         picture = self.data[start : start + size]
         if start < free or len(picture) != size or not picture.startswith(b"\xff\xd8\xff"):
-            self.keep_for(Reason.METADATA, "its list of pictures names one that is not there")
+            self.keep_for(Reason.METADATA, "its list of pictures names a missing one")
             return free
         if mpf.is_gain_map(picture, packets) and not entry.preview:
             self.part(start, size, "MPF gain map", Role.AUXILIARY)
@@ -306,7 +306,7 @@ class _Reader(Builder):
         return start + size
 
     def _reduced(self, picture: bytes) -> bool:
-        """Whether a further picture is a smaller one, whole, with nothing behind its own end."""
+        """Whether a further picture is complete, smaller, and has nothing after its end."""
         reader = _Reader(picture)
         reader.segments()
         if self.frame is None or reader.frame is None or reader.ended is None:
@@ -315,9 +315,9 @@ class _Reader(Builder):
         return smaller and not picture[reader.ended :].strip(b"\0")
 
     def _film(self, start: int) -> tuple[int, int] | None:
-        """Where an MPEG-4 film begins behind the picture, and its length as far as its boxes reach.
+        """Offset of an MPEG-4 video after the picture, and its length as far as its boxes reach.
 
-        Samsung puts a short record of its own before the film, so the first box may stand a little later.
+        Samsung writes a short record before the video, so the first box may start a little later.
         """
         found = self.data.find(b"ftyp", start, start + FILM_WITHIN)
         if found - 4 < start:
@@ -327,12 +327,12 @@ class _Reader(Builder):
             for box in boxes(self.data, found - 4, len(self.data)):
                 end = box.end
         except Broken:
-            pass  # what follows the last whole box is a trailer
+            pass  # bytes after the last whole box are a trailer
         return (found - 4, end - found + 4) if end > found else None
 
 
 def _is_thumbnail(extension: bytes) -> bool:
-    """Whether a JFXX segment holds a thumbnail and nothing else: as JPEG, with a palette, or RGB (JFIF 1.02)."""
+    """Whether a JFXX segment holds just a thumbnail: JPEG, palette or RGB (JFIF 1.02)."""
     if extension[:3] == b"\x10\xff\xd8":
         return extension[-2:] == b"\xff\xd9"
     palette = {0x11: 768, 0x13: 0}.get(extension[0]) if len(extension) > 3 else None

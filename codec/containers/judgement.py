@@ -1,4 +1,4 @@
-"""Whether an .fdc file may stand for a source: only where every byte of it is accounted for."""
+"""Decides whether an .fdc file may replace a source: only if every byte of the source is accounted for."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ DISCARDS = {
     "trailer": Role.TRAILER,
     "content-credentials": Role.CREDENTIALS,
 }
-"""What an owner may agree to leave out, by the names of `--discard`."""
+"""Parts that an owner may agree to leave out, by the names of `--discard`."""
 OF_ROLE = {
     Role.FRAMES: Reason.FRAMES,
     Role.MOTION: Reason.TRAILING_DATA,
@@ -29,42 +29,42 @@ FIRST = (
     Reason.NOT_AN_IMAGE, Reason.RAW, Reason.DAMAGED, Reason.UNSUPPORTED, Reason.DEPTH, Reason.COLORS, Reason.SIGNED,
     Reason.FRAMES, Reason.GAIN_MAP, Reason.TRAILING_DATA, Reason.IRREGULAR, Reason.METADATA,
 )  # fmt: skip
-"""Which reason is given where there are several."""
+"""Precedence of reasons when there are several."""
 LOCATIONS = re.compile(rb"(?i)gps|<[a-z]+:(city|country|state|location|sublocation)|LocationCreated|LocationShown")
 MOST_BLOCKS, LARGEST_BLOCK, ALL_BLOCKS = 250, 1 << 24, 1 << 26
-"""Blocks, bytes of one and bytes of all that an .fdc file has room for."""
+"""Limits of an .fdc file: number of blocks, bytes of one block, bytes of all."""
 MetadataPolicy = Literal["all", "no-location", "none"]
 POLICIES: tuple[str, ...] = get_args(MetadataPolicy)
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What an owner wants carried. `discard` holds names of DISCARDS."""
+    """Which metadata is carried. `discard` holds keys of DISCARDS."""
 
     metadata: MetadataPolicy = "all"
     discard: frozenset[str] = frozenset({"preview"})
     film_beside: bool = False
-    """Whether the film of a motion photo has a place beside the .fdc file."""
+    """Whether a motion photo's video is stored beside the .fdc file."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a source. `reason` is None where it may be compressed."""
+    """The decision on a source. `reason` is None if it may be compressed."""
 
     reason: Reason | None
     detail: str
     carried: tuple[str, ...]
     """Tags of the blocks that the file carries, each once."""
     discarded: tuple[str, ...]
-    """Names of the parts that the owner agreed to leave out, and metadata that the policy takes away."""
+    """Names of the parts that the owner agreed to leave out, and of metadata that the policy removes."""
     blocks: tuple[Block, ...]
     film: tuple[int, int] | None = None
-    """Offset and length of the bytes of the source that are to be kept beside the .fdc file: a film, and what its
+    """Offset and length of the source's bytes to be stored beside the .fdc file: a video, and the records that its
     camera put around it."""
 
 
 def judge(structure: Structure, policy: Policy = Policy()) -> Verdict:  # frozen
-    """The verdict on a structure: kept whole for the gravest reason, or compressed with these blocks."""
+    """Judges a structure: kept whole for its gravest reason, or compressed with its blocks."""
     reasons = {Reason(reason): why for reason, why in reversed(structure.keep)}
     if structure.damage:
         reasons[Reason.DAMAGED] = structure.damage[0]
@@ -95,7 +95,7 @@ def judge(structure: Structure, policy: Policy = Policy()) -> Verdict:  # frozen
 
 
 def _film(parts: tuple[Part, ...]) -> tuple[int, int] | None:
-    """The one film of a file with the trailing bytes that touch it, as Samsung's records do; None where it has none."""
+    """The file's only video with the trailing bytes that touch it, such as Samsung's records; None if there is none."""
     films = [number for number, part in enumerate(parts) if part.role is Role.MOTION]
     if len(films) != 1:
         return None
@@ -115,7 +115,7 @@ def _too_much(blocks: tuple[Block, ...]) -> str:
 
 
 def _compressed_text(block: Block) -> bool:
-    """Whether a block is a PNG text that is compressed."""
+    """Whether a block is a compressed PNG text."""
     if block.tag != "teXt":
         return False
     _, _, rest = block.content.partition(b"\0")
@@ -123,12 +123,12 @@ def _compressed_text(block: Block) -> bool:
 
 
 def lists_pictures(block: Block) -> bool:
-    """Whether a block is the list of further pictures behind a JPEG."""
+    """Whether a block is the list of further pictures that follow a JPEG."""
     return block.tag == "unKn" and block.content.startswith(b"JPEG APP2\0MPF\0")
 
 
 def _allowed(blocks: tuple[Block, ...], policy: MetadataPolicy) -> tuple[tuple[Block, ...], set[str], str]:
-    """The blocks that the policy lets through, the names of what it takes away, and why it cannot be followed."""
+    """The blocks that the policy keeps, the names of what it removes, and why it cannot be applied, if so."""
     if policy == "all":
         return blocks, set(), ""
     if policy == "none":
@@ -150,7 +150,7 @@ def _allowed(blocks: tuple[Block, ...], policy: MetadataPolicy) -> tuple[tuple[B
         ):
             removed.add("location")
         elif block.tag in ("ipTc", "psIr", "unKn") or _compressed_text(block):
-            removed.add("metadata")  # where these may state a location is not looked into
+            removed.add("metadata")  # these are not searched for locations
         else:
             kept.append(block)
     return tuple(kept), removed, ""

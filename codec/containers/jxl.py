@@ -1,4 +1,4 @@
-"""JPEG XL (ISO/IEC 18181-1 and -2): the boxes of its container, and what its codestream's head says."""
+"""JPEG XL (ISO/IEC 18181-1 and -2): the boxes of its container and the head of its codestream."""
 
 from collections.abc import Iterator
 
@@ -11,14 +11,14 @@ from codec.containers.structure import Role, Structure
 CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
 CODESTREAM = b"\xff\x0a"
 BRANDS = 12
-"""Bytes of an ftyp box with one compatible brand; the signature and the level have fewer."""
+"""Size of an ftyp box with one compatible brand, in bytes; the signature and level boxes are smaller."""
 HEAD = 300
-"""Bytes of the codestream in which its head ends."""
+"""Length of the codestream's prefix that contains its head, in bytes."""
 SINGLE = {b"jxlc", b"jbrd", b"JXL ", b"ftyp"}
 
 
 def read(data: bytes) -> Structure:
-    """The parts of a JPEG XL file, in its container or bare. Sizes are those that decoding gives."""
+    """The parts of a JPEG XL file, in its container or bare. Width and height are those of the decoded picture."""
     reader = _Reader(data)
     try:
         reader.walk()
@@ -32,7 +32,7 @@ class _Reader(Builder):
         super().__init__(data, "JXL", "image/jxl")
 
     def walk(self) -> None:
-        """A bare codestream is all pixels; in a container each box is named."""
+        """A bare codestream is one part; in a container each box is named."""
         if self.data.startswith(CODESTREAM):
             self.part(0, len(self.data), "codestream", Role.PIXELS)
             self._head(self.data[:HEAD])
@@ -76,11 +76,11 @@ class _Reader(Builder):
             self.part(box.offset, length, box.name, role)
         self.behind(end)
         if not ended or {b"jxlc", b"jxlp"} <= seen:
-            self.damage.append("a codestream in pieces of which the last is missing, or in two forms")
+            self.damage.append("a codestream in pieces without the last one, or in two forms")
         self._head(coded)
 
     def _boxes(self) -> Iterator[Box]:
-        """Boxes of the top level; what follows the last whole one is a trailer if there is a codestream before."""
+        """Top-level boxes. Bytes after the last whole box are a trailer if a codestream came before."""
         coded = False
         try:
             for box in boxes(self.data, 0, len(self.data)):
@@ -91,7 +91,7 @@ class _Reader(Builder):
                 raise
 
     def _head(self, codestream: bytes) -> None:
-        """The decoder turns the picture itself, and viewers ignore EXIF's orientation: it stays 1."""
+        """The decoder applies the orientation, and viewers ignore EXIF's: it stays 1."""
         if not codestream.startswith(CODESTREAM):
             raise Broken("no codestream")
         try:
@@ -103,4 +103,4 @@ class _Reader(Builder):
         if head.bits > 8:
             self.keep_for(Reason.DEPTH, f"samples of {head.bits} bits")
         if not head.srgb:
-            self.keep_for(Reason.COLORS, "a color space other than sRGB, which the decoder does not tell")
+            self.keep_for(Reason.COLORS, "a color space other than sRGB, which the decoder does not report")

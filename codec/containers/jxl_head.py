@@ -6,12 +6,12 @@ RATIOS = (None, (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
 
 class UnreadError(Exception):
-    """The head has a feature that is not read here; the message names it."""
+    """The head uses an unsupported feature, named by the message."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """What the head says. `srgb` is false for any other color space, which the decoder used here does not tell."""
+    """The parsed head. `srgb` is false for any other color space, which the decoder does not report."""
 
     width: int
     height: int
@@ -25,18 +25,18 @@ class _Bits:
 
     def take(self, count: int) -> int:
         if self.place + count > self.length:
-            raise UnreadError("it ends inside its head")
+            raise UnreadError("a truncated head")
         self.place += count
         return self.value >> (self.place - count) & ((1 << count) - 1)
 
     def number(self, *choices: tuple[int, int]) -> int:
-        """U32: two bits choose a base and how many bits are added to it."""
+        """U32: two bits select a base and the number of bits added to it."""
         base, bits = choices[self.take(2)]
         return base + self.take(bits)
 
 
 def read(codestream: bytes) -> Head:
-    """The head of a codestream that begins with FF 0A. Raises UnreadError."""
+    """Parses the head of a codestream that begins with FF 0A. Raises UnreadError."""
     bits = _Bits(codestream[2:258])
     width, height = _size(bits)
     if bits.take(1):
@@ -49,7 +49,7 @@ def read(codestream: bytes) -> Head:
     bits.take(1)
     for _ in range(bits.number((0, 0), (1, 0), (2, 4), (1, 12))):
         if not bits.take(1):
-            raise UnreadError("an extra channel that is not plain alpha")
+            raise UnreadError("an extra channel other than plain alpha")
     bits.take(1)  # whether colors are in XYB
     return Head(width, height, depth, srgb=_srgb(bits))
 

@@ -1,6 +1,6 @@
-"""The content identifier that an Apple camera gives a live photo and its film alike.
+"""The content identifier that an Apple camera writes into a live photo and its video.
 
-In the picture it is entry 17 of Apple's MakerNote, in the film the metadata item
+In the picture it is entry 17 of Apple's MakerNote, in the video the metadata item
 com.apple.quicktime.content.identifier (QuickTime File Format, Metadata).
 """
 
@@ -19,7 +19,7 @@ LONGEST = 128
 
 
 def identifier(data: bytes, structure: Structure | None) -> str | None:
-    """The identifier in a picture of some structure, or in a film (None); None where there is none."""
+    """The identifier in a picture with this structure, or in a video (structure None); None if there is none."""
     try:
         found = _in_film(data) if structure is None else _in_picture(structure)
     except (Broken, struct.error, ValueError):
@@ -36,7 +36,7 @@ def _in_picture(structure: Structure) -> bytes | None:
 
 
 def _in_note(note: bytes) -> bytes | None:
-    """Offsets count from the note's first byte."""
+    """Offsets are relative to the note's first byte."""
     (count,) = struct.unpack_from(">H", note, len(SIGN))
     for number in range(count):
         tag, kind, length, place = struct.unpack_from(">HHII", note, len(SIGN) + 2 + 12 * number)
@@ -60,7 +60,7 @@ def _in_film(data: bytes) -> bytes | None:
         (size,) = unpack(">I", data, place)
         names.append(data[place + 8 : place + size])
         place += max(size, 8)
-    number = names.index(KEY) + 1  # ValueError where it is not there
+    number = names.index(KEY) + 1  # ValueError if it is missing
     for item in children(data, inner[b"ilst"]):
         if item.kind == struct.pack(">I", number):
             value = next(children(data, item))

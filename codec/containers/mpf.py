@@ -1,4 +1,4 @@
-"""The list of further pictures behind a JPEG (CIPA DC-007, Multi-Picture Format, sections 5.2 and 5.2.3)."""
+"""The list of further pictures after a JPEG (CIPA DC-007, Multi-Picture Format, sections 5.2 and 5.2.3)."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ GAIN_MAP_SIGNS = (b"hdrgm:", b"urn:iso:std:iso:ts:21496:-1", b"HDRGainMap")
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture: `offset` from the list's TIFF header, 0 for the first one; `size` in bytes."""
+    """A listed picture: `offset` from the list's TIFF header (0 for the first picture), `size` in bytes."""
 
     kind: int
     offset: int
@@ -28,10 +28,10 @@ class Entry:
 
 
 def entries(block: bytes) -> list[Entry]:
-    """The pictures that the list names. Raises Broken for what is no such list."""
+    """Parses the listed pictures. Raises Broken if the bytes are not such a list."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
     if order is None:
-        raise Broken("no list of pictures")
+        raise Broken("not a list of pictures")
     (place,) = unpack(f"{order}I", block, 4)
     (count,) = unpack(f"{order}H", block, place)
     for number in range(count):
@@ -48,7 +48,7 @@ def entries(block: bytes) -> list[Entry]:
 
 
 def is_gain_map(picture: bytes, packets: bytes) -> bool:
-    """Whether a further picture is a gain map, by its own metadata and that of the first picture."""
+    """Whether a further picture is a gain map, according to its own and the first picture's metadata."""
     head = picture[: 1 << 16]
     own = any(sign in head for sign in GAIN_MAP_SIGNS)
     return own or b"hdrgm:Version" in packets or b"HDRGainMap" in packets

@@ -14,13 +14,13 @@ COLOR = {b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP"}
 TEXT = {b"tEXt", b"zTXt", b"iTXt"}
 ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
 IDOT = struct.pack(">I", 2)
-"""How Apple's chunk iDOT begins: 28 bytes, two halves of the image data and where they are."""
+"""Prefix of Apple's iDOT chunk: 28 bytes that locate two halves of the image data."""
 CREDENTIALS = b"caBX"
 MOST_PROFILE = 1 << 24
 MOST_CHUNKS = 200_000
 MOST_IMAGE_DATA, PIECE = 1 << 30, 1 << 16
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Left, top, step across and step down of the passes of an interlaced picture (section 8.1)."""
+"""Left, top, horizontal and vertical step of each pass of an interlaced picture (section 8.1)."""
 XMP_KEYWORD = b"XML:com.adobe.xmp\0"
 
 
@@ -41,7 +41,7 @@ class _Reader(Builder):
         self.kind, self.interlaced, self.palette = 0, False, 0
 
     def chunks(self) -> None:
-        """Walk from the signature to IEND, then name what follows."""
+        """Walks from the signature to IEND and names what follows."""
         self.part(0, len(SIGNATURE), "signature", Role.SILENT)
         place = len(SIGNATURE)
         try:
@@ -71,7 +71,7 @@ class _Reader(Builder):
             raise Broken("the first chunk is not IHDR")
         content = self.data[place + 8 : end - 4]
         if not kind.isalpha():
-            self.irregular.append(f"a chunk of type {kind!r} at byte {place}, which is not four letters")
+            self.irregular.append(f"chunk type {kind!r} at byte {place} is not four letters")
         if kind == b"IDAT":
             if kind in self.seen and self.last != kind:
                 self.irregular.append("image data in two places")
@@ -86,7 +86,7 @@ class _Reader(Builder):
         return end, kind
 
     def _unsound(self, place: int, length: int, kind: bytes, content: bytes) -> None:
-        """A chunk whose checksum is wrong: of pixels it is damage; else the picture is whole and is kept as it is."""
+        """Handles a wrong checksum: pixels are damaged; with any other chunk the picture is intact and kept whole."""
         name = kind.decode("latin-1")
         if kind in PIXELS or kind in ANIMATION:
             self.damage.append(f"the checksum of {name} at byte {place} does not match")
@@ -105,13 +105,13 @@ class _Reader(Builder):
                 self._header(content)
             if kind == b"PLTE" and self.kind != 3:
                 role = Role.METADATA
-                self.unknown("PNG PLTE", content)  # a palette that is suggested, not used
+                self.unknown("PNG PLTE", content)  # a suggested palette, not used for the pixels
             if kind == b"PLTE" and self.kind == 3:
                 self.palette = len(content) // 3
             if kind == b"tRNS" and not self._transparent(content):
-                self.irregular.append(f"transparent values in {len(content)} bytes")
+                self.irregular.append(f"transparency in {len(content)} bytes")
             if kind == b"IEND" and content:
-                self.irregular.append("an end chunk with content")
+                self.irregular.append("an IEND chunk with content")
             if kind in self.seen and kind != b"IDAT":
                 self.irregular.append(f"a second {name}")
         elif kind in COLOR:
@@ -145,14 +145,14 @@ class _Reader(Builder):
         self.part(place, length, name, role)
 
     def _transparent(self, content: bytes) -> bool:
-        """Whether a tRNS chunk is as long as its kind of picture needs (section 11.3.1.1)."""
+        """Whether a tRNS chunk has the length that the color type requires (section 11.3.1.1)."""
         if self.kind == 3:
             return len(content) <= self.palette
         return len(content) == {0: 2, 2: 6}.get(self.kind)
 
     def _header(self, content: bytes) -> None:
         if len(content) != 13:
-            raise Broken("a header that is not 13 bytes long")
+            raise Broken("a header that is not 13 bytes")
         width, height, bits, kind, _, _, interlaced = struct.unpack(">IIBBBBB", content)
         self.kind, self.interlaced = kind, bool(interlaced)
         self.fields |= {"width": width, "height": height, "bits": bits}
@@ -162,7 +162,7 @@ class _Reader(Builder):
             self.damage.append("an impossible header")
 
     def _image_data(self) -> None:
-        """Unpack the image data, to find what is missing, broken or too much in it; no pixel is made of it."""
+        """Decompresses the image data to find missing, broken or excess bytes. Decodes no pixels."""
         due = self._scanlines()
         if due > MOST_IMAGE_DATA:
             return  # the decoder refuses it
@@ -177,13 +177,13 @@ class _Reader(Builder):
                     self.irregular.append("more image data than the picture has pixels")
                     return
         except zlib.error as error:
-            self.damage.append(f"image data that cannot be unpacked: {error}")
+            self.damage.append(f"image data that cannot be decompressed: {error}")
             return
         if not decoder.eof or got < due:
             self.damage.append("the image data ends too early")
 
     def _scanlines(self) -> int:
-        """Bytes of all scan lines, each with its filter (section 7.2); of interlaced pictures those of seven passes."""
+        """Bytes of all scan lines with their filter bytes (section 7.2), of all seven passes if interlaced."""
         width, height = self.fields["width"], self.fields["height"]
         bits = self.fields["bits"] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[self.kind]
         total = 0
@@ -194,7 +194,7 @@ class _Reader(Builder):
         return total
 
     def _colors(self) -> None:
-        """What the color chunks say, by the third edition's order: cICP, iCCP, sRGB, then gAMA and cHRM."""
+        """Reads the color chunks by the third edition's precedence: cICP, iCCP, sRGB, then gAMA and cHRM."""
         color = self.color
         for kind, length in {b"cICP": 4, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1}.items():
             if kind in color and len(color[kind]) != length:
@@ -205,7 +205,7 @@ class _Reader(Builder):
             if (profile := _profile(color[b"iCCP"])) is not None:
                 self.fields["icc"] = profile
             else:
-                self.irregular.append("a color profile that cannot be unpacked")
+                self.irregular.append("a color profile that cannot be decompressed")
         if b"sRGB" in color:
             return
         if len(gamma := color.get(b"gAMA", b"")) == 4 and any(gamma):
@@ -215,7 +215,7 @@ class _Reader(Builder):
 
 
 def _profile(content: bytes) -> bytes | None:
-    """The profile of an iCCP chunk, or None where it is broken or too long."""
+    """The profile of an iCCP chunk; None if it is broken or too long."""
     _, _, rest = content.partition(b"\0")
     try:
         decoder = zlib.decompressobj()

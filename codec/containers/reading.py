@@ -1,4 +1,4 @@
-"""A source read for compression: its structure, the verdict on it, and the pixels as they are stored."""
+"""Reads a source for compression: its structure, the verdict on it, and its pixels as stored."""
 
 import io
 import warnings
@@ -21,9 +21,9 @@ from codec.format.tags import Block
 from codec.images import MAX_PIXELS, Picture, check_image, read_image
 
 LARGEST_SIDE = 2**31
-"""From here on a side is no size of a picture, whatever a header says."""
+"""Sides from this length on are not credible, whatever a header states."""
 MILD = ("Unknown Adobe", "unknown JFIF", "Invalid SOS parameters")
-"""libjpeg's warnings about headers. All of its others are about the coded data."""
+"""libjpeg's warnings about headers. All other warnings are about the coded data."""
 PLUGINS = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WEBP", "GIF": "GIF", "TIFF": "TIFF", "AVIF": "AVIF", "BMP": "BMP"}
 PLUGINS |= {"PPM": "PPM", "JP2": "JPEG2000", "TGA": "TGA", "PCX": "PCX"}
 COLOR_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "La", "YCbCr")
@@ -31,17 +31,17 @@ COLOR_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "La", "
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a file holds. `picture` is there where the verdict lets it be compressed."""
+    """A file as read. `picture` is set if the verdict allows compression."""
 
     structure: Structure | None
-    """None for what is no picture."""
+    """None if the file is not a picture."""
     verdict: Verdict
     picture: Picture | None = None
     coded_space: str = spaces.SRGB
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Width and height after the orientation is applied, as far as they are known."""
+        """Width and height after the orientation is applied; None if unknown."""
         about = self.structure
         if about is None or not 0 < about.width < LARGEST_SIDE or not 0 < about.height < LARGEST_SIDE:
             return None
@@ -49,7 +49,7 @@ class Source:
 
 
 class _KeptError(Exception):
-    """Found while decoding: why the file is kept whole."""
+    """A reason, found while decoding, to keep the file whole."""
 
     def __init__(self, reason: Reason, why: str) -> None:
         super().__init__(why)
@@ -57,9 +57,9 @@ class _KeptError(Exception):
 
 
 def read_source(data: bytes, policy: Policy = Policy(), *, max_pixels: int = MAX_PIXELS) -> Source:  # noqa: B008
-    """Read a file for compression: every byte accounted for, pixels as stored, metadata as blocks.
+    """Reads a file for compression: accounts for every byte, decodes the stored pixels, collects metadata as blocks.
 
-    Never raises for what the bytes are: the verdict has the reason.
+    Never raises because of the bytes: the verdict states the reason.
     """
     try:
         structure = inspect(data)
@@ -88,13 +88,13 @@ def read_source(data: bytes, policy: Policy = Policy(), *, max_pixels: int = MAX
 
 
 REFUSED = (Reason.NOT_AN_IMAGE, Reason.RAW, Reason.DAMAGED, Reason.UNSUPPORTED)
-"""Of these no picture is made, whatever is left out: a thumbnail or half a picture is not the picture."""
+"""No picture is read for these reasons, even leniently: a thumbnail or half a picture does not replace the picture."""
 
 
 def read_leniently(data: bytes, policy: Policy = Policy()) -> tuple[Picture, str]:  # noqa: B008  # frozen
-    """A picture of a file that an archive would keep whole, and in one line what of the file it lacks.
+    """Reads a picture even from a file that an archive would keep whole, and says in one line what is left out.
 
-    The line is empty where nothing is lacking. Raises ImageError for what is no picture, is damaged or is not read.
+    The line is empty if nothing is left out. Raises ImageError for files that are no picture, damaged or unsupported.
     """
     source = read_source(data, policy)
     reason, detail = source.verdict.reason, source.verdict.detail
@@ -115,9 +115,9 @@ def read_leniently(data: bytes, policy: Policy = Policy()) -> tuple[Picture, str
 
 
 def check_source(data: bytes) -> tuple[str, int, int]:
-    """Container, width and height (upright) of a picture, decoded whole to find damage.
+    """Returns container, width and height (upright) of a picture after decoding it whole to find damage.
 
-    Raises ImageError for what is no picture, is damaged or is not read.
+    Raises ImageError for files that are no picture, damaged or unsupported.
     """
     source = read_source(data)
     if source.verdict.reason in REFUSED or source.structure is None:
@@ -131,12 +131,12 @@ def _refusal(verdict: Verdict) -> ImageError:
     if verdict.reason is Reason.NOT_AN_IMAGE:
         return ImageError(verdict.detail)
     if verdict.reason is Reason.DAMAGED:
-        return ImageError(f"damaged or cut short: {verdict.detail}")
-    return ImageError(f"not read here: {verdict.detail}")
+        return ImageError(f"damaged or truncated: {verdict.detail}")
+    return ImageError(f"not supported: {verdict.detail}")
 
 
 def _carried(structure: Structure) -> tuple[Block, ...]:
-    """The blocks of a file that is encoded without all of its parts: none that point at those parts."""
+    """The blocks of a file that is encoded without all of its parts, minus those that refer to the missing parts."""
     return tuple(block for block in structure.blocks if block.tag not in ("auXP", "unKn"))
 
 
@@ -145,7 +145,7 @@ def _kept(reason: Reason, why: str) -> Verdict:
 
 
 def _transcoded(structure: Structure, data: bytes) -> bytes | None:
-    """The JPEG that a JPEG XL file was made from, or None."""
+    """The JPEG from which a JPEG XL file was transcoded, or None."""
     if structure.container != "JXL" or not any(part.name == "jbrd" for part in structure.parts):
         return None
     import imagecodecs
@@ -153,18 +153,18 @@ def _transcoded(structure: Structure, data: bytes) -> bytes | None:
     try:
         return bytes(imagecodecs.jpegxl_decode_jpeg(data, numthreads=1))
     except (RuntimeError, ValueError) as error:
-        raise _KeptError(Reason.DAMAGED, f"its JPEG does not come back: {error}") from None
+        raise _KeptError(Reason.DAMAGED, f"its JPEG cannot be reconstructed: {error}") from None
 
 
 def _of_transcoded(structure: Structure, verdict: Verdict, inner: bytes, policy: Policy, max_pixels: int) -> Source:
-    """A transcoded JPEG is that JPEG; what the JPEG XL file says beside must be what the JPEG says, or is carried."""
+    """Reads the inner JPEG. Metadata of the JPEG XL container must equal the JPEG's or be absent there."""
     source = read_source(inner, policy, max_pixels=max_pixels)
     if source.verdict.reason is not None or source.picture is None:
         return Source(structure, source.verdict)
     own = {block.tag: block.content for block in source.picture.blocks}
     for block in verdict.blocks:
         if block.tag in own and own[block.tag] != block.content:
-            return Source(structure, _kept(Reason.METADATA, "metadata that differs from that of the JPEG inside"))
+            return Source(structure, _kept(Reason.METADATA, "metadata that differs from the inner JPEG's"))
     added = tuple(block for block in verdict.blocks if block.tag not in own)
     picture = replace(source.picture, blocks=source.picture.blocks + added, source_format="JXL")
     both = replace(source.verdict, blocks=picture.blocks)
@@ -172,7 +172,7 @@ def _of_transcoded(structure: Structure, verdict: Verdict, inner: bytes, policy:
 
 
 def _decoded(structure: Structure, data: bytes) -> Image.Image:
-    """The pixels as stored. Raises _KeptError."""
+    """Decodes the pixels as stored. Raises _KeptError."""
     reader: Callable[[bytes], Image.Image] | None = {"JPEG": _jpeg, "HEIF": _heif, "JXL": _jxl}.get(structure.container)
     if reader is not None:
         image = reader(data)
@@ -180,7 +180,7 @@ def _decoded(structure: Structure, data: bytes) -> Image.Image:
         image = _with_pillow(structure, data)
     stored = (structure.width, structure.height)
     if structure.container == "HEIF":
-        stored = image.size  # libheif turns and crops
+        stored = image.size  # libheif applies rotation and crop
     if image.size != stored:
         raise _KeptError(Reason.IRREGULAR, f"decodes to {image.size} pixels, but states {stored}")
     if image.mode not in COLOR_MODES:
@@ -189,7 +189,7 @@ def _decoded(structure: Structure, data: bytes) -> Image.Image:
 
 
 def _jpeg(data: bytes) -> Image.Image:
-    """With every warning of libjpeg taken for what it is; Pillow drops them."""
+    """Decodes with libjpeg's warnings as errors; Pillow drops them."""
     import simplejpeg
 
     try:
@@ -229,7 +229,7 @@ def _jxl(data: bytes) -> Image.Image:
 
 
 PIXEL_CHUNKS = {"signature", "IHDR", "PLTE", "tRNS", "IDAT", "IEND"}
-"""What of a PNG its decoder is given: texts that explode when they are unpacked are not."""
+"""Parts of a PNG that are passed to its decoder; compressed texts that may be decompression bombs are not."""
 
 
 def _with_pillow(structure: Structure, data: bytes) -> Image.Image:
@@ -242,10 +242,10 @@ def _with_pillow(structure: Structure, data: bytes) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=(PLUGINS[structure.container],))
             image.load()
     except KeyError:
-        raise _KeptError(Reason.UNSUPPORTED, f"{structure.container} is not read here") from None
+        raise _KeptError(Reason.UNSUPPORTED, f"{structure.container} is not supported") from None
     except UnidentifiedImageError:
-        raise _KeptError(Reason.UNSUPPORTED, f"a kind of {structure.container} that is not read here") from None
-    except Exception as error:  # decoders raise whatever comes up in a damaged file
+        raise _KeptError(Reason.UNSUPPORTED, f"an unsupported kind of {structure.container}") from None
+    except Exception as error:  # decoders raise any exception on damaged files
         if isinstance(error, MemoryError):
             raise
         raise _KeptError(Reason.DAMAGED, f"{type(error).__name__}: {error}") from None
@@ -255,7 +255,7 @@ def _with_pillow(structure: Structure, data: bytes) -> Image.Image:
 
 
 def _space(structure: Structure, image: Image.Image) -> Space:
-    """The color space that viewers show the pixels in. Raises ColorsError."""
+    """The color space in which viewers show the pixels. Raises ColorsError."""
     plain = image if image.mode in ("RGB", "L") else image.convert("RGB")
     if structure.container == "PNG" and structure.cicp is not None:
         return _of_code(structure)
@@ -271,7 +271,7 @@ def _space(structure: Structure, image: Image.Image) -> Space:
 def _of_code(structure: Structure) -> Space:
     primaries, transfer, matrix, full = cast(tuple[int, int, int, bool], structure.cicp)
     if structure.container == "PNG" and (matrix != 0 or not full):
-        raise ColorsError("code points that PNG does not allow")
+        raise ColorsError("CICP code points that PNG does not allow")
     return spaces.of_cicp(primaries, transfer)
 
 
@@ -291,7 +291,7 @@ def _picture(structure: Structure, image: Image.Image, space: Space, verdict: Ve
 
 
 def _alpha(structure: Structure, image: Image.Image) -> NDArray[np.uint8] | None:
-    """Transparency (H, W), or None where every pixel is opaque."""
+    """Alpha plane (H, W), or None if every pixel is opaque."""
     transparent: Any = image.info.get("transparency")
     if structure.container == "PNG" and image.mode in ("1", "L") and isinstance(transparent, int):
         # Pillow scales gray of 1, 2 and 4 bits to 8 but leaves the transparent value as the file has it.

@@ -1,4 +1,4 @@
-"""Formats of one header and its pixels: BMP, Netpbm, ICO, TGA, PCX."""
+"""Structural readers for formats of one header and its pixels: BMP, Netpbm, ICO, TGA, PCX."""
 
 import re
 import struct
@@ -10,7 +10,7 @@ from codec.containers.structure import Role, Structure
 BMP_HEADERS = {12, 40, 52, 56, 64, 108, 124}
 BMP_SRGB, BMP_WINDOWS, BMP_EMBEDDED = b"BGRs", b" niW", b"DEBM"
 MOST_TEXT = 1 << 24
-"""Bytes of text or runs that are counted."""
+"""Upper bound on text or run-length data that is parsed, in bytes."""
 TGA_FOOTER = b"TRUEVISION-XFILE.\0"
 TGA_KINDS = {1, 2, 3, 9, 10, 11}
 
@@ -44,18 +44,18 @@ def read_bmp(data: bytes) -> Structure:
         if compression not in (0, 1, 2, 3):
             reader.keep_for(Reason.UNSUPPORTED, f"compression {compression}")
         if bits == 16 or (bits == 32 and (size > 40 or compression)):
-            reader.keep_for(Reason.UNSUPPORTED, "masks of colors")
+            reader.keep_for(Reason.UNSUPPORTED, "color masks")
     except Broken as broken:
         reader.damage.append(str(broken))
     return reader.build()
 
 
 def _bmp_pixels(reader: Builder, start: int, width: int, height: int, bits: int, compression: int) -> None:
-    """Header, palette and pixels; what lies behind stays unnamed."""
+    """Names header, palette and pixels; the bytes behind them stay unnamed."""
     (size,) = unpack("<I", reader.data, 14)
     used = unpack("<I", reader.data, 46)[0] if size >= 40 else 0
     if used and bits > 8:
-        reader.keep_for(Reason.METADATA, "a palette that its pixels do not use")
+        reader.keep_for(Reason.METADATA, "an unused palette")
     colors = min(used or 1 << bits, 1 << bits) if bits <= 8 else 0
     palette = (3 if size == 12 else 4) * colors
     reader.part(
@@ -65,11 +65,11 @@ def _bmp_pixels(reader: Builder, start: int, width: int, height: int, bits: int,
     if compression in (1, 2):
         (length,) = unpack("<I", reader.data, 34)
     if start + length > len(reader.data):
-        raise Broken("the file ends inside its pixels")
+        raise Broken("the file ends within its pixels")
     reader.part(start, length, "pixels", Role.PIXELS)
     fourth = reader.data[start + 3 : start + length : 4] if bits == 32 else b""
     if fourth.count(0) != len(fourth):
-        reader.keep_for(Reason.COLORS, "a fourth channel without a meaning")
+        reader.keep_for(Reason.COLORS, "a fourth channel of unknown meaning")
 
 
 def _bmp_colors(reader: Builder, size: int) -> None:
@@ -80,7 +80,7 @@ def _bmp_colors(reader: Builder, size: int) -> None:
         offset, length = struct.unpack_from("<II", reader.data, 126)
         profile = reader.data[14 + offset : 14 + offset + length]
         if len(profile) != length:
-            reader.irregular.append("a color profile that is cut short")
+            reader.irregular.append("a truncated color profile")
         reader.part(14 + offset, length, "profile", Role.PIXELS)
         reader.fields["icc"] = profile
     elif space not in (BMP_SRGB, BMP_WINDOWS):
@@ -88,12 +88,12 @@ def _bmp_colors(reader: Builder, size: int) -> None:
 
 
 def _bmp_end(reader: Builder) -> None:
-    """What follows pixels and profile is a trailer."""
+    """Bytes after pixels and profile are a trailer."""
     reader.behind(max((part.offset + part.length for part in reader.parts), default=len(reader.data)))
 
 
 def read_netpbm(data: bytes) -> Structure:
-    """PBM, PGM and PPM (netpbm.sourceforge.net/doc); comments are carried, further pictures are not."""
+    """PBM, PGM and PPM (netpbm.sourceforge.net/doc); comments are carried, further pictures keep the file whole."""
     kind = data[1:2]
     reader = Builder(data, "PPM", {b"1": "image/x-portable-bitmap", b"4": "image/x-portable-bitmap"}.get(
         kind, "image/x-portable-graymap" if kind in b"25" else "image/x-portable-pixmap"))  # fmt: skip
@@ -105,7 +105,7 @@ def read_netpbm(data: bytes) -> Structure:
             data[: 1 << 16],
         )
     if not found:
-        reader.damage.append("no header of Netpbm")
+        reader.damage.append("not a Netpbm header")
         return reader.build()
     width, height = int(found[1]), int(found[2])
     highest = 1 if kind in b"14" else int(found[3])
@@ -124,7 +124,7 @@ def read_netpbm(data: bytes) -> Structure:
     length = {b"4": height * -(-width // 8), b"5": width * height, b"6": 3 * width * height}[kind]
     length *= 2 if highest > 255 else 1
     if length > rest:
-        reader.damage.append("the file ends inside its pixels")
+        reader.damage.append("the file ends within its pixels")
     reader.part(start, min(length, rest), "pixels", Role.PIXELS)
     if highest == 0 or highest > 65535:
         reader.damage.append(f"samples up to {highest}")
@@ -135,25 +135,25 @@ def read_netpbm(data: bytes) -> Structure:
 
 
 def _plain_samples(reader: Builder, kind: bytes, start: int, due: int) -> None:
-    """Samples as text: exactly as many numbers as the picture has, and nothing else."""
+    """Checks samples in text form: exactly as many numbers as the picture has samples."""
     samples = reader.data[start:]
     if len(samples) > MOST_TEXT:
         reader.keep_for(Reason.UNSUPPORTED, f"samples as {len(samples)} bytes of text")
     elif samples.translate(None, b"0123456789 \t\r\n\v\f"):
-        reader.keep_for(Reason.IRREGULAR, "something else than numbers among its samples")
+        reader.keep_for(Reason.IRREGULAR, "samples that are not numbers")
     else:
         digits = samples.translate(None, b" \t\r\n\v\f")
         found = len(digits) if kind == b"1" else len(samples.split())
         if kind == b"1" and digits.translate(None, b"01"):
             reader.damage.append("samples that are neither 0 nor 1")
         elif found < due:
-            reader.damage.append(f"{found} samples of {due}")
+            reader.damage.append(f"{found} of {due} samples")
         elif found > due:
             reader.irregular.append(f"{found} samples, of which {due} are due")
 
 
 def read_ico(data: bytes) -> Structure:
-    """ICO and CUR: a directory of pictures, kept whole, since one picture would stand for several or for a mask."""
+    """ICO and CUR: a directory of pictures. Kept whole, since one picture cannot replace several or a mask."""
     reader = Builder(data, "ICO", "image/vnd.microsoft.icon")
     try:
         _, _, count = unpack("<HHH", data, 0)
@@ -167,9 +167,9 @@ def read_ico(data: bytes) -> Structure:
 
 
 def is_tga(data: bytes) -> bool:
-    """Whether the bytes are a Truevision file: by its footer, or by a length that its header foretells to the byte.
+    """Whether the bytes are a Truevision file: it has the footer, or exactly the length that its header implies.
 
-    Older files have no signature at all; run-length coded ones cannot be told from anything else.
+    Older files have no signature; run-length coded ones among them cannot be recognized.
     """
     if len(data) <= 18 or data[2] not in TGA_KINDS:
         return False
@@ -183,7 +183,7 @@ def _is_plain_tga(data: bytes) -> bool:
 
 
 def read_tga(data: bytes) -> Structure:
-    """TGA (Truevision, 1984 and 1991): kept whole where it has more than header, pixels and an empty footer."""
+    """TGA (Truevision, 1984 and 1991): kept whole if it has more than a header, pixels and an empty footer."""
     footer = 26 if data[-18:] == TGA_FOOTER else 0
     reader = Builder(data, "TGA", "image/x-tga")
     width, height, bits, flags = struct.unpack_from("<HHBB", data, 12)
@@ -192,9 +192,9 @@ def read_tga(data: bytes) -> Structure:
     if bits not in (8, 24, 32) or data[2] not in (2, 3) or data[1] or flags & 0xC0:
         reader.keep_for(Reason.UNSUPPORTED, f"kind {data[2]} with {bits} bits")
     if bits == 32 and flags & 15 != 8:
-        reader.keep_for(Reason.COLORS, "a fourth channel without a meaning")
+        reader.keep_for(Reason.COLORS, "a fourth channel of unknown meaning")
     if any(data[3:12]):
-        reader.unknown("TGA origin", data[3:12])  # of its color map and on the screen
+        reader.unknown("TGA origin", data[3:12])  # of the color map and of the screen
     length = width * height * (bits // 8)
     start = 18 + data[0]
     reader.part(0, 18, "header", Role.PIXELS)
@@ -208,7 +208,7 @@ def read_tga(data: bytes) -> Structure:
         reader.part(len(data) - footer, footer, "footer", Role.SILENT)
     reader.behind(start + length)
     if start + length > len(data) - footer:
-        reader.damage.append("the file ends inside its pixels")
+        reader.damage.append("the file ends within its pixels")
         reader.parts = []
     return reader.build()
 
@@ -233,21 +233,21 @@ def read_pcx(data: bytes) -> Structure:
     (line,) = struct.unpack_from("<H", data, 66)
     end, missing = _end_of_runs(data, 128, data[65] * line * (bottom - top + 1))
     if missing:
-        reader.damage.append("the file ends inside its pixels")
+        reader.damage.append("the file ends within its pixels")
     reader.part(128, end - 128, "pixels", Role.PIXELS)
     if len(data) - end == 769 and data[end] == 12:
         reader.part(end, 769, "palette", Role.PIXELS)
     else:
         reader.behind(end)
     if data[65] == 3 and len(data) > end:
-        reader.keep_for(Reason.METADATA, "a palette that its pixels do not use")
+        reader.keep_for(Reason.METADATA, "an unused palette")
     if data[3] != 8 or data[65] not in (1, 3):
         reader.keep_for(Reason.UNSUPPORTED, f"{data[3]} bits in {data[65]} planes")
     return reader.build()
 
 
 def _end_of_runs(data: bytes, place: int, due: int) -> tuple[int, bool]:
-    """Where run-length coded bytes end that stand for `due` bytes, and whether the file ends before."""
+    """Offset after the run-length code of `due` bytes, and whether the file ends before."""
     while due > 0 and place < len(data):
         run = data[place] & 0x3F if data[place] >= 0xC0 else 1
         place += 2 if data[place] >= 0xC0 else 1

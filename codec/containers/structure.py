@@ -1,4 +1,4 @@
-"""The parts of an image file: every byte of it belongs to exactly one, and each says what becomes of it."""
+"""The parts of an image file: every byte belongs to exactly one part, and each part has a role."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from codec.format.tags import Block
 
 
 class Role(StrEnum):
-    """What a part is to a picture."""
+    """The role of a part."""
 
     PIXELS = "pixels"
-    """Coded pixels of the picture itself."""
+    """Coded pixels of the main picture."""
     SILENT = "silent"
-    """Says nothing: signatures, lengths, padding, coding tables, a JFIF header without resolution."""
+    """Carries no information: signatures, lengths, padding, coding tables, a JFIF header without resolution."""
     METADATA = "metadata"
-    """Carried: its content is a Block."""
+    """Metadata, carried as a Block."""
     AUXILIARY = "auxiliary"
     """A picture that belongs to the main one (gain map, depth, matte), carried as a Block."""
     PREVIEW = "preview"
@@ -23,18 +23,18 @@ class Role(StrEnum):
     FRAMES = "frames"
     """A further picture, page or frame."""
     MOTION = "motion"
-    """A film behind the picture."""
+    """A video after the picture."""
     TRAILER = "trailing_data"
     """Bytes after the end of the picture that belong to no known part."""
     CREDENTIALS = "content-credentials"
     """C2PA: a signature over the source's bytes."""
     UNACCOUNTED = "unaccounted"
-    """Anything that the reader cannot name. A file with such a part is kept whole."""
+    """Unknown bytes. A file with such a part is kept whole."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Bytes offset to offset + length of a file. `name` is in the container's words (`APP1 Exif`, `IDAT`, `IFD0`)."""
+    """Bytes offset..offset + length of a file. `name` uses the container's terms (`APP1 Exif`, `IDAT`, `IFD0`)."""
 
     offset: int
     length: int
@@ -44,11 +44,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Structure:
-    """An image file as its container describes it, without any pixel decoded."""
+    """An image file as described by its container; no pixels are decoded."""
 
     container: str
-    """JPEG, PNG, WEBP, GIF, TIFF, HEIF, AVIF, JXL, JP2, BMP, PPM, ICO, TGA, PCX, or another name for what is known but
-    never compressed (DNG and other RAW)."""
+    """JPEG, PNG, WEBP, GIF, TIFF, HEIF, AVIF, JXL, JP2, BMP, PPM, ICO, TGA, PCX, or another name for formats that
+    are recognized but never compressed (DNG and other RAW)."""
     media_type: str
     parts: tuple[Part, ...]
     """In order of their offsets, without gap or overlap from the first to the last byte."""
@@ -56,9 +56,9 @@ class Structure:
     height: int
     """Stored pixels of the main picture, before the orientation is applied."""
     orientation: int = 1
-    """1 to 8 as in EXIF, from where viewers of this container take it."""
+    """1 to 8 as in EXIF, from the field that viewers of this container use."""
     blocks: tuple[Block, ...] = ()
-    """What the file says beside its pixels, to be carried unchanged."""
+    """Metadata to be carried unchanged."""
     icc: bytes | None = None
     cicp: tuple[int, int, int, bool] | None = None
     """Color primaries, transfer characteristics, matrix coefficients (ITU-T H.273), full range."""
@@ -67,15 +67,15 @@ class Structure:
     gamma: float | None = None
     """Exponent of the file's encoding (PNG gAMA: 0.45455 is stated as 1 / 2.2)."""
     bits: int = 8
-    """Bits of a sample of the main picture."""
+    """Bits per sample of the main picture."""
     keep: tuple[tuple[str, str], ...] = ()
     """Why the file must be kept whole: pairs of a reason and one line of explanation."""
     damage: tuple[str, ...] = ()
-    """What is broken in the coded picture, or missing at its end."""
+    """Faults in the coded picture, or data missing at its end."""
     irregular: tuple[str, ...] = ()
-    """What is not as the format asks, outside the coded picture."""
+    """Violations of the format outside the coded picture."""
     notes: tuple[str, ...] = field(default=())
-    """Broken text or color chunks beside a whole picture, in one line each."""
+    """Broken text or color chunks of an intact picture, one line each."""
 
     def __post_init__(self) -> None:
         place = 0
@@ -86,10 +86,10 @@ class Structure:
 
 
 def covered(data: bytes, parts: Iterable[Part]) -> tuple[Part, ...]:
-    """Parts in order with what lies between them named: zero bytes as padding, anything else as unaccounted.
+    """Sorts parts and fills the gaps between them: zero bytes as padding, anything else as unaccounted.
 
-    For containers that point at their contents (TIFF, ISO-BMFF). Of parts that overlap, the later one is cut; what
-    several parts share belongs to the first.
+    For containers that refer to their contents by offset (TIFF, ISO-BMFF). If parts overlap, the later one is clipped;
+    shared bytes belong to the first.
     """
     whole: list[Part] = []
     place, size = 0, len(data)

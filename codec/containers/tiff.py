@@ -30,7 +30,7 @@ LONG8_SIZES = {**SIZES, 16: 8, 17: 8, 18: 8}
 FORMATS = {1: "B", 2: "s", 3: "H", 4: "I", 5: "II", 6: "b", 7: "B", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d", 13: "I"}
 FORMATS |= {16: "Q", 17: "q", 18: "Q"}
 COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000, 50001}
-"""What is decoded here: none, CCITT, LZW, JPEG, deflate, PackBits, LZMA, Zstandard, WebP."""
+"""Supported compressions: none, CCITT, LZW, JPEG, deflate, PackBits, LZMA, Zstandard, WebP."""
 PALETTE, JPEG, YCBCR, MOST_PLANES = 3, 7, 6, 64
 POINTERS = (4, 13, 16, 18)
 HIDDEN = (Role.UNACCOUNTED, Role.TRAILER, Role.MOTION, Role.CREDENTIALS, Role.FRAMES, Role.PREVIEW)
@@ -40,7 +40,7 @@ CFA, LINEAR_RAW = 32803, 34892
 
 @dataclass(frozen=True)
 class Entry:
-    """A tag of a directory: `offset` and `size` say where its value lies in the file."""
+    """A directory entry; its value lies at `offset` and has `size` bytes."""
 
     tag: int
     kind: int
@@ -69,7 +69,7 @@ class _Reader(Builder):
         self.gps: dict[int, Entry] = {}
 
     def directories(self) -> None:
-        """Walk the chain of directories and all that they point at."""
+        """Walks the chain of directories and everything they refer to."""
         self.part(0, 16 if self.big else 8, "header", Role.SILENT)
         try:
             (place,) = unpack(f"{self.order}{'Q' if self.big else 'I'}", self.data, 8 if self.big else 4)
@@ -84,7 +84,7 @@ class _Reader(Builder):
         self.behind(max(part.offset + part.length for part in self.parts))
 
     def _directory(self, place: int, name: str, *, chained: bool) -> int:
-        """Read a picture's directory; returns where the next one of the chain is."""
+        """Reads a picture's directory. Returns the offset of the next one in the chain."""
         entries, following = self._entries(place, name)
         number = self.pages
         self.pages += chained
@@ -95,7 +95,7 @@ class _Reader(Builder):
             self.keep_for(Reason.RAW, "a camera's raw file")
         main = chained and number == 0
         if main and kind & 1:
-            self.keep_for(Reason.RAW, "its first picture is a preview of another")
+            self.keep_for(Reason.RAW, "its first picture is a preview")
         if main:
             self._main(entries)
             self.metadata = entries
@@ -111,7 +111,7 @@ class _Reader(Builder):
                 self._directory(offset, f"{name} SubIFD{child}", chained=False)
         for tag in {Tag.EXIF, Tag.GPS} & set(entries):
             if entries[tag].kind not in POINTERS or entries[tag].count != 1:
-                self.keep_for(Reason.METADATA, f"tag {tag} of {name} is no pointer")
+                self.keep_for(Reason.METADATA, f"tag {tag} of {name} is not an offset")
         if Tag.EXIF in entries:
             found, _ = self._entries(self._number(entries, Tag.EXIF, 0), f"{name} Exif")
             self.exif = found if main else self.exif
@@ -125,9 +125,9 @@ class _Reader(Builder):
         return following
 
     def _entries(self, place: int, name: str) -> tuple[dict[int, Entry], int]:
-        """The entries of a directory by tag, and where the next directory is."""
+        """The entries of a directory by tag, and the offset of the next directory."""
         if place in self.visited or len(self.visited) >= MOST_DIRECTORIES:
-            raise Broken(f"{name} at byte {place} is part of a circle, or one directory too many")
+            raise Broken(f"{name} at byte {place} is part of a cycle, or exceeds the limit of directories")
         self.visited.add(place)
         size, head, width = (8, 8, 20) if self.big else (4, 2, 12)
         count = int(unpack(f"{self.order}{'Q' if self.big else 'H'}", self.data, place)[0])
@@ -142,10 +142,10 @@ class _Reader(Builder):
             if length > size:
                 (offset,) = unpack(f"{self.order}{'Q' if self.big else 'I'}", self.data, offset)
                 if offset + length > len(self.data):
-                    raise Broken(f"tag {tag} of {name} does not fit into the file")
+                    raise Broken(f"tag {tag} of {name} exceeds the file")
                 self.part(offset, length, f"{name} tag {tag}", Role.METADATA)
             if kind not in LONG8_SIZES:
-                self.keep_for(Reason.METADATA, f"tag {tag} of {name} is of an unknown type {kind}")
+                self.keep_for(Reason.METADATA, f"tag {tag} of {name} has the unknown type {kind}")
             if tag in entries:
                 self.keep_for(Reason.METADATA, f"{name} has tag {tag} twice")
             entries[tag] = Entry(tag, kind, values, offset, length)
@@ -163,7 +163,7 @@ class _Reader(Builder):
                 if len(places) != len(sizes):
                     raise Broken(f"{name} has {len(places)} strips and {len(sizes)} lengths")
                 if sum(sizes) > 2 * len(self.data):
-                    raise Broken(f"strips of {name} that share their bytes")
+                    raise Broken(f"overlapping strips of {name}")
                 self._amount(entries, name, len(places), sum(sizes))
                 for place, size in zip(places, sizes, strict=True):
                     if place + size > len(self.data):
@@ -173,13 +173,13 @@ class _Reader(Builder):
                         self._inside(self.data[place : place + size], name)
                 found = True
             elif offsets in entries or lengths in entries:
-                self.irregular.append(f"strips of {name} without their places or lengths")
+                self.irregular.append(f"strips of {name} without offsets or lengths")
                 found = True
         if not found and role is Role.PIXELS:
             raise Broken(f"{name} has no strips")
 
     def _amount(self, entries: dict[int, Entry], name: str, count: int, size: int) -> None:
-        """Check the number of strips or tiles, and the bytes of uncompressed ones: nothing else is among them."""
+        """Checks number and size of strips or tiles, so that nothing else can hide in uncompressed ones."""
         number = self._number
         width, height = number(entries, Tag.WIDTH, 0), number(entries, Tag.HEIGHT, 0)
         across, down = number(entries, Tag.TILE_WIDTH, width), number(entries, Tag.TILE_HEIGHT, height)
@@ -192,17 +192,17 @@ class _Reader(Builder):
         rows = min(number(entries, Tag.ROWS, height), height) or 1
         strips = tiles if Tag.TILE_WIDTH in entries else -(-height // rows)
         if count != strips * len(planes):
-            self.irregular.append(f"{name} has {count} strips or tiles, of which {strips * len(planes)} are due")
+            self.irregular.append(f"{name} has {count} strips or tiles instead of {strips * len(planes)}")
         if number(entries, Tag.COMPRESSION, 1) != 1 or number(entries, Tag.PHOTOMETRIC, 0) == YCBCR:
             return
         due = sum(tiles * down * -(-across * sum(plane) // 8) for plane in planes)
         if size < due:
             self.damage.append(f"{name} has {size} of {due} bytes of pixels")
         elif size > due:
-            self.irregular.append(f"{name} has {size} bytes of pixels, of which {due} are due")
+            self.irregular.append(f"{name} has {size} bytes of pixels instead of {due}")
 
     def _plain(self, entries: dict[int, Entry], name: str) -> None:
-        """Check that tags about pixels hold numbers, and as many as they should, so that nothing else is in them."""
+        """Checks type and count of tags about pixels, so that nothing else can hide in them."""
         samples, bits = self._number(entries, Tag.SAMPLES, 1), self._number(entries, Tag.BITS, 1)
         for tag in sorted(set(entries) & (PICTURE | SILENT)):
             kind, count = entries[tag].kind, entries[tag].count
@@ -212,18 +212,18 @@ class _Reader(Builder):
             if tag == Tag.JPEG_TABLES and self._number(entries, Tag.COMPRESSION, 1) == JPEG:
                 self._inside(self.data[entries[tag].offset : entries[tag].offset + entries[tag].size], name)
             elif tag in COLORS_OF_YCBCR and self._number(entries, Tag.PHOTOMETRIC, 0) != YCBCR:
-                self.keep_for(Reason.METADATA, f"tag {tag} of {name}, which is not for its colors")
+                self.keep_for(Reason.METADATA, f"tag {tag} of {name}, which does not apply to its color model")
             elif tag not in LISTS - {Tag.JPEG_TABLES} and (kind not in NUMBERS.get(tag, (1, 3, 4, 16)) or count > due):
                 self.keep_for(Reason.METADATA, f"tag {tag} of {name} has {count} values of type {kind}")
 
     def _inside(self, strip: bytes, name: str) -> None:
-        """A strip coded as JPEG may have segments of its own, which have no place to go."""
+        """Keeps the file whole if a JPEG-coded strip has metadata segments, which cannot be carried."""
         inner = jpeg.read(strip)
         if any(block.tag != "phYs" for block in inner.blocks) or any(part.role in HIDDEN for part in inner.parts):
             self.keep_for(Reason.METADATA, f"metadata in a strip of {name}")
 
     def _main(self, entries: dict[int, Entry]) -> None:
-        """What the first picture is, and whether its pixels can be compressed."""
+        """Describes the first picture, and whether its pixels can be compressed."""
         number = self._number
         width, height = number(entries, Tag.WIDTH, 0), number(entries, Tag.HEIGHT, 0)
         bits = max(self._numbers(entries[Tag.BITS]), default=1) if Tag.BITS in entries else 1
@@ -242,13 +242,13 @@ class _Reader(Builder):
         if photometric not in PHOTOMETRICS:
             self.keep_for(Reason.COLORS, f"color model {photometric}")
         elif samples != colors + len(extra) or len(extra) > 1 or any(kind not in (1, 2) for kind in extra):
-            self.keep_for(Reason.COLORS, f"{samples} samples a pixel, of which {colors} are colors")
+            self.keep_for(Reason.COLORS, f"{samples} samples per pixel, {colors} of them colors")
         compression = number(entries, Tag.COMPRESSION, 1)
         if compression not in COMPRESSIONS:
             self.keep_for(Reason.UNSUPPORTED, f"compression {compression}")
 
     def _carry(self) -> None:
-        """Carry the metadata of the first picture, or say which of it cannot be."""
+        """Carries the metadata of the first picture, or records what cannot be carried."""
         private = {tag for tag in self.metadata if tag not in PICTURE | SILENT | TEXTS | Tag.CARRIED}
         for tags, what in ((GEOGRAPHIC, "a georeference"), (LAYERS, "layers")):
             if private & tags:
@@ -293,10 +293,10 @@ class _Reader(Builder):
 
     def _numbers(self, entry: Entry) -> list[int]:
         if entry.kind not in (1, 3, 4, 13, 16, 18) or entry.count > MOST_VALUES:
-            raise Broken(f"tag {entry.tag} is no list of numbers")
+            raise Broken(f"tag {entry.tag} is not a list of numbers")
         self.values += entry.count
         if self.values > 2 * MOST_VALUES:
-            raise Broken("more lists of numbers than any picture has")
+            raise Broken("too many lists of numbers")
         return list(struct.unpack_from(f"{self.order}{entry.count}{FORMATS[entry.kind]}", self.data, entry.offset))
 
     def _number(self, entries: dict[int, Entry], tag: int, default: int) -> int:

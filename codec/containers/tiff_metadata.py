@@ -1,4 +1,4 @@
-"""Texts, EXIF and GPS of a TIFF file in an EXIF block of their own, and the check that all values arrived."""
+"""Moves texts, EXIF and GPS of a TIFF file into an EXIF block and checks that all values arrived."""
 
 import struct
 import warnings
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 EXIF_POINTER, GPS_POINTER = 34665, 34853
 MAKER_NOTE, INTEROPERABILITY = 37500, 40965
 Values = dict[int, tuple[int, int, bytes]]
-"""Kind, count and bytes of each tag, little-endian."""
+"""Type, count and little-endian bytes of each tag."""
 UNITS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 1, 7: 1, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4}
 
 
 def exif_block(
     data: bytes, order: str, texts: Mapping[int, "Entry"], exif: Mapping[int, "Entry"], gps: Mapping[int, "Entry"]
 ) -> bytes:
-    """A little-endian EXIF block with equal values. Raises ValueError for what cannot be moved or did not arrive.
+    """Builds a little-endian EXIF block with equal values. Raises ValueError if a value cannot be moved or differs.
 
-    A MakerNote holds offsets of its own that a move would break, and an interoperability directory has no use here.
+    A MakerNote has internal offsets that a move would break; an interoperability directory is not supported.
     """
     if MAKER_NOTE in exif:
         raise ValueError("a MakerNote, whose offsets a move would break")
@@ -34,12 +34,12 @@ def exif_block(
     block = _block(*groups)
     tags = [list(group) for group in groups]
     if _read(block) != groups or _by_pillow(block, tags) != _by_pillow(data, tags):
-        raise ValueError("metadata that does not come back from an EXIF block")
+        raise ValueError("metadata that an EXIF block does not reproduce")
     return block
 
 
 def _by_pillow(data: bytes, groups: list[list[int]]) -> list[list[str]]:
-    """The values of these tags as another reader understands them. Raises ValueError where it cannot."""
+    """The values of these tags as parsed by a second reader. Raises ValueError if it cannot parse them."""
     found = Image.Exif()
     try:
         with warnings.catch_warnings():
@@ -47,7 +47,7 @@ def _by_pillow(data: bytes, groups: list[list[int]]) -> list[list[str]]:
             found.load(data)
             directories = [found, found.get_ifd(EXIF_POINTER), found.get_ifd(GPS_POINTER)]
             return [[repr(one.get(tag)) for tag in tags] for one, tags in zip(directories, groups, strict=True)]
-    except Exception as error:  # its parser raises whatever comes up
+    except Exception as error:  # its parser raises any exception
         raise ValueError(f"metadata that a second reader cannot read: {error}") from None
 
 
@@ -55,7 +55,7 @@ def _values(data: bytes, order: str, entries: Mapping[int, "Entry"]) -> Values:
     found: Values = {}
     for tag, entry in entries.items():
         if entry.kind not in UNITS:
-            raise ValueError(f"tag {tag} is of type {entry.kind}, which EXIF does not have")
+            raise ValueError(f"tag {tag} has type {entry.kind}, which EXIF does not define")
         raw = data[entry.offset : entry.offset + entry.size]
         unit = UNITS[entry.kind]
         if order == ">" and unit > 1:
@@ -80,7 +80,7 @@ def _block(texts: Values, exif: Values, gps: Values) -> bytes:
 
 
 def _directory(values: Values, place: int) -> bytes:
-    """A directory at a place of the block, its long values behind it."""
+    """Encodes a directory at an offset of the block, its long values behind it."""
     entries, behind = b"", b""
     start = place + 2 + 12 * len(values) + 4
     for tag, (kind, count, raw) in sorted(values.items()):
@@ -93,7 +93,7 @@ def _directory(values: Values, place: int) -> bytes:
 
 
 def _read(block: bytes) -> list[Values]:
-    """The three groups of a block, read anew."""
+    """The three groups of a block, parsed again."""
     first = _read_directory(block, 8)
     groups = [{tag: value for tag, value in first.items() if tag not in (EXIF_POINTER, GPS_POINTER)}]
     for tag in (EXIF_POINTER, GPS_POINTER):

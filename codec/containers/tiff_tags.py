@@ -1,8 +1,8 @@
-"""TIFF's tags by what they are to a picture (TIFF 6.0; EXIF 3.0; DNG 1.7; GeoTIFF 1.1; Adobe's technical notes)."""
+"""TIFF tags by their role (TIFF 6.0; EXIF 3.0; DNG 1.7; GeoTIFF 1.1; Adobe's technical notes)."""
 
 
 class Tag:
-    """The tags that are looked at by name."""
+    """Tags that the reader interprets."""
 
     NEW_SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
     ORIENTATION, SAMPLES, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 274, 277, 282, 283, 296
@@ -23,10 +23,10 @@ SILENT = frozenset({263, 264, 265, 266, 280, 281, 340, 341})
 A_SAMPLE = frozenset({258, 280, 281, 338, 339, 340, 341})
 """Tags with a value for each sample of a pixel."""
 COUNTS = {529: 3, 530: 2, 532: 6, 320: 3 << 8}
-"""How many values other tags may have; all but these, those of a sample, and lists of places have one."""
+"""Allowed counts of other tags; all but these, per-sample tags and lists of offsets have one value."""
 COLORS_OF_YCBCR = frozenset({529, 530, 531, 532})
 NUMBERS = {529: (5,), 532: (4, 5)}
-"""Types of the tags that are not 8, 16, 32 or 64-bit numbers."""
+"""Types of tags other than 8, 16, 32 or 64-bit integers."""
 LISTS = frozenset({273, 279, 324, 325, 347})
 TEXTS = frozenset(
     {269, 270, 271, 272, 285, 305, 306, 315, 316, 33432} | {286, 287, 297, 18246, 18249} | {*range(40091, 40096)}

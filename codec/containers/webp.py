@@ -1,4 +1,4 @@
-"""WebP (RFC 9649): RIFF chunk by chunk, and the sizes that its bitstreams state."""
+"""WebP (RFC 9649): RIFF chunks, and the sizes stated by its bitstreams."""
 
 import struct
 
@@ -12,7 +12,7 @@ FLAGS = {b"EXIF": EXIF, b"XMP ": XMP, b"ICCP": ICC, b"ALPH": ALPHA, b"ANIM": ANI
 MOST_CHUNKS = 20_000
 SHORTEST_RUN = 20
 BITS_A_BLOCK = 6
-"""A lossy picture with fewer bits for 16 x 16 pixels may be flat, and flat pictures may have runs of zeros."""
+"""A lossy picture with fewer bits per 16 x 16 pixels may be flat, and flat pictures may contain runs of zeros."""
 
 
 def read(data: bytes) -> Structure:
@@ -30,12 +30,12 @@ class _Reader(Builder):
         self.seen: set[bytes] = set()
 
     def chunks(self) -> None:
-        """Walk the RIFF container."""
+        """Walks the RIFF container."""
         (size,) = unpack("<I", self.data, 4)
         end = 8 + size
         self.part(0, 12, "RIFF header", Role.SILENT)
         if end > len(self.data):
-            self.damage.append(f"the file has {len(self.data)} of its {end} bytes")
+            self.damage.append(f"the file has {len(self.data)} of {end} bytes")
         if size % 2:
             self.irregular.append("an odd size in the RIFF header")
         stop = min(end, len(self.data))
@@ -57,11 +57,11 @@ class _Reader(Builder):
         kind, length = unpack("<4sI", self.data, place)
         end = place + 8 + length
         if end > stop:
-            raise Broken(f"chunk {kind!r} at byte {place} does not fit into the file")
+            raise Broken(f"chunk {kind!r} at byte {place} exceeds the file")
         content = self.data[place + 8 : end]
         if length % 2 and end < stop:
             if self.data[end]:
-                self.irregular.append(f"a padding byte that is not zero, at byte {end}")
+                self.irregular.append(f"a nonzero padding byte at byte {end}")
             self.part(end, 1, "padding", Role.UNACCOUNTED if self.data[end] else Role.SILENT)
         self.part(place, 8 + length, kind.decode("latin-1"), self._named(place, kind, content))
         self.seen.add(kind)
@@ -87,7 +87,7 @@ class _Reader(Builder):
                 self.carry("exIf", block)
                 self.fields["orientation"] = exif.orientation(block)
                 if block != content:
-                    self.notes.append("its EXIF block begins as in JPEG")
+                    self.notes.append("its EXIF block has JPEG's prefix")
                 return Role.METADATA
             case b"XMP ":
                 self.carry("xmPp", content)
@@ -103,7 +103,7 @@ class _Reader(Builder):
 
     def _extended(self, content: bytes) -> None:
         if len(content) != 10 or self.seen:
-            self.irregular.append("an extended header that is not 10 bytes long or not the first")
+            self.irregular.append("an extended header that is not 10 bytes or not the first chunk")
         if len(content) < 10:
             return
         self.flags = content[0]
@@ -111,27 +111,27 @@ class _Reader(Builder):
 
     def _lossy(self, place: int, content: bytes) -> None:
         if len(content) < 10 or content[3:6] != b"\x9d\x01\x2a" or content[0] & 1:
-            raise Broken(f"no key frame of VP8 at byte {place}")
+            raise Broken(f"no VP8 key frame at byte {place}")
         across, down = struct.unpack_from("<HH", content, 6)
         if (across | down) >> 14 or not content[0] & 0x10:
-            self.irregular.append("a picture to be enlarged, or not to be shown")
+            self.irregular.append("a scaled or hidden picture")
         width, height = across & 0x3FFF, down & 0x3FFF
         self._size(width, height)
         first = int.from_bytes(content[:3], "little") >> 5
         if not 0 < first <= len(content) - 10:
-            raise Broken("the first partition of VP8 does not fit into its chunk")
+            raise Broken("the first VP8 partition exceeds its chunk")
         blocks = -(-width // 16) * -(-height // 16)
         run = content.find(bytes(SHORTEST_RUN), 10)
         if 0 <= run < len(content) - SHORTEST_RUN - 1 and 8 * len(content) > BITS_A_BLOCK * blocks:
-            self.damage.append(f"zeros where no coded picture has them, at byte {place + 8 + run}")
+            self.damage.append(f"zeros that no encoder wrote, at byte {place + 8 + run}")
 
     def _lossless(self, content: bytes) -> None:
         if len(content) < 5 or content[0] != 0x2F:
-            raise Broken("no bitstream of VP8L")
+            raise Broken("not a VP8L bitstream")
         bits = int.from_bytes(content[1:5], "little")
         self._size((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
         if bits >> 29:
-            raise Broken("an unknown version of VP8L")
+            raise Broken("an unknown VP8L version")
 
     def _size(self, width: int, height: int) -> None:
         if not width or not height:
@@ -139,26 +139,26 @@ class _Reader(Builder):
         self.fields |= {"width": width, "height": height}
 
     def _check(self) -> None:
-        """Flags and canvas of the extended header against what is there."""
+        """Compares flags and canvas of the extended header with the chunks present."""
         pictures = {b"VP8 ", b"VP8L", b"ANMF"} & self.seen
         if not pictures:
             self.damage.append("no picture")
         if len(pictures) > 1:
             self.keep_for(Reason.FRAMES, "several pictures")
         if b"ALPH" in self.seen and (b"VP8 " not in self.seen or not (self.flags or 0) & ALPHA):
-            self.irregular.append("an alpha plane that belongs to no picture")
+            self.irregular.append("an alpha plane without a picture")
         if self.canvas and not self.fields["width"]:
             self.fields |= {"width": self.canvas[0], "height": self.canvas[1]}
         if self.flags is None:
             if self.seen & set(FLAGS):
-                self.irregular.append("chunks that need an extended header, without one")
+                self.irregular.append("chunks that require an extended header, which is missing")
             return
         own = (self.fields["width"], self.fields["height"])
         if self.canvas and b"ANMF" not in self.seen and own != self.canvas:
             self.irregular.append(f"a picture of {own} on a canvas of {self.canvas}")
         for kind, flag in FLAGS.items():
             if kind == b"ALPH":
-                continue  # VP8L has its alpha within
+                continue  # VP8L contains its alpha
             if (kind in self.seen) != bool(self.flags & flag):
                 self.irregular.append(f"the extended header and chunk {kind.decode()} contradict each other")
         if self.flags & ANIMATED and b"ANMF" not in self.seen:

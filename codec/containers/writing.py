@@ -1,6 +1,6 @@
-"""Pictures written for the world: upright, with all metadata that the format has a place for.
+"""Writes pictures in common formats: upright, with all metadata that the format can hold.
 
-Pixels are turned, so the orientation in the copied EXIF and XMP becomes 1; not another byte of them changes.
+Pixels are rotated upright, so the orientation in the copied EXIF and XMP becomes 1; no other byte of them changes.
 """
 
 import io
@@ -21,16 +21,16 @@ from codec.images import Picture
 
 Kind = Literal["png", "jpeg", "webp", "avif", "jxl"]
 OF_STORAGE = (b"PLTE", b"hIST", b"bKGD", b"sBIT")
-"""Chunks of a PNG whose form depends on how its pixels were stored, which is not how they are written."""
+"""PNG chunks whose form depends on how the source stored its pixels, which differs from how they are written."""
 KINDS: tuple[str, ...] = get_args(Kind)
 SUFFIXES = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp", "avif": "avif", "jxl": "jxl"}
-"""The kind of a file by the extension of its name."""
+"""File kinds by extension."""
 EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp", "avif": "avif", "jxl": "jxl"}
-"""The extension of a name by the kind of its file."""
+"""Extensions by file kind."""
 DEFAULT_QUALITY = 92
 LARGEST_SEGMENT = 65533
 EVERYWHERE = ("exIf", "xmPp", "xeXt", "phYs")
-"""Blocks that every kind of file has a place for."""
+"""Blocks that every file kind can hold."""
 LARGEST_TEXT = 1 << 20
 METERS = {1: 0.0254, 2: 0.01, 3: 1.0}
 """Meters of each unit of resolution."""
@@ -43,11 +43,11 @@ TURNS = {
     7: (Image.Transpose.TRANSVERSE,),
     8: (Image.Transpose.ROTATE_90,),
 }
-"""What makes a picture of each orientation upright (EXIF 3.0, tag Orientation)."""
+"""The transformation that makes each orientation upright (EXIF 3.0, tag Orientation)."""
 
 
 def upright(picture: Picture) -> Picture:
-    """The picture as a viewer shows it: turned, with orientation 1 in its EXIF and XMP."""
+    """Returns the picture as a viewer shows it: rotated, with orientation 1 in its EXIF and XMP."""
     blocks = _upright_blocks(picture.blocks, TURNS.get(picture.orientation, ()))
     if picture.orientation == 1:
         return replace(picture, blocks=blocks)
@@ -57,9 +57,11 @@ def upright(picture: Picture) -> Picture:
 
 
 def write(picture: Picture, kind: Kind = "png", quality: int = DEFAULT_QUALITY) -> bytes:
-    """A picture as a file of this kind, upright. `quality` (1 to 100) is of JPEG, WebP and AVIF; PNG and JXL are exact.
+    """Encodes a picture as a file of this kind, upright.
 
-    Raises SettingsError for a kind that cannot show the picture's colors.
+    `quality` (1 to 100) applies to JPEG, WebP and AVIF; PNG and JXL are lossless.
+
+    Raises SettingsError if the kind cannot represent the picture's colors.
     """
     shown = upright(picture)
     writers: dict[str, Callable[[Picture, int], bytes]] = {
@@ -69,7 +71,7 @@ def write(picture: Picture, kind: Kind = "png", quality: int = DEFAULT_QUALITY) 
 
 
 def left_behind(picture: Picture, kind: Kind) -> tuple[str, ...]:
-    """What of a picture has no place in a file of this kind, in the words of messages."""
+    """Names the parts of a picture that a file of this kind cannot hold, as used in messages."""
     missing = {NAMES[block.tag] for block in picture.blocks if not _has_place(block, kind)}
     if kind != "jpeg" and not xmp.joins(picture.blocks):
         missing.add(NAMES["xeXt"])
@@ -80,7 +82,7 @@ def left_behind(picture: Picture, kind: Kind) -> tuple[str, ...]:
 
 def _has_place(block: Block, kind: Kind) -> bool:
     if lists_pictures(block):
-        return True  # it goes with them
+        return True  # dropped together with them
     if kind == "jpeg":
         name = block.content.partition(b"\0")[0]
         if block.tag == "unKn":
@@ -92,12 +94,12 @@ def _has_place(block: Block, kind: Kind) -> bool:
 
 
 def parse_kind(text: str) -> tuple[Kind, int]:
-    """`jpeg`, `jpeg:90`, ... as kind and quality. Raises SettingsError."""
+    """Parses `jpeg`, `jpeg:90`, ... into kind and quality. Raises SettingsError."""
     name, _, number = text.partition(":")
     kind = SUFFIXES.get(name.lower())
     if kind is None or (number and not (number.isdecimal() and 1 <= int(number) <= 100)):
         raise SettingsError(
-            f"{text!r} is no kind of picture; give one of {', '.join(KINDS)}, as jpeg:90 with a quality"
+            f"{text!r} is not a file kind; choose one of {', '.join(KINDS)}, or add a quality, as in jpeg:90"
         )
     return kind, int(number) if number else DEFAULT_QUALITY  # type: ignore[return-value]
 
@@ -109,7 +111,7 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _upright_blocks(blocks: Sequence[Block], turns: Sequence[Image.Transpose]) -> tuple[Block, ...]:
-    """The blocks of an upright picture: gain maps are turned alike, which changes the length that XMP states."""
+    """The blocks of an upright picture. Gain maps are rotated too, which changes the length stated in XMP."""
     shown = tuple(gain_map.turned(block, turns) if turns and gain_map.is_one(block) else block for block in blocks)
     return tuple(_upright_block(block, list(zip(blocks, shown, strict=True))) for block in shown)
 
@@ -127,7 +129,7 @@ def _upright_block(block: Block, pairs: Sequence[tuple[Block, Block]]) -> Block:
 
 
 def _image(picture: Picture, *, alpha: bool) -> tuple[Image.Image, bytes | None]:
-    """Pixels for Pillow, gray where all of it is and the profile allows, and the profile if it fits them."""
+    """Pixels for Pillow, grayscale if all are gray and the profile allows it, and the profile if it fits."""
     space = (picture.icc or b"")[16:20]
     gray = picture.grey and space in (b"", b"GRAY")
     image = Image.fromarray(np.ascontiguousarray(picture.pixels[..., 0]) if gray else picture.pixels)
@@ -151,7 +153,7 @@ def _png(picture: Picture, _: int) -> bytes:
 
 
 def _one_packet(picture: Picture) -> tuple[Block, ...]:
-    """The blocks with extended XMP joined to the standard packet."""
+    """Returns the blocks with extended XMP merged into the standard packet."""
     blocks = tuple(block for block in picture.blocks if block.tag not in ("xmPp", "xeXt"))
     packet = xmp.whole(picture.blocks)
     return blocks if packet is None else (*blocks, Block("xmPp", packet))
@@ -190,7 +192,7 @@ def _png_resolution(content: bytes) -> Iterable[tuple[bytes, bytes]]:
 
 
 def _raw_profile(kind: bytes, content: bytes) -> bytes:
-    """As ImageMagick and ExifTool keep blocks that PNG has no chunk for: hexadecimal text."""
+    """Hexadecimal text, as ImageMagick and ExifTool store blocks for which PNG has no chunk."""
     digits = content.hex().encode()
     lines = b"\n".join(digits[place : place + 72] for place in range(0, len(digits), 72))
     text = b"\n" + kind + b"\n" + str(len(content)).rjust(8).encode() + b"\n" + lines + b"\n"
@@ -204,7 +206,7 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
 
 def _jpeg(picture: Picture, quality: int) -> bytes:
     image, icc = _image(picture, alpha=True)
-    if image.mode in ("LA", "RGBA"):  # JPEG has no transparency: white shows through
+    if image.mode in ("LA", "RGBA"):  # JPEG has no transparency: composite over white
         below = Image.new("RGBA", image.size, "white")
         below.alpha_composite(image.convert("RGBA"))
         image = below.convert("L" if image.mode == "LA" else "RGB")
@@ -222,7 +224,7 @@ def _jfif_density(content: bytes, default: bytes) -> bytes:
     unit, across, across_of, down, down_of = struct.unpack("<B4I", content)
     if not across_of or not down_of:
         return default
-    factor = 0.0254 if unit == 3 else 1.0  # per meter becomes per inch
+    factor = 0.0254 if unit == 3 else 1.0  # convert pixels per meter to pixels per inch
     values = [round(across / across_of * factor), round(down / down_of * factor)]
     if not all(0 < value < 65536 for value in values):
         return default
@@ -259,7 +261,7 @@ def _jpeg_segments(blocks: Iterable[Block]) -> Iterable[bytes]:
 
 
 def _plain_text(content: bytes) -> bytes:
-    """`keyword: text` of a PNG text, nothing where it is broken or longer than a comment can be."""
+    """`keyword: text` of a PNG text; empty if it is broken or too long for a comment."""
     kind, (keyword, _, rest) = content[:4], content[4:].partition(b"\0")
     packed = kind == b"zTXt"
     if packed:
@@ -277,7 +279,7 @@ def _plain_text(content: bytes) -> bytes:
 
 
 def _segment(marker: int, content: bytes) -> bytes:
-    """A segment, or nothing where the content is longer than one can be."""
+    """Encodes a segment; empty if the content is too long for one."""
     if len(content) > LARGEST_SEGMENT:
         return b""
     return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
@@ -299,7 +301,7 @@ def _exif_and_xmp(picture: Picture) -> dict[str, bytes | None]:
 
 
 def _exif(picture: Picture) -> bytes | None:
-    """The EXIF block, or one that states the resolution where the file has nothing but that."""
+    """The EXIF block, or one that states the resolution if the picture has nothing else."""
     found = {block.tag: block.content for block in picture.blocks}
     if "exIf" not in found and "phYs" in found:
         return exif.of_resolution(found["phYs"])
@@ -311,7 +313,7 @@ def _jxl(picture: Picture, _: int) -> bytes:
     import imagecodecs
 
     if picture.icc:
-        raise SettingsError("JPEG XL is written in sRGB only; restore this picture as png, webp or avif")
+        raise SettingsError("JPEG XL is written in sRGB only; choose png, webp or avif for this picture")
     image, _icc = _image(picture, alpha=True)
     coded = bytes(imagecodecs.jpegxl_encode(np.asarray(image), lossless=True, effort=3, numthreads=1))
     block, packet = _exif(picture), xmp.whole(picture.blocks)

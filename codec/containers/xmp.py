@@ -1,4 +1,4 @@
-"""XMP packets: extended ones joined and split (XMP specification, part 3, section 1.1.3.1), and turned upright."""
+"""XMP packets: joins and splits extended ones (XMP part 3, section 1.1.3.1), and resets the orientation."""
 
 import hashlib
 import re
@@ -10,7 +10,7 @@ from io import BytesIO
 from codec.format.tags import Block
 
 LARGEST_PACKET = 65502
-"""Bytes of a packet that a JPEG segment has room for."""
+"""Largest packet that fits into a JPEG segment, in bytes."""
 PORTION = 65400
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 NOTE = "{http://ns.adobe.com/xmp/note/}HasExtendedXMP"
@@ -25,14 +25,14 @@ _ORIENTATION = re.compile(
 
 
 def upright(packet: bytes) -> bytes:
-    """The packet with orientation 1; not another byte changes."""
+    """Returns the packet with orientation 1; no other byte changes."""
     return _ORIENTATION.sub(rb"\g<1>1\g<2>", packet)
 
 
 def whole(blocks: Sequence[Block]) -> bytes | None:
-    """The one packet of a picture, for containers without a limit: with what its extended portions say, if any.
+    """Merges a picture's standard packet and extended portions into one packet, for containers without a size limit.
 
-    Where they cannot be joined it is the standard packet.
+    Returns the standard packet if they cannot be merged.
     """
     packet = next((block.content for block in blocks if block.tag == "xmPp"), None)
     if packet is None:
@@ -42,12 +42,12 @@ def whole(blocks: Sequence[Block]) -> bytes | None:
 
 
 def joins(blocks: Sequence[Block]) -> bool:
-    """Whether `whole` has all that the extended portions say."""
+    """Whether `whole` contains everything in the extended portions."""
     return not any(block.tag == "xeXt" for block in blocks) or b"HasExtendedXMP" not in (whole(blocks) or b"")
 
 
 def split(packet: bytes) -> tuple[bytes, list[bytes]]:
-    """A standard packet of a size for JPEG, and the extended portions that hold the one given."""
+    """Splits a packet into a standard packet that fits into JPEG and extended portions."""
     digest = hashlib.md5(packet, usedforsecurity=False).hexdigest().upper().encode()
     portions = [
         digest + struct.pack(">II", len(packet), place) + packet[place : place + PORTION]
@@ -57,7 +57,7 @@ def split(packet: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def _assembled(packet: bytes, portions: Iterable[bytes]) -> bytes | None:
-    """The extended packet that the standard one names, or None where it is not there whole."""
+    """The extended packet that the standard one names; None if it is incomplete."""
     pieces: dict[int, bytes] = {}
     size = 0
     for portion in portions:
