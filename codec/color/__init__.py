@@ -1,1 +1,1 @@
-"""The color space of a picture: what a file says, and whether its pixels can be coded in it."""
+"""Color spaces: reads what a file states, and decides whether its pixels can be coded in that space."""

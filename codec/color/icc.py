@@ -1,6 +1,6 @@
-"""ICC profiles of the matrix and gray kinds, read and built (ICC.1:2022, sections 7 to 10).
+"""Reads and builds matrix and gray ICC profiles (ICC.1:2022, sections 7 to 10).
 
-Pillow's color management applies profiles but tells neither their tone curves nor makes any but sRGB.
+Pillow's color management applies profiles, but does not expose their tone curves and builds only sRGB.
 """
 
 import struct
@@ -22,18 +22,18 @@ LARGEST_TAG = 1 << 20
 
 @dataclass(frozen=True)
 class MatrixProfile:
-    """What a display profile of matrices, or a gray one, says. `colorants` is None for gray."""
+    """The content of a matrix or gray display profile. `colorants` is None for gray."""
 
     colorants: NDArray[np.float64] | None
     """(3, 3): XYZ relative to D50 in the rows, red, green and blue in the columns."""
     curves: tuple[Curve, ...]
-    """Three, or one of a gray profile."""
+    """Three tone curves, or one for a gray profile."""
 
 
 def read(profile: bytes) -> MatrixProfile | None:
-    """A profile's matrix and curves; None where it works by tables or is for another kind of picture.
+    """Parses a profile's matrix and curves. Returns None if it uses tables or is for other pixels.
 
-    Raises ValueError for bytes that are no whole profile.
+    Raises ValueError if the bytes are not a complete profile.
     """
     tags = _tags(profile)
     space = profile[16:20]
@@ -49,9 +49,9 @@ def read(profile: bytes) -> MatrixProfile | None:
 
 
 def build(description: str, white: tuple[float, float], primaries: NDArray[np.float64], curve: bytes) -> bytes:
-    """A version 4 display profile. `white` is x, y; `primaries` (3, 2) are x, y of red, green and blue.
+    """Builds a version 4 display profile. `white` is x, y; `primaries` (3, 2) are x, y of red, green and blue.
 
-    `curve` is a whole tag: `parametric` makes one.
+    `curve` is a complete tag, such as `parametric` returns.
     """
     to_d50 = adaptation(white)
     columns = to_d50 @ colorants(white, primaries)
@@ -69,14 +69,14 @@ def build(description: str, white: tuple[float, float], primaries: NDArray[np.fl
 
 
 def parametric(gamma: float, a: float = 1, b: float = 0, c: float = 0, d: float = 0) -> bytes:
-    """A curve tag: (a x + b) ** gamma from x = d on, c x below (type 3); a plain power where d is 0 (type 0)."""
+    """Builds a curve tag: (a x + b) ** gamma from x = d on, c x below (type 3); a plain power where d is 0 (type 0)."""
     if d == 0:
         return b"para" + bytes(4) + struct.pack(">HH", 0, 0) + _fixed(gamma)
     return b"para" + bytes(4) + struct.pack(">HH", 3, 0) + b"".join(_fixed(value) for value in (gamma, a, b, c, d))
 
 
 def _assembled(tags: Mapping[bytes, bytes]) -> bytes:
-    """Header, table and contents; equal contents are stored once."""
+    """Serializes header, tag table and contents; equal contents are stored once."""
     places: dict[bytes, int] = {}
     body = b""
     start = HEADER + 4 + 12 * len(tags)
@@ -95,22 +95,22 @@ def _assembled(tags: Mapping[bytes, bytes]) -> bytes:
 
 def _tags(profile: bytes) -> dict[bytes, bytes]:
     if len(profile) < HEADER + 4 or profile[36:40] != b"acsp":
-        raise ValueError("no ICC profile")
+        raise ValueError("not an ICC profile")
     count = struct.unpack_from(">I", profile, HEADER)[0]
     if count > 100 or HEADER + 4 + 12 * count > len(profile):
-        raise ValueError("a table of tags that does not fit")
+        raise ValueError("a tag table that exceeds the profile")
     found = {}
     for entry in range(count):
         name, offset, size = struct.unpack_from(">4sII", profile, HEADER + 4 + 12 * entry)
         if offset + size > len(profile) or size > LARGEST_TAG:
-            raise ValueError(f"tag {name!r} does not fit")
+            raise ValueError(f"tag {name!r} exceeds the profile")
         found[name] = profile[offset : offset + size]
     return found
 
 
 def _xyz(tag: bytes) -> NDArray[np.float64]:
     if tag[:4] != b"XYZ " or len(tag) < 20:
-        raise ValueError("a color that is no XYZ")
+        raise ValueError("a color that is not XYZ")
     return np.frombuffer(tag, ">i4", 3, 8).astype(np.float64) / 65536
 
 
@@ -120,7 +120,7 @@ def _curve(tag: bytes) -> Curve:
     if tag[:4] == b"curv" and len(tag) >= 12:
         count = struct.unpack_from(">I", tag, 8)[0]
         if 12 + 2 * count > len(tag):
-            raise ValueError("a curve that is cut short")
+            raise ValueError("a truncated curve")
         if count == 0:
             return x
         values = np.frombuffer(tag, ">u2", count, 12).astype(np.float64)
@@ -151,7 +151,7 @@ def _white_xyz(white: tuple[float, float]) -> NDArray[np.float64]:
 
 
 def adaptation(white: tuple[float, float]) -> NDArray[np.float64]:
-    """Bradford's matrix from this white to D50 (ICC.1:2022, annex E)."""
+    """The Bradford matrix from this white to D50 (ICC.1:2022, annex E)."""
     cones = (BRADFORD @ np.array(D50)) / (BRADFORD @ _white_xyz(white))
     return np.asarray(np.linalg.inv(BRADFORD) @ np.diag(cones) @ BRADFORD)
 

@@ -1,7 +1,7 @@
-"""Which color space pixels are coded in: their own with its profile, sRGB, or none, and then the source is kept whole.
+"""Chooses the color space in which pixels are coded: their own with its profile, sRGB, or none (kept whole).
 
-The networks were trained on sRGB. They take any RGB whose tone curve is near sRGB's, since all they see is numbers; so
-Display P3 and Adobe RGB are coded as they are, with a profile. Linear light, film logs and HDR curves are not.
+The networks were trained on sRGB. They also work for RGB with a tone curve close to sRGB's, so Display P3 and Adobe RGB
+are coded as they are, with a profile. Linear light, log curves and HDR curves are not coded.
 """
 
 import io
@@ -17,7 +17,7 @@ from codec.color.icc import CURVE_POINTS, Curve
 
 SRGB, DISPLAY_P3, ADOBE_RGB = "sRGB", "Display P3", "Adobe RGB"
 LARGEST_DEVIATION = 0.1
-"""How far, in linear light, a tone curve may be from that of sRGB."""
+"""Largest difference, in linear light, between a tone curve and sRGB's."""
 D65 = (0.3127, 0.329)
 PRIMARIES = {
     1: (0.64, 0.33, 0.30, 0.60, 0.15, 0.06),
@@ -32,7 +32,7 @@ PRIMARIES = {
 FILM_WHITE = (0.314, 0.351)
 POWERS = {4: 2.2}
 SRGB_LIKE = (1, 6, 13, 14, 15)
-"""Transfer characteristics that displays show as sRGB's: BT.709 and its kin, and sRGB itself. Viewers treat them so."""
+"""Transfer characteristics that viewers display like sRGB's: BT.709 and its relatives, and sRGB itself."""
 UNSPECIFIED = 2
 WIDEST = np.array(PRIMARIES[9]).reshape(3, 2)
 ADOBE_PRIMARIES = (0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
@@ -40,7 +40,7 @@ ADOBE_PRIMARIES = (0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """A color space that pixels can be coded in. `profile` is None for sRGB, which needs none."""
+    """A supported color space. `profile` is None for sRGB."""
 
     name: str
     profile: bytes | None = None
@@ -50,7 +50,7 @@ PLAIN = Space(SRGB)
 
 
 class ColorsError(ValueError):
-    """A color space that pixels cannot be coded in; the message says which."""
+    """An unsupported color space, named by the message."""
 
 
 def srgb_curve() -> Curve:
@@ -62,7 +62,7 @@ def srgb_curve() -> Curve:
 def of_profile(profile: bytes, image: Image.Image) -> Space:
     """The space of a picture (mode RGB or L) with an ICC profile. Raises ColorsError.
 
-    A profile that cannot be read, or is for another kind of picture, is carried as it is: viewers ignore it.
+    A profile that is unreadable, or for other pixels, is carried unchanged: viewers ignore it.
     """
     kind = profile[16:20]
     if len(profile) <= icc.HEADER:
@@ -77,7 +77,7 @@ def of_profile(profile: bytes, image: Image.Image) -> Space:
         return Space("unusable profile", profile)
     if found is not None and _near_srgb(found.curves) and (found.colorants is None or _real(found.colorants)):
         return PLAIN if _is_srgb(found) else Space(_name(found), profile)
-    what = "works by tables" if found is None else "has a tone curve or primaries far from those of sRGB"
+    what = "uses tables" if found is None else "has a tone curve or primaries far from those of sRGB"
     raise ColorsError(f"its profile {what}")
 
 
@@ -86,7 +86,7 @@ def of_cicp(primaries: int, transfer: int) -> Space:
     primaries = 1 if primaries == UNSPECIFIED else primaries
     transfer = 13 if transfer == UNSPECIFIED else transfer
     if primaries not in PRIMARIES:
-        raise ColorsError(f"color primaries {primaries} of H.273 are not coded")
+        raise ColorsError(f"color primaries {primaries} of H.273 are not supported")
     if transfer in SRGB_LIKE:
         if primaries in (1, 5, 6, 7):
             return PLAIN
@@ -94,7 +94,7 @@ def of_cicp(primaries: int, transfer: int) -> Space:
     elif transfer in POWERS:
         curve = icc.parametric(POWERS[transfer])
     else:
-        raise ColorsError(f"transfer characteristics {transfer} of H.273 (HDR, linear or log) are not coded")
+        raise ColorsError(f"transfer characteristics {transfer} of H.273 (HDR, linear or log) are not supported")
     white = FILM_WHITE if primaries == 11 else D65
     name = DISPLAY_P3 if primaries == 12 else f"H.273 primaries {primaries}"
     return Space(name, icc.build(name, white, np.array(PRIMARIES[primaries]).reshape(3, 2), curve))
@@ -103,7 +103,7 @@ def of_cicp(primaries: int, transfer: int) -> Space:
 def of_chromaticities(values: tuple[float, ...] | None, gamma: float | None) -> Space:
     """The space of PNG's cHRM (x and y of white, red, green, blue) and gAMA (the exponent of encoding).
 
-    Raises ColorsError where the gamma is far from that of sRGB, or the primaries are none.
+    Raises ColorsError if the gamma is far from sRGB's, or the primaries are invalid.
     """
     exponent = 1 / gamma if gamma else None
     near = exponent is None or 2.15 <= exponent <= 2.25
@@ -112,7 +112,7 @@ def of_chromaticities(values: tuple[float, ...] | None, gamma: float | None) -> 
         return PLAIN
     points = np.array((*D65, *PRIMARIES[1]) if values is None else values).reshape(4, 2)
     if not (points[:, 1] > 0.01).all() or abs(float(np.linalg.det(np.c_[points[1:], np.ones(3)]))) < 1e-3:
-        raise ColorsError("its chromaticities are no colors")
+        raise ColorsError("its chromaticities are invalid")
     x = np.linspace(0, 1, CURVE_POINTS)
     if exponent is not None and not _near_srgb((np.asarray(x**exponent),)):
         raise ColorsError(f"its gamma of {gamma:.3f} is far from that of sRGB")
@@ -123,7 +123,7 @@ def of_chromaticities(values: tuple[float, ...] | None, gamma: float | None) -> 
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """RGB or gray pixels with a profile as sRGB pixels (H, W, 3); gray stays gray. As they are where it cannot be."""
+    """Converts RGB or gray pixels with a profile to sRGB (H, W, 3); gray stays gray. Unchanged on failure."""
     kind = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}.get(profile[16:20])
     if kind is None:
         return image.convert("RGB")
@@ -147,9 +147,9 @@ def _near_srgb(curves: tuple[Curve, ...]) -> bool:
 
 
 def _real(colorants: NDArray[np.float64]) -> bool:
-    """Whether all primaries are colors that a display may have: within those of BT.2020, with some room.
+    """Whether all primaries are plausible for a display: within BT.2020's, with some tolerance.
 
-    ProPhoto's are not; its few levels a color would be spent on colors that nobody sees.
+    ProPhoto's are not: 8 bits would be spent on colors that no display shows.
     """
     adapted = np.linalg.inv(_to_d50()) @ colorants
     total = adapted.sum(axis=0)

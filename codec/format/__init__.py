@@ -1,1 +1,1 @@
-"""The bytes of a file."""
+"""The .fdc file format: parsing, packing, chunks, and the breakdown of bits."""

@@ -1,4 +1,4 @@
-"""The .fdc file, version 2: pack, parse, refuse. FORMAT.md describes the layout byte by byte."""
+"""The .fdc file, version 2: packing, parsing, validation. FORMAT.md describes the layout byte by byte."""
 
 import zlib
 from dataclasses import dataclass, field
@@ -12,38 +12,38 @@ from codec.format.reader import Reader, varint
 from codec.quantization.quantizer import LARGEST_TIMESTEP_CODE, Parameters, quality_of_code
 
 SIGNATURE = b"\x8fFDC\r\n\x1a\n"
-"""A byte above 127, a name, a line end of DOS, an end of file and a line end of Unix: what transfers as text damage."""
+"""A byte above 127, a name, CR LF, end-of-file and LF, so that a transfer in text mode damages it."""
 VERSION, MINOR = 2, 0
 FOUR_ALPHAS, GREY = 1, 2
 BUNDLE_ID_BYTES = 8
 MAX_SIDE = 2**20 - 1
 MAX_PIXELS = 2**30
-"""Larger declared sizes are refused before anything is allocated."""
+"""Files that declare more are refused before anything is allocated."""
 DEFAULT_MAX_PIXELS = images.MAX_PIXELS
-"""What a decoder takes on unless it is told otherwise: all that the reader of pictures lets an encoder have."""
+"""A decoder's default limit, equal to the encoder's limit on sources."""
 
 
 @dataclass(frozen=True)
 class File:
-    """An .fdc file taken apart. bundle_id is the head of the bundle's hash, 16 hex digits."""
+    """A parsed .fdc file. bundle_id is the first 16 hex digits of the bundle's hash."""
 
     width: int
     height: int
-    """Of the pixels as stored, before the orientation is applied."""
+    """Of the stored pixels, before the orientation is applied."""
     grey: bool
     bundle_id: str
     quality_code: int
     parameters: Parameters
     stream: bytes
     chunks: tuple[Chunk, ...] = ()
-    """Critical ones first, each group ascending by tag and index."""
+    """Critical chunks first, each group ascending by tag and index."""
     orientation: int = 1
-    """1 to 8 as in EXIF: what a decoder does to the pixels before it shows them."""
+    """1 to 8 as in EXIF, to be applied for display."""
     version: int = VERSION
     unknown: tuple[tuple[str, int], ...] = field(default=())
-    """Tag and length of each ancillary chunk that is not known here and was skipped."""
+    """Tag and length of each unknown ancillary chunk, which was skipped."""
     minor: int = MINOR
-    """Minor version that a file states; `pack` writes this release's."""
+    """The file's minor version; `pack` writes this release's."""
 
     @property
     def quality(self) -> float:
@@ -66,7 +66,7 @@ class File:
 
 
 def pack(file: File) -> bytes:
-    """The bytes of a version 2 file: header, stream, orientation, chunks, CRC32."""
+    """Serializes a version 2 file: header, stream, orientation, chunks, CRC32."""
     codes = file.parameters.alpha_codes
     codes = codes[:1] if len(set(codes)) == 1 else codes
     body = b"".join(
@@ -89,16 +89,18 @@ def pack(file: File) -> bytes:
 
 
 def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> File:
-    """Take a file apart; chunks are decoded, the stream is not. Raises BitstreamError naming what is wrong and where.
+    """Parses a file; decodes its chunks, but not its stream. Raises BitstreamError that names the fault and its place.
 
-    Allocates at most 4 len(data) + 3 max_pixels + 128 MiB, and for a file without chunks only its own length.
+    Allocates at most 4 len(data) + 3 max_pixels + 128 MiB, and only its own length for a file without chunks.
     """
     if data.startswith(version1.MAGIC):
         return _version1(data, max_pixels)
     if not data.startswith(SIGNATURE):
         if data[1:4] == b"FDC":
-            raise BitstreamError("the signature is damaged, as by a transfer as text; fetch the file again as binary")
-        raise BitstreamError("not an .fdc file: it does not start with the signature of one")
+            raise BitstreamError(
+                "the signature is damaged, as by a transfer in text mode; fetch the file again in binary mode"
+            )
+        raise BitstreamError("not an .fdc file: the signature is missing")
     reader = Reader(data, len(SIGNATURE))
     version, minor = reader.byte("version"), reader.byte("minor version")
     if version != VERSION:
@@ -113,7 +115,7 @@ def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> File:
     quality_code = reader.byte("quality code")
     parameters = parameters_of(reader, four=bool(flags & FOUR_ALPHAS))
     if len(parameters.alpha_codes) == 4 and len(set(parameters.alpha_codes)) == 1:
-        raise BitstreamError("four equal alpha codes, where one says the same")
+        raise BitstreamError("four equal alpha codes instead of one")
     stream = reader.take(_stream_length(reader), "stream")
     orientation = reader.byte("orientation")
     if not 1 <= orientation <= 8:
@@ -126,7 +128,7 @@ def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> File:
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raise BitstreamError for a size that no file may have, or that is beyond the limit."""
+    """Raises BitstreamError for an invalid size, or one beyond the limit."""
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):
         raise BitstreamError(f"impossible size {width} x {height} in the header")
     if width * height > max_pixels:
@@ -147,12 +149,12 @@ def parameters_of(reader: Reader, *, four: bool) -> Parameters:
 def _stream_length(reader: Reader) -> int:
     length = reader.varint("stream length")
     if length == 0 or length % 4:
-        raise BitstreamError(f"a stream of {length} bytes is impossible: it has whole words of 4 bytes, at least one")
+        raise BitstreamError(f"impossible stream length of {length} bytes: it must be a positive multiple of 4")
     return length
 
 
 def _version1(data: bytes, max_pixels: int) -> File:
-    """A file of version 1: positional chunks, upright pixels."""
+    """Parses a file of version 1: positional chunks, upright pixels."""
     head = version1.head(data)
     check_size(head.width, head.height, max_pixels)
     parameters = parameters_of(head.reader, four=head.four_alphas)

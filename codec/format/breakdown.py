@@ -1,4 +1,4 @@
-"""Where the bits of an .fdc file went: each byte of it belongs to exactly one entry."""
+"""Bit breakdown of an .fdc file: every byte belongs to exactly one entry."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,7 +19,7 @@ Part = Literal["header", "side information", "hyper-latent", "latent", "stream",
 
 @dataclass(frozen=True)
 class Entry:
-    """A field of a file: the part it belongs to, its name, its value as text, its bits."""
+    """A field of a file: its part, name, value as text, and size in bits."""
 
     part: Part
     name: str
@@ -28,9 +28,9 @@ class Entry:
 
 
 def bit_breakdown(file: File, entropy: tuple[ExactEntropyModel, Tables] | None = None) -> list[Entry]:
-    """All fields in file order; the stream is one entry unless the bundle's entropy model is there to split it.
+    """All fields in file order. The stream is one entry unless the bundle's entropy model is given to split it.
 
-    Raises BitstreamError for a stream that no encoder wrote.
+    Raises BitstreamError for an invalid stream.
     """
     entries = [Entry(part, name, value, 8 * size) for part, name, value, size in _header(file)]
     length = len(file.stream)
@@ -58,7 +58,7 @@ def bit_breakdown(file: File, entropy: tuple[ExactEntropyModel, Tables] | None =
 
 
 def _header(file: File) -> list[tuple[Part, str, str, int]]:
-    """Part, name, value and bytes of each field before the stream."""
+    """Yields part, name, value and bytes of each field before the stream."""
     parameters = file.parameters
     alphas = ", ".join(f"{alpha_of_code(code):.4f} (code {code})" for code in parameters.alpha_codes)
     flags = ["four alpha codes"] * (len(parameters.alpha_codes) == 4) + ["grey"] * file.grey
@@ -84,7 +84,7 @@ def _header(file: File) -> list[tuple[Part, str, str, int]]:
 
 
 def _frame_bytes(file: File, chunk: Chunk, index: int) -> int:
-    """Bytes of a chunk beside its coded content: tag, length and index."""
+    """Overhead of a chunk in bytes: tag, length and index."""
     if file.version == 1:
         return _varint_bytes(len(chunk.coded))
     own = _varint_bytes(index) if chunk.tag in REPEATABLE else 0
@@ -92,7 +92,7 @@ def _frame_bytes(file: File, chunk: Chunk, index: int) -> int:
 
 
 def hyper_bits(file: File, model: ExactEntropyModel, tables: Tables) -> int:
-    """Bits of the stream that the hyper-latents take: their symbols are read and written again."""
+    """Bits of the hyper-latents in the stream, found by decoding and re-encoding their symbols."""
     means, levels = (prior.flatten().cpu().numpy() for prior in model.prior(file.parameters.channel_codes))
     decoder, encoder = SymbolDecoder(tables, file.stream), SymbolEncoder(tables)
     for rows, columns in tiles(*file.latent_shape):

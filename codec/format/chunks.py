@@ -1,8 +1,8 @@
-"""The chunks behind the stream: what a file keeps without loss beside its pixels, each under a tag.
+"""The chunks after the stream: lossless data besides the pixels, each under a tag.
 
 A chunk is its tag, a varint length and a payload. The payload of a tag that may repeat begins with its index. The rest
-is LZMA2 as in the xz format, without a container; that of an alpha plane has one byte before it. Decoding writes at
-most what the picture's size, or the limits here, allow, however small the coded bytes are.
+is raw LZMA2 as in the xz format; for an alpha plane it is preceded by one byte. Decoding never writes more than the
+picture's size, or the limits here, allow.
 """
 
 import lzma
@@ -20,13 +20,13 @@ from codec.images import Picture
 
 MOST_CHUNKS = 256
 CONTENT_LIMIT = 2**24
-"""Bytes that the content of one chunk has at most; an alpha plane has as many as the picture has pixels."""
+"""Upper bound on one chunk's content, in bytes; an alpha plane has one byte per pixel instead."""
 ALL_CONTENT_LIMIT = 2**26
-"""Bytes that the contents of all chunks but the alpha plane have at most."""
+"""Upper bound on the content of all chunks except the alpha plane, in bytes."""
 DICTIONARY = 2**20
-"""Bytes that a decoder keeps for matches."""
+"""LZMA2 dictionary size in bytes."""
 PLAIN, ALONG_ROWS, DOWN_COLUMNS = range(3)
-"""What is coded of an alpha plane: its values, or their differences modulo 256 to the left or to above."""
+"""Coding modes of an alpha plane: values, or differences modulo 256 to the left or upper neighbor."""
 
 _decoder = partial(lzma.LZMADecompressor, lzma.FORMAT_RAW, None, [{"id": lzma.FILTER_LZMA2, "dict_size": DICTIONARY}])
 _ENCODER = {"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": DICTIONARY, "lc": 3, "lp": 0, "pb": 0}
@@ -34,19 +34,19 @@ _ENCODER = {"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": DICTIONARY, "lc":
 
 @dataclass(frozen=True)
 class Chunk:
-    """A chunk as it is in the file, and what it holds."""
+    """A chunk as stored, with its decoded content."""
 
     tag: str
     coded: bytes
     """The payload without an index."""
     content: bytes
-    """Of an alpha plane the values in raster order."""
+    """For an alpha plane, the values in raster order."""
 
 
 def of_picture(picture: Picture) -> tuple[Chunk, ...]:
-    """What a picture has beside its colors, in the order of files.
+    """The chunks of a picture, in file order.
 
-    Raises ImageError for more than a file may hold.
+    Raises ImageError if they exceed a file's limits.
     """
     chunks = []
     if picture.alpha is not None:
@@ -73,7 +73,7 @@ def of_picture(picture: Picture) -> tuple[Chunk, ...]:
 def to_picture(
     chunks: Iterable[Chunk], pixels: NDArray[np.uint8], *, grey: bool, orientation: int, version: int
 ) -> Picture:
-    """The picture of these colors (H, W, 3), as stored, with all that is beside them."""
+    """The picture with these stored colors (H, W, 3) and the chunks' content."""
     alpha, icc, blocks = None, None, []
     for chunk in chunks:
         if chunk.tag == ALPHA:
@@ -86,7 +86,7 @@ def to_picture(
 
 
 def written(chunks: Iterable[Chunk]) -> bytes:
-    """The bytes of chunks in the order of files."""
+    """Serializes chunks in file order."""
     out, counts = [], dict.fromkeys(REPEATABLE, 0)
     for chunk in sorted(chunks, key=_order):
         payload = chunk.coded
@@ -98,11 +98,11 @@ def written(chunks: Iterable[Chunk]) -> bytes:
 
 
 Skipped = tuple[tuple[str, int], ...]
-"""Tag and length of chunks that are not known."""
+"""Tag and length of unknown chunks."""
 
 
 def read(reader: Reader, width: int, height: int, *, newer: bool) -> tuple[tuple[Chunk, ...], Skipped]:
-    """The chunks up to the end of the file, and tag and length of those that are not known. Raises BitstreamError."""
+    """Parses the chunks up to the end of the file, and tag and length of unknown ones. Raises BitstreamError."""
     chunks: list[Chunk] = []
     unknown: list[tuple[str, int]] = []
     last: tuple[bool, str, int] | None = None
@@ -122,8 +122,8 @@ def read(reader: Reader, width: int, height: int, *, newer: bool) -> tuple[tuple
         last = place
         if tag not in KNOWN:
             if tag[0].isupper():
-                why = "a later release wrote the file" if newer else "the file is damaged or of another release"
-                raise BitstreamError(f"the critical chunk {tag} at byte {at} is not known here: {why}")
+                why = "a later release wrote the file" if newer else "the file is damaged or from another release"
+                raise BitstreamError(f"unknown critical chunk {tag} at byte {at}: {why}")
             unknown.append((tag, payload.left))
             continue
         coded = payload.take(payload.left, f"chunk {tag}")
@@ -142,7 +142,7 @@ def read(reader: Reader, width: int, height: int, *, newer: bool) -> tuple[tuple
 
 def _tag(raw: bytes, at: int) -> str:
     if not (raw.isalpha() and raw.isascii()) or raw[2] & 0x20:
-        raise BitstreamError(f"{raw!r} at byte {at} is no tag of a chunk")
+        raise BitstreamError(f"{raw!r} at byte {at} is not a chunk tag")
     return raw.decode()
 
 
@@ -151,7 +151,7 @@ def _order(chunk: Chunk) -> tuple[bool, str]:
 
 
 def code_alpha(plane: NDArray[np.uint8]) -> Chunk:
-    """The smallest of the three ways to code a plane (H, W)."""
+    """Codes a plane (H, W) in the smallest of three modes."""
     above = np.zeros_like(plane[:1])
     left = np.zeros_like(plane[:, :1])
     ways = plane, np.diff(plane, axis=1, prepend=left), np.diff(plane, axis=0, prepend=above)
@@ -160,9 +160,9 @@ def code_alpha(plane: NDArray[np.uint8]) -> Chunk:
 
 
 def parse_alpha(coded: bytes, width: int, height: int) -> Chunk:
-    """The chunk of a plane of known size. Raises BitstreamError for what is no such plane."""
+    """Decodes a plane of known size. Raises BitstreamError if it is invalid."""
     if not coded or coded[0] > DOWN_COLUMNS:
-        raise BitstreamError("the alpha plane is coded in an unknown way; the file is damaged")
+        raise BitstreamError("the alpha plane has an unknown coding mode; the file is damaged")
     content = _decompressed(coded[1:], width * height, "alpha plane")
     if len(content) != width * height:
         raise BitstreamError(f"the alpha plane has {len(content)} values, not {width * height}; the file is damaged")
@@ -173,22 +173,22 @@ def parse_alpha(coded: bytes, width: int, height: int) -> Chunk:
 
 
 def parse_content(coded: bytes, name: str) -> bytes:
-    """The content of any other chunk. Raises BitstreamError."""
+    """Decodes the content of any other chunk. Raises BitstreamError."""
     return _decompressed(coded, CONTENT_LIMIT, name)
 
 
 def compressed(content: bytes) -> bytes:
-    """Bytes as LZMA2."""
+    """Compresses bytes to raw LZMA2."""
     return lzma.compress(content, lzma.FORMAT_RAW, filters=[_ENCODER])
 
 
 def _decompressed(coded: bytes, limit: int, name: str) -> bytes:
-    """Never more than limit + 1 bytes."""
+    """Decompresses at most limit + 1 bytes."""
     decoder = _decoder()
     try:
         content = decoder.decompress(coded, limit + 1)
     except lzma.LZMAError:
-        raise BitstreamError(f"the {name} is no LZMA2 data; the file is damaged") from None
+        raise BitstreamError(f"the {name} is not LZMA2 data; the file is damaged") from None
     if len(content) > limit:
         raise BitstreamError(f"the {name} is longer than {limit} bytes; the file is damaged")
     if not decoder.eof or decoder.unused_data:

@@ -1,4 +1,4 @@
-"""All that the pixels of a file are made from, beside the bundle, and its fingerprint."""
+"""Everything besides the bundle that determines a file's pixels, and its fingerprint."""
 
 import hashlib
 import struct
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Content:
-    """Symbols (4, ceil(H/8), ceil(W/8)) int32, the size they are shown at, and the codes that say how they are."""
+    """Symbols (4, ceil(H/8), ceil(W/8)) int32, the picture's size, and the coded parameters."""
 
     symbols: NDArray[np.int32]
     width: int
@@ -18,11 +18,11 @@ class Content:
     grey: bool
     timestep_code: int
     alpha_codes: tuple[int, ...]
-    """One, or one a channel."""
+    """One code, or one per channel."""
 
     def fingerprint(self) -> str:
-        """The SHA-256 of all of it: files of one bundle that have it in common decode to the same pixels."""
+        """SHA-256 over all fields. Files of one bundle with the same fingerprint decode to the same pixels."""
         codes = self.alpha_codes * (4 // len(self.alpha_codes))
         head = struct.pack("<II?H4B", self.width, self.height, self.grey, self.timestep_code, *codes)
-        symbols = np.ascontiguousarray(self.symbols, dtype="<i4")  # their shape follows from the size
+        symbols = np.ascontiguousarray(self.symbols, dtype="<i4")  # the shape follows from the size
         return hashlib.sha256(head + symbols.tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Bytes taken one after the other; what is missing or in a longer form than needed is a BitstreamError."""
+"""Sequential reader that raises BitstreamError for missing bytes and overlong encodings."""
 
 import zlib
 
@@ -6,18 +6,18 @@ from codec.errors import BitstreamError
 
 
 class Reader:
-    """A file being read: `place` is the next byte."""
+    """A file being read; `place` is the offset of the next byte."""
 
     def __init__(self, data: bytes, place: int = 0) -> None:
         self.data, self.place = data, place
 
     @property
     def left(self) -> int:
-        """Bytes that are not read yet."""
+        """Number of unread bytes."""
         return len(self.data) - self.place
 
     def check(self) -> None:
-        """Hold the checksum against all bytes before it, and take it off the end."""
+        """Verifies the trailing checksum of all bytes before it and removes it."""
         if len(self.data) < 4 or zlib.crc32(self.data[:-4]).to_bytes(4, "little") != self.data[-4:]:
             raise BitstreamError("the checksum does not match: the file is damaged or incomplete")
         self.data = self.data[:-4]
@@ -44,7 +44,7 @@ class Reader:
 
 
 def varint(value: int) -> bytes:
-    """Seven bits a byte, lowest first, the top bit set on all but the last byte."""
+    """Reads a varint: seven bits per byte, lowest first, top bit set on all but the last byte."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

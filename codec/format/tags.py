@@ -1,4 +1,4 @@
-"""The chunks of a file by their tags, and what a picture carries beside its pixels as blocks of those tags.
+"""Chunk tags, and the metadata blocks of a picture stored under them.
 
 A tag is four ASCII letters, each with a meaning of its own, as in PNG. An upper-case first letter is critical: a
 decoder that does not know the tag refuses the file. The third is reserved and upper case. A lower-case fourth letter
@@ -8,14 +8,14 @@ says that a program which changes the pixels may copy the chunk unread.
 from dataclasses import dataclass
 
 ALPHA, ICC = "ALPH", "ICCP"
-"""Critical: transparency, and the color profile of the pixels."""
+"""Critical tags: transparency and the pixels' color profile."""
 EXIF, XMP, XMP_EXTENDED = "exIf", "xmPp", "xeXt"
 IPTC, PHOTOSHOP, COMMENT, TEXT = "ipTc", "psIr", "coMm", "teXt"
 RESOLUTION, AUXILIARY, PREVIEW, UNKNOWN = "phYs", "auXP", "prEV", "unKn"
 
 CRITICAL = (ALPHA, ICC)
 REPEATABLE = (COMMENT, TEXT, PHOTOSHOP, XMP_EXTENDED, AUXILIARY, UNKNOWN)
-"""Tags of which a file may have several; each states its index, counted from 0."""
+"""Tags that may repeat; each chunk states its index, counted from 0."""
 
 
 NAMES = {
@@ -33,13 +33,13 @@ NAMES = {
     PREVIEW: "preview",
     UNKNOWN: "metadata of an unknown kind",
 }
-"""What each known tag holds, in the words of messages."""
+"""Names of the known tags, as used in messages."""
 KNOWN = frozenset(NAMES)
 
 
 @dataclass(frozen=True)
 class Block:
-    """What a source says beside its pixels, byte for byte.
+    """A block of a source's metadata, byte for byte.
 
     tag      content
     exIf     the TIFF structure of EXIF, without the six bytes `Exif` 0 0
@@ -53,7 +53,7 @@ class Block:
              horizontal numerator and denominator, vertical numerator and denominator, in pixels a unit
     auXP     a name, 0, and an auxiliary picture with what describes it (gain map, depth), as the source has it
     prEV     a small WebP picture of the whole
-    unKn     a name (`JPEG APP7`, `PNG npTc`), 0, and metadata of a kind that is not known
+    unKn     a name (`JPEG APP7`, `PNG npTc`), 0, and metadata of an unknown kind
     """
 
     tag: str

@@ -1,4 +1,4 @@
-"""Version 1 of the file format, which is read for ever and written no more: three positional chunks, upright pixels."""
+"""Version 1 of the file format, read-only: three positional chunks, upright pixels."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from codec.format.tags import ALPHA, EXIF, ICC
 MAGIC = b"FDC\x01"
 FOUR_ALPHAS, GREY = 1, 2
 POSITIONS = {4: (ALPHA, "alpha plane"), 8: (ICC, "color profile"), 16: (EXIF, "EXIF block")}
-"""The chunks in file order, by the flag that announces each."""
+"""The chunks in file order, by their flags."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """The fields before the timestep; `reader` stands behind them."""
+    """The fields before the timestep; `reader` is positioned after them."""
 
     reader: Reader
     flags: int
@@ -34,7 +34,7 @@ class Head:
 
 
 def head(data: bytes) -> Head:
-    """Read up to the quality code. Raises BitstreamError."""
+    """Reads up to the quality code. Raises BitstreamError."""
     reader = Reader(data, len(MAGIC))
     reader.check()
     flags = reader.byte("flags")
@@ -47,11 +47,11 @@ def head(data: bytes) -> Head:
 
 
 def chunks(read: Head) -> tuple[Chunk, ...]:
-    """The chunks, which end the file. Raises BitstreamError."""
+    """Reads the chunks, which end the file. Raises BitstreamError."""
     reader = read.reader
     coded = {flag: reader.take(reader.varint(name), name) for flag, (_, name) in POSITIONS.items() if read.flags & flag}
     if reader.left:
-        raise BitstreamError(f"{reader.left} bytes too many after the last part, at byte {reader.place}")
+        raise BitstreamError(f"{reader.left} excess bytes after the last part, at byte {reader.place}")
     found = []
     for flag, payload in coded.items():
         tag, name = POSITIONS[flag]

@@ -1,7 +1,7 @@
-"""How alike two sets of pictures look as sets: the kernel distance (KID) of features of their 256-pixel patches.
+"""The kernel distance (KID) between two sets of pictures, on features of their 256-pixel patches.
 
-The features are real ones, of the VGG16 whose ImageNet weights LPIPS uses, and not those of the Inception network of
-published figures: compare values of this table with each other only.
+The features come from the VGG16 with ImageNet weights that LPIPS uses, not from Inception as in published figures, so
+values are comparable only with each other.
 """
 
 from collections.abc import Iterator
@@ -22,17 +22,17 @@ from codec.metrics.perceptual import lpips_network
 PATCH = 256
 NETWORK = "VGG16 relu5_3"
 STRIDE = 16
-"""Pixels a place of the network's last features stands for."""
+"""Pixels per cell of the network's last feature map."""
 
 Features = NDArray[np.float32]
 
 
 @contextmanager
 def patch_features(device: str) -> Iterator[list[Features]]:
-    """While LPIPS (VGG) is measured: the features (pictures, patches, 512) of each batch of reconstructions.
+    """Collects features (pictures, patches, 512) of each batch of reconstructions while LPIPS (VGG) is measured.
 
     The mean of the network's last features over each patch, in the grid of whole patches from the top left corner;
-    none of a picture smaller than a patch. LPIPS computes them anyway.
+    none for a picture smaller than a patch. LPIPS computes these features anyway.
     """
     seen: list[Features] = []
     network = lpips_network("vgg", device)
@@ -45,17 +45,17 @@ def patch_features(device: str) -> Iterator[list[Features]]:
 
 @torch.no_grad()
 def original_features(original: NDArray[np.uint8], device: str) -> Features:
-    """The features (patches, 512) of an original (H, W, 3), for free after LPIPS (VGG) was measured with it."""
+    """The features (patches, 512) of an original (H, W, 3); free right after measuring LPIPS (VGG) with it."""
     network = lpips_network("vgg", device)
     features: Features = _patches(network.original_stages(to_tensor(original)[None].to(device))[-1])[0]
     return features
 
 
 def kernel_distance(first: Features, second: Features) -> float | None:
-    """KID (Binkowski et al., 2018) of two lists of features (n, d), the second of what the first became.
+    """KID (Binkowski et al., 2018) between the features (n, d) of originals and of reconstructions.
 
-    The squared maximum mean discrepancy under (x.y / d + 1)^3, without bias: pairs (i, i) are left out everywhere, so
-    that a set has exactly 0 to itself. None for fewer than two.
+    The squared maximum mean discrepancy under (x.y / d + 1)^3, unbiased: pairs (i, i) are left out everywhere, so
+    the distance of a set to itself is exactly 0. None for fewer than two patches.
     """
     count, width = first.shape
     if count < 2:
@@ -67,7 +67,7 @@ def kernel_distance(first: Features, second: Features) -> float | None:
 
 
 def _patches(features: Tensor) -> Features:
-    """(B, C, h, w) -> means over the places of each patch (B, patches, C)."""
+    """(B, C, h, w) -> means over the cells of each patch (B, patches, C)."""
     side = PATCH // STRIDE
     if min(features.shape[-2:]) < side:
         return np.zeros((len(features), 0, features.shape[1]), np.float32)

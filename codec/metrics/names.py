@@ -1,4 +1,4 @@
-"""What can be measured of a reconstruction, by the names that settings give it. Imports no network."""
+"""Names of the metrics, as used in settings. Imports no network."""
 
 from collections.abc import Collection, Mapping
 
@@ -11,17 +11,17 @@ FIELDS: Mapping[str, str] = {
     "lpips-vgg": "lpips_vgg",
     "dists": "dists",
 }
-"""The metrics, each with its field of codec.metrics.quality.Quality."""
+"""Maps each metric to its field of codec.metrics.quality.Quality."""
 COSTLY = ("lpips-vgg", "dists")
-"""Those that run a VGG16: on a processor each costs more than encoding, verifying and all others together."""
+"""Metrics that run a VGG16. On a CPU each costs more than encoding, verification and all other metrics together."""
 NOT_MEASURED, UNSAMPLED = "not asked for", "not in the sample"
-"""Why a metric of a picture is left out."""
+"""Reasons for not measuring a metric of a picture."""
 DEFAULT = ("psnr", "ms-ssim", "lpips")
 ALL, NONE = "all", "none"
 
 
 def chosen(names: Collection[str]) -> tuple[str, ...]:
-    """The metrics that are named, in order and once each; `all` and `none` stand alone. Raises SettingsError."""
+    """Resolves metric names, in order and without duplicates; `all` and `none` stand alone. Raises SettingsError."""
     if unknown := [name for name in names if name not in (*FIELDS, ALL, NONE)]:
         raise SettingsError(f"metrics knows {', '.join(FIELDS)}, {ALL} and {NONE}, not {unknown[0]!r}")
     if NONE in names:

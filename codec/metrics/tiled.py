@@ -1,9 +1,9 @@
-"""MS-SSIM, LPIPS and DISTS of pictures of any size, in pieces that add up to what the whole picture gives.
+"""MS-SSIM, LPIPS and DISTS of pictures of any size, computed in tiles that add up to the whole picture's value.
 
-Networks see tiles of 768 x 768 pixels with a border of 128 on each side, more than any feature looks at (106). Tiles
-are cut on the coarsest grid, of 16 pixels: what counts of a tile is what the whole picture has there. That is at most
-1.78 times the work. Stage after stage is computed of both pictures, added up in float64 and dropped, so that memory
-does not depend on the picture. MS-SSIM goes through each scale in bands of rows.
+Networks see tiles of 768 x 768 pixels with a border of 128 on each side, more than the largest receptive field
+(106). Tiles start on the coarsest grid (16 pixels), so the inner part of a tile equals the whole picture's features.
+The overhead is at most a factor of 1.78. Each stage is computed for both pictures, summed in float64 and released, so
+memory does not depend on the picture. MS-SSIM goes through each scale in bands of rows.
 """
 
 import itertools
@@ -27,9 +27,9 @@ Pixels = NDArray[np.uint8]
 
 CORE, BORDER, GRID = 768, 128, 16
 ROWS = 64
-"""Rows that are added up at a time."""
+"""Rows that are summed at a time."""
 STRIDES = {"alex": (4, 8, 16, 16, 16), "vgg": (1, 2, 4, 8, 16)}
-"""Pixels that a place of each stage's features stands for."""
+"""Pixels per cell of each stage's feature map."""
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of MS-SSIM's five scales (Wang et al., 2003)."""
 WINDOW = 11
@@ -37,7 +37,7 @@ WINDOW = 11
 
 @dataclass(frozen=True)
 class Span:
-    """A tile along one side: start..stop is computed, first..last counts; `ends` where the picture does."""
+    """A tile along one side: start..stop is computed, first..last is used; `ends` if it reaches the picture's end."""
 
     start: int
     stop: int
@@ -46,12 +46,12 @@ class Span:
     ends: bool
 
     def counted(self, stride: int) -> slice:
-        """The part of the tile's features that counts, with a place for each `stride` pixels."""
+        """The used part of the tile's features, one cell per `stride` pixels."""
         return slice((self.first - self.start) // stride, None if self.ends else (self.last - self.start) // stride)
 
 
 def spans(length: int) -> list[Span]:
-    """The tiles along a side: nearly equal, none of more than CORE pixels that count, none cut that needs no cut."""
+    """The tiles along a side: nearly equal, each using at most CORE pixels; a single one if that suffices."""
     if length <= CORE + 2 * BORDER:
         return [Span(0, length, 0, length, True)]
     count = -(-length // CORE)
@@ -64,7 +64,7 @@ def spans(length: int) -> list[Span]:
 
 @torch.no_grad()
 def lpips_distance(network: Lpips, original: Pixels, decoded: Pixels, device: str) -> float:
-    """What the network gives for the whole pictures."""
+    """The network's value for the whole pictures."""
     trunk, strides = network.network.net, STRIDES[network.net]
     stages = [getattr(trunk, f"slice{number}") for number in range(1, len(strides) + 1)]
     sums, places = np.zeros(len(stages)), np.zeros(len(stages))
@@ -81,7 +81,7 @@ def lpips_distance(network: Lpips, original: Pixels, decoded: Pixels, device: st
 
 @torch.no_grad()
 def dists_distance(network: Dists, original: Pixels, decoded: Pixels, device: str) -> float:
-    """What the network gives for the whole pictures."""
+    """The network's value for the whole pictures."""
     stages = [nn.Identity(), *(getattr(network, f"stage{number}") for number in range(1, 6))]
     strides = (1, *STRIDES["vgg"])
     totals = [_Moments(channels, device) for channels in network.chns]
@@ -132,7 +132,7 @@ def _split(network: Dists, weights: Tensor) -> tuple[Tensor, ...]:
 
 
 def _tiles(original: Pixels, decoded: Pixels, device: str) -> Iterator[tuple[Span, Span, list[Tensor]]]:
-    """Both pictures tile by tile, (1, 3, h, w) in [-1, 1] each."""
+    """Yields both pictures tile by tile, (1, 3, h, w) in [-1, 1] each."""
     height, width, _ = original.shape
     for rows in spans(height):
         for columns in spans(width):
@@ -141,13 +141,13 @@ def _tiles(original: Pixels, decoded: Pixels, device: str) -> Iterator[tuple[Spa
 
 
 def _advance(features: list[Tensor], stage: nn.Module) -> None:
-    """Put the next stage's features in place of both pictures', one after the other: those before them are dropped."""
+    """Replaces both pictures' features by the next stage's, one after the other, to release memory early."""
     for place, before in enumerate(features):
         features[place] = stage(before)
 
 
 def _counted(features: list[Tensor], rows: Span, columns: Span, stride: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The features of both pictures that count, some rows at a time."""
+    """Yields the used features of both pictures, some rows at a time."""
     part = (..., rows.counted(stride), columns.counted(stride))
     first, second = (x[part].float().split(ROWS, -2) for x in features)
     yield from zip(first, second, strict=True)
@@ -155,7 +155,7 @@ def _counted(features: list[Tensor], rows: Span, columns: Span, stride: int) -> 
 
 @torch.no_grad()
 def ms_ssim(original: Pixels, decoded: Pixels, device: str) -> float:
-    """Multi-scale structural similarity on the 8-bit range, as pytorch_msssim gives it for the whole pictures."""
+    """Multi-scale structural similarity on the 8-bit range, equal to pytorch_msssim on the whole pictures."""
     pair = [torch.from_numpy(np.ascontiguousarray(pixels)).movedim(2, 0)[None] for pixels in (original, decoded)]
     window = _fspecial_gauss_1d(WINDOW, 1.5).repeat(3, 1, 1, 1)
     factors = []
@@ -182,7 +182,7 @@ def _similarities(pair: list[Tensor], window: Tensor, device: str) -> tuple[Tens
 
 
 def _halved(pixels: Tensor, device: str) -> Tensor:
-    """(1, 3, h, w) -> means of 2 x 2 pixels, float32; an odd side has zeros before it, as in pytorch_msssim."""
+    """(1, 3, h, w) -> means of 2 x 2 pixels, float32; odd sides get zeros in front, as in pytorch_msssim."""
     height, width = pixels.shape[-2:]
     odd = height % 2
     halves = []

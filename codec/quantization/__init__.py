@@ -1,1 +1,1 @@
-"""Bin widths and the timestep, their estimator, and the search for a rate or a quality."""
+"""Quantizer bin widths and timestep, their estimator, and the searches for a rate or a quality."""

@@ -1,4 +1,4 @@
-"""The parameter estimator: from the unquantised latent and lambda to bin width and timestep (the paper's adapter)."""
+"""The parameter estimator (the paper's adapter): predicts bin width and timestep from latent and lambda."""
 
 import itertools
 import math
@@ -15,25 +15,25 @@ class AdapterSettings:
 
     channels: tuple[int, int, int] = (32, 48, 64)
     alphas: int = 1
-    """One reciprocal bin width, or 4: one a channel."""
+    """Number of reciprocal bin widths: 1, or 4 for one per channel."""
     alpha_at_one: float = 0.5
-    """Reciprocal bin width at lambda = 1 that the untrained estimator starts from; it grows with the root of lambda."""
+    """Reciprocal bin width of the untrained estimator at lambda = 1; it grows with the square root of lambda."""
     largest_timestep: float = 350.0
     first_timestep: float = 50.0
 
     def __post_init__(self) -> None:
         if self.alphas not in (1, 4):
-            raise ValueError(f"alphas are 1 or 4, not {self.alphas}")
+            raise ValueError(f"alphas must be 1 or 4, not {self.alphas}")
         if not 0 < self.alpha_at_one < math.inf:
-            raise ValueError(f"alpha_at_one is a positive number, not {self.alpha_at_one}")
+            raise ValueError(f"alpha_at_one must be a positive number, not {self.alpha_at_one}")
         if not 0 < self.first_timestep < self.largest_timestep < 1000:
-            raise ValueError("timesteps are below 1000, and first_timestep is between 0 and largest_timestep")
+            raise ValueError("timesteps must be below 1000, and first_timestep between 0 and largest_timestep")
         if min(self.channels) < 1:
-            raise ValueError(f"channels are at least 1, not {list(self.channels)}")
+            raise ValueError(f"channels must be at least 1, not {list(self.channels)}")
 
 
 class ParameterEstimator(nn.Module):
-    """(latent, lambda) -> (alpha, t). Three stride-2 convolutions and a global mean, so any size of picture works."""
+    """(latent, lambda) -> (alpha, t). Three stride-2 convolutions and a global mean, for pictures of any size."""
 
     def __init__(self, settings: AdapterSettings) -> None:
         super().__init__()

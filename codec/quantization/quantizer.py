@@ -1,4 +1,4 @@
-"""The scalar quantiser of the latent, its one-byte codes, and the ways to set bin width and timestep."""
+"""The scalar quantizer of the latent, its one-byte codes, and rules for bin width and timestep."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ LARGEST_TIMESTEP_CODE = 999 * TIMESTEP_UNITS
 
 @dataclass(frozen=True)
 class Parameters:
-    """What the encoder tells the decoder about the quantiser, as coded: one alpha code, or one a channel."""
+    """Quantizer parameters as coded in the file: one alpha code, or one per channel."""
 
     alpha_codes: tuple[int, ...]
     timestep_code: int
 
     @property
     def timestep(self) -> float:
-        """The timestep in 0..999; zero means that the U-Net is bypassed."""
+        """The timestep in 0..999; zero bypasses the U-Net."""
         return self.timestep_code / TIMESTEP_UNITS
 
     @property
@@ -54,18 +54,21 @@ def code_of_quality(quality: float) -> int:
 
 
 def alpha_code_of_quality(quality: float, alpha_at_one: float) -> int:
-    """The alpha code for lambda: alpha grows with its root, as the error of fine bins does with their width squared."""
+    """The alpha code for lambda.
+
+    Alpha grows with the square root of lambda, since the error of fine bins grows with the square of their width.
+    """
     return code_of_alpha(alpha_at_one * quality**0.5)
 
 
 def channel_codes(code: int, offsets: Sequence[int]) -> tuple[int, ...]:
-    """The alpha codes of the four channels around a common one, clamped to 0..255; one code where all are the same."""
+    """The alpha codes of the four channels around a common one, clamped to 0..255; a single code if all are equal."""
     codes = tuple(min(ALPHA_CODES - 1, max(0, code + offset)) for offset in offsets)
     return codes if len(set(codes)) > 1 else codes[:1]
 
 
 def quality_of_alpha_code(code: int, alpha_at_one: float) -> float:
-    """The lambda whose alpha code this is."""
+    """The lambda with this alpha code."""
     return (alpha_of_code(code) / alpha_at_one) ** 2
 
 
@@ -80,7 +83,7 @@ def dequantize(k: Tensor, alpha: Tensor, u: Tensor) -> Tensor:
 
 
 def bin_width(alpha_bar: Tensor) -> Tensor:
-    """D(t) = sqrt(12 (1 - alpha_bar) / alpha_bar): the bin whose uniform error has the noise-to-signal ratio of t."""
+    """D(t) = sqrt(12 (1 - alpha_bar) / alpha_bar): the bin whose uniform error has t's noise-to-signal ratio."""
     return torch.sqrt(12 * (1 - alpha_bar) / alpha_bar)
 
 
@@ -90,7 +93,7 @@ def tied_alpha_bar(alpha: Tensor) -> Tensor:
 
 
 def measured_alpha_bar(y: Tensor, y_hat: Tensor) -> Tensor:
-    """alpha_bar = 1 / (1 + mean((y_hat - y)^2)): the noise level that the encoder sees, for each sample (B,)."""
+    """alpha_bar = 1 / (1 + mean((y_hat - y)^2)): the noise level measured by the encoder, per sample (B,)."""
     return 1 / (1 + (y_hat - y).square().flatten(1).mean(1))
 
 
@@ -102,7 +105,7 @@ def timestep_code(t: float) -> int:
 def with_timestep(
     alpha_codes: tuple[int, ...], y: Tensor, u: Tensor, backbone: Backbone, mode: ParameterMode
 ) -> Parameters:
-    """Set the timestep of given alpha codes: from the measured error of y (1, 4, h, w), or tied to the bin width."""
+    """Sets the timestep for given alpha codes: from the measured error of y (1, 4, h, w), or tied to the bin width."""
     alpha = Parameters(alpha_codes, 0).alpha.to(y.device)
     if mode == "tied":
         alpha_bar = tied_alpha_bar(alpha).mean()

@@ -1,4 +1,4 @@
-"""Files that keep a rate or a quality: searches over the alpha code, 1/32 octave of bin width apart."""
+"""Searches for a file of a given rate or quality over the alpha code, in steps of 1/32 octave of bin width."""
 
 import math
 from collections.abc import Callable
@@ -26,18 +26,18 @@ Finished = TypeVar("Finished", bound=File)
 FINEST = 255
 """The largest alpha code: the narrowest bins."""
 MIDDLE = 128
-"""The alpha code of bins as wide as the latent's own deviation."""
+"""The alpha code of bins as wide as the latent's standard deviation."""
 GROWTH = 0.013
-"""How much the logarithm of a file's size grows with the alpha code, about (measured on photos)."""
+"""Approximate growth of the logarithm of a file's size per alpha code (measured on photos)."""
 GUESSES = 5
-"""Trials before the bracket is halved."""
+"""Trials before bisection starts."""
 LOOKED_AT = range(FINEST, MIDDLE, -16)
-"""Codes at which the best quality is sought, half octaves apart: bins narrower than the latent's own deviation."""
+"""Codes tried for the best quality, half octaves apart: bins narrower than the latent's standard deviation."""
 
 
 @dataclass(frozen=True)
 class Floor:
-    """What a reconstruction must reach: a least PSNR in dB, a greatest LPIPS (AlexNet), or both."""
+    """A quality constraint on the reconstruction: minimum PSNR in dB, maximum LPIPS (AlexNet), or both."""
 
     min_psnr_db: float | None = None
     max_lpips: float | None = None
@@ -45,27 +45,27 @@ class Floor:
     def __post_init__(self) -> None:
         bounds = [bound for bound in (self.min_psnr_db, self.max_lpips) if bound is not None]
         if not bounds or not all(0 < bound < math.inf for bound in bounds):
-            raise SettingsError(f"a floor of quality is one or two positive numbers: PSNR in dB, LPIPS; not {bounds}")
+            raise SettingsError(f"a quality constraint needs positive numbers: PSNR in dB, LPIPS; not {bounds}")
 
 
 @dataclass(frozen=True)
 class Reached:
-    """The quality of one reconstruction. LPIPS is measured only where it is asked for and is 0 otherwise."""
+    """The quality of one reconstruction. LPIPS is measured only if constrained and is 0 otherwise."""
 
     psnr_db: float
     lpips: float
 
     def meets(self, floor: Floor) -> bool:
-        """Neither bound is missed."""
+        """Whether both bounds are met."""
         faithful = floor.min_psnr_db is None or self.psnr_db >= floor.min_psnr_db
         return faithful and (floor.max_lpips is None or self.lpips <= floor.max_lpips)
 
 
 def largest_within(encode: Callable[[int], Finished], size: float) -> Finished:
-    """The file of at most `size` bytes, at an alpha code whose successor gives a larger one.
+    """The largest file of at most `size` bytes: the next alpha code gives a larger one.
 
-    Where even the coarsest bins need more, their file, the smallest of all. Every trial is a real file: the first few
-    at the codes where the size would be met if it grew by one factor a code, as it nearly does, then by bisection.
+    If even the coarsest bins need more, returns their file, the smallest of all. Every trial is a real file: the first
+    ones extrapolate a constant growth per code, the rest bisect.
     """
     low, high, found = -1, FINEST + 1, None
     code, growth, logs = MIDDLE, GROWTH, dict[int, float]()
@@ -84,11 +84,11 @@ def largest_within(encode: Callable[[int], Finished], size: float) -> Finished:
 
 
 def coarsest_reaching(floor: Floor, original: Pixels, reconstruct: Callable[[int], Pixels], missed: int = -1) -> int:
-    """An alpha code above `missed` that meets the floor while its predecessor misses it; found by bisection.
+    """Bisects for an alpha code above `missed` that meets the constraint while its predecessor does not.
 
-    Quality grows with the code, but just below the autoencoder's own limit it may also fall a little, so where the
-    finest bins miss the floor, coarser ones are looked at. Raises QualityError with the best that was seen where none
-    of them meets it, or where LPIPS is not defined for a picture of this size.
+    Quality grows with the code, but near the autoencoder's limit it may fall slightly, so if the finest bins miss the
+    constraint, coarser ones are tried. Raises QualityError with the best quality seen if none meets it, or if LPIPS is
+    undefined for a picture of this size.
     """
 
     @cache
@@ -110,14 +110,17 @@ def coarsest_reaching(floor: Floor, original: Pixels, reconstruct: Callable[[int
 
 
 def measure(floor: Floor, original: Pixels, decoded: Pixels) -> Reached:
-    """What a floor asks about of one reconstruction; raises QualityError where LPIPS is not defined for its size."""
-    from codec.metrics.quality import Metrics, psnr  # here, since they take a second to load and most files need none
+    """Measures what a constraint needs. Raises QualityError if LPIPS is undefined for this size."""
+    from codec.metrics.quality import (
+        Metrics,
+        psnr,
+    )  # imported here: loading takes a second and most files need no metric
 
     if floor.max_lpips is None:
         return Reached(psnr(original, decoded), 0)
     quality = Metrics("lpips").measure(original, decoded)
     if quality.lpips is None:
-        raise QualityError(f"no bound on LPIPS is possible for this picture: {quality.reasons['lpips']}")
+        raise QualityError(f"LPIPS cannot be bounded for this picture: {quality.reasons['lpips']}")
     return Reached(psnr(original, decoded), quality.lpips)
 
 

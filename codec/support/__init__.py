@@ -1,1 +1,1 @@
-"""Shims for other libraries."""
+"""Shims and helpers around other libraries and the operating system."""

@@ -1,4 +1,4 @@
-"""Parsed JSON or TOML into the dataclass that it should be, every value of the type that is annotated."""
+"""Builds a dataclass from parsed JSON or TOML and checks the type of every field."""
 
 import dataclasses
 import types
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 
 def build(kind: Any, data: Any, where: str) -> Any:
-    """Turn parsed data into the annotated type. Raises ValueError that names the place of whatever does not fit."""
+    """Converts parsed data to the annotated type. Raises ValueError that names the path of a bad value."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         if not isinstance(data, Mapping):

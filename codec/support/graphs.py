@@ -1,8 +1,8 @@
-"""Functions of tensors replayed as CUDA graphs: one launch instead of thousands. Elsewhere they are simply called.
+"""Replays functions of tensors as CUDA graphs: one launch instead of thousands. Elsewhere it calls them.
 
-What a function picks by a mask or counts by `nonzero` has a size that the processor must wait for, which no graph
-allows. Where masks depend on nothing but shapes, as in the entropy network, the indices found in a first call are
-those of every later one: they are remembered, and taken while the graph is captured.
+Boolean indexing and `nonzero` have data-dependent sizes, for which the CPU must wait; a graph does not allow that. If
+masks depend on shapes alone, as in the entropy network, the indices of the first call hold for all later ones: they are
+recorded and reused during capture.
 """
 
 from collections import OrderedDict
@@ -15,16 +15,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 KEPT = 12
-"""Graphs that one `Graphs` keeps at most."""
+"""Upper bound on graphs kept by one `Graphs`."""
 MET = 256
-"""Shapes that it remembers at most."""
+"""Upper bound on remembered shapes."""
 
 Tensors = tuple[Tensor, ...]
 Function = Callable[..., Tensors]
 
 
 class Indices(TorchDispatchMode):
-    """Remembers where masks are true, in the order in which that is asked for; entered again, it gives that back.
+    """Records the indices of masks in call order and replays them when entered again.
 
     Exact as long as both calls ask for the same masks, with the same values, in the same order.
     """
@@ -35,7 +35,7 @@ class Indices(TorchDispatchMode):
         self._place: int | None = None
 
     def again(self) -> Self:
-        """From here on nothing is looked for: what was found is given back from its beginning."""
+        """Switches to replay, from the first recorded indices."""
         self._place = 0
         return self
 
@@ -67,7 +67,7 @@ class Indices(TorchDispatchMode):
 
 @dataclass
 class _Graph:
-    """A captured function with the tensors that it reads and writes."""
+    """A captured function with its input and output tensors."""
 
     graph: Any
     inputs: Tensors
@@ -83,9 +83,9 @@ class _Graph:
 
 
 class Graphs:
-    """The graphs of some functions, by name and by the shapes of what they are given; the oldest are given up.
+    """Graphs of functions by name and input shapes; the oldest are dropped.
 
-    They share the memory of their intermediate tensors, so they are for one thread at a time.
+    They share memory for intermediate tensors, so use them from one thread at a time.
     """
 
     def __init__(self) -> None:
@@ -94,10 +94,10 @@ class Graphs:
         self._pool: Any = None
 
     def run(self, name: Hashable, function: Function, *inputs: Tensor) -> Tensors:
-        """function(*inputs). On a GPU the results are overwritten by later calls, but for those of the next one.
+        """Calls function(*inputs). On a GPU, results stay valid during the next call and are then overwritten.
 
-        Of functions with one name that are given inputs of the same shapes and types, all must compute the same. What
-        comes once is simply called; a graph is worth its capture from the second time on.
+        Functions of the same name and input shapes and types must compute the same. A first call runs directly; the
+        second one captures the graph.
         """
         if inputs[0].device.type != "cuda":
             return function(*inputs)
@@ -115,7 +115,7 @@ class Graphs:
 
 
 def _remembered(met: OrderedDict[Hashable, None], key: Hashable) -> bool:
-    """Whether a key was met lately; from now on it was."""
+    """Whether a key was seen recently; marks it as seen."""
     known = key in met
     met[key] = None
     met.move_to_end(key)
@@ -125,7 +125,7 @@ def _remembered(met: OrderedDict[Hashable, None], key: Hashable) -> bool:
 
 
 def _captured(function: Function, inputs: Tensors, pool: Any) -> _Graph:
-    """A function as a graph, after calls that let libraries choose their kernels and find the indices."""
+    """Captures a function, after warm-up calls that let libraries choose kernels and record the indices."""
     with torch.cuda.device(inputs[0].device):
         own = tuple(given.clone() for given in inputs)
         indices, side = Indices(), torch.cuda.Stream()
@@ -137,8 +137,8 @@ def _captured(function: Function, inputs: Tensors, pool: Any) -> _Graph:
                 function(*own)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # other threads use the device meanwhile
+        # other threads use the device during capture
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"), indices.again():
             outputs = function(*own)
-        torch.cuda.empty_cache()  # what the calls before it took
+        torch.cuda.empty_cache()  # memory of the warm-up calls
     return _Graph(graph, own, outputs, indices)

@@ -1,23 +1,23 @@
-"""Freed memory kept at hand: glibc gives a freed tensor's pages back, and each new tensor then faults them in again."""
+"""Keeps freed memory in the process: glibc returns a freed tensor's pages, and each new tensor faults them in."""
 
 import ctypes
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 LARGEST_FROM_HEAP = 32 * 2**20
-"""The most that glibc allows as threshold: larger tensors are mapped and given back as before, unless nothing is."""
+"""glibc's largest threshold: larger tensors are still mapped and returned, unless mapping is off."""
 KEPT_BYTES, MOST_KEPT_BYTES = 512 * 2**20, 2**31 - 1
 
 _told: dict[int, int] = {}
 
 
 def keep_freed_memory(*, large: bool = False) -> bool:
-    """Let this process keep up to KEPT_BYTES that it has freed; returns whether the C library could be told.
+    """Lets this process keep up to KEPT_BYTES of freed memory. Returns whether the C library supports it.
 
     The exact networks make and drop tensors of a few megabytes for each attention window: a quarter of their time went
     into page faults (tests/benchmarks/results/entropy_speed.md). With `large`, tensors of any size are kept, up to
-    MOST_KEPT_BYTES, for a process that does nothing but measure: a VGG16 makes and drops a hundred megabytes a layer,
-    and spent a quarter of its time so (tests/benchmarks/results/metrics_speed.md). The gaps in the heap cost memory.
-    Anything but glibc is left as it is.
+    MOST_KEPT_BYTES, for a process that only measures: a VGG16 makes and drops a hundred megabytes a layer,
+    and spent a quarter of its time so (tests/benchmarks/results/metrics_speed.md). Gaps in the heap cost memory.
+    Other C libraries are left alone.
     """
     if large:
         return _tell(M_MMAP_MAX, 0) and _tell(M_TRIM_THRESHOLD, MOST_KEPT_BYTES)
@@ -25,7 +25,7 @@ def keep_freed_memory(*, large: bool = False) -> bool:
 
 
 def _tell(parameter: int, value: int) -> bool:
-    """Set a parameter of malloc, unless it is set to as much already."""
+    """Sets a malloc parameter, unless it already has a larger value."""
     if _told.get(parameter, -1) >= value:
         return True
     try:

@@ -1,4 +1,4 @@
-"""How many processors this process may compute on: its affinity, and the quota of its control groups."""
+"""Number of processors available to this process: CPU affinity and cgroup quota."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ def available() -> int:
 
 
 def _groups() -> list[Path]:
-    """The folders of this process's control group and of those above it, of versions 1 and 2."""
+    """The folders of this process's cgroup and its parents, versions 1 and 2."""
     try:
         lines = OWN.read_text().splitlines()
     except OSError:
@@ -35,7 +35,7 @@ def _groups() -> list[Path]:
 
 
 def _quota(group: Path) -> float | None:
-    """Processors that a control group may use, None without a limit."""
+    """A cgroup's quota in processors; None without a limit."""
     try:
         quota, period = (group / "cpu.max").read_text().split()
     except (OSError, ValueError):

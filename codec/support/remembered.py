@@ -1,7 +1,7 @@
-"""A memory of known answers: that this machine computed one, today.
+"""Remembers for a day that this machine computed a bundle's known answer.
 
-The self-test of an entropy model takes a fifth of a second, as long as a small picture. A command that lives for one
-picture may believe the one before it. A process that lives longer never asks here.
+The self-test of an entropy model takes a fifth of a second, as long as a small picture. A command that handles one
+picture may rely on an earlier test; long-lived processes always run it.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ import torch
 
 LONGEST_SECONDS = 24 * 3600
 CHANGES_ARITHMETIC = ("ATEN", "MKL", "DNNL", "ONEDNN", "OMP", "KMP", "GOMP", "TORCH", "CUBLAS", "CUDA", "NVIDIA")
-"""How the environment variables begin that choose among ways to compute."""
+"""Prefixes of environment variables that select kernels."""
 
 
 def recall(bundle_id: str, device: str) -> bool:
-    """Whether a bundle's known answer was computed under these very conditions within the last day."""
+    """Whether a bundle's known answer was computed under the same conditions within the last day."""
     try:
         age = time.time() - _place(bundle_id, device).stat().st_mtime
     except OSError:
@@ -31,7 +31,7 @@ def recall(bundle_id: str, device: str) -> bool:
 
 
 def keep(bundle_id: str, device: str) -> None:
-    """Remember that a bundle's known answer was computed; where nothing can be written, nothing is remembered."""
+    """Records that a bundle's known answer was computed. Does nothing if the cache is not writable."""
     with contextlib.suppress(OSError):
         place = _place(bundle_id, device)
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -40,7 +40,7 @@ def keep(bundle_id: str, device: str) -> None:
 
 
 def _place(bundle_id: str, device: str) -> Path:
-    """A file whose name is the hash of all that may change what is computed."""
+    """The cache file, named by a hash of everything that may change the result."""
     conditions = {
         "bundle": bundle_id,
         "processor": _processor(),
@@ -56,7 +56,7 @@ def _place(bundle_id: str, device: str) -> Path:
 
 @functools.cache
 def _processor() -> list[str]:
-    """Model and flags, and the running kernel, as the system tells them."""
+    """CPU model and flags, and the running kernel."""
     system = [platform.machine(), platform.platform(), torch.backends.cpu.get_cpu_capability()]
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -75,6 +75,6 @@ def _device(device: str) -> list[str]:
 
 
 def _built() -> Mapping[str, int]:
-    """When and how large torch's own library is: another build of one version is another."""
+    """Size and time of torch's library, to tell builds of one version apart."""
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     return {"size": library.stat().st_size, "time": library.stat().st_mtime_ns} if library.exists() else {}

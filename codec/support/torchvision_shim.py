@@ -1,8 +1,8 @@
-"""Makes torchvision importable beside a torch build that its compiled operators do not fit.
+"""Makes torchvision importable when its compiled operators do not match the torch build.
 
 A CUDA wheel of torchvision next to CPU torch cannot load its operators and then stops at import. diffusers (through
-transformers) and lpips import torchvision but need none of these operators, so their schemas are declared when they are
-missing. Import this module before diffusers, lpips or torchvision.
+transformers) and lpips import torchvision but need none of these operators, so missing ones are declared as
+schemas. Import this module before diffusers, lpips or torchvision.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ import torch
 def _operators_load() -> bool:
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
-        return True  # nothing to mend
+        return True  # nothing to do
     library = next(Path(spec.origin).parent.glob("_C*.so"), None)
     if library is None:
         return False

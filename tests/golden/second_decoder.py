@@ -155,7 +155,7 @@ def check_size(width: int, height: int) -> None:
 
 def alpha_plane(coded: bytes, width: int, height: int) -> bytes:
     """Decode an alpha plane."""
-    require(len(coded) > 0 and coded[0] <= 2, "the alpha plane is coded in an unknown way")
+    require(len(coded) > 0 and coded[0] <= 2, "the alpha plane has an unknown coding mode")
     plane = np.frombuffer(unpack(coded[1:], width * height, width * height), np.uint8).reshape(height, width)
     return (np.cumsum(plane, axis=2 - coded[0], dtype=np.uint8) if coded[0] > 0 else plane).tobytes()
 

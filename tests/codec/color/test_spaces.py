@@ -51,7 +51,7 @@ def test_code_points_give_their_space(primaries: int, transfer: int, name: str) 
 
 @pytest.mark.parametrize("transfer", [8, 9, 10, 16, 18, 12])
 def test_hdr_linear_and_log_code_points_are_refused(transfer: int) -> None:
-    with pytest.raises(ColorsError, match="not coded"):
+    with pytest.raises(ColorsError, match="not supported"):
         spaces.of_cicp(9, transfer)
 
 

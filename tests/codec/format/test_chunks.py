@@ -160,11 +160,11 @@ GOOD = code_alpha(RAMP).coded
 @pytest.mark.parametrize(
     ("chunk", "message"),
     [
-        (Chunk(ALPHA, b"", b""), "unknown way"),
-        (Chunk(ALPHA, b"\x03" + GOOD[1:], b""), "unknown way"),
+        (Chunk(ALPHA, b"", b""), "unknown coding mode"),
+        (Chunk(ALPHA, b"\x03" + GOOD[1:], b""), "unknown coding mode"),
         (Chunk(ALPHA, GOOD[:-1], b""), "does not end where its chunk ends"),
         (Chunk(ALPHA, GOOD + b"\0", b""), "does not end where its chunk ends"),
-        (Chunk(ALPHA, b"\0\xff" + GOOD[2:], b""), "no LZMA2 data"),
+        (Chunk(ALPHA, b"\0\xff" + GOOD[2:], b""), "not LZMA2 data"),
         (Chunk(ALPHA, b"\0" + raw_lzma(bytes(6299)), b""), "6299 values, not 6300"),
         (Chunk(ALPHA, b"\0" + raw_lzma(bytes(6301)), b""), "longer than 6300"),
         (Chunk(ICC, b"", b""), "color profile does not end"),

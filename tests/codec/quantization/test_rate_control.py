@@ -120,7 +120,7 @@ def test_a_search_above_what_missed_never_looks_below_it(missed: int) -> None:
 
 
 def test_a_bound_on_lpips_needs_a_picture_that_has_one() -> None:
-    with pytest.raises(QualityError, match="no bound on LPIPS is possible for this picture: side below 31"):
+    with pytest.raises(QualityError, match="LPIPS cannot be bounded for this picture: side below 31"):
         coarsest_reaching(Floor(max_lpips=0.1), BLACK, shades)
 
 
@@ -132,7 +132,7 @@ def test_impossible_rates_are_refused(bpp: float, codec: Codec) -> None:
 
 @pytest.mark.parametrize("bounds", [(), (0.0,), (-1.0,), (math.nan,), (math.inf,), (30.0, 0.0)])
 def test_impossible_floors_are_refused(bounds: tuple[float, ...]) -> None:
-    with pytest.raises(SettingsError, match="a floor of quality"):
+    with pytest.raises(SettingsError, match="a quality constraint needs"):
         Floor(*bounds)
 
 
