@@ -20,6 +20,8 @@ PAGES = [
     *sorted((ROOT / "infra" / "docs").glob("*.md")),
     *sorted((ROOT / ".github").glob("*.md")),
     ROOT / "tasks" / "archive" / "archive-format.md",
+    ROOT / "infra" / "CHANGELOG.md",
+    ROOT / "codec" / "bundles" / "mini" / "CARD.md",
 ]
 EXAMPLES = [
     (page, number, block.partition("```")[0])
