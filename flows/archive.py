@@ -1,9 +1,10 @@
-"""python -m flows.archive status|compact|close-run|forget ARCHIVE: what an archive's owner does now and then."""
+"""python -m flows.archive status|events|compact|... ARCHIVE: what an archive's owner does now and then."""
 
 import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -13,9 +14,9 @@ from rich.table import Table
 from codec.errors import FdcError
 from flows import command
 from tasks.archive import layout, redaction
-from tasks.archive.opening import writable
+from tasks.archive.opening import existing, writable
 from tasks.compress import runs as archives
-from tasks.maintenance import compaction, holds, old_versions
+from tasks.maintenance import compaction, holds, old_versions, premis
 from tasks.maintenance import upgrade as upgrading
 from tasks.maintenance.forget import forget as erase
 from tasks.maintenance.status import Status
@@ -137,6 +138,19 @@ def upgrade(archive: Archive) -> None:
     with _one_line():
         record = upgrading.upgrade(writable(archive)).record
     print(f"format 2, record {record}")
+
+
+@app.command()
+def events(
+    archive: Archive,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write or replace. [default: standard output]"),
+    ] = None,
+) -> None:
+    """Write what happened to an archive and its pictures as PREMIS 3 events, in XML."""
+    with _one_line():
+        premis.export(existing(archive), output)
 
 
 def _show(found: Status) -> None:

@@ -19,6 +19,7 @@ def restore_archive(
     as_of_source: int | None = None,
     as_: str = "png",
     groups: bool = False,
+    bagit: bool = False,
     backbone: str = "",
     device: str = "cpu",
     threads: int = 1,
@@ -34,6 +35,7 @@ def restore_archive(
         as_of_source: A run; the source comes back as that run listed it, without what was deleted or renamed by then.
         as_: What pictures become: png, jpeg:QUALITY, webp:QUALITY, avif:QUALITY or jxl.
         groups: Keep one stem for pictures and their companions (IMG_1.jpg and IMG_1.mov).
+        bagit: Make the target, an empty folder or a bag that was begun, a bag of RFC 8493 with the pictures in data.
         backbone: Where the backbone is, if the archive's bundle does not embed it.
         device: cpu, cuda or cuda:N.
         threads: Computing threads of a worker.
@@ -53,6 +55,7 @@ def restore_archive(
             as_of_source=as_of_source,
             kind=None if as_ == "png" else as_,
             groups=groups,
+            bagit=bagit,
             models=Models("", device, backbone, threads),
             job_map=lambda jobs: member_map(lambda: jobs, count, progress),
             progress=progress,

@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows import command, direct
 from tasks.storage.store import Store
-from tasks.training import Training, evaluation, settings_file, train
+from tasks.training.process import Training, evaluation, settings_file, train
 
 
 @task(name="train", cache_policy=NO_CACHE, persist_result=False)

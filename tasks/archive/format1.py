@@ -33,6 +33,11 @@ def unfinished_erasure(archive: Store) -> str:
     return next((f"{FORGET}/{number}.json" for number in _erasures(archive) if f"{number}-done.json" not in there), "")
 
 
+def erasures(archive: Store) -> list[str]:
+    """The names of the erasures that were begun, in their order."""
+    return [f"{FORGET}/{number}.json" for number in _erasures(archive)]
+
+
 def _erasures(archive: Store) -> list[str]:
     found = (re.fullmatch(r"(\d{6})\.json", name) for name in archive.children(FORGET))
     return [match[1] for match in found if match]

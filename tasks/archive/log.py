@@ -7,6 +7,7 @@ writes the first record.
 """
 
 import dataclasses
+import importlib.metadata
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -158,6 +159,7 @@ def append(archive: Store, head: Head, kind: str, after: Head, **about: Any) -> 
         "kind": kind,
         "about": about,
         "head": _document(after),
+        "package_version": importlib.metadata.version("fdcodec"),
     }
     stands = archive.publish(layout.record(after.record), manifest.to_json(document))
     if not stands:

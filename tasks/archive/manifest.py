@@ -14,6 +14,8 @@ from tasks.sources.filters import LITTER
 
 FORMAT, READ = 2, (1, 2)
 """The format of what is written, and those that are read. Format 2 keeps .fdc files of version 2."""
+DIGEST = "sha256"
+"""The digest algorithm of every name, seal and row, as archive.json names it."""
 MOST_TOGETHER = 256
 """Places of a batch at most."""
 METADATA = ("all", "no-location", "none")

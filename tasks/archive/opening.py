@@ -39,6 +39,7 @@ def create(archive: Store, *, single_writer: bool = False) -> None:
     place = _tried(archive, probe.FIRST, single_writer=single_writer)
     document = {
         "format": manifest.FORMAT,
+        "digest": manifest.DIGEST,
         "name": archive.url.rstrip("/").rpartition("/")[2],
         "probe": place["probe"],
         "package_version": importlib.metadata.version("fdcodec"),
@@ -56,13 +57,23 @@ class NoArchiveError(ArchiveError):
 
 
 def existing(url: str) -> Store:
-    """The archive at a path or URL; raises ArchiveError where there is none, or one of another format."""
+    """The archive at a path or URL.
+
+    Raises ArchiveError where there is none, or one of another format or digest algorithm. Archives made before the
+    algorithm was named use SHA-256.
+    """
     archive = Store(url)
+    where = archive.uri(layout.ARCHIVE)
     try:
-        document = archive.read(layout.ARCHIVE)
+        document = manifest.from_json(archive.read(layout.ARCHIVE), where)
     except NotFoundError:
         raise NoArchiveError(f"{archive}: no archive here; compress-archive makes one") from None
-    manifest.from_json(document, archive.uri(layout.ARCHIVE))
+    digest = document.get("digest", manifest.DIGEST)
+    if digest != manifest.DIGEST:
+        raise ArchiveError(
+            f"{where}: digest {digest!r}, but this release knows {manifest.DIGEST!r} alone; use a newer release of "
+            "fdcodec"
+        )
     return archive
 
 

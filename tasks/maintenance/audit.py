@@ -8,6 +8,7 @@ or missing object is replaced by the mirror's, if that one is what its name or i
 
 import datetime
 import hashlib
+import importlib.metadata
 import logging
 import random
 import tempfile
@@ -97,7 +98,8 @@ def audit(
     name = layout.audit(stamp)
     with tempfile.TemporaryDirectory() as scratch, Decoders(store, models, verifier) as decoders:
         path = Path(scratch) / "findings.parquet"
-        with pa.parquet.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        about = SCHEMA.with_metadata({"package_version": importlib.metadata.version("fdcodec")})
+        with pa.parquet.ParquetWriter(path, about, compression="zstd") as writer:
             notes = Findings(writer)
             try:
                 _Audit(

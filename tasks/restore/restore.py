@@ -17,6 +17,7 @@ from tasks.archive.opening import existing
 from tasks.processes.codec_process import Models, worker
 from tasks.progress import SILENT, Progress
 from tasks.restore import selection
+from tasks.restore.bag import Bag
 from tasks.restore.stored_file import FILM, Member, copy_member, decoded, is_large, playable, read_member
 from tasks.storage.store import NotFoundError, Store
 
@@ -73,6 +74,7 @@ def restore(
     as_of_source: int | None = None,
     kind: str | None = None,
     groups: bool = False,
+    bagit: bool = False,
     models: Models = Models(""),  # noqa: B008  # frozen
     job_map: JobMap | None = None,
     progress: Progress = SILENT,
@@ -81,23 +83,30 @@ def restore(
 
     `as_of` a run leaves out what later runs kept; `as_of_source` a run gives the source as that run listed it, without
     what was gone by then. `kind` is what .fdc files become, png or as jpeg:90; what was kept
-    whole comes back as it was. With `groups`, pictures and their companions keep one stem. Files in a local folder get
-    the modification times of their sources. A damaged part of the report is a failure and costs its own pictures.
-    Bundles are the archive's own copies; `models` says the rest. Raises ArchiveError, before anything is written, for
-    a place without an archive, a run that is not there, or a key without a picture.
+    whole comes back as it was. With `groups`, pictures and their companions keep one stem. With `bagit` the target
+    becomes a bag of RFC 8493, of the runs that are complete when it is begun: tasks.restore.bag. Files in a local
+    folder get the modification times of their sources. A damaged part of the report is a failure and costs its own
+    pictures. Bundles are the archive's own copies; `models` says the rest. Raises ArchiveError, before anything is
+    written, for a place without an archive, a run that is not there, or a key without a picture.
     """
     if as_of is not None and as_of_source is not None:
         raise SettingsError("as_of gives all that was kept, as_of_source what the source had: give one")
     store, extension = existing(archive), _extension(kind)
     as_listed, as_of = as_of_source is not None, as_of if as_of_source is None else as_of_source
+    bag: Bag | None = None
+    if bagit:
+        bag = Bag(store, target, keys, as_of=as_of, as_listed=as_listed, kind=kind, groups=groups)
+        as_of = bag.as_of
     damaged: list[str] = []
     with selection.choose(store, keys, as_of, damaged, as_listed=as_listed) as chosen:
         if not damaged:
             selection.refuse_missing(store, chosen, keys)
         progress.begin(chosen.execute("SELECT count(*) FROM chosen").fetchall()[0][0])
-        place = Store(target).url
+        if bag is not None:
+            bag.begin()
+        place = Store(target).url if bag is None else bag.data
         jobs = (
-            Job(store.url, place, members, models, kind, as_of)
+            Job(store.url, place, members if bag is None else bag.members(members), models, kind, as_of)
             for members in selection.by_tar(chosen, extension, groups=groups)
         )
         done = list((job_map or (lambda jobs: (restore_members(job, progress) for job in jobs)))(jobs))
@@ -108,7 +117,10 @@ def restore(
     failures += [
         Failure("?", store.uri(name), f"{name}: damaged, its pictures are not known; {REMEDY}") for name in damaged
     ]
-    return Restored(sum(part.images for part in done), failures, dict(sorted(left_behind.items())))
+    restored = Restored(sum(part.images for part in done), failures, dict(sorted(left_behind.items())))
+    if bag is not None:
+        bag.finish(restored.errors)
+    return restored
 
 
 def _copy(archive: Store, member: Member, target: Store) -> None:

@@ -96,7 +96,8 @@ def deep() -> bytes:
 def test_the_wheel_holds_bundles_settings_format_and_licences_and_nothing_of_the_workshop(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"codec/bundles/mini/bundle.json", "codec/bundles/mini/entropy.safetensors", "codec/FORMAT.md"} <= names
-    assert {"codec/LICENCES.md", "codec/py.typed", "codec/training/settings/mini.toml"} <= names
+    assert {"codec/LICENCES.md", "codec/training/settings/mini.toml"} <= names
+    assert {"codec/py.typed", "tasks/py.typed", "flows/py.typed"} <= names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("tests", "infra"))]
 

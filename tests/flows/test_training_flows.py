@@ -12,7 +12,7 @@ from codec import Codec, SettingsError
 from codec.bundle import Bundle
 from flows import command, shard_images, train_codec
 from tasks.dataset import pack
-from tasks.training import TrainingError
+from tasks.training.process import TrainingError
 from tests.conftest import synthetic
 from tests.support.archive_builder import folder, png
 from tests.tasks.test_dataset import SMALL, state

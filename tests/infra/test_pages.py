@@ -20,6 +20,8 @@ PAGES = [
     *sorted((ROOT / "infra" / "docs").glob("*.md")),
     *sorted((ROOT / ".github").glob("*.md")),
     ROOT / "tasks" / "archive" / "archive-format.md",
+    ROOT / "infra" / "CHANGELOG.md",
+    ROOT / "codec" / "bundles" / "mini" / "CARD.md",
 ]
 EXAMPLES = [
     (page, number, block.partition("```")[0])
@@ -38,9 +40,36 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
     assert [link for link in links if not (folder / link).exists()] == []
     named = re.findall(r"`((?:%s)/[\w./-]+\.(?:py|md|sh|toml|yaml))`" % "|".join(FLOORS), text)  # noqa: UP031
     assert [name for name in named if "NAME" not in name and not (ROOT / name).exists()] == []
-    anchors = {re.sub(r"[^\w -]", "", line.lstrip("# ")).strip().lower().replace(" ", "-")
-               for line in text.splitlines() if line.startswith("#")}  # fmt: skip
-    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings(page).keys()
+
+
+def headings(page: Path) -> dict[str, str]:
+    """The headings of a page by their anchors."""
+    found = [line.lstrip("# ").strip() for line in page.read_text().splitlines() if line.startswith("#")]
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-"): heading for heading in found}
+
+
+def links(page: Path) -> list[tuple[str, Path, str]]:
+    """The text, the page and the anchor of each link to a file."""
+    found = re.findall(r"\[([^\]]+)\]\(([^)#\s]+)#?([^)\s]*)\)", page.read_text())
+    return [(text, (page.parent / to).resolve(), anchor) for text, to, anchor in found if "://" not in to]
+
+
+def test_ten_things_are_found_by_following_the_links_from_readme() -> None:
+    contributing = ROOT / ".github" / "CONTRIBUTING.md"
+    table = contributing.read_text().partition("| question | path | code |")[2].partition("\n\n")[0]
+    questions = [line for line in table.splitlines() if "?" in line]
+    assert len(questions) == 10
+    from_readme = {(text, page) for text, page, _ in links(ROOT / "README.md")}
+    assert contributing.resolve() in {page for _, page in from_readme}
+    for line in questions:
+        _, question, path, code, _ = line.split("|")
+        (first, to), (heading, target) = re.findall(r"\[([^\]]+)\]\(([^)]+)\)", path)
+        page, anchor = target.split("#")
+        assert (first, (contributing.parent / to).resolve()) in from_readme, f"{question}: README has no link {first}"
+        assert page == to and headings(contributing.parent / page)[anchor] == heading, question
+        named = re.findall(r"`([\w./-]+/[\w./-]+)`", code)
+        assert named and all((ROOT / name).is_file() for name in named), question
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tasks.compress.runs import compress
 from tasks.processes.codec_process import Models
 from tasks.restore.restore import restore
 from tasks.storage.store import Store
-from tasks.training import Training, train
+from tasks.training.process import Training, train
 from tests.conftest import synthetic
 from tests.support.archive_builder import in_process, rows
 from tests.support.fake_s3 import serving

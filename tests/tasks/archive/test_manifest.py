@@ -11,6 +11,7 @@ from codec.errors import ArchiveError
 from codec.metrics import names
 from tasks.archive import layout, log, manifest
 from tasks.archive.manifest import Manifest, Settings
+from tasks.archive.opening import existing, writable
 from tasks.maintenance.audit import audit
 from tasks.restore.restore import restore
 from tasks.storage.store import Store
@@ -143,3 +144,23 @@ def test_a_run_that_an_earlier_release_planned_has_batches_of_one(tmp_path: Path
         del document["settings"][own]
     del document["sha256"]
     assert Manifest.from_bytes(manifest.to_json(document), name).settings.batch == 1
+
+
+def test_an_archive_names_its_digest_algorithm_and_one_with_another_is_refused(tmp_path: Path) -> None:
+    store = make(tmp_path / "a", RUNS)
+    document = manifest.from_json(store.read(layout.ARCHIVE), layout.ARCHIVE)
+    for digest in ("sha256", "sha512"):
+        store.replace(layout.ARCHIVE, manifest.to_json(document | {"digest": digest}))
+        if digest == "sha256":
+            assert existing(store.url).url == store.url
+            continue
+        for read in (existing, writable, audit, lambda url: restore(url, str(tmp_path / "out"))):
+            with pytest.raises(ArchiveError, match="digest 'sha512', but this release knows 'sha256' alone"):
+                read(store.url)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_that_names_no_digest_algorithm_has_sha256(tmp_path: Path) -> None:
+    store = make(tmp_path / "a", RUNS)
+    assert "digest" not in manifest.from_json(store.read(layout.ARCHIVE), layout.ARCHIVE)
+    assert audit(store.url).problems == []

@@ -327,6 +327,7 @@ def test_the_settings_and_surroundings_of_a_run_are_in_its_manifest(packed: tupl
     assert len(described.pop("sha256")) == 64
     assert described == {
         "format": 2,
+        "digest": "sha256",
         "name": "a",
         "package_version": version("fdcodec"),
         "probe": "exclusive creation by link",

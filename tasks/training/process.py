@@ -18,7 +18,7 @@ from codec.errors import FdcError, SettingsError
 from codec.support import processors
 from tasks.dataset import local_tars
 from tasks.storage.store import Store
-from tasks.training_output import RemoteOutput
+from tasks.training.remote_output import RemoteOutput
 
 ONE_PROCESS = (
     "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --num_cpu_threads_per_process "
@@ -27,7 +27,7 @@ ONE_PROCESS = (
 REASON = re.compile(r"(\[rank\d+\]: )?(codec\.training|[\w.]+(Error|Exception)\b)")
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.5
-SETTINGS = Path(__file__).parent.parent / "codec" / "training" / "settings"
+SETTINGS = Path(__file__).parents[2] / "codec" / "training" / "settings"
 
 
 class TrainingError(FdcError):

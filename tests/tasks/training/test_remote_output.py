@@ -9,9 +9,9 @@ import fsspec
 import pytest
 
 from tasks.storage.store import Store
-from tasks.training import evaluation, train
-from tasks.training_output import RemoteOutput
-from tests.tasks.test_training_process import standin
+from tasks.training.process import evaluation, train
+from tasks.training.remote_output import RemoteOutput
+from tests.tasks.training.test_process import standin
 
 __all__ = ["standin"]
 

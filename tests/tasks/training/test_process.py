@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from codec import FdcError, SettingsError
-from tasks.training import Training, TrainingError, evaluation, settings_file, train
+from tasks.training.process import Training, TrainingError, evaluation, settings_file, train
 from tests.support.waiting import until
 
 STANDIN = """
@@ -105,9 +105,11 @@ def test_a_worker_that_outlives_its_launcher_has_time_to_tidy_up(standin: Any, t
 
 def test_a_training_whose_starter_was_killed_keeps_a_second_one_out(standin: Any, tmp_path: Path) -> None:
     training = standin("hang")
-    program = "import sys; from tasks.training import Training, train; train(Training([sys.argv[1]], *sys.argv[2:4], "
+    program = (
+        "import sys; from tasks.training.process import Training, train; train(Training([sys.argv[1]], *sys.argv[2:4], "
+    )
     program += "module='standin_training'), print, print)"
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
     arguments = [sys.executable, "-c", program, training.shards[0], training.settings, training.output]
     starter = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
@@ -144,7 +146,7 @@ def test_no_process_is_left_when_the_call_is_interrupted(standin: Any) -> None:
 
 
 def test_the_command_launches_accelerate_with_everything_asked_for() -> None:
-    two = str(Path(__file__).parents[2] / "infra" / "accelerate" / "cpu-2.yaml")
+    two = str(Path(__file__).parents[3] / "infra" / "accelerate" / "cpu-2.yaml")
     training = Training(["a", "b"], "demo", "out", ["c"], ["entropy"], ["seed=2"], two)
     command = training.command()
     assert command[:5] == [sys.executable, "-m", "accelerate.commands.launch", "--config_file", two]

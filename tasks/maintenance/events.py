@@ -1,0 +1,284 @@
+"""What happened to an archive and its pictures, as preservation events: premis.py writes them in the form of PREMIS 3.
+
+They are read off what the archive keeps anyway: records of the log, manifests, seals, the rows of parts, and the
+findings of audits. Nothing is stored for them. Records of the log have no clock, so the time of what they say is that
+at which the store got the record; rows and audits have their own.
+
+Event types are terms of the Library of Congress: http://id.loc.gov/vocabulary/preservation/eventType.
+"""
+
+import datetime
+import json
+import uuid
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet
+
+from codec.errors import ArchiveError
+from tasks.archive import format1, index_files, layout, log, manifest, report
+from tasks.archive.index_files import DamagedError
+from tasks.archive.log import Head
+from tasks.archive.manifest import Manifest
+from tasks.archive.schema import SCHEMA
+from tasks.maintenance.findings import BATCH
+from tasks.storage import parquet
+from tasks.storage.store import NotFoundError, Store
+
+Row = dict[str, Any]
+SWEPT = ("left_over", "dangling")
+"""Findings that an audit puts right by removing something."""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """Who did it: kind is `software`, value a name and version; or kind is `bundle`, value a bundle's id."""
+
+    kind: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event. `objects` are pairs of a kind (archive, run, key, object) and what it is called.
+
+    `outcome` is success, warning or fail; `note` says more about it. `time` is in UTC.
+    """
+
+    id: uuid.UUID
+    type: str
+    time: datetime.datetime
+    detail: str
+    outcome: str
+    note: str
+    agents: tuple[Agent, ...]
+    objects: tuple[tuple[str, str], ...]
+
+
+def events(archive: Store) -> Iterator[Event]:
+    """The events of an archive, in the order of its log, then those of its audits; equal archives give equal events.
+
+    A redacted key appears by its pseudonym. Memory holds one part at a time. Raises ArchiveError for what is damaged,
+    and where another command changed the archive meanwhile.
+    """
+    head = log.read(archive)
+    try:
+        yield from _History(archive, head).whole()
+    except (NotFoundError, DamagedError) as error:
+        if log.number(archive) == head.record:
+            raise
+        raise ArchiveError(f"{archive}: changed while its events were read; run this again") from error
+
+
+class _History:
+    def __init__(self, archive: Store, head: Head) -> None:
+        self._archive, self._head = archive, head
+        self._name = _document(archive, layout.ARCHIVE).get("name", "")
+        self._origin = self._first_row()
+
+    def _first_row(self) -> str:
+        """When the first picture was taken, to the microsecond: it tells archives of one name apart, and stays."""
+        for run in range(1, self._head.runs + 1):
+            for part in report.parts(self._archive, self._head, run)[:1]:
+                return str(index_files.read(self._archive, part).column("created_at")[0])
+        return ""
+
+    def whole(self) -> Iterator[Event]:
+        told = 0  # runs whose rows were told
+        for number in range(1, self._head.record + 1):
+            told = yield from self._record(number, told)
+        for run in range(told + 1, self._head.runs + 1):
+            yield from self._rows(run)
+        if not self._head.record:
+            yield from self._erasures_of_format_1()
+        for name in self._archive.children(layout.AUDITS):
+            yield from self._audit(f"{layout.AUDITS}/{name}")
+
+    def _event(
+        self,
+        term: str,
+        time: datetime.datetime,
+        detail: str,
+        agents: tuple[Agent, ...],
+        objects: tuple[tuple[str, str], ...],
+        *,
+        of: str,
+        outcome: str = "success",
+        note: str = "",
+    ) -> Event:
+        """An event; `of` tells it from others of its type with the same objects."""
+        name = json.dumps([self._name, self._origin, term, of, objects])
+        identifier = uuid.uuid5(uuid.NAMESPACE_URL, name)
+        return Event(identifier, term, time, detail, outcome, note, agents, objects)
+
+    def _record(self, number: int, told: int) -> Generator[Event, None, int]:
+        """The events of a record of the log; returns the number of the last run whose rows were told, `told` before.
+
+        Tables and rewriting move rows only, which is no event of a picture.
+        """
+        name = layout.record(number)
+        document = _document(self._archive, name)
+        kind, about = document["kind"], document["about"]
+        run = document["head"]["runs"]  # of records that open or seal a run, that run
+        time = _utc(self._archive.modified(name))
+        agents, whole = (_software(document.get("package_version")),), ("archive", self._name)
+        if kind == "create":
+            yield self._event("creation", time, "archive created", agents, (whole,), of=name)
+        elif kind == "upgrade":
+            sealed = run - bool(document["head"]["opened"])
+            for earlier in range(1, sealed + 1):
+                yield from self._rows(earlier)
+            told = sealed
+            yield from self._erasures_of_format_1()
+            detail = "archive of format 1 became one of format 2: it got a log; no picture was changed"
+            yield self._event("migration", time, detail, agents, (whole,), of=name)
+        elif kind == "open":
+            plan = log.plan(self._archive, self._head, run)
+            detail = f"run opened: {plan.images} pictures of {plan.source}"
+            yield self._event("ingestion start", time, detail, _of(plan), _run(run), of=name)
+        elif kind == "seal":
+            yield from self._rows(run)
+            told = run
+            yield self._sealed(run, time, name)
+        elif kind == "forget":
+            yield from self._forgotten(document, time, agents, name)
+        elif kind in ("hold", "release"):
+            detail = f"put on hold: {about['reason']}" if kind == "hold" else "the hold ended"
+            yield self._event("policy assignment", time, detail, agents, (("key", about["key"]),), of=name)
+        return told
+
+    def _sealed(self, run: int, time: datetime.datetime, name: str) -> Event:
+        plan, seal = log.plan(self._archive, self._head, run), log.seal(self._archive, self._head, run)
+        detail = f"run sealed: {len(seal['parts'])} of {len(plan.shards)} shards"
+        if "closed" not in seal:
+            return self._event("ingestion end", time, detail, _of(plan), _run(run), of=name)
+        note = f"closed without shards {', '.join(map(str, seal['closed']['missing']))}: {seal['closed']['reason']}"
+        return self._event("ingestion end", time, detail, _of(plan), _run(run), of=name, outcome="warning", note=note)
+
+    def _forgotten(
+        self, document: Row, time: datetime.datetime, agents: tuple[Agent, ...], name: str
+    ) -> Iterator[Event]:
+        """One deletion for each key of an erasure, and one redaction where a pseudonym took the key's place."""
+        unfinished = self._head.erasure
+        ended = unfinished is None or unfinished.number != document["record"]
+        outcome, note = ("success", "") if ended else ("warning", "begun, and not carried out yet")
+        redacted = (document["head"]["erasure"] or {}).get("redacted", False)
+        for key in document["about"]["keys"]:
+            objects = (("key", key),)
+            detail = "all versions of the picture erased, with what was measured of it; a tombstone row stays"
+            yield self._event("deletion", time, detail, agents, objects, of=name, outcome=outcome, note=note)
+            if redacted:
+                detail = "a pseudonym took the place of the key in rows, listings and log"
+                yield self._event("redaction", time, detail, agents, objects, of=name, outcome=outcome, note=note)
+
+    def _erasures_of_format_1(self) -> Iterator[Event]:
+        for name in format1.erasures(self._archive):
+            time = _utc(self._archive.modified(name))
+            for key in _document(self._archive, name).get("keys", ()):
+                detail = "all versions of the picture erased; a tombstone row stays"
+                yield self._event("deletion", time, detail, (_software(None),), (("key", key),), of=name)
+
+    def _rows(self, run: int) -> Iterator[Event]:
+        """The events of the pictures of a run, in the order of its shards."""
+        plan = log.plan(self._archive, self._head, run)
+        for part in report.parts(self._archive, self._head, run):
+            rows = parquet.conformed(index_files.read(self._archive, part), SCHEMA)
+            for row in rows.to_pylist():
+                yield from self._row(row, plan)
+
+    def _row(self, row: Row, plan: Manifest) -> Iterator[Event]:
+        agents, key = _of(plan), ("key", row["key"])
+        time, of = row["created_at"], str(row["created_at"])
+        stored = (("object", row["tar"]),) if row["tar"] else ()
+        detail = f"read {row['source_uri']}: {row['source_bytes']} bytes"
+        if row["source_sha256"]:
+            detail += f", SHA-256 {row['source_sha256']}"
+        outcome = "fail" if row["status"] == "failed" else "success"
+        objects = (*_run(row["run"]), key, *stored)
+        yield self._event("ingestion", time, detail, agents, objects, of=of, outcome=outcome, note=_became(row))
+        if row["status"] in ("compressed", "fallback") and row["codec"] in ("fdc", "jxl") and not row["duplicate_of"]:
+            checked = "a second process decoded the same content" if row["verified"] else "not verified"
+            yield self._event("compression", time, _compressed(row), agents, objects, of=of, note=checked)
+
+    def _audit(self, name: str) -> Iterator[Event]:
+        """One fixity check for the whole audit, one for each problem, and what was done about it."""
+        time = datetime.datetime.strptime(name, f"{layout.AUDITS}/%Y%m%dT%H%M%S%fZ.parquet").replace(
+            tzinfo=datetime.UTC
+        )
+        with self._archive.open(name) as opened, pa.parquet.ParquetFile(opened) as file:
+            about = file.schema_arrow.metadata or {}
+            agents = (_software(about.get(b"package_version", b"").decode() or None),)
+            looked, states, bad = 0, dict[str, int](), 0
+            for batch in file.iter_batches(BATCH, columns=["state", "repaired"]):
+                for state, repaired in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    looked += 1
+                    states[state] = states.get(state, 0) + 1
+                    bad += state != "ok" and not repaired
+            found = looked - states.get("ok", 0)
+            outcome = "fail" if bad else "warning" if found else "success"
+            note = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+            detail = f"audit of the archive: {looked} objects and pictures looked at"
+            objects = (("archive", self._name), ("object", name))
+            yield self._event("fixity check", time, detail, agents, objects, of=name, outcome=outcome, note=note)
+            for batch in file.iter_batches(BATCH):
+                for row in batch.to_pylist():
+                    if row["state"] != "ok":
+                        yield from self._finding(row, time, agents, name)
+
+    def _finding(self, row: Row, time: datetime.datetime, agents: tuple[Agent, ...], name: str) -> Iterator[Event]:
+        objects = (("object", row["name"]), *((("key", row["key"]),) if row["key"] is not None else ()))
+        of = f"{name} {row['state']} {row['detail']}"
+        detail = f"{row['state']}: {row['detail']}"
+        if row["state"] not in SWEPT:
+            yield self._event("fixity check", time, detail, agents, objects, of=of, outcome="fail")
+        if row["repaired"]:
+            term = "deletion" if row["state"] in SWEPT else "recovery"
+            detail = detail if row["state"] in SWEPT else "replaced by the mirror's object, after its hash was checked"
+            yield self._event(term, time, detail, agents, objects, of=of)
+
+
+def _document(archive: Store, name: str) -> Row:
+    return manifest.from_json(archive.read(name), archive.uri(name), remedy=log.REMEDY)
+
+
+def _software(version: str | None) -> Agent:
+    """This package; a record or an audit of a release before 0.2 does not say which version wrote it."""
+    return Agent("software", f"fdcodec {version}" if version else "fdcodec")
+
+
+def _of(plan: Manifest) -> tuple[Agent, ...]:
+    return _software(plan.package_version), Agent("bundle", plan.bundle_id)
+
+
+def _run(number: int) -> tuple[tuple[str, str], ...]:
+    return (("run", f"{number:06d}"),)
+
+
+def _utc(seconds: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+
+
+def _became(row: Row) -> str:
+    """What an ingestion made of a source, in a few words."""
+    if row["status"] == "failed":
+        return f"{row['reason']}: {row['error']}"
+    if row["status"] == "unchanged":
+        return "has the content of an earlier version, whose bytes are kept"
+    if row["status"] == "forgotten":
+        return "forgotten since"
+    if row["duplicate_of"] is not None:
+        return f"has the bytes of {row['duplicate_of']}, stored once"
+    place = f"{row['length']} bytes at {row['offset']}"
+    return f"{place}, {row['codec']}" + (f", kept whole: {row['reason']}" if row["status"] == "fallback" else "")
+
+
+def _compressed(row: Row) -> str:
+    sizes = f"{row['source_bytes']} to {row['bytes']} bytes"
+    if row["codec"] == "jxl":
+        return f"lossless JPEG XL, {sizes}"
+    return (
+        f"fdc, lambda {row['quality_lambda']:g}, timestep {row['timestep']:g}, {row['bpp']:.4f} bits per pixel, {sizes}"
+    )

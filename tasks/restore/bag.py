@@ -1,0 +1,139 @@
+"""A restore as a bag of RFC 8493: pictures in data/, and manifests with the SHA-256 of everything.
+
+A bag is of one selection, which `fdcodec-restore.json` in it states: the same call again, after it was killed, goes on
+with that very selection, whatever runs came since, and another call is refused. The manifest has what stands in data/
+in the end, each file read back. bagit.txt is written last: without it a folder is no bag.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from codec.errors import ArchiveError
+from tasks.archive import layout, log, manifest
+from tasks.restore.stored_file import Member
+from tasks.storage.keys import key_of
+from tasks.storage.store import Item, NotFoundError, Store, sha256_of
+
+DATA = "data"
+BEGUN = "fdcodec-restore.json"
+DECLARATION, INFO = "bagit.txt", "bag-info.txt"
+MANIFEST, TAG_MANIFEST = "manifest-sha256.txt", "tagmanifest-sha256.txt"
+READERS = 8
+"""Files that are read back at a time."""
+_AT_ONCE = 256
+
+
+def encoded(path: str) -> str:
+    """A path as a manifest has it: CR, LF and % percent-encoded, and those only (RFC 8493, section 2.1.3)."""
+    return path.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+class Bag:
+    """A bag that is begun, or gone on with, in a folder or at a URL; `as_of` is the run that it is of."""
+
+    def __init__(
+        self,
+        archive: Store,
+        target: str,
+        keys: Sequence[str] | None,
+        *,
+        as_of: int | None,
+        as_listed: bool,
+        kind: str | None,
+        groups: bool,
+    ) -> None:
+        """Raises ArchiveError for a place with something else in it, and where something was forgotten meanwhile."""
+        self._target, head = Store(target), log.read(archive)
+        self.data = Store(f"{self._target.url}/{DATA}").url
+        digest = hashlib.sha256(json.dumps(sorted(set(keys or ()))).encode()).hexdigest()
+        self._asked: dict[str, Any] = {
+            "format": manifest.FORMAT,
+            "archive": manifest.from_json(archive.read(layout.ARCHIVE), archive.uri(layout.ARCHIVE)).get("name", ""),
+            "as_of": as_of,
+            "as_listed": as_listed,
+            "kind": kind or "png",
+            "groups": groups,
+            "keys_sha256": digest if keys is not None else None,
+            "erasures": head.erasures,
+        }
+        where = self._target.uri(BEGUN)
+        try:
+            begun = manifest.from_json(self._target.read(BEGUN), where, remedy="choose an empty folder for the bag")
+        except NotFoundError:
+            if other := self._target.children(""):
+                raise ArchiveError(
+                    f"{self._target}: not empty ({other[0]!r}); choose an empty folder for a bag"
+                ) from None
+            if as_of is None and not head.sealed:
+                raise ArchiveError(f"{archive}: no run is complete yet; a bag is of complete runs") from None
+            self._asked["as_of"] = as_of if as_of is not None else head.sealed[-1]
+        else:
+            self._go_on(begun, as_of)
+        self.as_of: int = self._asked["as_of"]
+
+    def _go_on(self, begun: dict[str, Any], as_of: int | None) -> None:
+        """Take the run of a bag that was begun, if all else is as it was."""
+        if begun.get("erasures") != self._asked["erasures"]:
+            raise ArchiveError(
+                f"{self._target}: pictures were forgotten since this bag was begun; make it anew in an empty folder"
+            )
+        self._asked["as_of"] = begun.get("as_of") if as_of is None else as_of
+        if other := [name for name, value in self._asked.items() if begun.get(name) != value]:
+            raise ArchiveError(
+                f"{self._target}: this bag was begun with another {', '.join(other)}; choose an empty folder"
+            )
+
+    def begin(self) -> None:
+        """Make the place one in which a bag is being written."""
+        self._target.remove(DECLARATION)
+        self._target.replace(BEGUN, manifest.to_json(self._asked))
+        self._target.remove_unfinished()
+        if self._target.folder is not None:
+            (self._target.folder / DATA).mkdir(exist_ok=True)
+
+    @staticmethod
+    def members(members: Iterable[Member]) -> tuple[Member, ...]:
+        """Members whose names are UTF-8, as manifests are: other bytes, and what would read as those, are escaped."""
+        return tuple(dataclasses.replace(member, target=key_of(member.target)) for member in members)
+
+    def finish(self, not_restored: Sequence[str]) -> None:
+        """Write the tag files; each line of `not_restored` says which picture the bag goes without, and why."""
+        with tempfile.TemporaryDirectory() as scratch:
+            path, files, octets = Path(scratch) / MANIFEST, 0, 0
+            with path.open("w", encoding="utf-8", newline="\n") as lines:
+                for item, digest in self._read_back():
+                    lines.write(f"{digest}  {encoded(item.name)}\n")
+                    files, octets = files + 1, octets + item.size
+            self._target.replace(MANIFEST, path)
+        info = {
+            "Bagging-Date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "Bag-Software-Agent": f"fdcodec {importlib.metadata.version('fdcodec')}",
+            "External-Identifier": self._asked["archive"],
+            "External-Description": f"pictures of an fdcodec archive as of run {self.as_of}, as {self._asked['kind']}",
+            "Payload-Oxum": f"{octets}.{files}",
+        }
+        fields = [*info.items(), *(("Not-Restored", line) for line in not_restored)]
+        text = "".join(f"{label}: {encoded(value)}\n" for label, value in fields)
+        self._target.replace(INFO, text.encode())
+        declaration = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
+        tags = {name: self._target.sha256(name) for name in (INFO, BEGUN, MANIFEST)}
+        tags[DECLARATION] = sha256_of(declaration)
+        listed = "".join(f"{digest}  {name}\n" for name, digest in sorted(tags.items()))
+        self._target.replace(TAG_MANIFEST, listed.encode())
+        self._target.replace(DECLARATION, declaration)
+
+    def _read_back(self) -> Iterator[tuple[Item, str]]:
+        """Every file in data/ and the SHA-256 of what stands there."""
+        items = self._target.list(DATA)
+        with ThreadPoolExecutor(READERS) as pool:
+            while some := list(itertools.islice(items, _AT_ONCE)):
+                yield from zip(some, pool.map(lambda item: self._target.sha256(item.name), some), strict=True)
