@@ -1,4 +1,7 @@
-"""Parsed JSON or TOML into the dataclass that it should be, every value of the type that is annotated."""
+"""Parsed JSON or TOML into the dataclass that it should be, every value of the type that is annotated.
+
+Not by pydantic: importing that takes 0.2 s, which each command would pay, and fdcodec-decoder does without it.
+"""
 
 import dataclasses
 import types
