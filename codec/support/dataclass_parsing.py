@@ -1,4 +1,7 @@
-"""Builds a dataclass from parsed JSON or TOML and checks the type of every field."""
+"""Builds a dataclass from parsed JSON or TOML and checks the type of every field.
+
+pydantic is not used: importing it takes 0.2 s in every command, and fdcodec-decoder does without it.
+"""
 
 import dataclasses
 import types

@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from codec.errors import ArchiveError
@@ -19,28 +20,38 @@ PACKAGES = ("codec", "flows", "tasks")
 BUNDLES = "codec/bundles/"
 BUILD = "0decoder"
 KEPT_METADATA = ("METADATA", "entry_points.txt", "top_level.txt", "licenses/LICENSE")
-_WHEEL = f"Wheel-Version: 1.0\nGenerator: fdcodec\nRoot-Is-Purelib: true\nTag: py3-none-any\nBuild: {BUILD}\n"
 _OLDEST = (1980, 1, 1, 0, 0, 0)
 
 
 @functools.cache
 def build() -> tuple[str, bytes]:
     """The wheel's file name and bytes. Raises ArchiveError where the package is not installed."""
-    metadata = installed()
-    info = f"{DISTRIBUTION}-{metadata.version}.dist-info"
-    members = {name: content for package in PACKAGES for name, content in _files(package)}
-    for name in KEPT_METADATA:
-        members[f"{info}/{name}"] = (metadata.read_text(name) or "").encode()
-    members[f"{info}/WHEEL"] = _WHEEL.encode()
-    record = [f"{name},sha256={_digest(content)},{len(content)}" for name, content in members.items()]
+    installation = installed()
+    contents = {name: content for package in PACKAGES for name, content in files(package)}
+    contents = {name: content for name, content in contents.items() if not name.startswith(BUNDLES)}
+    metadata = {name: (installation.read_text(name) or "").encode() for name in KEPT_METADATA}
+    return pack(DISTRIBUTION, installation.version, contents, metadata, build=BUILD)
+
+
+def pack(
+    distribution: str, version: str, contents: Mapping[str, bytes], metadata: Mapping[str, bytes], *, build: str = ""
+) -> tuple[str, bytes]:
+    """A wheel's file name and bytes from its files by name, and from those of its .dist-info folder."""
+    name = "-".join(part for part in (distribution.replace("-", "_"), version, build) if part)
+    info = f"{distribution.replace('-', '_')}-{version}.dist-info"
+    about = "Wheel-Version: 1.0\nGenerator: fdcodec\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    about += f"Build: {build}\n" if build else ""
+    members = {**contents, **{f"{info}/{file}": text for file, text in metadata.items()}}
+    members[f"{info}/WHEEL"] = about.encode()
+    record = [f"{member},sha256={_digest(content)},{len(content)}" for member, content in members.items()]
     members[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""]).encode()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as wheel:
-        for name, content in members.items():
-            entry = zipfile.ZipInfo(name, _OLDEST)
+        for member, content in members.items():
+            entry = zipfile.ZipInfo(member, _OLDEST)
             entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
             wheel.writestr(entry, content)
-    return f"{DISTRIBUTION}-{metadata.version}-{BUILD}-py3-none-any.whl", buffer.getvalue()
+    return f"{name}-py3-none-any.whl", buffer.getvalue()
 
 
 def installed() -> importlib.metadata.Distribution:
@@ -58,12 +69,12 @@ def folder(package: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _files(package: str) -> list[tuple[str, bytes]]:
+def files(package: str) -> list[tuple[str, bytes]]:
+    """Name and content of each file of a package, sorted by name."""
     root = folder(package)
     paths = sorted(path.relative_to(root.parent) for path in root.rglob("*") if path.is_file())
     own = [path for path in paths if not any(part.startswith((".", "__pycache__")) for part in path.parts)]
-    names = [path.as_posix() for path in own]
-    return [(name, (root.parent / name).read_bytes()) for name in names if not name.startswith(BUNDLES)]
+    return [(path.as_posix(), (root.parent / path).read_bytes()) for path in own]
 
 
 def _digest(content: bytes) -> str:

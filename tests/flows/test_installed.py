@@ -1,6 +1,8 @@
 """The wheel runs outside the checkout, and what its archive keeps of it restores pictures with nothing else at hand."""
 
+import importlib.metadata
 import io
+import json
 import os
 import re
 import shlex
@@ -10,12 +12,15 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 from PIL import Image
 
+from tasks.archive import decoder_wheel
 from tasks.archive import wheel as escrowed
 from tests.conftest import synthetic
 from tests.support.archive_builder import folder
@@ -36,22 +41,36 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
-def environment(place: Path, wheel: Path, *options: str, hidden: str = "") -> Path:
+def environment(place: Path, wheel: Path, *options: str, hidden: str = "", only: Collection[str] = ()) -> Path:
     """A virtual environment with a wheel and the dependencies that are installed here; its folder of programs.
 
-    `hidden` is a package that counts as installed but cannot be imported.
+    `hidden` is a package that counts as installed but cannot be imported. `only` names the files and folders of
+    site-packages that are there at all.
     """
     venv.EnvBuilder(symlinks=True).create(place)
     dependencies = place / "dependencies"
     dependencies.mkdir()
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
-        if "fdcodec" not in entry.name and entry.name != hidden:
+        if "fdcodec" not in entry.name and entry.name != hidden and (not only or entry.name in only):
             (dependencies / entry.name).symlink_to(entry)
     (site,) = place.glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(f"{dependencies}\n")
     install = ["-m", "pip", "--python", str(place / "bin" / "python"), "install", "--quiet", "--no-index", *options]
     run(sys.executable, *install, wheel, cwd=place)
     return place / "bin"
+
+
+def needed(names: Iterable[str]) -> set[str]:
+    """What lies in site-packages of these distributions and of all that they need."""
+    found: dict[str, importlib.metadata.Distribution] = {}
+    wanted = [Requirement(name) for name in names]
+    while wanted:
+        requirement = wanted.pop()
+        if requirement.name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        found[requirement.name] = own = importlib.metadata.distribution(requirement.name)
+        wanted += map(Requirement, own.requires or [])
+    return {file.parts[0] for own in found.values() for file in own.files or []}
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +150,82 @@ def test_an_archive_is_restored_from_its_own_escrow_without_network_prefect_or_c
     assert difference.mean() < 30
     assert (home / "out" / "deep.tif").read_bytes() == deep()
     assert [path.name for path in home.iterdir()] == ["out"], "no cache was made"
+
+
+USE = """
+import json, sys
+from tasks.decoder import decode, encode, info, restore
+
+data = encode("photo.png", quality=8)
+picture = decode(data)
+print(json.dumps({"pixels": picture.pixels.shape, "info": info(data)}))
+print(json.dumps(vars(restore(sys.argv[1], "all"))))
+print(json.dumps(vars(restore(sys.argv[1], "named", ["a/photo.png", "deep.tif", "c.png"], kind="jpeg:90"))))
+"""
+LACKS = """
+import importlib
+for name in ("flows", "flows.compress_archive", "tasks.compress.runs", "codec.training", "codec.metrics.quality"):
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        print(error)
+"""
+ALONE = """
+import importlib, pkgutil, codec, tasks
+for package in (codec, tasks):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".", onerror=lambda name: None):
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            print(error)
+for name in ("prefect", "webdataset", "s3fs", "pyarrow", "lpips", "accelerate", "torchvision", "typer", "imagecodecs"):
+    assert importlib.util.find_spec(name) is None, name
+"""
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment with fdcodec-decoder, as pip resolves it, and nothing that this does not need."""
+    home = tmp_path_factory.mktemp("decoder")
+    run(sys.executable, "-m", "tasks.archive.decoder_wheel", home, cwd=ROOT)
+    (built,) = home.glob("fdcodec_decoder-*.whl")
+    return environment(home / "venv", built, only=needed(decoder_wheel.DEPENDENCIES))
+
+
+def test_the_decoder_alone_encodes_decodes_informs_and_restores(archive: Path, decoder: Path, tmp_path: Path) -> None:
+    Image.fromarray(synthetic(40, 56)).save(tmp_path / "photo.png")
+    lines = run(*NO_NETWORK, decoder / "python", "-c", USE, archive, cwd=tmp_path).splitlines()
+    coded, everything, named = map(json.loads, lines)
+    assert coded["pixels"] == [40, 56, 3]
+    assert (coded["info"]["width"], coded["info"]["height"], coded["info"]["quality"]) == (56, 40, 8)
+    assert everything == {"files": 2, "failures": []}
+    (picture,) = (tmp_path / "all").rglob("*.png")
+    with Image.open(picture) as image:
+        difference = np.abs(np.asarray(image).astype(int) - synthetic(40, 56))
+    assert difference.mean() < 30
+    assert named == {"files": 2, "failures": ["c.png: no tar has it"]}
+    with Image.open(tmp_path / "named" / "a" / "photo.png.jpg") as image:
+        assert image.size == (56, 40)
+    assert (tmp_path / "named" / "deep.tif").read_bytes() == deep()
+
+
+def test_what_the_decoder_lacks_is_one_line_that_names_fdcodec(decoder: Path, tmp_path: Path) -> None:
+    lines = run(decoder / "python", "-c", LACKS, cwd=tmp_path).splitlines()
+    packages = ["flows", "flows", "tasks.compress", "codec.training", "codec.metrics"]
+    assert lines == [f"fdcodec-decoder has no {package}: install fdcodec instead" for package in packages]
+
+
+def test_every_module_of_the_decoder_needs_only_its_dependencies(decoder: Path, tmp_path: Path) -> None:
+    lines = run(decoder / "python", "-c", ALONE, cwd=tmp_path).splitlines()
+    assert lines
+    for_gpus = {f"No module named {name!r}" for name in ("numba", "triton")}  # used where they are installed
+    assert [line for line in lines if "install fdcodec instead" not in line and line not in for_gpus] == []
+
+
+def test_the_decoder_is_typed_licensed_and_of_the_version_of_fdcodec(decoder: Path) -> None:
+    (site,) = decoder.parent.glob("lib/python*/site-packages")
+    (own,) = importlib.metadata.distributions(name="fdcodec-decoder", path=[str(site)])
+    assert own.version == importlib.metadata.version("fdcodec")
+    assert (site / "tasks" / "py.typed").exists() and (site / "codec" / "py.typed").exists()
+    assert "Apache License" in (own.read_text("licenses/LICENSE") or "")
+    assert {"codec/LICENCES.md", "codec/FORMAT.md"} <= {str(file) for file in own.files or []}

@@ -1,0 +1,68 @@
+"""The distribution fdcodec-decoder: the part of this package that reads and writes .fdc files, as a wheel of its own.
+
+    python -m tasks.archive.decoder_wheel FOLDER
+
+It has the module `tasks.decoder`, all that this imports, and the embedded bundles. A folder of modules that it lacks is
+one module there, which names fdcodec when it is imported. Both distributions have the same modules, so an environment
+has one of them.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from tasks.archive import wheel
+
+NAME = "fdcodec-decoder"
+DEPENDENCIES = ("constriction", "diffusers", "numpy", "pillow", "torch")
+LEFT_OUT = r"codec/(training|evaluation|metrics)/.*|codec/(cli|lossless)\.py"
+"""The files of codec that it lacks: those that need further packages, or train and measure."""
+OF_TASKS = (
+    *("tasks/__init__.py", "tasks/decoder.py", "tasks/py.typed"),
+    *("tasks/archive/__init__.py", "tasks/archive/archive-format.md", "tasks/archive/layout.py"),
+    *("tasks/storage/__init__.py", "tasks/storage/keys.py"),
+)
+LACKING = """raise ModuleNotFoundError(f"fdcodec-decoder has no {__name__}: install fdcodec instead", name=__name__)
+"""
+METADATA = """Metadata-Version: 2.4
+Name: fdcodec-decoder
+Version: {version}
+Summary: Reads and writes .fdc pictures, and restores archives of them: fdcodec without its pipeline
+License-Expression: Apache-2.0
+License-File: LICENSE
+Requires-Python: {python}
+{dependencies}
+Description-Content-Type: text/markdown
+
+    from tasks.decoder import decode, encode, info, restore
+
+Archives are compressed, and codecs trained and measured, by the package fdcodec, which has this module too.
+"""
+
+
+def build() -> tuple[str, bytes]:
+    """The wheel's file name and bytes. Raises ArchiveError where fdcodec is not installed."""
+    every = {name: content for package in wheel.PACKAGES for name, content in wheel.files(package)}
+    codec = {name for name in every if name.startswith("codec/") and not re.fullmatch(LEFT_OUT, name)}
+    contents = {name: content for name, content in every.items() if name in codec or name in OF_TASKS}
+    # A package wins over a module of its name, so these do no harm beside the packages of fdcodec.
+    folders = {str(Path(name).parent) for name in every if name.endswith("/__init__.py")}
+    present = {str(Path(name).parent) for name in contents}
+    absent = {folder for folder in folders - present if str(Path(folder).parent) in {".", *present}}
+    contents |= {f"{folder}.py": LACKING.encode() for folder in sorted(absent)}
+    installation = wheel.installed()
+    stated = [line for line in installation.requires or [] if re.split(r"[^\w-]", line)[0] in DEPENDENCIES]
+    about = METADATA.format(
+        version=installation.version,
+        python=installation.metadata["Requires-Python"],
+        dependencies="\n".join(f"Requires-Dist: {line}" for line in stated),
+    )
+    licence = (installation.read_text("licenses/LICENSE") or "").encode()
+    return wheel.pack(NAME, installation.version, contents, {"METADATA": about.encode(), "licenses/LICENSE": licence})
+
+
+if __name__ == "__main__":
+    name, content = build()
+    path = Path(*sys.argv[1:]) / name
+    path.write_bytes(content)
+    print(path)

@@ -1,0 +1,206 @@
+"""What the smaller distribution fdcodec-decoder is for, as plain functions: encode, decode, info, restore.
+
+    from tasks.decoder import decode, encode, info, restore
+
+They need torch, diffusers, constriction, numpy and Pillow. `restore` reads the tars of an archive's local folder and no
+Parquet, so it knows the members of tars but not the keys of pictures: give it the keys, and files get their names.
+"""
+
+import functools
+import hashlib
+import itertools
+import re
+import shutil
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.bundle import DEFAULT_BUNDLE, find_bundle
+from codec.codec import DEFAULT_QUALITY, Codec
+from codec.containers.writing import EXTENSIONS, parse_kind, write
+from codec.errors import ArchiveError, BitstreamError, FdcError, ImageError, SettingsError
+from codec.format.bitstream import parse
+from codec.images import Picture, read_image
+from tasks.archive import layout
+from tasks.storage.keys import extension_of, restored
+
+MEMBER = re.compile(r"\d{6}-(?P<key_hash>[0-9a-f]{16})\.(?P<extension>[a-z0-9]{1,8})")
+"""A member of a tar: its row, the head of the SHA-256 of its key, and its extension."""
+
+
+@dataclass(frozen=True)
+class _Member:
+    tar: Path
+    info: tarfile.TarInfo
+    key_hash: str
+    extension: str
+
+
+@dataclass(frozen=True)
+class Restored:
+    """How many files were written, and a line for each that could not be."""
+
+    files: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+def encode(
+    source: bytes | str | Path | NDArray[np.uint8],
+    *,
+    quality: float = DEFAULT_QUALITY,
+    bundle: str | Path | None = None,
+    device: str = "cpu",
+) -> bytes:
+    """The .fdc file of a picture: of an image file, its bytes, or pixels (H, W, 3) in sRGB.
+
+    `quality` is lambda > 0, `bundle` the folder of a trained codec if not the embedded one. The picture is read as by
+    `codec.read_image`. Raises ImageError, SettingsError, BundleError.
+    """
+    picture = Picture(_checked(source)) if isinstance(source, np.ndarray) else read_image(source)
+    return _codec(Path(bundle or DEFAULT_BUNDLE), device).encode(picture, quality=quality).data
+
+
+def decode(source: bytes | str | Path, *, bundle: str | Path | None = None, device: str = "cpu") -> Picture:
+    """The picture of an .fdc file: `pixels` (H, W, 3) uint8 as stored, alpha, profile, orientation, metadata.
+
+    `codec.encode_png` makes a file of it. The codec is the embedded one, or that of a folder with a bundle or several.
+    Raises BitstreamError, also for a file that cannot be read, and BundleError where the bundle is not there.
+    """
+    data = _bytes(source)
+    found = find_bundle(parse(data).bundle_id, [bundle] if bundle else [])
+    return _codec(found.path, device).decode_picture(data)
+
+
+def info(source: bytes | str | Path) -> dict[str, Any]:
+    """What the header of an .fdc file says. Runs no network. Raises BitstreamError as decode does."""
+    data = _bytes(source)
+    file = parse(data)
+    width, height = file.upright_size
+    return {
+        "width": width,
+        "height": height,
+        "gray": file.grey,
+        "bytes": len(data),
+        "bits_per_pixel": 8 * len(data) / (width * height),
+        "bundle_id": file.bundle_id,
+        "quality": file.quality,
+        "timestep": file.timestep,
+        "version": file.version,
+        "chunks": [chunk.tag for chunk in file.chunks],
+    }
+
+
+def restore(
+    archive: str | Path,
+    target: str | Path,
+    keys: Iterable[str] | None = None,
+    *,
+    kind: str = "png",
+    device: str = "cpu",
+) -> Restored:
+    """Write the pictures of an archive in a local folder into another; existing files are replaced.
+
+    With `keys`, each gets the path that restore-archive gives it, in the last version that a tar has. Without, every
+    member of every tar is written as RUN/SHARD-HASH/ROW-KEYHASH.EXTENSION. An .fdc file is decoded with the archive's
+    own bundle into `kind`, png or as jpeg:90. Every other member is written as it is: a `.jxl` file is standard JPEG
+    XL. Each tar is held against the hash in its name. Of one that differs only .fdc files come back, which have
+    checksums of their own. Raises ArchiveError for a folder without tars, SettingsError for a kind that is not written.
+    """
+    if parse_kind(kind)[0] == "jxl":
+        raise SettingsError("fdcodec-decoder writes no JPEG XL: install fdcodec, or restore as png")
+    folder = Path(archive)
+    tars = sorted(folder.glob(f"{layout.RUNS}/*/shards/*-*.tar"))
+    if not tars:
+        raise ArchiveError(f"{folder}: holds no tars of an archive; give its folder")
+    wanted = None if keys is None else {_key_hash(key): key for key in keys}
+    failures: list[str] = []
+    stored: Iterable[_Member] = (member for tar in tars for member in _members(tar, failures))
+    if wanted is not None:
+        stored = [member for member in stored if member.key_hash in wanted]
+        last = {member.key_hash: member.tar for member in stored}
+        failures += [f"{key}: no tar has it" for key_hash, key in wanted.items() if key_hash not in last]
+        stored = [member for member in stored if member.tar == last[member.key_hash]]
+    files = 0
+    for tar, members in itertools.groupby(stored, key=lambda member: member.tar):
+        whole = _has_its_hash(tar)
+        for member in members:
+            path, kept = _destination(member, wanted, kind)
+            try:
+                if not whole and kept:
+                    raise ArchiveError("the tar is damaged; restore it from a mirror")
+                _write(folder, member, Path(target) / path, None if kept else kind, device)
+                files += 1
+            except (FdcError, OSError) as error:
+                failures.append(f"{tar}: {member.info.name}: {error}")
+    return Restored(files, failures)
+
+
+def _members(tar: Path, failures: list[str]) -> Iterator[_Member]:
+    """The stored files of a tar; where it cannot be read on, a failure says so."""
+    try:
+        with tarfile.open(tar, "r:") as opened:
+            for info in opened:
+                if match := MEMBER.fullmatch(info.name):
+                    yield _Member(tar, info, match["key_hash"], match["extension"])
+    except (OSError, tarfile.TarError) as error:
+        failures.append(f"{tar}: cannot be read to its end ({error}); restore it from a mirror")
+
+
+def _has_its_hash(tar: Path) -> bool:
+    with tar.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest().startswith(layout.hash_of(tar.name))
+
+
+def _destination(member: _Member, wanted: Mapping[str, str] | None, kind: str) -> tuple[str, bool]:
+    """The path of a member's file, relative to the target, and whether it is written as it is."""
+    key = None if wanted is None else wanted[member.key_hash]
+    is_source = key is not None and extension_of(key) == member.extension
+    kept = member.extension != "fdc" or is_source
+    extension = member.extension if kept else EXTENSIONS[parse_kind(kind)[0]]
+    if key is not None:
+        return restored(key, None if is_source else extension), kept
+    run, shard = member.tar.parts[-3], member.tar.stem
+    return f"{run}/{shard}/{member.info.name.partition('.')[0]}.{extension}", kept
+
+
+def _write(archive: Path, member: _Member, path: Path, kind: str | None, device: str) -> None:
+    """A member as it is, or decoded into a kind of picture. Raises FdcError, OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(member.tar, "r:") as opened:
+        content = cast(IO[bytes], opened.extractfile(member.info))
+        if kind is None:
+            with path.open("wb") as file:
+                shutil.copyfileobj(content, file)
+            return
+        data = content.read()
+    picture = decode(data, bundle=archive / layout.ESCROW, device=device)
+    path.write_bytes(write(picture, *parse_kind(kind)))
+
+
+def _key_hash(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _checked(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ImageError(f"expected pixels (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
+    return pixels
+
+
+def _bytes(source: bytes | str | Path) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise BitstreamError(f"cannot read {source}: {error.strerror}") from None
+
+
+@functools.cache
+def _codec(bundle: Path, device: str) -> Codec:
+    return Codec.load(bundle, device=device)
