@@ -18,11 +18,11 @@ from codec.entropy.many import decompress_many, prepare_many
 from codec.entropy.rate import hyper_latent
 from codec.entropy.stream import Symbols, tiles
 from codec.errors import BitstreamError
-from codec.format.bitstream import File
+from codec.format.bitstream import FdcFile
 from codec.format.chunks import of_picture
 from codec.images import Picture, to_tensor
 from codec.quantization import quantizer
-from codec.quantization.quantizer import Parameters
+from codec.quantization.quantizer import QuantizationParameters
 
 if TYPE_CHECKING:
     from codec.codec import Codec, Encoded
@@ -69,7 +69,7 @@ def encode(
     return files
 
 
-def symbols_of(codec: "Codec", files: Sequence[File]) -> list[Symbols | BitstreamError]:
+def symbols_of(codec: "Codec", files: Sequence[FdcFile]) -> list[Symbols | BitstreamError]:
     """The symbols of each file; those of one size are decoded together. An error in the place of its file."""
     alike: dict[_Kind, list[int]] = defaultdict(list)
     for place, file in enumerate(files):
@@ -92,7 +92,7 @@ def _portions(alike: dict[_Kind, list[int]]) -> Iterator[tuple[_Kind, list[int]]
 
 
 @torch.no_grad()
-def decode(codec: "Codec", files: Sequence[File]) -> list[Pixels]:
+def decode(codec: "Codec", files: Sequence[FdcFile]) -> list[Pixels]:
     """The pixels of each file; those of one size and number of steps are decoded together."""
     symbols: list[Symbols] = []
     for found in symbols_of(codec, files):
@@ -112,7 +112,7 @@ def decode(codec: "Codec", files: Sequence[File]) -> list[Pixels]:
 
 @torch.no_grad()
 def reconstruct(
-    codec: "Codec", files: Mapping[int, File], symbols: Mapping[int, Symbols], count: int
+    codec: "Codec", files: Mapping[int, FdcFile], symbols: Mapping[int, Symbols], count: int
 ) -> dict[int, Pixels]:
     """The pixels of files of one size, whose symbols are known, in places of a batch of `count`."""
     _check("files", {(file.height, file.width) for file in files.values()}, files, count)
@@ -123,7 +123,7 @@ def reconstruct(
     for (grey, stepped), places in alike.items():
         first = files[places[0]]
         k = torch.zeros(count, *symbols[places[0]].shape)
-        parameters = [Parameters(first.parameters.alpha_codes, int(stepped))] * count
+        parameters = [QuantizationParameters(first.parameters.alpha_codes, int(stepped))] * count
         for place in places:
             k[place], parameters[place] = torch.from_numpy(symbols[place]), files[place].parameters
         pixels = codec._restore(k.to(codec.backbone.device), parameters, (first.height, first.width), grey)
@@ -142,6 +142,6 @@ def _integers(x: Tensor) -> Symbols:
     return x.cpu().numpy().astype(np.int32)
 
 
-def _stepped(file: File) -> bool:
+def _stepped(file: FdcFile) -> bool:
     """Whether the U-Net takes part in decoding."""
     return bool(file.parameters.timestep_code)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from codec.entropy.integer import ExactEntropyModel
     from codec.entropy.stream import Symbols
     from codec.entropy.tables import Tables
-    from codec.format.bitstream import File
+    from codec.format.bitstream import FdcFile
     from codec.images import Picture
 
 
@@ -253,7 +253,7 @@ def main() -> None:
     app(prog_name="fdc")
 
 
-def _codec(bundle: str | None, backbone: str | None, device: str, file: "File | None" = None) -> "Codec":
+def _codec(bundle: str | None, backbone: str | None, device: str, file: "FdcFile | None" = None) -> "Codec":
     """The codec of a bundle: the one that wrote `file`, or the one given, or the embedded default."""
     from codec.bundle import find_bundle
     from codec.codec import Codec
@@ -288,7 +288,7 @@ def _source(path: Path, metadata: str, discard: list[str] | None, *, strict: boo
     return picture
 
 
-def _entropy(bundle: str | None, file: "File") -> "tuple[ExactEntropyModel, Tables]":
+def _entropy(bundle: str | None, file: "FdcFile") -> "tuple[ExactEntropyModel, Tables]":
     from codec.bundle import find_bundle
 
     return find_bundle(file.bundle_id, [bundle] if bundle else []).load_entropy()
@@ -303,7 +303,7 @@ def _check_device(device: str) -> None:
         raise SettingsError(f"device {device!r} is not available here; use cpu") from None
 
 
-def _parsed(source: Path) -> "tuple[bytes, File]":
+def _parsed(source: Path) -> "tuple[bytes, FdcFile]":
     try:
         data = source.read_bytes()
     except OSError as error:

@@ -21,13 +21,13 @@ from codec.entropy.rate import hyper_latent
 from codec.entropy.stream import CodedStream, Symbols, compress, decompress, tiles
 from codec.entropy.tables import Tables
 from codec.errors import BitstreamError, BundleError, ImageError, SettingsError
-from codec.format.bitstream import DEFAULT_MAX_PIXELS, MAX_PIXELS, MAX_SIDE, File, pack, parse
+from codec.format.bitstream import DEFAULT_MAX_PIXELS, MAX_PIXELS, MAX_SIDE, FdcFile, pack, parse
 from codec.format.chunks import Chunk, of_picture, to_picture
 from codec.format.content import Content
 from codec.images import Picture, to_pixels
 from codec.quantization import quantizer
 from codec.quantization.estimator import ParameterEstimator
-from codec.quantization.quantizer import Parameters
+from codec.quantization.quantizer import QuantizationParameters
 from codec.quantization.rate_control import Floor, coarsest_reaching, largest_within
 
 DEFAULT_QUALITY = 8.0
@@ -195,7 +195,7 @@ class Codec:
         self, files: Sequence[bytes], *, max_pixels: int = DEFAULT_MAX_PIXELS
     ) -> list[Content | BitstreamError]:
         """content of each file, or its error; those of one size are decoded together, which changes no symbol."""
-        whole: dict[int, File] = {}
+        whole: dict[int, FdcFile] = {}
         found: dict[int, Content | BitstreamError] = {}
         for place, data in enumerate(files):
             try:
@@ -233,32 +233,32 @@ class Codec:
         return dither(latent, self.entropy.settings.dither)
 
     @torch.no_grad()
-    def _pixels(self, file: File, symbols: Symbols) -> NDArray[np.uint8]:
+    def _pixels(self, file: FdcFile, symbols: Symbols) -> NDArray[np.uint8]:
         k = torch.from_numpy(symbols)[None].to(self.backbone.device, torch.float32)
         pixels: NDArray[np.uint8] = self._restore(k, [file.parameters], (file.height, file.width), file.grey)[0]
         return pixels
 
-    def _that_fits(self, data: bytes, symbols: Symbols, max_pixels: int) -> File:
+    def _that_fits(self, data: bytes, symbols: Symbols, max_pixels: int) -> FdcFile:
         """A file's header, if these can be its symbols."""
         file = self._parsed(data, max_pixels)
         if symbols.shape != (CHANNELS, *file.latent_shape):
             raise BitstreamError(f"{file.width} x {file.height} pixels have no symbols of shape {symbols.shape}")
         return file
 
-    def _parsed(self, data: bytes, max_pixels: int) -> File:
+    def _parsed(self, data: bytes, max_pixels: int) -> FdcFile:
         file = parse(data, max_pixels=max_pixels)
         if not self.bundle.id.startswith(file.bundle_id):
             raise BitstreamError(f"the file was written with bundle {file.bundle_id}, not {self.bundle.id[:16]}")
         return file
 
-    def _symbols(self, data: bytes, max_pixels: int) -> tuple[File, Symbols]:
+    def _symbols(self, data: bytes, max_pixels: int) -> tuple[FdcFile, Symbols]:
         file = self._parsed(data, max_pixels)
         codes = file.parameters.channel_codes
         canonical = file.version > 1
         return file, decompress(self.entropy, self.tables, file.stream, file.latent_shape, codes, canonical=canonical)
 
     def _restore(
-        self, k: Tensor, parameters: Sequence[Parameters], size: tuple[int, int], grey: bool
+        self, k: Tensor, parameters: Sequence[QuantizationParameters], size: tuple[int, int], grey: bool
     ) -> NDArray[np.uint8]:
         """Symbols (B, 4, h, w) float32, all with a timestep or all without -> pixels (B, H, W, 3)."""
         alpha = torch.cat([own.alpha for own in parameters]).to(k.device)
@@ -285,15 +285,15 @@ class Codec:
         _check_size(picture)
         return self.backbone.encode_pixels(picture.pixels)
 
-    def _parameters(self, y: Tensor, quality: float) -> Parameters:
+    def _parameters(self, y: Tensor, quality: float) -> QuantizationParameters:
         config = self.bundle.config
         if config.parameters == "learned" and self.estimator is not None:
             alpha, t = self.estimator(y, torch.tensor([quality], device=y.device))
             alphas = alpha.flatten().tolist()[:: 4 // config.adapter.alphas]
-            return Parameters(tuple(map(code_of_alpha, alphas)), quantizer.timestep_code(float(t)))
+            return QuantizationParameters(tuple(map(code_of_alpha, alphas)), quantizer.timestep_code(float(t)))
         return self._with_alpha(y, quantizer.alpha_code_of_quality(quality, config.alpha_at_one))
 
-    def _with_alpha(self, y: Tensor, alpha_code: int) -> Parameters:
+    def _with_alpha(self, y: Tensor, alpha_code: int) -> QuantizationParameters:
         config = self.bundle.config
         codes = quantizer.channel_codes(alpha_code, config.alpha_offsets)
         mode = "measured" if config.parameters == "learned" else config.parameters
@@ -311,7 +311,12 @@ class Codec:
         return pixels
 
     def _finish(
-        self, picture: Picture, chunks: tuple[Chunk, ...], y: Tensor, quality_code: int, parameters: Parameters
+        self,
+        picture: Picture,
+        chunks: tuple[Chunk, ...],
+        y: Tensor,
+        quality_code: int,
+        parameters: QuantizationParameters,
     ) -> Encoded:
         scaled = parameters.alpha.to(y.device) * y
         whole = quantizer.quantize(scaled, torch.ones(1, device=y.device), self.dither(y))
@@ -330,12 +335,12 @@ class Codec:
         picture: Picture,
         chunks: tuple[Chunk, ...],
         quality_code: int,
-        parameters: Parameters,
+        parameters: QuantizationParameters,
         symbols: Symbols,
         coded: CodedStream,
     ) -> Encoded:
         bundle_id = self.bundle.id[:16]
-        file = File(
+        file = FdcFile(
             picture.width,
             picture.height,
             picture.grey,
@@ -357,7 +362,7 @@ class Codec:
         )
 
 
-def _content(symbols: Symbols, width: int, height: int, grey: bool, parameters: Parameters) -> Content:
+def _content(symbols: Symbols, width: int, height: int, grey: bool, parameters: QuantizationParameters) -> Content:
     return Content(symbols, width, height, grey, parameters.timestep_code, parameters.alpha_codes)
 
 

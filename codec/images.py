@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from codec.errors import ImageError, ImageLimitError
-from codec.format.tags import EXIF, Block
+from codec.format.tags import EXIF, MetadataBlock
 
 if TYPE_CHECKING:  # processes that only read pictures start without torch
     from torch import Tensor
@@ -50,7 +50,7 @@ class Picture:
     """The color profile of the pixels; None is sRGB."""
     orientation: int = 1
     """1 to 8 as in EXIF: the pixels are as stored, and this is what a viewer does to them."""
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[MetadataBlock, ...] = ()
     """What the file says beside its pixels, byte for byte."""
     reduced: str | None = None
     """What the file holds beyond these pixels: samples of more than 8 bits (DEPTH), inks or channels that RGB does not
@@ -186,7 +186,7 @@ def _normalise(image: Image.Image, name: str, reduced: str | None) -> Picture:
     alpha = _alpha(upright)
     converted, icc = _to_srgb(upright, icc)
     grey, source_format = _is_grey(converted), image.format or "unknown"
-    blocks = (Block(EXIF, exif.removeprefix(b"Exif\0\0")),) if exif else ()
+    blocks = (MetadataBlock(EXIF, exif.removeprefix(b"Exif\0\0")),) if exif else ()
     return Picture(np.asarray(converted), grey, source_format, alpha, icc, 1, blocks, reduced)
 
 

@@ -28,7 +28,7 @@ from tasks.archive import layout
 from tasks.archive.tar import TrainingTar
 from tasks.progress import SILENT, Progress
 from tasks.sources import sharding
-from tasks.sources.reading import LostError, Reader
+from tasks.sources.reading import LostError, SourceReader
 from tasks.sources.source import BATCH, FOUND, Source, open_source, write_found
 from tasks.storage import parquet
 from tasks.storage.keys import UNFINISHED, extension_of, member
@@ -69,7 +69,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Settings:
+class ShardingSettings:
     """How photos are packed."""
 
     max_images_per_shard: int = 1000
@@ -79,7 +79,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Job:
+class ShardingJob:
     """A planned dataset, to be packed shard by shard."""
 
     source: str
@@ -89,14 +89,14 @@ class Job:
     images: int
 
 
-ShardMap = Callable[[Job], Iterable[int]]
+ShardMap = Callable[[ShardingJob], Iterable[int]]
 """Calls pack_shard(job, shard) for every shard of the job."""
 
 
 def pack(
     source: str,
     dataset: str,
-    settings: Settings = Settings(),  # frozen
+    settings: ShardingSettings = ShardingSettings(),  # frozen
     *,
     shard_map: ShardMap | None = None,
     progress: Progress = SILENT,
@@ -116,12 +116,12 @@ def pack(
     return totals(dataset)
 
 
-def pack_shard(job: Job, shard: int, progress: Progress = SILENT) -> int:
+def pack_shard(job: ShardingJob, shard: int, progress: Progress = SILENT) -> int:
     """Pack one shard unless that is done; returns its number of photos.
 
     Raises StorageError when the source as a whole cannot be reached: nothing is committed, and calling again is right.
     """
-    store, reader = Store(job.dataset), Reader(open_source(job.source))
+    store, reader = Store(job.dataset), SourceReader(open_source(job.source))
     with store.open(job.plan) as file:
         planned = pa.parquet.read_table(file, filters=pa.compute.field("shard") == shard).to_pylist()
     if store.exists(_part(shard)):
@@ -184,7 +184,7 @@ def local_tars(place: str, cache: Path) -> str:
     return str(kept / tar)
 
 
-def _checked(reader: Reader, entry: Row) -> tuple[Row, bytes]:
+def _checked(reader: SourceReader, entry: Row) -> tuple[Row, bytes]:
     """The row of one source, and its bytes; it is decoded whole, which is what finds a truncated file."""
     row: Row = {
         "key": entry["key"],
@@ -204,7 +204,7 @@ def _checked(reader: Reader, entry: Row) -> tuple[Row, bytes]:
     return row | {"format": found, "width": width, "height": height, "status": "packed"}, data
 
 
-def _plan(source: Source, store: Store, settings: Settings) -> Job:
+def _plan(source: Source, store: Store, settings: ShardingSettings) -> ShardingJob:
     """The plan of this dataset: the one there is, or a new one, published before anything is packed."""
     wanted = {"source": source.url, "settings": json.loads(json.dumps(asdict(settings)))}
     if not store.exists(layout.DATASET_PLAN):
@@ -221,10 +221,10 @@ def _plan(source: Source, store: Store, settings: Settings) -> Job:
             f"{store}: this dataset was begun with another {differing[0]}: {found[differing[0]]}; "
             "go on with that, or choose a new folder"
         )
-    return Job(source.url, store.url, found["plan"], found["shards"], found["images"])
+    return ShardingJob(source.url, store.url, found["plan"], found["shards"], found["images"])
 
 
-def _planned(source: Source, settings: Settings, scratch: Path) -> tuple[Path, list[tuple[int, int]]]:
+def _planned(source: Source, settings: ShardingSettings, scratch: Path) -> tuple[Path, list[tuple[int, int]]]:
     """The plan as a local file, sorted by key, and the rows of each shard."""
     shards = sharding.Shards(sharding.Limits(settings.max_images_per_shard, settings.max_shard_bytes))
     found, plan = write_found(source, scratch / "found.parquet"), scratch / "plan.parquet"

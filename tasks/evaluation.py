@@ -14,7 +14,7 @@ from queue import SimpleQueue
 
 from codec.errors import SettingsError
 from codec.evaluation.baselines import Baseline
-from codec.evaluation.runner import Evaluation, Job
+from codec.evaluation.runner import Evaluation, EvaluationJob
 from codec.evaluation.spec import Contest
 from tasks.processes.child import Child, ChildDied
 from tasks.progress import SILENT, Progress
@@ -105,7 +105,7 @@ def measure(
     progress.advance(len(jobs) - len(pending))
     idle: SimpleQueue[Child] = SimpleQueue()
 
-    def of_one_picture(several: Iterable[Job]) -> None:
+    def of_one_picture(several: Iterable[EvaluationJob]) -> None:
         child = idle.get()
         try:
             for job in several:

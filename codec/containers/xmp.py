@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 
-from codec.format.tags import Block
+from codec.format.tags import MetadataBlock
 
 LARGEST_PACKET = 65502
 """Bytes of a packet that a JPEG segment has room for."""
@@ -29,7 +29,7 @@ def upright(packet: bytes) -> bytes:
     return _ORIENTATION.sub(rb"\g<1>1\g<2>", packet)
 
 
-def whole(blocks: Sequence[Block]) -> bytes | None:
+def whole(blocks: Sequence[MetadataBlock]) -> bytes | None:
     """The one packet of a picture, for containers without a limit: with what its extended portions say, if any.
 
     Where they cannot be joined it is the standard packet.
@@ -41,7 +41,7 @@ def whole(blocks: Sequence[Block]) -> bytes | None:
     return packet if extended is None else _joined(packet, extended) or packet
 
 
-def joins(blocks: Sequence[Block]) -> bool:
+def joins(blocks: Sequence[MetadataBlock]) -> bool:
     """Whether `whole` has all that the extended portions say."""
     return not any(block.tag == "xeXt" for block in blocks) or b"HasExtendedXMP" not in (whole(blocks) or b"")
 

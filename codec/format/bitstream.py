@@ -8,8 +8,8 @@ from codec.errors import BitstreamError
 from codec.format import chunks as chunk_codes
 from codec.format import version1
 from codec.format.chunks import Chunk
-from codec.format.reader import Reader, varint
-from codec.quantization.quantizer import LARGEST_TIMESTEP_CODE, Parameters, quality_of_code
+from codec.format.reader import ByteReader, varint
+from codec.quantization.quantizer import LARGEST_TIMESTEP_CODE, QuantizationParameters, quality_of_code
 
 SIGNATURE = b"\x8fFDC\r\n\x1a\n"
 """A byte above 127, a name, a line end of DOS, an end of file and a line end of Unix: what transfers as text damage."""
@@ -24,7 +24,7 @@ DEFAULT_MAX_PIXELS = images.MAX_PIXELS
 
 
 @dataclass(frozen=True)
-class File:
+class FdcFile:
     """An .fdc file taken apart. bundle_id is the head of the bundle's hash, 16 hex digits."""
 
     width: int
@@ -33,7 +33,7 @@ class File:
     grey: bool
     bundle_id: str
     quality_code: int
-    parameters: Parameters
+    parameters: QuantizationParameters
     stream: bytes
     chunks: tuple[Chunk, ...] = ()
     """Critical ones first, each group ascending by tag and index."""
@@ -65,7 +65,7 @@ class File:
         return (self.height, self.width) if self.orientation > 4 else (self.width, self.height)
 
 
-def pack(file: File) -> bytes:
+def pack(file: FdcFile) -> bytes:
     """The bytes of a version 2 file: header, stream, orientation, chunks, CRC32."""
     codes = file.parameters.alpha_codes
     codes = codes[:1] if len(set(codes)) == 1 else codes
@@ -88,7 +88,7 @@ def pack(file: File) -> bytes:
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
-def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> File:
+def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> FdcFile:
     """Take a file apart; chunks are decoded, the stream is not. Raises BitstreamError naming what is wrong and where.
 
     Allocates at most 4 len(data) + 3 max_pixels + 128 MiB, and for a file without chunks only its own length.
@@ -99,7 +99,7 @@ def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> File:
         if data[1:4] == b"FDC":
             raise BitstreamError("the signature is damaged, as by a transfer as text; fetch the file again as binary")
         raise BitstreamError("not an .fdc file: it does not start with the signature of one")
-    reader = Reader(data, len(SIGNATURE))
+    reader = ByteReader(data, len(SIGNATURE))
     version, minor = reader.byte("version"), reader.byte("minor version")
     if version != VERSION:
         raise BitstreamError(f"format version {version} at byte 8 is not supported; this release reads 1 and {VERSION}")
@@ -119,7 +119,7 @@ def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> File:
     if not 1 <= orientation <= 8:
         raise BitstreamError(f"orientation {orientation} at byte {reader.place - 1} is not 1 to 8")
     chunks, unknown = chunk_codes.read(reader, width, height, newer=minor > MINOR)
-    return File(
+    return FdcFile(
         width, height, bool(flags & GREY), bundle_id, quality_code, parameters, stream, chunks, orientation, VERSION,
         unknown, minor,
     )  # fmt: skip
@@ -136,28 +136,28 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def parameters_of(reader: Reader, *, four: bool) -> Parameters:
+def parameters_of(reader: ByteReader, *, four: bool) -> QuantizationParameters:
     """Timestep and alpha codes. Raises BitstreamError."""
     timestep = int.from_bytes(reader.take(2, "timestep"), "little")
     if timestep > LARGEST_TIMESTEP_CODE:
         raise BitstreamError(f"timestep code {timestep} exceeds {LARGEST_TIMESTEP_CODE}")
-    return Parameters(tuple(reader.take(4 if four else 1, "alpha codes")), timestep)
+    return QuantizationParameters(tuple(reader.take(4 if four else 1, "alpha codes")), timestep)
 
 
-def _stream_length(reader: Reader) -> int:
+def _stream_length(reader: ByteReader) -> int:
     length = reader.varint("stream length")
     if length == 0 or length % 4:
         raise BitstreamError(f"a stream of {length} bytes is impossible: it has whole words of 4 bytes, at least one")
     return length
 
 
-def _version1(data: bytes, max_pixels: int) -> File:
+def _version1(data: bytes, max_pixels: int) -> FdcFile:
     """A file of version 1: positional chunks, upright pixels."""
     head = version1.head(data)
     check_size(head.width, head.height, max_pixels)
     parameters = parameters_of(head.reader, four=head.four_alphas)
     stream = head.reader.take(_stream_length(head.reader), "stream")
     chunks = version1.chunks(head)
-    return File(
+    return FdcFile(
         head.width, head.height, head.grey, head.bundle_id, head.quality_code, parameters, stream, chunks, 1, 1
     )  # fmt: skip

@@ -38,7 +38,7 @@ KNOWN = frozenset(NAMES)
 
 
 @dataclass(frozen=True)
-class Block:
+class MetadataBlock:
     """What a source says beside its pixels, byte for byte.
 
     tag      content

@@ -20,7 +20,7 @@ from codec.bundle import Bundle, write_bundle
 from codec.diffusion.backbone import Backbone
 from codec.errors import FdcError, SettingsError
 from codec.training.card import write_card
-from codec.training.data import CropSampler, ShardedImages, Source
+from codec.training.data import BatchSource, CropSampler, ShardedImages
 from codec.training.draws import Draws
 from codec.training.end_to_end import EndToEndStage
 from codec.training.evaluation import averages, evaluate_bundle
@@ -153,7 +153,7 @@ class Run:
         crops = CropSampler(self.images, seed=self.settings.seed, batch_size=PATCH_CROPS, crop_size=96).batch(0)
         return crops.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
 
-    def _trainer(self, name: str, settings: StageSettings, stage: Stage, source: Source) -> Trainer:
+    def _trainer(self, name: str, settings: StageSettings, stage: Stage, source: BatchSource) -> Trainer:
         writer = SummaryWriter(str(self.output / "tensorboard")) if self.accelerator.is_main_process else None
         return Trainer(
             name,

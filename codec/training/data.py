@@ -30,7 +30,7 @@ BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
-class Member:
+class TarMember:
     """Where one photo lies: a tar, and the place of its bytes in it."""
 
     tar: Path
@@ -131,14 +131,14 @@ class CropSampler:
             return None
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """Gives each step its batch; the same (step, rank, world) always gives the same."""
 
     def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Tensor: ...
 
 
 def prefetch(
-    source: Source, steps: Iterable[int], *, rank: int = 0, world: int = 1, processes: int = 0
+    source: BatchSource, steps: Iterable[int], *, rank: int = 0, world: int = 1, processes: int = 0
 ) -> Generator[Tensor]:
     """The steps' batches in order, each made while the ones before it are used: by a thread, or by `processes`.
 
@@ -198,11 +198,11 @@ def _tars(source: Path) -> list[Path]:
     return [source]
 
 
-def _index(tar: Path) -> list[Member]:
+def _index(tar: Path) -> list[TarMember]:
     try:
         with tarfile.open(tar, "r:") as opened:
             members = [entry for entry in opened if entry.isfile()]
     except (tarfile.TarError, OSError) as error:
         raise SettingsError(f"{tar} is not a whole tar: {error}") from None
     wanted = [entry for entry in members if entry.name.rpartition(".")[2].lower() in EXTENSIONS]
-    return [Member(tar, entry.name, entry.offset_data, entry.size) for entry in wanted]
+    return [TarMember(tar, entry.name, entry.offset_data, entry.size) for entry in wanted]

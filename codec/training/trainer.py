@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from codec.training.checkpoint import Checkpoint
-from codec.training.data import Source, prefetch
+from codec.training.data import BatchSource, prefetch
 from codec.training.draws import Draws, to_device
 from codec.training.settings import StageSettings
 
@@ -42,7 +42,7 @@ class Trainer:
         name: str,
         settings: StageSettings,
         stage: Stage,
-        source: Source,
+        source: BatchSource,
         accelerator: Accelerator,
         output: Path,
         *,
@@ -51,7 +51,7 @@ class Trainer:
         checkpoint_seconds: float,
         scalar: Callable[[str, float, int], None],
         deadline: float = math.inf,
-        held_out: Source | None = None,
+        held_out: BatchSource | None = None,
         held_out_seconds: float = math.inf,
     ) -> None:
         self.name, self.settings, self.stage, self.source = name, settings, stage, source

@@ -29,7 +29,7 @@ import pyarrow.compute
 from codec.errors import ArchiveError
 from tasks.archive import index_files, layout, log, manifest, redaction, report, tables
 from tasks.archive.index_files import DamagedError
-from tasks.archive.log import Erasure, Head, Table, TableFile
+from tasks.archive.log import ArchiveHead, Erasure, Table, TableFile
 from tasks.archive.schema import SCHEMA
 from tasks.storage.store import NotFoundError, Store, sha256_of
 
@@ -69,7 +69,7 @@ class _Change:
         return redaction.of_row(row, self.is_erased) if self.erasure.redacted else row
 
 
-def finish(archive: Store) -> Head:
+def finish(archive: Store) -> ArchiveHead:
     """The head for whoever is about to change it, after the erasure that was begun, if one was, is carried out."""
     while (head := log.writable(archive)).erasure is not None:
         if not head.erasure.remove:
@@ -83,7 +83,7 @@ def finish(archive: Store) -> Head:
     return head
 
 
-def _rewrite(archive: Store, head: Head, erasure: Erasure) -> None:
+def _rewrite(archive: Store, head: ArchiveHead, erasure: Erasure) -> None:
     """Write anew what an erasure changes, and put it in force."""
     made: list[str] = []
     try:
@@ -99,7 +99,7 @@ def _rewrite(archive: Store, head: Head, erasure: Erasure) -> None:
             archive.remove(name)
 
 
-def _rewritten(archive: Store, head: Head, erasure: Erasure, made: list[str]) -> Head:
+def _rewritten(archive: Store, head: ArchiveHead, erasure: Erasure, made: list[str]) -> ArchiveHead:
     """The head with the new names; `made` gets each as soon as it is published."""
     moved = {tar: _without(archive, tar, offsets, erasure.number, made) for tar, offsets in erasure.tars.items()}
     change = _Change(erasure, moved)
@@ -126,7 +126,7 @@ def _rewritten(archive: Store, head: Head, erasure: Erasure, made: list[str]) ->
     return replace(after, erasure=replace(erasure, tars={}, parts=(), listings=(), remove=remove))
 
 
-def in_force(archive: Store, head: Head, name: str) -> bool:
+def in_force(archive: Store, head: ArchiveHead, name: str) -> bool:
     """Whether a tar, part, listing, manifest, seal or table is named by a head, or by what it names."""
     if not name.startswith(f"{layout.RUNS}/"):
         return any(file.name == name for file in tables.every_file(head.tables))
@@ -183,7 +183,7 @@ def _copy(old: Any, new: Any, start: int, stop: int) -> None:
         start += len(piece)
 
 
-def _manifest(archive: Store, head: Head, run: int, change: _Change, made: list[str]) -> dict[str, Any]:
+def _manifest(archive: Store, head: ArchiveHead, run: int, change: _Change, made: list[str]) -> dict[str, Any]:
     """Publish the listing and the manifest of a run without redacted keys; returns what a seal says of the manifest."""
     plan = log.plan(archive, head, run)
     with tempfile.TemporaryDirectory() as scratch:
@@ -199,7 +199,7 @@ def _manifest(archive: Store, head: Head, run: int, change: _Change, made: list[
     return {"name": name, "sha256": sha256_of(data)}
 
 
-def _part(archive: Store, head: Head, name: str, change: _Change, made: list[str]) -> dict[str, Any]:
+def _part(archive: Store, head: ArchiveHead, name: str, change: _Change, made: list[str]) -> dict[str, Any]:
     """Publish a part with its rows changed; returns what a seal says of it."""
     run, shard = layout.run_of(name), layout.shard_of(name)
     sealed = next(part for part in report.parts(archive, head, run) if part.name == name)
@@ -215,7 +215,9 @@ def _part(archive: Store, head: Head, name: str, change: _Change, made: list[str
     return {"name": named, "size": len(data), "sha256": content}
 
 
-def _table(archive: Store, head: Head, after: Head, table: Table, change: _Change, made: list[str]) -> Table:
+def _table(
+    archive: Store, head: ArchiveHead, after: ArchiveHead, table: Table, change: _Change, made: list[str]
+) -> Table:
     """A table whose files with a row to change are written anew.
 
     A damaged one is made of the new parts, and so is one with redacted keys: pseudonyms have other places in its order.
@@ -238,7 +240,7 @@ def _table(archive: Store, head: Head, after: Head, table: Table, change: _Chang
     return replace(table, files=tuple(files))
 
 
-def _of_parts(archive: Store, after: Head, table: Table, made: list[str]) -> Table:
+def _of_parts(archive: Store, after: ArchiveHead, table: Table, made: list[str]) -> Table:
     afresh = replace(after, tables=())
     parts = report.parts_of(archive, afresh, table)
     written = tables.write(archive, afresh, table.first_run, table.last_run, [*parts])

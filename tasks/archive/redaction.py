@@ -18,7 +18,7 @@ import pyarrow.parquet
 
 from tasks.archive import index_files, layout, log, manifest
 from tasks.archive.index_files import IndexFile, fetch
-from tasks.archive.log import Head
+from tasks.archive.log import ArchiveHead
 from tasks.archive.manifest import Manifest
 from tasks.storage.store import Store
 
@@ -52,7 +52,7 @@ def of_row(row: dict[str, Any], is_redacted: Callable[[str], bool]) -> dict[str,
     return row
 
 
-def runs_that_list(archive: Store, head: Head, keys: Collection[str]) -> tuple[int, ...]:
+def runs_that_list(archive: Store, head: ArchiveHead, keys: Collection[str]) -> tuple[int, ...]:
     """The sealed runs whose listing names one of some keys; every listing is read, a batch of rows at a time."""
     wanted = pa.array(sorted(keys), pa.string())
     found = []
@@ -120,7 +120,7 @@ def _without(value: Any, redacted: Collection[str]) -> Any:
     return value
 
 
-def _remove_plans(archive: Store, head: Head, redacted: Collection[str]) -> None:
+def _remove_plans(archive: Store, head: ArchiveHead, redacted: Collection[str]) -> None:
     """Remove listings with redacted keys that never came into force: since their erasure began, none of them can."""
     in_force = {log.plan(archive, head, run).listing for run in range(1, head.runs + 1)}
     names = [item.name for item in archive.list(f"{layout.RUNS}/") if layout.is_listing(item.name)]

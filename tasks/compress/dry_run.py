@@ -12,7 +12,7 @@ import pyarrow.dataset
 from codec.containers.judgement import DISCARDS
 from codec.errors import ArchiveError
 from tasks.archive import log
-from tasks.archive.manifest import Manifest, Settings
+from tasks.archive.manifest import Manifest, RunSettings
 from tasks.archive.tar import Tar
 from tasks.compress import listing
 from tasks.compress.encoding import Encoding
@@ -87,7 +87,7 @@ class Plan:
 def predict(
     source: str,
     archive: str,
-    settings: Settings = Settings(),  # noqa: B008  # frozen
+    settings: RunSettings = RunSettings(),  # noqa: B008  # frozen
     *,
     models: Models = Models(""),  # noqa: B008  # frozen
     workers: int = 1,
@@ -152,7 +152,7 @@ class _Trials:
 class _Trial:
     """Sources tried as a shard would, with nothing written."""
 
-    def __init__(self, pictures: Source, settings: Settings, models: Models) -> None:
+    def __init__(self, pictures: Source, settings: RunSettings, models: Models) -> None:
         self._pictures, self._settings = pictures, settings
         self._models = replace(models, threads=settings.threads, memory=settings.image_memory)
         self._bpp: float | None = None

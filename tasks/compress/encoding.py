@@ -15,7 +15,7 @@ from tasks.processes.child import ChildDied, Frame
 from tasks.processes.codec_process import Asked, Claim, decodes, decodes_claim, decodes_each
 from tasks.processes.stages import Timeline, staged, tell
 from tasks.progress import Progress
-from tasks.sources.reading import LostError, Reader
+from tasks.sources.reading import LostError, SourceReader
 from tasks.sources.source import open_source
 from tasks.storage.keys import extension_of, member
 
@@ -30,7 +30,7 @@ UNJUDGED = "kept by a release that did not account for every byte of a source, a
 
 
 class Processes(Protocol):
-    """What holds the models of a shard: process_pair.Pair."""
+    """What holds the models of a shard: process_pair.ProcessPair."""
 
     @property
     def encoder(self) -> Asked: ...
@@ -56,7 +56,7 @@ class Encoding:
     ) -> None:
         self.rows: list[Row] = []
         self._source, self._held = open_source(plan.source), held
-        self._reader = Reader(self._source)
+        self._reader = SourceReader(self._source)
         self._plan, self._shard, self._device = plan, shard, device
         self._encoder, self._decoder = Shared(pair.encoder), Shared(pair.decoder)
         self._checker = None if pair.checker is None else Shared(pair.checker)

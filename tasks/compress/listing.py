@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from codec.errors import ArchiveError
 from tasks.archive import layout, log, redaction, report, tables
-from tasks.archive.log import Head
+from tasks.archive.log import ArchiveHead
 from tasks.archive.schema import TROUBLE
 from tasks.sources import listing_files
 from tasks.sources.filters import Filter
@@ -196,7 +196,7 @@ class Frozen:
 def freeze(
     source: Source,
     archive: Store,
-    head: Head,
+    head: ArchiveHead,
     limits: Limits,
     scratch: Path,
     *,

@@ -15,7 +15,7 @@ from codec.errors import ArchiveError
 from tasks.archive import index_files, layout, log, report, schema
 from tasks.archive.erasing import tar_of
 from tasks.archive.index_files import DamagedError, IndexFile
-from tasks.archive.log import Head
+from tasks.archive.log import ArchiveHead
 from tasks.archive.manifest import Manifest
 from tasks.archive.tar import Tar
 from tasks.compress import listing, process_pair
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Job:
+class CompressionJob:
     """A run to be worked off shard by shard. `backbone` says where the bundle's is found if it is not embedded.
 
     `claim` is the token of the writer, where the store cannot keep two apart.
@@ -44,7 +44,7 @@ class Job:
     claim: str = ""
 
 
-def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.Totals:
+def encode_shard(job: CompressionJob, shard: int, progress: Progress = SILENT) -> report.Totals:
     """Encode, verify and commit one shard, unless that is done; returns its totals.
 
     What one source alone is to blame for is its row. Raises StorageError when the source as a whole or the archive
@@ -74,7 +74,7 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
         return _commit(archive, plan, shard, encoding.rows, spool)
 
 
-def _sealed(archive: Store, head: Head, run: int, shard: int) -> pa.Table:
+def _sealed(archive: Store, head: ArchiveHead, run: int, shard: int) -> pa.Table:
     """The rows of a shard of a sealed run; raises ArchiveError where the run was closed without it."""
     for part in report.parts(archive, head, run):
         if layout.shard_of(part.name) == shard:

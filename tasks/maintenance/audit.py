@@ -31,7 +31,7 @@ from tasks.archive.manifest import Manifest
 from tasks.archive.opening import existing, prepare
 from tasks.maintenance import left_over
 from tasks.maintenance.findings import SCHEMA, Findings
-from tasks.maintenance.left_over import Verdict
+from tasks.maintenance.left_over import Disposition
 from tasks.maintenance.objects import Objects, Wrong
 from tasks.processes.codec_process import Models, decodes, verifier
 from tasks.progress import SILENT, Progress
@@ -213,10 +213,10 @@ class _Audit(Objects):
 
     def unnamed(self, name: str) -> None:
         """Note what nothing names, and sweep what a killed or late command left a week ago."""
-        verdict = left_over.verdict(self.archive, self.head, name)
-        if verdict is Verdict.FOREIGN:
+        verdict = left_over.disposition(self.archive, self.head, name)
+        if verdict is Disposition.FOREIGN:
             self.notes.add(name, "foreign", verdict.value)
-        elif verdict is Verdict.OLD:
+        elif verdict is Disposition.OLD:
             self.archive.remove(name)
             self.notes.add(name, "left_over", verdict.value, repaired=True)
         else:

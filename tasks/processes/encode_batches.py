@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.containers.reading import Source
+from codec.containers.reading import SourceImage
 from codec.images import Picture
 from codec.support import processors
 from tasks.processes.answers import answered, attempted
@@ -35,7 +35,7 @@ TimedPixels = tuple[NDArray[np.uint8], float]
 
 
 @dataclass
-class Member:
+class BatchMember:
     """A source with its place in a batch, and what becomes of it."""
 
     header: Row
@@ -43,7 +43,7 @@ class Member:
     place: int
     answer: Row = field(default_factory=dict)
     data: bytes = b""
-    found: Source | None = None
+    found: SourceImage | None = None
     encoded: Any = None
 
     @property
@@ -58,7 +58,7 @@ class Member:
 class Batch:
     """Members that are encoded together, and what gives their files once the networks have run."""
 
-    members: list[Member]
+    members: list[BatchMember]
     count: int
     """Places of the batch."""
     files: Callable[[], dict[int, Any]] | None = None
@@ -69,7 +69,7 @@ def encode_many(worker: "Worker", header: Row, payload: bytes) -> Frame:
     """The answers on all members of a request, in order, their files one after another, and the time line."""
     members, start = [], 0
     for asked in header["members"]:
-        members.append(Member(asked, payload[start : start + asked["length"]], asked["place"]))
+        members.append(BatchMember(asked, payload[start : start + asked["length"]], asked["place"]))
         start += asked["length"]
     stages = _Stages(worker, header["count"], header["seconds_each"])
     read = staged(stages.read, members, threads=min(READERS, processors.available()), waiting=header["count"])
@@ -92,7 +92,7 @@ class _Stages:
         self._codec = threading.Lock()
         self.timeline = Timeline()
 
-    def read(self, member: Member) -> Member:
+    def read(self, member: BatchMember) -> BatchMember:
         """Read a source; its answer says why it is no picture to be encoded."""
 
         def read() -> Frame:
@@ -104,9 +104,9 @@ class _Stages:
             member.answer, _ = answered(read)
         return member
 
-    def composed(self, members: Iterable[Member]) -> Iterator[Batch]:
+    def composed(self, members: Iterable[BatchMember]) -> Iterator[Batch]:
         """Batches of one size, each place taken once; one is given out when it is full, the others at the end."""
-        waiting: dict[tuple[int, int], list[dict[int, Member]]] = defaultdict(list)
+        waiting: dict[tuple[int, int], list[dict[int, BatchMember]]] = defaultdict(list)
         for member in members:
             if "fallback" in member.answer:
                 continue
@@ -126,7 +126,7 @@ class _Stages:
             for batch in batches:
                 yield Batch(list(batch.values()), self._count)
 
-    def _alone(self, member: Member) -> bool:
+    def _alone(self, member: BatchMember) -> bool:
         """Whether a picture is encoded by itself: a large one, or one whose rate or quality is searched for."""
         searched = any(member.header[name] is not None for name in ("target_bpp", "min_psnr_db", "max_lpips"))
         return searched or member.picture.width * member.picture.height > LARGEST_TOGETHER
@@ -140,7 +140,7 @@ class _Stages:
             batch.seconds += spent.seconds
         return batch
 
-    def _begun(self, members: list[Member]) -> Callable[[], dict[int, Any]] | None:
+    def _begun(self, members: list[BatchMember]) -> Callable[[], dict[int, Any]] | None:
         pictures = {member.place: member.picture for member in members}
         quality = members[0].header["quality"]
         try:
@@ -170,7 +170,7 @@ class _Stages:
                 member.answer, member.data = self._worker.kept(member.found, len(member.source), about, member.encoded)
         return batch
 
-    def _by_itself(self, member: Member) -> None:
+    def _by_itself(self, member: BatchMember) -> None:
         def encode() -> Any:
             if self._alone(member):
                 return self._worker.encoded(member.header, member.picture)[0]
@@ -195,7 +195,7 @@ class _Stages:
             member.found = member.encoded = None  # its pixels are needed no more
         return batch
 
-    def _measured(self, member: Member, count: int, decoded: TimedPixels | None) -> None:
+    def _measured(self, member: BatchMember, count: int, decoded: TimedPixels | None) -> None:
         def measure() -> Frame:
             timed = decoded or self._reconstructed([member], count)[member.place]
             own = self._worker.measure(member.header, member.picture, member.encoded, timed)
@@ -203,7 +203,7 @@ class _Stages:
 
         member.answer, member.data = answered(measure)
 
-    def _decoded(self, members: list[Member], count: int) -> dict[int, TimedPixels]:
+    def _decoded(self, members: list[BatchMember], count: int) -> dict[int, TimedPixels]:
         """Pixels by place; none where that fails, and each member is then tried by itself."""
         with self.timeline.during("decode"):
             try:
@@ -211,7 +211,7 @@ class _Stages:
             except Exception:  # of whichever member
                 return {}
 
-    def _reconstructed(self, members: list[Member], count: int) -> dict[int, TimedPixels]:
+    def _reconstructed(self, members: list[BatchMember], count: int) -> dict[int, TimedPixels]:
         """The pixels of members of a batch, with the seconds that each took.
 
         As for a picture by itself, the stream is decoded where no other process does that.

@@ -18,7 +18,7 @@ from codec import lossless
 from codec.color import spaces
 from codec.containers import live_photo
 from codec.containers.judgement import Policy
-from codec.containers.reading import Source, read_source
+from codec.containers.reading import SourceImage, read_source
 from codec.containers.writing import left_behind, parse_kind, upright, write
 from codec.errors import BackboneError
 from codec.images import Picture, read_image
@@ -82,7 +82,7 @@ class Worker:
             answer |= self.measure(header, picture, made, decoded)
         return answer, data
 
-    def read(self, header: dict[str, Any], source: bytes) -> tuple[Source, dict[str, Any]]:
+    def read(self, header: dict[str, Any], source: bytes) -> tuple[SourceImage, dict[str, Any]]:
         """A source and what a row says of it; `fallback` in that says why it has no picture to be encoded."""
         found = read_source(source, _policy(header))
         about = _about(found) | {"identifier": live_photo.identifier(source, found.structure)}
@@ -90,7 +90,7 @@ class Worker:
             about |= {"fallback": str(found.verdict.reason), "error": found.verdict.detail}
         return found, about
 
-    def kept(self, found: Source, size: int, about: dict[str, Any], encoded: Any) -> Frame:
+    def kept(self, found: SourceImage, size: int, about: dict[str, Any], encoded: Any) -> Frame:
         """The answer on a source of so many bytes and its file, which is left out where it is no smaller."""
         film = found.verdict.film
         if len(encoded.data) + (film[1] if film else 0) >= size:
@@ -217,7 +217,7 @@ def _policy(header: dict[str, Any]) -> Policy:
     return Policy(header["metadata"], frozenset(header["discard"]), film_beside=header["metadata"] == "all")
 
 
-def _about(found: Source) -> dict[str, Any]:
+def _about(found: SourceImage) -> dict[str, Any]:
     """What a row says of every source that is a picture."""
     about: dict[str, Any] = {"width": None, "height": None}
     if found.structure is not None:

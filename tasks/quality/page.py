@@ -14,7 +14,7 @@ from markupsafe import Markup
 from tasks.processes.codec_process import Models
 from tasks.progress import SILENT, Progress
 from tasks.quality import charts, questions, text
-from tasks.quality.thumbnails import Pair, pairs
+from tasks.quality.thumbnails import ThumbnailPair, pairs
 
 SHOWN = 30
 """Rows of an answer that the page shows."""
@@ -87,7 +87,7 @@ class Report:
     against_rate: list[Chart]
     trends: list[Chart]
     worst_by: str
-    worst: list[Pair]
+    worst: list[ThumbnailPair]
 
     @property
     def total(self) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def database(places: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-_NONE = manifest.Manifest(0, None, "", "", "", 0, False, (), manifest.Settings(), "")
+_NONE = manifest.Manifest(0, None, "", "", "", 0, False, (), manifest.RunSettings(), "")
 """Gives the view of an archive without runs its columns."""
 
 

@@ -32,7 +32,7 @@ class Thumbnail:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ThumbnailPair:
     """A row of the report beside its two pictures."""
 
     row: Row
@@ -40,7 +40,7 @@ class Pair:
     kept: Thumbnail
 
 
-def pairs(rows: Sequence[Row], models: Models, progress: Progress = SILENT) -> list[Pair]:
+def pairs(rows: Sequence[Row], models: Models, progress: Progress = SILENT) -> list[ThumbnailPair]:
     """The pictures of rows, whose column `archive` says where they are; what cannot be had is said in its place."""
     progress.begin(len(rows))
     found = []
@@ -50,7 +50,7 @@ def pairs(rows: Sequence[Row], models: Models, progress: Progress = SILENT) -> l
             place = row["archive"]
             if place not in opened:
                 opened[place] = stack.enter_context(Pictures(Store(place), models))
-            found.append(Pair(row, _of(opened[place].original, row), _of(opened[place].kept, row)))
+            found.append(ThumbnailPair(row, _of(opened[place].original, row), _of(opened[place].kept, row)))
             progress.advance(1)
     return found
 

@@ -24,7 +24,7 @@ class SourceGoneError(StorageError):
     """A source shows nothing any more."""
 
 
-class Reader:
+class SourceReader:
     """Reads entries of a source. Its methods raise LostError for one entry, SourceGoneError for all that follow."""
 
     def __init__(self, source: Source) -> None:

@@ -91,7 +91,7 @@ class Source(ABC):
 def open_source(url: str) -> Source:
     """The source at a path or URL: a listing file by its extension, a dataset by its plan, else a folder."""
     if listing_files.is_listing(url):
-        return Listed(url)
+        return ListedSource(url)
     store = Store(url)
     if store.url.startswith(("http://", "https://")):
         raise SettingsError(
@@ -101,10 +101,10 @@ def open_source(url: str) -> Source:
     if store.exists(layout.ARCHIVE):
         raise ArchiveError(f"{store}: is an archive; what is lossy is not compressed again, name the originals")
     if not (store.exists(layout.DATASET_PLAN) and "shards" in store.children("")):
-        return Folder(store)
+        return FolderSource(store)
     if not store.exists(layout.DATASET_MANIFEST):
         raise SettingsError(f"{store}: this dataset is not complete; run shard-images again, which goes on with it")
-    return Packed(store)
+    return PackedSource(store)
 
 
 def write_found(source: Source, path: Path) -> Path:
@@ -182,7 +182,7 @@ class _Stored(Source):
         return digest.hexdigest()
 
 
-class Folder(_Stored):
+class FolderSource(_Stored):
     """All files below a folder or URL; keys are paths relative to it."""
 
     def __init__(self, store: Store) -> None:
@@ -216,7 +216,7 @@ class Folder(_Stored):
         return self._store, name_of(entry["key"])
 
 
-class Listed(_Stored):
+class ListedSource(_Stored):
     """The files that a listing names, on one store or several.
 
     A path relative to the listing's folder is its own key; the key of a URL is what follows its scheme, so that
@@ -288,7 +288,7 @@ class Listed(_Stored):
         return self._stores[root], name
 
 
-class Packed(Source):
+class PackedSource(Source):
     """The photos in the tars of a dataset, under the keys they had when they were packed; stamps are their hashes."""
 
     stamps_tell_content = True

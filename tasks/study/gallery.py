@@ -50,7 +50,7 @@ class Gallery(Protocol):
     def reconstruction(self, image: str, method: str) -> Picture: ...
 
 
-class Folder:
+class StudyFolder:
     """An evaluation folder, or one made by hand; `originals` is a folder, by default the one in it.
 
     Raises SettingsError for a folder that is neither.
@@ -145,7 +145,7 @@ class Archives:
 def opened(places: Sequence[str], originals: Path | None, models: Models, stack: ExitStack) -> Gallery:
     """The gallery of one evaluation folder, or of one or more archives, which the stack will close."""
     if len(places) == 1 and Path(places[0]).is_dir() and not (Path(places[0]) / layout.ARCHIVE).is_file():
-        return Folder(Path(places[0]), originals)
+        return StudyFolder(Path(places[0]), originals)
     return stack.enter_context(Archives(places, models))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from codec.metrics.names import COSTLY, DEFAULT, FIELDS
-from tasks.archive.manifest import Settings
+from tasks.archive.manifest import RunSettings
 from tasks.processes import encode_worker, verify_worker
 
 MODELS = {"bundle": "", "device": "cpu", "backbone": "", "codec": "codec.codec:Codec"}
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--metrics", nargs="+", default=list(DEFAULT), choices=FIELDS)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    load, settings = os.getloadavg()[0], Settings(quality=8.0)
+    load, settings = os.getloadavg()[0], RunSettings(quality=8.0)
     _, encode = encode_worker._prepare(Namespace(metrics=given.metrics, **MODELS))
     _, verify = verify_worker._prepare(Namespace(**MODELS))
     names = ("quality", "target_bpp", "min_psnr_db", "max_lpips", "metadata", "verify")

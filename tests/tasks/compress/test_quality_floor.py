@@ -11,8 +11,8 @@ import pytest
 from codec import Codec, Picture, encode_png, lossless
 from codec.bundle import Bundle
 from codec.errors import SettingsError
-from codec.format.tags import Block
-from tasks.archive.manifest import Settings
+from codec.format.tags import MetadataBlock
+from tasks.archive.manifest import RunSettings
 from tasks.compress import encoding
 from tasks.processes.child import ChildDied
 from tasks.processes.encode_worker import Worker
@@ -77,7 +77,7 @@ def test_a_lossless_coder_that_dies_or_is_wrong_leaves_the_own_bytes(
 def test_a_floor_must_be_possible() -> None:
     for settings in ({"min_psnr_db": 0.0}, {"max_lpips": -1.0}, {"max_lpips": 0.2, "metrics": ("psnr",)}):
         with pytest.raises(SettingsError):
-            Settings(**settings)
+            RunSettings(**settings)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_the_codec_reaches_a_floor_with_more_bits_than_asked_or_says_that_it_can
 
 def test_exif_is_kept_as_asked(real: Worker) -> None:
     block = b"MM\0*\0\0\0\x08\0\0\0\0\0\0"
-    picture = Picture(synthetic(60, 80), blocks=(Block("exIf", block),))
+    picture = Picture(synthetic(60, 80), blocks=(MetadataBlock("exIf", block),))
     for policy, kept in (("all", block), ("none", None)):
         _, data = real.encode(ASKED | {"metadata": policy}, encode_png(picture))
         assert real.codec.decode_picture(data).exif == kept

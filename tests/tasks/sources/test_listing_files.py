@@ -11,7 +11,7 @@ import pytest
 from codec.errors import ArchiveError
 from tasks.sources import listing_files
 from tasks.sources.listing_files import Row
-from tasks.sources.source import Listed, open_source
+from tasks.sources.source import ListedSource, open_source
 from tasks.storage.store import Store
 
 
@@ -71,7 +71,7 @@ def test_a_listings_name_may_be_in_capitals_and_its_columns_parted_by_tabs(tmp_p
         written(path, path=["a,b.png"])
     else:
         path.write_bytes(gzip.compress(content, mtime=0) if name.lower().endswith("gz") else content)
-    assert isinstance(open_source(str(path)), Listed)
+    assert isinstance(open_source(str(path)), ListedSource)
     assert read(path) == [Row("a,b.png", None, None)]
 
 
