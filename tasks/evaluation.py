@@ -17,6 +17,7 @@ from codec.evaluation.baselines import Baseline
 from codec.evaluation.runner import Evaluation, EvaluationJob
 from codec.evaluation.spec import Contest
 from tasks.processes.child import Child, ChildDied
+from tasks.processes.requests import Measure
 from tasks.progress import SILENT, Progress
 from tasks.storage.store import Store
 from tasks.storage.working_copy import WorkingCopy
@@ -110,7 +111,7 @@ def measure(
         try:
             for job in several:
                 try:
-                    child.ask({"image": job.image, "codec": job.baseline.name}, seconds=seconds)
+                    child.ask(Measure(job.image, job.baseline.name), seconds=seconds)
                 except ChildDied as died:
                     kept.fail(job, str(died))
                 progress.advance(1)

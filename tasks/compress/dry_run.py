@@ -18,6 +18,7 @@ from tasks.compress import listing
 from tasks.compress.encoding import Encoding
 from tasks.processes.child import Child, ChildDied
 from tasks.processes.codec_process import Asked, Models, verifier, worker
+from tasks.processes.requests import Judge
 from tasks.progress import SILENT, Progress
 from tasks.sources import sharding
 from tasks.sources.filters import Filter
@@ -227,6 +228,6 @@ class _Trial:
             yield (death.reason, None), size, 0.0
 
     def _ask(self, encoder: Child, data: bytes, discard: tuple[str, ...]) -> Row:
-        request = {"do": "judge", "metadata": self._settings.metadata, "discard": list(discard)}
+        request = Judge(self._settings.metadata, discard)
         answer, _ = encoder.ask(request, data, seconds=self._settings.image_timeout)
         return answer

@@ -13,6 +13,7 @@ from tasks.compress import listing, windows
 from tasks.compress.windows import Read, Shared
 from tasks.processes.child import ChildDied, Frame
 from tasks.processes.codec_process import Asked, Claim, decodes, decodes_claim, decodes_each
+from tasks.processes.requests import Encode, Judge, Transcode
 from tasks.processes.stages import Timeline, staged, tell
 from tasks.progress import Progress
 from tasks.sources.reading import LostError, SourceReader
@@ -87,7 +88,7 @@ class Encoding:
             is_held = entry["key"] in self._held and content == entry["held_sha256"]
             is_equal = content == entry["sha256"] and entry["duplicate_of"] in keys
             if read.source is not None and not is_held and not is_equal:
-                read.asked = self._request("encode", entry["key"])
+                read.asked = self._encode_request(entry["key"])
                 chosen.append(read)
         settings = self._plan.settings
         windows.encode(self._encoder, chosen, settings.batch, seconds=settings.image_timeout)
@@ -202,7 +203,7 @@ class Encoding:
             return False
         if held["reason"] in schema.TROUBLE:
             return True
-        request = self._request("judge", entry["key"])
+        request = Judge(self._plan.settings.metadata, self._plan.settings.discard)
         try:
             answer, _ = self._encoder.ask(request, source, seconds=self._plan.settings.image_timeout)
         except ChildDied:
@@ -215,11 +216,18 @@ class Encoding:
         film = answer["film"][1] if answer["film"] else None
         return answer["reason"] is not None or not same or held["film_length"] != film
 
-    def _request(self, verb: str, key: str) -> Row:
+    def _encode_request(self, key: str) -> Encode:
         settings = self._plan.settings
-        asked = ("quality", "target_bpp", "min_psnr_db", "max_lpips", "metadata", "verify")
-        named = {"do": verb, "discard": list(settings.discard), "metrics": settings.metrics_of(key)}
-        return named | {name: getattr(settings, name) for name in asked}
+        return Encode(
+            quality=settings.quality,
+            target_bpp=settings.target_bpp,
+            min_psnr_db=settings.min_psnr_db,
+            max_lpips=settings.max_lpips,
+            metadata=settings.metadata,
+            verify=settings.verify,
+            discard=settings.discard,
+            metrics=settings.metrics_of(key),
+        )
 
     def _first(self, key: str | None, content: str) -> Row | None:
         """The outcome of an equal source of this shard, whose stored file then serves both."""
@@ -267,7 +275,7 @@ class Encoding:
 
     def _ask(self, read: Read, source: bytes) -> None:
         """The encoder's answer; what ends its process is asked once more in a fresh one."""
-        settings, request = self._plan.settings, self._request("encode", read.entry["key"])
+        settings, request = self._plan.settings, self._encode_request(read.entry["key"])
         if settings.batch > 1:
             read.asked = request
             windows.encode_alone(self._encoder, read, settings.batch, seconds=settings.image_timeout)
@@ -284,7 +292,7 @@ class Encoding:
         seconds = self._plan.settings.image_timeout
         if about["width"] is not None and reason not in OWN_BYTES:
             try:
-                answer, data = self._encoder.ask({"do": "keep"}, source, seconds=seconds)
+                answer, data = self._encoder.ask(Transcode(), source, seconds=seconds)
             except ChildDied:
                 answer, data = {}, b""
             if "content" in answer and decodes(self._decoder, data, answer["content"], seconds=seconds):

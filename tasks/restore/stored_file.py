@@ -6,6 +6,7 @@ from pathlib import Path
 
 from codec.errors import ArchiveError
 from tasks.processes.child import Child, ChildDied
+from tasks.processes.requests import Decode
 from tasks.storage.store import Store
 
 SECONDS = 1800.0
@@ -85,7 +86,7 @@ def decoded(decoder: Child, member: StoredFile, data: bytes, kind: str | None = 
     a JPEG XL file was made of.
     """
     try:
-        answer, png = decoder.ask({"do": "decode", "kind": kind}, data, seconds=SECONDS)
+        answer, png = decoder.ask(Decode(kind), data, seconds=SECONDS)
     except ChildDied as death:
         raise ArchiveError(f"cannot be decoded: {death}") from death
     if "fallback" in answer:

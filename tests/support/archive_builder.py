@@ -25,6 +25,7 @@ from tasks.archive.manifest import RunSettings
 from tasks.archive.schema import MEASURED_ON_THE_WAY
 from tasks.compress.runs import Outcome, compress
 from tasks.processes.codec_process import Models
+from tasks.processes.requests import Request
 from tasks.progress import Progress
 from tasks.storage.store import Store
 from tests.support.fake_codec import FAKE
@@ -84,8 +85,8 @@ class InProcess:
     def greeting(self) -> dict[str, Any]:
         return dict(self._greeting)
 
-    def ask(self, header: dict[str, Any], payload: bytes = b"", *, seconds: float) -> tuple[dict[str, Any], bytes]:
-        answer: tuple[dict[str, Any], bytes] = self._handle(header, payload)
+    def ask(self, request: Request, payload: bytes = b"", *, seconds: float) -> tuple[dict[str, Any], bytes]:
+        answer: tuple[dict[str, Any], bytes] = self._handle(request.header(), payload)
         return answer
 
 

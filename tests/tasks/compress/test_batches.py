@@ -24,6 +24,7 @@ from tasks.compress.windows import BATCHES, Read, windows
 from tasks.processes import encode_batches
 from tasks.processes.child import ChildDied
 from tasks.processes.codec_process import Models
+from tasks.processes.requests import EncodeMany, Request
 from tasks.storage.store import Store
 from tests.conftest import synthetic
 from tests.support import fake_codec, runner_processes
@@ -53,12 +54,12 @@ def test_with_one_member_killed_the_bytes_of_all_others_are_those_without(
     compress(str(source), str(tmp_path / "whole"), REAL, models=models)
     ask, asked = InProcess.ask, list[list[int]]()
 
-    def dies(self: InProcess, header: dict[str, Any], payload: bytes = b"", *, seconds: float) -> Any:
-        if header.get("do") == "encode_many":
-            asked.append([member["place"] for member in header["members"]])
+    def dies(self: InProcess, request: Request, payload: bytes = b"", *, seconds: float) -> Any:
+        if isinstance(request, EncodeMany):
+            asked.append([entry.position for entry in request.entries])
             if files["2.png"] in payload:
                 raise ChildDied(-signal.SIGKILL)
-        return ask(self, header, payload, seconds=seconds)
+        return ask(self, request, payload, seconds=seconds)
 
     monkeypatch.setattr(InProcess, "ask", dies)
     compress(str(source), str(tmp_path / "killed"), REAL, models=models)

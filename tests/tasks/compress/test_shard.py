@@ -16,6 +16,7 @@ from tasks.archive import layout, report
 from tasks.archive.tar import Tar
 from tasks.compress import listing, shard
 from tasks.processes.child import ChildDied, Frame
+from tasks.processes.requests import Encode, Request
 from tasks.sources.source import ChangedError, FolderSource
 from tasks.storage.keys import member
 from tasks.storage.store import StorageError, Store
@@ -302,11 +303,11 @@ def test_what_ended_a_child_is_asked_once_more_and_only_then_is_a_row(
     source = folder(tmp_path / "s", {"a.png": png(1), "b.png": png(2)})
     ask, left = InProcess.ask, [None] * deaths
 
-    def dying(self: InProcess, header: dict[str, Any], payload: bytes = b"", **options: Any) -> Frame:
-        if header.get("do") == "encode" and left:
+    def dying(self: InProcess, request: Request, payload: bytes = b"", **options: Any) -> Frame:
+        if isinstance(request, Encode) and left:
             left.pop()
             raise ChildDied(-signal.SIGSEGV)
-        return ask(self, header, payload, **options)
+        return ask(self, request, payload, **options)
 
     monkeypatch.setattr(InProcess, "ask", dying)
     pack(source, tmp_path / "a", fake_bundle)
