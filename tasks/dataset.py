@@ -65,7 +65,7 @@ MANIFEST = pa.schema(
     ]
 )
 
-Row = dict[str, Any]
+DatasetRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def pack_shard(job: ShardingJob, shard: int, progress: Progress = SILENT) -> int
     if store.exists(_part(shard)):
         progress.advance(len(planned))
         return len(planned)
-    rows: list[Row] = []
+    rows: list[DatasetRow] = []
     with tempfile.TemporaryDirectory() as scratch:
         spool = Path(scratch) / "shard.tar"
         with TrainingTar(spool) as tar, ThreadPoolExecutor(DECODERS) as decoders:
@@ -152,7 +152,7 @@ def totals(dataset: str) -> dict[str, int]:
     return dict(_query(Store(dataset), sql)[0])
 
 
-def failures(dataset: str) -> list[Row]:
+def failures(dataset: str) -> list[DatasetRow]:
     """key, reason, error and source of every failed row."""
     sql = "SELECT key, reason, error, source_uri AS source FROM manifest WHERE status = 'failed' ORDER BY key"
     return _query(Store(dataset), sql)
@@ -184,9 +184,9 @@ def local_tars(place: str, cache: Path) -> str:
     return str(kept / tar)
 
 
-def _checked(reader: SourceReader, entry: Row) -> tuple[Row, bytes]:
+def _checked(reader: SourceReader, entry: DatasetRow) -> tuple[DatasetRow, bytes]:
     """The row of one source, and its bytes; it is decoded whole, which is what finds a truncated file."""
-    row: Row = {
+    row: DatasetRow = {
         "key": entry["key"],
         "source_uri": entry["uri"],
         "bytes": entry["size"],
@@ -249,7 +249,7 @@ def _excluded(key: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(key, pattern) or fnmatch.fnmatchcase(last, pattern) for pattern in patterns)
 
 
-def _commit(store: Store, shard: int, rows: list[Row], spool: Path) -> None:
+def _commit(store: Store, shard: int, rows: list[DatasetRow], spool: Path) -> None:
     if any(row["status"] == "packed" for row in rows):
         tar = layout.dataset_tar(shard, sha256_of(spool))
         if not store.publish(tar, spool):
@@ -285,7 +285,7 @@ def _part(shard: int) -> str:
     return f"parts/part-{shard:06d}.parquet"
 
 
-def _query(store: Store, sql: str) -> list[Row]:
+def _query(store: Store, sql: str) -> list[DatasetRow]:
     """The answer to an SQL query in which `manifest` is the dataset's."""
     with parquet.database(manifest=parquet.dataset(store, [layout.DATASET_MANIFEST], MANIFEST)) as connection:
         return list(connection.sql(sql).to_arrow_table().to_pylist())

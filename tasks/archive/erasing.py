@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute
@@ -30,7 +30,7 @@ from codec.errors import ArchiveError
 from tasks.archive import index_files, layout, log, manifest, redaction, report, tables
 from tasks.archive.index_files import DamagedError
 from tasks.archive.log import ArchiveHead, Erasure, Table, TableFile
-from tasks.archive.schema import SCHEMA
+from tasks.archive.schema import SCHEMA, Row, present
 from tasks.storage.store import NotFoundError, Store, sha256_of
 
 _TOMBSTONE = ("key", "version", "source_uri", "source_bytes", "run", "shard", "created_at")
@@ -58,14 +58,17 @@ class _Change:
     def is_erased(self, key: str) -> bool:
         return (redaction.pseudonym(key) if self.erasure.redacted else key) in self.erasure.keys
 
-    def row(self, row: dict[str, Any]) -> dict[str, Any]:
+    def row(self, row: Row) -> Row:
         """The row as it is after the erasure."""
         if self.is_erased(row["key"]):
-            row = {name: row[name] for name in _TOMBSTONE} | {"status": "forgotten"}
+            row = cast(Row, {name: value for name, value in row.items() if name in _TOMBSTONE})
+            row["status"] = "forgotten"
         elif row["tar"] in self.moved:
-            move = self.moved[row["tar"]]
-            film = {"film_offset": move.offsets[row["film_offset"]]} if row.get("film_offset") is not None else {}
-            row = row | {"tar": move.tar, "offset": move.offsets[row["offset"]]} | film
+            move = self.moved[present(row["tar"])]
+            row = row | {"tar": move.tar, "offset": move.offsets[present(row["offset"])]}
+            film_offset = row.get("film_offset")
+            if film_offset is not None:
+                row["film_offset"] = move.offsets[film_offset]
         return redaction.of_row(row, self.is_erased) if self.erasure.redacted else row
 
 

@@ -8,8 +8,8 @@ by themselves. Windows of a few batches are sent to the encoding process at once
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from tasks.archive.listing_schema import Entry
 from tasks.processes.child import ChildDied, Frame
 from tasks.processes.codec_process import Asked
 from tasks.processes.requests import BatchEntry, Encode, EncodeMany, Request
@@ -21,14 +21,12 @@ BATCHES = 4
 WINDOW_BYTES = 2**28
 """Bytes of sources in a window, but for its last."""
 
-Row = dict[str, Any]
-
 
 @dataclass
 class Read:
     """An entry of the listing whose source was looked at: its bytes, or why they could not be had."""
 
-    entry: Row
+    entry: Entry
     place: int
     source: bytes | None = None
     content: str = ""

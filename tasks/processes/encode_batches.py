@@ -31,7 +31,6 @@ LARGEST_TOGETHER = 2**23
 READERS = 4
 """Sources that are read at a time, at most."""
 
-Row = dict[str, Any]
 TimedPixels = tuple[NDArray[np.uint8], float]
 
 
@@ -42,7 +41,7 @@ class BatchMember:
     request: Encode
     source: bytes
     place: int
-    answer: Row = field(default_factory=dict)
+    answer: dict[str, Any] = field(default_factory=dict)
     data: bytes = b""
     found: SourceImage | None = None
     encoded: Any = None

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tasks.archive import layout, log, manifest
+from tasks.archive.listing_schema import LISTING
 from tasks.archive.manifest import Manifest, RunSettings
 from tasks.archive.schema import SCHEMA
 from tasks.compress import listing
-from tasks.compress.listing import LISTING
 from tasks.sources.sharding import Limits
 from tasks.sources.source import open_source
 from tasks.storage import parquet

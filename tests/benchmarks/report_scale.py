@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tasks.archive import layout, manifest, report, schema
+from tasks.archive.listing_schema import LISTING
 from tasks.archive.manifest import Manifest, RunSettings
-from tasks.compress.listing import LISTING
 from tasks.maintenance import compaction
 from tasks.maintenance.upgrade import upgrade
 from tasks.storage.store import Store, sha256_of

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow.parquet
 
 from tasks.archive import index_files, layout, log, manifest
+from tasks.archive.listing_schema import LISTING
 from tasks.archive.opening import create
-from tasks.compress.listing import LISTING
 from tasks.storage.store import Store, sha256_of
 
 

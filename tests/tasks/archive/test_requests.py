@@ -12,10 +12,10 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from tasks.archive import index_files, layout, log, manifest, report, schema, tables
+from tasks.archive.listing_schema import LISTING
 from tasks.archive.log import ArchiveHead, Table
 from tasks.archive.opening import writable
 from tasks.compress import runs
-from tasks.compress.listing import LISTING
 from tasks.restore.filesystem import ArchiveFileSystem
 from tasks.restore.restore import restore
 from tasks.storage.store import Store, sha256_of
