@@ -1,8 +1,8 @@
-"""Pictures of one size coded together: the work behind the methods of codec.Codec that take several.
+"""Codes pictures of one size together: the implementation behind Codec's batch methods.
 
-A batch has places. What comes out of a place depends on what is put into it, on the place and on the shape of the batch
-alone: floating-point networks add numbers in an order that follows from shapes. So a place whose picture is missing is
-filled with grey, and the others give the same bytes.
+A batch has slots. The result of a slot depends only on its picture, its index and the batch's shape, because shapes
+determine the order in which floating-point networks add numbers. An empty slot is therefore filled with gray, and the
+other slots give the same bytes.
 """
 
 from collections import defaultdict
@@ -18,18 +18,18 @@ from codec.entropy.many import decompress_many, prepare_many
 from codec.entropy.rate import hyper_latent
 from codec.entropy.stream import Symbols, tiles
 from codec.errors import BitstreamError
-from codec.format.bitstream import File
+from codec.format.bitstream import FdcFile
 from codec.format.chunks import of_picture
 from codec.images import Picture, to_tensor
 from codec.quantization import quantizer
-from codec.quantization.quantizer import Parameters
+from codec.quantization.quantizer import QuantizationParameters
 
 if TYPE_CHECKING:
     from codec.codec import Codec, Encoded
 
 GREY = 128
 MOST_POSITIONS = 2**17
-"""Positions of latents that the exact network looks at together: of 8 megapixels."""
+"""Latent positions that the exact network processes together, those of 8 megapixels."""
 _Kind = tuple[tuple[int, int], bool]
 Pixels = NDArray[np.uint8]
 
@@ -38,7 +38,7 @@ Pixels = NDArray[np.uint8]
 def encode(
     codec: "Codec", pictures: Mapping[int, Picture], count: int, quality_code: int
 ) -> Callable[[], dict[int, "Encoded"]]:
-    """What gives the files of pictures of one size in places of a batch of `count`: the networks have run by then."""
+    """Returns a function that finishes the files of pictures in a batch of `count`; the networks have already run."""
     if not pictures:
         return dict
     _check("pictures", {picture.pixels.shape[:2] for picture in pictures.values()}, pictures, count)
@@ -69,8 +69,8 @@ def encode(
     return files
 
 
-def symbols_of(codec: "Codec", files: Sequence[File]) -> list[Symbols | BitstreamError]:
-    """The symbols of each file; those of one size are decoded together. An error in the place of its file."""
+def symbols_of(codec: "Codec", files: Sequence[FdcFile]) -> list[Symbols | BitstreamError]:
+    """The symbols of each file, or its error. Files of one size are decoded together."""
     alike: dict[_Kind, list[int]] = defaultdict(list)
     for place, file in enumerate(files):
         alike[file.latent_shape, file.version > 1].append(place)
@@ -84,7 +84,7 @@ def symbols_of(codec: "Codec", files: Sequence[File]) -> list[Symbols | Bitstrea
 
 
 def _portions(alike: dict[_Kind, list[int]]) -> Iterator[tuple[_Kind, list[int]]]:
-    """Places of files of a kind, as many at a time as memory allows."""
+    """Yields indices of files of a kind, as many at a time as memory allows."""
     for (shape, canonical), places in alike.items():
         most = max(1, MOST_POSITIONS // (shape[0] * shape[1]))
         for start in range(0, len(places), most):
@@ -92,8 +92,8 @@ def _portions(alike: dict[_Kind, list[int]]) -> Iterator[tuple[_Kind, list[int]]
 
 
 @torch.no_grad()
-def decode(codec: "Codec", files: Sequence[File]) -> list[Pixels]:
-    """The pixels of each file; those of one size and number of steps are decoded together."""
+def decode(codec: "Codec", files: Sequence[FdcFile]) -> list[Pixels]:
+    """The pixels of each file. Files of one size and number of steps are decoded together."""
     symbols: list[Symbols] = []
     for found in symbols_of(codec, files):
         if isinstance(found, BitstreamError):
@@ -112,9 +112,9 @@ def decode(codec: "Codec", files: Sequence[File]) -> list[Pixels]:
 
 @torch.no_grad()
 def reconstruct(
-    codec: "Codec", files: Mapping[int, File], symbols: Mapping[int, Symbols], count: int
+    codec: "Codec", files: Mapping[int, FdcFile], symbols: Mapping[int, Symbols], count: int
 ) -> dict[int, Pixels]:
-    """The pixels of files of one size, whose symbols are known, in places of a batch of `count`."""
+    """The pixels of files of one size with known symbols, in slots of a batch of `count`."""
     _check("files", {(file.height, file.width) for file in files.values()}, files, count)
     alike: dict[tuple[bool, bool], list[int]] = defaultdict(list)
     for place, file in files.items():
@@ -123,7 +123,7 @@ def reconstruct(
     for (grey, stepped), places in alike.items():
         first = files[places[0]]
         k = torch.zeros(count, *symbols[places[0]].shape)
-        parameters = [Parameters(first.parameters.alpha_codes, int(stepped))] * count
+        parameters = [QuantizationParameters(first.parameters.alpha_codes, int(stepped))] * count
         for place in places:
             k[place], parameters[place] = torch.from_numpy(symbols[place]), files[place].parameters
         pixels = codec._restore(k.to(codec.backbone.device), parameters, (first.height, first.width), grey)
@@ -133,15 +133,15 @@ def reconstruct(
 
 def _check(what: str, sizes: set[tuple[int, ...]], places: Mapping[int, object], count: int) -> None:
     if len(sizes) > 1:
-        raise ValueError(f"{what} that are coded together must have one size")
+        raise ValueError(f"{what} in a batch must have one size")
     if not all(0 <= place < count for place in places):
-        raise ValueError(f"a batch of {count} has no places {sorted(places)}")
+        raise ValueError(f"a batch of {count} has no slots {sorted(places)}")
 
 
 def _integers(x: Tensor) -> Symbols:
     return x.cpu().numpy().astype(np.int32)
 
 
-def _stepped(file: File) -> bool:
-    """Whether the U-Net takes part in decoding."""
+def _stepped(file: FdcFile) -> bool:
+    """Whether decoding runs the U-Net."""
     return bool(file.parameters.timestep_code)

@@ -1,11 +1,11 @@
-"""A trained codec on disk: JSON configuration, safetensors, and an id that is the hash of all of it.
+"""A trained codec on disk: JSON configuration, safetensors files, and an id that hashes all of it.
 
 bundle.json            configuration and the SHA-256 of every file below; its own canonical hash is the id
 entropy.safetensors    the entropy model as integers, and the CDF tables
-encoder.safetensors    what only the encoder runs: hyper-encoder, parameter estimator
-prompt.safetensors     the empty prompt's embedding, where the backbone takes one
-backbone/              the backbone in diffusers layout, where it is embedded
-CARD.md                how it came to be; not part of the id
+encoder.safetensors    encoder-only networks: hyper-encoder, parameter estimator
+prompt.safetensors     the empty prompt's embedding, if the backbone takes one
+backbone/              the backbone in diffusers layout, if embedded
+CARD.md                model card; not part of the id
 """
 
 import dataclasses
@@ -38,11 +38,11 @@ FORMAT = 1
 EMBEDDED = Path(__file__).parent / "bundles"
 DEFAULT_BUNDLE = EMBEDDED / "mini"
 LARGEST_OFFSET = 64
-"""Alpha codes that a channel's bins may differ by: two octaves."""
+"""Largest offset of a channel's alpha code: two octaves."""
 MOST_STEPS = 1000
 LONGEST_CONFIG = 16 << 20
 BACKBONES = "backbones"
-"""The folder beside bundles in which those that they do not embed are found by content hash, as in an archive."""
+"""Folder next to bundles that holds backbones by content hash, as in an archive."""
 CONFIG, ENTROPY, ENCODER, PROMPT, BACKBONE = (
     "bundle.json",
     "entropy.safetensors",
@@ -54,12 +54,12 @@ CONFIG, ENTROPY, ENCODER, PROMPT, BACKBONE = (
 
 @dataclass(frozen=True)
 class BundleConfig:
-    """Everything about a codec that is not a tensor."""
+    """The configuration of a codec: everything except tensors."""
 
     name: str
     backbone_hash: str
     backbone_source: str
-    """'embedded', or where to look for it unless another place is given: a hub id or a path."""
+    """'embedded', or the default location: a hub id or a path."""
     entropy: EntroformerSettings
     adapter: AdapterSettings
     steps: int = 1
@@ -68,30 +68,30 @@ class BundleConfig:
     alpha_at_one: float = 0.5
     """Reciprocal bin width at lambda = 1; it grows with the root of lambda ('measured' and 'tied')."""
     alpha_offsets: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Alpha codes (1/32 octave) by which each channel's bins are narrower than lambda says; not for 'learned'."""
+    """Alpha codes (1/32 octave) by which each channel's bins are narrower than lambda implies; not for 'learned'."""
     known_answer: str = ""
-    """SHA-256 that the exact entropy model must reproduce when it is loaded."""
+    """SHA-256 of the known answer that the exact entropy model must reproduce when loaded."""
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """SHA-256 of each file of the bundle, by its path in it."""
+    """SHA-256 of each file of the bundle by relative path."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle checked against its hashes, not yet loaded into networks."""
+    """A bundle verified against its hashes; its networks are loaded on request."""
 
     path: Path
     config: BundleConfig
     id: str
-    """SHA-256 of the configuration's canonical JSON, and so of all files."""
+    """SHA-256 of the configuration's canonical JSON, which covers all files."""
 
     @classmethod
     def open(cls, path: str | Path) -> "Bundle":
-        """Read the configuration and check every file's hash. Raises BundleError."""
+        """Reads the configuration and checks every file's hash. Raises BundleError."""
         return cls.described(path).checked()
 
     @classmethod
     def described(cls, path: str | Path) -> "Bundle":
-        """Read the configuration alone, which gives the id. Raises BundleError."""
+        """Reads the configuration alone, which gives the id. Raises BundleError."""
         path = Path(path)
         with _explained(f"{path / CONFIG} is damaged"):
             try:
@@ -106,7 +106,7 @@ class Bundle:
             return cls(path, _read_config(data, path), hashlib.sha256(canonical.encode()).hexdigest())
 
     def checked(self) -> "Bundle":
-        """This bundle, every file of which has the hash that the configuration states. Raises BundleError."""
+        """Checks every file's hash against the configuration and returns this bundle. Raises BundleError."""
         for name, expected in self.config.files.items():
             with _explained(f"the bundle {self.path} is incomplete: {name!r} cannot be read"):
                 place = Path(name)
@@ -125,12 +125,12 @@ class Bundle:
     def _tensors(self, name: str) -> dict[str, Tensor]:
         if name not in self.config.files:
             raise BundleError(
-                f"the bundle {self.path} is incomplete: {CONFIG} does not list {name}, so nothing vouches for it"
+                f"the bundle {self.path} is incomplete: {CONFIG} does not list {name}, so its content is unverified"
             )
         return load_file(self.path / name)
 
     def load_backbone(self, source: str | Path | None = None, device: str = "cpu") -> Backbone:
-        """The bundle's backbone, checked by content hash; `source` overrides where it is looked for."""
+        """Loads the bundle's backbone and checks its content hash. `source` overrides its location."""
         place = self.backbone_place() if source is None else source
         with _explained(f"the backbone of {self.path} does not fit it", only_unexpected=place != self.path / BACKBONE):
             prompt = self._tensors(PROMPT)["embedding"] if PROMPT in self.config.files else None
@@ -145,16 +145,16 @@ class Bundle:
                 raise BundleError(f"the bundle {self.path} holds {name}, which {CONFIG} does not list; remove it")
 
     def backbone_place(self) -> str | Path:
-        """Where the backbone is looked for: in the bundle, else among those beside it, else where the bundle says."""
+        """Search order: inside the bundle, next to it (../backbones/HASH), then `backbone_source`."""
         if self.config.backbone_source == "embedded":
             return self.path / BACKBONE
         beside = self.path.parent / BACKBONES / self.config.backbone_hash
         return beside if beside.is_dir() else self.config.backbone_source
 
     def load_entropy(self, device: str = "cpu", *, remember: bool = False) -> tuple[ExactEntropyModel, Tables]:
-        """The exact entropy model, after its known-answer test, and the coder's tables. Raises BundleError.
+        """Loads the exact entropy model, runs its known-answer test, and loads the coder's tables. Raises BundleError.
 
-        With `remember` a test that this machine passed within the last day counts: codec.support.remembered.
+        With `remember`, skips the test if this machine passed it within the last day (codec.support.remembered).
         """
         with _explained(f"the entropy model of {self.path} cannot be read"):
             tensors = self._tensors(ENTROPY)
@@ -171,13 +171,13 @@ class Bundle:
             return model, tables
 
     def trainable_entropy(self) -> Entroformer:
-        """The float entropy model as exported, to be trained on."""
+        """The exported entropy model in float, for further training."""
         model = trainable(self._tensors(ENTROPY), self.config.entropy)
         model.hyper_encoder.load_state_dict(self.load_encoder()[0].hyper_encoder.state_dict())
         return model
 
     def load_encoder(self, device: str = "cpu") -> tuple[Entroformer, ParameterEstimator | None]:
-        """The float entropy model, of which only the hyper-encoder is trained, and the estimator where there is one."""
+        """The float entropy model, with only the hyper-encoder's weights set, and the estimator if the bundle has one."""
         settings = self.config
         with _explained(f"the encoder of {self.path} cannot be read"):
             tensors = {name: value.float() for name, value in self._tensors(ENCODER).items()}
@@ -205,14 +205,14 @@ def write_bundle(
     estimator: ParameterEstimator | None = None,
     card: str = "",
 ) -> Bundle:
-    """Export a trained codec to a new folder, whole or not at all. An 'embedded' backbone is stored in half precision.
+    """Exports a trained codec to a new folder atomically. An 'embedded' backbone is stored in half precision.
 
-    The entropy model of another bundle is taken over as it is, integer by integer, so both give the same symbols.
+    The entropy model of another bundle is copied integer by integer, so both bundles give the same symbols.
     Raises BundleError when the folder exists or the entropy model cannot be made exact.
     """
     folder = Path(folder)
     if folder.exists():
-        raise BundleError(f"{folder} exists already: a bundle is never overwritten; remove it or choose another place")
+        raise BundleError(f"{folder} already exists; a bundle is never overwritten: remove it or choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     spool = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -257,9 +257,9 @@ def _known_answer(tensors: Mapping[str, Tensor], settings: EntroformerSettings) 
 
 
 def find_bundle(head: str, folders: Iterable[str | Path] = ()) -> Bundle:
-    """The bundle whose id starts with `head` (16 hex digits), in the folders given, then in the package.
+    """Finds the bundle whose id starts with `head` (16 hex digits), in the given folders, then in the package.
 
-    A folder may be a bundle or hold bundles. Raises BundleError when none fits.
+    A folder may be a bundle or contain bundles. Raises BundleError if none matches.
     """
     places = [Path(folder) for folder in folders] + [EMBEDDED]
     wanted: list[BundleError] = []
@@ -277,19 +277,21 @@ def find_bundle(head: str, folders: Iterable[str | Path] = ()) -> Bundle:
     looked = ", ".join(map(str, places))
     damaged = wanted + others
     why = f"; {len(damaged)} there cannot be read, the first because {damaged[0]}" if damaged else ""
-    raise BundleError(f"no bundle with id {head}... in {looked}; give the folder of the one that wrote the file{why}")
+    raise BundleError(
+        f"no bundle with id {head}... in {looked}; pass the folder of the bundle that wrote the file{why}"
+    )
 
 
 def _bundles_in(place: Path) -> list[Path]:
     try:
         return [folder for folder in [place, *sorted(place.glob("*/"))] if (folder / CONFIG).exists()]
     except (OSError, ValueError) as error:
-        raise BundleError(f"cannot look for bundles in {place}: {error}") from None
+        raise BundleError(f"cannot search {place} for bundles: {error}") from None
 
 
 @contextmanager
 def _explained(what: str, *, only_unexpected: bool = True) -> Iterator[None]:
-    """Make one BundleError of what a library raises over a damaged file, or, if not `only_unexpected`, of any error."""
+    """Converts a library's exception for a damaged file into a BundleError; any exception, unless `only_unexpected`."""
     try:
         yield
     except BundleError:
@@ -306,7 +308,7 @@ def _named(error: Exception) -> str:
 
 
 def _check_sizes(network: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless a network without memory has tensors of these names and shapes."""
+    """Raises ValueError unless a meta-device network has tensors of these names and shapes."""
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
@@ -319,17 +321,17 @@ def _read_config(data: Any, path: Path) -> BundleConfig:
     try:
         if data.pop("format") != FORMAT:
             raise BundleError(
-                f"the bundle {path} has another format than {FORMAT}: a newer release of fdcodec may read it"
+                f"the bundle {path} does not have format {FORMAT}: a newer release of fdcodec may read it"
             )
         config = cast(BundleConfig, build(BundleConfig, data, "settings"))
         if max(map(abs, config.alpha_offsets)) > LARGEST_OFFSET:
-            raise ValueError(f"alpha_offsets are at most {LARGEST_OFFSET}, not {list(config.alpha_offsets)}")
+            raise ValueError(f"alpha_offsets must be at most {LARGEST_OFFSET}, not {list(config.alpha_offsets)}")
         if not 1 <= config.steps <= MOST_STEPS:
-            raise ValueError(f"steps are 1 to {MOST_STEPS}, not {config.steps}")
+            raise ValueError(f"steps must be 1 to {MOST_STEPS}, not {config.steps}")
         if not 0 < config.alpha_at_one < math.inf:
-            raise ValueError(f"alpha_at_one is a positive number, not {config.alpha_at_one}")
+            raise ValueError(f"alpha_at_one must be a positive number, not {config.alpha_at_one}")
         return config
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # also of JSON that is no object
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # also for JSON that is not an object
         raise BundleError(f"{path / CONFIG} does not describe a bundle: {error}") from None
 
 

@@ -1,4 +1,4 @@
-"""The command fdc: encode, decode, info, self-test, evaluate. Heavy modules are imported by those that need them."""
+"""The command fdc: encode, decode, info, self-test, evaluate. Each command imports the heavy modules it needs."""
 
 import math
 import os
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from codec.entropy.integer import ExactEntropyModel
     from codec.entropy.stream import Symbols
     from codec.entropy.tables import Tables
-    from codec.format.bitstream import File
+    from codec.format.bitstream import FdcFile
     from codec.images import Picture
 
 
 class _Commands(typer.core.TyperGroup):
-    """Commands whose FdcError ends as one line and exit status 1."""
+    """A command group that turns FdcError into one line and exit status 1."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -50,15 +50,16 @@ def _positive(value: float | Sequence[float] | None) -> Any:
     return value
 
 
-Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
-Device = Annotated[str, typer.Option(help="Where the networks run, as PyTorch names it: cpu, cuda, ...")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
+Device = Annotated[str, typer.Option(help="PyTorch device for the networks: cpu, cuda, ...")]
 BundleFolder = Annotated[
     str | None, typer.Option("--bundle", help="Folder of a trained codec. [default: the embedded one]")
 ]
 BackbonePlace = Annotated[
-    str | None, typer.Option("--backbone", help="Folder, file or hub id of a backbone that the bundle does not embed.")
+    str | None,
+    typer.Option("--backbone", help="Folder, file or hub id of a backbone that is not embedded in the bundle."),
 ]
-QUALITY_HELP = "Lambda: larger means more bits and less distortion."
+QUALITY_HELP = "Rate-distortion weight lambda: larger means more bits and less distortion."
 
 
 @app.command()
@@ -67,21 +68,28 @@ def encode(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.fdc", help="The file to write.")],
     quality: Annotated[float | None, typer.Option(help=f"{QUALITY_HELP} [default: 8]", callback=_positive)] = None,
     target_bpp: Annotated[
-        float | None, typer.Option(help="Most bits per pixel, of the whole file.", callback=_positive)
+        float | None, typer.Option(help="Upper bound on bits per pixel of the whole file.", callback=_positive)
     ] = None,
     min_psnr: Annotated[
-        float | None, typer.Option(help="Least PSNR in dB; the smallest file that has it.", callback=_positive)
+        float | None,
+        typer.Option(help="Lower bound on PSNR in dB; writes the smallest file that meets it.", callback=_positive),
     ] = None,
     max_lpips: Annotated[
         float | None,
-        typer.Option(help="Greatest LPIPS (AlexNet); the smallest file that keeps it.", callback=_positive),
+        typer.Option(
+            help="Upper bound on LPIPS (AlexNet); writes the smallest file that meets it.", callback=_positive
+        ),
     ] = None,
-    metadata: Annotated[str, typer.Option(help="Carry all metadata, no-location, or none.")] = "all",
+    metadata: Annotated[str, typer.Option(help="Metadata to keep: all, no-location or none.")] = "all",
     discard: Annotated[
         list[str] | None,
-        typer.Option(help="A part that may be left out: preview, gain-map, motion, ... May be repeated. [preview]"),
+        typer.Option(
+            help="Part that may be left out: preview, gain-map, motion, ... May be repeated. [default: preview]"
+        ),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse a picture of which something is left out.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail if any part of the picture would be left out.")
+    ] = False,
     bundle: BundleFolder = None,
     backbone: BackbonePlace = None,
     device: Device = "cpu",
@@ -90,7 +98,9 @@ def encode(
     """Compress a picture. Transparency is kept without loss."""
     floor = min_psnr is not None or max_lpips is not None
     if (quality is not None) + (target_bpp is not None) + floor > 1:
-        raise typer.BadParameter("give one of --quality, --target-bpp, and a floor (--min-psnr, --max-lpips)")
+        raise typer.BadParameter(
+            "choose one of --quality, --target-bpp, or quality constraints (--min-psnr, --max-lpips)"
+        )
     _check_output(output, force)
     picture = _source(source, metadata, discard, strict=strict)
     from codec.codec import DEFAULT_QUALITY
@@ -110,26 +120,24 @@ def encode(
         f"lambda {encoded.quality:.4g}, timestep {encoded.timestep:g}, U-Net steps {encoded.steps}"
     )
     if target_bpp is not None and bits_per_pixel > target_bpp:
-        typer.echo(
-            f"warning: no file of this picture is as small as {target_bpp:g} bpp; this is the smallest", err=True
-        )
+        typer.echo(f"warning: {target_bpp:g} bpp cannot be reached for this picture; wrote the smallest file", err=True)
 
 
 @app.command()
 def decode(
-    source: Annotated[Path, typer.Argument(metavar="IN.fdc", help="A compressed picture.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.png", help="The PNG to write.")],
+    source: Annotated[Path, typer.Argument(metavar="IN.fdc", help="A compressed picture (.fdc).")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.png", help="The PNG file to write.")],
     bundle: BundleFolder = None,
     backbone: BackbonePlace = None,
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """Restore a picture as PNG, with its transparency and metadata.
+    """Decode a file to PNG, with its transparency and metadata.
 
-    The bundle is found by the id in the file, in the package or under --bundle.
+    Finds the bundle by the id in the file, in the package or under --bundle.
     """
     if output.suffix.lower() != ".png":
-        raise typer.BadParameter(f"{output} does not end in .png, the one format that is written")
+        raise typer.BadParameter(f"{output} must end in .png, the only supported output format")
     _check_output(output, force)
     data, file = _parsed(source)
     from codec.images import encode_png
@@ -148,7 +156,7 @@ def self_test(
     bundle: BundleFolder = None,
     device: Device = "cpu",
 ) -> None:
-    """Test that a bundle's entropy model is exact here and now; encode and decode repeat that once a day."""
+    """Check that a bundle's entropy model computes exactly on this machine; encode and decode do so once a day."""
     _check_device(device)
     from codec.bundle import DEFAULT_BUNDLE, Bundle
     from codec.support import remembered
@@ -161,11 +169,11 @@ def self_test(
 
 @app.command()
 def info(
-    source: Annotated[Path, typer.Argument(metavar="IN.fdc", help="A compressed picture.")],
-    symbols: Annotated[bool, typer.Option("--symbols", help="Decode the symbols and describe them.")] = False,
+    source: Annotated[Path, typer.Argument(metavar="IN.fdc", help="A compressed picture (.fdc).")],
+    symbols: Annotated[bool, typer.Option("--symbols", help="Decode the symbols and print their statistics.")] = False,
     bundle: BundleFolder = None,
 ) -> None:
-    """Show every field of a file and where every bit of it went."""
+    """Show every field of a file and its bit breakdown."""
     data, file = _parsed(source)
     from codec.format.breakdown import bit_breakdown
 
@@ -188,7 +196,7 @@ def info(
     if missing and symbols:
         raise missing
     if missing:
-        typer.echo(f"the stream is shown as a whole: {missing}", err=True)
+        typer.echo(f"the stream is shown as one entry: {missing}", err=True)
     if entropy and symbols:
         from codec.entropy.stream import decompress
 
@@ -200,8 +208,10 @@ def info(
 
 @app.command()
 def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures, also in folders below it.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Rows, report, curves, pictures.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of pictures, searched recursively.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Output folder: rows, report, curves, pictures.")
+    ],
     codecs: Annotated[
         list[str] | None,
         typer.Option("--codec", help="fdcodec, jpeg, webp, ..., or all. May be repeated. [default: fdcodec]"),
@@ -212,7 +222,10 @@ def evaluate(
     ] = None,
     bpp: Annotated[
         list[float] | None,
-        typer.Option(help="A rate for the other codecs. May be repeated. [default: 0.06 to 0.26]", callback=_positive),
+        typer.Option(
+            help="Rate in bits per pixel for the other codecs. May be repeated. [default: 0.06 to 0.26]",
+            callback=_positive,
+        ),
     ] = None,
     commands: Annotated[
         Path | None, typer.Option(metavar="TOML", help="External codecs: [NAME] with encode, decode, settings each.")
@@ -221,10 +234,10 @@ def evaluate(
     backbone: BackbonePlace = None,
     device: Device = "cpu",
 ) -> None:
-    """Measure bits per pixel and quality on a folder, of this codec and of others.
+    """Measure bits per pixel and quality of this codec and others on a folder of pictures.
 
-    Called again, it goes on where it stopped. What cannot be read or coded is a row that says why; the exit status is 1
-    only when all are.
+    Running it again resumes. Pictures that cannot be read or coded become rows that state the reason; the exit status is 1
+    only if all pictures fail.
     """
     _check_device(device)
     import rich.progress
@@ -248,13 +261,13 @@ def evaluate(
 
 
 def main() -> None:
-    """Entry point of the command."""
+    """Entry point of the fdc command."""
     wait_passively()
     app(prog_name="fdc")
 
 
-def _codec(bundle: str | None, backbone: str | None, device: str, file: "File | None" = None) -> "Codec":
-    """The codec of a bundle: the one that wrote `file`, or the one given, or the embedded default."""
+def _codec(bundle: str | None, backbone: str | None, device: str, file: "FdcFile | None" = None) -> "Codec":
+    """Loads a codec: of the bundle that wrote `file`, of the given bundle, or the embedded default."""
     from codec.bundle import find_bundle
     from codec.codec import Codec
 
@@ -264,7 +277,7 @@ def _codec(bundle: str | None, backbone: str | None, device: str, file: "File | 
 
 
 def _source(path: Path, metadata: str, discard: list[str] | None, *, strict: bool) -> "Picture":
-    """A picture to encode; one line on the error stream says what is left out of it."""
+    """Reads a picture to encode, and prints one line to stderr about parts that are left out."""
     from codec.containers.judgement import DISCARDS, POLICIES, Policy
     from codec.containers.reading import read_leniently
 
@@ -282,13 +295,13 @@ def _source(path: Path, metadata: str, discard: list[str] | None, *, strict: boo
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
     if left_out and strict:
-        raise ImageError(f"{path}: would leave out {left_out}; without --strict it is encoded")
+        raise ImageError(f"{path}: would leave out {left_out}; remove --strict to encode it anyway")
     if left_out:
         typer.echo(f"warning: {path}: leaves out {left_out}", err=True)
     return picture
 
 
-def _entropy(bundle: str | None, file: "File") -> "tuple[ExactEntropyModel, Tables]":
+def _entropy(bundle: str | None, file: "FdcFile") -> "tuple[ExactEntropyModel, Tables]":
     from codec.bundle import find_bundle
 
     return find_bundle(file.bundle_id, [bundle] if bundle else []).load_entropy()
@@ -303,7 +316,7 @@ def _check_device(device: str) -> None:
         raise SettingsError(f"device {device!r} is not available here; use cpu") from None
 
 
-def _parsed(source: Path) -> "tuple[bytes, File]":
+def _parsed(source: Path) -> "tuple[bytes, FdcFile]":
     try:
         data = source.read_bytes()
     except OSError as error:
@@ -318,7 +331,7 @@ def _parsed(source: Path) -> "tuple[bytes, File]":
 
 @contextmanager
 def _naming(source: Path) -> Iterator[None]:
-    """What is wrong with a coded picture is said with the name of its file."""
+    """Adds the file name to errors about a coded picture."""
     try:
         yield
     except (BitstreamError, BundleError) as error:
@@ -326,16 +339,16 @@ def _naming(source: Path) -> Iterator[None]:
 
 
 def _check_output(output: Path, force: bool) -> None:
-    """Refuse, before the work is done, an output that could not be written after it."""
+    """Raises FdcError before any work if the output could not be written."""
     if output.exists() and not force:
-        raise SettingsError(f"{output} exists already; choose another name, or replace it with --force")
+        raise SettingsError(f"{output} already exists; choose another name, or overwrite it with --force")
     if not os.access(output.parent, os.W_OK):
-        raise SettingsError(f"cannot write {output}: {output.parent} is no folder that can be written to")
+        raise SettingsError(f"cannot write {output}: {output.parent} is not a writable folder")
 
 
 @contextmanager
 def _written(output: Path) -> Iterator[Path]:
-    """A temporary file beside the output that takes its name when all went well, and vanishes otherwise."""
+    """Yields a temporary file next to the output, which is renamed on success and removed on failure."""
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         yield temporary
@@ -347,7 +360,7 @@ def _written(output: Path) -> Iterator[Path]:
 
 
 def _show_symbols(symbols: "Symbols") -> None:
-    """What must agree between machines, and how the symbols of each channel spread."""
+    """Prints what must agree between machines, and the distribution of each channel's symbols."""
     import hashlib
 
     import numpy as np

@@ -1,4 +1,4 @@
-"""The codec: pictures to .fdc files and back."""
+"""The codec: encodes pictures to .fdc files and decodes them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,26 +21,26 @@ from codec.entropy.rate import hyper_latent
 from codec.entropy.stream import CodedStream, Symbols, compress, decompress, tiles
 from codec.entropy.tables import Tables
 from codec.errors import BitstreamError, BundleError, ImageError, SettingsError
-from codec.format.bitstream import DEFAULT_MAX_PIXELS, MAX_PIXELS, MAX_SIDE, File, pack, parse
+from codec.format.bitstream import DEFAULT_MAX_PIXELS, MAX_PIXELS, MAX_SIDE, FdcFile, pack, parse
 from codec.format.chunks import Chunk, of_picture, to_picture
 from codec.format.content import Content
 from codec.images import Picture, to_pixels
 from codec.quantization import quantizer
 from codec.quantization.estimator import ParameterEstimator
-from codec.quantization.quantizer import Parameters
+from codec.quantization.quantizer import QuantizationParameters
 from codec.quantization.rate_control import Floor, coarsest_reaching, largest_within
 
 DEFAULT_QUALITY = 8.0
-"""Lambda when none is asked for."""
+"""Default lambda."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A finished file with what the encoder knows of it."""
+    """A finished file and the encoder's statistics."""
 
     data: bytes
     content: Content
-    """What the encoder wrote, not what is read from the file."""
+    """The symbols as the encoder wrote them, not decoded from the file."""
     quality: float
     timestep: float
     steps: int
@@ -55,7 +55,7 @@ class Encoded:
 
 
 class Codec:
-    """A loaded bundle. Encoding and decoding are deterministic functions of picture, settings, bundle and machine."""
+    """A loaded bundle. Encoding and decoding are deterministic in picture, settings, bundle and machine."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Codec:
         self.encoder, self.estimator = encoder, estimator
         self.constants = RateConstants.computed()
         if bundle.config.parameters == "learned" and estimator is None:
-            raise BundleError(f"the bundle {bundle.path} wants learned parameters but has no estimator")
+            raise BundleError(f"the bundle {bundle.path} needs an estimator for learned parameters but has none")
 
     @classmethod
     def load(
@@ -81,10 +81,10 @@ class Codec:
         backbone: str | Path | None = None,
         remember: bool = False,
     ) -> "Codec":
-        """Load a bundle's folder, or the embedded default. `backbone` says where to find one that is not embedded.
+        """Loads a bundle's folder, or the embedded default. `backbone` locates a backbone that is not embedded.
 
-        The entropy model's self-test runs first. With `remember`, for a process that lives for one picture, one that
-        this machine passed within the last day counts. Raises BundleError, BackboneError.
+        Runs the entropy model's self-test. With `remember`, meant for processes that handle one picture, a test passed
+        on this machine within the last day suffices. Raises BundleError, BackboneError.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle or DEFAULT_BUNDLE)
         entropy, tables = opened.load_entropy(device, remember=remember)
@@ -93,34 +93,34 @@ class Codec:
 
     @torch.no_grad()
     def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY) -> Encoded:
-        """Encode at lambda = quality > 0; larger means more bits and less distortion.
+        """Encodes at lambda = quality > 0; larger means more bits and less distortion.
 
-        The colors are coded as they are stored, also where they are transparent. All that the picture has beside them
-        is kept without loss: alpha plane, color profile, orientation and blocks of metadata. Raises ImageError for a
-        picture beyond what a file can hold, SettingsError for an impossible quality.
+        Codes the stored colors, also of transparent pixels. Alpha plane, color profile, orientation and metadata blocks
+        are kept without loss. Raises ImageError if the picture exceeds the format's limits, SettingsError for an
+        invalid quality.
         """
         code = _quality_code(quality)
         return self._encode(picture, self._latent(picture), code)
 
     def encode_all(self, pictures: Sequence[Picture], *, quality: float = DEFAULT_QUALITY) -> list[Encoded]:
-        """What encode gives for each picture, all of one size, whose networks run together: see encode_many."""
+        """Encodes pictures of one size in one batch; see encode_many."""
         return list(self.encode_many(dict(enumerate(pictures)), len(pictures), quality=quality).values())
 
     def encode_many(
         self, pictures: Mapping[int, Picture], count: int, *, quality: float = DEFAULT_QUALITY
     ) -> dict[int, Encoded]:
-        """What encode gives for pictures of one size, by their places in a batch of `count`; free places are grey.
+        """Encodes pictures of one size, by slot in a batch of `count`; empty slots are gray.
 
-        A latent's last bits depend on the shape of the batch and on the place in it, so a file may differ from that of
-        encode; each is as good. It does not depend on what is in other places. Raises ValueError for pictures of
-        several sizes, or places that a batch has not; otherwise as encode does.
+        A latent's last bits depend on the batch's shape and the slot, so a file may differ slightly from encode's. It does
+        not depend on the other slots. Raises ValueError for pictures of several sizes or invalid slots; otherwise as
+        encode does.
         """
         return self.begin_many(pictures, count, quality=quality)()
 
     def begin_many(
         self, pictures: Mapping[int, Picture], count: int, *, quality: float = DEFAULT_QUALITY
     ) -> Callable[[], dict[int, Encoded]]:
-        """What gives the result of encode_many: networks have run by then, range coders run when it is called."""
+        """Runs the networks of encode_many and returns a function that runs the range coders and gives its result."""
         code = _quality_code(quality)
         for picture in pictures.values():
             _check_size(picture)
@@ -128,9 +128,9 @@ class Codec:
 
     @torch.no_grad()
     def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Encoded:
-        """The largest file of at most `bits_per_pixel` (8 * file bytes / pixels), at most 3 % or 64 bytes below it.
+        """Encodes to the largest file of at most `bits_per_pixel` (8 * file bytes / pixels), within 3 % or 64 bytes of it.
 
-        A picture that has no file so large, or none so small, gets the nearest that it has. Raises as encode does.
+        If the picture cannot reach the rate, returns its nearest file. Raises as encode does.
         """
         if not 0 < bits_per_pixel < float("inf"):
             raise SettingsError(f"a target of {bits_per_pixel} bits per pixel is impossible; give a positive number")
@@ -147,11 +147,11 @@ class Codec:
         max_lpips: float | None = None,
         above: float = 0,
     ) -> Encoded:
-        """The smallest file with at least this PSNR and at most this LPIPS (AlexNet): slightly wider bins miss them.
+        """Encodes to the smallest file with at least this PSNR and at most this LPIPS (AlexNet).
 
-        With `above`, a lambda that is known to miss them, the smallest beyond it. The pixels measured are those that
-        decoding gives on this machine. Raises QualityError, naming the best that can be had, where no file meets the
-        floor; SettingsError for an impossible one; otherwise as encode does.
+        `above` is a lambda known to miss the constraint; the search starts beyond it. Measures the pixels decoded on this
+        machine. Raises QualityError with the best reachable quality if no file meets the constraint, SettingsError for
+        an invalid one; otherwise as encode does.
         """
         floor = Floor(min_psnr_db, max_lpips)
         chunks, y = of_picture(picture), self._latent(picture)
@@ -160,42 +160,42 @@ class Codec:
         return self._at_alpha(picture, chunks, y, code)
 
     def decode(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
-        """The colors (H, W, 3) of a file, as stored, not turned.
+        """Decodes the stored colors (H, W, 3) of a file, without applying the orientation.
 
-        Raises BitstreamError, also for a file that declares more than max_pixels.
+        Raises BitstreamError, also if the file declares more than max_pixels.
         """
         return self._pixels(*self._symbols(data, max_pixels))
 
     def decode_picture(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
-        """All that a file keeps: the colors as `decode` gives them, alpha plane, profile, orientation, metadata."""
+        """Decodes a whole file: colors as in `decode`, alpha plane, profile, orientation, metadata."""
         file, symbols = self._symbols(data, max_pixels)
         pixels = self._pixels(file, symbols)
         return to_picture(file.chunks, pixels, grey=file.grey, orientation=file.orientation, version=file.version)
 
     def decode_all(self, files: Sequence[bytes], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> list[NDArray[np.uint8]]:
-        """What decode gives for each file, within rounding; those of one size and number of steps are decoded together.
+        """Decodes files to within rounding of `decode`, in batches of one size and number of steps.
 
         Raises as decode does; all of the files are in memory at once.
         """
         return batches.decode(self, [self._parsed(data, max_pixels) for data in files])
 
     def symbols(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Symbols:
-        """The symbols (4, h, w) int32 of a file: exact on every machine; VAE and U-Net are not run.
+        """Decodes the symbols (4, h, w) int32 of a file, exactly on every machine, without VAE and U-Net.
 
         Time and memory are bounded by the pixels that the file declares, and so by max_pixels (FORMAT.md, section 4).
         """
         return self._symbols(data, max_pixels)[1]
 
     def content(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Content:
-        """What a file's pixels are made from: its symbols, as `symbols` decodes them, and what its header says."""
+        """Decodes everything that determines a file's pixels: its symbols and header fields."""
         file, symbols = self._symbols(data, max_pixels)
         return _content(symbols, file.width, file.height, file.grey, file.parameters)
 
     def contents(
         self, files: Sequence[bytes], *, max_pixels: int = DEFAULT_MAX_PIXELS
     ) -> list[Content | BitstreamError]:
-        """content of each file, or its error; those of one size are decoded together, which changes no symbol."""
-        whole: dict[int, File] = {}
+        """content of each file, or its error. Files of one size are decoded together, with the same symbols."""
+        whole: dict[int, FdcFile] = {}
         found: dict[int, Content | BitstreamError] = {}
         for place, data in enumerate(files):
             try:
@@ -211,56 +211,56 @@ class Codec:
         return [found[place] for place in range(len(files))]
 
     def reconstruct(self, data: bytes, symbols: Symbols, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
-        """What decode gives for a file whose symbols are known: the header is read, the stream is not decoded.
+        """Decodes a file with known symbols: parses the header but not the stream.
 
-        Raises BitstreamError, also where these cannot be the symbols of a picture of the file's size.
+        Raises BitstreamError, also if the symbols do not fit the file's size.
         """
         return self._pixels(self._that_fits(data, symbols, max_pixels), symbols)
 
     def reconstruct_many(
         self, files: Mapping[int, tuple[bytes, Symbols]], count: int, *, max_pixels: int = DEFAULT_MAX_PIXELS
     ) -> dict[int, NDArray[np.uint8]]:
-        """reconstruct of files of one size with their symbols, by their places in a batch of `count`.
+        """Reconstructs files of one size with their symbols, by slot in a batch of `count`.
 
-        What comes back from a place depends on no other. Raises ValueError for files of several sizes; otherwise as
+        A slot's result does not depend on other slots. Raises ValueError for files of several sizes; otherwise as
         reconstruct does.
         """
         parsed = {place: self._that_fits(*file, max_pixels) for place, file in files.items()}
         return batches.reconstruct(self, parsed, {place: symbols for place, (_, symbols) in files.items()}, count)
 
     def dither(self, latent: Tensor) -> Tensor:
-        """The offsets that latents (B, 4, h, w) are rounded with, in bins; zeros where the bundle has no dither."""
+        """The dither offsets of latents (B, 4, h, w), in bins; zeros if the bundle has no dither."""
         return dither(latent, self.entropy.settings.dither)
 
     @torch.no_grad()
-    def _pixels(self, file: File, symbols: Symbols) -> NDArray[np.uint8]:
+    def _pixels(self, file: FdcFile, symbols: Symbols) -> NDArray[np.uint8]:
         k = torch.from_numpy(symbols)[None].to(self.backbone.device, torch.float32)
         pixels: NDArray[np.uint8] = self._restore(k, [file.parameters], (file.height, file.width), file.grey)[0]
         return pixels
 
-    def _that_fits(self, data: bytes, symbols: Symbols, max_pixels: int) -> File:
-        """A file's header, if these can be its symbols."""
+    def _that_fits(self, data: bytes, symbols: Symbols, max_pixels: int) -> FdcFile:
+        """Parses a file and checks that the symbols fit its size."""
         file = self._parsed(data, max_pixels)
         if symbols.shape != (CHANNELS, *file.latent_shape):
-            raise BitstreamError(f"{file.width} x {file.height} pixels have no symbols of shape {symbols.shape}")
+            raise BitstreamError(f"{file.width} x {file.height} pixels do not have symbols of shape {symbols.shape}")
         return file
 
-    def _parsed(self, data: bytes, max_pixels: int) -> File:
+    def _parsed(self, data: bytes, max_pixels: int) -> FdcFile:
         file = parse(data, max_pixels=max_pixels)
         if not self.bundle.id.startswith(file.bundle_id):
             raise BitstreamError(f"the file was written with bundle {file.bundle_id}, not {self.bundle.id[:16]}")
         return file
 
-    def _symbols(self, data: bytes, max_pixels: int) -> tuple[File, Symbols]:
+    def _symbols(self, data: bytes, max_pixels: int) -> tuple[FdcFile, Symbols]:
         file = self._parsed(data, max_pixels)
         codes = file.parameters.channel_codes
         canonical = file.version > 1
         return file, decompress(self.entropy, self.tables, file.stream, file.latent_shape, codes, canonical=canonical)
 
     def _restore(
-        self, k: Tensor, parameters: Sequence[Parameters], size: tuple[int, int], grey: bool
+        self, k: Tensor, parameters: Sequence[QuantizationParameters], size: tuple[int, int], grey: bool
     ) -> NDArray[np.uint8]:
-        """Symbols (B, 4, h, w) float32, all with a timestep or all without -> pixels (B, H, W, 3)."""
+        """Symbols (B, 4, h, w) float32, all or none with a timestep -> pixels (B, H, W, 3)."""
         alpha = torch.cat([own.alpha for own in parameters]).to(k.device)
         y_hat = quantizer.dequantize(k, alpha, self.dither(k))
         if parameters[0].timestep_code:
@@ -285,15 +285,15 @@ class Codec:
         _check_size(picture)
         return self.backbone.encode_pixels(picture.pixels)
 
-    def _parameters(self, y: Tensor, quality: float) -> Parameters:
+    def _parameters(self, y: Tensor, quality: float) -> QuantizationParameters:
         config = self.bundle.config
         if config.parameters == "learned" and self.estimator is not None:
             alpha, t = self.estimator(y, torch.tensor([quality], device=y.device))
             alphas = alpha.flatten().tolist()[:: 4 // config.adapter.alphas]
-            return Parameters(tuple(map(code_of_alpha, alphas)), quantizer.timestep_code(float(t)))
+            return QuantizationParameters(tuple(map(code_of_alpha, alphas)), quantizer.timestep_code(float(t)))
         return self._with_alpha(y, quantizer.alpha_code_of_quality(quality, config.alpha_at_one))
 
-    def _with_alpha(self, y: Tensor, alpha_code: int) -> Parameters:
+    def _with_alpha(self, y: Tensor, alpha_code: int) -> QuantizationParameters:
         config = self.bundle.config
         codes = quantizer.channel_codes(alpha_code, config.alpha_offsets)
         mode = "measured" if config.parameters == "learned" else config.parameters
@@ -304,14 +304,19 @@ class Codec:
         return self._finish(picture, chunks, y, quantizer.code_of_quality(quality), self._with_alpha(y, alpha_code))
 
     def _preview(self, picture: Picture, y: Tensor, alpha_code: int) -> NDArray[np.uint8]:
-        """What the file at this alpha code decodes to, without making it."""
+        """The reconstruction of the file at this alpha code, without writing it."""
         parameters = self._with_alpha(y, alpha_code)
         k = quantizer.quantize(y, parameters.alpha.to(y.device), self.dither(y))
         pixels: NDArray[np.uint8] = self._restore(k, [parameters], (picture.height, picture.width), picture.grey)[0]
         return pixels
 
     def _finish(
-        self, picture: Picture, chunks: tuple[Chunk, ...], y: Tensor, quality_code: int, parameters: Parameters
+        self,
+        picture: Picture,
+        chunks: tuple[Chunk, ...],
+        y: Tensor,
+        quality_code: int,
+        parameters: QuantizationParameters,
     ) -> Encoded:
         scaled = parameters.alpha.to(y.device) * y
         whole = quantizer.quantize(scaled, torch.ones(1, device=y.device), self.dither(y))
@@ -330,12 +335,12 @@ class Codec:
         picture: Picture,
         chunks: tuple[Chunk, ...],
         quality_code: int,
-        parameters: Parameters,
+        parameters: QuantizationParameters,
         symbols: Symbols,
         coded: CodedStream,
     ) -> Encoded:
         bundle_id = self.bundle.id[:16]
-        file = File(
+        file = FdcFile(
             picture.width,
             picture.height,
             picture.grey,
@@ -357,7 +362,7 @@ class Codec:
         )
 
 
-def _content(symbols: Symbols, width: int, height: int, grey: bool, parameters: Parameters) -> Content:
+def _content(symbols: Symbols, width: int, height: int, grey: bool, parameters: QuantizationParameters) -> Content:
     return Content(symbols, width, height, grey, parameters.timestep_code, parameters.alpha_codes)
 
 
@@ -371,5 +376,5 @@ def _check_size(picture: Picture) -> None:
     width, height = picture.width, picture.height
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise ImageError(
-            f"{width} x {height} pixels are more than a file can hold ({MAX_SIDE} a side, {MAX_PIXELS} in all)"
+            f"{width} x {height} pixels exceed the format's limits ({MAX_SIDE} a side, {MAX_PIXELS} in all)"
         )

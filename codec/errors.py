@@ -1,20 +1,20 @@
-"""The errors fdcodec raises on purpose. Each message says what was wrong, where, and what to do."""
+"""The exceptions raised by fdcodec. Each message says what was wrong, where, and what to do."""
 
 
 class FdcError(Exception):
-    """Base of all errors a user can cause; the command line prints its message and no traceback."""
+    """Base of all errors that a user can cause; the command line prints the message without a traceback."""
 
 
 class ImageError(FdcError):
-    """The bytes are not a picture that can be read whole, or the picture is beyond the limits."""
+    """The bytes are not a readable picture, or the picture exceeds the limits."""
 
 
 class NotAnImageError(ImageError):
-    """A file that is no picture at all: a film, a sidecar, a text."""
+    """The file is not a picture: a video, a sidecar file, a text."""
 
 
 class ImageLimitError(ImageError):
-    """The bytes may well be a picture, but one beyond what is read: too many pixels, or samples without a white."""
+    """The picture exceeds what is supported: too many pixels, or samples without a defined white."""
 
 
 class BitstreamError(FdcError):
@@ -22,20 +22,20 @@ class BitstreamError(FdcError):
 
 
 class BundleError(FdcError):
-    """A trained codec on disk is missing, incomplete, or not what its hashes say."""
+    """A trained codec on disk is missing, incomplete, or does not match its hashes."""
 
 
 class BackboneError(FdcError):
-    """A diffusion backbone cannot be loaded from where it was said to be."""
+    """A diffusion backbone cannot be loaded from the given location."""
 
 
 class SettingsError(FdcError):
-    """A setting has a value, or a name, that does not exist."""
+    """A setting has an invalid name or value."""
 
 
 class QualityError(FdcError):
-    """No file of a picture reaches the quality that was asked for."""
+    """No file of a picture reaches the requested quality."""
 
 
 class ArchiveError(FdcError):
-    """An archive, its store or its source is not in the state that the request needs."""
+    """An archive, its store or its source is not in the state that the operation requires."""

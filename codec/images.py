@@ -1,4 +1,4 @@
-"""Any image file to upright sRGB pixels and back; the one place that reads pictures."""
+"""Reads image files as upright sRGB pixels and writes PNG."""
 
 import io
 import warnings
@@ -13,48 +13,48 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from codec.errors import ImageError, ImageLimitError
-from codec.format.tags import EXIF, Block
+from codec.format.tags import EXIF, MetadataBlock
 
-if TYPE_CHECKING:  # processes that only read pictures start without torch
+if TYPE_CHECKING:  # processes that only read pictures do not import torch
     from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JXL", "HEIF")
-"""Formats that are opened, where Pillow or a plug-in reads them; none that calls another program."""
+"""Formats that may be opened by Pillow or a plug-in; none of them runs another program."""
 MAX_PIXELS = 100_000_000
 
 PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-"""The mode a picture must have for a colour profile of each kind."""
+"""The mode that a picture must have for each kind of color profile."""
 COLOURS = np.stack(np.meshgrid(*[np.arange(0, 256, 17, dtype=np.uint8)] * 3), -1).reshape(64, 64, 3)
-"""Colours from all over the RGB cube, as a picture."""
+"""A picture of colors sampled over the RGB cube."""
 RGB_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr")
-"""The modes whose colours are those of 8-bit RGB and an alpha plane."""
+"""Modes that 8-bit RGB and an alpha plane represent exactly."""
 DEPTH, COLOURS_BEYOND, FRAMES = "depth", "colours", "frames"
-"""What a file may hold that 8-bit sRGB pixels do not."""
+"""Content that 8-bit sRGB pixels cannot represent."""
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
-"""Two TIFF tags, and the value of the second for inverted grey."""
+"""Two TIFF tags, and the second one's value for inverted gray."""
 PNG_DEPTH, AVIF_DEEP = 24, 0x40
-"""The byte of a PNG file that states its bits, and the bit of an AVIF configuration that says more than 8."""
+"""The byte of a PNG file that states its bit depth, and the bit of an AVIF configuration for more than 8 bits."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """Upright 8-bit sRGB pixels (H, W, 3), and what the file said beside them."""
+    """A picture: 8-bit pixels (H, W, 3), alpha plane, profile, orientation and metadata."""
 
     pixels: NDArray[np.uint8]
     grey: bool = False
-    """The three channels are equal everywhere."""
+    """Whether the three channels are equal everywhere."""
     source_format: str = "RGB"
     alpha: NDArray[np.uint8] | None = None
-    """Transparency (H, W), where any pixel is not opaque."""
+    """Alpha plane (H, W); None if every pixel is opaque."""
     icc: bytes | None = None
     """The color profile of the pixels; None is sRGB."""
     orientation: int = 1
-    """1 to 8 as in EXIF: the pixels are as stored, and this is what a viewer does to them."""
-    blocks: tuple[Block, ...] = ()
-    """What the file says beside its pixels, byte for byte."""
+    """1 to 8 as in EXIF: what a viewer applies to the stored pixels."""
+    blocks: tuple[MetadataBlock, ...] = ()
+    """The file's metadata, byte for byte."""
     reduced: str | None = None
-    """What the file holds beyond these pixels: samples of more than 8 bits (DEPTH), inks or channels that RGB does not
-    have (COLOURS_BEYOND), further pictures (FRAMES); None where it is nothing."""
+    """Content beyond these pixels: samples of more than 8 bits (DEPTH), inks or channels that RGB does not
+    have (COLOURS_BEYOND), further pictures (FRAMES); None otherwise."""
 
     @property
     def exif(self) -> bytes | None:
@@ -71,19 +71,19 @@ class Picture:
 
 
 def read_image(source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read a picture whole: upright, converted to 8-bit sRGB; of an animation the first frame.
+    """Reads a picture upright, converted to 8-bit sRGB; the first frame of an animation.
 
-    Raises ImageError for what is no picture, is damaged or cut short, and ImageLimitError for what declares more than
-    max_pixels (Pillow's own bound on what any picture may declare stays in force beyond that) or has no defined white.
+    Raises ImageError if the file is no picture, damaged or truncated, and ImageLimitError if it declares more than
+    max_pixels (Pillow's own limit also applies) or has no defined white.
     """
     with _loaded(source, max_pixels) as (image, name, reduced):
         return _normalise(image, name, reduced)
 
 
 def check_image(source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[str, int, int]:
-    """The format, width and height (upright) of a picture, decoded whole to find damage but not converted.
+    """Returns format, width and height (upright) of a picture, decoded whole to find damage but not converted.
 
-    Raises what read_image raises, for a quarter of its time.
+    Raises as read_image does, in a quarter of its time.
     """
     with _loaded(source, max_pixels) as (image, name, _):
         _deep_range(image, name)
@@ -92,7 +92,7 @@ def check_image(source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> 
 
 @contextmanager
 def _loaded(source: bytes | str | Path, max_pixels: int) -> Iterator[tuple[Image.Image, str, str | None]]:
-    """A decoded picture, what to call it, and what it holds beyond RGB; whatever its use raises is an ImageError."""
+    """Yields a decoded picture, its name, and its content beyond RGB. Exceptions in the block become ImageErrors."""
     name = "the picture" if isinstance(source, bytes) else str(source)
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
@@ -102,13 +102,13 @@ def _loaded(source: bytes | str | Path, max_pixels: int) -> Iterator[tuple[Image
         raise ImageError(f"{name} is empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of sizes and tags that are judged here
+            warnings.simplefilter("ignore")  # Pillow warns about sizes and tags that are checked here
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
                 if image.width * image.height > max_pixels:
                     raise ImageLimitError(
                         f"{name} declares {image.width} x {image.height} pixels, more than {max_pixels}"
                     )
-                reduced = _reduced(image, data)  # beforehand: loading forgets how the samples were stored
+                reduced = _reduced(image, data)  # before loading, which discards how the samples were stored
                 image.load()
                 yield image, name, reduced
     except ImageError:
@@ -116,16 +116,16 @@ def _loaded(source: bytes | str | Path, max_pixels: int) -> Iterator[tuple[Image
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not a picture in a known format") from None
     except Image.DecompressionBombError:
-        raise ImageLimitError(f"{name} declares more pixels than any real picture has") from None
-    except Exception as error:  # decoders raise whatever comes up in a damaged file
+        raise ImageLimitError(f"{name} declares more pixels than Pillow allows") from None
+    except Exception as error:  # decoders raise any exception on damaged files
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ImageError(f"{name} is damaged or cut short: {reason}") from None
 
 
 def encode_png(picture: Picture | NDArray[np.uint8]) -> bytes:
-    """Pixels (H, W, 3), or (H, W) gray, as a PNG file; a Picture upright, with all that PNG can hold of it.
+    """Encodes pixels (H, W, 3), or (H, W) gray, as a PNG file; a Picture upright, with all that PNG can hold.
 
-    A gray picture becomes a gray PNG. A profile of another kind than the pixels, which PNG does not allow, is left out.
+    A gray picture becomes a gray PNG. A profile that does not match the kind of pixels, which PNG forbids, is left out.
     """
     if isinstance(picture, Picture):
         from codec.containers.writing import write  # which imports this module
@@ -165,7 +165,7 @@ def _reduced(image: ImageFile.ImageFile, data: bytes) -> str | None:
 
 
 def _is_deep(image: ImageFile.ImageFile, data: bytes) -> bool:
-    """Whether the file's samples have more than 8 bits, which Pillow shows of grey and hides of colour."""
+    """Whether the file's samples have more than 8 bits; Pillow exposes that for gray but not for color."""
     if image.format == "PNG":
         return data[PNG_DEPTH] > 8
     if image.format == "TIFF":
@@ -186,22 +186,22 @@ def _normalise(image: Image.Image, name: str, reduced: str | None) -> Picture:
     alpha = _alpha(upright)
     converted, icc = _to_srgb(upright, icc)
     grey, source_format = _is_grey(converted), image.format or "unknown"
-    blocks = (Block(EXIF, exif.removeprefix(b"Exif\0\0")),) if exif else ()
+    blocks = (MetadataBlock(EXIF, exif.removeprefix(b"Exif\0\0")),) if exif else ()
     return Picture(np.asarray(converted), grey, source_format, alpha, icc, 1, blocks, reduced)
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as the EXIF orientation says; an EXIF block that cannot be read is dropped, the pixels are good."""
+    """Applies the EXIF orientation. An unreadable EXIF block is ignored."""
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # its parser, too, raises whatever comes up
+    except Exception:  # its parser raises any exception
         kept = image.copy()
         kept.info.pop("exif", None)
         return kept
 
 
 def _deep_range(image: Image.Image, name: str) -> tuple[int, int] | None:
-    """The values of black and of white in a grey picture of more than 8 bits."""
+    """The black and white levels of a gray picture of more than 8 bits."""
     if image.mode == "I" and image.format == "PPM":
         return 0, 65535
     if image.mode in ("I", "F"):
@@ -214,7 +214,7 @@ def _deep_range(image: Image.Image, name: str) -> tuple[int, int] | None:
 
 
 def _eight_bits(image: Image.Image, black: int, white: int) -> Image.Image:
-    """Grey of more than 8 bits scaled to 8 (Pillow's own conversion clips), its transparent value as an alpha plane."""
+    """Scales gray of more than 8 bits to 8 (Pillow's conversion clips); its transparent value becomes an alpha plane."""
     values = np.asarray(image).astype(np.int64)
     levels = np.rint((values - black) * (255 / (white - black))).clip(0, 255)
     grey = Image.fromarray(levels.astype(np.uint8))
@@ -232,9 +232,9 @@ def _alpha(image: Image.Image) -> NDArray[np.uint8] | None:
 
 
 def _to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
-    """The colours alone: as sRGB without a profile, or as they are with the profile where that cannot be applied."""
+    """Returns the colors in sRGB without a profile, or unchanged with the profile if it cannot be applied."""
     plain = image.convert("RGB")
-    if not icc or image.mode == "LAB":  # Pillow itself converts LAB
+    if not icc or image.mode == "LAB":  # Pillow converts LAB
         return plain, None
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
@@ -247,7 +247,7 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes 
 
 
 def _converted(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
-    """Grey stays grey, and a profile that moves no colour by more than one level is sRGB and moves none."""
+    """Gray stays gray. A profile that moves no color by more than one level counts as sRGB and is not applied."""
     transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), image.mode, "RGB")
     if image.mode == "RGB":
         moved = np.asarray(ImageCms.applyTransform(Image.fromarray(COLOURS), transform))

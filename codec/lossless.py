@@ -1,8 +1,7 @@
-"""Lossless JPEG XL: the smaller file of a picture that an .fdc file cannot stand for.
+"""Lossless JPEG XL for pictures that an .fdc file cannot replace.
 
-A JPEG is transcoded, and comes back to the byte. Of a PNG that says nothing beside its pixels in sRGB, the pixels are
-kept, of 8 or 16 bits, with their transparency, and come back as a PNG. Any other file has no such form: what cannot be
-had again exactly is better kept as it is.
+A JPEG is transcoded and restored byte for byte. A PNG without information besides its sRGB pixels keeps its pixels, of
+8 or 16 bits, with transparency, and is restored as a PNG. Other files have no exact form and are kept as they are.
 """
 
 import hashlib
@@ -17,32 +16,32 @@ from numpy.typing import NDArray
 from codec.errors import ImageError
 
 SIGNATURES = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
-"""How a bare codestream and a container begin."""
+"""Signatures of a bare codestream and of a container."""
 EFFORT = 3
-"""Of 1 to 10: at 7 a photo's pixels take ten times as long for 7 % fewer bytes."""
+"""libjxl effort, 1 to 10: at 7 a photo takes ten times as long for 7 % fewer bytes."""
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 SILENT_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"sRGB", b"IDAT", b"IEND"}
-"""The chunks of a PNG that say nothing beside its pixels in sRGB."""
+"""PNG chunks that carry nothing besides sRGB pixels."""
 
 
 def is_jpeg_xl(data: bytes) -> bool:
-    """Whether the bytes begin like a JPEG XL file."""
+    """Whether the bytes start with a JPEG XL signature."""
     return data.startswith(SIGNATURES)
 
 
 def transcode(source: bytes) -> bytes | None:
-    """A file as lossless JPEG XL, or None where it has no form that `restore` brings back exactly."""
+    """Encodes a file as lossless JPEG XL; None if `restore` could not restore it exactly."""
     try:
         coded = _coded(source)
         if coded is None or content_hash(restore(coded)) != content_hash(source):
             return None
-    except (ImageError, RuntimeError, ValueError):  # damaged, or of a kind that the libraries do not take
+    except (ImageError, RuntimeError, ValueError):  # damaged, or unsupported by the libraries
         return None
     return coded
 
 
 def restore(data: bytes) -> bytes:
-    """The JPEG that a JPEG XL file was made from, to the byte; else its pixels as PNG. Raises ImageError."""
+    """Restores the original JPEG byte for byte, or else the pixels as PNG. Raises ImageError."""
     try:
         if b"jbrd" in _boxes(data):
             return bytes(imagecodecs.jpegxl_decode_jpeg(data, numthreads=1))
@@ -52,15 +51,15 @@ def restore(data: bytes) -> bytes:
 
 
 def content_hash(file: bytes) -> str:
-    """SHA-256 of what must come back: of a JPEG all bytes, of another picture shape, type and values of its samples.
+    """SHA-256 of the content that must be restored: a JPEG's bytes, or shape, type and values of samples.
 
-    Raises ImageError for a file that is kept in neither way.
+    Raises ImageError if the file is neither.
     """
     if file.startswith(JPEG):
         return hashlib.sha256(file).hexdigest()
     samples = _samples(file)
     if samples is None:
-        raise ImageError("neither a JPEG nor a PNG of pixels alone")
+        raise ImageError("neither a JPEG nor a plain PNG")
     digest = hashlib.sha256(f"{samples.shape} {samples.dtype.str}\n".encode())
     digest.update(samples.data)
     return digest.hexdigest()
@@ -76,7 +75,7 @@ def _coded(source: bytes) -> bytes | None:
 
 
 def _samples(file: bytes) -> NDArray[Any] | None:
-    """The pixels (H, W) or (H, W, C), C up to 4, of a PNG that says nothing beside them; else None."""
+    """The pixels (H, W) or (H, W, C), C up to 4, of a PNG without other information; else None."""
     if not file.startswith(PNG):
         return None
     position = len(PNG)
@@ -89,7 +88,7 @@ def _samples(file: bytes) -> NDArray[Any] | None:
 
 
 def _boxes(data: bytes) -> Iterator[bytes]:
-    """The kinds of a container's boxes, up to one that reaches to the end or is of more than 4 GiB."""
+    """Yields a container's box types, up to one that extends to the end or exceeds 4 GiB."""
     position = 0
     while data.startswith(SIGNATURES[1]) and position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)

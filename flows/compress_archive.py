@@ -9,7 +9,7 @@ from prefect import flow
 from flows import command, direct, mapping, outcome
 from flows.progress import followed
 from tasks.archive import report
-from tasks.archive.manifest import Settings
+from tasks.archive.manifest import RunSettings
 from tasks.compress.dry_run import predict
 from tasks.compress.runs import compress
 from tasks.processes.codec_process import Models
@@ -37,8 +37,8 @@ def compress_archive(
     max_failed_fraction: float = 1.0,
     verify: bool = True,
     metrics: list[str] | None = None,
-    metrics_sample: float = Settings.metrics_sample,
-    processor_sample: float = Settings.processor_sample,
+    metrics_sample: float = RunSettings.metrics_sample,
+    processor_sample: float = RunSettings.processor_sample,
     threads: int = 1,
     batch: int = 1,
     bundle: str = "",
@@ -97,16 +97,16 @@ def compress_archive(
         engine: threads of this process, or dask for other processes. The archive is the same.
         dask_address: A Dask scheduler on the loopback interface or at tls://; local processes if empty.
     """
-    settings = Settings(
+    settings = RunSettings(
         quality=quality,
         target_bpp=target_bpp,
         min_psnr_db=min_psnr_db,
         max_lpips=max_lpips,
         metadata=metadata,
-        discard=Settings.discard if discard is None else tuple(discard),
+        discard=RunSettings.discard if discard is None else tuple(discard),
         strict_metadata=strict_metadata,
         include=tuple(include or ()),
-        exclude=(*Settings.exclude, *(exclude or ())),
+        exclude=(*RunSettings.exclude, *(exclude or ())),
         non_images=non_images,
         max_images_per_shard=max_images_per_shard,
         max_shard_bytes=max_shard_bytes,
@@ -114,7 +114,7 @@ def compress_archive(
         image_memory=image_memory,
         max_failed_fraction=max_failed_fraction,
         verify=verify,
-        metrics=Settings.metrics if metrics is None else tuple(metrics),
+        metrics=RunSettings.metrics if metrics is None else tuple(metrics),
         metrics_sample=metrics_sample,
         processor_sample=processor_sample,
         threads=threads,

@@ -106,7 +106,7 @@ restore_members = task(name="restore-members", cache_policy=NO_CACHE, persist_re
 
 
 @flow(name="shard-map", validate_parameters=False, persist_result=False)
-def shard_map(job: shard.Job, shards: int, workers: int, progress: Progress) -> list[Totals]:
+def shard_map(job: shard.CompressionJob, shards: int, workers: int, progress: Progress) -> list[Totals]:
     """Encode every shard of a run."""
     calls = ((job, number) for number in range(shards))
 
@@ -118,7 +118,7 @@ def shard_map(job: shard.Job, shards: int, workers: int, progress: Progress) -> 
 
 
 @flow(name="dataset-map", validate_parameters=False, persist_result=False)
-def dataset_map(job: dataset.Job, workers: int, progress: Progress) -> list[int]:
+def dataset_map(job: dataset.ShardingJob, workers: int, progress: Progress) -> list[int]:
     """Pack every shard of a training dataset."""
 
     def told(number: int, files: int) -> str:
@@ -129,7 +129,9 @@ def dataset_map(job: dataset.Job, workers: int, progress: Progress) -> list[int]
 
 
 @flow(name="member-map", validate_parameters=False, persist_result=False)
-def member_map(jobs: Callable[[], Iterable[restore.Job]], workers: int, progress: Progress) -> list[restore.Restored]:
+def member_map(
+    jobs: Callable[[], Iterable[restore.RestoreJob]], workers: int, progress: Progress
+) -> list[restore.Restored]:
     """Restore the members of every tar; `jobs` is a call, as Prefect would use an iterator up to show it."""
     calls = ((job,) for job in jobs())
 

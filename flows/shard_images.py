@@ -7,7 +7,7 @@ from prefect import flow
 
 from flows import command, direct, mapping, outcome
 from flows.progress import followed
-from tasks.dataset import Settings, failures, pack
+from tasks.dataset import ShardingSettings, failures, pack
 
 
 @flow(name="shard-images", persist_result=False)
@@ -30,7 +30,7 @@ def shard_images(
         workers: Shards packed at a time; 0 for as many as there are processors.
     """
     source, dataset = command.place(source), command.place(dataset)
-    settings = Settings(max_images_per_shard, max_shard_bytes, tuple(exclude or ()))
+    settings = ShardingSettings(max_images_per_shard, max_shard_bytes, tuple(exclude or ()))
     count = mapping.workers(workers, 1)
     logger = direct.logger()
     logger.info("packing %s into %s", source, dataset)

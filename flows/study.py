@@ -78,7 +78,7 @@ def elo(
     seed: int = 0,
 ) -> None:
     """Rate the methods by three aggregations: a table, and box plots."""
-    settings = ratings.Settings(k, group_k, start, orders, seed)
+    settings = ratings.EloSettings(k, group_k, start, orders, seed)
     games = exports.games(answers)
     results = [ratings.rate(games, aggregation, settings) for aggregation in ratings.AGGREGATIONS]
     typer.echo(ratings.markdown(games, results, settings))

@@ -28,7 +28,7 @@ from tasks.archive import layout
 from tasks.archive.tar import TrainingTar
 from tasks.progress import SILENT, Progress
 from tasks.sources import sharding
-from tasks.sources.reading import LostError, Reader
+from tasks.sources.reading import LostError, SourceReader
 from tasks.sources.source import BATCH, FOUND, Source, open_source, write_found
 from tasks.storage import parquet
 from tasks.storage.keys import UNFINISHED, extension_of, member
@@ -65,11 +65,11 @@ MANIFEST = pa.schema(
     ]
 )
 
-Row = dict[str, Any]
+DatasetRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Settings:
+class ShardingSettings:
     """How photos are packed."""
 
     max_images_per_shard: int = 1000
@@ -79,7 +79,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Job:
+class ShardingJob:
     """A planned dataset, to be packed shard by shard."""
 
     source: str
@@ -89,14 +89,14 @@ class Job:
     images: int
 
 
-ShardMap = Callable[[Job], Iterable[int]]
+ShardMap = Callable[[ShardingJob], Iterable[int]]
 """Calls pack_shard(job, shard) for every shard of the job."""
 
 
 def pack(
     source: str,
     dataset: str,
-    settings: Settings = Settings(),  # frozen
+    settings: ShardingSettings = ShardingSettings(),  # frozen
     *,
     shard_map: ShardMap | None = None,
     progress: Progress = SILENT,
@@ -116,18 +116,18 @@ def pack(
     return totals(dataset)
 
 
-def pack_shard(job: Job, shard: int, progress: Progress = SILENT) -> int:
+def pack_shard(job: ShardingJob, shard: int, progress: Progress = SILENT) -> int:
     """Pack one shard unless that is done; returns its number of photos.
 
     Raises StorageError when the source as a whole cannot be reached: nothing is committed, and calling again is right.
     """
-    store, reader = Store(job.dataset), Reader(open_source(job.source))
+    store, reader = Store(job.dataset), SourceReader(open_source(job.source))
     with store.open(job.plan) as file:
         planned = pa.parquet.read_table(file, filters=pa.compute.field("shard") == shard).to_pylist()
     if store.exists(_part(shard)):
         progress.advance(len(planned))
         return len(planned)
-    rows: list[Row] = []
+    rows: list[DatasetRow] = []
     with tempfile.TemporaryDirectory() as scratch:
         spool = Path(scratch) / "shard.tar"
         with TrainingTar(spool) as tar, ThreadPoolExecutor(DECODERS) as decoders:
@@ -152,7 +152,7 @@ def totals(dataset: str) -> dict[str, int]:
     return dict(_query(Store(dataset), sql)[0])
 
 
-def failures(dataset: str) -> list[Row]:
+def failures(dataset: str) -> list[DatasetRow]:
     """key, reason, error and source of every failed row."""
     sql = "SELECT key, reason, error, source_uri AS source FROM manifest WHERE status = 'failed' ORDER BY key"
     return _query(Store(dataset), sql)
@@ -184,9 +184,9 @@ def local_tars(place: str, cache: Path) -> str:
     return str(kept / tar)
 
 
-def _checked(reader: Reader, entry: Row) -> tuple[Row, bytes]:
+def _checked(reader: SourceReader, entry: DatasetRow) -> tuple[DatasetRow, bytes]:
     """The row of one source, and its bytes; it is decoded whole, which is what finds a truncated file."""
-    row: Row = {
+    row: DatasetRow = {
         "key": entry["key"],
         "source_uri": entry["uri"],
         "bytes": entry["size"],
@@ -204,7 +204,7 @@ def _checked(reader: Reader, entry: Row) -> tuple[Row, bytes]:
     return row | {"format": found, "width": width, "height": height, "status": "packed"}, data
 
 
-def _plan(source: Source, store: Store, settings: Settings) -> Job:
+def _plan(source: Source, store: Store, settings: ShardingSettings) -> ShardingJob:
     """The plan of this dataset: the one there is, or a new one, published before anything is packed."""
     wanted = {"source": source.url, "settings": json.loads(json.dumps(asdict(settings)))}
     if not store.exists(layout.DATASET_PLAN):
@@ -221,10 +221,10 @@ def _plan(source: Source, store: Store, settings: Settings) -> Job:
             f"{store}: this dataset was begun with another {differing[0]}: {found[differing[0]]}; "
             "go on with that, or choose a new folder"
         )
-    return Job(source.url, store.url, found["plan"], found["shards"], found["images"])
+    return ShardingJob(source.url, store.url, found["plan"], found["shards"], found["images"])
 
 
-def _planned(source: Source, settings: Settings, scratch: Path) -> tuple[Path, list[tuple[int, int]]]:
+def _planned(source: Source, settings: ShardingSettings, scratch: Path) -> tuple[Path, list[tuple[int, int]]]:
     """The plan as a local file, sorted by key, and the rows of each shard."""
     shards = sharding.Shards(sharding.Limits(settings.max_images_per_shard, settings.max_shard_bytes))
     found, plan = write_found(source, scratch / "found.parquet"), scratch / "plan.parquet"
@@ -249,7 +249,7 @@ def _excluded(key: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(key, pattern) or fnmatch.fnmatchcase(last, pattern) for pattern in patterns)
 
 
-def _commit(store: Store, shard: int, rows: list[Row], spool: Path) -> None:
+def _commit(store: Store, shard: int, rows: list[DatasetRow], spool: Path) -> None:
     if any(row["status"] == "packed" for row in rows):
         tar = layout.dataset_tar(shard, sha256_of(spool))
         if not store.publish(tar, spool):
@@ -285,7 +285,7 @@ def _part(shard: int) -> str:
     return f"parts/part-{shard:06d}.parquet"
 
 
-def _query(store: Store, sql: str) -> list[Row]:
+def _query(store: Store, sql: str) -> list[DatasetRow]:
     """The answer to an SQL query in which `manifest` is the dataset's."""
     with parquet.database(manifest=parquet.dataset(store, [layout.DATASET_MANIFEST], MANIFEST)) as connection:
         return list(connection.sql(sql).to_arrow_table().to_pylist())

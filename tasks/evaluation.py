@@ -14,9 +14,10 @@ from queue import SimpleQueue
 
 from codec.errors import SettingsError
 from codec.evaluation.baselines import Baseline
-from codec.evaluation.runner import Evaluation, Job
+from codec.evaluation.runner import Evaluation, EvaluationJob
 from codec.evaluation.spec import Contest
 from tasks.processes.child import Child, ChildDied
+from tasks.processes.requests import Measure
 from tasks.progress import SILENT, Progress
 from tasks.storage.store import Store
 from tasks.storage.working_copy import WorkingCopy
@@ -105,12 +106,12 @@ def measure(
     progress.advance(len(jobs) - len(pending))
     idle: SimpleQueue[Child] = SimpleQueue()
 
-    def of_one_picture(several: Iterable[Job]) -> None:
+    def of_one_picture(several: Iterable[EvaluationJob]) -> None:
         child = idle.get()
         try:
             for job in several:
                 try:
-                    child.ask({"image": job.image, "codec": job.baseline.name}, seconds=seconds)
+                    child.ask(Measure(job.image, job.baseline.name), seconds=seconds)
                 except ChildDied as died:
                     kept.fail(job, str(died))
                 progress.advance(1)

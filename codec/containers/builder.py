@@ -6,7 +6,7 @@ from typing import Any
 from codec.containers.reasons import Reason
 from codec.containers.structure import Part, Role, Structure, covered
 from codec.errors import ImageError
-from codec.format.tags import REPEATABLE, Block
+from codec.format.tags import REPEATABLE, MetadataBlock
 
 MOST_UNKNOWN = 1 << 20
 """Upper bound on unknown metadata, in bytes over the whole file."""
@@ -26,7 +26,7 @@ class Builder:
     def __init__(self, data: bytes, container: str, media_type: str) -> None:
         self.data, self.container, self.media_type = data, container, media_type
         self.parts: list[Part] = []
-        self.blocks: list[Block] = []
+        self.blocks: list[MetadataBlock] = []
         self.keep: list[tuple[str, str]] = []
         self.damage: list[str] = []
         self.irregular: list[str] = []
@@ -50,7 +50,7 @@ class Builder:
         elif len(self.blocks) >= MOST_BLOCKS:
             self._too_much()
         else:
-            self.blocks.append(Block(tag, content))
+            self.blocks.append(MetadataBlock(tag, content))
 
     def unknown(self, name: str, content: bytes) -> None:
         """Carries metadata of an unknown kind, up to MOST_UNKNOWN bytes in total."""
@@ -58,7 +58,7 @@ class Builder:
         if self._unknown > MOST_UNKNOWN or len(self.blocks) >= MOST_BLOCKS:
             self._too_much()
         else:
-            self.blocks.append(Block("unKn", name.encode() + b"\0" + content))
+            self.blocks.append(MetadataBlock("unKn", name.encode() + b"\0" + content))
 
     def _too_much(self) -> None:
         if not self._above:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from codec.format.tags import AUXILIARY, Block
+from codec.format.tags import AUXILIARY, MetadataBlock
 
 NAME = b"gain map (MPF)\0"
 QUALITY = 95
@@ -17,12 +17,12 @@ SEGMENT = 4 + 4 + 8 + 2 + 3 * 12 + 4
 """Size of the list's segment without its entries, in bytes."""
 
 
-def is_one(block: Block) -> bool:
+def is_one(block: MetadataBlock) -> bool:
     """Whether a block is a gain map that followed a JPEG."""
     return block.tag == AUXILIARY and block.content.startswith(NAME)
 
 
-def turned(block: Block, turns: Sequence[Image.Transpose]) -> Block:
+def turned(block: MetadataBlock, turns: Sequence[Image.Transpose]) -> MetadataBlock:
     """Returns the gain map rotated like its picture: encoded again, with its own metadata."""
     picture = block.content.removeprefix(NAME)
     image: Image.Image = Image.open(io.BytesIO(picture), formats=("JPEG",))
@@ -32,17 +32,17 @@ def turned(block: Block, turns: Sequence[Image.Transpose]) -> Block:
     image.save(stream, "JPEG", quality=QUALITY, subsampling=0)
     plain = stream.getvalue()
     head = 4 + struct.unpack_from(">H", plain, 4)[0]
-    return Block(block.tag, NAME + plain[:head] + _metadata(picture) + plain[head:])
+    return MetadataBlock(block.tag, NAME + plain[:head] + _metadata(picture) + plain[head:])
 
 
-def resized(packet: bytes, old: Block, new: Block) -> bytes:
+def resized(packet: bytes, old: MetadataBlock, new: MetadataBlock) -> bytes:
     """Returns the XMP packet with the gain map's new length in its directory."""
     lengths = [len(block.content) - len(NAME) for block in (old, new)]
     pattern = rb"(Item:Length(?:\s*=\s*[\"']|>)\s*)%d(?=\s*[\"'<])" % lengths[0]
     return re.sub(pattern, rb"\g<1>%d" % lengths[1], packet)
 
 
-def joined(head: bytes, rest: bytes, blocks: Sequence[Block]) -> bytes:
+def joined(head: bytes, rest: bytes, blocks: Sequence[MetadataBlock]) -> bytes:
     """Joins a JPEG, split where segments may be inserted, with the list of gain maps and the gain maps behind it."""
     pictures = [block.content.removeprefix(NAME) for block in blocks if is_one(block)]
     if not pictures:

@@ -13,12 +13,12 @@ MOST_BLOCKS = 100_000
 
 def read(data: bytes) -> Structure:
     """The parts of a GIF file; the bytes begin with GIF87a or GIF89a."""
-    reader = _Reader(data)
+    reader = _GifReader(data)
     reader.blocks_of_file()
     return reader.build()
 
 
-class _Reader(Builder):
+class _GifReader(Builder):
     def __init__(self, data: bytes) -> None:
         super().__init__(data, "GIF", "image/gif")
         self.images = 0

@@ -4,7 +4,7 @@ import struct
 
 from codec.containers.bmff import Box, boxes
 from codec.containers.builder import Broken
-from codec.containers.heif_items import FILLERS, MOST_ITEMS, Item, ItemReader
+from codec.containers.heif_items import FILLERS, MOST_ITEMS, HeifItem, ItemReader
 from codec.containers.reasons import Reason
 from codec.containers.structure import Role, Structure
 
@@ -24,7 +24,7 @@ MIRRORED = {(0, 1): 2, (1, 1): 7, (2, 1): 4, (3, 1): 5, (0, 0): 4, (1, 0): 5, (2
 
 def read(data: bytes) -> Structure:
     """The parts of a HEIF or AVIF file; the bytes begin with an ftyp box that names such a brand."""
-    reader = _Reader(data)
+    reader = _HeifReader(data)
     try:
         reader.boxes()
         reader.judge()
@@ -35,7 +35,7 @@ def read(data: bytes) -> Structure:
     return reader.build()
 
 
-class _Reader(ItemReader):
+class _HeifReader(ItemReader):
     def __init__(self, data: bytes) -> None:
         avif = data[8:12] in (b"avif", b"avis")
         super().__init__(data, "AVIF" if avif else "HEIF", "image/avif" if avif else "image/heic")
@@ -123,7 +123,7 @@ class _Reader(ItemReader):
             if item.number not in named:
                 self._other(item, pixels)
 
-    def _pieces(self, item: Item) -> set[int]:
+    def _pieces(self, item: HeifItem) -> set[int]:
         """Collects the items that a picture consists of, including itself. Raises Broken if one is missing."""
         seen, waiting = {item.number}, [item]
         while waiting:
@@ -142,14 +142,14 @@ class _Reader(ItemReader):
                         waiting.append(self.items[target])
         return seen
 
-    def _name(self, item: Item, role: Role) -> None:
+    def _name(self, item: HeifItem, role: Role) -> None:
         for offset, length in item.extents:
             self.part(offset, length, f"item {item.number} {item.kind.decode('latin-1')}", role)
 
-    def _content(self, item: Item) -> bytes:
+    def _content(self, item: HeifItem) -> bytes:
         return b"".join(self.data[offset : offset + length] for offset, length in item.extents)
 
-    def _area(self, item: Item) -> int:
+    def _area(self, item: HeifItem) -> int:
         size = item.get(b"ispe") or b""
         width, height = struct.unpack_from(">II", size, 4) if len(size) >= 12 else (0, 0)
         return int(width * height)
@@ -177,7 +177,7 @@ class _Reader(ItemReader):
             content += _box(b"item", about + _box(b"idat", self._content(item)))
         self.carry("auXP", f"{name} (HEIF)".encode() + b"\0" + content)
 
-    def _other(self, item: Item, pixels: set[int]) -> None:
+    def _other(self, item: HeifItem, pixels: set[int]) -> None:
         """Names an item that is not a picture: metadata of the primary item, or unknown metadata."""
         described = any(kind == b"cdsc" and not pixels.isdisjoint(targets) for kind, targets in item.references)
         if item.kind in PICTURES:
@@ -195,7 +195,7 @@ class _Reader(ItemReader):
         else:
             self.unknown(f"HEIF {item.kind.decode('latin-1')} {item.content_type}", content)
 
-    def _size(self, item: Item) -> None:
+    def _size(self, item: HeifItem) -> None:
         size = item.get(b"ispe")
         if size is None or len(size) < 12:
             raise Broken("an item without a size")
@@ -221,7 +221,7 @@ class _Reader(ItemReader):
         if item.get(b"clli") or item.get(b"mdcv") or item.get(b"cclv"):
             self.keep_for(Reason.COLORS, "high dynamic range")
 
-    def _color(self, item: Item) -> None:
+    def _color(self, item: HeifItem) -> None:
         for kind, content in item.properties:
             if kind == b"colr" and content[:4] == b"nclx" and len(content) >= 11:
                 primaries, transfer, matrix = struct.unpack_from(">HHH", content, 4)
@@ -229,7 +229,7 @@ class _Reader(ItemReader):
             elif kind == b"colr" and content[:4] in (b"prof", b"rICC"):
                 self.fields["icc"] = content[4:]
 
-    def _pixels(self, item: Item) -> None:
+    def _pixels(self, item: HeifItem) -> None:
         self._name(item, Role.PIXELS)
         if item.kind in CODED:  # the brand does not say which decoder is needed
             avif = item.kind == b"av01"
@@ -245,7 +245,7 @@ class _Reader(ItemReader):
         if item.kind in UNREAD:
             self.keep_for(Reason.UNSUPPORTED, f"items of type {item.kind.decode('latin-1')}")
 
-    def _bits(self, item: Item) -> int:
+    def _bits(self, item: HeifItem) -> int:
         """Bits per sample from the item's decoder configuration and its pixi property; the larger if they differ."""
         bits = 8
         if (configuration := item.get(b"hvcC")) and len(configuration) >= 19:
@@ -256,7 +256,7 @@ class _Reader(ItemReader):
             bits = max([bits, *channels[5 : 5 + channels[4]]])
         return bits
 
-    def _monochrome(self, item: Item) -> bool:
+    def _monochrome(self, item: HeifItem) -> bool:
         """Whether a coded picture, or its first tile, is monochrome."""
         pieces = [target for kind, targets in item.references if kind == b"dimg" for target in targets[:1]]
         coded = self.items.get(pieces[0], item) if pieces else item

@@ -24,7 +24,7 @@ MOST_ITEMS, MOST_EXTENTS = 5000, 20_000
 
 
 @dataclass
-class Item:
+class HeifItem:
     """An item of the meta box."""
 
     number: int
@@ -46,7 +46,7 @@ class ItemReader(Builder):
 
     def __init__(self, data: bytes, container: str, media_type: str) -> None:
         super().__init__(data, container, media_type)
-        self.items: dict[int, Item] = {}
+        self.items: dict[int, HeifItem] = {}
         self.primary = 0
         self.inline = 0, 0
         self.extents = 0
@@ -100,7 +100,7 @@ class ItemReader(Builder):
             packed = kind == b"mime" and len(text) > 2 and bool(text[2])
             if len(self.items) >= MOST_ITEMS or number in self.items:
                 raise Broken(f"item {number} twice, or more than {MOST_ITEMS} items")
-            self.items[number] = Item(number, kind, content, packed)
+            self.items[number] = HeifItem(number, kind, content, packed)
 
     def _locations(self, box: Box) -> None:
         data, version = self.data, self.data[box.body]
@@ -124,7 +124,7 @@ class ItemReader(Builder):
             base, place = self._sized(place, base_size)
             (extents,) = unpack(">H", data, place)
             place += 2
-            item = self.items.setdefault(number, Item(number))
+            item = self.items.setdefault(number, HeifItem(number))
             self.extents += extents
             if self.extents > MOST_EXTENTS:
                 raise Broken(f"more than {MOST_EXTENTS} extents of items")
@@ -135,7 +135,7 @@ class ItemReader(Builder):
                 length, place = self._sized(place, length_size)
                 self._extent(item, method, base + offset, length)
 
-    def _extent(self, item: Item, method: int, offset: int, length: int) -> None:
+    def _extent(self, item: HeifItem, method: int, offset: int, length: int) -> None:
         limit = len(self.data)
         if method == 1:
             offset, limit = offset + self.inline[0], self.inline[1]
@@ -184,7 +184,7 @@ class ItemReader(Builder):
                 if index > len(found):
                     raise Broken(f"item {number} refers to a missing property")
                 if index:
-                    self.items.setdefault(number, Item(number)).properties.append(found[index - 1])
+                    self.items.setdefault(number, HeifItem(number)).properties.append(found[index - 1])
 
     def _references(self, box: Box) -> None:
         wide = self.data[box.body]

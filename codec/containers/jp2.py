@@ -33,7 +33,7 @@ KNOWN_IN_HEADER = {b"ihdr", b"bpcc", b"colr", b"cdef", b"res "}
 
 def read(data: bytes) -> Structure:
     """The parts of a JPEG 2000 file."""
-    reader = _Reader(data)
+    reader = _Jp2Reader(data)
     try:
         reader.walk()
     except Broken as broken:
@@ -41,7 +41,7 @@ def read(data: bytes) -> Structure:
     return reader.build()
 
 
-class _Reader(Builder):
+class _Jp2Reader(Builder):
     def __init__(self, data: bytes) -> None:
         super().__init__(data, "JP2", "image/jp2")
         self.streams = 0

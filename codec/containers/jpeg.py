@@ -34,12 +34,12 @@ class _Frame:
 
 def read(data: bytes) -> Structure:
     """The parts of a JPEG file. Any bytes after SOI give a structure, which records their faults."""
-    reader = _Reader(data)
+    reader = _JpegReader(data)
     reader.segments()
     return reader.finished()
 
 
-class _Reader(Builder):
+class _JpegReader(Builder):
     def __init__(self, data: bytes) -> None:
         super().__init__(data, "JPEG", "image/jpeg")
         self.frame: _Frame | None = None
@@ -47,7 +47,7 @@ class _Reader(Builder):
         self.ended: int | None = None
         self.profile: dict[int, bytes] = {}
         self.profile_count = 0
-        self.further: list[mpf.Entry] = []
+        self.further: list[mpf.MultiPictureEntry] = []
         self.mpf_at = 0
         self.scans = 0
         self.headed = False
@@ -289,7 +289,7 @@ class _Reader(Builder):
             self.part(*film, "film", Role.MOTION)
         self.behind(end)
 
-    def _further(self, entry: mpf.Entry, free: int, packets: bytes) -> int:
+    def _further(self, entry: mpf.MultiPictureEntry, free: int, packets: bytes) -> int:
         """Names a further picture, which must follow the earlier ones. Returns the offset of its end."""
         start, size = self.mpf_at + entry.offset, entry.size
         picture = self.data[start : start + size]
@@ -307,7 +307,7 @@ class _Reader(Builder):
 
     def _reduced(self, picture: bytes) -> bool:
         """Whether a further picture is complete, smaller, and has nothing after its end."""
-        reader = _Reader(picture)
+        reader = _JpegReader(picture)
         reader.segments()
         if self.frame is None or reader.frame is None or reader.ended is None:
             return False

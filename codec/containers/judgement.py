@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from codec.containers import exif
 from codec.containers.reasons import Reason
 from codec.containers.structure import Part, Role, Structure
-from codec.format.tags import AUXILIARY, Block
+from codec.format.tags import AUXILIARY, MetadataBlock
 
 DISCARDS = {
     "preview": Role.PREVIEW,
@@ -57,7 +57,7 @@ class Verdict:
     """Tags of the blocks that the file carries, each once."""
     discarded: tuple[str, ...]
     """Names of the parts that the owner agreed to leave out, and of metadata that the policy removes."""
-    blocks: tuple[Block, ...]
+    blocks: tuple[MetadataBlock, ...]
     film: tuple[int, int] | None = None
     """Offset and length of the source's bytes to be stored beside the .fdc file: a video, and the records that its
     camera put around it."""
@@ -107,14 +107,14 @@ def _film(parts: tuple[Part, ...]) -> tuple[int, int] | None:
     return parts[first].offset, parts[last].offset + parts[last].length - parts[first].offset
 
 
-def _too_much(blocks: tuple[Block, ...]) -> str:
+def _too_much(blocks: tuple[MetadataBlock, ...]) -> str:
     sizes = [len(block.content) for block in blocks]
     if len(sizes) > MOST_BLOCKS or max(sizes, default=0) > LARGEST_BLOCK or sum(sizes) > ALL_BLOCKS:
         return f"{sum(sizes)} bytes of metadata in {len(sizes)} blocks, more than an .fdc file holds"
     return ""
 
 
-def _compressed_text(block: Block) -> bool:
+def _compressed_text(block: MetadataBlock) -> bool:
     """Whether a block is a compressed PNG text."""
     if block.tag != "teXt":
         return False
@@ -122,19 +122,21 @@ def _compressed_text(block: Block) -> bool:
     return block.content.startswith(b"zTXt") or (block.content.startswith(b"iTXt") and rest[:1] == b"\x01")
 
 
-def lists_pictures(block: Block) -> bool:
+def lists_pictures(block: MetadataBlock) -> bool:
     """Whether a block is the list of further pictures that follow a JPEG."""
     return block.tag == "unKn" and block.content.startswith(b"JPEG APP2\0MPF\0")
 
 
-def _allowed(blocks: tuple[Block, ...], policy: MetadataPolicy) -> tuple[tuple[Block, ...], set[str], str]:
+def _allowed(
+    blocks: tuple[MetadataBlock, ...], policy: MetadataPolicy
+) -> tuple[tuple[MetadataBlock, ...], set[str], str]:
     """The blocks that the policy keeps, the names of what it removes, and why it cannot be applied, if so."""
     if policy == "all":
         return blocks, set(), ""
     if policy == "none":
         own = tuple(block for block in blocks if block.tag in (AUXILIARY,))
         return own, {"metadata"} if len(own) < len(blocks) else set(), ""
-    kept: list[Block] = []
+    kept: list[MetadataBlock] = []
     removed: set[str] = set()
     for block in blocks:
         if block.tag == "exIf":
@@ -144,7 +146,7 @@ def _allowed(blocks: tuple[Block, ...], policy: MetadataPolicy) -> tuple[tuple[B
                 continue
             if content != block.content:
                 removed.add("location")
-            kept.append(Block(block.tag, content))
+            kept.append(MetadataBlock(block.tag, content))
         elif block.tag in ("xmPp", "xeXt", "ipTc", "psIr", "teXt", "unKn", AUXILIARY) and LOCATIONS.search(
             block.content
         ):

@@ -19,7 +19,7 @@ SINGLE = {b"jxlc", b"jbrd", b"JXL ", b"ftyp"}
 
 def read(data: bytes) -> Structure:
     """The parts of a JPEG XL file, in its container or bare. Width and height are those of the decoded picture."""
-    reader = _Reader(data)
+    reader = _JxlReader(data)
     try:
         reader.walk()
     except Broken as broken:
@@ -27,7 +27,7 @@ def read(data: bytes) -> Structure:
     return reader.build()
 
 
-class _Reader(Builder):
+class _JxlReader(Builder):
     def __init__(self, data: bytes) -> None:
         super().__init__(data, "JXL", "image/jxl")
 

@@ -10,7 +10,7 @@ class UnreadError(Exception):
 
 
 @dataclass(frozen=True)
-class Head:
+class JxlHeader:
     """The parsed head. `srgb` is false for any other color space, which the decoder does not report."""
 
     width: int
@@ -35,12 +35,12 @@ class _Bits:
         return base + self.take(bits)
 
 
-def read(codestream: bytes) -> Head:
+def read(codestream: bytes) -> JxlHeader:
     """Parses the head of a codestream that begins with FF 0A. Raises UnreadError."""
     bits = _Bits(codestream[2:258])
     width, height = _size(bits)
     if bits.take(1):
-        return Head(width, height, 8, srgb=True)
+        return JxlHeader(width, height, 8, srgb=True)
     if bits.take(1):  # extra fields
         bits.take(3)  # orientation, which the decoder applies
         if bits.take(1) or bits.take(1) or bits.take(1):
@@ -51,7 +51,7 @@ def read(codestream: bytes) -> Head:
         if not bits.take(1):
             raise UnreadError("an extra channel other than plain alpha")
     bits.take(1)  # whether colors are in XYB
-    return Head(width, height, depth, srgb=_srgb(bits))
+    return JxlHeader(width, height, depth, srgb=_srgb(bits))
 
 
 def _size(bits: _Bits) -> tuple[int, int]:

@@ -10,7 +10,7 @@ GAIN_MAP_SIGNS = (b"hdrgm:", b"urn:iso:std:iso:ts:21496:-1", b"HDRGainMap")
 
 
 @dataclass(frozen=True)
-class Entry:
+class MultiPictureEntry:
     """A listed picture: `offset` from the list's TIFF header (0 for the first picture), `size` in bytes."""
 
     kind: int
@@ -27,7 +27,7 @@ class Entry:
         return self.kind >> 16 == 1
 
 
-def entries(block: bytes) -> list[Entry]:
+def entries(block: bytes) -> list[MultiPictureEntry]:
     """Parses the listed pictures. Raises Broken if the bytes are not such a list."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
     if order is None:
@@ -42,7 +42,7 @@ def entries(block: bytes) -> list[Entry]:
             found = []
             for entry in range(size // 16):
                 kind, length, start = unpack(f"{order}III", block, offset + 16 * entry)
-                found.append(Entry(kind & 0xFFFFFF, start, length))
+                found.append(MultiPictureEntry(kind & 0xFFFFFF, start, length))
             return found
     return []
 

@@ -26,12 +26,12 @@ XMP_KEYWORD = b"XML:com.adobe.xmp\0"
 
 def read(data: bytes) -> Structure:
     """The parts of a PNG file; the bytes begin with its signature."""
-    reader = _Reader(data)
+    reader = _PngReader(data)
     reader.chunks()
     return reader.build()
 
 
-class _Reader(Builder):
+class _PngReader(Builder):
     def __init__(self, data: bytes) -> None:
         super().__init__(data, "PNG", "image/png")
         self.color: dict[bytes, bytes] = {}

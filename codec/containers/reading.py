@@ -17,7 +17,7 @@ from codec.containers.judgement import Policy, Verdict, judge
 from codec.containers.reasons import MEANINGS, Reason
 from codec.containers.structure import Structure
 from codec.errors import ImageError, NotAnImageError
-from codec.format.tags import Block
+from codec.format.tags import MetadataBlock
 from codec.images import MAX_PIXELS, Picture, check_image, read_image
 
 LARGEST_SIDE = 2**31
@@ -30,7 +30,7 @@ COLOR_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "La", "
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class SourceImage:
     """A file as read. `picture` is set if the verdict allows compression."""
 
     structure: Structure | None
@@ -56,7 +56,7 @@ class _KeptError(Exception):
         self.reason = reason
 
 
-def read_source(data: bytes, policy: Policy = Policy(), *, max_pixels: int = MAX_PIXELS) -> Source:  # noqa: B008
+def read_source(data: bytes, policy: Policy = Policy(), *, max_pixels: int = MAX_PIXELS) -> SourceImage:  # noqa: B008
     """Reads a file for compression: accounts for every byte, decodes the stored pixels, collects metadata as blocks.
 
     Never raises because of the bytes: the verdict states the reason.
@@ -64,15 +64,15 @@ def read_source(data: bytes, policy: Policy = Policy(), *, max_pixels: int = MAX
     try:
         structure = inspect(data)
     except NotAnImageError as error:
-        return Source(None, _kept(Reason.NOT_AN_IMAGE, str(error)))
+        return SourceImage(None, _kept(Reason.NOT_AN_IMAGE, str(error)))
     except ImageError as error:
-        return Source(None, _kept(Reason.DAMAGED, str(error)))
+        return SourceImage(None, _kept(Reason.DAMAGED, str(error)))
     verdict = judge(structure, policy)
     if verdict.reason is not None:
-        return Source(structure, verdict)
+        return SourceImage(structure, verdict)
     if structure.width * structure.height > max_pixels:
         why = f"{structure.width} x {structure.height} pixels, more than {max_pixels}"
-        return Source(structure, _kept(Reason.UNSUPPORTED, why))
+        return SourceImage(structure, _kept(Reason.UNSUPPORTED, why))
     try:
         inner = _transcoded(structure, data)
         if inner is not None:
@@ -80,11 +80,11 @@ def read_source(data: bytes, policy: Policy = Policy(), *, max_pixels: int = MAX
         image = _decoded(structure, data)
         space = _space(structure, image)
     except _KeptError as kept:
-        return Source(structure, _kept(kept.reason, str(kept)))
+        return SourceImage(structure, _kept(kept.reason, str(kept)))
     except ColorsError as error:
-        return Source(structure, _kept(Reason.COLORS, str(error)))
+        return SourceImage(structure, _kept(Reason.COLORS, str(error)))
     picture = _picture(structure, image, space, verdict)
-    return Source(structure, verdict, picture, space.name)
+    return SourceImage(structure, verdict, picture, space.name)
 
 
 REFUSED = (Reason.NOT_AN_IMAGE, Reason.RAW, Reason.DAMAGED, Reason.UNSUPPORTED)
@@ -135,7 +135,7 @@ def _refusal(verdict: Verdict) -> ImageError:
     return ImageError(f"not supported: {verdict.detail}")
 
 
-def _carried(structure: Structure) -> tuple[Block, ...]:
+def _carried(structure: Structure) -> tuple[MetadataBlock, ...]:
     """The blocks of a file that is encoded without all of its parts, minus those that refer to the missing parts."""
     return tuple(block for block in structure.blocks if block.tag not in ("auXP", "unKn"))
 
@@ -156,19 +156,21 @@ def _transcoded(structure: Structure, data: bytes) -> bytes | None:
         raise _KeptError(Reason.DAMAGED, f"its JPEG cannot be reconstructed: {error}") from None
 
 
-def _of_transcoded(structure: Structure, verdict: Verdict, inner: bytes, policy: Policy, max_pixels: int) -> Source:
+def _of_transcoded(
+    structure: Structure, verdict: Verdict, inner: bytes, policy: Policy, max_pixels: int
+) -> SourceImage:
     """Reads the inner JPEG. Metadata of the JPEG XL container must equal the JPEG's or be absent there."""
     source = read_source(inner, policy, max_pixels=max_pixels)
     if source.verdict.reason is not None or source.picture is None:
-        return Source(structure, source.verdict)
+        return SourceImage(structure, source.verdict)
     own = {block.tag: block.content for block in source.picture.blocks}
     for block in verdict.blocks:
         if block.tag in own and own[block.tag] != block.content:
-            return Source(structure, _kept(Reason.METADATA, "metadata that differs from the inner JPEG's"))
+            return SourceImage(structure, _kept(Reason.METADATA, "metadata that differs from the inner JPEG's"))
     added = tuple(block for block in verdict.blocks if block.tag not in own)
     picture = replace(source.picture, blocks=source.picture.blocks + added, source_format="JXL")
     both = replace(source.verdict, blocks=picture.blocks)
-    return Source(replace(structure, orientation=picture.orientation), both, picture, source.coded_space)
+    return SourceImage(replace(structure, orientation=picture.orientation), both, picture, source.coded_space)
 
 
 def _decoded(structure: Structure, data: bytes) -> Image.Image:

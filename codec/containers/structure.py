@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from codec.format.tags import Block
+from codec.format.tags import MetadataBlock
 
 
 class Role(StrEnum):
@@ -57,7 +57,7 @@ class Structure:
     """Stored pixels of the main picture, before the orientation is applied."""
     orientation: int = 1
     """1 to 8 as in EXIF, from the field that viewers of this container use."""
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[MetadataBlock, ...] = ()
     """Metadata to be carried unchanged."""
     icc: bytes | None = None
     cicp: tuple[int, int, int, bool] | None = None

@@ -23,7 +23,7 @@ from codec.containers.tiff_tags import (
     TEXTS,
     Tag,
 )
-from codec.format.tags import Block
+from codec.format.tags import MetadataBlock
 
 MOST_DIRECTORIES, MOST_ENTRIES, MOST_VALUES = 200, 2000, 2_000_000
 LONG8_SIZES = {**SIZES, 16: 8, 17: 8, 18: 8}
@@ -39,7 +39,7 @@ CFA, LINEAR_RAW = 32803, 34892
 
 
 @dataclass(frozen=True)
-class Entry:
+class DirectoryEntry:
     """A directory entry; its value lies at `offset` and has `size` bytes."""
 
     tag: int
@@ -51,12 +51,12 @@ class Entry:
 
 def read(data: bytes) -> Structure:
     """The parts of a TIFF file; the bytes begin with II or MM and 42 or 43."""
-    reader = _Reader(data)
+    reader = _TiffReader(data)
     reader.directories()
     return reader.build()
 
 
-class _Reader(Builder):
+class _TiffReader(Builder):
     def __init__(self, data: bytes) -> None:
         super().__init__(data, "TIFF", "image/tiff")
         self.order = "<" if data[:2] == b"II" else ">"
@@ -64,9 +64,9 @@ class _Reader(Builder):
         self.visited: set[int] = set()
         self.pages = 0
         self.values = 0
-        self.metadata: dict[int, Entry] = {}
-        self.exif: dict[int, Entry] = {}
-        self.gps: dict[int, Entry] = {}
+        self.metadata: dict[int, DirectoryEntry] = {}
+        self.exif: dict[int, DirectoryEntry] = {}
+        self.gps: dict[int, DirectoryEntry] = {}
 
     def directories(self) -> None:
         """Walks the chain of directories and everything they refer to."""
@@ -124,7 +124,7 @@ class _Reader(Builder):
             self.keep_for(Reason.METADATA, f"{name} has metadata of its own")
         return following
 
-    def _entries(self, place: int, name: str) -> tuple[dict[int, Entry], int]:
+    def _entries(self, place: int, name: str) -> tuple[dict[int, DirectoryEntry], int]:
         """The entries of a directory by tag, and the offset of the next directory."""
         if place in self.visited or len(self.visited) >= MOST_DIRECTORIES:
             raise Broken(f"{name} at byte {place} is part of a cycle, or exceeds the limit of directories")
@@ -133,7 +133,7 @@ class _Reader(Builder):
         count = int(unpack(f"{self.order}{'Q' if self.big else 'H'}", self.data, place)[0])
         if count > MOST_ENTRIES:
             raise Broken(f"{name} has {count} entries")
-        entries: dict[int, Entry] = {}
+        entries: dict[int, DirectoryEntry] = {}
         for number in range(count):
             start = place + head + width * number
             tag, kind, values = unpack(f"{self.order}HH{'Q' if self.big else 'I'}", self.data, start)
@@ -148,13 +148,13 @@ class _Reader(Builder):
                 self.keep_for(Reason.METADATA, f"tag {tag} of {name} has the unknown type {kind}")
             if tag in entries:
                 self.keep_for(Reason.METADATA, f"{name} has tag {tag} twice")
-            entries[tag] = Entry(tag, kind, values, offset, length)
+            entries[tag] = DirectoryEntry(tag, kind, values, offset, length)
         end = place + head + width * count
         (following,) = unpack(f"{self.order}{'Q' if self.big else 'I'}", self.data, end)
         self.part(place, end + size - place, name, Role.METADATA)
         return entries, int(following)
 
-    def _strips(self, entries: dict[int, Entry], name: str, role: Role) -> None:
+    def _strips(self, entries: dict[int, DirectoryEntry], name: str, role: Role) -> None:
         """Name the strips or tiles of a picture."""
         found = False
         for offsets, lengths in Tag.PLACES:
@@ -178,7 +178,7 @@ class _Reader(Builder):
         if not found and role is Role.PIXELS:
             raise Broken(f"{name} has no strips")
 
-    def _amount(self, entries: dict[int, Entry], name: str, count: int, size: int) -> None:
+    def _amount(self, entries: dict[int, DirectoryEntry], name: str, count: int, size: int) -> None:
         """Checks number and size of strips or tiles, so that nothing else can hide in uncompressed ones."""
         number = self._number
         width, height = number(entries, Tag.WIDTH, 0), number(entries, Tag.HEIGHT, 0)
@@ -201,7 +201,7 @@ class _Reader(Builder):
         elif size > due:
             self.irregular.append(f"{name} has {size} bytes of pixels instead of {due}")
 
-    def _plain(self, entries: dict[int, Entry], name: str) -> None:
+    def _plain(self, entries: dict[int, DirectoryEntry], name: str) -> None:
         """Checks type and count of tags about pixels, so that nothing else can hide in them."""
         samples, bits = self._number(entries, Tag.SAMPLES, 1), self._number(entries, Tag.BITS, 1)
         for tag in sorted(set(entries) & (PICTURE | SILENT)):
@@ -222,7 +222,7 @@ class _Reader(Builder):
         if any(block.tag != "phYs" for block in inner.blocks) or any(part.role in HIDDEN for part in inner.parts):
             self.keep_for(Reason.METADATA, f"metadata in a strip of {name}")
 
-    def _main(self, entries: dict[int, Entry]) -> None:
+    def _main(self, entries: dict[int, DirectoryEntry]) -> None:
         """Describes the first picture, and whether its pixels can be compressed."""
         number = self._number
         width, height = number(entries, Tag.WIDTH, 0), number(entries, Tag.HEIGHT, 0)
@@ -270,7 +270,7 @@ class _Reader(Builder):
         except ValueError as error:
             self.keep_for(Reason.METADATA, str(error))
             return
-        self.blocks.insert(0, Block("exIf", content))
+        self.blocks.insert(0, MetadataBlock("exIf", content))
 
     def _resolution(self) -> None:
         values = []
@@ -288,10 +288,10 @@ class _Reader(Builder):
         else:
             self.carry("phYs", resolution(unit, values[0], values[1]))
 
-    def _bytes(self, entry: Entry) -> bytes:
+    def _bytes(self, entry: DirectoryEntry) -> bytes:
         return self.data[entry.offset : entry.offset + entry.size]
 
-    def _numbers(self, entry: Entry) -> list[int]:
+    def _numbers(self, entry: DirectoryEntry) -> list[int]:
         if entry.kind not in (1, 3, 4, 13, 16, 18) or entry.count > MOST_VALUES:
             raise Broken(f"tag {entry.tag} is not a list of numbers")
         self.values += entry.count
@@ -299,7 +299,7 @@ class _Reader(Builder):
             raise Broken("too many lists of numbers")
         return list(struct.unpack_from(f"{self.order}{entry.count}{FORMATS[entry.kind]}", self.data, entry.offset))
 
-    def _number(self, entries: dict[int, Entry], tag: int, default: int) -> int:
+    def _number(self, entries: dict[int, DirectoryEntry], tag: int, default: int) -> int:
         found: Any = entries.get(tag)
         if found is None or found.kind not in (1, 3, 4, 13, 16, 18) or not found.count:
             return default

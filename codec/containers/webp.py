@@ -17,12 +17,12 @@ BITS_A_BLOCK = 6
 
 def read(data: bytes) -> Structure:
     """The parts of a WebP file; the bytes begin with RIFF, a size and WEBP."""
-    reader = _Reader(data)
+    reader = _WebpReader(data)
     reader.chunks()
     return reader.build()
 
 
-class _Reader(Builder):
+class _WebpReader(Builder):
     def __init__(self, data: bytes) -> None:
         super().__init__(data, "WEBP", "image/webp")
         self.flags: int | None = None

@@ -16,7 +16,7 @@ from PIL import Image
 from codec.containers import exif, gain_map, xmp
 from codec.containers.judgement import lists_pictures
 from codec.errors import SettingsError
-from codec.format.tags import NAMES, Block
+from codec.format.tags import NAMES, MetadataBlock
 from codec.images import Picture
 
 Kind = Literal["png", "jpeg", "webp", "avif", "jxl"]
@@ -80,7 +80,7 @@ def left_behind(picture: Picture, kind: Kind) -> tuple[str, ...]:
     return tuple(sorted(missing))
 
 
-def _has_place(block: Block, kind: Kind) -> bool:
+def _has_place(block: MetadataBlock, kind: Kind) -> bool:
     if lists_pictures(block):
         return True  # dropped together with them
     if kind == "jpeg":
@@ -110,13 +110,13 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
     return image
 
 
-def _upright_blocks(blocks: Sequence[Block], turns: Sequence[Image.Transpose]) -> tuple[Block, ...]:
+def _upright_blocks(blocks: Sequence[MetadataBlock], turns: Sequence[Image.Transpose]) -> tuple[MetadataBlock, ...]:
     """The blocks of an upright picture. Gain maps are rotated too, which changes the length stated in XMP."""
     shown = tuple(gain_map.turned(block, turns) if turns and gain_map.is_one(block) else block for block in blocks)
     return tuple(_upright_block(block, list(zip(blocks, shown, strict=True))) for block in shown)
 
 
-def _upright_block(block: Block, pairs: Sequence[tuple[Block, Block]]) -> Block:
+def _upright_block(block: MetadataBlock, pairs: Sequence[tuple[MetadataBlock, MetadataBlock]]) -> MetadataBlock:
     content = block.content
     if block.tag == "exIf":
         content = exif.upright(content)
@@ -125,7 +125,7 @@ def _upright_block(block: Block, pairs: Sequence[tuple[Block, Block]]) -> Block:
         for old, new in pairs:
             if old is not new and block.tag == "xmPp":
                 content = gain_map.resized(content, old, new)
-    return Block(block.tag, content)
+    return MetadataBlock(block.tag, content)
 
 
 def _image(picture: Picture, *, alpha: bool) -> tuple[Image.Image, bytes | None]:
@@ -152,14 +152,14 @@ def _png(picture: Picture, _: int) -> bytes:
     return data[:first] + chunks + data[first:]
 
 
-def _one_packet(picture: Picture) -> tuple[Block, ...]:
+def _one_packet(picture: Picture) -> tuple[MetadataBlock, ...]:
     """Returns the blocks with extended XMP merged into the standard packet."""
     blocks = tuple(block for block in picture.blocks if block.tag not in ("xmPp", "xeXt"))
     packet = xmp.whole(picture.blocks)
-    return blocks if packet is None else (*blocks, Block("xmPp", packet))
+    return blocks if packet is None else (*blocks, MetadataBlock("xmPp", packet))
 
 
-def _png_chunks(block: Block) -> Iterable[tuple[bytes, bytes]]:
+def _png_chunks(block: MetadataBlock) -> Iterable[tuple[bytes, bytes]]:
     content = block.content
     match block.tag:
         case "exIf":
@@ -231,7 +231,7 @@ def _jfif_density(content: bytes, default: bytes) -> bytes:
     return struct.pack(">BHH", 1 if unit == 3 else unit, *values)
 
 
-def _jpeg_segments(blocks: Iterable[Block]) -> Iterable[bytes]:
+def _jpeg_segments(blocks: Iterable[MetadataBlock]) -> Iterable[bytes]:
     for block in blocks:
         content = block.content
         match block.tag:

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 
-from codec.format.tags import Block
+from codec.format.tags import MetadataBlock
 
 LARGEST_PACKET = 65502
 """Largest packet that fits into a JPEG segment, in bytes."""
@@ -29,7 +29,7 @@ def upright(packet: bytes) -> bytes:
     return _ORIENTATION.sub(rb"\g<1>1\g<2>", packet)
 
 
-def whole(blocks: Sequence[Block]) -> bytes | None:
+def whole(blocks: Sequence[MetadataBlock]) -> bytes | None:
     """Merges a picture's standard packet and extended portions into one packet, for containers without a size limit.
 
     Returns the standard packet if they cannot be merged.
@@ -41,7 +41,7 @@ def whole(blocks: Sequence[Block]) -> bytes | None:
     return packet if extended is None else _joined(packet, extended) or packet
 
 
-def joins(blocks: Sequence[Block]) -> bool:
+def joins(blocks: Sequence[MetadataBlock]) -> bool:
     """Whether `whole` contains everything in the extended portions."""
     return not any(block.tag == "xeXt" for block in blocks) or b"HasExtendedXMP" not in (whole(blocks) or b"")
 

@@ -66,7 +66,7 @@ class Posterior:
 
 
 @dataclass
-class Encoded:
+class EncoderOutput:
     """What an autoencoder's encode returns, in diffusers' shape."""
 
     latent_dist: Posterior
@@ -172,9 +172,9 @@ class MiniAutoencoder(MiniNetwork):
         half, quarter, eighth = cast(tuple[int, int, int], self.config["decoder_blocks"])
         return math.ceil((8 * (1 + 2 * eighth) + 4 * 2 * quarter + 2 * (2 * half + 1)) / 8)
 
-    def encode(self, pixels: Tensor) -> Encoded:
+    def encode(self, pixels: Tensor) -> EncoderOutput:
         mean, log_variance = self.encoder(pixels).chunk(2, 1)
-        return Encoded(Posterior((mean + self.analysis(pixels)).float(), log_variance.clamp(-12, 2).float()))
+        return EncoderOutput(Posterior((mean + self.analysis(pixels)).float(), log_variance.clamp(-12, 2).float()))
 
     def decode(self, latent: Tensor) -> Output:
         return Output(sample=self.decoder(latent) + self.synthesis(latent))

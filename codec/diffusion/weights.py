@@ -41,7 +41,7 @@ LICENCE_NAMES = r"(?i).*licen[cs]e.*|copying.*|notice.*|readme\.md"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class PretrainedBackbone:
     """Networks in float32 on the CPU, the scheduler's configuration, and a way to embed the empty prompt (1, L, D)."""
 
     name: str
@@ -64,7 +64,7 @@ def candidates(source: str | Path) -> list[str | Path]:
     raise BackboneError(f"no backbone at {source}: give a diffusers folder, a .safetensors or .ckpt file, or a hub id")
 
 
-def read(place: str | Path, *, configuration: Path | None, with_prompt: bool, pinned: bool) -> Checkpoint:
+def read(place: str | Path, *, configuration: Path | None, with_prompt: bool, pinned: bool) -> PretrainedBackbone:
     """Read one candidate: a local path, or a hub id given as str.
 
     configuration is a diffusers folder that describes a single file (None: Stable Diffusion 2.1); with_prompt says that
@@ -98,13 +98,13 @@ def prompt_width(unet: "ModelMixin") -> int | None:
     return cast(int | None, unet.config.get("cross_attention_dim"))
 
 
-def _read_folder(folder: Path, name: str, with_prompt: bool) -> Checkpoint:
+def _read_folder(folder: Path, name: str, with_prompt: bool) -> PretrainedBackbone:
     _require(folder, "vae", "unet", "scheduler")
     autoencoder = _read_network(folder / "vae", AUTOENCODERS)
     unet = _read_network(folder / "unet", UNETS)
     scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
     if not with_prompt or prompt_width(unet) is None:
-        return Checkpoint(name, autoencoder, unet, scheduler, None)
+        return PretrainedBackbone(name, autoencoder, unet, scheduler, None)
     _require(folder, "tokenizer", "text_encoder")
     weights = _text_weights(folder / "text_encoder")
 
@@ -112,7 +112,7 @@ def _read_folder(folder: Path, name: str, with_prompt: bool) -> Checkpoint:
         config = _read_json(folder / "text_encoder" / "config.json")
         return _embed(config, _empty_prompt(folder), weights, lambda _, tensors: tensors)
 
-    return Checkpoint(name, autoencoder, unet, scheduler, embed_prompt)
+    return PretrainedBackbone(name, autoencoder, unet, scheduler, embed_prompt)
 
 
 def _read_network(folder: Path, classes: Classes) -> "ModelMixin":
@@ -171,7 +171,7 @@ def _read_diffusers(folder: Path, name: str) -> "ModelMixin":
     return network
 
 
-def _read_file(path: Path, configuration: Path | None, with_prompt: bool) -> Checkpoint:
+def _read_file(path: Path, configuration: Path | None, with_prompt: bool) -> PretrainedBackbone:
     if path.suffix not in FILE_SUFFIXES:
         raise BackboneError(f"{path} is no backbone: a single file ends in {' or '.join(FILE_SUFFIXES)}")
     from diffusers.loaders import single_file_utils as single_file
@@ -185,7 +185,7 @@ def _read_file(path: Path, configuration: Path | None, with_prompt: bool) -> Che
         tokens = SD21_EMPTY_PROMPT if configuration is None else _empty_prompt(configuration)
         return _embed(configs["text_encoder"], tokens, path, single_file.convert_open_clip_checkpoint)
 
-    return Checkpoint(path.stem, autoencoder, unet, configs["scheduler"], embed_prompt if with_prompt else None)
+    return PretrainedBackbone(path.stem, autoencoder, unet, configs["scheduler"], embed_prompt if with_prompt else None)
 
 
 def _read_configuration(folder: Path | None) -> Mapping[str, Mapping[str, Any]]:

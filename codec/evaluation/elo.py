@@ -31,7 +31,7 @@ Ratings = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Settings:
+class EloSettings:
     """How ratings are made; raises SettingsError for bad values.
 
     `k` is the most points that one game moves. `group_k` is K of the aggregated updates: None means `k`, lowered where
@@ -141,7 +141,7 @@ class Result:
         return [int(place) for place in np.argsort(-self.medians, kind="stable")]
 
 
-def rate(games: Games, aggregation: Aggregation, settings: Settings = Settings()) -> Result:
+def rate(games: Games, aggregation: Aggregation, settings: EloSettings = EloSettings()) -> Result:
     """Replay the games in random orders, and random studies made of the same units."""
     random = np.random.default_rng(settings.seed)
     if aggregation == "every game":
@@ -220,7 +220,7 @@ def _resampled_games(random: np.random.Generator, participant: Indices, orders: 
     return random.permuted(sequences, axis=1, out=sequences)
 
 
-def markdown(games: Games, results: Sequence[Result], settings: Settings) -> str:
+def markdown(games: Games, results: Sequence[Result], settings: EloSettings) -> str:
     """The ratings as a table, then who won how often against whom."""
     about = (
         f"{len(games)} games, {int(games.participant.max()) + 1} participants, {int(games.image.max()) + 1} images; "

@@ -56,7 +56,7 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Job:
+class EvaluationJob:
     """One picture through one codec, at the codec's own points or else at these rates."""
 
     pictures: Path
@@ -77,7 +77,7 @@ class Evaluation:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def pending(self, job: Job) -> bool:
+    def pending(self, job: EvaluationJob) -> bool:
         """Whether any of its points has no row yet, or a failed one."""
         place = self._place(job.baseline.name, job.image)
         if not place.exists():
@@ -85,7 +85,7 @@ class Evaluation:
         done = {_point(row) for row in read_rows([place]) if row["status"] == "measured"}
         return not done.issuperset(job.points)
 
-    def measure(self, job: Job, meters: "Meters") -> list[Row]:
+    def measure(self, job: EvaluationJob, meters: "Meters") -> list[Row]:
         """Make all files of a job, measure them, and keep rows, features and reconstructions."""
         rows, decoded, features = measure(job, meters)
         place = self._place(job.baseline.name, job.image)
@@ -101,18 +101,18 @@ class Evaluation:
         self.write(job, rows)
         return rows
 
-    def fail(self, job: Job, error: str) -> None:
+    def fail(self, job: EvaluationJob, error: str) -> None:
         """Keep failed rows for a job whose process ended over it."""
         self.write(job, [_failed(job, point, error) for point in job.points])
 
-    def write(self, job: Job, rows: Sequence[Row]) -> None:
+    def write(self, job: EvaluationJob, rows: Sequence[Row]) -> None:
         """Keep the rows of a job instead of those there."""
         place = self._place(job.baseline.name, job.image)
         place.parent.mkdir(parents=True, exist_ok=True)
         write_parquet(rows, partial := place.with_suffix(".partial"))
         partial.replace(place)
 
-    def rows_of(self, job: Job) -> list[Row]:
+    def rows_of(self, job: EvaluationJob) -> list[Row]:
         """The rows of a job that is done."""
         return read_rows([self._place(job.baseline.name, job.image)])
 
@@ -181,7 +181,7 @@ class _Files:
         return largest_within(self.baseline.settings, size, lambda setting: len(self.at(setting)[0]), known, ENOUGH)
 
 
-def measure(job: Job, meters: Meters) -> tuple[list[Row], list[Pixels | None], dict[str, Features] | None]:
+def measure(job: EvaluationJob, meters: Meters) -> tuple[list[Row], list[Pixels | None], dict[str, Features] | None]:
     """The rows of a job with their reconstructions, and the patches' features; what fails is a row that says why."""
     try:
         picture = read_image(job.pictures / job.image)
@@ -227,7 +227,7 @@ def pictures_of(folder: Path) -> list[str]:
     return found
 
 
-def evaluate(jobs: Iterable[Job], folder: Path, device: str = "cpu") -> list[Row]:
+def evaluate(jobs: Iterable[EvaluationJob], folder: Path, device: str = "cpu") -> list[Row]:
     """Do what is not done yet, one job after the other; returns the rows of all."""
     kept, meters, rows = Evaluation(folder), None, list[Row]()
     for job in jobs:
@@ -238,10 +238,10 @@ def evaluate(jobs: Iterable[Job], folder: Path, device: str = "cpu") -> list[Row
     return rows
 
 
-def jobs(pictures: Path, codecs: Iterable[Baseline], rates: Sequence[float]) -> list[Job]:
+def jobs(pictures: Path, codecs: Iterable[Baseline], rates: Sequence[float]) -> list[EvaluationJob]:
     """Every picture with every codec, picture by picture, since what is computed of an original is remembered."""
     chosen = list(codecs)
-    return [Job(pictures, image, baseline, rates) for image in pictures_of(pictures) for baseline in chosen]
+    return [EvaluationJob(pictures, image, baseline, rates) for image in pictures_of(pictures) for baseline in chosen]
 
 
 def read_rows(places: Sequence[Path]) -> list[Row]:
@@ -275,13 +275,13 @@ def setting_name(setting: float) -> str:
     return f"setting-{setting:.6g}"
 
 
-def _row(job: Job, point: tuple[float | None, float | None]) -> Row:
+def _row(job: EvaluationJob, point: tuple[float | None, float | None]) -> Row:
     rate, setting = point
     names = {"image": job.image, "codec": job.baseline.name, "version": job.baseline.version}
     return dict.fromkeys(COLUMNS) | names | {"asked_bpp": rate, "setting": setting}
 
 
-def _failed(job: Job, point: tuple[float | None, float | None], error: str) -> Row:
+def _failed(job: EvaluationJob, point: tuple[float | None, float | None], error: str) -> Row:
     return _row(job, point) | {"status": "failed", "error": error}
 
 

@@ -7,7 +7,7 @@ from codec.errors import SettingsError
 from codec.evaluation.baselines import NAMES, Baseline, available
 from codec.evaluation.baselines.external import read_commands
 from codec.evaluation.baselines.ours import CEILING, NAME, QUALITIES, ceiling, ours
-from codec.evaluation.runner import RATES, Job, jobs
+from codec.evaluation.runner import RATES, EvaluationJob, jobs
 
 ALL = "all"
 
@@ -55,6 +55,6 @@ class Contest:
             found = [ours(codec, self.qualities) if name == NAME else ceiling(codec) for name in own] + found
         return found, missing
 
-    def jobs(self, codecs: list[Baseline]) -> list[Job]:
+    def jobs(self, codecs: list[Baseline]) -> list[EvaluationJob]:
         """Every picture with every codec."""
         return jobs(Path(self.pictures), codecs, self.rates)

@@ -8,8 +8,8 @@ from codec.errors import BitstreamError
 from codec.format import chunks as chunk_codes
 from codec.format import version1
 from codec.format.chunks import Chunk
-from codec.format.reader import Reader, varint
-from codec.quantization.quantizer import LARGEST_TIMESTEP_CODE, Parameters, quality_of_code
+from codec.format.reader import ByteReader, varint
+from codec.quantization.quantizer import LARGEST_TIMESTEP_CODE, QuantizationParameters, quality_of_code
 
 SIGNATURE = b"\x8fFDC\r\n\x1a\n"
 """A byte above 127, a name, CR LF, end-of-file and LF, so that a transfer in text mode damages it."""
@@ -24,7 +24,7 @@ DEFAULT_MAX_PIXELS = images.MAX_PIXELS
 
 
 @dataclass(frozen=True)
-class File:
+class FdcFile:
     """A parsed .fdc file. bundle_id is the first 16 hex digits of the bundle's hash."""
 
     width: int
@@ -33,7 +33,7 @@ class File:
     grey: bool
     bundle_id: str
     quality_code: int
-    parameters: Parameters
+    parameters: QuantizationParameters
     stream: bytes
     chunks: tuple[Chunk, ...] = ()
     """Critical chunks first, each group ascending by tag and index."""
@@ -65,7 +65,7 @@ class File:
         return (self.height, self.width) if self.orientation > 4 else (self.width, self.height)
 
 
-def pack(file: File) -> bytes:
+def pack(file: FdcFile) -> bytes:
     """Serializes a version 2 file: header, stream, orientation, chunks, CRC32."""
     codes = file.parameters.alpha_codes
     codes = codes[:1] if len(set(codes)) == 1 else codes
@@ -88,7 +88,7 @@ def pack(file: File) -> bytes:
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
-def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> File:
+def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> FdcFile:
     """Parses a file; decodes its chunks, but not its stream. Raises BitstreamError that names the fault and its place.
 
     Allocates at most 4 len(data) + 3 max_pixels + 128 MiB, and only its own length for a file without chunks.
@@ -101,7 +101,7 @@ def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> File:
                 "the signature is damaged, as by a transfer in text mode; fetch the file again in binary mode"
             )
         raise BitstreamError("not an .fdc file: the signature is missing")
-    reader = Reader(data, len(SIGNATURE))
+    reader = ByteReader(data, len(SIGNATURE))
     version, minor = reader.byte("version"), reader.byte("minor version")
     if version != VERSION:
         raise BitstreamError(f"format version {version} at byte 8 is not supported; this release reads 1 and {VERSION}")
@@ -121,7 +121,7 @@ def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> File:
     if not 1 <= orientation <= 8:
         raise BitstreamError(f"orientation {orientation} at byte {reader.place - 1} is not 1 to 8")
     chunks, unknown = chunk_codes.read(reader, width, height, newer=minor > MINOR)
-    return File(
+    return FdcFile(
         width, height, bool(flags & GREY), bundle_id, quality_code, parameters, stream, chunks, orientation, VERSION,
         unknown, minor,
     )  # fmt: skip
@@ -138,28 +138,28 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def parameters_of(reader: Reader, *, four: bool) -> Parameters:
+def parameters_of(reader: ByteReader, *, four: bool) -> QuantizationParameters:
     """Timestep and alpha codes. Raises BitstreamError."""
     timestep = int.from_bytes(reader.take(2, "timestep"), "little")
     if timestep > LARGEST_TIMESTEP_CODE:
         raise BitstreamError(f"timestep code {timestep} exceeds {LARGEST_TIMESTEP_CODE}")
-    return Parameters(tuple(reader.take(4 if four else 1, "alpha codes")), timestep)
+    return QuantizationParameters(tuple(reader.take(4 if four else 1, "alpha codes")), timestep)
 
 
-def _stream_length(reader: Reader) -> int:
+def _stream_length(reader: ByteReader) -> int:
     length = reader.varint("stream length")
     if length == 0 or length % 4:
         raise BitstreamError(f"impossible stream length of {length} bytes: it must be a positive multiple of 4")
     return length
 
 
-def _version1(data: bytes, max_pixels: int) -> File:
+def _version1(data: bytes, max_pixels: int) -> FdcFile:
     """Parses a file of version 1: positional chunks, upright pixels."""
     head = version1.head(data)
     check_size(head.width, head.height, max_pixels)
     parameters = parameters_of(head.reader, four=head.four_alphas)
     stream = head.reader.take(_stream_length(head.reader), "stream")
     chunks = version1.chunks(head)
-    return File(
+    return FdcFile(
         head.width, head.height, head.grey, head.bundle_id, head.quality_code, parameters, stream, chunks, 1, 1
     )  # fmt: skip

@@ -10,7 +10,7 @@ from codec.entropy.distribution import alpha_of_code
 from codec.entropy.integer import ExactEntropyModel
 from codec.entropy.stream import tiles
 from codec.entropy.tables import Tables
-from codec.format.bitstream import BUNDLE_ID_BYTES, SIGNATURE, File
+from codec.format.bitstream import BUNDLE_ID_BYTES, SIGNATURE, FdcFile
 from codec.format.chunks import Chunk
 from codec.format.tags import NAMES, REPEATABLE
 
@@ -18,7 +18,7 @@ Part = Literal["header", "side information", "hyper-latent", "latent", "stream",
 
 
 @dataclass(frozen=True)
-class Entry:
+class BreakdownEntry:
     """A field of a file: its part, name, value as text, and size in bits."""
 
     part: Part
@@ -27,37 +27,39 @@ class Entry:
     bits: int
 
 
-def bit_breakdown(file: File, entropy: tuple[ExactEntropyModel, Tables] | None = None) -> list[Entry]:
+def bit_breakdown(file: FdcFile, entropy: tuple[ExactEntropyModel, Tables] | None = None) -> list[BreakdownEntry]:
     """All fields in file order. The stream is one entry unless the bundle's entropy model is given to split it.
 
     Raises BitstreamError for an invalid stream.
     """
-    entries = [Entry(part, name, value, 8 * size) for part, name, value, size in _header(file)]
+    entries = [BreakdownEntry(part, name, value, 8 * size) for part, name, value, size in _header(file)]
     length = len(file.stream)
     rows, columns = file.latent_shape
     if entropy is None:
-        entries.append(Entry("stream", "hyper-latent, latent", f"4 x {rows} x {columns}", 8 * length))
+        entries.append(BreakdownEntry("stream", "hyper-latent, latent", f"4 x {rows} x {columns}", 8 * length))
     else:
         hyper = hyper_bits(file, *entropy)
         shape = entropy[0].hyper_shape(rows, columns)
-        entries.append(Entry("hyper-latent", "hyper-latent", " x ".join(map(str, shape)), hyper))
-        entries.append(Entry("latent", "latent", f"4 x {rows} x {columns}", 8 * length - hyper))
+        entries.append(BreakdownEntry("hyper-latent", "hyper-latent", " x ".join(map(str, shape)), hyper))
+        entries.append(BreakdownEntry("latent", "latent", f"4 x {rows} x {columns}", 8 * length - hyper))
     if file.version > 1:
         shown = "{} (shown as {} x {})".format(file.orientation, *file.upright_size)
-        entries.append(Entry("header", "orientation", shown, 8))
+        entries.append(BreakdownEntry("header", "orientation", shown, 8))
     seen: dict[str, int] = {}
     for chunk in file.chunks:
         index = seen.get(chunk.tag, 0)
         seen[chunk.tag] = index + 1
         frame = _frame_bytes(file, chunk, index)
         value = f"{chunk.tag}: of {len(chunk.content)} bytes"
-        entries.append(Entry("chunks", NAMES[chunk.tag], value, 8 * (frame + len(chunk.coded))))
+        entries.append(BreakdownEntry("chunks", NAMES[chunk.tag], value, 8 * (frame + len(chunk.coded))))
     for tag, size in file.unknown:
-        entries.append(Entry("chunks", "unknown chunk", f"{tag}: {size} bytes", 8 * (4 + _varint_bytes(size) + size)))
-    return [*entries, Entry("header", "checksum", "correct", 32)]
+        entries.append(
+            BreakdownEntry("chunks", "unknown chunk", f"{tag}: {size} bytes", 8 * (4 + _varint_bytes(size) + size))
+        )
+    return [*entries, BreakdownEntry("header", "checksum", "correct", 32)]
 
 
-def _header(file: File) -> list[tuple[Part, str, str, int]]:
+def _header(file: FdcFile) -> list[tuple[Part, str, str, int]]:
     """Yields part, name, value and bytes of each field before the stream."""
     parameters = file.parameters
     alphas = ", ".join(f"{alpha_of_code(code):.4f} (code {code})" for code in parameters.alpha_codes)
@@ -83,7 +85,7 @@ def _header(file: File) -> list[tuple[Part, str, str, int]]:
     ]
 
 
-def _frame_bytes(file: File, chunk: Chunk, index: int) -> int:
+def _frame_bytes(file: FdcFile, chunk: Chunk, index: int) -> int:
     """Overhead of a chunk in bytes: tag, length and index."""
     if file.version == 1:
         return _varint_bytes(len(chunk.coded))
@@ -91,7 +93,7 @@ def _frame_bytes(file: File, chunk: Chunk, index: int) -> int:
     return 4 + _varint_bytes(len(chunk.coded) + own) + own
 
 
-def hyper_bits(file: File, model: ExactEntropyModel, tables: Tables) -> int:
+def hyper_bits(file: FdcFile, model: ExactEntropyModel, tables: Tables) -> int:
     """Bits of the hyper-latents in the stream, found by decoding and re-encoding their symbols."""
     means, levels = (prior.flatten().cpu().numpy() for prior in model.prior(file.parameters.channel_codes))
     decoder, encoder = SymbolDecoder(tables, file.stream), SymbolEncoder(tables)

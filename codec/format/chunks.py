@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import BitstreamError, ImageError
-from codec.format.reader import Reader, varint
-from codec.format.tags import ALPHA, CRITICAL, ICC, KNOWN, NAMES, REPEATABLE, Block
+from codec.format.reader import ByteReader, varint
+from codec.format.tags import ALPHA, CRITICAL, ICC, KNOWN, NAMES, REPEATABLE, MetadataBlock
 from codec.images import Picture
 
 MOST_CHUNKS = 256
@@ -51,7 +51,7 @@ def of_picture(picture: Picture) -> tuple[Chunk, ...]:
     chunks = []
     if picture.alpha is not None:
         chunks.append(code_alpha(picture.alpha))
-    blocks = [Block(ICC, picture.icc)] if picture.icc else []
+    blocks = [MetadataBlock(ICC, picture.icc)] if picture.icc else []
     blocks += [block for block in picture.blocks if block.content]
     total = 0
     for block in blocks:
@@ -81,7 +81,7 @@ def to_picture(
         elif chunk.tag == ICC:
             icc = chunk.content
         else:
-            blocks.append(Block(chunk.tag, chunk.content))
+            blocks.append(MetadataBlock(chunk.tag, chunk.content))
     return Picture(pixels, grey, f"FDC{version}", alpha, icc, orientation, tuple(blocks))
 
 
@@ -101,7 +101,7 @@ Skipped = tuple[tuple[str, int], ...]
 """Tag and length of unknown chunks."""
 
 
-def read(reader: Reader, width: int, height: int, *, newer: bool) -> tuple[tuple[Chunk, ...], Skipped]:
+def read(reader: ByteReader, width: int, height: int, *, newer: bool) -> tuple[tuple[Chunk, ...], Skipped]:
     """Parses the chunks up to the end of the file, and tag and length of unknown ones. Raises BitstreamError."""
     chunks: list[Chunk] = []
     unknown: list[tuple[str, int]] = []
@@ -112,7 +112,7 @@ def read(reader: Reader, width: int, height: int, *, newer: bool) -> tuple[tuple
             raise BitstreamError(f"more than {MOST_CHUNKS} chunks, at byte {reader.place}")
         at = reader.place
         tag = _tag(reader.take(4, "chunk's tag"), at)
-        payload = Reader(reader.take(reader.varint(f"length of chunk {tag}"), f"chunk {tag}"))
+        payload = ByteReader(reader.take(reader.varint(f"length of chunk {tag}"), f"chunk {tag}"))
         index = payload.varint(f"index of chunk {tag}") if tag in REPEATABLE else 0
         place = (tag[0].islower(), tag, index)
         if last is not None and place <= last:

@@ -5,7 +5,7 @@ import zlib
 from codec.errors import BitstreamError
 
 
-class Reader:
+class ByteReader:
     """A file being read; `place` is the offset of the next byte."""
 
     def __init__(self, data: bytes, place: int = 0) -> None:

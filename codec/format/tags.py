@@ -38,7 +38,7 @@ KNOWN = frozenset(NAMES)
 
 
 @dataclass(frozen=True)
-class Block:
+class MetadataBlock:
     """A block of a source's metadata, byte for byte.
 
     tag      content

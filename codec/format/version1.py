@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from codec.errors import BitstreamError
 from codec.format.chunks import Chunk, parse_alpha, parse_content
-from codec.format.reader import Reader
+from codec.format.reader import ByteReader
 from codec.format.tags import ALPHA, EXIF, ICC
 
 MAGIC = b"FDC\x01"
@@ -14,10 +14,10 @@ POSITIONS = {4: (ALPHA, "alpha plane"), 8: (ICC, "color profile"), 16: (EXIF, "E
 
 
 @dataclass(frozen=True)
-class Head:
+class Version1Header:
     """The fields before the timestep; `reader` is positioned after them."""
 
-    reader: Reader
+    reader: ByteReader
     flags: int
     bundle_id: str
     width: int
@@ -33,20 +33,20 @@ class Head:
         return bool(self.flags & GREY)
 
 
-def head(data: bytes) -> Head:
+def head(data: bytes) -> Version1Header:
     """Reads up to the quality code. Raises BitstreamError."""
-    reader = Reader(data, len(MAGIC))
+    reader = ByteReader(data, len(MAGIC))
     reader.check()
     flags = reader.byte("flags")
     if flags & ~(FOUR_ALPHAS | GREY | sum(POSITIONS)):
         raise BitstreamError(f"unknown flags {flags:#04x} at byte 4")
     bundle_id = reader.take(8, "bundle id").hex()
-    return Head(
+    return Version1Header(
         reader, flags, bundle_id, reader.varint("width"), reader.varint("height"), reader.byte("quality code")
     )  # fmt: skip
 
 
-def chunks(read: Head) -> tuple[Chunk, ...]:
+def chunks(read: Version1Header) -> tuple[Chunk, ...]:
     """Reads the chunks, which end the file. Raises BitstreamError."""
     reader = read.reader
     coded = {flag: reader.take(reader.varint(name), name) for flag, (_, name) in POSITIONS.items() if read.flags & flag}

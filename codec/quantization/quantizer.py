@@ -21,7 +21,7 @@ LARGEST_TIMESTEP_CODE = 999 * TIMESTEP_UNITS
 
 
 @dataclass(frozen=True)
-class Parameters:
+class QuantizationParameters:
     """Quantizer parameters as coded in the file: one alpha code, or one per channel."""
 
     alpha_codes: tuple[int, ...]
@@ -104,11 +104,11 @@ def timestep_code(t: float) -> int:
 
 def with_timestep(
     alpha_codes: tuple[int, ...], y: Tensor, u: Tensor, backbone: Backbone, mode: ParameterMode
-) -> Parameters:
+) -> QuantizationParameters:
     """Sets the timestep for given alpha codes: from the measured error of y (1, 4, h, w), or tied to the bin width."""
-    alpha = Parameters(alpha_codes, 0).alpha.to(y.device)
+    alpha = QuantizationParameters(alpha_codes, 0).alpha.to(y.device)
     if mode == "tied":
         alpha_bar = tied_alpha_bar(alpha).mean()
     else:
         alpha_bar = measured_alpha_bar(y, dequantize(quantize(y, alpha, u), alpha, u)).mean()
-    return Parameters(alpha_codes, timestep_code(backbone.timestep_of(float(alpha_bar))))
+    return QuantizationParameters(alpha_codes, timestep_code(backbone.timestep_of(float(alpha_bar))))

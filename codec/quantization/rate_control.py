@@ -14,14 +14,14 @@ from codec.errors import QualityError, SettingsError
 Pixels = NDArray[np.uint8]
 
 
-class File(Protocol):
+class FinishedFile(Protocol):
     """A finished file."""
 
     @property
     def data(self) -> bytes: ...
 
 
-Finished = TypeVar("Finished", bound=File)
+Finished = TypeVar("Finished", bound=FinishedFile)
 
 FINEST = 255
 """The largest alpha code: the narrowest bins."""

@@ -20,7 +20,7 @@ from codec.bundle import Bundle, write_bundle
 from codec.diffusion.backbone import Backbone
 from codec.errors import FdcError, SettingsError
 from codec.training.card import write_card
-from codec.training.data import CropSampler, ShardedImages, Source
+from codec.training.data import BatchSource, CropSampler, ShardedImages
 from codec.training.draws import Draws
 from codec.training.end_to_end import EndToEndStage
 from codec.training.evaluation import averages, evaluate_bundle
@@ -33,7 +33,7 @@ from codec.training.workspace import Workspace, measure_latents, put_in_place, r
 
 PATCH_CROPS = 64
 STATISTICS_CROPS = 4096
-"""Crops whose latents say mean and deviation: a few dozen would miss the deviation by a tenth."""
+"""Number of crops for latent statistics: with a few dozen the deviation is off by a tenth."""
 log = logging.getLogger("codec.training")
 
 
@@ -45,7 +45,7 @@ def has_bfloat16() -> bool:
 
 
 class Run:
-    """One call of the trainer: the stages asked for, then the export."""
+    """One run of the trainer: the requested stages, then the export."""
 
     def __init__(
         self,
@@ -56,30 +56,30 @@ class Run:
         seconds: float = math.inf,
     ) -> None:
         self.settings, self.output, self.deadline = settings, output, time.monotonic() + seconds
-        on_cpu = not torch.accelerator.is_available()  # without this, processes on the CPU train each for itself
+        on_cpu = not torch.accelerator.is_available()  # without this, CPU processes would train independently
         precision = settings.mixed_precision if settings.mixed_precision == "no" or has_bfloat16() else "no"
         if precision != settings.mixed_precision:
             log.info("this device has no bfloat16 arithmetic: training in float32")
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision)
         torch.backends.cudnn.benchmark = True  # every batch of a stage has the same size
-        torch.backends.cudnn.allow_tf32 = False  # the entropy model's grids need all of float32's digits
+        torch.backends.cudnn.allow_tf32 = False  # the entropy model's grids need float32's full precision
         output.mkdir(parents=True, exist_ok=True)
         self.images = ShardedImages(data)
         self.held_out = ShardedImages(held_out) if held_out else self.images
         self.workspace = Workspace(output, settings, self.accelerator.device)
 
     def train(self, names: Sequence[StageName]) -> bool:
-        """Run the stages in order; one whose steps are done is passed over. False when the time was over before."""
+        """Runs the stages in order and skips finished ones. Returns False if the time ran out."""
         if self.accelerator.is_main_process:
             (self.output / "settings.json").write_text(to_json(self.settings) + "\n")
         for name in names:
             done, steps = self.output / "checkpoints" / f"{name}.done", self.settings.stages[name].steps
             if done.exists() and int(done.read_text()) >= steps:
-                log.info("stage %s: its %d steps are done", name, steps)
+                log.info("stage %s: all %d steps are done", name, steps)
                 continue
             log.info("stage %s: %d steps", name, steps)
             if not self._stage(name, self.settings.stages[name]):
-                log.info("stage %s: the time is over; the same command goes on from here", name)
+                log.info("stage %s: time limit reached; run the same command to continue", name)
                 return False
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
@@ -140,7 +140,7 @@ class Run:
         return CachedLatents(crops, backbone, settings.cached_batches, self.output / "latents", self.accelerator)
 
     def _batches(self, crops: CropSampler, count: int) -> Iterator[torch.Tensor]:
-        """Batches of at least `count` crops, none of which a step of training draws alike."""
+        """Batches with at least `count` crops in total, drawn differently from every training step."""
         for step in range(-(-count // crops.batch_size)):
             yield crops.batch(-1 - step).to(self.accelerator.device)
 
@@ -149,11 +149,11 @@ class Run:
             yield batch, Draws(self.settings.seed, place * EVERY_TERM, device=self.accelerator.device)
 
     def _patches(self) -> torch.Tensor:
-        """8x8 patches of a few crops, for the linear start of a new autoencoder."""
+        """8x8 patches of a few crops, to initialize a new autoencoder's linear path."""
         crops = CropSampler(self.images, seed=self.settings.seed, batch_size=PATCH_CROPS, crop_size=96).batch(0)
         return crops.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
 
-    def _trainer(self, name: str, settings: StageSettings, stage: Stage, source: Source) -> Trainer:
+    def _trainer(self, name: str, settings: StageSettings, stage: Stage, source: BatchSource) -> Trainer:
         writer = SummaryWriter(str(self.output / "tensorboard")) if self.accelerator.is_main_process else None
         return Trainer(
             name,
@@ -172,9 +172,9 @@ class Run:
         )
 
     def export(self) -> Bundle | None:
-        """Write the bundle and measure it on held-out photos; nothing when there is no entropy model yet.
+        """Writes the bundle and measures it on held-out photos. Does nothing without a trained entropy model.
 
-        The bundle of an earlier call stays until the new one has been loaded and measured.
+        An earlier bundle is kept until the new one has been loaded and measured.
         """
         workspace, settings = self.workspace, self.settings
         if not workspace.has("entropy"):
@@ -200,7 +200,7 @@ class Run:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line and run; 0 when done, 1 with one line on stderr for a user's mistake."""
+    """Parses the command line and runs. Returns 0, or 1 with one line on stderr for a usage error."""
     parser = argparse.ArgumentParser(prog="python -m codec.training", description=__doc__)
     parser.add_argument("settings", type=Path)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="WebDataset tars, or folders of them")

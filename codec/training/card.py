@@ -1,4 +1,4 @@
-"""The card of a trained bundle: what made it, and what it measured."""
+"""Writes the model card of a trained bundle: how it was trained, and its measurements."""
 
 import dataclasses
 import platform
@@ -39,7 +39,7 @@ def write_card(
 
 
 def _stages(settings: TrainingSettings) -> list[str]:
-    """The table of the stages; nothing where a bundle is gone on from without any."""
+    """The table of stages; empty if a bundle was continued without training."""
     rows = [f"| {name} | {stage.steps} | {_changes(stage)} |" for name, stage in settings.stages.items()]
     return ["| stage | steps | other than the defaults |", "|---|---|---|", *rows, ""] if rows else []
 

@@ -1,4 +1,4 @@
-"""What an interrupted stage goes on from: tensors in pieces small enough to travel, and an index put in place last."""
+"""Checkpoints of a stage: tensors in pieces of limited size, and an index that is put in place last."""
 
 import json
 import os
@@ -10,14 +10,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 PIECE_BYTES = 12 * 2**20
-"""Tensors in one file, unless a single one is larger."""
+"""Upper bound on one piece in bytes, unless a single tensor is larger."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """The checkpoint of one stage in a folder: <stage>.json names the pieces <stage>-<step>-<number>.safetensors.
 
-    A new one takes the old one's place at once, when its index does; a killed writer leaves the old one.
+    A new checkpoint replaces the old one atomically with its index; a killed writer leaves the old one.
     """
 
     folder: Path
@@ -28,7 +28,7 @@ class Checkpoint:
         return self.folder / f"{self.stage}.json"
 
     def save(self, step: int, tensors: Mapping[str, Tensor]) -> None:
-        """Replace the checkpoint; one of this step is left as it is, since the same step has the same tensors."""
+        """Replaces the checkpoint. One of the same step is left alone, since it has the same tensors."""
         if self.index.exists() and json.loads(self.index.read_text())["step"] == step:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ class Checkpoint:
                 path.unlink()
 
     def load(self) -> tuple[int, dict[str, Tensor]] | None:
-        """The step and the tensors, or None where there is no checkpoint."""
+        """The step and the tensors; None if there is no checkpoint."""
         if not self.index.exists():
             return None
         index = json.loads(self.index.read_text())

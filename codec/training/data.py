@@ -24,14 +24,14 @@ from codec.errors import SettingsError
 
 EXTENSIONS = frozenset(["jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff", "gif"])
 TRIES = 16
-"""Photos that a crop goes on to when one after the other cannot be decoded."""
+"""Photos tried for one crop before giving up on undecodable ones."""
 CACHED_PHOTOS = 8
 BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
-class Member:
-    """Where one photo lies: a tar, and the place of its bytes in it."""
+class TarMember:
+    """Location of a photo: a tar, and the range of its bytes."""
 
     tar: Path
     name: str
@@ -40,7 +40,7 @@ class Member:
 
 
 class ShardedImages:
-    """Random access to the image members of WebDataset tars. Raises SettingsError when there are none."""
+    """Random access to the image members of WebDataset tars. Raises SettingsError if there are none."""
 
     def __init__(self, sources: Sequence[str | Path]) -> None:
         tars = [tar for source in sources for tar in _tars(Path(source))]
@@ -66,7 +66,7 @@ class ShardedImages:
 
 
 class CropSampler:
-    """Random crops: each photo is seen equally often, in an order and at places fixed by the seed."""
+    """Random crops. Each photo is seen equally often; order and positions follow from the seed."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class CropSampler:
         The whole batch depends on (seed, step) alone; step may be negative, for draws outside of training.
         """
         if self.batch_size % world:
-            raise SettingsError(f"a batch of {self.batch_size} does not divide among {world} processes")
+            raise SettingsError(f"a batch of {self.batch_size} is not divisible by {world} processes")
         share = self.batch_size // world
         crops = [self._crop(step, place) for place in range(rank * share, (rank + 1) * share)]
         stacked = torch.from_numpy(np.stack(crops))
@@ -115,7 +115,7 @@ class CropSampler:
         return crop[:, ::-1] if self.flip and draws.random() < 0.5 else crop
 
     def _photo_at(self, position: int) -> Image.Image:
-        """The photo at a position of the endless order; one that cannot be decoded gives way to the next."""
+        """The photo at a position of the endless order; an undecodable one is replaced by the next."""
         for attempt in range(TRIES):
             epoch, place = divmod(position + attempt, len(self.images))
             photo = self._photo(int(_order(self.seed, epoch, len(self.images))[place]))
@@ -131,23 +131,23 @@ class CropSampler:
             return None
 
 
-class Source(Protocol):
-    """Gives each step its batch; the same (step, rank, world) always gives the same."""
+class BatchSource(Protocol):
+    """Returns a step's batch, a function of (step, rank, world)."""
 
     def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Tensor: ...
 
 
 def prefetch(
-    source: Source, steps: Iterable[int], *, rank: int = 0, world: int = 1, processes: int = 0
+    source: BatchSource, steps: Iterable[int], *, rank: int = 0, world: int = 1, processes: int = 0
 ) -> Generator[Tensor]:
-    """The steps' batches in order, each made while the ones before it are used: by a thread, or by `processes`.
+    """Yields the steps' batches in order, prepared ahead by a thread or by `processes`.
 
     The source must be picklable for processes. They end with the generator, also when it is closed early.
     """
     make: Callable[[int], Tensor] = partial(source.batch, rank=rank, world=world)
     pool: Executor
     if processes:
-        spawn = torch.multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
+        spawn = torch.multiprocessing.get_context("spawn")  # fork would copy locks held by other threads
         pool, ahead = ProcessPoolExecutor(processes, spawn, _begin, (make,)), 2 * BATCHES_AHEAD * processes
         make = _make
     else:
@@ -168,10 +168,10 @@ _made: dict[str, Callable[[int], Tensor]] = {}
 
 
 def _begin(make: Callable[[int], Tensor]) -> None:
-    """In a new process: remember what makes batches, and end when the parent does, however that is."""
+    """Initializes a worker process: keeps the batch source, and exits when the parent does."""
     _made["batch"] = make
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # handled by the parent
     Thread(target=_end_with, args=(cast(BaseProcess, parent_process()),), daemon=True).start()
 
 
@@ -198,11 +198,11 @@ def _tars(source: Path) -> list[Path]:
     return [source]
 
 
-def _index(tar: Path) -> list[Member]:
+def _index(tar: Path) -> list[TarMember]:
     try:
         with tarfile.open(tar, "r:") as opened:
             members = [entry for entry in opened if entry.isfile()]
     except (tarfile.TarError, OSError) as error:
-        raise SettingsError(f"{tar} is not a whole tar: {error}") from None
+        raise SettingsError(f"{tar} is not a complete tar: {error}") from None
     wanted = [entry for entry in members if entry.name.rpartition(".")[2].lower() in EXTENSIONS]
-    return [Member(tar, entry.name, entry.offset_data, entry.size) for entry in wanted]
+    return [TarMember(tar, entry.name, entry.offset_data, entry.size) for entry in wanted]

@@ -1,4 +1,4 @@
-"""Random numbers of training: each is a function of (seed, step) and of the sample's place in the global batch."""
+"""Random numbers for training, functions of (seed, step) and the sample's index in the global batch."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 class Draws:
     """The draws of one step. Each call draws for the whole global batch and keeps this process's slice.
 
-    So the numbers do not depend on the number of processes, nor on whether a run was interrupted.
+    The numbers do not depend on the number of processes or on interruptions.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Draws:
 
 
 def to_device(values: Tensor, device: torch.device | str) -> Tensor:
-    """The values on a device. To a GPU they go through pinned memory, so that nothing waits for it."""
+    """Moves values to a device, through pinned memory for a GPU so that nothing blocks."""
     if torch.device(device).type != "cuda":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)

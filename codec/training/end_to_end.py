@@ -1,4 +1,4 @@
-"""The stage that trains a whole mini codec for rate and distortion: encoder, entropy model, U-Net and decoder."""
+"""The end-to-end stage: trains encoder, entropy model, U-Net and decoder of a mini codec for rate and distortion."""
 
 from collections.abc import Iterable, Mapping
 from typing import cast
@@ -19,16 +19,16 @@ from codec.training.pretraining import Terms
 from codec.training.settings import StageSettings
 
 FIRST_SCALE = 0.1
-"""Weight of lambda D in bits per pixel at the start: there the shipped bundle's bins, which lambda sets, cost as many
-bits as they save distortion (its card, lambda 4 to 8)."""
+"""Weight of lambda D in bits per pixel at the start: with it the shipped bundle's bins
+balance bits and distortion (its card, lambda 4 to 8)."""
 ROUNDED_SHARE = 0.1
-"""The last part of the steps, which sees symbols rounded with the codec's own dither instead of uniform noise."""
+"""Final fraction of the steps, which uses rounding with the codec's dither instead of uniform noise."""
 STATISTICS_MOMENTUM = 0.01
-"""How fast the running statistics follow: the mean of about a hundred batches."""
+"""Momentum of the running statistics: about a hundred batches."""
 
 
 class RunningState(nn.Module):
-    """What the stage knows of its own run, kept in its checkpoints: none of it has a gradient."""
+    """The stage's running statistics, kept in its checkpoints, without gradients."""
 
     mean: Tensor
     std: Tensor
@@ -46,7 +46,7 @@ class RunningState(nn.Module):
 
 
 class EndToEndStage(nn.Module):
-    """Minimises bits per pixel + lambda scale D through the quantiser, one U-Net step and the decoder.
+    """Minimizes bits per pixel + lambda scale D through the quantiser, one U-Net step and the decoder.
 
     Lambda is drawn log-uniformly for each sample and sets the bin width as in the codec. Latents are normalised by
     running statistics with the gradient of normalisation by the batch's own (batch renormalization, Ioffe 2017): so
@@ -86,14 +86,14 @@ class EndToEndStage(nn.Module):
         expected = expected_bpp + quality * scale * _curve(self.state.distortions, level)
         loss = (bpp + quality * scale * lossy) / expected
         drift = (bpp.detach() / expected_bpp).log().mean()
-        if training:  # more bits than at the start: distortion weighs less
+        if training:  # more bits than at the start: lower the weight of distortion
             self.state.log_scale -= self.settings.rate_gain * drift
         return loss.mean(), terms | {"bpp": bpp.mean(), "rate_drift": drift, "scale": scale}
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[tuple[Tensor, Draws]]) -> None:
-        """Learn what rate and distortion to expect at each lambda: those of the networks as they are now, on batches
-        whose draws compute every term. Curves of the second order in log2 lambda."""
+        """Fits the expected rate and distortion at each lambda to the current networks, on batches that compute every
+        term, as second-order curves in log2 lambda."""
         levels, rates, distortions = [], [], []
         for pixels, draws in batches:
             quality = draws.log_uniform(len(pixels), *self.settings.quality)

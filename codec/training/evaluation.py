@@ -1,4 +1,4 @@
-"""Measures an exported bundle on held-out photos: real files, decoded again."""
+"""Measures an exported bundle on held-out photos, with real files that are decoded again."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ def evaluate_bundle(bundle: Path, photos: Sequence[tuple[str, bytes]], qualities
 
 
 def averages(rows: Sequence[Row]) -> list[Row]:
-    """Rows averaged over photos, one a quality; values that are undefined for a photo are left out of its average."""
+    """Averages rows over photos, one per quality, leaving out undefined values."""
     table = []
     for quality in dict.fromkeys(row["quality"] for row in rows):
         chosen = [row for row in rows if row["quality"] == quality]

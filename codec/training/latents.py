@@ -1,4 +1,4 @@
-"""Latents encoded once: for a backbone that is far slower than the network to be trained on them."""
+"""Cached latents, for backbones that are far slower than the network trained on them."""
 
 import os
 from functools import lru_cache
@@ -16,9 +16,9 @@ from codec.training.data import CropSampler
 
 
 class CachedLatents:
-    """The latents of a sampler's first batches, (batch, 4, crop / 8, crop / 8) each, gone round for ever.
+    """The latents of a sampler's first batches, (batch, 4, crop / 8, crop / 8) each, repeated endlessly.
 
-    They are kept in one file, whose name has what they depend on: the backbone's content and the sampler's settings.
+    They are stored in one file, named by what they depend on: the backbone's content and the sampler's settings.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class CachedLatents:
 
 @lru_cache(maxsize=2)
 def _opened(file: Path) -> Any:
-    """Kept by each process for itself."""
+    """Per process."""
     return safe_open(file, "pt")
 
 

@@ -9,7 +9,7 @@ from codec.training.draws import Draws
 from codec.training.settings import StageSettings
 
 LARGEST_OFFSET = 7
-"""The networks' coarsest grid has 8 pixels or a multiple of them: offsets of 0 to 7 show them every phase."""
+"""The networks' strides are multiples of 8 pixels, so offsets of 0 to 7 cover every phase."""
 
 
 def distortion(
@@ -17,11 +17,10 @@ def distortion(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Per-sample weighted L1 + MSE + LPIPS + DISTS of (B, 3, H, W) pictures: ((B,), the terms' batch means by name).
 
-    LPIPS and DISTS are computed at every perceptual_every-th and structural_every-th step only and then weigh that
-    many times as much. Both see the pictures from a common random offset of 0 to 7 pixels on. Crops begin at
-    multiples of the decoder's stride; without the offset a pattern of that period looks the same to the networks at
-    every step, and they let it grow. With `every_term` all are computed, each with its plain weight: what the steps
-    lose in the mean.
+    LPIPS and DISTS are computed only every perceptual_every-th and structural_every-th step, with proportionally larger
+    weight. Both see the pictures from a common random offset of 0 to 7 pixels. Crops start at multiples of the decoder's
+    stride; without the offset, patterns of that period look the same at every step and can grow. `every_term` computes
+    all terms with their plain weights, the mean over steps.
     """
     l1 = F.l1_loss(decoded, original, reduction="none").flatten(1).mean(1)
     mse = F.mse_loss(decoded, original, reduction="none").flatten(1).mean(1)
@@ -29,7 +28,7 @@ def distortion(
     terms = {"l1": l1.mean(), "mse": mse.mean()}
     down, right = (int(draws.number(0, LARGEST_OFFSET + 1)) for _ in range(2))
     seen, shown = original[..., down:, right:].float(), decoded[..., down:, right:].float()
-    with torch.autocast(original.device.type, enabled=False):  # half precision bends their gradients
+    with torch.autocast(original.device.type, enabled=False):  # half precision distorts their gradients
         for_lpips = 1 if every_term else settings.perceptual_every
         for_dists = 1 if every_term else settings.structural_every
         if settings.perceptual and draws.step % for_lpips == 0:

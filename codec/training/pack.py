@@ -1,4 +1,4 @@
-"""python -m codec.training.pack DATA OUTPUT.tar: crops of photos in one tar of a given size, small enough to travel.
+"""python -m codec.training.pack DATA OUTPUT.tar: packs crops of photos into one tar of limited size, for transfer.
 
 Each photo gives a crop in turn, in an order and at places fixed by the seed, until the tar is full. Crops are stored as
 JPEG at quality 95 without chroma subsampling; training on the tar is training on the photos, with less to choose from.
@@ -17,9 +17,9 @@ from codec.errors import FdcError
 from codec.training.data import CropSampler, ShardedImages
 
 BLOCK = 512
-"""Bytes that a member's header takes, and that its content is padded to."""
+"""Size of a member's header, and of the blocks that its content is padded to."""
 TRAILER = tarfile.RECORDSIZE
-"""Bytes that the end of a tar takes at most."""
+"""Upper bound on the end of a tar, in bytes."""
 
 
 def pack(images: ShardedImages, output: Path, *, size: int, side: int, seed: int) -> int:
@@ -44,7 +44,7 @@ def pack(images: ShardedImages, output: Path, *, size: int, side: int, seed: int
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and pack; 0 when done, 1 with one line on stderr for a user's mistake."""
+    """Parses the command line and packs. Returns 0, or 1 with one line on stderr for a usage error."""
     parser = argparse.ArgumentParser(prog="python -m codec.training.pack", description=__doc__)
     parser.add_argument("data", type=Path, nargs="+", help="WebDataset tars, or folders of them")
     parser.add_argument("output", type=Path)

@@ -1,4 +1,4 @@
-"""Stages that make a mini backbone from photos: autoencoder, denoiser, and the decoder on real predictions."""
+"""Stages that train a mini backbone on photos: autoencoder, denoiser, and the decoder on real predictions."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -18,7 +18,7 @@ Terms = tuple[Tensor, dict[str, Tensor]]
 
 
 class AutoencoderStage(nn.Module):
-    """Trains encoder and decoder on pixels; half the latents carry noise, so that the decoder stands coarse bins."""
+    """Trains encoder and decoder on pixels; half of the latents are noised, so that the decoder tolerates coarse bins."""
 
     deviation: Tensor
 
@@ -71,7 +71,7 @@ class UNetStage(nn.Module):
 
 
 class DecoderStage(nn.Module):
-    """Trains the decoder alone, on latents as decoding sees them: quantised, then denoised in one step."""
+    """Trains the decoder alone, on latents as in decoding: quantized, then denoised in one step."""
 
     def __init__(self, settings: StageSettings, backbone: Backbone, *, dithered: bool) -> None:
         super().__init__()

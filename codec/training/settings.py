@@ -17,7 +17,7 @@ StageName = Literal["autoencoder", "unet", "decoder", "entropy", "adapter", "joi
 
 @dataclass(frozen=True)
 class StageSettings:
-    """One stage: what is trained for how long. Weights of loss terms that a stage does not have are ignored."""
+    """Settings of one stage. Weights of loss terms that the stage does not use are ignored."""
 
     steps: int
     batch_size: int = 16
@@ -27,7 +27,7 @@ class StageSettings:
     learning_rate: float = 4e-4
     warmup_steps: int = 200
     final_learning_rate: float = 0.03
-    """Fraction of learning_rate that the cosine schedule ends at."""
+    """Final learning rate of the cosine schedule, as a fraction of learning_rate."""
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema_decay: float = 0.999
@@ -36,18 +36,18 @@ class StageSettings:
     perceptual: float = 1.0
     perceptual_network: Literal["alex", "vgg"] = "vgg"
     perceptual_every: int = 1
-    """Compute the LPIPS term at every n-th step only, n times as heavy."""
+    """Computes LPIPS every n-th step only, with n times the weight."""
     structural: float = 0.0
     """Weight of DISTS."""
     structural_every: int = 4
-    """Compute DISTS at every n-th step only, n times as heavy: it costs as much as all else together."""
+    """Computes DISTS every n-th step only, with n times the weight: it costs as much as everything else."""
     kl: float = 1e-4
     latent_noise: float = 0.35
     """Largest standard deviation of the noise put on half of the latents, in deviations of each channel."""
     largest_timestep: float = 350.0
     """Timesteps are drawn uniformly in log-SNR from 1 up to this one."""
     cached_batches: int = 0
-    """Unet and entropy stage: encode this many batches once and go round their latents; 0 encodes each batch anew."""
+    """U-Net and entropy stage: encodes this many batches once and reuses their latents; 0 encodes every batch."""
     mask_ratio: float = 0.0
     """Entropy stage in parallel order: where positive, this fraction of the positions, drawn anew each step, takes the
     second pass instead of the checkerboard's half."""
@@ -72,16 +72,16 @@ class TrainingSettings:
 
     stages: Mapping[StageName, StageSettings]
     start: str = ""
-    """A bundle to go on from (a folder, or 'mini' for the embedded one): its backbone, entropy model and estimator."""
+    """A bundle to continue from (a folder, or 'mini' for the embedded one): backbone, entropy model, estimator."""
     backbone: str = "new"
-    """'new' (a mini backbone from scratch), or whatever Backbone.load accepts; a start has its own."""
+    """'new' (a mini backbone from scratch), or a source for Backbone.load; ignored with a start."""
     backbone_hash: str | None = None
     """Content hash that the backbone must have."""
     entropy: EntroformerSettings = MINI
     """The entropy model; with a start, two settings count: `dither` true turns it on for what goes on from there, and
     `finest_attention` false leaves that block out."""
     parameters: Literal["measured", "tied", "learned"] = "measured"
-    """How the exported bundle sets bin width and timestep."""
+    """How the exported bundle chooses bin width and timestep."""
     steps: int = 1
     """DDIM steps of the exported bundle."""
     alpha_at_one: float = 0.5
@@ -93,7 +93,7 @@ class TrainingSettings:
     checkpoint_every: int = 200
     checkpoint_seconds: float = 300.0
     held_out_seconds: float = 1800.0
-    """How often the loss on held-out crops is logged while a stage is trained."""
+    """Interval in seconds between logs of the loss on held-out crops."""
     evaluation_images: int = 8
     """Held-out photos that the exported bundle is measured on."""
     evaluation_qualities: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0)
@@ -103,7 +103,7 @@ class TrainingSettings:
 
 
 def read_settings(path: str | Path, overrides: Mapping[str, str] | None = None) -> TrainingSettings:
-    """Read a TOML or JSON file; overrides are dotted names and JSON values. Raises SettingsError."""
+    """Reads a TOML or JSON file; overrides are dotted names and JSON values. Raises SettingsError."""
     path = Path(path)
     try:
         text = path.read_text()
@@ -128,5 +128,5 @@ def read_settings(path: str | Path, overrides: Mapping[str, str] | None = None) 
 
 
 def to_json(settings: TrainingSettings) -> str:
-    """The settings as JSON that read_settings reads back."""
+    """The settings as JSON for read_settings."""
     return json.dumps(dataclasses.asdict(settings), indent=1)

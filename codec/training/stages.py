@@ -23,7 +23,7 @@ PIXELS_PER_POSITION = 64
 class EntropyStage(nn.Module):
     """Trains the entropy model on true integers k = round(alpha y) of frozen latents, alpha log-uniform.
 
-    The loss is the rate in bits per pixel, each sample in units of its own expected rate, so that no rate dominates.
+    The loss is the rate in bits per pixel, normalized per sample by its expected rate, so that no rate dominates.
     """
 
     def __init__(self, settings: StageSettings, backbone: Backbone, entropy: Entroformer) -> None:
@@ -54,7 +54,7 @@ class EntropyStage(nn.Module):
         return (bpp / expected).mean(), terms
 
     def _mask(self, positions: int, draws: Draws) -> Tensor | None:
-        """The positions that the others may look at, or None for the checkerboard's anchors."""
+        """The positions that others may attend to; None for the checkerboard's anchors."""
         if not self.settings.mask_ratio:
             return None
         return draws.permutation(positions) < round((1 - self.settings.mask_ratio) * positions)
@@ -64,7 +64,7 @@ class AdapterStage(nn.Module):
     """Trains the parameter estimator through rounding, one U-Net evaluation and the decoder (supplement B).
 
     loss = bits per pixel + lambda * distortion, pixels in [-1, 1], lambda drawn for each sample. In the joint stage the
-    entropy model is trained as well; in the adapter stage it only tells the rate.
+    entropy model is trained as well; in the adapter stage it only estimates the rate.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The training loop: one stage, any number of processes, resumable to the bit."""
+"""The training loop of one stage, with any number of processes, resumable bit for bit."""
 
 import json
 import math
@@ -14,35 +14,35 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from codec.training.checkpoint import Checkpoint
-from codec.training.data import Source, prefetch
+from codec.training.data import BatchSource, prefetch
 from codec.training.draws import Draws, to_device
 from codec.training.settings import StageSettings
 
 HELD_OUT_BATCHES = 12
 EVERY_TERM = 60
-"""A multiple of this step computes every term of the loss, whatever perceptual_every and structural_every say."""
+"""Steps divisible by this compute every loss term, regardless of perceptual_every and structural_every."""
 
 
 class Stage(Protocol):
-    """A model with its loss: called with a batch and the step's draws, returns the scalar loss and named terms."""
+    """A model with its loss. Called with a batch and the step's draws; returns the scalar loss and named terms."""
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:
-        """The modules whose parameters this stage changes."""
+        """The modules that this stage trains."""
         ...
 
     def __call__(self, batch: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]: ...
 
 
 class Trainer:
-    """Runs a stage from its last checkpoint to its last step; then the modules hold the averaged (EMA) weights."""
+    """Runs a stage from its last checkpoint to its last step, then loads the averaged (EMA) weights."""
 
     def __init__(
         self,
         name: str,
         settings: StageSettings,
         stage: Stage,
-        source: Source,
+        source: BatchSource,
         accelerator: Accelerator,
         output: Path,
         *,
@@ -51,7 +51,7 @@ class Trainer:
         checkpoint_seconds: float,
         scalar: Callable[[str, float, int], None],
         deadline: float = math.inf,
-        held_out: Source | None = None,
+        held_out: BatchSource | None = None,
         held_out_seconds: float = math.inf,
     ) -> None:
         self.name, self.settings, self.stage, self.source = name, settings, stage, source
@@ -76,7 +76,7 @@ class Trainer:
         self.step = 0
 
     def run(self) -> bool:
-        """Train to the last step, or to the first after the deadline (of time.monotonic); returns whether it is done.
+        """Trains to the last step, or past the deadline (time.monotonic) by one step. Returns whether it is done.
 
         Progress goes to progress.jsonl and the scalar log; checkpoints are atomic.
         """
@@ -104,7 +104,7 @@ class Trainer:
                 last = self.step == settings.steps
                 if main and (time.monotonic() - logged > 2 or last):
                     logged = time.monotonic()
-                    self._log({"loss": loss} | terms | {"gradient_norm": norm})  # before it was clipped
+                    self._log({"loss": loss} | terms | {"gradient_norm": norm})  # before clipping
                 if main and time.monotonic() - looked > self.held_out_seconds:
                     self._look(device)
                     looked = time.monotonic()
@@ -123,7 +123,7 @@ class Trainer:
 
     @torch.no_grad()
     def _look(self, device: torch.device) -> None:
-        """Log the averaged weights' loss on the same held-out crops each time, drawn alike."""
+        """Logs the averaged weights' loss on fixed held-out crops with fixed draws."""
         if self.held_out is None:
             return
         own = [value.detach().clone() for value in self.parameters.values()]
@@ -140,11 +140,11 @@ class Trainer:
             stream.write(json.dumps(line) + "\n")
 
     def _loaders(self, device: torch.device) -> int:
-        """Processes that make batches: a GPU is done with one before a single thread has made the next."""
+        """Number of loader processes: a GPU consumes batches faster than one thread makes them."""
         return max(1, _processors() // self.accelerator.num_processes - 1) if device.type == "cuda" else 0
 
     def _late(self) -> bool:
-        """Whether the deadline is over on any process, which all of them then learn at the same step."""
+        """Whether the deadline has passed on any process; all processes agree at the same step."""
         if math.isinf(self.deadline) or self.accelerator.num_processes == 1:
             return time.monotonic() > self.deadline
         if time.monotonic() > self.deadline:
@@ -168,7 +168,7 @@ class Trainer:
             stream.write(json.dumps(line) + "\n")
 
     def _save(self) -> None:
-        """Everything that the next step depends on."""
+        """The complete state that the next step depends on."""
         tensors: dict[str, Tensor] = {}
         for index, (name, value) in enumerate(self.parameters.items()):
             tensors[f"weight/{name}"], tensors[f"average/{name}"] = value.detach(), self.averages[name]
@@ -195,7 +195,7 @@ class Trainer:
 
 
 class Pace:
-    """How fast samples are used, and how long the loop waited for the loader; a GPU, with work queued, waits less."""
+    """Throughput in samples, and the loop's waiting time for the loader; a GPU with queued work waits less."""
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
@@ -205,7 +205,7 @@ class Pace:
         self._since, self._waited, self._batches = time.perf_counter(), 0.0, 0
 
     def watched(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The batches, the time that each is waited for added up."""
+        """Yields the batches and accumulates the time spent waiting for them."""
         coming, asked = iter(batches), time.perf_counter()
         for batch in coming:
             self._waited += time.perf_counter() - asked
@@ -214,7 +214,7 @@ class Pace:
             asked = time.perf_counter()
 
     def told(self) -> dict[str, float]:
-        """Samples a second, over all processes, and the share of waiting since this was asked last."""
+        """Samples per second over all processes, and the share of waiting, since the last call."""
         passed = max(time.perf_counter() - self._since, 1e-9)
         rate = {
             "samples_per_second": round((self._batches + 1) * self._batch_size / passed, 2),
@@ -229,7 +229,7 @@ def _processors() -> int:
 
 
 def learning_rate(step: int, settings: StageSettings) -> float:
-    """Linear warm-up, then a cosine down to final_learning_rate of the peak."""
+    """Linear warm-up, then cosine decay to final_learning_rate times the peak."""
     warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
     cosine = 0.5 * (1 + math.cos(math.pi * step / max(1, settings.steps)))
     return settings.learning_rate * warm * (settings.final_learning_rate + (1 - settings.final_learning_rate) * cosine)

@@ -1,8 +1,8 @@
-"""The folder of a training run: what one stage leaves for the next.
+"""The folder of a training run, which passes results from stage to stage.
 
 settings.json, progress.jsonl, tensorboard/, evaluation.json
-checkpoints/<stage>.json            where an interrupted stage goes on (checkpoint.py)
-backbone/                           mini backbones: diffusers layout, rewritten whole after a stage
+checkpoints/<stage>.json            checkpoint of an interrupted stage (checkpoint.py)
+backbone/                           mini backbone in diffusers layout, replaced after a stage
 entropy.safetensors, estimator.safetensors
 bundle/                             the export
 """
@@ -33,7 +33,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def put_in_place(made: Path, target: Path) -> None:
-    """Put a folder in place of another; killed on the way, `recovered` finds the one or the other whole."""
+    """Replaces a folder by another. After a kill at any point, `recovered` finds one of them complete."""
     before = _before(target)
     recovered(target)
     shutil.rmtree(before, ignore_errors=True)
@@ -44,7 +44,7 @@ def put_in_place(made: Path, target: Path) -> None:
 
 
 def recovered(target: Path) -> Path:
-    """A folder that put_in_place keeps, back in its place where that was killed between two renames."""
+    """Returns the folder, moved back if put_in_place was killed between its two renames."""
     if not target.exists() and _before(target).exists():
         _before(target).rename(target)
     return target
@@ -56,14 +56,14 @@ def _before(target: Path) -> Path:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Loads what earlier stages made, or starts it afresh; saves by replacing whole files and folders."""
+    """Loads the results of earlier stages, or initializes them; saves by replacing whole files and folders."""
 
     folder: Path
     settings: TrainingSettings
     device: torch.device
 
     def backbone(self, patches: Callable[[], Tensor]) -> Backbone:
-        """The run's backbone: the one given in the settings, the one in the making, or a new one (see new_backbone)."""
+        """The run's backbone: the one in the settings, the one being trained, or a new one (see new_backbone)."""
         made = recovered(self.folder / "backbone")
         if made.exists():
             return Backbone.load(made, device=self.device)
@@ -75,7 +75,7 @@ class Workspace:
         return new_backbone(patches(), self.settings.seed).to(self.device)
 
     def save_backbone(self, backbone: Backbone) -> None:
-        """Replace the backbone in the making."""
+        """Replaces the backbone being trained."""
         spool, made = self.folder / ".backbone", self.folder / "backbone"
         shutil.rmtree(spool, ignore_errors=True)
         backbone.save(spool)
@@ -90,8 +90,8 @@ class Workspace:
         return self._load("entropy", dataclasses.replace(start, config=self.config).trainable_entropy())
 
     def entropy_to_export(self) -> Entroformer | Bundle:
-        """The entropy model that a stage here left, or the bundle that the run goes on from. Raises SettingsError where
-        that bundle's has a block more."""
+        """The entropy model of an earlier stage, or of the start bundle. Raises SettingsError if the start bundle's has an
+        extra block."""
         if (self.folder / "entropy.safetensors").exists():
             return self.entropy()
         start = self._start()
@@ -108,7 +108,7 @@ class Workspace:
 
     @property
     def config(self) -> BundleConfig:
-        """What the exported bundle says of itself, up to its hashes; a start keeps all but these of its sizes."""
+        """The exported bundle's configuration except hashes; with a start, sizes are taken from it."""
         settings = self.settings
         names = ("name", "steps", "parameters", "alpha_offsets")
         chosen: dict[str, Any] = {name: getattr(settings, name) for name in names}
@@ -130,13 +130,13 @@ class Workspace:
         )
 
     def has(self, name: Literal["entropy", "estimator"]) -> bool:
-        """Whether this network is trained: by a stage here, or in the bundle that the run goes on from."""
+        """Whether this network is trained, by an earlier stage or in the start bundle."""
         if (self.folder / f"{name}.safetensors").exists():
             return True
         return bool(self.settings.start) and (name == "entropy" or self._start().load_encoder()[1] is not None)
 
     def save(self, name: str, network: nn.Module) -> None:
-        """Replace a network's weights."""
+        """Replaces a network's weights."""
         spool = self.folder / f".{name}.safetensors"
         save_file({key: value.contiguous().cpu() for key, value in network.state_dict().items()}, spool)
         os.replace(spool, self.folder / f"{name}.safetensors")  # noqa: PTH105
@@ -163,7 +163,7 @@ def new_backbone(patches: Tensor, seed: int) -> Backbone:
 
 @torch.no_grad()
 def measure_latents(backbone: Backbone, batches: Iterable[Tensor]) -> Backbone:
-    """The same mini backbone with mean and deviation of each latent channel over the batches in its configuration."""
+    """The mini backbone with each latent channel's mean and standard deviation over the batches in its configuration."""
     autoencoder = backbone.autoencoder
     means = [autoencoder.encode(pixels).latent_dist.mean.transpose(0, 1).flatten(1) for pixels in batches]
     values = torch.cat(means, 1)

@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute
@@ -29,8 +29,8 @@ import pyarrow.compute
 from codec.errors import ArchiveError
 from tasks.archive import index_files, layout, log, manifest, redaction, report, tables
 from tasks.archive.index_files import DamagedError
-from tasks.archive.log import Erasure, Head, Table, TableFile
-from tasks.archive.schema import SCHEMA
+from tasks.archive.log import ArchiveHead, Erasure, Table, TableFile
+from tasks.archive.schema import SCHEMA, Row, present
 from tasks.storage.store import NotFoundError, Store, sha256_of
 
 _TOMBSTONE = ("key", "version", "source_uri", "source_bytes", "run", "shard", "created_at")
@@ -58,18 +58,21 @@ class _Change:
     def is_erased(self, key: str) -> bool:
         return (redaction.pseudonym(key) if self.erasure.redacted else key) in self.erasure.keys
 
-    def row(self, row: dict[str, Any]) -> dict[str, Any]:
+    def row(self, row: Row) -> Row:
         """The row as it is after the erasure."""
         if self.is_erased(row["key"]):
-            row = {name: row[name] for name in _TOMBSTONE} | {"status": "forgotten"}
+            row = cast(Row, {name: value for name, value in row.items() if name in _TOMBSTONE})
+            row["status"] = "forgotten"
         elif row["tar"] in self.moved:
-            move = self.moved[row["tar"]]
-            film = {"film_offset": move.offsets[row["film_offset"]]} if row.get("film_offset") is not None else {}
-            row = row | {"tar": move.tar, "offset": move.offsets[row["offset"]]} | film
+            move = self.moved[present(row["tar"])]
+            row = row | {"tar": move.tar, "offset": move.offsets[present(row["offset"])]}
+            film_offset = row.get("film_offset")
+            if film_offset is not None:
+                row["film_offset"] = move.offsets[film_offset]
         return redaction.of_row(row, self.is_erased) if self.erasure.redacted else row
 
 
-def finish(archive: Store) -> Head:
+def finish(archive: Store) -> ArchiveHead:
     """The head for whoever is about to change it, after the erasure that was begun, if one was, is carried out."""
     while (head := log.writable(archive)).erasure is not None:
         if not head.erasure.remove:
@@ -83,7 +86,7 @@ def finish(archive: Store) -> Head:
     return head
 
 
-def _rewrite(archive: Store, head: Head, erasure: Erasure) -> None:
+def _rewrite(archive: Store, head: ArchiveHead, erasure: Erasure) -> None:
     """Write anew what an erasure changes, and put it in force."""
     made: list[str] = []
     try:
@@ -99,7 +102,7 @@ def _rewrite(archive: Store, head: Head, erasure: Erasure) -> None:
             archive.remove(name)
 
 
-def _rewritten(archive: Store, head: Head, erasure: Erasure, made: list[str]) -> Head:
+def _rewritten(archive: Store, head: ArchiveHead, erasure: Erasure, made: list[str]) -> ArchiveHead:
     """The head with the new names; `made` gets each as soon as it is published."""
     moved = {tar: _without(archive, tar, offsets, erasure.number, made) for tar, offsets in erasure.tars.items()}
     change = _Change(erasure, moved)
@@ -126,7 +129,7 @@ def _rewritten(archive: Store, head: Head, erasure: Erasure, made: list[str]) ->
     return replace(after, erasure=replace(erasure, tars={}, parts=(), listings=(), remove=remove))
 
 
-def in_force(archive: Store, head: Head, name: str) -> bool:
+def in_force(archive: Store, head: ArchiveHead, name: str) -> bool:
     """Whether a tar, part, listing, manifest, seal or table is named by a head, or by what it names."""
     if not name.startswith(f"{layout.RUNS}/"):
         return any(file.name == name for file in tables.every_file(head.tables))
@@ -183,7 +186,7 @@ def _copy(old: Any, new: Any, start: int, stop: int) -> None:
         start += len(piece)
 
 
-def _manifest(archive: Store, head: Head, run: int, change: _Change, made: list[str]) -> dict[str, Any]:
+def _manifest(archive: Store, head: ArchiveHead, run: int, change: _Change, made: list[str]) -> dict[str, Any]:
     """Publish the listing and the manifest of a run without redacted keys; returns what a seal says of the manifest."""
     plan = log.plan(archive, head, run)
     with tempfile.TemporaryDirectory() as scratch:
@@ -199,7 +202,7 @@ def _manifest(archive: Store, head: Head, run: int, change: _Change, made: list[
     return {"name": name, "sha256": sha256_of(data)}
 
 
-def _part(archive: Store, head: Head, name: str, change: _Change, made: list[str]) -> dict[str, Any]:
+def _part(archive: Store, head: ArchiveHead, name: str, change: _Change, made: list[str]) -> dict[str, Any]:
     """Publish a part with its rows changed; returns what a seal says of it."""
     run, shard = layout.run_of(name), layout.shard_of(name)
     sealed = next(part for part in report.parts(archive, head, run) if part.name == name)
@@ -215,7 +218,9 @@ def _part(archive: Store, head: Head, name: str, change: _Change, made: list[str
     return {"name": named, "size": len(data), "sha256": content}
 
 
-def _table(archive: Store, head: Head, after: Head, table: Table, change: _Change, made: list[str]) -> Table:
+def _table(
+    archive: Store, head: ArchiveHead, after: ArchiveHead, table: Table, change: _Change, made: list[str]
+) -> Table:
     """A table whose files with a row to change are written anew.
 
     A damaged one is made of the new parts, and so is one with redacted keys: pseudonyms have other places in its order.
@@ -238,7 +243,7 @@ def _table(archive: Store, head: Head, after: Head, table: Table, change: _Chang
     return replace(table, files=tuple(files))
 
 
-def _of_parts(archive: Store, after: Head, table: Table, made: list[str]) -> Table:
+def _of_parts(archive: Store, after: ArchiveHead, table: Table, made: list[str]) -> Table:
     afresh = replace(after, tables=())
     parts = report.parts_of(archive, afresh, table)
     written = tables.write(archive, afresh, table.first_run, table.last_run, [*parts])

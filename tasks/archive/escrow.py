@@ -23,6 +23,7 @@ from codec.errors import ArchiveError, SettingsError
 from tasks.archive import layout, wheel
 from tasks.processes.child import Child, ChildDied
 from tasks.processes.codec_process import Models, worker
+from tasks.processes.requests import SaveBackbone
 from tasks.storage import local
 from tasks.storage.store import StorageError, Store, sha256_of
 
@@ -105,7 +106,7 @@ def faults(archive: Store) -> Iterator[str]:
 
 def _save_backbone(child: Child, source: str, folder: str) -> None:
     try:
-        answer, _ = child.ask({"do": "backbone", "source": source, "folder": folder}, seconds=SAVE_SECONDS)
+        answer, _ = child.ask(SaveBackbone(source, folder), seconds=SAVE_SECONDS)
     except ChildDied as death:
         raise ArchiveError(f"the backbone cannot be put into the archive: {death}") from death
     if "fallback" in answer:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset
@@ -43,7 +43,7 @@ class IndexFile:
     size: int = 0
 
 
-def encoded(rows: list[dict[str, Any]], metadata: dict[str, str]) -> bytes:
+def encoded(rows: Sequence[schema.Row], metadata: dict[str, str]) -> bytes:
     """Rows as a Parquet file of the one schema."""
     table = schema.table(rows, metadata)
     return written(table.replace_schema_metadata({**table.schema.metadata, ROWS_SHA256: _digest(table)}))

@@ -70,7 +70,7 @@ class Erasure:
 
 
 @dataclass(frozen=True)
-class Head:
+class ArchiveHead:
     """The state of an archive after record number `record`, 0 without a log.
 
     Runs 1 to `runs` were opened; `opened` names the manifest of the last one while it is open. `seals` names the seals
@@ -108,7 +108,7 @@ class Head:
         return self.seals.get(run, layout.seal(run))
 
 
-def read(archive: Store) -> Head:
+def read(archive: Store) -> ArchiveHead:
     """The head as it is now; raises ArchiveError for a damaged record."""
     last = number(archive)
     if not last:
@@ -136,7 +136,7 @@ def number(archive: Store) -> int:
     return max(numbers, default=0)
 
 
-def writable(archive: Store) -> Head:
+def writable(archive: Store) -> ArchiveHead:
     """The head for whoever is about to change it; an empty archive gets its first record.
 
     Raises ArchiveError for one of format 1.
@@ -150,7 +150,7 @@ def writable(archive: Store) -> Head:
     return head
 
 
-def append(archive: Store, head: Head, kind: str, after: Head, **about: Any) -> bool:
+def append(archive: Store, head: ArchiveHead, kind: str, after: ArchiveHead, **about: Any) -> bool:
     """Put a state in force, if the head is still the one that it was computed from; returns whether it is."""
     after = replace(after, record=head.record + 1)
     document = {
@@ -167,13 +167,13 @@ def append(archive: Store, head: Head, kind: str, after: Head, **about: Any) -> 
     return stands
 
 
-def plan(archive: Store, head: Head, run: int) -> Manifest:
+def plan(archive: Store, head: ArchiveHead, run: int) -> Manifest:
     """The manifest of a run; raises NotFoundError, ArchiveError."""
     name = head.opened if run == head.open_run else manifest_of(seal(archive, head, run), run)
     return Manifest.from_bytes(archive.read(name), archive.uri(name))
 
 
-def seal(archive: Store, head: Head, run: int) -> dict[str, Any]:
+def seal(archive: Store, head: ArchiveHead, run: int) -> dict[str, Any]:
     """What the seal of a run says; raises NotFoundError, ArchiveError."""
     name = head.seal(run)
     return manifest.from_json(archive.read(name), archive.uri(name), remedy=REMEDY)
@@ -184,20 +184,20 @@ def manifest_of(seal: Mapping[str, Any], run: int) -> str:
     return str(seal["manifest"].get("name", layout.manifest_of_format_1(run)))
 
 
-def without_log(archive: Store) -> Head:
+def without_log(archive: Store) -> ArchiveHead:
     """The head of an archive without a log, read off its objects; empty for a new one."""
     found = format1.state(archive)
     tables = tuple(_table(table) for table in found.pop("tables"))
-    return Head(tables=tables, **found)
+    return ArchiveHead(tables=tables, **found)
 
 
-def _document(head: Head) -> dict[str, Any]:
+def _document(head: ArchiveHead) -> dict[str, Any]:
     document = dataclasses.asdict(head) | {"seals": {str(run): name for run, name in head.seals.items()}}
     del document["record"]
     return document
 
 
-def _head(document: dict[str, Any], record: int) -> Head:
+def _head(document: dict[str, Any], record: int) -> ArchiveHead:
     document = dict(document)
     erasure = document.pop("erasure")
     if erasure is not None:
@@ -211,7 +211,7 @@ def _head(document: dict[str, Any], record: int) -> Head:
             redacted=bool(erasure.get("redacted", False)),
             listings=tuple(erasure.get("listings", ())),
         )
-    return Head(
+    return ArchiveHead(
         record=record,
         seals={int(run): name for run, name in document.pop("seals").items()},
         tables=tuple(_table(table) for table in document.pop("tables")),

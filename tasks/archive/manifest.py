@@ -22,7 +22,7 @@ METADATA = ("all", "no-location", "none")
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """All that decides what a run writes, beside its sources and its bundle; raises SettingsError for bad values.
 
     `quality` is lambda, None meaning the codec's default; `target_bpp`, bits per pixel of the whole file, replaces it.
@@ -113,7 +113,7 @@ class Manifest:
     gone: int
     truncated: bool
     shards: tuple[tuple[int, int], ...]
-    settings: Settings
+    settings: RunSettings
     bundle_id: str
     excluded: int = 0
     package_version: str = field(default_factory=lambda: importlib.metadata.version("fdcodec"))
@@ -142,7 +142,7 @@ class Manifest:
             raise ArchiveError(f"{where}: not the manifest of a run: {error}") from error
 
 
-def _settings(given: dict[str, Any]) -> Settings:
+def _settings(given: dict[str, Any]) -> RunSettings:
     """The settings of a document.
 
     Those of releases before 0.2 say `keep_exif` instead of `metadata`; those before 0.3 whether to measure at all, with
@@ -158,7 +158,7 @@ def _settings(given: dict[str, Any]) -> Settings:
     for name in ("discard", "include", "exclude", "metrics"):
         if name in given:
             given[name] = tuple(given[name])
-    return Settings(**given)
+    return RunSettings(**given)
 
 
 def to_json(document: dict[str, Any]) -> bytes:

@@ -18,17 +18,16 @@ import pyarrow.parquet
 
 from tasks.archive import index_files, layout, log, manifest
 from tasks.archive.index_files import IndexFile, fetch
-from tasks.archive.log import Head
+from tasks.archive.listing_schema import Entry
+from tasks.archive.log import ArchiveHead
 from tasks.archive.manifest import Manifest
+from tasks.archive.schema import Row
 from tasks.storage.store import Store
 
 PREFIX = "redacted/"
 _SALT = "key of fdcodec/"
 PSEUDONYM = f"'{PREFIX}' || sha256('{_SALT}' || key)"
 """The same in SQL, of the column `key`."""
-
-_OF_ITS_CONTENT = ("held_sha256", "sha256", "duplicate_of", "group")
-"""Columns of a listing that tell something of a source but its size and time."""
 
 
 def pseudonym(key: str) -> str:
@@ -41,18 +40,30 @@ def is_pseudonym(key: str) -> bool:
     return re.fullmatch(f"{PREFIX}[0-9a-f]{{64}}", key) is not None
 
 
-def of_row(row: dict[str, Any], is_redacted: Callable[[str], bool]) -> dict[str, Any]:
-    """A row, of the report or of a listing, without redacted keys."""
-    row = dict(row)
-    if row.get("duplicate_of") is not None and is_redacted(row["duplicate_of"]):
-        row["duplicate_of"] = pseudonym(row["duplicate_of"])
+def of_row(row: Row, is_redacted: Callable[[str], bool]) -> Row:
+    """A row of the report without redacted keys."""
+    row = row.copy()
+    duplicate_of = row.get("duplicate_of")
+    if duplicate_of is not None and is_redacted(duplicate_of):
+        row["duplicate_of"] = pseudonym(duplicate_of)
     if is_redacted(row["key"]):
-        row["key"] = pseudonym(row["key"])
-        row |= {name: row["key"] for name in ("uri", "source_uri") if name in row}
+        row["key"] = row["source_uri"] = pseudonym(row["key"])
     return row
 
 
-def runs_that_list(archive: Store, head: Head, keys: Collection[str]) -> tuple[int, ...]:
+def of_entry(entry: Entry, is_redacted: Callable[[str], bool]) -> Entry:
+    """A row of a listing without redacted keys, and without what tells the content of their sources."""
+    entry = entry.copy()
+    duplicate_of = entry.get("duplicate_of")
+    if duplicate_of is not None and is_redacted(duplicate_of):
+        entry["duplicate_of"] = pseudonym(duplicate_of)
+    if is_redacted(entry["key"]):
+        entry["key"] = entry["uri"] = pseudonym(entry["key"])
+        entry["held_sha256"] = entry["sha256"] = entry["duplicate_of"] = entry["group"] = None
+    return entry
+
+
+def runs_that_list(archive: Store, head: ArchiveHead, keys: Collection[str]) -> tuple[int, ...]:
     """The sealed runs whose listing names one of some keys; every listing is read, a batch of rows at a time."""
     wanted = pa.array(sorted(keys), pa.string())
     found = []
@@ -75,14 +86,8 @@ def write_listing(archive: Store, plan: Manifest, is_redacted: Callable[[str], b
             schema = listing.schema_arrow
             with pa.parquet.ParquetWriter(target, schema, compression="zstd", write_page_checksum=True) as writer:
                 for batch in listing.iter_batches():
-                    rows = [_of_listing(row, is_redacted) for row in batch.to_pylist()]
+                    rows = [of_entry(row, is_redacted) for row in batch.to_pylist()]
                     writer.write_table(pa.Table.from_pylist(rows, schema))
-
-
-def _of_listing(row: dict[str, Any], is_redacted: Callable[[str], bool]) -> dict[str, Any]:
-    if is_redacted(row["key"]):
-        row = row | dict.fromkeys(_OF_ITS_CONTENT)
-    return of_row(row, is_redacted)
 
 
 def redact_history(archive: Store) -> None:
@@ -120,7 +125,7 @@ def _without(value: Any, redacted: Collection[str]) -> Any:
     return value
 
 
-def _remove_plans(archive: Store, head: Head, redacted: Collection[str]) -> None:
+def _remove_plans(archive: Store, head: ArchiveHead, redacted: Collection[str]) -> None:
     """Remove listings with redacted keys that never came into force: since their erasure began, none of them can."""
     in_force = {log.plan(archive, head, run).listing for run in range(1, head.runs + 1)}
     names = [item.name for item in archive.list(f"{layout.RUNS}/") if layout.is_listing(item.name)]

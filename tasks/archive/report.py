@@ -18,7 +18,7 @@ import pyarrow.parquet
 
 from tasks.archive import index_files, layout, log
 from tasks.archive.index_files import DamagedError, IndexFile
-from tasks.archive.log import Head, Table, TableFile
+from tasks.archive.log import ArchiveHead, Table, TableFile
 from tasks.archive.schema import DAMAGED, SCHEMA, STATUSES, TROUBLE
 from tasks.storage import parquet
 from tasks.storage.store import NotFoundError, Store
@@ -28,7 +28,7 @@ Totals = dict[str, int]
 Read = TypeVar("Read")
 
 
-def parts(archive: Store, head: Head, run: int) -> list[IndexFile]:
+def parts(archive: Store, head: ArchiveHead, run: int) -> list[IndexFile]:
     """A run's parts: as its seal says, or those that are there so far."""
     if run in head.sealed:
         return [IndexFile(part["name"], part["sha256"], part["size"]) for part in log.seal(archive, head, run)["parts"]]
@@ -44,7 +44,7 @@ def rows(
     What a remote archive keeps is copied to a temporary folder, which goes with the dataset.
     """
 
-    def paths(head: Head, noted: list[str] | None) -> list[Path]:
+    def paths(head: ArchiveHead, noted: list[str] | None) -> list[Path]:
         sources = _sources(archive, head, run_numbers)
         return [path for source in sources for path in _paths(archive, head, source, scratch.path, noted)]
 
@@ -53,13 +53,13 @@ def rows(
         return scratch.kept_by(index_files.dataset(found, SCHEMA))
 
 
-def stream(archive: Store, head: Head, columns: Sequence[str] = SCHEMA.names) -> pa.RecordBatchReader:
+def stream(archive: Store, head: ArchiveHead, columns: Sequence[str] = SCHEMA.names) -> pa.RecordBatchReader:
     """Columns of all rows, once, in the same memory for any number of them."""
     return batches(archive, head, _sources(archive, head, None), columns)
 
 
 def batches(
-    archive: Store, head: Head, sources: Iterable[Table | IndexFile], columns: Sequence[str] = SCHEMA.names
+    archive: Store, head: ArchiveHead, sources: Iterable[Table | IndexFile], columns: Sequence[str] = SCHEMA.names
 ) -> pa.RecordBatchReader:
     """The same of some tables and parts; what is damaged is found before the first row."""
     with index_files.scratch() as scratch:
@@ -71,7 +71,7 @@ def lookup(archive: Store, keys: Iterable[str], *, damaged: list[str] | None = N
     """All rows of some keys: only the files of tables that may hold them are read, each in one request."""
     wanted = sorted(set(keys))
 
-    def found(head: Head, noted: list[str] | None) -> list[pa.Table]:
+    def found(head: ArchiveHead, noted: list[str] | None) -> list[pa.Table]:
         return [
             parquet.conformed(table, SCHEMA).filter(pa.compute.field("key").isin(wanted))
             for source in [*_sources(archive, head, list(head.sealed)), *_committed(archive, head, wanted)]
@@ -81,7 +81,7 @@ def lookup(archive: Store, keys: Iterable[str], *, damaged: list[str] | None = N
     return pa.concat_tables([SCHEMA.empty_table(), *_consistently(archive, found, damaged)])
 
 
-def _sources(archive: Store, head: Head, run_numbers: Sequence[int] | None) -> list[Table | IndexFile]:
+def _sources(archive: Store, head: ArchiveHead, run_numbers: Sequence[int] | None) -> list[Table | IndexFile]:
     """The tables that cover nothing but wanted runs, and the parts of the other wanted runs."""
     wanted = set(range(1, head.runs + 1) if run_numbers is None else run_numbers)
     found: list[Table | IndexFile] = []
@@ -93,7 +93,7 @@ def _sources(archive: Store, head: Head, run_numbers: Sequence[int] | None) -> l
     return found + [part for run in sorted(wanted) for part in parts(archive, head, run)]
 
 
-def _committed(archive: Store, head: Head, keys: list[str]) -> list[IndexFile]:
+def _committed(archive: Store, head: ArchiveHead, keys: list[str]) -> list[IndexFile]:
     """The parts of the open run that have rows of some keys: those of the shards that its listing puts them in."""
     if head.open_run is None or not keys:
         return []
@@ -113,13 +113,13 @@ def _committed(archive: Store, head: Head, keys: list[str]) -> list[IndexFile]:
     return [IndexFile(name) for name in parts if archive.exists(name)]
 
 
-def parts_of(archive: Store, head: Head, table: Table) -> list[IndexFile]:
+def parts_of(archive: Store, head: ArchiveHead, table: Table) -> list[IndexFile]:
     """The parts whose rows a table has."""
     return [part for run in range(table.first_run, table.last_run + 1) for part in parts(archive, head, run)]
 
 
 def _paths(
-    archive: Store, head: Head, source: Table | IndexFile, scratch: Path, damaged: list[str] | None
+    archive: Store, head: ArchiveHead, source: Table | IndexFile, scratch: Path, damaged: list[str] | None
 ) -> list[Path]:
     """Local files with the rows of a table or a part; of a damaged table those of its runs' parts."""
     if isinstance(source, IndexFile):
@@ -134,7 +134,7 @@ def _paths(
 
 
 def _tables(
-    archive: Store, head: Head, source: Table | IndexFile, keys: list[str], damaged: list[str] | None
+    archive: Store, head: ArchiveHead, source: Table | IndexFile, keys: list[str], damaged: list[str] | None
 ) -> list[pa.Table]:
     """The rows of the files that may hold some keys, as `_paths` has those of all."""
     if isinstance(source, IndexFile):
@@ -166,7 +166,7 @@ def say_instead(error: DamagedError) -> None:
 
 
 def _consistently(
-    archive: Store, read: Callable[[Head, list[str] | None], Read], damaged: list[str] | None = None
+    archive: Store, read: Callable[[ArchiveHead, list[str] | None], Read], damaged: list[str] | None = None
 ) -> Read:
     """What a function reads by the head; read again where the head changed meanwhile.
 

@@ -3,8 +3,9 @@
 It grows only by nullable fields at the end. Descriptions and units are in the metadata of each field.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import TypedDict, TypeVar
 
 import pyarrow as pa
 
@@ -138,7 +139,76 @@ SCHEMA = pa.schema(
 MEASURED_ON_THE_WAY = ("encode_seconds", "decode_seconds", "device", "created_at")
 
 
-def table(rows: list[dict[str, Any]], metadata: Mapping[str, str]) -> pa.Table:
+class Row(TypedDict, total=False):
+    """A row of the report as Python has it: the fields of SCHEMA, which says what they mean.
+
+    A row that is being made has some of them; `table` makes the others null.
+    """
+
+    key: str
+    version: int
+    source_uri: str
+    source_sha256: str | None
+    source_bytes: int
+    source_format: str | None
+    width: int | None
+    height: int | None
+    status: str
+    codec: str | None
+    reason: str | None
+    error: str | None
+    duplicate_of: str | None
+    bytes: int | None
+    bpp: float | None
+    psnr_db: float | None
+    ms_ssim: float | None
+    lpips: float | None
+    lpips_net: str | None
+    dists: float | None
+    quality_lambda: float | None
+    timestep: float | None
+    steps: int | None
+    latent_bits: int | None
+    side_bits: int | None
+    run: int
+    shard: int
+    tar: str | None
+    offset: int | None
+    length: int | None
+    sha256: str | None
+    verified: bool | None
+    encode_seconds: float | None
+    decode_seconds: float | None
+    device: str | None
+    bundle_id: str | None
+    created_at: datetime.datetime
+    content_sha256: str | None
+    media_type: str | None
+    carried: list[str] | None
+    discarded_parts: list[str] | None
+    coded_space: str | None
+    group: str | None
+    source_modified_at: int | None
+    film_offset: int | None
+    film_length: int | None
+    film_sha256: str | None
+    needs_attention: str | None
+    verified_by: str | None
+    lpips_vgg: float | None
+    not_measured: str | None
+
+
+Value = TypeVar("Value")
+
+
+def present(value: Value | None) -> Value:
+    """A value that rows of its status have; raises ValueError where it is null."""
+    if value is None:
+        raise ValueError("a row lacks a value that rows of its status have")
+    return value
+
+
+def table(rows: Sequence[Row], metadata: Mapping[str, str]) -> pa.Table:
     """Rows as a table of the one schema, missing fields null; `metadata` is added to the schema's.
 
     Raises pyarrow.ArrowInvalid for a value of the wrong type and ValueError for a name outside the schema.
@@ -149,4 +219,4 @@ def table(rows: list[dict[str, Any]], metadata: Mapping[str, str]) -> pa.Table:
     schema = SCHEMA.with_metadata(
         {**SCHEMA.metadata, **{key.encode(): value.encode() for key, value in metadata.items()}}
     )
-    return pa.Table.from_pylist(rows, schema)
+    return pa.Table.from_pylist(list(rows), schema)

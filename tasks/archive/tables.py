@@ -17,7 +17,7 @@ import pyarrow as pa
 from codec.errors import ArchiveError
 from tasks.archive import index_files, layout, log, report
 from tasks.archive.index_files import DamagedError, IndexFile
-from tasks.archive.log import Head, Table, TableFile
+from tasks.archive.log import ArchiveHead, Table, TableFile
 from tasks.archive.schema import SCHEMA
 from tasks.storage import parquet
 from tasks.storage.store import Store, sha256_of
@@ -46,7 +46,7 @@ _LAST_ENTRIES = """
 """
 
 
-def with_run(archive: Store, head: Head, run: int) -> tuple[Table, ...]:
+def with_run(archive: Store, head: ArchiveHead, run: int) -> tuple[Table, ...]:
     """The tables of a head and, as a part of the last of them, all sealed runs up to one."""
     older = list(head.tables)
     taken: list[Table] = []
@@ -60,7 +60,7 @@ def with_run(archive: Store, head: Head, run: int) -> tuple[Table, ...]:
     return (*older, write(archive, head, first, run, [*taken, *outside]))
 
 
-def retire(archive: Store, head: Head, after: Head, kind: str, **about: Any) -> Head | None:
+def retire(archive: Store, head: ArchiveHead, after: ArchiveHead, kind: str, **about: Any) -> ArchiveHead | None:
     """Put other tables in force and return the head; those before them are retired, and those retired before removed.
 
     None where another record came first. Whoever began to read the tables of the old head can finish; who began before
@@ -81,7 +81,7 @@ def every_file(tables: Iterable[Table]) -> list[TableFile]:
     return [file for table in tables for file in (*table.files, *table.listed)]
 
 
-def whole(archive: Store, head: Head, *, afresh: bool) -> tuple[Table, ...]:
+def whole(archive: Store, head: ArchiveHead, *, afresh: bool) -> tuple[Table, ...]:
     """One table of all sealed runs: of the tables that there are, or afresh of the parts."""
     last = len(head.sealed)
     if not last:
@@ -94,7 +94,7 @@ def whole(archive: Store, head: Head, *, afresh: bool) -> tuple[Table, ...]:
     return (write(archive, head, 1, last, sources),)
 
 
-def write(archive: Store, head: Head, first: int, last: int, sources: list[Table | IndexFile]) -> Table:
+def write(archive: Store, head: ArchiveHead, first: int, last: int, sources: list[Table | IndexFile]) -> Table:
     """Publish the table of some runs; `sources` have their rows, and the head's tables what was listed."""
     entries = listed(archive, head, first, last)
     files = _write(archive, head, 0, _ROWS, report.batches(archive, head, sources), SCHEMA)
@@ -102,7 +102,7 @@ def write(archive: Store, head: Head, first: int, last: int, sources: list[Table
     return Table(first, last, files, _write(archive, head, start, _LAST_ENTRIES, entries, LISTED))
 
 
-def listed(archive: Store, head: Head, first: int = 1, last: int | None = None) -> pa.RecordBatchReader:
+def listed(archive: Store, head: ArchiveHead, first: int = 1, last: int | None = None) -> pa.RecordBatchReader:
     """What planning asks of the listings of some runs, by default all: at least the last entries of each key."""
     last = head.runs if last is None else last
     tables = {table.first_run: table for table in head.tables if table.last_run <= last}
@@ -119,7 +119,7 @@ def listed(archive: Store, head: Head, first: int = 1, last: int | None = None) 
         return scratch.kept_by(index_files.reader(paths, LISTED, LISTED.names))
 
 
-def _listed_paths(archive: Store, head: Head, table: Table, scratch: Path) -> list[Path]:
+def _listed_paths(archive: Store, head: ArchiveHead, table: Table, scratch: Path) -> list[Path]:
     try:
         paths = [index_files.fetch(archive, file, scratch) for file in table.listed]
     except DamagedError as error:
@@ -130,13 +130,13 @@ def _listed_paths(archive: Store, head: Head, table: Table, scratch: Path) -> li
     return paths
 
 
-def _listing(archive: Store, head: Head, run: int, scratch: Path) -> Path:
+def _listing(archive: Store, head: ArchiveHead, run: int, scratch: Path) -> Path:
     plan = log.plan(archive, head, run)
     return index_files.fetch(archive, IndexFile(plan.listing, plan.listing_sha256), scratch)
 
 
 def _write(
-    archive: Store, head: Head, start: int, staging: str, source: pa.RecordBatchReader, schema: pa.Schema
+    archive: Store, head: ArchiveHead, start: int, staging: str, source: pa.RecordBatchReader, schema: pa.Schema
 ) -> tuple[TableFile, ...]:
     """Publish rows in files for the record that follows a head, their names numbered from `start`."""
     files: list[TableFile] = []

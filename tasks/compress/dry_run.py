@@ -12,20 +12,21 @@ import pyarrow.dataset
 from codec.containers.judgement import DISCARDS
 from codec.errors import ArchiveError
 from tasks.archive import log
-from tasks.archive.manifest import Manifest, Settings
+from tasks.archive.listing_schema import Entry
+from tasks.archive.manifest import Manifest, RunSettings
+from tasks.archive.schema import Row, present
 from tasks.archive.tar import Tar
 from tasks.compress import listing
 from tasks.compress.encoding import Encoding
 from tasks.processes.child import Child, ChildDied
 from tasks.processes.codec_process import Asked, Models, verifier, worker
+from tasks.processes.requests import Judge
 from tasks.progress import SILENT, Progress
 from tasks.sources import sharding
 from tasks.sources.filters import Filter
 from tasks.sources.source import Source, open_source
 from tasks.storage import parquet
 from tasks.storage.store import Store
-
-Row = dict[str, Any]
 
 SAMPLES, JUDGED = 20, 200
 """How many sources are encoded, and how many are looked at for what would be kept whole."""
@@ -87,7 +88,7 @@ class Plan:
 def predict(
     source: str,
     archive: str,
-    settings: Settings = Settings(),  # noqa: B008  # frozen
+    settings: RunSettings = RunSettings(),  # noqa: B008  # frozen
     *,
     models: Models = Models(""),  # noqa: B008  # frozen
     workers: int = 1,
@@ -119,7 +120,7 @@ def predict(
         kept = trial.judged(looked_at, count)
     shards = len(frozen.shards)
     each = seconds / len(rows) if rows else None
-    stored = sum(row.get("length", 0) + row.get("film_length", 0) for row in rows)
+    stored = sum((row.get("length") or 0) + (row.get("film_length") or 0) for row in rows)
     return Plan(
         pictures=count,
         gone=frozen.gone,
@@ -152,12 +153,12 @@ class _Trials:
 class _Trial:
     """Sources tried as a shard would, with nothing written."""
 
-    def __init__(self, pictures: Source, settings: Settings, models: Models) -> None:
+    def __init__(self, pictures: Source, settings: RunSettings, models: Models) -> None:
         self._pictures, self._settings = pictures, settings
         self._models = replace(models, threads=settings.threads, memory=settings.image_memory)
         self._bpp: float | None = None
 
-    def encoded(self, run: int, entries: list[Row], scratch: Path, progress: Progress) -> tuple[list[Row], float]:
+    def encoded(self, run: int, entries: list[Entry], scratch: Path, progress: Progress) -> tuple[list[Row], float]:
         """The rows of some entries, and the seconds that they took once models were loaded."""
         if not entries:
             return [], 0.0
@@ -176,11 +177,11 @@ class _Trial:
                 encoding.add_all([entry | {"held_sha256": None} for entry in entries], progress)
         seconds = time.perf_counter() - started
         compressed = [row for row in encoding.rows if row["status"] == "compressed"]
-        pixels = sum(row["width"] * row["height"] for row in compressed)
-        self._bpp = 8 * sum(row["bytes"] for row in compressed) / pixels if pixels else None
+        pixels = sum(present(row["width"]) * present(row["height"]) for row in compressed)
+        self._bpp = 8 * sum(present(row["bytes"]) for row in compressed) / pixels if pixels else None
         return encoding.rows, seconds
 
-    def judged(self, entries: list[Row], pictures: int) -> list[KeptWhole]:
+    def judged(self, entries: list[Entry], pictures: int) -> list[KeptWhole]:
         """What of so many pictures would be kept whole, by what is so of some of them; most bytes first."""
         found: dict[tuple[str, str | None], list[tuple[int, float]]] = {}
         if not entries:
@@ -202,9 +203,9 @@ class _Trial:
         ]
         return sorted(kept, key=lambda one: (-one.bytes, one.reason))
 
-    def _judgement(self, encoder: Child, entry: Row) -> Iterator[tuple[tuple[str, str | None], int, float]]:
+    def _judgement(self, encoder: Child, entry: Entry) -> Iterator[tuple[tuple[str, str | None], int, float]]:
         """Reason, what it is enough to discard, size, and bytes saved of a source that would be kept whole."""
-        size = entry["size"]
+        size = present(entry["size"])
         if size > listing.LARGEST_SOURCE:
             yield ("too_large", None), size, 0.0
             return
@@ -226,7 +227,7 @@ class _Trial:
         except ChildDied as death:
             yield (death.reason, None), size, 0.0
 
-    def _ask(self, encoder: Child, data: bytes, discard: tuple[str, ...]) -> Row:
-        request = {"do": "judge", "metadata": self._settings.metadata, "discard": list(discard)}
+    def _ask(self, encoder: Child, data: bytes, discard: tuple[str, ...]) -> dict[str, Any]:
+        request = Judge(self._settings.metadata, discard)
         answer, _ = encoder.ask(request, data, seconds=self._settings.image_timeout)
         return answer

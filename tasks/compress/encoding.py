@@ -3,23 +3,24 @@
 import datetime
 import hashlib
 from collections.abc import Collection, Sequence
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from codec.errors import ArchiveError
 from tasks.archive import schema
+from tasks.archive.listing_schema import Entry
 from tasks.archive.manifest import Manifest
+from tasks.archive.schema import Row, present
 from tasks.archive.tar import Tar
 from tasks.compress import listing, windows
 from tasks.compress.windows import Read, Shared
 from tasks.processes.child import ChildDied, Frame
 from tasks.processes.codec_process import Asked, Claim, decodes, decodes_claim, decodes_each
+from tasks.processes.requests import Encode, Judge, Transcode
 from tasks.processes.stages import Timeline, staged, tell
 from tasks.progress import Progress
-from tasks.sources.reading import LostError, Reader
+from tasks.sources.reading import LostError, SourceReader
 from tasks.sources.source import open_source
 from tasks.storage.keys import extension_of, member
-
-Row = dict[str, Any]
 
 OWN_BYTES = ("damaged", "irregular", "signed", "raw", "not_an_image", "encoder")
 """Reasons for which not even a lossless transcode stands in: what is odd about a file may be what matters."""
@@ -30,7 +31,7 @@ UNJUDGED = "kept by a release that did not account for every byte of a source, a
 
 
 class Processes(Protocol):
-    """What holds the models of a shard: process_pair.Pair."""
+    """What holds the models of a shard: process_pair.ProcessPair."""
 
     @property
     def encoder(self) -> Asked: ...
@@ -56,13 +57,13 @@ class Encoding:
     ) -> None:
         self.rows: list[Row] = []
         self._source, self._held = open_source(plan.source), held
-        self._reader = Reader(self._source)
+        self._reader = SourceReader(self._source)
         self._plan, self._shard, self._device = plan, shard, device
         self._encoder, self._decoder = Shared(pair.encoder), Shared(pair.decoder)
         self._checker = None if pair.checker is None else Shared(pair.checker)
         self._tar = tar
 
-    def add_all(self, entries: Sequence[Row], progress: Progress) -> None:
+    def add_all(self, entries: Sequence[Entry], progress: Progress) -> None:
         """Make the rows of a shard's entries: one after another or, with batches, in stages that overlap."""
         batch = self._plan.settings.batch
         numbered = [(number, entry) for number, entry in enumerate(entries)]
@@ -87,7 +88,7 @@ class Encoding:
             is_held = entry["key"] in self._held and content == entry["held_sha256"]
             is_equal = content == entry["sha256"] and entry["duplicate_of"] in keys
             if read.source is not None and not is_held and not is_equal:
-                read.asked = self._request("encode", entry["key"])
+                read.asked = self._encode_request(entry["key"])
                 chosen.append(read)
         settings = self._plan.settings
         windows.encode(self._encoder, chosen, settings.batch, seconds=settings.image_timeout)
@@ -122,7 +123,7 @@ class Encoding:
             )
         return verified
 
-    def _read(self, numbered: tuple[int, Row]) -> Read:
+    def _read(self, numbered: tuple[int, Entry]) -> Read:
         """Fetch an entry's source, but for what is never read into memory, or is known without."""
         number, entry = numbered
         read = Read(entry, number % self._plan.settings.batch)
@@ -136,17 +137,17 @@ class Encoding:
             read.lost = lost
         return read
 
-    def _is_unjudged(self, entry: Row) -> bool:
+    def _is_unjudged(self, entry: Entry) -> bool:
         return entry["state"] == "unjudged" and self._held.get(entry["key"]) is not None
 
     def _add(self, read: Read) -> None:
         """Make the row of one listing entry."""
         entry = read.entry
-        row = {
+        row: Row = {
             "key": entry["key"],
             "version": entry["version"],
             "source_uri": entry["uri"],
-            "source_bytes": entry["size"],
+            "source_bytes": present(entry["size"]),
             "run": self._plan.run,
             "shard": self._shard,
             "device": self._device,
@@ -157,7 +158,7 @@ class Encoding:
         }
         self.rows.append(row | self._outcome(read))
 
-    def _modified(self, entry: Row) -> int | None:
+    def _modified(self, entry: Entry) -> int | None:
         """Nanoseconds since 1970, where the source's store tells times instead of contents."""
         stamp, is_local = str(entry["stamp"]), entry["uri"].startswith("file://")
         return int(stamp) if is_local and not self._source.stamps_tell_content and stamp.isdecimal() else None
@@ -165,7 +166,8 @@ class Encoding:
     def _outcome(self, read: Read) -> Row:
         entry, source, content = read.entry, read.source, read.content
         if self._is_unjudged(entry):
-            return {"source_sha256": entry["held_sha256"]} | self._held[entry["key"]] | {"needs_attention": UNJUDGED}
+            unjudged = Row(source_sha256=entry["held_sha256"]) | self._held[entry["key"]]
+            return unjudged | Row(needs_attention=UNJUDGED)
         if read.lost is not None:
             return _failed(read.lost.reason, str(read.lost))
         if source is None:
@@ -173,7 +175,7 @@ class Encoding:
                 return self._streamed(entry)
             except LostError as lost:
                 return _failed(lost.reason, str(lost))
-        found = {"source_sha256": content}
+        found = Row(source_sha256=content)
         held = self._held.get(entry["key"])
         if held is not None and content == entry["held_sha256"] and not self._again(entry, held, source):
             return found | held
@@ -183,26 +185,26 @@ class Encoding:
                 return first | found
         return found | self._encoded(read, source)
 
-    def _streamed(self, entry: Row) -> Row:
+    def _streamed(self, entry: Entry) -> Row:
         """A source that is not read into memory goes into the tar as it is, in pieces."""
         name = member(len(self.rows), entry["key"], extension_of(entry["key"]))
-        offset, content = self._tar.add_pieces(name, entry["size"], self._reader.pieces(entry))
-        found = {"source_sha256": content}
+        size = present(entry["size"])
+        offset, content = self._tar.add_pieces(name, size, self._reader.pieces(entry))
+        found = Row(source_sha256=content)
         held = self._held.get(entry["key"])
         if held is not None and content == entry["held_sha256"]:
             self._tar.drop()
             return found | held
-        size = entry["size"]
-        about = {"status": "fallback", "reason": "too_large", "codec": "original", "verified": True}
-        return found | about | {"bytes": size, "offset": offset, "length": size, "sha256": content}
+        found |= {"status": "fallback", "reason": "too_large", "codec": "original", "verified": True}
+        return found | {"bytes": size, "offset": offset, "length": size, "sha256": content}
 
-    def _again(self, entry: Row, held: Row, source: bytes) -> bool:
+    def _again(self, entry: Entry, held: Row, source: bytes) -> bool:
         """Whether content that is held is taken again: asked for, and what became of it then would not now."""
         if entry["state"] != "again":
             return False
         if held["reason"] in schema.TROUBLE:
             return True
-        request = self._request("judge", entry["key"])
+        request = Judge(self._plan.settings.metadata, self._plan.settings.discard)
         try:
             answer, _ = self._encoder.ask(request, source, seconds=self._plan.settings.image_timeout)
         except ChildDied:
@@ -215,11 +217,18 @@ class Encoding:
         film = answer["film"][1] if answer["film"] else None
         return answer["reason"] is not None or not same or held["film_length"] != film
 
-    def _request(self, verb: str, key: str) -> Row:
+    def _encode_request(self, key: str) -> Encode:
         settings = self._plan.settings
-        asked = ("quality", "target_bpp", "min_psnr_db", "max_lpips", "metadata", "verify")
-        named = {"do": verb, "discard": list(settings.discard), "metrics": settings.metrics_of(key)}
-        return named | {name: getattr(settings, name) for name in asked}
+        return Encode(
+            quality=settings.quality,
+            target_bpp=settings.target_bpp,
+            min_psnr_db=settings.min_psnr_db,
+            max_lpips=settings.max_lpips,
+            metadata=settings.metadata,
+            verify=settings.verify,
+            discard=settings.discard,
+            metrics=settings.metrics_of(key),
+        )
 
     def _first(self, key: str | None, content: str) -> Row | None:
         """The outcome of an equal source of this shard, whose stored file then serves both."""
@@ -227,7 +236,7 @@ class Encoding:
         if row is None or row.get("source_sha256") != content or row["status"] == "unchanged":
             return None
         own = ("key", "version", "source_uri", "created_at", "group", "source_modified_at")
-        return {name: value for name, value in row.items() if name not in own}
+        return cast(Row, {name: value for name, value in row.items() if name not in own})
 
     def _encoded(self, read: Read, source: bytes) -> Row:
         """A source as an .fdc file, or whole where that may not stand for it."""
@@ -235,11 +244,12 @@ class Encoding:
         if read.answer is None:
             self._ask(read, source)
         if isinstance(read.answer, ChildDied):  # whatever it is, it is not decoded here: its bytes are kept
-            about = {"width": None, "height": None, "error": str(read.answer)}
-            return about | {"status": "fallback", "reason": read.answer.reason} | self._whole(key, source, about)
+            about = Row(width=None, height=None, error=str(read.answer))
+            about |= {"status": "fallback", "reason": read.answer.reason}
+            return about | self._whole(key, source, about)
         answer, data = cast(Frame, read.answer)
         content, fingerprint, fallback, film, identifier = (answer.pop(name, None) for name in FOR_THE_SHARD)
-        group = {"group": identifier} if identifier and not grouped else {}
+        group = Row(group=identifier) if identifier and not grouped else Row()
         if content is not None and settings.verify:
             if read.verified is None:
                 claim = Claim(data, content, fingerprint)
@@ -248,14 +258,15 @@ class Encoding:
             answer["verified"] = read.verified
             fallback = None if answer["verified"] else "unverified"
         if fallback is None:
-            answer |= {"status": "compressed", "codec": "fdc", "content_sha256": content}
-            return answer | self._stored(key, "fdc", data, answer) | self._film(key, source, film) | group
+            row = cast(Row, answer)
+            row |= {"status": "compressed", "codec": "fdc", "content_sha256": content}
+            return row | self._stored(key, "fdc", data, row) | self._film(key, source, film) | group
         if settings.strict_metadata and settings.metadata != "all":
             return _failed("strict_metadata", f"would be kept whole ({fallback}), with all its metadata")
         kept = ("source_format", "media_type", "width", "height", "error")
-        about = {name: answer.get(name) for name in kept}
-        about |= group
-        return about | {"status": "fallback", "reason": fallback} | self._without_loss(key, source, about, fallback)
+        about = cast(Row, {name: answer.get(name) for name in kept}) | group
+        about |= {"status": "fallback", "reason": fallback}
+        return about | self._without_loss(key, source, about, fallback)
 
     def _film(self, key: str, source: bytes, place: list[int] | None) -> Row:
         """The film of a motion photo, its own bytes, beside the picture: one sample of the tar for WebDataset."""
@@ -267,7 +278,7 @@ class Encoding:
 
     def _ask(self, read: Read, source: bytes) -> None:
         """The encoder's answer; what ends its process is asked once more in a fresh one."""
-        settings, request = self._plan.settings, self._request("encode", read.entry["key"])
+        settings, request = self._plan.settings, self._encode_request(read.entry["key"])
         if settings.batch > 1:
             read.asked = request
             windows.encode_alone(self._encoder, read, settings.batch, seconds=settings.image_timeout)
@@ -284,23 +295,24 @@ class Encoding:
         seconds = self._plan.settings.image_timeout
         if about["width"] is not None and reason not in OWN_BYTES:
             try:
-                answer, data = self._encoder.ask({"do": "keep"}, source, seconds=seconds)
+                answer, data = self._encoder.ask(Transcode(), source, seconds=seconds)
             except ChildDied:
                 answer, data = {}, b""
             if "content" in answer and decodes(self._decoder, data, answer["content"], seconds=seconds):
-                kept = {"codec": "jxl", "verified": True, "content_sha256": answer["content"]}
+                kept = Row(codec="jxl", verified=True, content_sha256=answer["content"])
                 return kept | self._stored(key, "jxl", data, about)
         return self._whole(key, source, about)
 
     def _whole(self, key: str, source: bytes, about: Row) -> Row:
         """The source's own bytes."""
-        return {"codec": "original", "verified": True} | self._stored(key, extension_of(key), source, about)
+        return Row(codec="original", verified=True) | self._stored(key, extension_of(key), source, about)
 
-    def _stored(self, key: str, extension: str, data: bytes, answer: Row) -> Row:
+    def _stored(self, key: str, extension: str, data: bytes, about: Row) -> Row:
         offset = self._tar.add(member(len(self.rows), key, extension), data)
+        width, height = about["width"], about["height"]
         return {
             "bytes": len(data),
-            "bpp": 8 * len(data) / (answer["width"] * answer["height"]) if answer["width"] is not None else None,
+            "bpp": 8 * len(data) / (width * height) if width is not None and height is not None else None,
             "offset": offset,
             "length": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),

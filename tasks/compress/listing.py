@@ -14,7 +14,8 @@ import pyarrow.parquet
 
 from codec.errors import ArchiveError
 from tasks.archive import layout, log, redaction, report, tables
-from tasks.archive.log import Head
+from tasks.archive.listing_schema import LISTING, Entry
+from tasks.archive.log import ArchiveHead
 from tasks.archive.schema import TROUBLE
 from tasks.sources import listing_files
 from tasks.sources.filters import Filter
@@ -31,38 +32,6 @@ KEYS_PER_BUCKET = 50_000
 HISTORY = ["key", "run", "status", "reason", "version", "source_sha256", "source_uri", "tar", "codec", "carried"]
 HISTORY += ["source_bytes"]
 """What planning asks of the report."""
-
-LISTING = pa.schema(
-    [
-        pa.field("run", pa.int32(), False, {"description": "run that this listing belongs to"}),
-        pa.field("key", pa.string(), False, {"description": "path relative to the source"}),
-        pa.field("uri", pa.string(), False, {"description": "where the source is read"}),
-        pa.field("size", pa.int64(), True, {"description": "size of the source; null when it is gone", "unit": "byte"}),
-        pa.field("stamp", pa.string(), True, {"description": "ETag, or modification time in nanoseconds"}),
-        pa.field(
-            "state",
-            pa.string(),
-            False,
-            {
-                "description": "new; changed: kept with another stamp, or gone since; again: taken again; "
-                "gone: no more there; "
-                "unjudged: no more there, and kept by a release that did not account for every byte; "
-                "excluded: left aside; unreadable: a place that could not be looked into"
-            },
-        ),
-        pa.field(
-            "version", pa.int32(), False, {"description": "version of the key if the content is new; if gone, the last"}
-        ),
-        pa.field("held_sha256", pa.string(), True, {"description": "content of the version kept last"}),
-        pa.field("sha256", pa.string(), True, {"description": "content, where another source here looks the same"}),
-        pa.field(
-            "duplicate_of", pa.string(), True, {"description": "first key here with that content, unless it is this"}
-        ),
-        pa.field("pattern", pa.string(), True, {"description": "pattern for which the source is left aside"}),
-        pa.field("group", pa.string(), True, {"description": "stem that other sources of its folder have too"}),
-        pa.field("fault", pa.string(), True, {"description": "why a place could not be looked into"}),
-    ]
-)
 
 _IS_PSEUDONYM = f"status = 'forgotten' AND starts_with(key, '{redaction.PREFIX}')"
 _IS_REDACTED = f"(EXISTS (FROM redacted) AND {redaction.PSEUDONYM} IN (SELECT pseudonym FROM redacted))"
@@ -196,7 +165,7 @@ class Frozen:
 def freeze(
     source: Source,
     archive: Store,
-    head: Head,
+    head: ArchiveHead,
     limits: Limits,
     scratch: Path,
     *,
@@ -239,7 +208,7 @@ def freeze(
         raise StorageError(f"{scratch}: cannot plan run {run}: {why}; make room there, or set TMPDIR") from error
 
 
-def read(archive: Store, name: str, start: int, stop: int) -> list[dict[str, Any]]:
+def read(archive: Store, name: str, start: int, stop: int) -> list[Entry]:
     """The rows start..stop-1 of a listing; only the row groups that hold them are read."""
     wanted: list[pa.Table] = []
     with archive.open(name) as file:

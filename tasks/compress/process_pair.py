@@ -16,7 +16,7 @@ IDLE_SECONDS = 10.0
 """How long a pair waits for its next shard before it ends."""
 
 
-class Pair:
+class ProcessPair:
     """The process that encodes and the one that decodes again, both with an archive's own copy of a bundle.
 
     Both compute on the device of the models. Where that is no processor, `checker` decodes again on one.
@@ -41,12 +41,12 @@ class Pair:
 
 
 _Key = tuple[str, str, Models, tuple[str, ...]]
-_idle: dict[_Key, list[tuple[Pair, threading.Timer]]] = defaultdict(list)
+_idle: dict[_Key, list[tuple[ProcessPair, threading.Timer]]] = defaultdict(list)
 _lock = threading.Lock()
 
 
 @contextmanager
-def lent(archive: Store, bundle_id: str, models: Models, metrics: tuple[str, ...]) -> Iterator[Pair]:
+def lent(archive: Store, bundle_id: str, models: Models, metrics: tuple[str, ...]) -> Iterator[ProcessPair]:
     """A pair for one shard: one that has nothing to do, or a new one. After an error it is not lent again."""
     key = (archive.url, bundle_id, models, metrics)
     with _lock:
@@ -55,7 +55,7 @@ def lent(archive: Store, bundle_id: str, models: Models, metrics: tuple[str, ...
         pair, timer = found
         timer.cancel()
     else:
-        pair = Pair(archive, bundle_id, models, metrics)
+        pair = ProcessPair(archive, bundle_id, models, metrics)
     try:
         yield pair
     except BaseException:
@@ -68,7 +68,7 @@ def lent(archive: Store, bundle_id: str, models: Models, metrics: tuple[str, ...
     timer.start()
 
 
-def _dismiss(key: _Key, pair: Pair) -> None:
+def _dismiss(key: _Key, pair: ProcessPair) -> None:
     """End a pair that is still idle."""
     with _lock:
         found = next((entry for entry in _idle[key] if entry[0] is pair), None)

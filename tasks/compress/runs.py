@@ -12,12 +12,12 @@ from typing import Any
 from codec.errors import ArchiveError, SettingsError
 from tasks.archive import erasing, escrow, layout, log, manifest, report, tables
 from tasks.archive.erasing import tar_of
-from tasks.archive.log import Head
-from tasks.archive.manifest import Manifest, Settings
+from tasks.archive.log import ArchiveHead
+from tasks.archive.manifest import Manifest, RunSettings
 from tasks.archive.opening import create
 from tasks.compress import listing, shard
 from tasks.compress.listing import NOTHING, Again
-from tasks.compress.shard import Job, encode_shard
+from tasks.compress.shard import CompressionJob, encode_shard
 from tasks.processes.codec_process import Models, verifier
 from tasks.progress import SILENT, Progress
 from tasks.sources import sharding
@@ -26,7 +26,7 @@ from tasks.sources.source import Source, open_source
 from tasks.storage.store import NotFoundError, Store, sha256_of
 
 LOGGER = logging.getLogger(__name__)
-ShardMap = Callable[[Job, int], Iterable[report.Totals]]
+ShardMap = Callable[[CompressionJob, int], Iterable[report.Totals]]
 """Calls encode_shard(job, shard) for every shard below the number."""
 
 
@@ -41,7 +41,7 @@ class Outcome:
 def compress(
     source: str,
     archive: str,
-    settings: Settings = Settings(),  # noqa: B008  # frozen
+    settings: RunSettings = RunSettings(),  # noqa: B008  # frozen
     *,
     models: Models = Models(""),  # noqa: B008  # frozen
     resume: int | None = None,
@@ -68,12 +68,14 @@ def compress(
         raise SettingsError(f"{models.bundle}: no such bundle folder")
     create(store, single_writer=single_writer)
 
-    def in_order(job: Job, shards: int) -> Iterable[report.Totals]:
+    def in_order(job: CompressionJob, shards: int) -> Iterable[report.Totals]:
         return (encode_shard(job, number, progress) for number in range(shards))
 
     def finish(run: int) -> Manifest:
         plan = log.plan(store, log.read(store), run)
-        job = Job(store.url, run, models.device, models.backbone, models.codec, models.child_env, store.token)
+        job = CompressionJob(
+            store.url, run, models.device, models.backbone, models.codec, models.child_env, store.token
+        )
         progress.begin(plan.images)
         finished.append((run, work_off(store, plan, job, shard_map or in_order)))
         return plan
@@ -106,7 +108,7 @@ def _again(archive: Store, *, retry_failed: bool, recheck: bool) -> Again:
     return Again(tuple(older), every_row=True)
 
 
-def settled(archive: Store) -> Head:
+def settled(archive: Store) -> ArchiveHead:
     """The head, after what others began and did not end is ended: an erasure, or a seal that is not on record."""
     head = erasing.finish(archive)
     if head.open_run is not None and archive.exists(layout.seal(head.open_run)):
@@ -117,7 +119,7 @@ def settled(archive: Store) -> Head:
 def plan_run(
     source: Source,
     archive: Store,
-    settings: Settings,
+    settings: RunSettings,
     models: Models,
     *,
     again: Again = NOTHING,
@@ -140,7 +142,7 @@ def plan_run(
             return plan.run
 
 
-def _opened(archive: Store, head: Head, plan: Manifest) -> bool:
+def _opened(archive: Store, head: ArchiveHead, plan: Manifest) -> bool:
     """Whether a plan was put in force: as long as what it was made from stands."""
     if archive.children(layout.parts(plan.run)):
         if log.read(archive).runs >= plan.run:
@@ -162,8 +164,8 @@ def _opened(archive: Store, head: Head, plan: Manifest) -> bool:
 def _planned(
     source: Source,
     archive: Store,
-    head: Head,
-    settings: Settings,
+    head: ArchiveHead,
+    settings: RunSettings,
     models: Models,
     *,
     again: Again,
@@ -199,7 +201,7 @@ def _planned(
     return plan
 
 
-def work_off(archive: Store, plan: Manifest, job: Job, shard_map: ShardMap) -> report.Totals:
+def work_off(archive: Store, plan: Manifest, job: CompressionJob, shard_map: ShardMap) -> report.Totals:
     """Encode all shards of a run that are not done, and seal it; returns the run's totals."""
     if archive.sha256(plan.listing) != plan.listing_sha256:
         raise ArchiveError(f"{archive.uri(plan.listing)}: damaged; restore it from a mirror")
@@ -246,7 +248,7 @@ def seal(archive: Store, plan: Manifest, closed: str = "") -> list[int]:
     return missing
 
 
-def _sealed_by_another(archive: Store, head: Head, plan: Manifest, closed: str) -> list[int]:
+def _sealed_by_another(archive: Store, head: ArchiveHead, plan: Manifest, closed: str) -> list[int]:
     """What sealing means for whoever comes late: nothing is missing, or a line that says what the run became.
 
     Removes what was committed too late: the seal goes without it, or an erasure has replaced it.
@@ -268,7 +270,7 @@ def _sealed_by_another(archive: Store, head: Head, plan: Manifest, closed: str) 
     return []
 
 
-def record_seal(archive: Store, run: int) -> Head:
+def record_seal(archive: Store, run: int) -> ArchiveHead:
     """Put the seal of a run, which stands, in force, its rows in a table; returns the head."""
     while (head := log.read(archive)).open_run == run:
         sealed = replace(head, opened="")
@@ -299,7 +301,7 @@ def _remove_unfinished(archive: Store, run: int) -> None:
 
 
 def _check_resume(
-    archive: Store, run: int, started: int | None, source: Source, settings: Settings, models: Models
+    archive: Store, run: int, started: int | None, source: Source, settings: RunSettings, models: Models
 ) -> None:
     if run != started:
         state = f"run {started} is" if started is not None else "no run is"

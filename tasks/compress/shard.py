@@ -5,7 +5,7 @@ import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.compute
@@ -15,8 +15,9 @@ from codec.errors import ArchiveError
 from tasks.archive import index_files, layout, log, report, schema
 from tasks.archive.erasing import tar_of
 from tasks.archive.index_files import DamagedError, IndexFile
-from tasks.archive.log import Head
+from tasks.archive.log import ArchiveHead
 from tasks.archive.manifest import Manifest
+from tasks.archive.schema import Row, present
 from tasks.archive.tar import Tar
 from tasks.compress import listing, process_pair
 from tasks.compress.encoding import Encoding
@@ -25,11 +26,10 @@ from tasks.progress import SILENT, Progress
 from tasks.storage.store import PIECE, NotFoundError, StorageError, Store, sha256_of
 
 LOGGER = logging.getLogger(__name__)
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Job:
+class CompressionJob:
     """A run to be worked off shard by shard. `backbone` says where the bundle's is found if it is not embedded.
 
     `claim` is the token of the writer, where the store cannot keep two apart.
@@ -44,7 +44,7 @@ class Job:
     claim: str = ""
 
 
-def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.Totals:
+def encode_shard(job: CompressionJob, shard: int, progress: Progress = SILENT) -> report.Totals:
     """Encode, verify and commit one shard, unless that is done; returns its totals.
 
     What one source alone is to blame for is its row. Raises StorageError when the source as a whole or the archive
@@ -74,7 +74,7 @@ def encode_shard(job: Job, shard: int, progress: Progress = SILENT) -> report.To
         return _commit(archive, plan, shard, encoding.rows, spool)
 
 
-def _sealed(archive: Store, head: Head, run: int, shard: int) -> pa.Table:
+def _sealed(archive: Store, head: ArchiveHead, run: int, shard: int) -> pa.Table:
     """The rows of a shard of a sealed run; raises ArchiveError where the run was closed without it."""
     for part in report.parts(archive, head, run):
         if layout.shard_of(part.name) == shard:
@@ -110,10 +110,11 @@ def _held(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
     kept = history.filter((field("run") < run) & field("tar").is_valid()).to_pylist()
     own = {"source_uri", "source_bytes", "run", "shard", "created_at", "duplicate_of", "group", "source_modified_at"}
     own.add("needs_attention")
-    return {
-        row["key"]: {name: value for name, value in row.items() if name not in own} | {"status": "unchanged"}
-        for row in sorted(kept, key=lambda row: int(row["run"]))
-    }
+    held: dict[str, Row] = {}
+    for row in sorted(kept, key=lambda row: int(row["run"])):  # so that the last version of a key stands at the end
+        outcome = {name: value for name, value in row.items() if name not in own}
+        held[row["key"]] = cast(Row, outcome | {"status": "unchanged"})
+    return held
 
 
 def _commit(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: Path) -> report.Totals:
@@ -179,11 +180,11 @@ def _hashed(file: BinaryIO, length: int) -> str:
 def _check_offsets(spool: Path, rows: list[Row]) -> None:
     with spool.open("rb") as file:
         for row in rows:
-            file.seek(row["offset"])
-            whole = _hashed(file, row["length"]) == row["sha256"]
+            file.seek(present(row["offset"]))
+            whole = _hashed(file, present(row["length"])) == row["sha256"]
             if whole and "film_offset" in row:
-                file.seek(row["film_offset"])
-                whole = _hashed(file, row["film_length"]) == row["film_sha256"]
+                file.seek(present(row["film_offset"]))
+                whole = _hashed(file, present(row["film_length"])) == row["film_sha256"]
             if not whole:
                 raise ArchiveError(
                     f"{row['key']!r}: its bytes are not at the offset its row says; nothing was committed"

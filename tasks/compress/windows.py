@@ -7,11 +7,12 @@ by themselves. Windows of a few batches are sent to the encoding process at once
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from tasks.archive.listing_schema import Entry
 from tasks.processes.child import ChildDied, Frame
 from tasks.processes.codec_process import Asked
+from tasks.processes.requests import BatchEntry, Encode, EncodeMany, Request
 from tasks.processes.stages import tell
 from tasks.sources.reading import LostError
 
@@ -20,19 +21,17 @@ BATCHES = 4
 WINDOW_BYTES = 2**28
 """Bytes of sources in a window, but for its last."""
 
-Row = dict[str, Any]
-
 
 @dataclass
 class Read:
     """An entry of the listing whose source was looked at: its bytes, or why they could not be had."""
 
-    entry: Row
+    entry: Entry
     place: int
     source: bytes | None = None
     content: str = ""
     lost: LostError | None = None
-    asked: Row = field(default_factory=dict)
+    asked: Encode | None = None
     """What the encoding process is asked about it, where that is known already."""
     answer: Frame | ChildDied | None = None
     verified: bool | None = None
@@ -44,9 +43,9 @@ class Shared:
     def __init__(self, child: Asked) -> None:
         self._child, self._lock = child, threading.Lock()
 
-    def ask(self, header: Row, payload: bytes = b"", *, seconds: float) -> Frame:
+    def ask(self, request: Request, payload: bytes = b"", *, seconds: float) -> Frame:
         with self._lock:
-            return self._child.ask(header, payload, seconds=seconds)
+            return self._child.ask(request, payload, seconds=seconds)
 
 
 def windows(reads: Iterable[Read], batch: int) -> Iterator[list[Read]]:
@@ -97,11 +96,12 @@ def encode_alone(child: Asked, read: Read, batch: int, *, seconds: float, tries:
 
 def _ask(child: Asked, reads: Sequence[Read], batch: int, seconds: float) -> None:
     sources = [read.source or b"" for read in reads]
-    members = [
-        read.asked | {"place": read.place, "length": len(source)} for read, source in zip(reads, sources, strict=True)
-    ]
-    header = {"do": "encode_many", "members": members, "count": batch, "seconds_each": seconds}
-    answer, files = child.ask(header, b"".join(sources), seconds=seconds * len(reads))
+    entries = []
+    for read, source in zip(reads, sources, strict=True):
+        assert read.asked is not None
+        entries.append(BatchEntry(read.asked, read.place, len(source)))
+    request = EncodeMany(entries, batch, seconds)
+    answer, files = child.ask(request, b"".join(sources), seconds=seconds * len(reads))
     start = 0
     for read, own in zip(reads, answer["answers"], strict=True):
         length = own.pop("length")

@@ -30,9 +30,10 @@ from tasks.archive.index_files import DamagedError, IndexFile
 from tasks.archive.log import Table
 from tasks.archive.manifest import Manifest
 from tasks.archive.opening import existing, prepare
+from tasks.archive.schema import Row, present
 from tasks.maintenance import left_over
 from tasks.maintenance.findings import SCHEMA, Findings
-from tasks.maintenance.left_over import Verdict
+from tasks.maintenance.left_over import Disposition
 from tasks.maintenance.objects import Objects, Wrong
 from tasks.processes.codec_process import Models, decodes, verifier
 from tasks.progress import SILENT, Progress
@@ -215,10 +216,10 @@ class _Audit(Objects):
 
     def unnamed(self, name: str) -> None:
         """Note what nothing names, and sweep what a killed or late command left a week ago."""
-        verdict = left_over.verdict(self.archive, self.head, name)
-        if verdict is Verdict.FOREIGN:
+        verdict = left_over.disposition(self.archive, self.head, name)
+        if verdict is Disposition.FOREIGN:
             self.notes.add(name, "foreign", verdict.value)
-        elif verdict is Verdict.OLD:
+        elif verdict is Disposition.OLD:
             self.archive.remove(name)
             self.notes.add(name, "left_over", verdict.value, repaired=True)
         else:
@@ -248,7 +249,7 @@ class _Audit(Objects):
             files = {row["offset"]: row for row in rows if row["tar"] == own}
             self.tar(own, list((files | {row["offset"]: row for row in map(_film, files.values()) if row}).values()))
 
-    def tar(self, name: str, rows: list[dict[str, Any]]) -> None:
+    def tar(self, name: str, rows: list[Row]) -> None:
         """Check a tar, whole if all pictures are wanted, and its files."""
         wrong = _not_named(name)
         self.named.add(name)
@@ -283,26 +284,26 @@ class _Audit(Objects):
             self.notes.add(name)
         self.progress.note(f"{name}: {len(chosen)} pictures")
 
-    def member(self, tar: str, row: dict[str, Any], whole: bool) -> Iterator[bytes]:
+    def member(self, tar: str, row: Row, whole: bool) -> Iterator[bytes]:
         """The bytes at a row's place in pieces, fewer or none if the tar ends before."""
+        offset, length = present(row["offset"]), present(row["length"])
         if not whole:
             try:
-                yield from self.archive.pieces(tar, row["length"], start=row["offset"])
+                yield from self.archive.pieces(tar, length, start=offset)
             except StorageError:
-                if self.archive.size(tar) >= row["offset"] + row["length"]:
+                if self.archive.size(tar) >= offset + length:
                     raise
             return
         with self.local(self.archive, tar).open("rb") as file:
-            file.seek(row["offset"])
-            length = row["length"]
+            file.seek(offset)
             while length and (piece := file.read(min(PIECE, length))):
                 length -= len(piece)
                 yield piece
 
-    def content(self, tar: str, row: dict[str, Any], data: bytes) -> None:
+    def content(self, tar: str, row: Row, data: bytes) -> None:
         """Note a file whose bytes are right, after decoding it again if it was encoded."""
         bundle_id = row["bundle_id"]
-        if row["content_sha256"] is not None and bundle_id not in self.useless:
+        if row["content_sha256"] is not None and bundle_id is not None and bundle_id not in self.useless:
             try:
                 decoder = self.decoders.get(bundle_id)
             except ArchiveError as error:
@@ -325,12 +326,15 @@ def _no_document(path: Path) -> str:
     return ""
 
 
-def _film(row: dict[str, Any]) -> dict[str, Any] | None:
+def _film(row: Row) -> Row | None:
     """The film beside a picture, checked like a file of its own."""
     if row.get("film_offset") is None:
         return None
-    place = {"offset": row["film_offset"], "length": row["film_length"], "sha256": row["film_sha256"]}
-    return row | place | {"content_sha256": None, "film_offset": None}
+    film = row.copy()
+    film["offset"], film["length"] = row["film_offset"], row["film_length"]
+    film["sha256"] = row["film_sha256"]
+    film["content_sha256"] = film["film_offset"] = None  # its own bytes, which nothing decodes
+    return film
 
 
 def _no_sums(path: Path) -> str:

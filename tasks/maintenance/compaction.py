@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from tasks.archive import erasing, tables
-from tasks.archive.log import Head
+from tasks.archive.log import ArchiveHead
 from tasks.storage.store import Store
 
 
-def compact(archive: Store, *, afresh: bool = False) -> Head:
+def compact(archive: Store, *, afresh: bool = False) -> ArchiveHead:
     """Put one table of all sealed runs in force and return the head; an archive that has just that is left as it is.
 
     `afresh` reads every part instead of the tables that there are. Killed anywhere, what was in force stays.

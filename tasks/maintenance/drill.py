@@ -15,11 +15,12 @@ import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from codec.errors import ArchiveError
 from tasks.archive import escrow, layout, report
 from tasks.archive.opening import existing
+from tasks.archive.schema import Row, present
 from tasks.processes.child import GIVEN
 from tasks.progress import SILENT, Progress
 from tasks.storage.store import Store, sha256_of
@@ -168,16 +169,16 @@ def _decoded(mirror: Store, home: Path) -> dict[str, Any]:
     return found
 
 
-def _rows(archive: Store, files: list[_File]) -> dict[tuple[str, int], dict[str, Any]]:
+def _rows(archive: Store, files: list[_File]) -> dict[tuple[str, int], Row]:
     tars = ", ".join(f"'{tar}'" for tar in sorted({file.tar for file in files}))
     sql = f"""
         SELECT key, tar, "offset", sha256, content_sha256, codec, width, height FROM rows
         WHERE tar IN ({tars}) AND status <> 'unchanged'
     """
-    return {(row["tar"], row["offset"]): row for row in report.query(archive, sql)}
+    return {(row["tar"], row["offset"]): cast(Row, row) for row in report.query(archive, sql)}
 
 
-def _wrong(file: _File, row: dict[str, Any] | None, decoded: dict[str, Any]) -> tuple[str, str] | None:
+def _wrong(file: _File, row: Row | None, decoded: dict[str, Any]) -> tuple[str, str] | None:
     """Reason and error of a file that is not what its row says."""
     if row is None:
         return "foreign", f"no row of the archive names this file, at {file.offset}"
@@ -188,7 +189,7 @@ def _wrong(file: _File, row: dict[str, Any] | None, decoded: dict[str, Any]) -> 
     answer = decoded["files"].get(file.path.name)
     if answer is None:
         return "undecodable", decoded["errors"].get(file.path.name, "no bundle decodes it")
-    sides = sorted((answer["width"], answer["height"])) == sorted((row["width"], row["height"]))
+    sides = sorted((answer["width"], answer["height"])) == sorted((present(row["width"]), present(row["height"])))
     if answer["content"] != row["content_sha256"] or not sides:
         return "other_symbols", f"does not decode to what was encoded, at {file.offset}"
     return None

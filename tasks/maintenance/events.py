@@ -21,7 +21,7 @@ import pyarrow.parquet
 from codec.errors import ArchiveError
 from tasks.archive import format1, index_files, layout, log, manifest, report
 from tasks.archive.index_files import DamagedError
-from tasks.archive.log import Head
+from tasks.archive.log import ArchiveHead
 from tasks.archive.manifest import Manifest
 from tasks.archive.schema import SCHEMA
 from tasks.maintenance.findings import BATCH
@@ -74,7 +74,7 @@ def events(archive: Store) -> Iterator[Event]:
 
 
 class _History:
-    def __init__(self, archive: Store, head: Head) -> None:
+    def __init__(self, archive: Store, head: ArchiveHead) -> None:
         self._archive, self._head = archive, head
         self._name = _document(archive, layout.ARCHIVE).get("name", "")
         self._origin = self._first_row()

@@ -14,7 +14,7 @@ import pyarrow.compute
 
 from codec.errors import ArchiveError
 from tasks.archive import erasing, index_files, layout, log, redaction, report
-from tasks.archive.log import Erasure, Head
+from tasks.archive.log import ArchiveHead, Erasure
 from tasks.storage import parquet
 from tasks.storage.store import Store
 
@@ -100,7 +100,7 @@ def _not_done(archive: Store, keys: Sequence[str], *, redact: bool) -> list[str]
     return sorted(set(keys) - done)
 
 
-def _unfinished(head: Head) -> int:
+def _unfinished(head: ArchiveHead) -> int:
     """How many rows become tombstones when the erasure that a head has begun is carried out."""
     return head.erasure.rows if head.erasure is not None else 0
 
@@ -111,7 +111,7 @@ def _companions(archive: Store, keys: list[str]) -> list[str]:
         return [key for (key,) in connection.execute(_COMPANIONS, {"keys": keys}).fetchall()]
 
 
-def _plan(archive: Store, head: Head, keys: list[str], *, redact: bool) -> Erasure:
+def _plan(archive: Store, head: ArchiveHead, keys: list[str], *, redact: bool) -> Erasure:
     with parquet.database(rows=report.rows(archive)) as connection:
         kept = {key for (key,) in connection.execute(_KEYS, {"keys": keys, "redact": redact}).fetchall()}
         if missing := sorted(set(keys) - kept):

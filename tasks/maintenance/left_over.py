@@ -5,7 +5,7 @@ import re
 from contextlib import suppress
 
 from tasks.archive import format1, layout, report
-from tasks.archive.log import Head
+from tasks.archive.log import ArchiveHead
 from tasks.storage.store import ReadOnlyError, Store
 
 SWEPT_AFTER = 7 * 86_400.0
@@ -18,7 +18,7 @@ _LEFT_OVER = re.compile(
 """Names that commands give to what may end as nobody's."""
 
 
-class Verdict(enum.Enum):
+class Disposition(enum.Enum):
     """What becomes of an object that nothing names."""
 
     FOREIGN = "nothing names it; remove it if it is not yours"
@@ -28,18 +28,18 @@ class Verdict(enum.Enum):
     OLD = "removed"
 
 
-def verdict(archive: Store, head: Head, name: str) -> Verdict:
+def disposition(archive: Store, head: ArchiveHead, name: str) -> Disposition:
     """What an audit does with an object that a head does not name."""
     if not _LEFT_OVER.fullmatch(name):
-        return Verdict.FOREIGN
+        return Disposition.FOREIGN
     if _may_be_at_work(head, name):
-        return Verdict.AT_WORK
+        return Disposition.AT_WORK
     if _age(archive, name) < SWEPT_AFTER:
-        return Verdict.YOUNG
-    return Verdict.HELD if _is_held(archive, head, name) else Verdict.OLD
+        return Disposition.YOUNG
+    return Disposition.HELD if _is_held(archive, head, name) else Disposition.OLD
 
 
-def _may_be_at_work(head: Head, name: str) -> bool:
+def _may_be_at_work(head: ArchiveHead, name: str) -> bool:
     """Whether a command that is at work may come to name an object: that of an open run, or of an erasure."""
     if name.startswith(f"{layout.TABLES}/"):
         return name != format1.CURRENT and int(name.split("/")[1]) > head.record
@@ -53,7 +53,7 @@ def _age(archive: Store, name: str) -> float:
     return 0.0
 
 
-def _is_held(archive: Store, head: Head, name: str) -> bool:
+def _is_held(archive: Store, head: ArchiveHead, name: str) -> bool:
     """Whether a key on hold has a row of the shard that an object was made for."""
     if not head.holds or not re.search(r"^runs/.*/(shards|report)/", name):
         return False

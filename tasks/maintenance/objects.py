@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.archive import erasing, layout, log
-from tasks.archive.log import Head
+from tasks.archive.log import ArchiveHead
 from tasks.maintenance.findings import Findings
 from tasks.storage.store import NotFoundError, StorageError, Store
 
@@ -28,7 +28,7 @@ class Objects:
     notes: Findings
     objects: dict[str, int] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
-    head: Head = field(default_factory=Head)
+    head: ArchiveHead = field(default_factory=ArchiveHead)
     fetched: tuple[str, str] = ("", "")
 
     def check(self, name: str, wrong: Wrong) -> bool:
@@ -73,7 +73,7 @@ class Objects:
         self.objects[name] = copy.stat().st_size
         return True
 
-    def is_in_force(self, head: Head, name: str) -> bool:
+    def is_in_force(self, head: ArchiveHead, name: str) -> bool:
         """Whether a head still has an object; others than those of runs and tables are not erased."""
         return not name.startswith((f"{layout.RUNS}/", f"{layout.TABLES}/")) or erasing.in_force(
             self.archive, head, name

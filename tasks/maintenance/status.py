@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.archive import log, report
-from tasks.archive.log import Head
+from tasks.archive.log import ArchiveHead
 from tasks.archive.opening import existing
 from tasks.archive.schema import STATUSES
 from tasks.storage import parquet
@@ -74,7 +74,7 @@ def status(archive: str) -> Status:
     return Status(str(store), runs, rate, left, failing, head.tabled, int(head.erasure is not None))
 
 
-def _run(archive: Store, head: Head, run: int, done: dict[str, Any], stored: int) -> dict[str, Any]:
+def _run(archive: Store, head: ArchiveHead, run: int, done: dict[str, Any], stored: int) -> dict[str, Any]:
     plan = log.plan(archive, head, run)
     state = "open"
     if run in head.sealed:

@@ -2,11 +2,11 @@
 
 from codec.errors import ArchiveError
 from tasks.archive import format1, layout, log, manifest
-from tasks.archive.log import Head
+from tasks.archive.log import ArchiveHead
 from tasks.storage.store import Store
 
 
-def upgrade(archive: Store) -> Head:
+def upgrade(archive: Store) -> ArchiveHead:
     """Say format 2 in archive.json, then write the first record, and return the head; again, it does nothing.
 
     Nothing else is changed, and killed in between it goes on when it is called again. Commands of releases that know

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, Self, cast
 from codec.errors import ArchiveError, FdcError
 from codec.support.waiting import passive
 from tasks.processes import confinement
+from tasks.processes.requests import Request, RequestError
 
 LOGGER = logging.getLogger(__name__)
 START_SECONDS = 600.0
@@ -126,11 +127,11 @@ class Child:
             raise ArchiveError(self._greeting["error"])
         return self._greeting
 
-    def ask(self, header: dict[str, Any], payload: bytes = b"", *, seconds: float) -> Frame:
+    def ask(self, request: Request, payload: bytes = b"", *, seconds: float) -> Frame:
         """The child's answer, within `seconds` of computing.
 
-        Raises ChildDied, and ArchiveError if it cannot start or was told from outside to end: that says nothing of the
-        request.
+        Raises ChildDied, and ArchiveError if it cannot start, does not know the request, or was ended from outside:
+        none of these says anything about the payload.
         """
         if self._process is not None and self._process.poll() is not None:
             status = self._reap()  # it was ended while it had nothing to do, which says nothing of this request
@@ -139,7 +140,7 @@ class Child:
         process = cast("subprocess.Popen[bytes]", self._process)
         with _deadline(process, seconds + GRACE_SECONDS) as late:
             with suppress(BrokenPipeError):
-                send(_pipe(process.stdin), {**header, "seconds": seconds, "memory": self._memory}, payload)
+                send(_pipe(process.stdin), {**request.header(), "seconds": seconds, "memory": self._memory}, payload)
             greedy = self._wait(process)
             answer = receive(_pipe(process.stdout))
         if answer is None:
@@ -147,8 +148,10 @@ class Child:
             if -status in TOLD_TO_END:
                 raise ArchiveError(f"interrupted: a worker process got {signal.Signals(-status).name}; run again")
             death = ChildDied(status, greedy, late=late.is_set())
-            LOGGER.warning("%s, asked to %s: %s", self._name, header.get("do", "decode"), death)
+            LOGGER.warning("%s, asked to %s: %s", self._name, request.do, death)
             raise death
+        if refusal := answer[0].get("refused"):
+            raise ArchiveError(f"{self._name}: {refusal}")
         if missing := answer[0].pop("not_granted", None):
             _say_once(missing)
         return answer
@@ -243,13 +246,16 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
         send(answers, greeting)
         while request := receive(requests):
             header, payload = request
-            signal.setitimer(signal.ITIMER_REAL, header["seconds"])
+            signal.setitimer(signal.ITIMER_REAL, header.pop("seconds"))
             memory = header.pop("memory", None)
             not_granted = None
             if payload and not confined:  # the first bytes of a stranger
                 confined = True
                 not_granted = _confine(memory)
-            answer = handle(header, payload)
+            try:
+                answer = handle(header, payload)
+            except RequestError as error:
+                answer = {"refused": str(error)}, b""
             if not_granted:
                 answer = ({**answer[0], "not_granted": not_granted}, answer[1])
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from codec.errors import BitstreamError
 from codec.metrics.names import NONE
 from tasks.processes.child import Child, ChildDied, Frame
+from tasks.processes.requests import Request, Verify, VerifyMany
 
 if TYPE_CHECKING:
     from codec.format.content import Content
@@ -24,7 +25,7 @@ CODEC = "codec.codec:Codec"
 class Asked(Protocol):
     """A child process, or what stands for one."""
 
-    def ask(self, header: dict[str, Any], payload: bytes = b"", *, seconds: float) -> Frame: ...
+    def ask(self, request: Request, payload: bytes = b"", *, seconds: float) -> Frame: ...
 
 
 class Coder(Protocol):
@@ -123,7 +124,7 @@ def decodes_claim(child: Asked, claim: Claim, *, seconds: float) -> bool:
     """`decodes` where the fingerprint is claimed too."""
     for _ in range(2):
         try:
-            answer, _ = child.ask({}, claim.data, seconds=seconds)
+            answer, _ = child.ask(Verify(), claim.data, seconds=seconds)
         except ChildDied:
             continue
         return _agrees(claim, answer)
@@ -134,9 +135,9 @@ def decodes_each(child: Asked, claims: Sequence[Claim], *, seconds: float) -> li
     """`decodes` of each of several files, asked together; where the process ends, each is asked by itself."""
     if not claims:
         return []
-    header = {"lengths": [len(claim.data) for claim in claims]}
+    request = VerifyMany([len(claim.data) for claim in claims])
     try:
-        answer, _ = child.ask(header, b"".join(claim.data for claim in claims), seconds=seconds * len(claims))
+        answer, _ = child.ask(request, b"".join(claim.data for claim in claims), seconds=seconds * len(claims))
     except ChildDied:
         return [decodes_claim(child, claim, seconds=seconds) for claim in claims]
     return [_agrees(claim, one) for claim, one in zip(claims, answer["answers"], strict=True)]

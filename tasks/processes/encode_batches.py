@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.containers.reading import Source
+from codec.containers.reading import SourceImage
 from codec.images import Picture
 from codec.support import processors
 from tasks.processes.answers import answered, attempted
 from tasks.processes.child import Frame, still_at_work
+from tasks.processes.requests import Encode, EncodeMany
 from tasks.processes.stages import Timeline, staged
 
 if TYPE_CHECKING:
@@ -30,20 +31,19 @@ LARGEST_TOGETHER = 2**23
 READERS = 4
 """Sources that are read at a time, at most."""
 
-Row = dict[str, Any]
 TimedPixels = tuple[NDArray[np.uint8], float]
 
 
 @dataclass
-class Member:
+class BatchMember:
     """A source with its place in a batch, and what becomes of it."""
 
-    header: Row
+    request: Encode
     source: bytes
     place: int
-    answer: Row = field(default_factory=dict)
+    answer: dict[str, Any] = field(default_factory=dict)
     data: bytes = b""
-    found: Source | None = None
+    found: SourceImage | None = None
     encoded: Any = None
 
     @property
@@ -58,24 +58,24 @@ class Member:
 class Batch:
     """Members that are encoded together, and what gives their files once the networks have run."""
 
-    members: list[Member]
+    members: list[BatchMember]
     count: int
     """Places of the batch."""
     files: Callable[[], dict[int, Any]] | None = None
     seconds: float = 0.0
 
 
-def encode_many(worker: "Worker", header: Row, payload: bytes) -> Frame:
+def encode_many(worker: "Worker", request: EncodeMany, payload: bytes) -> Frame:
     """The answers on all members of a request, in order, their files one after another, and the time line."""
     members, start = [], 0
-    for asked in header["members"]:
-        members.append(Member(asked, payload[start : start + asked["length"]], asked["place"]))
-        start += asked["length"]
-    stages = _Stages(worker, header["count"], header["seconds_each"])
-    read = staged(stages.read, members, threads=min(READERS, processors.available()), waiting=header["count"])
+    for entry in request.entries:
+        members.append(BatchMember(entry.request, payload[start : start + entry.length], entry.position))
+        start += entry.length
+    stages = _Stages(worker, request.count, request.seconds_each)
+    read = staged(stages.read, members, threads=min(READERS, processors.available()), waiting=request.count)
     batches = stages.composed(read)
     for _ in staged(stages.measure, staged(stages.code, staged(stages.networks, batches))):
-        still_at_work(header["seconds_each"])
+        still_at_work(request.seconds_each)
     answers = [member.answer | {"length": len(member.data)} for member in members]
     spans = [list(span) for span in stages.timeline.spans]
     return {"answers": answers, "spans": spans}, b"".join(member.data for member in members)
@@ -92,11 +92,11 @@ class _Stages:
         self._codec = threading.Lock()
         self.timeline = Timeline()
 
-    def read(self, member: Member) -> Member:
+    def read(self, member: BatchMember) -> BatchMember:
         """Read a source; its answer says why it is no picture to be encoded."""
 
         def read() -> Frame:
-            member.found, about = self._worker.read(member.header, member.source)
+            member.found, about = self._worker.read(member.request, member.source)
             return about, b""
 
         still_at_work(self._seconds)
@@ -104,9 +104,9 @@ class _Stages:
             member.answer, _ = answered(read)
         return member
 
-    def composed(self, members: Iterable[Member]) -> Iterator[Batch]:
+    def composed(self, members: Iterable[BatchMember]) -> Iterator[Batch]:
         """Batches of one size, each place taken once; one is given out when it is full, the others at the end."""
-        waiting: dict[tuple[int, int], list[dict[int, Member]]] = defaultdict(list)
+        waiting: dict[tuple[int, int], list[dict[int, BatchMember]]] = defaultdict(list)
         for member in members:
             if "fallback" in member.answer:
                 continue
@@ -126,10 +126,9 @@ class _Stages:
             for batch in batches:
                 yield Batch(list(batch.values()), self._count)
 
-    def _alone(self, member: Member) -> bool:
+    def _alone(self, member: BatchMember) -> bool:
         """Whether a picture is encoded by itself: a large one, or one whose rate or quality is searched for."""
-        searched = any(member.header[name] is not None for name in ("target_bpp", "min_psnr_db", "max_lpips"))
-        return searched or member.picture.width * member.picture.height > LARGEST_TOGETHER
+        return member.request.searches or member.picture.width * member.picture.height > LARGEST_TOGETHER
 
     def networks(self, batch: Batch) -> Batch:
         """Run the networks for a batch; where that fails, its members are tried one by one in the next stage."""
@@ -140,9 +139,9 @@ class _Stages:
             batch.seconds += spent.seconds
         return batch
 
-    def _begun(self, members: list[Member]) -> Callable[[], dict[int, Any]] | None:
+    def _begun(self, members: list[BatchMember]) -> Callable[[], dict[int, Any]] | None:
         pictures = {member.place: member.picture for member in members}
-        quality = members[0].header["quality"]
+        quality = members[0].request.quality_lambda
         try:
             files: Callable[[], dict[int, Any]]
             files = self._worker.codec.begin_many(pictures, self._count, quality=quality)
@@ -170,12 +169,12 @@ class _Stages:
                 member.answer, member.data = self._worker.kept(member.found, len(member.source), about, member.encoded)
         return batch
 
-    def _by_itself(self, member: Member) -> None:
+    def _by_itself(self, member: BatchMember) -> None:
         def encode() -> Any:
             if self._alone(member):
-                return self._worker.encoded(member.header, member.picture)[0]
+                return self._worker.encoded(member.request, member.picture)[0]
             pictures = {member.place: member.picture}
-            files = self._worker.codec.begin_many(pictures, self._count, quality=member.header["quality"])
+            files = self._worker.codec.begin_many(pictures, self._count, quality=member.request.quality_lambda)
             return files()[member.place]
 
         with self._codec:
@@ -185,7 +184,7 @@ class _Stages:
     def measure(self, batch: Batch) -> Batch:
         """The metrics that are asked for, of the members that are kept as files."""
         still_at_work(self._seconds)
-        wanted = [member for member in batch.members if member.data and member.header["metrics"]]
+        wanted = [member for member in batch.members if member.data and member.request.metrics]
         if wanted and self._worker.metrics is not None:
             decoded = self._decoded(wanted, batch.count)
             with self.timeline.during("metrics"):
@@ -195,15 +194,15 @@ class _Stages:
             member.found = member.encoded = None  # its pixels are needed no more
         return batch
 
-    def _measured(self, member: Member, count: int, decoded: TimedPixels | None) -> None:
+    def _measured(self, member: BatchMember, count: int, decoded: TimedPixels | None) -> None:
         def measure() -> Frame:
             timed = decoded or self._reconstructed([member], count)[member.place]
-            own = self._worker.measure(member.header, member.picture, member.encoded, timed)
+            own = self._worker.measure(member.request, member.picture, member.encoded, timed)
             return member.answer | own, member.data
 
         member.answer, member.data = answered(measure)
 
-    def _decoded(self, members: list[Member], count: int) -> dict[int, TimedPixels]:
+    def _decoded(self, members: list[BatchMember], count: int) -> dict[int, TimedPixels]:
         """Pixels by place; none where that fails, and each member is then tried by itself."""
         with self.timeline.during("decode"):
             try:
@@ -211,7 +210,7 @@ class _Stages:
             except Exception:  # of whichever member
                 return {}
 
-    def _reconstructed(self, members: list[Member], count: int) -> dict[int, TimedPixels]:
+    def _reconstructed(self, members: list[BatchMember], count: int) -> dict[int, TimedPixels]:
         """The pixels of members of a batch, with the seconds that each took.
 
         As for a picture by itself, the stream is decoded where no other process does that.
@@ -219,9 +218,9 @@ class _Stages:
         codec, first, started = self._worker.codec, members[0], time.perf_counter()
         with self._codec:
             if self._alone(first):
-                return {first.place: self._worker.decoded(first.header, first.encoded)}
+                return {first.place: self._worker.decoded(first.request, first.encoded)}
             files = {member.place: (member.data, member.encoded.symbols) for member in members}
-            if not first.header["verify"]:
+            if not first.request.verify:
                 for member, found in zip(members, codec.contents([own.data for own in members]), strict=True):
                     if isinstance(found, Exception):
                         raise found

@@ -8,7 +8,7 @@ import argparse
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,8 @@ from PIL import Image
 from codec import lossless
 from codec.color import spaces
 from codec.containers import live_photo
-from codec.containers.judgement import Policy
-from codec.containers.reading import Source, read_source
+from codec.containers.judgement import MetadataPolicy, Policy
+from codec.containers.reading import SourceImage, read_source
 from codec.containers.writing import left_behind, parse_kind, upright, write
 from codec.errors import BackboneError
 from codec.images import Picture, read_image
@@ -28,41 +28,46 @@ from tasks.processes.answers import answered, attempted
 from tasks.processes.child import Frame, Handler, serve
 from tasks.processes.codec_process import Coder, digest, greeting, load, parser
 from tasks.processes.encode_batches import encode_many
+from tasks.processes.requests import Decode, Encode, EncodeMany, Judge, Request, SaveBackbone, Transcode, read
 
 TimedPixels = tuple[NDArray[np.uint8], float]
 
 
+ANSWERED: tuple[type[Request], ...] = (Encode, EncodeMany, Judge, Transcode, Decode, SaveBackbone)
+
+
 class Worker:
-    """Answers `encode`, `encode_many`, `judge`, `keep`, `decode` and `backbone` requests with the models it holds."""
+    """Answers the requests of ANSWERED with the models it holds."""
 
     def __init__(self, codec: Coder, metrics: Any) -> None:
         self.codec = codec
         self.metrics = metrics
 
     def handle(self, header: dict[str, Any], payload: bytes) -> Frame:
-        if header["do"] == "encode_many":
-            return encode_many(self, header, payload)
-        return answered(lambda: self._done(header, payload))
+        request = read(header, *ANSWERED)
+        if isinstance(request, EncodeMany):
+            return encode_many(self, request, payload)
+        return answered(lambda: self._done(request, payload))
 
-    def _done(self, header: dict[str, Any], payload: bytes) -> Frame:
-        match header["do"]:
-            case "encode":
-                return self.encode(header, payload)
-            case "judge":
-                return self.judge(header, payload)
-            case "keep":
-                return self.keep(payload)
-            case "backbone":
-                return self.backbone(header)
-            case "decode":
-                return self.decode(header, payload)
-            case verb:
-                raise ValueError(f"this process does not {verb}")
+    def _done(self, request: Request, payload: bytes) -> Frame:
+        match request:
+            case Encode():
+                return self.encode(request, payload)
+            case Judge():
+                return self.judge(request, payload)
+            case Transcode():
+                return self.transcode(payload)
+            case SaveBackbone():
+                return self.save_backbone(request)
+            case Decode():
+                return self.decode(request, payload)
+            case _:
+                raise AssertionError(f"{request.do} is in ANSWERED, but nothing answers it")
 
-    def encode(self, header: dict[str, Any], source: bytes) -> Frame:
+    def encode(self, request: Encode, source: bytes) -> Frame:
         """Read and encode one source; `fallback` in the answer says why it is better kept whole."""
         started = time.perf_counter()
-        found, about = self.read(header, source)
+        found, about = self.read(request, source)
         if found.picture is None:
             return about, b""
         picture = found.picture
@@ -70,7 +75,7 @@ class Worker:
 
         def encoded() -> Any:
             nonlocal decoded
-            made, decoded = self.encoded(header, picture)
+            made, decoded = self.encoded(request, picture)
             return made
 
         made, why = attempted(encoded)
@@ -79,18 +84,18 @@ class Worker:
         about["encode_seconds"] = time.perf_counter() - started
         answer, data = self.kept(found, len(source), about, made)
         if data:
-            answer |= self.measure(header, picture, made, decoded)
+            answer |= self.measure(request, picture, made, decoded)
         return answer, data
 
-    def read(self, header: dict[str, Any], source: bytes) -> tuple[Source, dict[str, Any]]:
+    def read(self, request: Encode, source: bytes) -> tuple[SourceImage, dict[str, Any]]:
         """A source and what a row says of it; `fallback` in that says why it has no picture to be encoded."""
-        found = read_source(source, _policy(header))
+        found = read_source(source, _policy(request))
         about = _about(found) | {"identifier": live_photo.identifier(source, found.structure)}
         if found.picture is None:
             about |= {"fallback": str(found.verdict.reason), "error": found.verdict.detail}
         return found, about
 
-    def kept(self, found: Source, size: int, about: dict[str, Any], encoded: Any) -> Frame:
+    def kept(self, found: SourceImage, size: int, about: dict[str, Any], encoded: Any) -> Frame:
         """The answer on a source of so many bytes and its file, which is left out where it is no smaller."""
         film = found.verdict.film
         if len(encoded.data) + (film[1] if film else 0) >= size:
@@ -110,9 +115,9 @@ class Worker:
         }
         return answer, encoded.data
 
-    def judge(self, header: dict[str, Any], source: bytes) -> Frame:
+    def judge(self, request: Judge, source: bytes) -> Frame:
         """What would become of a source, by its structure and its decoded pixels, without encoding it."""
-        found = read_source(source, _policy(header))
+        found = read_source(source, _policy(request))
         verdict = found.verdict
         about = _about(found) | {
             "carried": list(verdict.carried),
@@ -121,48 +126,47 @@ class Worker:
         }
         return about | {"reason": None if verdict.reason is None else str(verdict.reason)}, b""
 
-    def encoded(self, header: dict[str, Any], picture: Picture) -> tuple[Any, TimedPixels | None]:
+    def encoded(self, request: Encode, picture: Picture) -> tuple[Any, TimedPixels | None]:
         """The file as asked for, or the smallest above the floor where that is below it; its pixels where made already.
 
         Raises ImageError, and QualityError where no file is above the floor.
         """
-        if header["target_bpp"] is not None:
-            encoded = self.codec.encode_to_bpp(picture, header["target_bpp"])
+        if request.target_bpp is not None:
+            encoded = self.codec.encode_to_bpp(picture, request.target_bpp)
         else:
-            encoded = self.codec.encode(picture, quality=header["quality"])
-        bounds = {name: header[name] for name in ("min_psnr_db", "max_lpips")}
-        if not any(bounds.values()):
+            encoded = self.codec.encode(picture, quality=request.quality_lambda)
+        if request.min_psnr_db is None and request.max_lpips is None:
             return encoded, None
-        floor = Floor(**bounds)
-        decoded = self.decoded(header, encoded)
+        floor = Floor(request.min_psnr_db, request.max_lpips)
+        decoded = self.decoded(request, encoded)
         if measure(floor, picture.pixels, decoded[0]).meets(floor):
             return encoded, decoded
-        return self.codec.encode_to_quality(picture, **bounds, above=encoded.quality), None
+        return self.codec.encode_to_quality(
+            picture, min_psnr_db=floor.min_psnr_db, max_lpips=floor.max_lpips, above=encoded.quality
+        ), None
 
-    def decoded(self, header: dict[str, Any], encoded: Any) -> TimedPixels:
+    def decoded(self, request: Encode, encoded: Any) -> TimedPixels:
         """The colors that the file decodes to, and the seconds that took.
 
         Where another process decodes the stream and compares all that the pixels are made from, the encoder's symbols
         stand for it; else nobody has looked at the stream yet, and it is decoded here.
         """
         started = time.perf_counter()
-        if header["verify"]:
+        if request.verify:
             pixels = self.codec.reconstruct(encoded.data, encoded.symbols)
         else:
             pixels = self.codec.decode(encoded.data)
         return pixels, time.perf_counter() - started
 
-    def measure(
-        self, header: dict[str, Any], picture: Picture, encoded: Any, decoded: TimedPixels | None
-    ) -> dict[str, Any]:
+    def measure(self, request: Encode, picture: Picture, encoded: Any, decoded: TimedPixels | None) -> dict[str, Any]:
         """The metrics that are asked for; `not_measured` says why others are left out.
 
         They are computed on sRGB or Display P3 values; other spaces are converted to sRGB for them.
         """
-        if not header["metrics"] or self.metrics is None:
+        if not request.metrics or self.metrics is None:
             return {}
-        pixels, seconds = decoded or self.decoded(header, encoded)
-        unsampled = [name for name in self.metrics.names if name not in header["metrics"]]
+        pixels, seconds = decoded or self.decoded(request, encoded)
+        unsampled = [name for name in self.metrics.names if name not in request.metrics]
         shown = (_shown(picture, values) for values in (picture.pixels, pixels))
         quality = self.metrics.measure(*shown, leave_out=unsampled)
         reasons = {**quality.reasons} | {FIELDS[name]: UNSAMPLED for name in unsampled}
@@ -173,18 +177,18 @@ class Worker:
             "decode_seconds": seconds,
         }
 
-    def keep(self, source: bytes) -> Frame:
+    def transcode(self, source: bytes) -> Frame:
         """The source as lossless JPEG XL, with the hash of what comes back; nothing where its own bytes are better."""
         kept = lossless.transcode(source)
         if kept is None or len(kept) >= len(source):
             return {}, b""
         return {"content": lossless.content_hash(source)}, kept
 
-    def backbone(self, header: dict[str, Any]) -> Frame:
+    def save_backbone(self, request: SaveBackbone) -> Frame:
         """Save the bundle's backbone to a folder, with the texts that state the licence of its weights."""
         from codec.diffusion import weights  # loads torch, which is for the codec to do
 
-        source, folder = header["source"] or self.codec.bundle.backbone_place(), Path(header["folder"])
+        source, folder = request.source or self.codec.bundle.backbone_place(), Path(request.folder)
         licences = weights.licences(source)
         if not licences:
             raise BackboneError(
@@ -196,28 +200,30 @@ class Worker:
             shutil.copyfile(text, folder / text.name)
         return {}, b""
 
-    def decode(self, header: dict[str, Any], data: bytes) -> Frame:
+    def decode(self, request: Decode, data: bytes) -> Frame:
         """An .fdc file as a picture of the kind asked for, or a JPEG XL file as what it was made of."""
         if lossless.is_jpeg_xl(data):
             file = lossless.restore(data)
-            if header.get("kind") is None:
+            if request.kind is None:
                 picture = read_image(file)
                 return {"width": picture.width, "height": picture.height}, file
             found = read_source(file).picture or read_image(file)
         else:
             found = self.codec.decode_picture(data)
-        kind, quality = parse_kind(header.get("kind") or "png")
+        kind, quality = parse_kind(request.kind or "png")
         shown = upright(found)
         about = {"width": shown.width, "height": shown.height, "left_behind": left_behind(shown, kind)}
         return about, write(shown, kind, quality)
 
 
-def _policy(header: dict[str, Any]) -> Policy:
+def _policy(request: Encode | Judge) -> Policy:
     """What the archive's owner wants. A film keeps all its metadata, so it stands beside the picture where all may."""
-    return Policy(header["metadata"], frozenset(header["discard"]), film_beside=header["metadata"] == "all")
+    return Policy(
+        cast(MetadataPolicy, request.metadata), frozenset(request.discard), film_beside=request.metadata == "all"
+    )
 
 
-def _about(found: Source) -> dict[str, Any]:
+def _about(found: SourceImage) -> dict[str, Any]:
     """What a row says of every source that is a picture."""
     about: dict[str, Any] = {"width": None, "height": None}
     if found.structure is not None:

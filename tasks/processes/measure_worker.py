@@ -8,6 +8,7 @@ from typing import Any
 from codec.evaluation.runner import Evaluation, Meters
 from codec.evaluation.spec import Contest
 from codec.support.malloc import keep_freed_memory
+from tasks.processes import requests
 from tasks.processes.child import Frame, Handler, serve
 
 
@@ -21,7 +22,8 @@ def _prepare() -> tuple[dict[str, Any], Handler]:
     kept, meters = Evaluation(Path(contest.output)), Meters(contest.device)
 
     def handle(header: dict[str, Any], _payload: bytes) -> Frame:
-        kept.measure(jobs[header["image"], header["codec"]], meters)
+        request = requests.read(header, requests.Measure)
+        kept.measure(jobs[request.image, request.codec], meters)
         return {}, b""
 
     return {}, handle

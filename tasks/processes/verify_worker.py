@@ -14,6 +14,7 @@ from codec.errors import BitstreamError
 from codec.format.content import Content
 from tasks.processes.child import Frame, Handler, serve
 from tasks.processes.codec_process import Coder, digest, greeting, load, parser
+from tasks.processes.requests import Verify, VerifyMany, read
 
 
 class _Verifier:
@@ -23,10 +24,11 @@ class _Verifier:
         self._decoder = decoder
 
     def handle(self, header: dict[str, Any], payload: bytes) -> Frame:
-        if "lengths" not in header:
+        request = read(header, Verify, VerifyMany)
+        if not isinstance(request, VerifyMany):
             return self._answer(payload), b""
         files, start = [], 0
-        for length in header["lengths"]:
+        for length in request.lengths:
             files.append(payload[start : start + length])
             start += length
         together = [data for data in files if not lossless.is_jpeg_xl(data)]

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from tasks.processes.codec_process import Models
 from tasks.progress import SILENT, Progress
 from tasks.quality import charts, questions, text
-from tasks.quality.thumbnails import Pair, pairs
+from tasks.quality.thumbnails import RowOfArchive, ThumbnailPair, pairs
 
 SHOWN = 30
 """Rows of an answer that the page shows."""
@@ -87,7 +87,7 @@ class Report:
     against_rate: list[Chart]
     trends: list[Chart]
     worst_by: str
-    worst: list[Pair]
+    worst: list[ThumbnailPair]
 
     @property
     def total(self) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def _trend(trends: pa.Table, name: str) -> Chart | None:
     return Chart(title, charts.lines(title, list(series.items())[: charts.SERIES]))
 
 
-def _worst(connection: duckdb.DuckDBPyConnection, name: str, most: int) -> list[dict[str, Any]]:
+def _worst(connection: duckdb.DuckDBPyConnection, name: str, most: int) -> list[RowOfArchive]:
     if not name or most < 1:
         return []
     order = "DESC" if METRICS[name][1] else "ASC"

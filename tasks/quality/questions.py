@@ -16,8 +16,8 @@ import pyarrow.dataset
 
 from codec.errors import SettingsError
 from tasks.archive import log, manifest, report
+from tasks.archive.listing_schema import LISTING
 from tasks.archive.opening import existing
-from tasks.compress import listing
 from tasks.storage import parquet
 
 SQL = Path(__file__).parent / "sql"
@@ -70,7 +70,7 @@ def database(places: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
         head = log.read(store)
         plans = [log.plan(store, head, run) for run in range(1, head.runs + 1)]
         tables[f"rows_{number}"] = report.rows(store)
-        tables[f"listings_{number}"] = parquet.dataset(store, [plan.listing for plan in plans], listing.LISTING)
+        tables[f"listings_{number}"] = parquet.dataset(store, [plan.listing for plan in plans], LISTING)
         runs += [{"archive": str(store), **_described(plan)} for plan in plans]
     with parquet.database(**tables) as connection:
         for view in ("rows", "listings"):
@@ -82,7 +82,7 @@ def database(places: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-_NONE = manifest.Manifest(0, None, "", "", "", 0, False, (), manifest.Settings(), "")
+_NONE = manifest.Manifest(0, None, "", "", "", 0, False, (), manifest.RunSettings(), "")
 """Gives the view of an archive without runs its columns."""
 
 

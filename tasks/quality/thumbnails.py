@@ -4,12 +4,12 @@ import io
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image
 
 from codec.errors import ArchiveError
 from codec.images import Picture
+from tasks.archive.schema import Row
 from tasks.processes.codec_process import Models
 from tasks.progress import SILENT, Progress
 from tasks.restore.before_after import Pictures
@@ -20,7 +20,11 @@ LARGEST = 20_000
 SIDE = 360
 QUALITIES = (82, 70, 55, 40, 25)
 
-Row = dict[str, Any]
+
+class RowOfArchive(Row):
+    """A row of the report, and the URL of the archive that it is from."""
+
+    archive: str
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,15 @@ class Thumbnail:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ThumbnailPair:
     """A row of the report beside its two pictures."""
 
-    row: Row
+    row: RowOfArchive
     original: Thumbnail
     kept: Thumbnail
 
 
-def pairs(rows: Sequence[Row], models: Models, progress: Progress = SILENT) -> list[Pair]:
+def pairs(rows: Sequence[RowOfArchive], models: Models, progress: Progress = SILENT) -> list[ThumbnailPair]:
     """The pictures of rows, whose column `archive` says where they are; what cannot be had is said in its place."""
     progress.begin(len(rows))
     found = []
@@ -50,7 +54,7 @@ def pairs(rows: Sequence[Row], models: Models, progress: Progress = SILENT) -> l
             place = row["archive"]
             if place not in opened:
                 opened[place] = stack.enter_context(Pictures(Store(place), models))
-            found.append(Pair(row, _of(opened[place].original, row), _of(opened[place].kept, row)))
+            found.append(ThumbnailPair(row, _of(opened[place].original, row), _of(opened[place].kept, row)))
             progress.advance(1)
     return found
 

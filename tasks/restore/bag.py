@@ -19,9 +19,9 @@ from typing import Any
 
 from codec.errors import ArchiveError
 from tasks.archive import layout, log, manifest
-from tasks.restore.stored_file import Member
+from tasks.restore.stored_file import StoredFile
 from tasks.storage.keys import key_of
-from tasks.storage.store import Item, NotFoundError, Store, sha256_of
+from tasks.storage.store import NotFoundError, Store, StoredObject, sha256_of
 
 DATA = "data"
 BEGUN = "fdcodec-restore.json"
@@ -101,7 +101,7 @@ class Bag:
             (self._target.folder / DATA).mkdir(exist_ok=True)
 
     @staticmethod
-    def members(members: Iterable[Member]) -> tuple[Member, ...]:
+    def members(members: Iterable[StoredFile]) -> tuple[StoredFile, ...]:
         """Members whose names are UTF-8, as manifests are: other bytes, and what would read as those, are escaped."""
         return tuple(dataclasses.replace(member, target=key_of(member.target)) for member in members)
 
@@ -131,7 +131,7 @@ class Bag:
         self._target.replace(TAG_MANIFEST, listed.encode())
         self._target.replace(DECLARATION, declaration)
 
-    def _read_back(self) -> Iterator[tuple[Item, str]]:
+    def _read_back(self) -> Iterator[tuple[StoredObject, str]]:
         """Every file in data/ and the SHA-256 of what stands there."""
         items = self._target.list(DATA)
         with ThreadPoolExecutor(READERS) as pool:

@@ -14,14 +14,13 @@ from codec.containers.writing import upright
 from codec.errors import ArchiveError, FdcError
 from codec.images import Picture, read_image
 from tasks.archive.decoders import Decoders
+from tasks.archive.schema import Row
 from tasks.processes.codec_process import Models, worker
-from tasks.restore.stored_file import Member, decoded, read_member
+from tasks.restore.stored_file import StoredFile, decoded, read_member
 from tasks.storage.keys import name_of, part_of, root_and_name
 from tasks.storage.store import Store
 
-Row = dict[str, Any]
-
-_OF_ROW = [field.name for field in dataclasses.fields(Member) if field.name != "target"]
+_OF_ROW = [field.name for field in dataclasses.fields(StoredFile) if field.name != "target"]
 
 
 class Pictures:
@@ -57,7 +56,8 @@ class Pictures:
 
     def kept(self, row: Row) -> Picture:
         """The picture that the archive gives back for a row with a stored file."""
-        member = Member(target="", **{name: row[name] for name in _OF_ROW})
+        fields: dict[str, Any] = {name: value for name, value in row.items() if name in _OF_ROW}
+        member = StoredFile(target="", **fields)
         data = read_member(self._archive, member)
         if member.codec != "original":
             with self._lock:

@@ -24,7 +24,7 @@ from tasks.archive.decoders import Decoders
 from tasks.archive.opening import existing
 from tasks.processes.codec_process import Models, worker
 from tasks.restore import selection
-from tasks.restore.stored_file import FILM, Member, copy_member, decoded, is_large, playable, read_member
+from tasks.restore.stored_file import FILM, StoredFile, copy_member, decoded, is_large, playable, read_member
 from tasks.storage import parquet
 from tasks.storage.keys import key_of, name_of
 
@@ -104,7 +104,7 @@ class ArchiveFileSystem(AbstractFileSystem):
                 data, _left_behind = decoded(self._decoders.get(member.bundle_id), member, data)
         return io.BytesIO(data)
 
-    def _member(self, path: str) -> Member | None:
+    def _member(self, path: str) -> StoredFile | None:
         """The picture that restore-archive would write to a path: its key is that path without some `.png`."""
         keys = [key_of(path)]
         while keys[-1].lower().endswith((".png", ".mp4")):
@@ -123,6 +123,6 @@ class ArchiveFileSystem(AbstractFileSystem):
         return folders + sorted(found, key=lambda entry: str(entry["name"]))
 
 
-def _file(member: Member) -> dict[str, Any]:
+def _file(member: StoredFile) -> dict[str, Any]:
     about = {"key": member.key, "width": member.width, "height": member.height}
     return {"name": member.target, "size": None, "type": "file", **about}

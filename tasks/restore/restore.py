@@ -18,19 +18,19 @@ from tasks.processes.codec_process import Models, worker
 from tasks.progress import SILENT, Progress
 from tasks.restore import selection
 from tasks.restore.bag import Bag
-from tasks.restore.stored_file import FILM, Member, copy_member, decoded, is_large, playable, read_member
+from tasks.restore.stored_file import FILM, StoredFile, copy_member, decoded, is_large, playable, read_member
 from tasks.storage.store import NotFoundError, Store
 
 Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
-class Job:
+class RestoreJob:
     """The wanted members of one tar, all written with one bundle, whose path `models` still lacks."""
 
     archive: str
     target: str
-    members: tuple[Member, ...]
+    members: tuple[StoredFile, ...]
     models: Models
     kind: str | None = None
     as_of: int | None = None
@@ -62,7 +62,7 @@ class Restored:
         return [f"{failure.key}: {failure.error}" for failure in self.failures]
 
 
-JobMap = Callable[[Iterable[Job]], Iterable[Restored]]
+JobMap = Callable[[Iterable[RestoreJob]], Iterable[Restored]]
 
 
 def restore(
@@ -106,7 +106,7 @@ def restore(
             bag.begin()
         place = Store(target).url if bag is None else bag.data
         jobs = (
-            Job(store.url, place, members if bag is None else bag.members(members), models, kind, as_of)
+            RestoreJob(store.url, place, members if bag is None else bag.members(members), models, kind, as_of)
             for members in selection.by_tar(chosen, extension, groups=groups)
         )
         done = list((job_map or (lambda jobs: (restore_members(job, progress) for job in jobs)))(jobs))
@@ -123,7 +123,7 @@ def restore(
     return restored
 
 
-def _copy(archive: Store, member: Member, target: Store) -> None:
+def _copy(archive: Store, member: StoredFile, target: Store) -> None:
     """Restore a file that does not fit into memory."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "member"
@@ -135,14 +135,14 @@ def _extension(kind: str | None) -> str:
     return EXTENSIONS[parse_kind(kind or "png")[0]]
 
 
-def _set_time(target: Store, member: Member) -> None:
+def _set_time(target: Store, member: StoredFile) -> None:
     """Give a restored file the modification time of its source, where both are known."""
     if target.folder is not None and member.source_modified_at is not None:
         times = (member.source_modified_at, member.source_modified_at)
         os.utime(target.folder / member.target, ns=times)
 
 
-def restore_members(job: Job, progress: Progress = SILENT) -> Restored:
+def restore_members(job: RestoreJob, progress: Progress = SILENT) -> Restored:
     """Restore the members of one tar; a damaged one is an error line and does not stop the others."""
     archive, target = Store(job.archive), Store(job.target)
     failures: list[Failure] = []
@@ -160,7 +160,7 @@ def restore_members(job: Job, progress: Progress = SILENT) -> Restored:
     return Restored(pictures, failures, dict(left_behind))
 
 
-def _write(archive: Store, target: Store, member: Member, job: Job, decoders: Decoders) -> list[str]:
+def _write(archive: Store, target: Store, member: StoredFile, job: RestoreJob, decoders: Decoders) -> list[str]:
     """Restore one member; returns what has no place in the kind of file asked for. Raises ArchiveError."""
     without: list[str] = []
     if is_large(member):
@@ -178,7 +178,7 @@ def _write(archive: Store, target: Store, member: Member, job: Job, decoders: De
     return without
 
 
-def _read(archive: Store, member: Member, as_of: int | None, read: Callable[[Member], Read]) -> Read:
+def _read(archive: Store, member: StoredFile, as_of: int | None, read: Callable[[StoredFile], Read]) -> Read:
     """What a function reads of a member; of its tar's new name where an erasure replaced it since it was chosen."""
     try:
         return read(member)

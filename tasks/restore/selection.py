@@ -16,8 +16,8 @@ import duckdb
 from codec.containers.writing import EXTENSIONS
 from codec.errors import ArchiveError
 from tasks.archive import log, report, tables
-from tasks.archive.log import Head
-from tasks.restore.stored_file import FILM, Member
+from tasks.archive.log import ArchiveHead
+from tasks.restore.stored_file import FILM, StoredFile
 from tasks.storage import parquet
 from tasks.storage.keys import restored
 from tasks.storage.store import Store
@@ -58,7 +58,7 @@ _ALL = "SELECT key, codec, source_format, film_length FROM chosen"
 _BY_TAR = 'SELECT * FROM chosen ORDER BY bundle_id, tar, "offset", key'
 
 
-def find(archive: Store, keys: Sequence[str], as_of: int | None = None) -> list[Member]:
+def find(archive: Store, keys: Sequence[str], as_of: int | None = None) -> list[StoredFile]:
     """The members that hold the last kept version of some keys, those that are none left out, and their targets."""
     with choose(archive, keys, as_of) as chosen:
         return [member for members in by_tar(chosen) for member in members]
@@ -78,7 +78,7 @@ def choose(
     Damaged parts of the report are named in `damaged`, where it is given, and their rows left out. With `as_listed`,
     keys that were gone from the source when run `as_of` listed it are left out too.
     """
-    head = log.read(archive) if as_of is not None else Head()
+    head = log.read(archive) if as_of is not None else ArchiveHead()
     if as_of is not None and not 1 <= as_of <= head.runs:
         raise ArchiveError(f"{archive}: holds no run {as_of}; status names its runs")
     rows = report.rows(archive, damaged=damaged) if keys is None else report.lookup(archive, keys, damaged=damaged)
@@ -103,7 +103,7 @@ def refuse_missing(archive: Store, chosen: duckdb.DuckDBPyConnection, keys: Sequ
 
 def by_tar(
     chosen: duckdb.DuckDBPyConnection, extension: str = "png", *, groups: bool = False
-) -> Iterator[tuple[Member, ...]]:
+) -> Iterator[tuple[StoredFile, ...]]:
     """The members that were chosen, one tar after another, each with a name of its own.
 
     `extension` is that of decoded pictures. With `groups` it takes the place of the source's own, so that pictures and
@@ -120,9 +120,9 @@ def by_tar(
         yield tuple(member for row in group for member in _members(row, targets, extension))
 
 
-def _members(row: dict[str, Any], targets: dict[tuple[str, bool], str], extension: str) -> Iterator[Member]:
+def _members(row: dict[str, Any], targets: dict[tuple[str, bool], str], extension: str) -> Iterator[StoredFile]:
     """The picture of a row, and its film where that becomes a file of its own."""
-    picture = Member(target=targets.get((row["key"], False)) or _target(row, extension), **row)
+    picture = StoredFile(target=targets.get((row["key"], False)) or _target(row, extension), **row)
     yield picture
     if picture.film is not None and not rejoined(extension, picture.source_format):
         target = targets.get((row["key"], True)) or _target(row | OF_A_FILM, extension)

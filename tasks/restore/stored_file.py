@@ -6,6 +6,7 @@ from pathlib import Path
 
 from codec.errors import ArchiveError
 from tasks.processes.child import Child, ChildDied
+from tasks.processes.requests import Decode
 from tasks.storage.store import Store
 
 SECONDS = 1800.0
@@ -16,7 +17,7 @@ FILM = "MP4"
 
 
 @dataclass(frozen=True)
-class Member:
+class StoredFile:
     """A stored file and the name, relative to the target, that its picture, or its film, gets."""
 
     key: str
@@ -36,7 +37,7 @@ class Member:
     film_sha256: str | None = None
 
     @property
-    def film(self) -> "Member | None":
+    def film(self) -> "StoredFile | None":
         """The film beside a picture, as a file that comes back as it is, under the picture's target."""
         if self.film_offset is None or self.film_length is None or self.film_sha256 is None:
             return None
@@ -45,7 +46,7 @@ class Member:
         return replace(self, codec="original", source_format=FILM, **place, **none)  # type: ignore[arg-type]
 
 
-def read_member(archive: Store, member: Member) -> bytes:
+def read_member(archive: Store, member: StoredFile) -> bytes:
     """A stored file by one range request, checked against its hash; raises ArchiveError."""
     data = archive.read_range(member.tar, member.offset, member.length)
     if hashlib.sha256(data).hexdigest() != member.sha256:
@@ -53,16 +54,16 @@ def read_member(archive: Store, member: Member) -> bytes:
     return data
 
 
-def _damaged(archive: Store, member: Member) -> ArchiveError:
+def _damaged(archive: Store, member: StoredFile) -> ArchiveError:
     return ArchiveError(f"{archive.uri(member.tar)}: damaged at byte {member.offset}; restore it from a mirror")
 
 
-def is_large(member: Member) -> bool:
+def is_large(member: StoredFile) -> bool:
     """Whether a member's own bytes come back, and are too many to be read into memory."""
     return member.codec == "original" and member.source_format != FILM and member.length > LARGE
 
 
-def copy_member(archive: Store, member: Member, path: Path) -> None:
+def copy_member(archive: Store, member: StoredFile, path: Path) -> None:
     """Write a stored file to a local one, checked against its hash; raises ArchiveError."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
@@ -78,14 +79,14 @@ def playable(film: bytes) -> bytes:
     return film[max(0, film.find(b"ftyp", 0, 1 << 12) - 4) :]
 
 
-def decoded(decoder: Child, member: Member, data: bytes, kind: str | None = None) -> tuple[bytes, list[str]]:
+def decoded(decoder: Child, member: StoredFile, data: bytes, kind: str | None = None) -> tuple[bytes, list[str]]:
     """The file that a member's bytes decode to, of the size that was encoded; raises ArchiveError.
 
     With it comes what of the picture has no place in a file of that kind. `kind` is as `jpeg:90`; None is PNG, or what
     a JPEG XL file was made of.
     """
     try:
-        answer, png = decoder.ask({"do": "decode", "kind": kind}, data, seconds=SECONDS)
+        answer, png = decoder.ask(Decode(kind), data, seconds=SECONDS)
     except ChildDied as death:
         raise ArchiveError(f"cannot be decoded: {death}") from death
     if "fallback" in answer:

@@ -34,7 +34,7 @@ CONNECTIONS = 16
 
 
 @dataclass(frozen=True)
-class Row:
+class ListedFile:
     """One listed file; size in bytes and ETag are None where the listing does not say."""
 
     location: str
@@ -47,7 +47,7 @@ def is_listing(url: str) -> bool:
     return url.lower().endswith(EXTENSIONS)
 
 
-def read(store: Store, name: str) -> Iterator[list[Row]]:
+def read(store: Store, name: str) -> Iterator[list[ListedFile]]:
     """The rows of a listing file, a batch at a time.
 
     Raises SettingsError for a file without locations, ArchiveError for a row that says nothing sensible.
@@ -102,12 +102,12 @@ def _is_current(row: dict[str, Any]) -> bool:
     return latest != "false" and deleted != "true"
 
 
-def _row(row: dict[str, Any], location: str) -> Row:
+def _row(row: dict[str, Any], location: str) -> ListedFile:
     """One row; raises ValueError, saying what is wrong with it."""
     where, bucket = _text(row[location]), _text(row.get("bucket"))
     if not where:
         raise ValueError(f"no {location}")
-    return Row(f"s3://{bucket}/{where}" if bucket else where, _size(row.get("size")), _etag(row.get("etag")))
+    return ListedFile(f"s3://{bucket}/{where}" if bucket else where, _size(row.get("size")), _etag(row.get("etag")))
 
 
 def _size(value: Any) -> int | None:

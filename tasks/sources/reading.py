@@ -1,6 +1,6 @@
 """Sources read one after another: what one of them is to blame for, told from a source that is gone as a whole."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,13 +24,13 @@ class SourceGoneError(StorageError):
     """A source shows nothing any more."""
 
 
-class Reader:
+class SourceReader:
     """Reads entries of a source. Its methods raise LostError for one entry, SourceGoneError for all that follow."""
 
     def __init__(self, source: Source) -> None:
         self._source, self._lost, self._asked = source, 0, False
 
-    def fetch(self, entry: dict[str, Any]) -> bytes:
+    def fetch(self, entry: Mapping[str, Any]) -> bytes:
         """An entry's bytes. What is not the entry's own fault is tried once more if the source is still there."""
         with self._noting(entry):
             try:
@@ -41,13 +41,13 @@ class Reader:
                 self._ask(error)
                 return self._source.fetch(entry)
 
-    def pieces(self, entry: dict[str, Any]) -> Iterator[bytes]:
+    def pieces(self, entry: Mapping[str, Any]) -> Iterator[bytes]:
         """An entry's bytes piece by piece."""
         with self._noting(entry):
             yield from self._source.pieces(entry)
 
     @contextmanager
-    def _noting(self, entry: dict[str, Any]) -> Iterator[None]:
+    def _noting(self, entry: Mapping[str, Any]) -> Iterator[None]:
         if entry.get("fault"):
             reason = "unreadable_folder" if entry["key"].endswith("/") else "source_unreadable"
             raise LostError(reason, f"could not be looked into: {entry['fault']}")

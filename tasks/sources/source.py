@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -69,29 +69,29 @@ class Source(ABC):
         """Whether there is still anything to be seen: where not, what cannot be read is not to blame for it."""
 
     @abstractmethod
-    def fetch(self, entry: dict[str, Any]) -> bytes:
+    def fetch(self, entry: Mapping[str, Any]) -> bytes:
         """The bytes of a listed entry; raises NotFoundError, ChangedError, UnreadableError, else StorageError.
 
         Of what has grown, no more is read than one byte beyond what was listed.
         """
 
-    def pieces(self, entry: dict[str, Any]) -> Iterator[bytes]:
+    def pieces(self, entry: Mapping[str, Any]) -> Iterator[bytes]:
         """The bytes of a listed entry piece by piece, for what does not fit into memory; raises as fetch does."""
         yield self.fetch(entry)
 
     @abstractmethod
-    def tail(self, entry: dict[str, Any]) -> str:
+    def tail(self, entry: Mapping[str, Any]) -> str:
         """A hash of an entry's last bytes, which differ between most pictures of one size; raises ArchiveError."""
 
     @abstractmethod
-    def sha256(self, entry: dict[str, Any]) -> str:
+    def sha256(self, entry: Mapping[str, Any]) -> str:
         """The hash of an entry's bytes as they are now, read in pieces; raises ArchiveError."""
 
 
 def open_source(url: str) -> Source:
     """The source at a path or URL: a listing file by its extension, a dataset by its plan, else a folder."""
     if listing_files.is_listing(url):
-        return Listed(url)
+        return ListedSource(url)
     store = Store(url)
     if store.url.startswith(("http://", "https://")):
         raise SettingsError(
@@ -101,10 +101,10 @@ def open_source(url: str) -> Source:
     if store.exists(layout.ARCHIVE):
         raise ArchiveError(f"{store}: is an archive; what is lossy is not compressed again, name the originals")
     if not (store.exists(layout.DATASET_PLAN) and "shards" in store.children("")):
-        return Folder(store)
+        return FolderSource(store)
     if not store.exists(layout.DATASET_MANIFEST):
         raise SettingsError(f"{store}: this dataset is not complete; run shard-images again, which goes on with it")
-    return Packed(store)
+    return PackedSource(store)
 
 
 def write_found(source: Source, path: Path) -> Path:
@@ -116,7 +116,7 @@ def write_filtered(source: Source, path: Path, chosen: Filter) -> Path:
     """List a source into a Parquet file of FILTERED: each entry with the pattern for which it is left aside."""
     places = replace(chosen, include=(), non_images=True)
 
-    def pattern(entry: dict[str, Any]) -> str | None:
+    def pattern(entry: Mapping[str, Any]) -> str | None:
         return (places if entry.get("fault") else chosen).left_aside(entry["key"])
 
     return _written((entry | {"pattern": pattern(entry)} for entry in source.entries()), path, FILTERED)
@@ -145,15 +145,15 @@ class _Stored(Source):
     """Pictures that are files of their own in some store."""
 
     @abstractmethod
-    def _locate(self, entry: dict[str, Any]) -> tuple[Store, str]: ...
+    def _locate(self, entry: Mapping[str, Any]) -> tuple[Store, str]: ...
 
-    def fetch(self, entry: dict[str, Any]) -> bytes:
+    def fetch(self, entry: Mapping[str, Any]) -> bytes:
         return b"".join(self._read(entry, entry["size"] + 1))
 
-    def pieces(self, entry: dict[str, Any]) -> Iterator[bytes]:
+    def pieces(self, entry: Mapping[str, Any]) -> Iterator[bytes]:
         return self._read(entry, PIECE)
 
-    def _read(self, entry: dict[str, Any], length: int) -> Iterator[bytes]:
+    def _read(self, entry: Mapping[str, Any], length: int) -> Iterator[bytes]:
         store, name = self._locate(entry)
         if store.folder is not None:
             store.item(name)  # what is no file may never end, or never begin
@@ -167,7 +167,7 @@ class _Stored(Source):
         if (now.size, now.stamp, read) != (entry["size"], entry["stamp"], entry["size"]):
             raise ChangedError(f"{entry['uri']}: changed after it was listed")
 
-    def tail(self, entry: dict[str, Any]) -> str:
+    def tail(self, entry: Mapping[str, Any]) -> str:
         store, name = self._locate(entry)
         length = min(entry["size"], TAIL)
         if store.folder is not None:
@@ -175,14 +175,14 @@ class _Stored(Source):
         data = store.read_range(name, entry["size"] - length, length) if length else b""
         return hashlib.sha256(data).hexdigest()
 
-    def sha256(self, entry: dict[str, Any]) -> str:
+    def sha256(self, entry: Mapping[str, Any]) -> str:
         digest = hashlib.sha256()
         for piece in self.pieces(entry):
             digest.update(piece)
         return digest.hexdigest()
 
 
-class Folder(_Stored):
+class FolderSource(_Stored):
     """All files below a folder or URL; keys are paths relative to it."""
 
     def __init__(self, store: Store) -> None:
@@ -212,11 +212,11 @@ class Folder(_Stored):
         except ArchiveError:
             return False
 
-    def _locate(self, entry: dict[str, Any]) -> tuple[Store, str]:
+    def _locate(self, entry: Mapping[str, Any]) -> tuple[Store, str]:
         return self._store, name_of(entry["key"])
 
 
-class Listed(_Stored):
+class ListedSource(_Stored):
     """The files that a listing names, on one store or several.
 
     A path relative to the listing's folder is its own key; the key of a URL is what follows its scheme, so that
@@ -249,7 +249,7 @@ class Listed(_Stored):
             entries = [self._entry(row) for row in batch]
             yield from listing_files.in_parallel(self._complete, entries)
 
-    def _entry(self, row: listing_files.Row) -> dict[str, Any]:
+    def _entry(self, row: listing_files.ListedFile) -> dict[str, Any]:
         location = row.location
         if location.startswith("/"):
             location = f"file://{location}"
@@ -275,7 +275,7 @@ class Listed(_Stored):
             return entry | {"size": 0, "stamp": ""}
         return entry | {"size": item.size, "stamp": item.stamp}
 
-    def _locate(self, entry: dict[str, Any]) -> tuple[Store, str]:
+    def _locate(self, entry: Mapping[str, Any]) -> tuple[Store, str]:
         return self._located(entry["uri"])
 
     def _located(self, uri: str) -> tuple[Store, str]:
@@ -288,7 +288,7 @@ class Listed(_Stored):
         return self._stores[root], name
 
 
-class Packed(Source):
+class PackedSource(Source):
     """The photos in the tars of a dataset, under the keys they had when they were packed; stamps are their hashes."""
 
     stamps_tell_content = True
@@ -315,7 +315,7 @@ class Packed(Source):
                         uri = f"{self._store.uri(row['tar'])}#bytes={first}-{first + row['length'] - 1}"
                         yield {"key": row["key"], "uri": uri, "size": row["length"], "stamp": row["sha256"]}
 
-    def fetch(self, entry: dict[str, Any]) -> bytes:
+    def fetch(self, entry: Mapping[str, Any]) -> bytes:
         address, start = part_of(entry["uri"])
         assert start is not None
         name = name_of(address)[len(self._store.url) + 1 :]
@@ -324,10 +324,10 @@ class Packed(Source):
             raise UnreadableError(f"{entry['uri']}: damaged; pack the dataset again")
         return data
 
-    def tail(self, entry: dict[str, Any]) -> str:
+    def tail(self, entry: Mapping[str, Any]) -> str:
         return str(entry["stamp"])
 
-    def sha256(self, entry: dict[str, Any]) -> str:
+    def sha256(self, entry: Mapping[str, Any]) -> str:
         return str(entry["stamp"])
 
 

@@ -29,7 +29,7 @@ LARGEST_UNSAID = 10**9
 
 
 @dataclass(frozen=True)
-class Item:
+class StoredObject:
     """A stored object: name relative to the store, size in bytes, and what tells one content from the next.
 
     `stamp` is the ETag, or the modification time in nanoseconds where a store has no ETag.
@@ -121,16 +121,16 @@ class ReadableStore:
         with self._naming_errors("read", name), self._fs.open(self._path(name), "rb") as file:
             yield cast(BinaryIO, file)
 
-    def item(self, name: str) -> Item:
+    def item(self, name: str) -> StoredObject:
         """Size and stamp of a name as they are now; raises NotFoundError, StorageError."""
         with self._naming_errors("read", name):
             if self.folder is not None:
                 return _local_item(name, (self.folder / name).stat())
             if self.has_etags:
-                return Item(name, *s3.head(self._fs, self._path(name)))
+                return StoredObject(name, *s3.head(self._fs, self._path(name)))
             if self._is_web:
                 size, stamp = http.head(self._fs, self._path(name))
-                return Item(name, self._counted(name) if size is None else size, stamp)
+                return StoredObject(name, self._counted(name) if size is None else size, stamp)
             return _item(name, self._fs.info(self._path(name)))
 
     def _counted(self, name: str) -> int:
@@ -206,7 +206,7 @@ class ReadableStore:
         """This store as pyarrow sees it, with the same names."""
         return pyarrow.fs.SubTreeFileSystem(self._root, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self._fs)))
 
-    def list(self, prefix: str = "", closed: local.Closed | None = None) -> Iterator[Item]:
+    def list(self, prefix: str = "", closed: local.Closed | None = None) -> Iterator[StoredObject]:
         """All objects under a folder, in no order; temporary files of writers are left out. A missing folder is empty.
 
         Local: links to files and folders are followed, loops and broken links left out, as are sockets and the like.
@@ -217,18 +217,18 @@ class ReadableStore:
                 if not item.name.endswith(UNFINISHED):
                     yield item
 
-    def _find(self, prefix: str, closed: local.Closed | None) -> Iterator[Item]:
+    def _find(self, prefix: str, closed: local.Closed | None) -> Iterator[StoredObject]:
         if self.folder is not None:
             for name, status in local.walk(self.folder, prefix, closed):
                 yield _local_item(name, status)
         elif self.has_etags:
             for path, size, etag in s3.objects(self._fs, self._place(prefix)):
-                yield Item(self._name(path), size, etag)
+                yield StoredObject(self._name(path), size, etag)
         else:
             with suppress(FileNotFoundError):
                 yield from self._below(self._place(prefix), closed)
 
-    def _below(self, folder: str, closed: local.Closed | None) -> Iterator[Item]:
+    def _below(self, folder: str, closed: local.Closed | None) -> Iterator[StoredObject]:
         for info in self._fs.ls(folder, detail=True):
             name = self._name(info["name"])
             if info["type"] != "directory":
@@ -283,12 +283,12 @@ class ReadableStore:
         return isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError))
 
 
-def _local_item(name: str, status: os.stat_result) -> Item:
+def _local_item(name: str, status: os.stat_result) -> StoredObject:
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "no file")
-    return Item(name, status.st_size, str(status.st_mtime_ns))
+    return StoredObject(name, status.st_size, str(status.st_mtime_ns))
 
 
-def _item(name: str, info: dict[str, Any]) -> Item:
+def _item(name: str, info: dict[str, Any]) -> StoredObject:
     stamps = (info.get(field) for field in ("ETag", "etag", "mtime", "LastModified", "updated", "created"))
-    return Item(name, int(info["size"]), next((str(stamp).strip('"') for stamp in stamps if stamp), ""))
+    return StoredObject(name, int(info["size"]), next((str(stamp).strip('"') for stamp in stamps if stamp), ""))

@@ -13,16 +13,16 @@ from pathlib import Path
 from codec.errors import ArchiveError
 from tasks.storage import errors, local, s3, uploads
 from tasks.storage.errors import NotFoundError, ReadOnlyError, StorageError, UnreadableError
-from tasks.storage.readable import PIECE, Item, ReadableStore
+from tasks.storage.readable import PIECE, ReadableStore, StoredObject
 
 __all__ = [
     "PIECE",
-    "Item",
     "NotFoundError",
     "ReadOnlyError",
     "ReadableStore",
     "StorageError",
     "Store",
+    "StoredObject",
     "UnreadableError",
     "sha256_of",
 ]

@@ -19,6 +19,7 @@ from codec.errors import ArchiveError, SettingsError
 from codec.images import FORMATS, Picture, read_image
 from tasks.archive import layout, log, report
 from tasks.archive.opening import existing
+from tasks.archive.schema import Row
 from tasks.processes.codec_process import Models
 from tasks.restore.before_after import Pictures
 from tasks.storage import parquet
@@ -50,7 +51,7 @@ class Gallery(Protocol):
     def reconstruction(self, image: str, method: str) -> Picture: ...
 
 
-class Folder:
+class StudyFolder:
     """An evaluation folder, or one made by hand; `originals` is a folder, by default the one in it.
 
     Raises SettingsError for a folder that is neither.
@@ -130,7 +131,7 @@ class Archives:
 
     def figures(self, image: str, method: str) -> Figures | None:
         row = self._rows[method].get(image)
-        return None if row is None else {name: row[name] for name in FIGURES if row.get(name) is not None}
+        return None if row is None else {name: row[name] for name in FIGURES if row.get(name) is not None}  # type: ignore[literal-required]
 
     def _original(self, image: str) -> Picture:
         found = ((self._pictures[method], self._rows[method].get(image)) for method in self.methods)
@@ -145,7 +146,7 @@ class Archives:
 def opened(places: Sequence[str], originals: Path | None, models: Models, stack: ExitStack) -> Gallery:
     """The gallery of one evaluation folder, or of one or more archives, which the stack will close."""
     if len(places) == 1 and Path(places[0]).is_dir() and not (Path(places[0]) / layout.ARCHIVE).is_file():
-        return Folder(Path(places[0]), originals)
+        return StudyFolder(Path(places[0]), originals)
     return stack.enter_context(Archives(places, models))
 
 
@@ -164,7 +165,7 @@ class _Latest:
     def images(self) -> list[str]:
         return [key for (key,) in self._connection.cursor().execute("SELECT key FROM latest").fetchall()]
 
-    def get(self, key: str) -> dict[str, Any] | None:
+    def get(self, key: str) -> Row | None:
         """The row of a key, None where there is none."""
         found = self._connection.cursor().sql("SELECT * FROM latest WHERE key = $key", params={"key": key})
         return next(iter(found.to_arrow_table().to_pylist()), None)

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from codec.metrics.names import COSTLY, DEFAULT, FIELDS
-from tasks.archive.manifest import Settings
+from tasks.archive.manifest import RunSettings
 from tasks.processes import encode_worker, verify_worker
+from tasks.processes.requests import Encode, Verify
 
 MODELS = {"bundle": "", "device": "cpu", "backbone": "", "codec": "codec.codec:Codec"}
 
@@ -29,11 +30,11 @@ def main() -> None:
     parser.add_argument("--metrics", nargs="+", default=list(DEFAULT), choices=FIELDS)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    load, settings = os.getloadavg()[0], Settings(quality=8.0)
+    load, settings = os.getloadavg()[0], RunSettings(quality=8.0)
     _, encode = encode_worker._prepare(Namespace(metrics=given.metrics, **MODELS))
     _, verify = verify_worker._prepare(Namespace(**MODELS))
-    names = ("quality", "target_bpp", "min_psnr_db", "max_lpips", "metadata", "verify")
-    asked = {name: getattr(settings, name) for name in names} | {"do": "encode", "discard": list(settings.discard)}
+    names = ("quality", "target_bpp", "min_psnr_db", "max_lpips", "metadata", "verify", "discard")
+    asked = {name: getattr(settings, name) for name in names}
     groups: dict[str, list[str]] = {"encode alone": [], "encode, PSNR only": ["psnr"]}
     groups |= {f"encode, PSNR and {name}": ["psnr", name] for name in given.metrics if name != "psnr"}
     rows = []
@@ -41,10 +42,10 @@ def main() -> None:
         source, seconds = photo.read_bytes(), []
         for metrics in groups.values():
             started = time.process_time()
-            answer, data = encode(asked | {"metrics": metrics}, source)
+            answer, data = encode(Encode(**asked, metrics=metrics).header(), source)
             seconds.append(time.process_time() - started)
         started = time.process_time()
-        verify({}, data)
+        verify(Verify().header(), data)
         seconds.append(time.process_time() - started)
         rows.append(np.array(seconds) / (answer["width"] * answer["height"] / 1e6))
     alone, with_psnr, *others, verified = np.median(rows[1:], axis=0)

@@ -104,7 +104,7 @@ def measure(photos: list[Path], codec_only: bool) -> dict[str, Seconds]:
 
 def archive(photos: list[Path]) -> None:
     """As compress-archive does by default: as many workers as cores, each with a thread, a shard each."""
-    from tasks.archive.manifest import Settings
+    from tasks.archive.manifest import RunSettings
     from tasks.compress import process_pair
     from tasks.compress.runs import compress
     from tasks.compress.shard import encode_shard
@@ -115,7 +115,7 @@ def archive(photos: list[Path]) -> None:
         source.mkdir()
         for photo in photos:
             (source / photo.name).symlink_to(photo)
-        settings = Settings(max_images_per_shard=-(-len(photos) // workers))
+        settings = RunSettings(max_images_per_shard=-(-len(photos) // workers))
         try:
             compress(
                 str(source),

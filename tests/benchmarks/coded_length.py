@@ -23,7 +23,7 @@ from codec.entropy.rate import coded_bits, hyper_latent
 from codec.entropy.stream import compress, tiles
 from codec.entropy.tables import TOTAL, Tables
 from codec.images import to_tensor
-from codec.quantization.quantizer import Parameters, alpha_code_of_quality, quantize
+from codec.quantization.quantizer import QuantizationParameters, alpha_code_of_quality, quantize
 
 
 class Continuous(Simulated):
@@ -57,7 +57,7 @@ def measure(codec: Codec, model: Entroformer, path: Path, quality: float) -> tup
     """Pixels, stream bits, the integer model's cross-entropy, the float model's bits."""
     picture = read_image(path)
     y = codec.backbone.encode(to_tensor(picture.pixels)[None])
-    parameters = Parameters((alpha_code_of_quality(quality, codec.bundle.config.alpha_at_one),), 0)
+    parameters = QuantizationParameters((alpha_code_of_quality(quality, codec.bundle.config.alpha_at_one),), 0)
     codes, scaled, constants = parameters.channel_codes, parameters.alpha * y, RateConstants.computed()
     symbols, hyper, ideal = quantize(scaled, torch.ones(1), codec.dither(y))[0].int().numpy(), [], 0.0
     for rows, columns in tiles(*y.shape[-2:]):

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.archive import report
-from tasks.archive.manifest import Settings
+from tasks.archive.manifest import RunSettings
 from tasks.archive.schema import TROUBLE
 from tasks.compress.runs import compress
 from tasks.processes.codec_process import Models
@@ -117,7 +117,7 @@ def run(folders: Sequence[Path], models: Models, quality: float) -> tuple[str, i
         source, archive, target = (Path(home) / name for name in ("source", "archive", "restored"))
         count = gathered(folders, source)
         began = time.monotonic()
-        settings = Settings(quality=quality, metrics=(), threads=1, exclude=())
+        settings = RunSettings(quality=quality, metrics=(), threads=1, exclude=())
         compress(str(source), str(archive), settings, models=models)
         seconds = time.monotonic() - began
         rows = report.query(Store(str(archive)), "SELECT * FROM rows ORDER BY key")

@@ -27,10 +27,10 @@ from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, t
 from flows import mapping
 from flows.cluster import CALM
 from tasks.archive import manifest
-from tasks.archive.manifest import Settings
+from tasks.archive.manifest import RunSettings
 from tasks.archive.opening import create
 from tasks.compress.runs import plan_run
-from tasks.compress.shard import Job, encode_shard
+from tasks.compress.shard import CompressionJob, encode_shard
 from tasks.processes.codec_process import Models
 from tasks.progress import SILENT
 from tasks.sources.source import open_source
@@ -60,7 +60,7 @@ def main() -> None:
     arguments = options.parse_args()
     if arguments.alone:
         few, archive, half = arguments.alone
-        work_alone(Job(few, 1), Job(archive, 1), int(half))
+        work_alone(CompressionJob(few, 1), CompressionJob(archive, 1), int(half))
         return
     with tempfile.TemporaryDirectory() as scratch:
         photos, few = Path(scratch) / "photos", Path(scratch) / "few"
@@ -94,21 +94,21 @@ def pictures(folder: Path, count: int, side: int) -> None:
         Image.fromarray(photo[row:, column:][:side, :side]).save(folder / f"{number:04}.png")
 
 
-def planned(photos: Path, url: str, per_shard: int) -> Job:
+def planned(photos: Path, url: str, per_shard: int) -> CompressionJob:
     """An archive with an open run of which nothing is done."""
     archive = Store(url)
     create(archive)
-    settings = Settings(max_images_per_shard=per_shard, metrics=(), threads=1)
+    settings = RunSettings(max_images_per_shard=per_shard, metrics=(), threads=1)
     run = plan_run(open_source(str(photos)), archive, settings, Models(""))
     assert run == 1
-    return Job(archive.url, run)
+    return CompressionJob(archive.url, run)
 
 
-def shards(job: Job) -> int:
+def shards(job: CompressionJob) -> int:
     return len(manifest.read(Store(job.archive), job.run).shards)
 
 
-def two_processes(warming: Job, job: Job) -> Figure:
+def two_processes(warming: CompressionJob, job: CompressionJob) -> Figure:
     """Each takes every second shard, and neither knows of the other."""
     command = [sys.executable, "-m", "tests.benchmarks.dask_workers", "--alone", warming.archive, job.archive]
     workers = [
@@ -132,7 +132,7 @@ def two_processes(warming: Job, job: Job) -> Figure:
     return figure
 
 
-def work_alone(warming: Job, job: Job, half: int) -> None:
+def work_alone(warming: CompressionJob, job: CompressionJob, half: int) -> None:
     half_of(warming, half)
     print("ready", flush=True)
     sys.stdin.readline()
@@ -141,12 +141,12 @@ def work_alone(warming: Job, job: Job, half: int) -> None:
     sys.stdin.readline()
 
 
-def half_of(job: Job, half: int) -> None:
+def half_of(job: CompressionJob, half: int) -> None:
     for shard in range(half, shards(job), WORKERS):
         encode_shard(job, shard)
 
 
-def two_workers(warming: Job, job: Job) -> Figure:
+def two_workers(warming: CompressionJob, job: CompressionJob) -> Figure:
     """The flow's own map, on a cluster that is there already."""
     patient = temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 300})
     with dask.config.set(CALM):

@@ -2,7 +2,7 @@
 
 import time
 
-from codec.evaluation.elo import AGGREGATIONS, Settings, rate
+from codec.evaluation.elo import AGGREGATIONS, EloSettings, rate
 from tests.codec.evaluation.test_elo import simulated
 
 STRENGTHS = {"cdc": 1400.0, "illm": 1500.0, "hfd": 1550.0, "ours": 1600.0}
@@ -13,7 +13,7 @@ def main() -> None:
     games = simulated(STRENGTHS, participants=34, images=10)
     for aggregation in AGGREGATIONS:
         started = time.process_time()
-        result = rate(games, aggregation, Settings())
+        result = rate(games, aggregation, EloSettings())
         ranking = " > ".join(result.players[place] for place in result.ranking)
         seconds = time.process_time() - started
         print(f"{aggregation:16} {len(games)} games {len(result.ratings)} orders {seconds:5.2f} s  {ranking}")

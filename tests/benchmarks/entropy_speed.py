@@ -29,7 +29,7 @@ from codec.entropy.entroformer import A4, Entroformer
 from codec.entropy.integer import ExactEntropyModel, export
 from codec.entropy.rate import hyper_latent
 from codec.images import to_tensor
-from codec.quantization.quantizer import Parameters, alpha_code_of_quality
+from codec.quantization.quantizer import QuantizationParameters, alpha_code_of_quality
 
 QUALITY = 8.0
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::matmul", "aten::linear"}
@@ -130,7 +130,7 @@ def main() -> int:
     codec = Codec.load(*[given.bundle] if given.bundle else [])
     model = entropy_model(codec, given.order, given.size, given.device)
     code = alpha_code_of_quality(QUALITY, codec.bundle.config.alpha_at_one)
-    parameters, rows, parts = Parameters((code,), 0), [], {}
+    parameters, rows, parts = QuantizationParameters((code,), 0), [], {}
     codes = parameters.channel_codes
     paths = sorted(given.folder.iterdir())[: given.count]
     for place, path in enumerate([paths[0], *paths]):

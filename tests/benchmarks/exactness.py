@@ -129,7 +129,7 @@ def make_cases(bundle: Path, folder: Path, count: int, crop: int | None, target:
     for i, path in enumerate(sorted(folder.iterdir())[:count]):
         y = codec.backbone.encode(to_tensor(read_image(path).pixels[:crop, :crop])[None])
         code = quantizer.alpha_code_of_quality(QUALITIES[i % len(QUALITIES)], codec.bundle.config.alpha_at_one)
-        parameters = quantizer.Parameters((code,), 0)
+        parameters = quantizer.QuantizationParameters((code,), 0)
         scaled, codes = parameters.alpha * y, parameters.channel_codes
         tensors |= {f"symbols{i}": torch.round(scaled + codec.dither(y))[0].int(), f"codes{i}": codes}
         for k, (rows, columns) in enumerate(tiles(*y.shape[-2:])):

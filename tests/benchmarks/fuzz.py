@@ -28,15 +28,15 @@ from codec import BitstreamError, Codec, Picture
 from codec.entropy.coder import SYMBOL_LIMIT
 from codec.format.bitstream import pack, parse
 from codec.format.chunks import to_picture
-from codec.format.tags import Block
-from codec.quantization.quantizer import Parameters
+from codec.format.tags import MetadataBlock
+from codec.quantization.quantizer import QuantizationParameters
 from tests.conftest import synthetic
 from tests.support.tiny_bundles import tiny_bundle
 from tests.support.version1 import as_version_1
 
 MAX_PIXELS = 2**12
 """The decoder's limit here: hostile sizes above it are refused, those below decode in milliseconds."""
-BLOCKS = (Block("exIf", b"MM" + bytes(40)),)
+BLOCKS = (MetadataBlock("exIf", b"MM" + bytes(40)),)
 NUMBER_OR_TAG = r"""[0-9a-f]{16}|0x[0-9a-f]+|b'.*'(?= at)|b".*"(?= at)|(?<=chunk )(?!ends)[A-Za-z]{4}\b|\d+"""
 """What is left out of an error's message to count it with its like."""
 MEASURED_EVERY = 7
@@ -113,7 +113,7 @@ def built(files: list[bytes], rng: random.Random) -> bytes:
     stream = changed(file.stream, [parse(data).stream for data in files], rng)
     codes = rng.choice((file.parameters.alpha_codes, (rng.randrange(256),), tuple(rng.choices(range(256), k=4))))
     size = rng.choice(((file.width, file.height), (rng.randint(1, 64), rng.randint(1, 64))))
-    parameters = Parameters(codes, rng.randrange(7993))
+    parameters = QuantizationParameters(codes, rng.randrange(7993))
     stream = stream[: len(stream) // 4 * 4] or bytes(4)
     data = pack(replace(file, width=size[0], height=size[1], parameters=parameters, stream=stream, chunks=()))
     return as_version_1(data) if file.version == 1 else data

@@ -17,10 +17,10 @@ from PIL import Image
 
 from codec.metrics import names
 from tasks.archive import report
-from tasks.archive.manifest import Settings
+from tasks.archive.manifest import RunSettings
 from tasks.compress import process_pair
 from tasks.compress.runs import compress
-from tasks.compress.shard import Job, encode_shard
+from tasks.compress.shard import CompressionJob, encode_shard
 from tasks.processes import stages
 from tasks.processes.codec_process import Models
 from tests.support.tiny_bundles import tiny_bundle
@@ -107,7 +107,7 @@ def rows(form: Form, home: Path, bundle: str, trace: Path | None) -> Iterator[st
     for batch in form.batches:
         for metrics in form.metrics:
             shard = -(-form.pictures // (2 * form.workers))
-            settings = Settings(batch=batch, metrics=metrics, max_images_per_shard=shard, quality=8.0)
+            settings = RunSettings(batch=batch, metrics=metrics, max_images_per_shard=shard, quality=8.0)
             archive = home / f"archive-{batch}-{len(metrics)}"
             started = time.monotonic()
             with listening() as listener, ThreadPoolExecutor(form.workers) as pool:
@@ -129,10 +129,10 @@ def rows(form: Form, home: Path, bundle: str, trace: Path | None) -> Iterator[st
             yield f"time line: {trace}"
 
 
-def _compressed(source: Path, archive: Path, settings: Settings, models: Models, pool: ThreadPoolExecutor) -> int:
+def _compressed(source: Path, archive: Path, settings: RunSettings, models: Models, pool: ThreadPoolExecutor) -> int:
     """Pictures of a new archive that are compressed."""
 
-    def mapped(job: Job, shards: int) -> list[report.Totals]:
+    def mapped(job: CompressionJob, shards: int) -> list[report.Totals]:
         return list(pool.map(lambda shard: encode_shard(job, shard), range(shards)))
 
     try:

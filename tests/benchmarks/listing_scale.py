@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tasks.archive import layout, log, manifest
-from tasks.archive.manifest import Manifest, Settings
+from tasks.archive.listing_schema import LISTING
+from tasks.archive.manifest import Manifest, RunSettings
 from tasks.archive.schema import SCHEMA
 from tasks.compress import listing
-from tasks.compress.listing import LISTING
 from tasks.sources.sharding import Limits
 from tasks.sources.source import open_source
 from tasks.storage import parquet
@@ -51,7 +51,7 @@ def make_history(home: Path, rows: int) -> None:
             parts.append({"name": layout.part(run, shard), "size": part.stat().st_size, "sha256": sha256_of(part)})
             part.unlink()
         plan = Manifest(
-            run, run - 1 or None, "s3://photos", name, listed, 0, False, ((0, last - first),), Settings(), "0"
+            run, run - 1 or None, "s3://photos", name, listed, 0, False, ((0, last - first),), RunSettings(), "0"
         )
         opened = layout.manifest_of_format_1(run)
         archive.publish(opened, plan.to_bytes())

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from codec.format.content import Content
 from codec.images import Picture
-from tasks.archive.manifest import Settings
+from tasks.archive.manifest import RunSettings
 from tasks.compress import process_pair
 from tasks.compress.runs import compress
 from tasks.processes.codec_process import Models
@@ -31,7 +31,7 @@ from tests.support.archive_builder import bundle, png
 from tests.support.fake_codec import DEFAULT_QUALITY as DEFAULT_QUALITY  # asked of this module by the processes
 from tests.support.fake_codec import Encoded, FakeCodec
 
-SETTINGS = Settings(quality=1.0, metrics=(), threads=1)
+SETTINGS = RunSettings(quality=1.0, metrics=(), threads=1)
 
 
 class PassThrough(FakeCodec):

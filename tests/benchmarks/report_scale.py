@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tasks.archive import layout, manifest, report, schema
-from tasks.archive.manifest import Manifest, Settings
-from tasks.compress.listing import LISTING
+from tasks.archive.listing_schema import LISTING
+from tasks.archive.manifest import Manifest, RunSettings
 from tasks.maintenance import compaction
 from tasks.maintenance.upgrade import upgrade
 from tasks.storage.store import Store, sha256_of
@@ -49,7 +49,7 @@ def make(folder: Path, rows: int) -> Store:
         listed = sha256_of(frozen.getvalue().to_pybytes())
         name = layout.listing(run, listed)
         (folder / name).write_bytes(frozen.getvalue().to_pybytes())
-        plan = Manifest(run, run - 1 or None, "s3://photos", name, listed, 0, False, ranges, Settings(), "0" * 64)
+        plan = Manifest(run, run - 1 or None, "s3://photos", name, listed, 0, False, ranges, RunSettings(), "0" * 64)
         opened = layout.manifest_of_format_1(run)
         (folder / opened).write_bytes(plan.to_bytes())
         about = {"name": opened, "sha256": sha256_of(plan.to_bytes())}

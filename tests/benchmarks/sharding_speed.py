@@ -36,12 +36,12 @@ def make_photos(folder: Path, photos: int) -> None:
 def rate(source: Path, target: Path, photos: int, workers: int) -> tuple[float, float]:
     """Photos a second by the clock, and by processor time on two cores that had nothing else to do."""
 
-    def on_threads(job: dataset.Job) -> list[int]:
+    def on_threads(job: dataset.ShardingJob) -> list[int]:
         with ThreadPoolExecutor(workers) as threads:
             return list(threads.map(lambda shard: dataset.pack_shard(job, shard), range(job.shards)))
 
     wall, processor = time.perf_counter(), time.process_time()
-    settings = dataset.Settings(max_images_per_shard=max(1, photos // (2 * workers)))
+    settings = dataset.ShardingSettings(max_images_per_shard=max(1, photos // (2 * workers)))
     totals = dataset.pack(str(source), str(target), settings, shard_map=on_threads)
     assert totals["photos"] == photos
     return photos / (time.perf_counter() - wall), 2 * photos / (time.process_time() - processor)

@@ -22,8 +22,8 @@ from codec.codec import DEFAULT_QUALITY
 from codec.evaluation.runner import COLUMNS
 from codec.format.bitstream import pack, parse
 from codec.format.breakdown import bit_breakdown
-from codec.format.tags import Block
-from codec.quantization.quantizer import Parameters
+from codec.format.tags import MetadataBlock
+from codec.quantization.quantizer import QuantizationParameters
 from tests.conftest import synthetic
 from tests.golden.make import GOLDEN
 from tests.support import version1 as version1_writer
@@ -128,7 +128,7 @@ def test_transparency_and_exif_go_through_both_commands(policy: str, bundle: Bun
     exif[0x010F] = "maker"
     alpha = synthetic(70, 90)[..., 1]
     block = exif.tobytes().removeprefix(b"Exif\0\0")
-    source = Picture(synthetic(70, 90), alpha=alpha, blocks=(Block("exIf", block),))
+    source = Picture(synthetic(70, 90), alpha=alpha, blocks=(MetadataBlock("exIf", block),))
     (tmp_path / "in.png").write_bytes(encode_png(source))
     done = fdc("encode", tmp_path / "in.png", "-o", tmp_path / "a.fdc", "--metadata", policy, bundle=bundle)
     assert done.exit_code == 0, done.output
@@ -211,7 +211,7 @@ def test_info_accounts_for_every_bit(file: Path, codec: Codec, bundle: Bundle) -
 def test_the_account_adds_up_for_any_size(shape: tuple[int, int], alphas: int, codec: Codec) -> None:
     encoded = codec.encode(Picture(np.zeros((8, 8, 3), np.uint8)))
     values = {**vars(parse(encoded.data)), "height": shape[0], "width": shape[1], "grey": alphas == 4}
-    values["parameters"] = Parameters((130,) * alphas, 0)
+    values["parameters"] = QuantizationParameters((130,) * alphas, 0)
     data = pack(type(parse(encoded.data))(**values))
     assert sum(entry.bits for entry in bit_breakdown(parse(data))) == 8 * len(data)
 

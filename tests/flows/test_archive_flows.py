@@ -11,7 +11,7 @@ from prefect.artifacts import Artifact
 
 from codec.errors import ArchiveError, SettingsError
 from flows import command, compress_archive, mapping, restore_archive
-from tasks.compress.shard import Job
+from tasks.compress.shard import CompressionJob
 from tasks.processes.codec_process import Models
 from tasks.progress import SILENT, Progress
 from tasks.storage.store import StorageError
@@ -86,7 +86,7 @@ def test_storage_errors_are_tried_again_and_others_are_not(
 ) -> None:
     calls: list[int] = []
 
-    def flaky(job: Job, shard: int, progress: Any) -> dict[str, int]:
+    def flaky(job: CompressionJob, shard: int, progress: Any) -> dict[str, int]:
         calls.append(shard)
         if len(calls) == 1:
             raise StorageError("the wire was cut")
@@ -94,7 +94,7 @@ def test_storage_errors_are_tried_again_and_others_are_not(
 
     monkeypatch.setattr(mapping, "encode_shard", _like(mapping.encode_shard, flaky))
     with pytest.raises(ArchiveError, match="the plan is wrong"):
-        mapping.on_threads(mapping.shard_map, 1)(Job("a", 1), 1, 1, archive_builder.Counter())
+        mapping.on_threads(mapping.shard_map, 1)(CompressionJob("a", 1), 1, 1, archive_builder.Counter())
     assert calls == [0, 0]
 
 

@@ -20,7 +20,7 @@ import yaml
 from codec.errors import SettingsError
 from flows import cluster, compress_archive, mapping
 from tasks.archive import layout
-from tasks.compress.shard import Job
+from tasks.compress.shard import CompressionJob
 from tasks.processes.codec_process import Models
 from tests.support import archive_builder, runner_processes
 from tests.support.archive_builder import SMALL, folder, pack, png, snapshot
@@ -113,7 +113,7 @@ def test_progress_counts_pictures_that_other_processes_finish(
     counter = archive_builder.Counter()
     with mapping.engine("dask", 0, address=workers.scheduler_address) as (count, runner):
         shard_map = mapping.shard_map.with_options(task_runner=runner)
-        totals = shard_map(Job(str(tmp_path / "a"), 1, codec=FAKE), 2, count, counter)
+        totals = shard_map(CompressionJob(str(tmp_path / "a"), 1, codec=FAKE), 2, count, counter)
     assert [total["images"] for total in totals] == [3, 1]
     assert counter.done == 4
 

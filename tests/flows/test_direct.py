@@ -10,7 +10,7 @@ import pytest
 from codec.errors import SettingsError
 from flows import direct, mapping
 from tasks.archive import layout
-from tasks.compress.shard import Job
+from tasks.compress.shard import CompressionJob
 from tasks.progress import SILENT
 from tasks.storage.store import StorageError
 from tests.support import fake_codec
@@ -57,7 +57,7 @@ def test_a_flow_that_is_not_run_directly_asks_its_server(tmp_path: Path) -> None
 def test_storage_errors_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def flaky(job: Job, shard: int, progress: object) -> dict[str, int]:
+    def flaky(job: CompressionJob, shard: int, progress: object) -> dict[str, int]:
         calls.append(shard)
         if len(calls) < 3:
             raise StorageError("the wire was cut")
@@ -66,7 +66,7 @@ def test_storage_errors_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(mapping.encode_shard, "fn", flaky)
     monkeypatch.setattr(mapping.time, "sleep", lambda _: None)
     with direct.directly():
-        assert len(mapping.shard_map.fn(Job("a", 1), 2, 1, SILENT)) == 2
+        assert len(mapping.shard_map.fn(CompressionJob("a", 1), 2, 1, SILENT)) == 2
     assert sorted(calls) == [0, 0, 0, 1]
 
 

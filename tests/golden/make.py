@@ -29,7 +29,7 @@ from codec.entropy.integer import ExactEntropyModel
 from codec.errors import SettingsError
 from codec.format.bitstream import parse
 from codec.format.chunks import parse_content
-from codec.format.tags import ALPHA, EXIF, ICC, Block
+from codec.format.tags import ALPHA, EXIF, ICC, MetadataBlock
 from codec.quantization.estimator import AdapterSettings
 from tests.conftest import synthetic
 from tests.support.image_files import DISPLAY_P3, profile
@@ -71,7 +71,7 @@ def pictures() -> dict[str, tuple[Picture, float]]:
     """Pictures and their lambdas: odd sizes, one pixel, two tiles, grey, chunks, extreme rates."""
     exif = Image.Exif()
     exif[0x010F] = "maker"
-    block = (Block(EXIF, exif.tobytes()),)
+    block = (MetadataBlock(EXIF, exif.tobytes()),)
     grey = np.repeat(synthetic(33, 47, seed=5)[..., :1], 3, axis=2)
     mask = np.tile(np.arange(31, dtype=np.uint8) * 8, (57, 1))
     return {

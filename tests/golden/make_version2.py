@@ -24,10 +24,10 @@ import torch
 from codec.bundle import Bundle
 from codec.entropy.stream import compress, decompress
 from codec.errors import BitstreamError, SettingsError
-from codec.format.bitstream import File, pack, parse
+from codec.format.bitstream import FdcFile, pack, parse
 from codec.format.chunks import Chunk, code_alpha, compressed
 from codec.format.tags import ALPHA, NAMES, REPEATABLE
-from codec.quantization.quantizer import Parameters
+from codec.quantization.quantizer import QuantizationParameters
 from tests.golden.make import DERIVED, EXTREME, EXTREME_CODE, GOLDEN, KINDS, bundles, make_bundles
 from tests.support.version1 import as_version_1
 
@@ -50,10 +50,10 @@ def drawn(seed: int, spread: float = 3.0) -> tuple[np.ndarray[Any, Any], np.ndar
     return np.round(draws.normal(0, spread, (4, 7, 5))), np.round(draws.normal(0, 2, (4, 2, 2)))
 
 
-def file(bundle: Bundle, codes: tuple[int, ...] = ONE, seed: int = 1, **changes: Any) -> File:
+def file(bundle: Bundle, codes: tuple[int, ...] = ONE, seed: int = 1, **changes: Any) -> FdcFile:
     """A picture of 40 x 56 pixels."""
     data = changes.pop("stream", None) or stream(bundle, codes, *drawn(seed))
-    return replace(File(40, 56, False, bundle.id[:16], 112, Parameters(codes, 431), data), **changes)
+    return replace(FdcFile(40, 56, False, bundle.id[:16], 112, QuantizationParameters(codes, 431), data), **changes)
 
 
 def chunk(tag: str, content: bytes) -> Chunk:
@@ -114,7 +114,9 @@ def four_tiles(bundle: Bundle) -> bytes:
     symbols[:, 126:, 126:] = drawn(4)[0][:, :3, :4]
     hyper = [np.zeros((4, rows, columns), np.int32) for rows in (32, 1) for columns in (32, 1)]
     data = compress(*bundle.load_entropy(), symbols, hyper, torch.zeros(1, 4, dtype=torch.long)).data
-    return pack(replace(file(bundle), width=1040, height=1032, parameters=Parameters((0,), 431), stream=data))
+    return pack(
+        replace(file(bundle), width=1040, height=1032, parameters=QuantizationParameters((0,), 431), stream=data)
+    )
 
 
 def extreme(bundle: Bundle, seed: int) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.archive.manifest import Settings
+from tasks.archive.manifest import RunSettings
 from tasks.compress.runs import compress
 from tasks.processes.codec_process import Models
 
@@ -80,7 +80,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = np.linspace(0, 255, 64 * 64 * 3).astype(np.uint8).reshape(64, 64, 3)
     Image.fromarray(pixels).save(home / "photo.jpg")
     Image.fromarray(pixels[::-1]).save(home / "photos" / "2024" / "beach.jpg")
-    settings = Settings(metrics=(), verify=False, max_failed_fraction=0.0)
+    settings = RunSettings(metrics=(), verify=False, max_failed_fraction=0.0)
     assert compress(str(home / "photos"), str(home / "ARCHIVE"), settings, models=Models("")).totals["compressed"] == 1
     (home / "tasks").symlink_to(ROOT / "tasks")
     return home

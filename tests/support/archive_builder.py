@@ -21,15 +21,16 @@ import tasks.processes.codec_process
 import tasks.processes.encode_worker
 import tasks.processes.verify_worker
 from tasks.archive import layout, log, report
-from tasks.archive.manifest import Settings
+from tasks.archive.manifest import RunSettings
 from tasks.archive.schema import MEASURED_ON_THE_WAY
 from tasks.compress.runs import Outcome, compress
 from tasks.processes.codec_process import Models
+from tasks.processes.requests import Request
 from tasks.progress import Progress
 from tasks.storage.store import Store
 from tests.support.fake_codec import FAKE
 
-SMALL = Settings(quality=4.0, max_images_per_shard=3, image_timeout=600.0, metrics=(), threads=1)
+SMALL = RunSettings(quality=4.0, max_images_per_shard=3, image_timeout=600.0, metrics=(), threads=1)
 
 
 def png(seed: int, width: int = 40, height: int = 24, fault: int = 0) -> bytes:
@@ -55,7 +56,9 @@ def bundle(path: Path, salt: str = "salt") -> Path:
     return folder(path, {"salt": salt.encode(), "CARD.md": b"made by the tests\n"})
 
 
-def pack(source: Path | str, archive: Path | str, bundle: Path, settings: Settings = SMALL, **options: Any) -> Outcome:
+def pack(
+    source: Path | str, archive: Path | str, bundle: Path, settings: RunSettings = SMALL, **options: Any
+) -> Outcome:
     """compress with the fake codec."""
     return compress(
         str(source),
@@ -82,8 +85,8 @@ class InProcess:
     def greeting(self) -> dict[str, Any]:
         return dict(self._greeting)
 
-    def ask(self, header: dict[str, Any], payload: bytes = b"", *, seconds: float) -> tuple[dict[str, Any], bytes]:
-        answer: tuple[dict[str, Any], bytes] = self._handle(header, payload)
+    def ask(self, request: Request, payload: bytes = b"", *, seconds: float) -> tuple[dict[str, Any], bytes]:
+        answer: tuple[dict[str, Any], bytes] = self._handle(request.header(), payload)
         return answer
 
 

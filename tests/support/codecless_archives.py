@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tasks.archive import escrow, index_files, layout, log, manifest
+from tasks.archive.listing_schema import LISTING
 from tasks.archive.manifest import Manifest
 from tasks.archive.tar import Tar
-from tasks.compress.listing import LISTING
 from tasks.compress.runs import seal as seal_run
 from tasks.storage.keys import member
 from tasks.storage.store import Store, sha256_of

@@ -12,7 +12,7 @@ import numpy as np
 from codec.codec import DEFAULT_QUALITY as DEFAULT_QUALITY  # the processes ask the codec's module for it
 from codec.codec import Codec, Encoded
 from codec.errors import BitstreamError
-from codec.format.bitstream import File, pack, parse
+from codec.format.bitstream import FdcFile, pack, parse
 from codec.format.content import Content
 from codec.images import Picture
 
@@ -20,7 +20,7 @@ TALL, WIDE = (80, 64), (64, 80)
 """Heights and widths of the pictures that go wrong, each in its own way."""
 
 
-LIES: Mapping[tuple[int, int], Callable[[File], File]] = {
+LIES: Mapping[tuple[int, int], Callable[[FdcFile], FdcFile]] = {
     (40, 48): lambda file: replace(file, parameters=replace(file.parameters, timestep_code=8)),
     (40, 64): lambda file: replace(file, grey=not file.grey),
     (40, 72): lambda file: replace(file, width=file.width - 1),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tasks.archive import report
 from tasks.compress import shard as shards
-from tasks.compress.shard import Job
+from tasks.compress.shard import CompressionJob
 from tasks.processes.codec_process import Models
 from tasks.progress import SILENT, Progress
 from tests.support.fake_codec import FAKE
@@ -21,7 +21,7 @@ _encode_shard = shards.encode_shard
 
 
 @functools.wraps(_encode_shard)
-def _gated(job: Job, shard: int, progress: Progress = SILENT) -> report.Totals:
+def _gated(job: CompressionJob, shard: int, progress: Progress = SILENT) -> report.Totals:
     gate = Path(os.environ["GATE"])
     if shard == 1:
         (gate / "reached").touch()

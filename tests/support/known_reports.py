@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow.parquet
 
 from tasks.archive import index_files, layout, log, manifest
+from tasks.archive.listing_schema import LISTING
 from tasks.archive.opening import create
-from tasks.compress.listing import LISTING
 from tasks.storage.store import Store, sha256_of
 
 
@@ -70,7 +70,7 @@ def write_run(path: Path, run: int, rows: Sequence[dict[str, Any]], pictures: in
     frozen.rename(path / layout.listing(run, digest))
     plan = manifest.Manifest(
         run, run - 1 or None, "/nowhere", layout.listing(run, digest), digest, 0, False, ((0, pictures),),
-        manifest.Settings(quality=8.0), "b" * 64,
+        manifest.RunSettings(quality=8.0), "b" * 64,
     )  # fmt: skip
     data, head = plan.to_bytes(), log.read(store)
     name = layout.manifest(run, sha256_of(data))

@@ -7,17 +7,32 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from codec.errors import BundleError
 from tasks.processes.child import Child, Frame, Handler, serve
+from tasks.processes.requests import Request, read
+
+
+@dataclass(frozen=True)
+class Misbehave(Request):
+    """What the child does with the request; by default it echoes the payload."""
+
+    do = "misbehave"
+    fault: str = "echo"
+    begun: str = ""
+    bytes_to_eat: int = 0
+    hold: bool = False
+    places: dict[str, Any] = field(default_factory=dict)
 
 
 def handle(header: dict[str, Any], payload: bytes) -> Frame:
-    fault = header["do"]
-    if begun := header.get("begun"):
-        Path(begun).touch()
+    request = read(header, Misbehave)
+    fault = request.fault
+    if request.begun:
+        Path(request.begun).touch()
     if fault == "segfault":
         os.kill(os.getpid(), signal.SIGSEGV)
     if fault == "kill":
@@ -35,10 +50,10 @@ def handle(header: dict[str, Any], payload: bytes) -> Frame:
         status = Path("/proc/self/status")
         limits = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0] for name in ("CORE", "NOFILE", "AS")}
         about = {"limits": limits, "status": status.read_text() if status.exists() else ""}
-        return about | {"seen": {what: _tried(look) for what, look in looks(header["places"]).items()}}, b""
+        return about | {"seen": {what: _tried(look) for what, look in looks(request.places).items()}}, b""
     if fault == "eat":
-        eaten = b"x" * header["bytes_to_eat"]
-        while header.get("hold"):
+        eaten = b"x" * request.bytes_to_eat
+        while request.hold:
             time.sleep(0.1)
         return {"length": len(eaten)}, b""
     if fault == "nap":
@@ -90,7 +105,7 @@ def hang_in_child(seconds: float = 1, begun: str = "") -> None:
     """Print the pid of a child, then ask it to hang; it makes the file `begun` when it does."""
     with Child("tests.support.misbehaving_child", [], 1) as child:
         print(child.greeting()["pid"], flush=True)
-        child.ask({"do": "hang", "begun": begun}, seconds=seconds)
+        child.ask(Misbehave("hang", begun), seconds=seconds)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from codec.errors import FdcError
-from tasks.archive.manifest import Settings
+from tasks.archive.manifest import RunSettings
 from tasks.storage import uploads
 from tests.support import archive_builder, kill_points
 
@@ -26,7 +26,7 @@ def start(
     point: str = "",
     environment: dict[str, str] | None = None,
     in_parts: bool = False,
-    settings: Settings = archive_builder.SMALL,
+    settings: RunSettings = archive_builder.SMALL,
 ) -> BaseProcess:
     """Start compressing, to be killed at a point of tests.support.kill_points if one is given; status 1 is an FdcError.
 
@@ -53,7 +53,7 @@ def _run(
     point: str,
     environment: dict[str, str],
     in_parts: bool,
-    settings: Settings,
+    settings: RunSettings,
 ) -> None:
     os.environ.update(environment)
     if in_parts:

@@ -14,7 +14,7 @@ from PIL import Image
 from codec.bundle import Bundle
 from codec.images import encode_png
 from tasks import dataset
-from tasks.archive.manifest import Settings
+from tasks.archive.manifest import RunSettings
 from tasks.compress.runs import compress
 from tasks.processes.codec_process import Models
 from tasks.restore.restore import restore
@@ -53,7 +53,7 @@ def test_sharded_trained_compressed_and_restored(
         training = Training(["s3://chain/dataset"], str(tmp_path / "tiny.json"), str(tmp_path / "out"))
         trained = train(training, lambda _: None, lambda _: None)
 
-        compressing = Settings(quality=8.0, metrics=(), threads=1)
+        compressing = RunSettings(quality=8.0, metrics=(), threads=1)
         for source, children in (("s3://chain/photos", nullcontext()), ("s3://chain/dataset", in_process())):
             archive = f"s3://chain/archive-of-{source.rpartition('/')[2]}"
             with children:

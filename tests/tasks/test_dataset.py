@@ -15,10 +15,10 @@ import webdataset
 
 from codec import ArchiveError, SettingsError
 from codec.training.data import ShardedImages
-from tasks.dataset import Settings, failures, local_tars, pack
+from tasks.dataset import ShardingSettings, failures, local_tars, pack
 from tests.support.archive_builder import Counter, folder, png
 
-SMALL = Settings(max_images_per_shard=3)
+SMALL = ShardingSettings(max_images_per_shard=3)
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +72,13 @@ def test_duplicates_name_the_first_key_with_their_content_across_shards(source: 
 
 
 def test_excluded_patterns_are_left_out(source: Path, tmp_path: Path) -> None:
-    pack(str(source), str(tmp_path / "out"), Settings(exclude=("test-*", "sub/*")))
+    pack(str(source), str(tmp_path / "out"), ShardingSettings(exclude=("test-*", "sub/*")))
     assert sorted(manifest(tmp_path / "out")) == ["a.png", "b.png", "c.png", "cut.png", "d.png", "text.jpg"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its files open
 def test_webdataset_and_the_trainer_read_the_tars(source: Path, tmp_path: Path) -> None:
-    pack(str(source), str(tmp_path / "out"), Settings())
+    pack(str(source), str(tmp_path / "out"), ShardingSettings())
     tars = sorted(str(path) for path in (tmp_path / "out").rglob("*.tar"))
     samples = list(webdataset.WebDataset(tars, shardshuffle=False))
     assert [sample["png"] for sample in samples] == [
@@ -130,11 +130,11 @@ def test_packing_again_changes_nothing(source: Path, tmp_path: Path) -> None:
 def test_killed_and_packed_again_gives_the_same_tars(source: Path, tmp_path: Path) -> None:
     pack(str(source), str(tmp_path / "whole"), SMALL)
     program = (
-        "import os, signal, sys; from tasks import dataset; from tasks.dataset import Settings; "
+        "import os, signal, sys; from tasks import dataset; from tasks.dataset import ShardingSettings; "
         "commit = dataset._commit; "
         "dataset._commit = lambda store, shard, *rest: "
         "os.kill(os.getpid(), signal.SIGKILL) if shard == 1 else commit(store, shard, *rest); "
-        "dataset.pack(sys.argv[1], sys.argv[2], Settings(max_images_per_shard=3))"
+        "dataset.pack(sys.argv[1], sys.argv[2], ShardingSettings(max_images_per_shard=3))"
     )
     command = [sys.executable, "-c", program, str(source), str(tmp_path / "killed")]
     assert subprocess.run(command, check=False, env={**os.environ}).returncode == -signal.SIGKILL
@@ -149,7 +149,7 @@ def test_killed_and_packed_again_gives_the_same_tars(source: Path, tmp_path: Pat
 def test_other_settings_or_another_source_are_refused(source: Path, tmp_path: Path) -> None:
     pack(str(source), str(tmp_path / "out"), SMALL)
     with pytest.raises(SettingsError, match="begun with another settings"):
-        pack(str(source), str(tmp_path / "out"), Settings())
+        pack(str(source), str(tmp_path / "out"), ShardingSettings())
     with pytest.raises(SettingsError, match="begun with another source"):
         pack(str(source / "sub"), str(tmp_path / "out"), SMALL)
 

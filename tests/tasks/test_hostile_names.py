@@ -10,11 +10,11 @@ from codec.evaluation.baselines import Baseline
 from codec.evaluation.experiments import folder_of
 from codec.evaluation.experiments.sheets import _title
 from codec.evaluation.report import write_report
-from codec.evaluation.runner import COLUMNS, Evaluation, Job
+from codec.evaluation.runner import COLUMNS, Evaluation, EvaluationJob
 from codec.evaluation.tables import METRICS
 from tasks.processes.codec_process import Models
 from tasks.quality import page
-from tasks.study.gallery import Archives, Folder
+from tasks.study.gallery import Archives, StudyFolder
 from tasks.study.server import study_app, viewer_app
 from tasks.study.study import Study
 from tests.conftest import synthetic
@@ -73,7 +73,7 @@ def test_the_page_of_an_evaluation_shows_names_and_messages_as_they_are(browser:
             failed = {**values, "setting": 0.2, "status": "failed", "error": f"{name}: {METHOD}\nand more"}
             rows = [{**dict.fromkeys(COLUMNS), **row} for row in (measured, failed)]
             baseline = Baseline(codec, "1", (1,), lambda *_: b"", lambda _: synthetic(1, 1))
-            evaluation.write(Job(tmp_path, name, baseline), rows)
+            evaluation.write(EvaluationJob(tmp_path, name, baseline), rows)
     said = folder_of(tmp_path, "00000000") / "sheets.md"
     said.parent.mkdir(parents=True)
     said.write_text("".join(f"\n### {_title(name)}\n\n![{_title(name)}](sheets/x.png)\n" for name in NAMES))
@@ -114,7 +114,7 @@ def wait(browser: Any, script: str) -> None:
 
 
 def test_the_viewer_shows_names_of_pictures_and_methods_as_they_are(browser: Any, evaluated: Path) -> None:
-    with serving(viewer_app(Folder(evaluated))) as address:
+    with serving(viewer_app(StudyFolder(evaluated))) as address:
         assert shown_one_by_one(browser, address, len(NAMES)) == set(NAMES)
         assert METHOD in browser.execute_script("return document.getElementById('method-left').textContent")
 
@@ -127,7 +127,7 @@ def test_the_viewer_of_an_archive_shows_keys_as_they_are(browser: Any, archive: 
 def test_the_study_shows_names_of_participants_and_errors_as_they_are(
     browser: Any, evaluated: Path, tmp_path: Path
 ) -> None:
-    study = Study.create(tmp_path / "study", Folder(evaluated))
+    study = Study.create(tmp_path / "study", StudyFolder(evaluated))
     study.invite([METHOD])
     with serving(study_app(study)) as address:
         for name in (NAMES[1], METHOD):

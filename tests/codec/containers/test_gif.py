@@ -5,7 +5,7 @@ from PIL import Image
 from codec.containers.inspect import inspect
 from codec.containers.judgement import judge
 from codec.containers.reasons import Reason
-from codec.format.tags import Block
+from codec.format.tags import MetadataBlock
 from tests.conftest import synthetic
 from tests.support.containers import gif_extension, photo
 from tests.support.image_files import stored
@@ -27,9 +27,11 @@ def with_extension(label: int, content: bytes) -> bytes:
 def test_comments_and_unknown_extensions_come_back() -> None:
     assert judge(inspect(photo("GIF"))).blocks == ()
     long = bytes(range(256)) * 2
-    assert judge(inspect(with_extension(0xFE, long))).blocks == (Block("coMm", long),)
+    assert judge(inspect(with_extension(0xFE, long))).blocks == (MetadataBlock("coMm", long),)
     raw = gif_extension(0xFF, b"ICCRGBG1012" + long)
-    assert judge(inspect(with_extension(0xFF, b"ICCRGBG1012" + long))).blocks == (Block("unKn", b"GIF FF\0" + raw[2:]),)
+    assert judge(inspect(with_extension(0xFF, b"ICCRGBG1012" + long))).blocks == (
+        MetadataBlock("unKn", b"GIF FF\0" + raw[2:]),
+    )
     assert reason(with_extension(0x01, bytes(20))) is Reason.METADATA
 
 
@@ -39,7 +41,7 @@ def test_an_xmp_packet_comes_back_to_the_byte() -> None:
     data = photo("GIF")
     extension = b"\x21\xff\x0bXMP DataXMP" + packet + magic
     verdict = judge(inspect(data[:TABLE] + extension + data[TABLE:]))
-    assert (verdict.reason, verdict.blocks) == (None, (Block("xmPp", packet),))
+    assert (verdict.reason, verdict.blocks) == (None, (MetadataBlock("xmPp", packet),))
 
 
 def test_animations_trailers_and_cut_files_are_kept() -> None:

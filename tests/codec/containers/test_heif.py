@@ -10,7 +10,7 @@ from codec.containers.judgement import Policy, judge
 from codec.containers.reasons import Reason
 from codec.containers.structure import Role
 from codec.errors import NotAnImageError
-from codec.format.tags import Block
+from codec.format.tags import MetadataBlock
 from tests.conftest import synthetic
 from tests.support.containers import (
     HeifItem,
@@ -56,9 +56,9 @@ def test_exif_xmp_and_other_metadata_come_back_to_the_byte() -> None:
     structure = inspect(data)
     assert structure.orientation == 1  # viewers of HEIF go by irot and imir
     assert judge(structure).blocks == (
-        Block("exIf", exif(6)),
-        Block("xmPp", b"<xmp/>"),
-        Block("unKn", b"HEIF mime text/plain\0text"),
+        MetadataBlock("exIf", exif(6)),
+        MetadataBlock("xmPp", b"<xmp/>"),
+        MetadataBlock("unKn", b"HEIF mime text/plain\0text"),
     )
 
 

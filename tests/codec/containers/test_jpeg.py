@@ -8,7 +8,7 @@ from codec.containers.inspect import inspect
 from codec.containers.judgement import Policy, judge
 from codec.containers.reasons import Reason
 from codec.containers.structure import Role
-from codec.format.tags import Block
+from codec.format.tags import MetadataBlock
 from tests.support import containers
 from tests.support.containers import PACKET, XMP, exif, film, photo, segment, with_pictures, with_segments
 
@@ -46,13 +46,13 @@ def test_metadata_comes_back_to_the_byte() -> None:
     structure = inspect(data)
     assert structure.orientation == 6
     assert judge(structure).blocks == (
-        Block("exIf", block),
-        Block("xmPp", b"packet"),
-        Block("xeXt", bytes(40)),
-        Block("psIr", photoshop),
-        Block("coMm", b"a comment"),
-        Block("unKn", b"JPEG empty coMm\0"),
-        Block("unKn", b"JPEG APP7\0maker's own"),
+        MetadataBlock("exIf", block),
+        MetadataBlock("xmPp", b"packet"),
+        MetadataBlock("xeXt", bytes(40)),
+        MetadataBlock("psIr", photoshop),
+        MetadataBlock("coMm", b"a comment"),
+        MetadataBlock("unKn", b"JPEG empty coMm\0"),
+        MetadataBlock("unKn", b"JPEG APP7\0maker's own"),
     )
 
 
@@ -66,7 +66,7 @@ def test_a_color_profile_in_pieces_is_put_together_and_a_missing_piece_keeps_the
 def test_a_resolution_is_carried_and_square_pixels_without_unit_say_nothing() -> None:
     data = bytearray(photo())
     data[13:18] = struct.pack(">BHH", 1, 300, 300)
-    assert judge(inspect(bytes(data))).blocks == (Block("phYs", struct.pack("<B4I", 1, 300, 1, 300, 1)),)
+    assert judge(inspect(bytes(data))).blocks == (MetadataBlock("phYs", struct.pack("<B4I", 1, 300, 1, 300, 1)),)
     data[13:18] = struct.pack(">BHH", 0, 1, 2)
     assert judge(inspect(bytes(data))).carried == ("phYs",)
 
@@ -122,7 +122,7 @@ def test_a_gain_map_is_carried_to_the_byte_or_left_out_when_the_owner_says_so() 
     data = with_pictures([(0, SMALL)], segment(0xE1, GAIN_MAP_XMP))
     verdict = judge(inspect(data))
     assert verdict.reason is None
-    assert Block("auXP", b"gain map (MPF)\0" + SMALL) in verdict.blocks
+    assert MetadataBlock("auXP", b"gain map (MPF)\0" + SMALL) in verdict.blocks
     assert "unKn" in verdict.carried  # the list of pictures itself
     verdict = judge(inspect(data), Policy(discard=frozenset({"gain-map"})))
     assert (verdict.reason, verdict.carried, verdict.discarded) == (None, ("xmPp",), ("gain-map",))

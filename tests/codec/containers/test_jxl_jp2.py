@@ -10,7 +10,7 @@ from PIL import Image
 from codec.containers.inspect import inspect
 from codec.containers.judgement import judge
 from codec.containers.reasons import Reason
-from codec.format.tags import Block
+from codec.format.tags import MetadataBlock
 from tests.conftest import synthetic
 from tests.support.containers import box, exif, photo
 from tests.support.image_files import stored
@@ -41,10 +41,10 @@ def test_jpeg_xl_bare_in_a_container_or_made_of_a_jpeg_is_compressed() -> None:
 def test_metadata_boxes_of_jpeg_xl_come_back_to_the_byte() -> None:
     data = jxl(box(b"Exif", bytes(4), exif()), box(b"xml ", b"<xmp/>"), box(b"priv", b"?"), box(b"jumb", b"data"))
     assert judge(inspect(data)).blocks == (
-        Block("exIf", exif()),
-        Block("xmPp", b"<xmp/>"),
-        Block("unKn", b"JXL priv\0?"),
-        Block("unKn", b"JXL jumb\0data"),
+        MetadataBlock("exIf", exif()),
+        MetadataBlock("xmPp", b"<xmp/>"),
+        MetadataBlock("unKn", b"JXL priv\0?"),
+        MetadataBlock("unKn", b"JXL jumb\0data"),
     )
 
 
@@ -78,8 +78,8 @@ def test_jpeg_2000_is_compressed_and_its_comments_come_back() -> None:
     comment = b"\xff\x64" + struct.pack(">H", 11) + b"\0\1comment"
     binary = b"\xff\x64" + struct.pack(">H", 9) + b"\0\0bytes"
     blocks = judge(inspect(codestream(comment, binary))).blocks
-    assert Block("coMm", b"comment") in blocks
-    assert Block("unKn", b"JP2 COM\0\0\0bytes") in blocks
+    assert MetadataBlock("coMm", b"comment") in blocks
+    assert MetadataBlock("unKn", b"JP2 COM\0\0\0bytes") in blocks
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_metadata_boxes_of_jpeg_2000_come_back_to_the_byte() -> None:
     data = JP2 + box(b"uuid", xmp, b"<xmp/>") + box(b"uuid", bytes(16), b"own") + box(b"xml ", b"<a/>")
     blocks = judge(inspect(data)).blocks
     assert [block for block in blocks if block.tag != "coMm"] == [
-        Block("xmPp", b"<xmp/>"),
-        Block("unKn", b"JP2 uuid\0" + bytes(16) + b"own"),
-        Block("unKn", b"JP2 xml \0<a/>"),
+        MetadataBlock("xmPp", b"<xmp/>"),
+        MetadataBlock("unKn", b"JP2 uuid\0" + bytes(16) + b"own"),
+        MetadataBlock("unKn", b"JP2 xml \0<a/>"),
     ]

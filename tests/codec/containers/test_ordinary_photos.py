@@ -8,9 +8,9 @@ from PIL import Image
 
 from codec.color import icc, spaces
 from codec.containers.reading import read_source
-from codec.format.bitstream import File, pack, parse
+from codec.format.bitstream import FdcFile, pack, parse
 from codec.format.chunks import of_picture
-from codec.quantization.quantizer import Parameters
+from codec.quantization.quantizer import QuantizationParameters
 from tests.codec.containers.test_pictures_once_lost import CASES
 from tests.conftest import synthetic
 from tests.support.containers import (
@@ -84,9 +84,9 @@ def test_what_a_photo_says_is_in_its_file_to_the_byte(name: str) -> None:
     data = PHOTOS[name]
     picture = read_source(data).picture
     assert picture is not None
-    stored_file = File(
-        picture.width, picture.height, False, "0" * 16, 0, Parameters((1,), 0), bytes(4), of_picture(picture),
-        picture.orientation,
+    stored_file = FdcFile(
+        picture.width, picture.height, False, "0" * 16, 0, QuantizationParameters((1,), 0), bytes(4),
+        of_picture(picture), picture.orientation,
     )  # fmt: skip
     carried = [(chunk.tag, chunk.content) for chunk in parse(pack(stored_file)).chunks if chunk.tag != "ALPH"]
     for tag, content in carried:

@@ -11,7 +11,7 @@ from codec.containers.inspect import inspect
 from codec.containers.judgement import judge
 from codec.containers.reasons import Reason
 from codec.containers.writing import write
-from codec.format.tags import Block
+from codec.format.tags import MetadataBlock
 from codec.images import Picture
 from tests.support.containers import PNG_SIGNATURE, exif, photo, png_chunks, png_with
 from tests.support.image_files import chunk, stored
@@ -38,18 +38,18 @@ def test_metadata_comes_back_to_the_byte() -> None:
     structure = inspect(data)
     assert structure.orientation == 3
     assert judge(structure).blocks == (
-        Block("teXt", b"tEXtTitle\0a"),
-        Block("teXt", b"zTXtComment\0\0" + zlib.compress(b"text")),
-        Block("teXt", b"iTXt" + xmp),
-        Block("exIf", exif(3)),
-        Block("unKn", b"PNG tIME\0" + bytes(7)),
-        Block("phYs", struct.pack("<B4I", 3, 2835, 1, 2835, 1)),
-        Block("unKn", b"PNG npTc\0private"),
+        MetadataBlock("teXt", b"tEXtTitle\0a"),
+        MetadataBlock("teXt", b"zTXtComment\0\0" + zlib.compress(b"text")),
+        MetadataBlock("teXt", b"iTXt" + xmp),
+        MetadataBlock("exIf", exif(3)),
+        MetadataBlock("unKn", b"PNG tIME\0" + bytes(7)),
+        MetadataBlock("phYs", struct.pack("<B4I", 3, 2835, 1, 2835, 1)),
+        MetadataBlock("unKn", b"PNG npTc\0private"),
     )
 
 
 def test_a_suggested_palette_is_carried() -> None:
-    assert judge(inspect(png_with((b"PLTE", bytes(6))))).blocks == (Block("unKn", b"PNG PLTE\0" + bytes(6)),)
+    assert judge(inspect(png_with((b"PLTE", bytes(6))))).blocks == (MetadataBlock("unKn", b"PNG PLTE\0" + bytes(6)),)
 
 
 def test_chunks_about_stored_pixels_are_not_written_beside_others() -> None:

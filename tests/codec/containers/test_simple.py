@@ -10,7 +10,7 @@ from codec.containers.inspect import inspect
 from codec.containers.judgement import judge
 from codec.containers.reasons import Reason
 from codec.errors import ImageError, NotAnImageError
-from codec.format.tags import Block
+from codec.format.tags import MetadataBlock
 from tests.conftest import synthetic
 from tests.support.image_files import stored
 
@@ -54,8 +54,8 @@ def test_every_kind_that_pillow_writes_is_compressed(mode: str) -> None:
 
 def test_what_they_say_beside_pixels_comes_back() -> None:
     assert judge(inspect(stored(PICTURE, "BMP", dpi=(300, 300)))).carried == ("phYs",)
-    assert judge(inspect(PPM[:3] + b"# a comment\n" + PPM[3:])).blocks == (Block("coMm", b" a comment"),)
-    assert judge(inspect(tga(identification=b"who"))).blocks == (Block("unKn", b"TGA identification\0who"),)
+    assert judge(inspect(PPM[:3] + b"# a comment\n" + PPM[3:])).blocks == (MetadataBlock("coMm", b" a comment"),)
+    assert judge(inspect(tga(identification=b"who"))).blocks == (MetadataBlock("unKn", b"TGA identification\0who"),)
     assert judge(inspect(bmp(reserved=7))).carried == ("unKn",)
 
 

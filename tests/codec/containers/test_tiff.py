@@ -9,7 +9,7 @@ from PIL import Image
 from codec.containers.inspect import inspect
 from codec.containers.judgement import Policy, judge
 from codec.containers.reasons import Reason
-from codec.format.tags import Block
+from codec.format.tags import MetadataBlock
 from tests.conftest import synthetic
 from tests.support.containers import Entry, resolution, short, text, tiff, with_segments
 from tests.support.image_files import stored
@@ -46,7 +46,7 @@ def test_texts_exif_and_gps_move_into_a_block_with_equal_values(order: str) -> N
     verdict = judge(inspect(data))
     assert verdict.reason is None
     assert verdict.carried == ("exIf", "phYs")
-    assert Block("phYs", struct.pack("<B4I", 1, 600, 1, 600, 1)) in verdict.blocks
+    assert MetadataBlock("phYs", struct.pack("<B4I", 1, 600, 1, 600, 1)) in verdict.blocks
     found = Image.Exif()
     found.load(verdict.blocks[0].content)
     assert (found[270], found[315], found[18246]) == ("a description", "an artist", 4)
@@ -59,9 +59,9 @@ def test_xmp_iptc_photoshop_and_profile_are_carried() -> None:
     structure = inspect(tiff(*[(tag, 7, len(content), content) for tag, content in contents.items()]))
     assert structure.icc == b"profile"
     assert set(judge(structure).blocks) == {
-        Block("xmPp", b"<xmp/>"),
-        Block("ipTc", b"\x1c\x02iptc"),
-        Block("psIr", b"Photoshop 3.0\08BIM\x04\x04\0\0"),
+        MetadataBlock("xmPp", b"<xmp/>"),
+        MetadataBlock("ipTc", b"\x1c\x02iptc"),
+        MetadataBlock("psIr", b"Photoshop 3.0\08BIM\x04\x04\0\0"),
     }
 
 

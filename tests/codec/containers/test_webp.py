@@ -6,7 +6,7 @@ from PIL import Image
 from codec.containers.inspect import inspect
 from codec.containers.judgement import judge
 from codec.containers.reasons import Reason
-from codec.format.tags import Block
+from codec.format.tags import MetadataBlock
 from tests.conftest import synthetic
 from tests.support.containers import exif, extended_webp, photo, riff, webp_chunks
 from tests.support.image_files import stored
@@ -32,9 +32,9 @@ def test_metadata_comes_back_to_the_byte() -> None:
     structure = inspect(data)
     assert structure.orientation == 5
     assert judge(structure).blocks == (
-        Block("exIf", exif(5)),
-        Block("xmPp", b"<xmp/>"),
-        Block("unKn", b"WEBP abcd\0odd"),
+        MetadataBlock("exIf", exif(5)),
+        MetadataBlock("xmPp", b"<xmp/>"),
+        MetadataBlock("unKn", b"WEBP abcd\0odd"),
     )
 
 

@@ -15,7 +15,7 @@ from codec.containers.inspect import inspect
 from codec.containers.reading import read_source
 from codec.containers.structure import Role
 from codec.containers.writing import KINDS, Kind, left_behind, write
-from codec.format.tags import Block
+from codec.format.tags import MetadataBlock
 from codec.images import Picture
 from tests.support.containers import XMP, exif, photo, segment, with_pictures, with_segments
 
@@ -31,7 +31,7 @@ DIRECTORY = b'<rdf:li Item:Semantic="GainMap" Item:Length="%d"/><r hdrgm:Version
 
 
 def picture(*blocks: tuple[str, bytes], orientation: int = 1, alpha: bool = False) -> Picture:
-    carried = tuple(Block(*pair) for pair in blocks)
+    carried = tuple(MetadataBlock(*pair) for pair in blocks)
     transparent = np.full(PIXELS.shape[:2], 7, np.uint8) if alpha else None
     return Picture(PIXELS, False, orientation=orientation, alpha=transparent, blocks=carried)
 

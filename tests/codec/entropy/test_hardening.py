@@ -12,9 +12,9 @@ from codec import BitstreamError, Codec, Picture
 from codec.bundle import Bundle
 from codec.entropy.coder import SYMBOL_LIMIT, SymbolDecoder, SymbolEncoder
 from codec.entropy.tables import Tables, build_counts
-from codec.format.bitstream import DEFAULT_MAX_PIXELS, File, pack, parse
+from codec.format.bitstream import DEFAULT_MAX_PIXELS, FdcFile, pack, parse
 from codec.images import MAX_PIXELS
-from codec.quantization.quantizer import Parameters
+from codec.quantization.quantizer import QuantizationParameters
 from tests.benchmarks import fuzz
 from tests.conftest import synthetic
 from tests.support.range_coder import RangeDecoder, RangeEncoder
@@ -34,8 +34,8 @@ def sealed(body: bytes) -> bytes:
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
-def header(width: int, height: int, stream: bytes) -> File:
-    return File(width, height, False, "0123456789abcdef", 64, Parameters((128,), 0), stream)
+def header(width: int, height: int, stream: bytes) -> FdcFile:
+    return FdcFile(width, height, False, "0123456789abcdef", 64, QuantizationParameters((128,), 0), stream)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (70, 90), (16, 1100)])
@@ -124,7 +124,7 @@ def test_a_stream_that_runs_out_is_refused_in_the_part_where_it_runs_out(
 
     monkeypatch.setattr(SymbolDecoder, "read", counted)
     with pytest.raises(BitstreamError, match="stream is"):
-        codec.symbols(pack(File(**{**vars(hostile), "bundle_id": codec.bundle.id[:16]})))
+        codec.symbols(pack(FdcFile(**{**vars(hostile), "bundle_id": codec.bundle.id[:16]})))
     assert sum(reads) < 4 * 250**2 / 4
 
 
@@ -164,7 +164,7 @@ def test_any_bytes_behind_a_right_start_and_checksum_are_a_file_or_an_error(tail
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stream=st.binary(max_size=60).map(lambda data: data[: len(data) // 4 * 4]), size=st.integers(1, 40))
 def test_any_stream_gives_symbols_within_limits_or_an_error(codec: Codec, stream: bytes, size: int) -> None:
-    file = File(**{**vars(header(size, 17, stream)), "bundle_id": codec.bundle.id[:16]})
+    file = FdcFile(**{**vars(header(size, 17, stream)), "bundle_id": codec.bundle.id[:16]})
     try:
         symbols = codec.symbols(pack(file))
     except BitstreamError:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from codec.errors import SettingsError
-from codec.evaluation.elo import AGGREGATIONS, Games, Settings, draw, in_groups, markdown, one_by_one, rate
+from codec.evaluation.elo import AGGREGATIONS, EloSettings, Games, draw, in_groups, markdown, one_by_one, rate
 
-QUICK = Settings(orders=400)
+QUICK = EloSettings(orders=400)
 
 
 def games_of(rows: list[tuple[str, str, float, str, str]]) -> Games:
@@ -84,7 +84,7 @@ def test_points_are_moved_and_never_made(aggregation: str, data: st.DataObject) 
     names = st.sampled_from("abcd")
     row = st.tuples(names, names, st.sampled_from([0, 0.5, 1]), st.sampled_from("pq"), st.sampled_from("xy"))
     rows = data.draw(st.lists(row.filter(lambda row: row[0] != row[1]), min_size=1, max_size=12))
-    result = rate(games_of(rows), aggregation, Settings(orders=5))  # type: ignore[arg-type]
+    result = rate(games_of(rows), aggregation, EloSettings(orders=5))  # type: ignore[arg-type]
     assert result.ratings.sum(1) == pytest.approx(1500 * len(result.players))
     if result.resampled is not None:
         assert result.resampled.sum(1) == pytest.approx(1500 * len(result.players))
@@ -102,7 +102,7 @@ def test_a_large_group_does_not_throw_equal_players_past_each_other() -> None:
     games = simulated({"a": 1450, "b": 1550}, participants=40, images=20)
     lowered = rate(games, "per image", QUICK)
     assert lowered.medians == pytest.approx([1450, 1550], abs=35)
-    thrown = rate(games, "per image", Settings(orders=400, group_k=400))
+    thrown = rate(games, "per image", EloSettings(orders=400, group_k=400))
     assert np.ptp(thrown.ratings[:, 0]) > 10 * np.ptp(lowered.ratings[:, 0])
 
 
@@ -110,15 +110,15 @@ def test_the_same_seed_gives_the_same_ratings() -> None:
     games = simulated({"a": 1450, "b": 1550}, participants=3, images=3)
     assert (rate(games, "every game", QUICK).ratings == rate(games, "every game", QUICK).ratings).all()
     assert (
-        rate(games, "every game", Settings(orders=400, seed=1)).ratings != rate(games, "every game", QUICK).ratings
+        rate(games, "every game", EloSettings(orders=400, seed=1)).ratings != rate(games, "every game", QUICK).ratings
     ).any()
 
 
 def test_k_and_start_are_settings() -> None:
     games = games_of([("a", "b", 1, "p", "i")])
-    assert rate(games, "every game", Settings(k=10, start=0, orders=1)).ratings.tolist() == [[5, -5]]
-    assert rate(games, "per image", Settings(k=10, start=0, orders=1)).ratings.tolist() == [[5, -5]]
-    assert rate(games, "per image", Settings(k=10, group_k=4, start=0, orders=1)).ratings.tolist() == [[2, -2]]
+    assert rate(games, "every game", EloSettings(k=10, start=0, orders=1)).ratings.tolist() == [[5, -5]]
+    assert rate(games, "per image", EloSettings(k=10, start=0, orders=1)).ratings.tolist() == [[5, -5]]
+    assert rate(games, "per image", EloSettings(k=10, group_k=4, start=0, orders=1)).ratings.tolist() == [[2, -2]]
 
 
 def test_one_participant_alone_has_no_interval() -> None:
@@ -138,7 +138,7 @@ def test_games_that_say_nothing_are_refused(rows: list[tuple[str, str, float, st
 @pytest.mark.parametrize("bad", [{"k": 0}, {"group_k": -1}, {"orders": 0}])
 def test_bad_settings_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match="must be above 0"):
-        Settings(**bad)  # type: ignore[arg-type]
+        EloSettings(**bad)  # type: ignore[arg-type]
 
 
 def test_the_table_and_the_figure_show_every_method(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from codec.bundle import Bundle
 from codec.evaluation.baselines import Baseline, Pixels, available
 from codec.evaluation.baselines.ours import ceiling, ours
 from codec.evaluation.report import realism_of
-from codec.evaluation.runner import Evaluation, Job, Meters, Row, evaluate
+from codec.evaluation.runner import Evaluation, EvaluationJob, Meters, Row, evaluate
 from codec.evaluation.tables import METRICS, Comparison
 from codec.images import read_image
 from tests.conftest import synthetic
@@ -43,13 +43,13 @@ def counted(fail_at: float | None = None, shape: tuple[int, int] | None = None) 
     return Baseline("jpeg", "1", jpeg.settings, encode, decode, (5, 50)), asked
 
 
-def jobs(pictures: Path, baseline: Baseline, rates: tuple[float, ...] = ()) -> list[Job]:
-    return [Job(pictures, image, baseline, rates) for image in ("0.png", "1.png")]
+def jobs(pictures: Path, baseline: Baseline, rates: tuple[float, ...] = ()) -> list[EvaluationJob]:
+    return [EvaluationJob(pictures, image, baseline, rates) for image in ("0.png", "1.png")]
 
 
 def test_rows_are_of_whole_files_and_a_row_done_is_not_redone(pictures: Path, tmp_path: Path) -> None:
     ((jpeg,), _) = available(["jpeg"])
-    job = Job(pictures, "0.png", jpeg, (0.001, 0.5))
+    job = EvaluationJob(pictures, "0.png", jpeg, (0.001, 0.5))
     small, large = evaluate([job], tmp_path / "out")
     pixels = read_image(pictures / "0.png").pixels
     assert large["bytes"] == len(jpeg.encode(pixels, large["setting"])) and large["bpp"] <= 0.5
@@ -61,7 +61,9 @@ def test_rows_are_of_whole_files_and_a_row_done_is_not_redone(pictures: Path, tm
     assert np.array_equal(read_image(tmp_path / "out" / large["picture"]).pixels, decoded)
     kept = Evaluation(tmp_path / "out")
     assert not kept.pending(job) and kept.rows() == [small, large]
-    assert kept.pending(Job(pictures, "0.png", jpeg, (0.5, 0.7))) and kept.pending(Job(pictures, "1.png", jpeg, (0.5,)))
+    assert kept.pending(EvaluationJob(pictures, "0.png", jpeg, (0.5, 0.7))) and kept.pending(
+        EvaluationJob(pictures, "1.png", jpeg, (0.5,))
+    )
 
 
 def test_a_job_done_is_not_measured_again(pictures: Path, tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_this_codec_and_its_ceiling_are_measured_like_the_others(
     pixels = synthetic(20, 30)
     assert mine.encode(pixels, mine.settings[100]) == codec.encode(Picture(pixels), quality=mine.settings[100]).data
     assert list(mine.settings) == sorted(set(mine.settings)) and set(mine.points) <= set(mine.settings)
-    (row,) = evaluate([Job(pictures, "0.png", limit)], tmp_path / "out")
+    (row,) = evaluate([EvaluationJob(pictures, "0.png", limit)], tmp_path / "out")
     assert (row["bytes"], row["bpp"], row["setting"]) == (None, None, 0)
     compared = Comparison([row])
     assert compared.ceilings == [limit.name] and compared.codecs == []
@@ -114,7 +116,7 @@ def test_the_kernel_distance_of_better_files_is_smaller(tmp_path: Path) -> None:
     kept = Evaluation(tmp_path / "out")
     baseline, _ = counted()
     for image in ("wide.png", "small.png"):
-        kept.measure(Job(folder, image, baseline), Meters())
+        kept.measure(EvaluationJob(folder, image, baseline), Meters())
     features = kept.features("jpeg", "wide.png") or {}
     assert {name: part.shape for name, part in features.items()} == dict.fromkeys(
         ("original", "setting-5", "setting-50"), (2, 512)

@@ -11,7 +11,7 @@ from codec.evaluation import published
 from codec.evaluation.baselines import Baseline
 from codec.evaluation.plots import colour
 from codec.evaluation.report import write_report
-from codec.evaluation.runner import COLUMNS, Evaluation, Job, Row, read_rows
+from codec.evaluation.runner import COLUMNS, Evaluation, EvaluationJob, Row, read_rows
 from codec.evaluation.tables import METRICS, Comparison, markdown
 from tests.conftest import synthetic
 
@@ -75,7 +75,7 @@ def kept(folder: Path, rows: list[Row]) -> Evaluation:
     for codec, image in sorted({(each["codec"], each["image"]) for each in rows}):
         baseline = Baseline(codec, "1", (1,), lambda *_: b"", lambda _: synthetic(1, 1))
         chosen = [each for each in rows if (each["codec"], each["image"]) == (codec, image)]
-        evaluation.write(Job(folder, image, baseline), chosen)
+        evaluation.write(EvaluationJob(folder, image, baseline), chosen)
     return evaluation
 
 

@@ -8,19 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codec.errors import BitstreamError
-from codec.format.bitstream import SIGNATURE, File, pack, parse
+from codec.format.bitstream import SIGNATURE, FdcFile, pack, parse
 from codec.format.breakdown import bit_breakdown
 from codec.format.chunks import Chunk, compressed
 from codec.format.tags import NAMES, REPEATABLE
-from codec.quantization.quantizer import Parameters
+from codec.quantization.quantizer import QuantizationParameters
 
-FILE = File(
+FILE = FdcFile(
     width=768,
     height=512,
     grey=False,
     bundle_id="0123456789abcdef",
     quality_code=112,
-    parameters=Parameters((140,), 431),
+    parameters=QuantizationParameters((140,), 431),
     stream=bytes(range(200)) * 20,
 )
 BODY = pack(FILE)[:-4]
@@ -45,8 +45,8 @@ def raw(tag: bytes, payload: bytes) -> bytes:
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_field_survives(alphas: tuple[int, ...], grey: bool, orientation: int) -> None:
-    parameters = Parameters(alphas, 7992)
-    file = File(7, 300000, grey, "fedcba9876543210", 3, parameters, b"abcd", orientation=orientation)
+    parameters = QuantizationParameters(alphas, 7992)
+    file = FdcFile(7, 300000, grey, "fedcba9876543210", 3, parameters, b"abcd", orientation=orientation)
     assert parse(pack(file)) == file
     assert file.upright_size == ((300000, 7) if orientation > 4 else (7, 300000))
 
@@ -55,7 +55,7 @@ def test_a_photo_costs_at_most_36_bytes_beyond_its_stream() -> None:
     largest = replace(FILE, width=16383, height=16383, stream=bytes(2**21 - 4))
     for file in (FILE, largest):
         assert len(pack(file)) - len(file.stream) <= 36
-    assert len(pack(replace(FILE, parameters=Parameters((1, 2, 3, 4), 8)))) - len(FILE.stream) <= 40
+    assert len(pack(replace(FILE, parameters=QuantizationParameters((1, 2, 3, 4), 8)))) - len(FILE.stream) <= 40
 
 
 def test_every_truncation_is_refused() -> None:
@@ -107,7 +107,7 @@ def test_a_hostile_header_with_a_right_checksum_is_refused(body: bytes, message:
 
 
 def test_four_equal_alpha_codes_are_written_as_one() -> None:
-    assert parse(pack(replace(FILE, parameters=Parameters((9, 9, 9, 9), 8)))).parameters.alpha_codes == (9,)
+    assert parse(pack(replace(FILE, parameters=QuantizationParameters((9, 9, 9, 9), 8)))).parameters.alpha_codes == (9,)
 
 
 @pytest.mark.parametrize(

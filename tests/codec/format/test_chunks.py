@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from codec import BitstreamError, Codec, ImageError, Picture, encode_png, read_image
 from codec.bundle import Bundle
-from codec.format.bitstream import File, pack, parse
+from codec.format.bitstream import FdcFile, pack, parse
 from codec.format.chunks import (
     ALL_CONTENT_LIMIT,
     CONTENT_LIMIT,
@@ -26,8 +26,8 @@ from codec.format.chunks import (
     parse_alpha,
     parse_content,
 )  # fmt: skip
-from codec.format.tags import ALPHA, EXIF, ICC, Block
-from codec.quantization.quantizer import Parameters
+from codec.format.tags import ALPHA, EXIF, ICC, MetadataBlock
+from codec.quantization.quantizer import QuantizationParameters
 from tests.conftest import synthetic
 from tests.support.image_files import DISPLAY_P3, profile
 
@@ -44,16 +44,16 @@ def exif_block() -> bytes:
 
 
 BLOCKS = (
-    Block(EXIF, exif_block()),
-    Block("coMm", b"first"),
-    Block("coMm", b"second"),
-    Block("teXt", b"tEXtTitle\0a picture"),
+    MetadataBlock(EXIF, exif_block()),
+    MetadataBlock("coMm", b"first"),
+    MetadataBlock("coMm", b"second"),
+    MetadataBlock("teXt", b"tEXtTitle\0a picture"),
 )
 EVERYTHING = Picture(synthetic(70, 90), alpha=RAMP, icc=ICC_PROFILE, blocks=BLOCKS, orientation=6)
 
 
-def file_with(chunks: tuple[Chunk, ...], width: int = 90, height: int = 70) -> File:
-    return File(width, height, False, "0123456789abcdef", 3, Parameters((128,), 8), b"abcd", chunks)
+def file_with(chunks: tuple[Chunk, ...], width: int = 90, height: int = 70) -> FdcFile:
+    return FdcFile(width, height, False, "0123456789abcdef", 3, QuantizationParameters((128,), 8), b"abcd", chunks)
 
 
 def raw_lzma(content: bytes) -> bytes:
@@ -142,11 +142,11 @@ def test_a_grey_picture_becomes_a_grey_png_with_a_profile_that_fits(codec: Codec
 
 def test_metadata_beyond_the_limits_is_refused_by_the_encoder() -> None:
     with pytest.raises(ImageError, match=f"EXIF block has {CONTENT_LIMIT + 1} bytes"):
-        of_picture(Picture(synthetic(8, 8), blocks=(Block(EXIF, bytes(CONTENT_LIMIT + 1)),)))
+        of_picture(Picture(synthetic(8, 8), blocks=(MetadataBlock(EXIF, bytes(CONTENT_LIMIT + 1)),)))
     with pytest.raises(ImageError, match="in 257 blocks"):
-        of_picture(Picture(synthetic(8, 8), blocks=(Block("coMm", b"x"),) * 257))
+        of_picture(Picture(synthetic(8, 8), blocks=(MetadataBlock("coMm", b"x"),) * 257))
     with pytest.raises(ImageError, match=f"at most {ALL_CONTENT_LIMIT} in"):
-        of_picture(Picture(synthetic(8, 8), blocks=(Block("auXP", bytes(CONTENT_LIMIT)),) * 5))
+        of_picture(Picture(synthetic(8, 8), blocks=(MetadataBlock("auXP", bytes(CONTENT_LIMIT)),) * 5))
 
 
 def test_a_picture_too_wide_for_the_header_is_refused_by_the_encoder(codec: Codec) -> None:

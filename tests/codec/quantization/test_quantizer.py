@@ -5,7 +5,7 @@ import torch
 
 from codec.entropy.dither import dither
 from codec.quantization import quantizer
-from codec.quantization.quantizer import Parameters
+from codec.quantization.quantizer import QuantizationParameters
 from tests.support.tiny_bundles import tiny_backbone
 
 
@@ -46,9 +46,9 @@ def test_quality_and_alpha_codes_are_monotone_and_invertible() -> None:
 
 
 def test_four_alphas_reach_their_channels() -> None:
-    parameters = Parameters((128, 160, 96, 128), 8)
+    parameters = QuantizationParameters((128, 160, 96, 128), 8)
     assert parameters.alpha.flatten().tolist() == [1, 2, 0.5, 1]
-    assert Parameters((160,), 8).alpha.flatten().tolist() == [2, 2, 2, 2]
+    assert QuantizationParameters((160,), 8).alpha.flatten().tolist() == [2, 2, 2, 2]
     assert parameters.timestep == 1
 
 

@@ -72,4 +72,4 @@ def test_the_page_is_in_the_escrow(packed_once: tuple[Path, Path]) -> None:
 def test_its_fields_are_those_of_the_head() -> None:
     section = PAGE.partition("| field of `head` |")[2].partition("\n\n")[0]
     fields = {name for line in section.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])}
-    assert fields == set(log.Head.__dataclass_fields__) - {"record"}
+    assert fields == set(log.ArchiveHead.__dataclass_fields__) - {"record"}

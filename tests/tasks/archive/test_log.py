@@ -7,7 +7,7 @@ import pytest
 
 from codec.errors import ArchiveError
 from tasks.archive import layout, log
-from tasks.archive.log import Head
+from tasks.archive.log import ArchiveHead
 from tasks.storage.store import Store
 
 
@@ -25,7 +25,7 @@ def test_of_two_changes_of_one_head_the_first_holds_and_the_second_is_told(archi
 
 
 def test_the_last_of_thousands_of_records_holds(archive: Store) -> None:
-    head = replace(Head(), record=997)
+    head = replace(ArchiveHead(), record=997)
     for number in range(998, 1003):
         assert log.append(archive, head, "hold", replace(head, holds={"a.png": str(number)}))
         head = log.read(archive)

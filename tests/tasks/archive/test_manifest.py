@@ -10,7 +10,7 @@ import pytest
 from codec.errors import ArchiveError
 from codec.metrics import names
 from tasks.archive import layout, log, manifest
-from tasks.archive.manifest import Manifest, Settings
+from tasks.archive.manifest import Manifest, RunSettings
 from tasks.archive.opening import existing, writable
 from tasks.maintenance.audit import audit
 from tasks.restore.restore import restore
@@ -49,7 +49,7 @@ def test_a_run_that_an_earlier_release_planned_is_finished_with_the_metrics_it_b
     store = make(tmp_path / "a", RUNS)
     name = manifest_name(store.url)
 
-    def planned(**settings: object) -> Settings:
+    def planned(**settings: object) -> RunSettings:
         document = json.loads(store.read(name))
         del document["sha256"], document["settings"]["metrics"], document["settings"]["metrics_sample"]
         document["settings"] |= settings
@@ -65,7 +65,7 @@ def test_costly_metrics_are_measured_on_a_sample_by_key_that_grows_with_the_frac
     keys = [f"{number}.jpg" for number in range(10_000)]
 
     def sample(fraction: float) -> set[str]:
-        settings = Settings(metrics=("all",), metrics_sample=fraction)
+        settings = RunSettings(metrics=("all",), metrics_sample=fraction)
         assert all(set(names.DEFAULT) <= set(settings.metrics_of(key)) for key in keys)
         return {key for key in keys if "dists" in settings.metrics_of(key) and "lpips-vgg" in settings.metrics_of(key)}
 
@@ -73,7 +73,7 @@ def test_costly_metrics_are_measured_on_a_sample_by_key_that_grows_with_the_frac
     assert 140 < len(few) < 260 and 850 < len(more) < 1150 and few < more
     assert sample(1) == set(keys)
     assert min(few, key=lambda key: int(key[:-4])) == "29.jpg"  # what was sampled is sampled for ever
-    assert Settings().metrics_of("29.jpg") == list(names.DEFAULT)
+    assert RunSettings().metrics_of("29.jpg") == list(names.DEFAULT)
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -99,7 +99,7 @@ def test_without_its_hash_a_changed_document_would_be_taken(tmp_path: Path) -> N
         return dict(document)
 
     planned = believed("manifest")
-    assert Manifest(**planned | {"settings": Settings(**planned["settings"])}).settings.threads == 3
+    assert Manifest(**planned | {"settings": RunSettings(**planned["settings"])}).settings.threads == 3
     [part] = believed("seal")["parts"]
     assert part["name"] == layout.part(1, 1), "a shard that this run does not have"
     assert believed("record")["head"]["runs"] == 3

@@ -12,10 +12,10 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from tasks.archive import index_files, layout, log, manifest, report, schema, tables
-from tasks.archive.log import Head, Table
+from tasks.archive.listing_schema import LISTING
+from tasks.archive.log import ArchiveHead, Table
 from tasks.archive.opening import writable
 from tasks.compress import runs
-from tasks.compress.listing import LISTING
 from tasks.restore.filesystem import ArchiveFileSystem
 from tasks.restore.restore import restore
 from tasks.storage.store import Store, sha256_of
@@ -61,9 +61,9 @@ def grown(sealed: int, *, is_open: bool) -> Store:
         )
         held.append(Table(first, last, files, (tables.publish(store, last, 1, listed),)))
     store.publish(layout.tar(sealed // 2, 0, "a" * 64), CONTENT)
-    head = Head(record=2 * sealed, runs=sealed, tables=tuple(held))
+    head = ArchiveHead(record=2 * sealed, runs=sealed, tables=tuple(held))
     if is_open:
-        head = Head(2 * sealed, sealed + 1, opened(store, sealed + 1), tables=tuple(held))
+        head = ArchiveHead(2 * sealed, sealed + 1, opened(store, sealed + 1), tables=tuple(held))
     assert log.append(store, head, "seal", head)
     return store
 

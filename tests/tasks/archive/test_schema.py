@@ -1,12 +1,14 @@
 """The report has the promised fields, described, and nothing else gets in."""
 
 import datetime
+from typing import Optional, get_type_hints
 
 import pyarrow as pa
 import pytest
 
 from codec.containers.reasons import Reason
 from tasks.archive import schema
+from tasks.archive.listing_schema import LISTING, Entry
 
 PROMISED = """key, version, source_uri, source_sha256, source_bytes, source_format, width, height, status, codec,
     reason, error, duplicate_of, bytes, bpp, psnr_db, ms_ssim, lpips, lpips_net, dists, quality_lambda, timestep, steps,
@@ -29,6 +31,37 @@ ROW = {
 
 def test_the_fields_are_those_promised_in_their_order() -> None:
     assert [name.strip() for name in PROMISED.split(",")] == schema.SCHEMA.names
+
+
+def python_types(columns: pa.Schema) -> dict[str, object]:
+    """The type of each field's values, as pyarrow gives them to Python."""
+    kinds: dict[pa.DataType, object] = {
+        pa.string(): str,
+        pa.int32(): int,
+        pa.int64(): int,
+        pa.float64(): float,
+        pa.bool_(): bool,
+        pa.timestamp("us", "UTC"): datetime.datetime,
+        pa.list_(pa.string()): list[str],
+    }
+    return {
+        field.name: Optional[kinds[field.type]] if field.nullable else kinds[field.type]  # type: ignore[valid-type]  # noqa: UP045
+        for field in columns
+    }
+
+
+def test_the_rows_that_modules_pass_around_have_the_fields_and_types_of_the_schema() -> None:
+    assert list(get_type_hints(schema.Row).items()) == list(python_types(schema.SCHEMA).items())
+
+
+def test_the_entries_that_modules_pass_around_have_the_fields_and_types_of_a_listing() -> None:
+    assert list(get_type_hints(Entry).items()) == list(python_types(LISTING).items())
+
+
+def test_a_value_that_a_row_must_have_is_not_null() -> None:
+    assert schema.present(0) == 0
+    with pytest.raises(ValueError, match="lacks a value"):
+        schema.present(None)
 
 
 def test_every_field_is_described_and_sizes_have_units() -> None:

@@ -17,20 +17,21 @@ from codec.bundle import Bundle
 from codec.errors import ArchiveError, SettingsError
 from codec.images import encode_png
 from tasks.archive import report
-from tasks.archive.manifest import Settings
+from tasks.archive.manifest import RunSettings
 from tasks.compress.runs import compress
-from tasks.compress.shard import Job, encode_shard
+from tasks.compress.shard import CompressionJob, encode_shard
 from tasks.compress.windows import BATCHES, Read, windows
 from tasks.processes import encode_batches
 from tasks.processes.child import ChildDied
 from tasks.processes.codec_process import Models
+from tasks.processes.requests import EncodeMany, Request
 from tasks.storage.store import Store
 from tests.conftest import synthetic
 from tests.support import fake_codec, runner_processes
 from tests.support.archive_builder import SMALL, InProcess, folder, in_process, pack, png, reopened, rows, snapshot
 
 TOGETHER = replace(SMALL, batch=3, max_images_per_shard=100)
-REAL = Settings(quality=8.0, metrics=("psnr",), batch=4)
+REAL = RunSettings(quality=8.0, metrics=("psnr",), batch=4)
 
 
 def many(count: int) -> dict[str, bytes]:
@@ -53,12 +54,12 @@ def test_with_one_member_killed_the_bytes_of_all_others_are_those_without(
     compress(str(source), str(tmp_path / "whole"), REAL, models=models)
     ask, asked = InProcess.ask, list[list[int]]()
 
-    def dies(self: InProcess, header: dict[str, Any], payload: bytes = b"", *, seconds: float) -> Any:
-        if header.get("do") == "encode_many":
-            asked.append([member["place"] for member in header["members"]])
+    def dies(self: InProcess, request: Request, payload: bytes = b"", *, seconds: float) -> Any:
+        if isinstance(request, EncodeMany):
+            asked.append([entry.position for entry in request.entries])
             if files["2.png"] in payload:
                 raise ChildDied(-signal.SIGKILL)
-        return ask(self, header, payload, seconds=seconds)
+        return ask(self, request, payload, seconds=seconds)
 
     monkeypatch.setattr(InProcess, "ask", dies)
     compress(str(source), str(tmp_path / "killed"), REAL, models=models)
@@ -117,7 +118,7 @@ def test_one_and_two_workers_and_other_windows_make_the_same_archive(
 ) -> None:
     source, settings = folder(tmp_path / "s", many(20)), replace(TOGETHER, max_images_per_shard=7)
 
-    def two(job: Job, shards: int) -> Iterable[report.Totals]:
+    def two(job: CompressionJob, shards: int) -> Iterable[report.Totals]:
         with ThreadPoolExecutor(2) as pool:
             return list(pool.map(lambda shard: encode_shard(job, shard), range(shards)))
 
@@ -152,7 +153,7 @@ def test_a_run_is_not_resumed_with_another_batch(tmp_path: Path, fake_bundle: Pa
     assert pack(source, tmp_path / "a", fake_bundle, TOGETHER, resume=1).runs == [1]
     for batch in (0, 257):
         with pytest.raises(SettingsError, match="batch must be"):
-            Settings(batch=batch)
+            RunSettings(batch=batch)
 
 
 @pytest.mark.usefixtures("children_are_played_here")
@@ -228,7 +229,7 @@ def test_a_card_that_decodes_otherwise_than_the_processor_stops_the_run(
 def test_the_sample_that_a_processor_decodes_is_chosen_by_keys() -> None:
     keys = [f"{number}.jpg" for number in range(20_000)]
     small, large = (
-        {key for key in keys if Settings(processor_sample=f).is_decoded_on_processor(key)} for f in (0.01, 0.1)
+        {key for key in keys if RunSettings(processor_sample=f).is_decoded_on_processor(key)} for f in (0.01, 0.1)
     )
     assert small < large
     assert len(small) == pytest.approx(200, rel=0.3)

@@ -8,7 +8,7 @@ from codec.errors import ArchiveError
 from tasks.archive import layout
 from tasks.compress import process_pair
 from tasks.compress.runs import settled
-from tasks.compress.shard import Job, encode_shard
+from tasks.compress.shard import CompressionJob, encode_shard
 from tasks.processes.codec_process import Models
 from tasks.storage.store import Store
 from tests.support.archive_builder import SMALL, folder, pack, png, reopened
@@ -28,16 +28,16 @@ def planned(tmp_path: Path, fake_bundle: Path) -> Store:
 
 def test_models_load_once_for_all_shards_of_a_process(planned: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert settled(planned).open_run == 1
-    started: list[process_pair.Pair] = []
-    begin = process_pair.Pair.__init__
+    started: list[process_pair.ProcessPair] = []
+    begin = process_pair.ProcessPair.__init__
 
-    def counted(self: process_pair.Pair, *arguments: object) -> None:
+    def counted(self: process_pair.ProcessPair, *arguments: object) -> None:
         started.append(self)
         begin(self, *arguments)  # type: ignore[arg-type]
 
     process_pair.dismiss_all()
-    monkeypatch.setattr(process_pair.Pair, "__init__", counted)
-    job = Job(planned.url, 1, codec=FAKE)
+    monkeypatch.setattr(process_pair.ProcessPair, "__init__", counted)
+    job = CompressionJob(planned.url, 1, codec=FAKE)
     assert [encode_shard(job, shard)["compressed"] for shard in (0, 1)] == [3, 1]
     assert len(started) == 1
 

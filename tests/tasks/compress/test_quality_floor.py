@@ -11,11 +11,12 @@ import pytest
 from codec import Codec, Picture, encode_png, lossless
 from codec.bundle import Bundle
 from codec.errors import SettingsError
-from codec.format.tags import Block
-from tasks.archive.manifest import Settings
+from codec.format.tags import MetadataBlock
+from tasks.archive.manifest import RunSettings
 from tasks.compress import encoding
 from tasks.processes.child import ChildDied
 from tasks.processes.encode_worker import Worker
+from tasks.processes.requests import Encode, Request, Transcode
 from tasks.storage.store import Store
 from tests.conftest import synthetic
 from tests.support.archive_builder import SMALL, InProcess, folder, pack, rows
@@ -24,8 +25,10 @@ from tests.support.fake_codec import OUT_OF_REACH
 pytestmark = pytest.mark.usefixtures("children_are_played_here")
 
 PHOTO = encode_png(synthetic(60, 80))
-ASKED = {"do": "encode", "quality": 2.0, "target_bpp": None, "min_psnr_db": None, "max_lpips": None}
-ASKED |= {"metadata": "all", "discard": ["preview"], "verify": True, "metrics": []}
+ASKED = Encode(
+    quality=2.0, target_bpp=None, min_psnr_db=None, max_lpips=None,
+    metadata="all", verify=True, discard=["preview"], metrics=[],
+)  # fmt: skip
 
 
 def one_row(home: Path, bundle: Path, **settings: Any) -> dict[str, Any]:
@@ -60,10 +63,10 @@ def test_a_lossless_coder_that_dies_or_is_wrong_leaves_the_own_bytes(
 ) -> None:
     ask = InProcess.ask
 
-    def dies(self: InProcess, header: dict[str, Any], payload: bytes = b"", *, seconds: float) -> Any:
-        if header.get("do") == "keep":
+    def dies(self: InProcess, request: Request, payload: bytes = b"", *, seconds: float) -> Any:
+        if isinstance(request, Transcode):
             raise ChildDied(-9)
-        return ask(self, header, payload, seconds=seconds)
+        return ask(self, request, payload, seconds=seconds)
 
     with monkeypatch.context() as patch:
         patch.setattr(InProcess, "ask", dies)
@@ -77,7 +80,7 @@ def test_a_lossless_coder_that_dies_or_is_wrong_leaves_the_own_bytes(
 def test_a_floor_must_be_possible() -> None:
     for settings in ({"min_psnr_db": 0.0}, {"max_lpips": -1.0}, {"max_lpips": 0.2, "metrics": ("psnr",)}):
         with pytest.raises(SettingsError):
-            Settings(**settings)
+            RunSettings(**settings)
 
 
 @pytest.fixture(scope="module")
@@ -95,19 +98,19 @@ def test_the_codec_reaches_a_floor_with_more_bits_than_asked_or_says_that_it_can
     original = synthetic(60, 80)
     answer, data = real.encode(ASKED, PHOTO)
     below = reached(real, data, original)
-    better, more = real.encode(ASKED | {"min_psnr_db": below + 0.5}, PHOTO)
+    better, more = real.encode(replace(ASKED, min_psnr_db=below + 0.5), PHOTO)
     assert reached(real, more, original) >= below + 0.5
     assert better["quality_lambda"] > answer["quality_lambda"]
     assert len(more) > len(data)
-    same, again = real.encode(ASKED | {"min_psnr_db": below - 0.5}, PHOTO)
+    same, again = real.encode(replace(ASKED, min_psnr_db=below - 0.5), PHOTO)
     assert again == data
     assert same["quality_lambda"] == answer["quality_lambda"]
-    assert real.encode(ASKED | {"min_psnr_db": 80.0}, PHOTO)[0]["fallback"] == "below_quality"
+    assert real.encode(replace(ASKED, min_psnr_db=80.0), PHOTO)[0]["fallback"] == "below_quality"
 
 
 def test_exif_is_kept_as_asked(real: Worker) -> None:
     block = b"MM\0*\0\0\0\x08\0\0\0\0\0\0"
-    picture = Picture(synthetic(60, 80), blocks=(Block("exIf", block),))
+    picture = Picture(synthetic(60, 80), blocks=(MetadataBlock("exIf", block),))
     for policy, kept in (("all", block), ("none", None)):
-        _, data = real.encode(ASKED | {"metadata": policy}, encode_png(picture))
+        _, data = real.encode(replace(ASKED, metadata=policy), encode_png(picture))
         assert real.codec.decode_picture(data).exif == kept

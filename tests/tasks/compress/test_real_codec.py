@@ -9,7 +9,7 @@ from PIL import Image
 
 from codec import Codec
 from tasks.archive import report
-from tasks.archive.manifest import Settings
+from tasks.archive.manifest import RunSettings
 from tasks.compress.runs import compress
 from tasks.restore.restore import restore
 from tasks.storage.store import Store
@@ -44,7 +44,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     files = {"large.png": large, "small.jpg": small, "cut.png": large[:-99], "again.png": large}
     files["clear.png"] = transparent()
     source = folder(home / "s", files)
-    compress(str(source), str(home / "a"), Settings(threads=1))
+    compress(str(source), str(home / "a"), RunSettings(threads=1))
     return source, home / "a"
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from codec.errors import ArchiveError, SettingsError
 from tasks.archive import index_files, layout, log
-from tasks.archive.manifest import Manifest, Settings, from_json, to_json
+from tasks.archive.manifest import Manifest, RunSettings, from_json, to_json
 from tasks.compress import listing
 from tasks.compress import runs as archives
 from tasks.processes.codec_process import Models
@@ -392,7 +392,7 @@ def test_an_exchanged_bundle_in_escrow_is_noticed(grown: tuple[Path, Path], fake
 )
 def test_a_setting_without_sense_is_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        Settings(**setting)
+        RunSettings(**setting)
 
 
 def test_shards_of_a_run_that_no_record_opens_stop_before_they_are_taken_for_done(

@@ -16,7 +16,8 @@ from tasks.archive import layout, report
 from tasks.archive.tar import Tar
 from tasks.compress import listing, shard
 from tasks.processes.child import ChildDied, Frame
-from tasks.sources.source import ChangedError, Folder
+from tasks.processes.requests import Encode, Request
+from tasks.sources.source import ChangedError, FolderSource
 from tasks.storage.keys import member
 from tasks.storage.store import StorageError, Store
 from tests.support import fake_codec
@@ -249,13 +250,13 @@ def test_a_large_source_that_changes_while_it_is_read_leaves_no_trace_in_the_tar
 ) -> None:
     source = folder(tmp_path / "s", {"a.png": png(1), "huge.png": png(2) + bytes(9000), "z.png": png(3)})
     monkeypatch.setattr(listing, "LARGEST_SOURCE", 9000)
-    pieces = Folder.pieces
+    pieces = FolderSource.pieces
 
-    def changing(self: Folder, entry: dict[str, Any]) -> Iterator[bytes]:
+    def changing(self: FolderSource, entry: dict[str, Any]) -> Iterator[bytes]:
         yield from pieces(self, entry)
         raise ChangedError("changed")
 
-    monkeypatch.setattr(Folder, "pieces", changing)
+    monkeypatch.setattr(FolderSource, "pieces", changing)
     pack(source, tmp_path / "a", fake_bundle, ONE_SHARD)
     assert [row["reason"] for row in rows(tmp_path / "a")] == [None, "source_changed", None]
     (tar,) = (tmp_path / "a").glob("runs/*/shards/*.tar")
@@ -302,11 +303,11 @@ def test_what_ended_a_child_is_asked_once_more_and_only_then_is_a_row(
     source = folder(tmp_path / "s", {"a.png": png(1), "b.png": png(2)})
     ask, left = InProcess.ask, [None] * deaths
 
-    def dying(self: InProcess, header: dict[str, Any], payload: bytes = b"", **options: Any) -> Frame:
-        if header.get("do") == "encode" and left:
+    def dying(self: InProcess, request: Request, payload: bytes = b"", **options: Any) -> Frame:
+        if isinstance(request, Encode) and left:
             left.pop()
             raise ChildDied(-signal.SIGSEGV)
-        return ask(self, header, payload, **options)
+        return ask(self, request, payload, **options)
 
     monkeypatch.setattr(InProcess, "ask", dying)
     pack(source, tmp_path / "a", fake_bundle)
@@ -320,7 +321,7 @@ def test_a_shard_that_is_done_starts_no_process_and_tells_its_totals(
 ) -> None:
     source = folder(tmp_path / "s", {f"{name}.png": png(seed) for seed, name in enumerate("abc")})
     done = pack(source, tmp_path / "a", fake_bundle, replace(SMALL, max_images_per_shard=2))
-    job = shard.Job(str(tmp_path / "a"), 1)
+    job = shard.CompressionJob(str(tmp_path / "a"), 1)
     monkeypatch.setattr(shard.process_pair, "lent", lambda *_: pytest.fail("a process for a shard that is done"))
     assert [shard.encode_shard(job, number)["images"] for number in (0, 1)] == [2, 1]  # of a sealed run
     reopened(tmp_path / "a", 1)

@@ -12,7 +12,7 @@ from codec import BitstreamError, Codec, read_image
 from codec.bundle import Bundle
 from codec.images import encode_png
 from codec.metrics.quality import psnr
-from tasks.archive.manifest import Settings
+from tasks.archive.manifest import RunSettings
 from tasks.archive.tar import Tar
 from tasks.compress import shard
 from tasks.compress.runs import compress
@@ -24,7 +24,7 @@ from tests.support.archive_builder import folder, in_process, pack, png, rows
 from tests.support.fake_codec import FAKE
 from tests.support.faulty_codec import LIES, TALL, WIDE
 
-SETTINGS = Settings(quality=8.0, metrics=(), threads=1)
+SETTINGS = RunSettings(quality=8.0, metrics=(), threads=1)
 
 
 def test_faults_planted_in_a_table_and_in_a_stream_are_caught_and_would_have_passed_unverified(

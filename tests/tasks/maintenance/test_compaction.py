@@ -10,7 +10,7 @@ import pytest
 from codec.errors import ArchiveError
 from tasks.archive import index_files, layout, log, report, tables
 from tasks.archive.index_files import IndexFile
-from tasks.archive.log import Head
+from tasks.archive.log import ArchiveHead
 from tasks.maintenance import compaction
 from tasks.maintenance.audit import audit
 from tasks.storage.store import Store
@@ -140,7 +140,7 @@ def test_a_compaction_that_another_overtakes_is_made_anew(tmp_path: Path, monkey
     store = make(tmp_path / "a", RUNS)
     whole = tables.whole
 
-    def overtaken(archive: Store, head: Head, *, afresh: bool) -> Any:
+    def overtaken(archive: Store, head: ArchiveHead, *, afresh: bool) -> Any:
         monkeypatch.setattr(tables, "whole", whole)
         make(tmp_path / "a", [*RUNS, {"z": b"zzz"}])
         return whole(archive, head, afresh=afresh)

@@ -8,7 +8,7 @@ import pytest
 from codec.bundle import Bundle
 from codec.errors import ArchiveError
 from tasks.archive import report
-from tasks.archive.manifest import Settings
+from tasks.archive.manifest import RunSettings
 from tasks.compress.runs import compress
 from tasks.maintenance.drill import _chosen, drill
 from tasks.processes.codec_process import Models
@@ -24,7 +24,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Path:
     home = tmp_path_factory.mktemp("drill")
     files = {f"{seed}.png": png(seed, 24, 16) for seed in range(PICTURES)} | {"note.txt": b"a note"}
     source = folder(home / "s", files)
-    settings = Settings(quality=4.0, metrics=(), threads=1)
+    settings = RunSettings(quality=4.0, metrics=(), threads=1)
     compress(str(source), str(home / "a"), settings, models=Models(str(bundle.path), threads=1))
     return home / "a"
 

@@ -14,6 +14,10 @@ import pytest
 from codec.errors import ArchiveError
 from tasks.processes import child as child_module
 from tasks.processes.child import Child, ChildDied, receive, send
+from tasks.processes.codec_process import Models, worker
+from tasks.processes.requests import Measure, Verify
+from tests.support.archive_builder import FAKE
+from tests.support.misbehaving_child import Misbehave
 from tests.support.waiting import until
 
 MODULE = "tests.support.misbehaving_child"
@@ -27,11 +31,27 @@ def child() -> Iterator[Child]:
 
 def test_an_answer_carries_raw_bytes_both_ways(child: Child) -> None:
     payload = bytes(range(256)) * 5000
-    assert child.ask({"do": "echo"}, payload, seconds=60) == ({"length": len(payload)}, payload)
+    assert child.ask(Misbehave(), payload, seconds=60) == ({"length": len(payload)}, payload)
 
 
 def test_what_a_library_prints_does_not_garble_answers(child: Child) -> None:
-    assert child.ask({"do": "print"}, b"x", seconds=60)[1] == b"x"
+    assert child.ask(Misbehave("print"), b"x", seconds=60)[1] == b"x"
+
+
+def test_an_unknown_request_is_refused_in_one_line_and_the_next_one_is_answered(child: Child) -> None:
+    with pytest.raises(ArchiveError) as refusal:
+        child.ask(Measure("a.png", "jpeg"), b"x", seconds=60)
+    expected = "misbehaving_child: unknown request 'measure'; this process answers misbehave"
+    assert str(refusal.value) == expected
+    assert child.ask(Misbehave(), b"next", seconds=60)[1] == b"next"
+
+
+def test_the_encoding_process_refuses_what_only_the_verifier_answers(fake_bundle: Path) -> None:
+    with (
+        worker(Models(str(fake_bundle), codec=FAKE)) as encoder,
+        pytest.raises(ArchiveError, match="encode_worker: unknown request 'verify'; this process answers encode, "),
+    ):
+        encoder.ask(Verify(), b"x", seconds=60)
 
 
 @pytest.mark.timing
@@ -46,38 +66,38 @@ def test_what_a_library_prints_does_not_garble_answers(child: Child) -> None:
 )
 def test_a_death_is_told_and_the_next_request_is_answered(child: Child, fault: str, reason: str, message: str) -> None:
     with pytest.raises(ChildDied, match=message) as death:
-        child.ask({"do": fault}, seconds=0.3 if fault == "hang" else 60)
+        child.ask(Misbehave(fault), seconds=0.3 if fault == "hang" else 60)
     assert death.value.reason == reason
-    assert child.ask({"do": "echo"}, b"again", seconds=60)[1] == b"again"
+    assert child.ask(Misbehave(), b"again", seconds=60)[1] == b"again"
 
 
 def test_a_child_that_was_told_to_end_is_no_verdict_on_the_request(child: Child) -> None:
     with pytest.raises(ArchiveError, match="interrupted: a worker process got SIGTERM"):
-        child.ask({"do": "end"}, seconds=60)
+        child.ask(Misbehave("end"), seconds=60)
 
 
 @pytest.mark.timing
 def test_the_time_limit_is_for_one_request_not_for_all(child: Child) -> None:
     for _ in range(9):
-        assert child.ask({"do": "nap"}, seconds=4)[0] == {"length": 0}  # half a second each
+        assert child.ask(Misbehave("nap"), seconds=4)[0] == {"length": 0}  # half a second each
 
 
 def test_a_child_that_takes_too_much_memory_is_killed_and_the_next_request_is_answered() -> None:
     with Child(MODULE, [], 1, memory=10**9) as child:
-        assert child.ask({"do": "eat", "bytes_to_eat": 10**8}, seconds=60)[0] == {"length": 10**8}
+        assert child.ask(Misbehave("eat", bytes_to_eat=10**8), seconds=60)[0] == {"length": 10**8}
         with pytest.raises(ChildDied, match="more memory than image_memory allows") as death:
-            child.ask({"do": "eat", "bytes_to_eat": 15 * 10**8, "hold": True}, seconds=600)
+            child.ask(Misbehave("eat", bytes_to_eat=15 * 10**8, hold=True), seconds=600)
         assert death.value.reason == "killed"
-        assert child.ask({"do": "echo"}, b"again", seconds=60)[1] == b"again"
+        assert child.ask(Misbehave(), b"again", seconds=60)[1] == b"again"
     with Child(MODULE, [], 1) as child:
-        assert child.ask({"do": "eat", "bytes_to_eat": 15 * 10**8}, seconds=60)[0] == {"length": 15 * 10**8}
+        assert child.ask(Misbehave("eat", bytes_to_eat=15 * 10**8), seconds=60)[0] == {"length": 15 * 10**8}
 
 
 def test_a_child_that_cannot_start_says_why() -> None:
     with Child(MODULE, ["--refuse"], 1) as child, pytest.raises(ArchiveError, match="no such bundle"):
         child.greeting()
     with Child(MODULE, ["--break"], 1) as child, pytest.raises(ArchiveError, match="ended with status 1"):
-        child.ask({"do": "echo"}, seconds=1)
+        child.ask(Misbehave(), seconds=1)
 
 
 def test_threads_are_those_of_the_plan() -> None:
@@ -127,11 +147,11 @@ def test_a_child_that_is_started_anew_is_a_log_line(child: Child, caplog: pytest
     pid = child.greeting()["pid"]
     os.kill(pid, signal.SIGKILL)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it is dead, and left to its parent to be reaped
-    child.ask({"do": "echo"}, b"x", seconds=60)
+    child.ask(Misbehave(), b"x", seconds=60)
     assert "misbehaving_child ended with status -9 while it was idle; another takes its place" in caplog.messages
     with pytest.raises(ChildDied):
-        child.ask({"do": "exit"}, seconds=60)
-    assert "misbehaving_child, asked to exit: its process ended with status 3" in caplog.messages
+        child.ask(Misbehave("exit"), seconds=60)
+    assert "misbehaving_child, asked to misbehave: its process ended with status 3" in caplog.messages
 
 
 def _running(pid: int) -> bool:
@@ -153,7 +173,7 @@ def test_a_child_that_was_killed_while_idle_is_replaced_before_it_is_asked(child
     pid = child.greeting()["pid"]
     os.kill(pid, signal.SIGKILL)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    assert child.ask({"do": "echo"}, b"again", seconds=60)[1] == b"again"
+    assert child.ask(Misbehave(), b"again", seconds=60)[1] == b"again"
     assert child.greeting()["pid"] != pid
 
 
@@ -163,9 +183,9 @@ def test_a_stopped_child_is_ended_by_its_parent(child: Child, payload: bytes, mo
     monkeypatch.setattr("tasks.processes.child.GRACE_SECONDS", 0.2)
     os.kill(child.greeting()["pid"], signal.SIGSTOP)
     with pytest.raises(ChildDied) as death:
-        child.ask({"do": "echo"}, payload, seconds=0.3)
+        child.ask(Misbehave(), payload, seconds=0.3)
     assert death.value.reason == "timeout"
-    assert child.ask({"do": "echo"}, b"again", seconds=60)[1] == b"again"
+    assert child.ask(Misbehave(), b"again", seconds=60)[1] == b"again"
 
 
 def test_a_child_gets_a_listed_environment_and_an_empty_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -174,7 +194,7 @@ def test_a_child_gets_a_listed_environment_and_an_empty_home(monkeypatch: pytest
     monkeypatch.setenv("HOME", str(tmp_path))
     with Child(MODULE, [], 1, environment=["NAMED"]) as child:
         seen = child.greeting()["environment"]
-        home = Path(child.ask({"do": "home"}, seconds=60)[0]["home"])
+        home = Path(child.ask(Misbehave("home"), seconds=60)[0]["home"])
         assert home.is_dir() and not any(home.iterdir())
     assert not {"AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "PREFECT_API_KEY", "DB_PASSWORD", "ANYTHING"} & set(seen)
     assert {"PATH", "NAMED", "TORCH_HOME", "HF_HOME", "OMP_NUM_THREADS"} <= set(seen)
@@ -190,11 +210,11 @@ def test_what_a_picture_that_took_over_its_decoder_can_reach(
     with socket.create_server(("127.0.0.1", 0)) as server, Child(MODULE, [], 1, memory=1 << 30) as child:
         places = {"credentials": str(tmp_path / "credentials"), "archive": str(tmp_path / "archive")}
         places |= {"port": server.getsockname()[1]}
-        free = child.ask({"do": "look", "places": places}, seconds=60)[0]
+        free = child.ask(Misbehave("look", places=places), seconds=60)[0]
         assert free["seen"]["credentials"] == free["seen"]["loopback"] == "granted"  # it has seen no picture yet
         (tmp_path / "credentials").write_text("aws_secret_access_key = planted")
         (tmp_path / "archive" / "x").unlink()
-        told = child.ask({"do": "look", "places": places}, b"a stranger's picture", seconds=60)[0]
+        told = child.ask(Misbehave("look", places=places), b"a stranger's picture", seconds=60)[0]
     seen = told["seen"]
     allowed = {what for what, outcome in seen.items() if outcome == "granted"}
     if any("Landlock" in line or "seccomp" in line for line in caplog.messages):
@@ -232,7 +252,7 @@ with Child({MODULE!r}, [], 1) as child:
 
 @pytest.mark.timing
 def test_an_idle_child_does_not_die_of_the_time_of_its_last_request(child: Child) -> None:
-    child.ask({"do": "echo"}, b"x", seconds=3)
+    child.ask(Misbehave(), b"x", seconds=3)
     assert child._process is not None
     with pytest.raises(subprocess.TimeoutExpired):
         child._process.wait(4)

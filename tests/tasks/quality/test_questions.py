@@ -13,8 +13,8 @@ import pytest
 
 from codec.errors import ArchiveError, SettingsError
 from tasks.archive import log, report
+from tasks.archive.listing_schema import LISTING
 from tasks.archive.opening import create
-from tasks.compress import listing
 from tasks.quality.questions import QUESTIONS, SQL, answer, sql
 from tasks.storage import parquet
 from tasks.storage.store import NotFoundError, Store
@@ -136,7 +136,7 @@ def by_pandas(archive: str) -> Ask:
     store = Store(archive)
     head = log.read(store)
     plans = [log.plan(store, head, run) for run in range(1, head.runs + 1)]
-    listings = parquet.dataset(store, [plan.listing for plan in plans], listing.LISTING)
+    listings = parquet.dataset(store, [plan.listing for plan in plans], LISTING)
     frames = {"rows": report.rows(store).to_table().to_pandas(), "listings": listings.to_table().to_pandas()}
     connection = duckdb.connect()
     for name, frame in frames.items():

@@ -19,7 +19,7 @@ from tasks.maintenance import compaction
 from tasks.maintenance.forget import forget
 from tasks.processes.codec_process import Models
 from tasks.restore import stored_file
-from tasks.restore.restore import Job, Restored, restore, restore_members
+from tasks.restore.restore import Restored, RestoreJob, restore, restore_members
 from tasks.storage.store import Store
 from tests.codec.containers.test_live_photo import NAME, apple_film, apple_jpeg
 from tests.support import archive_builder, fake_codec
@@ -149,7 +149,7 @@ def test_jobs_come_tar_by_tar_while_they_are_worked_off(tmp_path: Path) -> None:
     make(tmp_path / "a", RUNS)
     seen: list[tuple[str, int]] = []
 
-    def watched(jobs: Iterable[Job]) -> Iterator[Restored]:
+    def watched(jobs: Iterable[RestoreJob]) -> Iterator[Restored]:
         for job in jobs:
             assert len(list((tmp_path / "out").rglob("*"))) == sum(count for _, count in seen)
             seen.append((job.members[0].tar, len(job.members)))

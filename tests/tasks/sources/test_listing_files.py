@@ -10,12 +10,12 @@ import pytest
 
 from codec.errors import ArchiveError
 from tasks.sources import listing_files
-from tasks.sources.listing_files import Row
-from tasks.sources.source import Listed, open_source
+from tasks.sources.listing_files import ListedFile
+from tasks.sources.source import ListedSource, open_source
 from tasks.storage.store import Store
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Path) -> list[ListedFile]:
     return [row for batch in listing_files.read(Store(str(path.parent)), path.name) for row in batch]
 
 
@@ -58,9 +58,9 @@ def test_rows_are_counted_on_over_batches(tmp_path: Path, monkeypatch: pytest.Mo
 def test_sizes_as_text_or_floats_and_binary_locations_are_understood(tmp_path: Path) -> None:
     columns = {"path": [b"a.png", b"\xff.png"], "size": [7.0, None], "etag": [b'"01"', None]}
     path = written(tmp_path / "list.parquet", **columns)
-    assert read(path) == [Row("a.png", 7, "01"), Row("\udcff.png", None, None)]
+    assert read(path) == [ListedFile("a.png", 7, "01"), ListedFile("\udcff.png", None, None)]
     (tmp_path / "list.csv").write_bytes(b'path,size,taken\n007.png,"12",1\n\xff.png,1e3,unknown\n')
-    assert read(tmp_path / "list.csv") == [Row("007.png", 12, None), Row("\udcff.png", 1000, None)]
+    assert read(tmp_path / "list.csv") == [ListedFile("007.png", 12, None), ListedFile("\udcff.png", 1000, None)]
 
 
 @pytest.mark.parametrize("name", ["LIST.CSV", "list.tsv", "list.TSV.gz", "List.Csv.GZ", "list.PARQUET"])
@@ -71,8 +71,8 @@ def test_a_listings_name_may_be_in_capitals_and_its_columns_parted_by_tabs(tmp_p
         written(path, path=["a,b.png"])
     else:
         path.write_bytes(gzip.compress(content, mtime=0) if name.lower().endswith("gz") else content)
-    assert isinstance(open_source(str(path)), Listed)
-    assert read(path) == [Row("a,b.png", None, None)]
+    assert isinstance(open_source(str(path)), ListedSource)
+    assert read(path) == [ListedFile("a,b.png", None, None)]
 
 
 def test_a_column_that_turns_from_numbers_to_text_does_not_stop_a_listing(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_the_tars_of_a_dataset_are_a_source_under_the_original_keys(
     photos: Path, tmp_path: Path, fake_bundle: Path
 ) -> None:
     sharded = tmp_path / "dataset"
-    dataset.pack(str(photos), str(sharded), dataset.Settings(max_images_per_shard=2))
+    dataset.pack(str(photos), str(sharded), dataset.ShardingSettings(max_images_per_shard=2))
     pack(sharded, tmp_path / "a", fake_bundle)
     found = {row["key"]: row for row in rows(tmp_path / "a")}
     assert set(found) == {"a.png", "trip/b c.png", "trip/%2541.png"}

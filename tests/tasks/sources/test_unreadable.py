@@ -13,13 +13,13 @@ import pytest
 from codec.errors import ArchiveError
 from tasks import dataset
 from tasks.archive import log
-from tasks.archive.log import Head
+from tasks.archive.log import ArchiveHead
 from tasks.compress import listing
 from tasks.sources import reading
 from tasks.sources.filters import Filter
-from tasks.sources.reading import Reader
+from tasks.sources.reading import SourceReader
 from tasks.sources.sharding import Limits
-from tasks.sources.source import Folder, open_source
+from tasks.sources.source import FolderSource, open_source
 from tasks.storage.store import NotFoundError, StorageError, Store, UnreadableError
 from tests.support.archive_builder import SMALL, bundle, folder, pack, png, rows
 from tests.support.privileges import without_privileges
@@ -126,7 +126,7 @@ def test_a_place_that_is_left_aside_is_no_failure_and_one_that_no_pattern_takes_
     source.entries = lambda: iter([*found, *places])  # type: ignore[method-assign]
     chosen = Filter(include=("*.png",))
     limits = Limits(9, 10**9, 9)
-    frozen = listing.freeze(source, Store(str(tmp_path / "a")), Head(), limits, tmp_path, chosen=chosen)
+    frozen = listing.freeze(source, Store(str(tmp_path / "a")), ArchiveHead(), limits, tmp_path, chosen=chosen)
     state = {row["key"]: row["state"] for row in listing.read(Store(str(tmp_path)), frozen.path.name, 0, 99)}
     assert state == {"a.png": "new", "x/": "unreadable", "@eaDir/": "excluded"}
 
@@ -163,7 +163,7 @@ def test_an_unreadable_photo_does_not_stop_a_dataset(tmp_path: Path) -> None:
     assert (totals["photos"], totals["failed"]) == (1, 1)
 
 
-class Flaky(Folder):
+class Flaky(FolderSource):
     """A folder of which some reads fail, and which may stop to list."""
 
     def __init__(self, store: Store, errors: list[Exception | None]) -> None:
@@ -185,7 +185,7 @@ ENTRY = {"key": "x", "uri": "file:///x", "size": 4, "stamp": "0"}
 
 
 def outcomes(source: Flaky, count: int) -> list[str]:
-    reader, found = Reader(source), []
+    reader, found = SourceReader(source), []
     for _ in range(count):
         try:
             found.append(reader.fetch(ENTRY).decode())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tasks.study.gallery import Folder
+from tasks.study.gallery import StudyFolder
 from tasks.study.server import study_app, viewer_app
 from tasks.study.study import Study
 from tests.support.browser import chromium, look, outside, serving
@@ -33,7 +33,7 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def study(evaluated: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    held = Study.create(tmp_path_factory.mktemp("held") / "study", Folder(evaluated))
+    held = Study.create(tmp_path_factory.mktemp("held") / "study", StudyFolder(evaluated))
     held.invite(["ada", "ben", "cleo", "dan"])
     return held
 
@@ -46,7 +46,7 @@ def study_address(study: Study) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def viewer_address(evaluated: Path) -> Iterator[str]:
-    with serving(viewer_app(Folder(evaluated))) as address:
+    with serving(viewer_app(StudyFolder(evaluated))) as address:
         yield address
 
 
@@ -255,7 +255,7 @@ def test_the_viewer_goes_through_pictures_and_methods(browser: Any, viewer_addre
 
 def test_a_missing_picture_is_said_and_the_others_are_shown(browser: Any, tmp_path: Path) -> None:
     evaluation(tmp_path / "e", images=1)
-    gallery = Folder(tmp_path / "e")
+    gallery = StudyFolder(tmp_path / "e")
     (tmp_path / "e" / "pictures" / "coarse" / "setting-1" / "set" / "photo0.png").unlink()
     with serving(viewer_app(gallery)) as address:
         browser.get(address)

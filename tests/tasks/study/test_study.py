@@ -18,7 +18,7 @@ from codec.errors import ArchiveError, SettingsError
 from codec.images import read_image
 from tasks.processes.codec_process import Models
 from tasks.study import export as exports
-from tasks.study.gallery import Archives, Folder, check, opened
+from tasks.study.gallery import Archives, StudyFolder, check, opened
 from tasks.study.server import study_app, viewer_app
 from tasks.study.study import AlreadyAnswered, ForgedComparison, Study, UnknownParticipant
 from tests.support.archive_builder import folder, in_process, pack, png
@@ -34,7 +34,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def study(evaluated: Path, tmp_path: Path) -> Study:
-    held = Study.create(tmp_path / "study", Folder(evaluated))
+    held = Study.create(tmp_path / "study", StudyFolder(evaluated))
     held.invite(["ada", "ben"])
     return held
 
@@ -69,7 +69,7 @@ def test_order_and_sides_are_random(study: Study) -> None:
 
 
 def test_fewer_comparisons_can_be_drawn(evaluated: Path, tmp_path: Path) -> None:
-    held = Study.create(tmp_path / "s", Folder(evaluated), per_participant=4, choose=random.Random(1))
+    held = Study.create(tmp_path / "s", StudyFolder(evaluated), per_participant=4, choose=random.Random(1))
     held.invite(["ada", "ben"])
     assert len(set(shown(held, "ada"))) == 4
     assert shown(held, "ada") != shown(held, "ben")
@@ -77,7 +77,7 @@ def test_fewer_comparisons_can_be_drawn(evaluated: Path, tmp_path: Path) -> None
 
 def test_pictures_are_centre_crops_of_whole_images_frozen_in_the_study(evaluated: Path, tmp_path: Path) -> None:
     shutil.copytree(evaluated, tmp_path / "e")
-    held = Study.create(tmp_path / "study", Folder(tmp_path / "e"), images=["set/photo1.png"])
+    held = Study.create(tmp_path / "study", StudyFolder(tmp_path / "e"), images=["set/photo1.png"])
     for path in (tmp_path / "e").rglob("*.png"):
         path.unlink()
     held.invite(["ada"])
@@ -191,7 +191,7 @@ OUTSIDE = (
 
 @pytest.mark.parametrize("path", OUTSIDE)
 def test_paths_outside_are_not_served(study: Study, evaluated: Path, path: str) -> None:
-    for app in (study_app(study), viewer_app(Folder(evaluated))):
+    for app in (study_app(study), viewer_app(StudyFolder(evaluated))):
         client = TestClient(app, raise_server_exceptions=False)
         for prefix in ("", "page/", "pictures/0/", "pictures/", "comparisons/x/", "comparisons/"):
             assert client.get(f"/{prefix}{path}").status_code in (403, 404, 405, 422), prefix
@@ -203,11 +203,11 @@ def test_a_link_or_a_row_that_leads_out_of_the_folder_is_refused(tmp_path: Path)
     by_hand = folder(tmp_path / "hand", {"originals/a.png": png(1), "ours/a.png": png(1), "theirs/b.png": png(1)})
     (by_hand / "ours" / "b.png").symlink_to(secret)
     with pytest.raises(SettingsError, match=r"ours/b.png: leads out of"):
-        Folder(by_hand)
+        StudyFolder(by_hand)
     rows = folder(tmp_path / "rows", {"originals/a.png": png(1)})
     write_rows(rows, [{"image": "a", "codec": "x", "asked_bpp": None, "setting": 1.0, "picture": "../secret.png"}])
     with pytest.raises(SettingsError, match="leads out of"):
-        Folder(rows)
+        StudyFolder(rows)
 
 
 def test_answers_and_images_are_exported_with_bitrates(study: Study) -> None:
@@ -249,7 +249,7 @@ def test_games_come_from_the_study_or_from_its_export(study: Study, tmp_path: Pa
 def test_a_method_need_not_name_the_only_bundle(tmp_path: Path) -> None:
     methods = ("fdcodec-018a91a2 8", "fdcodec-018a91a2 2", "fdcodec-7d6aa503 2", "hevc at 0.1")
     pictures = {f"{method}/a.png": png(1) for method in ("originals", *methods)}
-    gallery = Folder(folder(tmp_path, pictures))
+    gallery = StudyFolder(folder(tmp_path, pictures))
     assert check(gallery, "methods", ["hevc at 0.1", "fdcodec 8"]) == ["hevc at 0.1", "fdcodec-018a91a2 8"]
     assert check(gallery, "methods", ["fdcodec 8", "fdcodec-018a91a2 8"]) == ["fdcodec-018a91a2 8"], "it is one"
     with pytest.raises(SettingsError, match="no methods fdcodec 2 here; there are fdcodec-018a91a2 2, "):
@@ -258,7 +258,7 @@ def test_a_method_need_not_name_the_only_bundle(tmp_path: Path) -> None:
 
 
 def test_a_study_that_cannot_be_made_says_why(evaluated: Path, study: Study, tmp_path: Path) -> None:
-    gallery = Folder(evaluated)
+    gallery = StudyFolder(evaluated)
     with pytest.raises(SettingsError, match="name a new folder"):
         Study.create(study.folder, gallery)
     with pytest.raises(SettingsError, match="two methods at least"):
@@ -269,16 +269,16 @@ def test_a_study_that_cannot_be_made_says_why(evaluated: Path, study: Study, tmp
         Study(tmp_path)
     small = folder(tmp_path / "e", {"originals/a.png": png(1), "x/a.png": png(1, 20, 20), "y/a.png": png(1)})
     with pytest.raises(SettingsError, match="a by x is 20x20, its original 40x24: not the whole image"):
-        Study.create(tmp_path / "cropped", Folder(small))
+        Study.create(tmp_path / "cropped", StudyFolder(small))
     partial = folder(tmp_path / "p", {"originals/a.png": png(1), "originals/b.png": png(2), "x/a.png": png(1)})
     folder(partial, {"y/a.png": png(1), "y/b.png": png(2)})
     with pytest.raises(SettingsError, match="x has no reconstruction of b"):
-        Study.create(tmp_path / "partial", Folder(partial))
-    Study.create(tmp_path / "partial", Folder(partial), images=["a"])  # the interrupted folder may be named again
+        Study.create(tmp_path / "partial", StudyFolder(partial))
+    Study.create(tmp_path / "partial", StudyFolder(partial), images=["a"])  # the interrupted folder may be named again
     with pytest.raises(SettingsError, match="holds no reconstructions"):
-        Folder(folder(tmp_path / "bare", {"originals/a.png": png(1)}))
+        StudyFolder(folder(tmp_path / "bare", {"originals/a.png": png(1)}))
     with pytest.raises(SettingsError, match="no such folder"):
-        Folder(tmp_path / "nowhere")
+        StudyFolder(tmp_path / "nowhere")
 
 
 def test_methods_with_several_settings_are_told_apart(tmp_path: Path) -> None:
@@ -290,15 +290,15 @@ def test_methods_with_several_settings_are_told_apart(tmp_path: Path) -> None:
         for number, (codec, asked, setting) in enumerate(points, 1)
     ]
     write_rows(tmp_path / "e", rows)
-    gallery = Folder(tmp_path / "e", originals)
+    gallery = StudyFolder(tmp_path / "e", originals)
     assert gallery.methods == ["ours", "webp at 0.1", "webp at 0.2"]
     assert (gallery.reconstruction("a.png", "webp at 0.2").pixels == read_image(png(3)).pixels).all()
     with pytest.raises(SettingsError, match="--originals names the originals"):
-        Folder(tmp_path / "e")
+        StudyFolder(tmp_path / "e")
 
 
 def test_the_viewer_serves_pictures_by_number(evaluated: Path) -> None:
-    client = TestClient(viewer_app(Folder(evaluated)), raise_server_exceptions=False)
+    client = TestClient(viewer_app(StudyFolder(evaluated)), raise_server_exceptions=False)
     assert client.get("/api/gallery").json()["methods"] == ["coarse", "fine", "middling"]
     assert client.get("/api/images/1").json()["figures"][1] == {"bpp": 1.01, "psnr_db": 40.0}
     assert client.get("/api/images", params={"find": "PHOTO2"}).json() == [{"number": 2, "name": "set/photo2.png"}]

@@ -1,0 +1,157 @@
+"""What a parent may ask of a child process, one class for each verb: the header of a frame beside its payload.
+
+Parent and child are of one release, so a header that a child cannot read is a fault of this package. It is refused in
+one line, which the parent raises, and never becomes the row of a picture.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self, TypeVar
+
+
+class RequestError(Exception):
+    """A request that this process does not answer."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request. `do` is its verb, which each class sets itself."""
+
+    do: ClassVar[str] = ""
+
+    def header(self) -> dict[str, Any]:
+        """The request as JSON."""
+        return {"do": self.do, **asdict(self)}
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Self:
+        """The request that these fields of a header say; raises TypeError where they are not its own."""
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class Encode(Request):
+    """Encode the source in the payload: tasks.archive.manifest.RunSettings names the meaning of each field."""
+
+    do = "encode"
+    quality: float | None
+    target_bpp: float | None
+    min_psnr_db: float | None
+    max_lpips: float | None
+    metadata: str
+    verify: bool
+    discard: Sequence[str]
+    metrics: Sequence[str]
+
+    @property
+    def quality_lambda(self) -> float:
+        """The rate-distortion weight; raises ValueError where bits per pixel are asked for instead."""
+        if self.quality is None:
+            raise ValueError("this request asks for bits per pixel, so it has no quality")
+        return self.quality
+
+    @property
+    def searches(self) -> bool:
+        """Whether the rate or the quality is searched for, which takes several files of one picture."""
+        return any(bound is not None for bound in (self.target_bpp, self.min_psnr_db, self.max_lpips))
+
+
+@dataclass(frozen=True)
+class BatchEntry:
+    """One source of an EncodeMany: its request, its position in the batch, and its bytes in the payload."""
+
+    request: Encode
+    position: int
+    length: int
+
+
+@dataclass(frozen=True)
+class EncodeMany(Request):
+    """Encode sources that follow one another in the payload, in batches of `count`; seconds for each source."""
+
+    do = "encode_many"
+    entries: Sequence[BatchEntry]
+    count: int
+    seconds_each: float
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Self:
+        """The request with its entries, which JSON gives as mappings."""
+        entries = [
+            BatchEntry(Encode.of(entry["request"]), entry["position"], entry["length"]) for entry in fields["entries"]
+        ]
+        return cls(**{**fields, "entries": entries})
+
+
+@dataclass(frozen=True)
+class Judge(Request):
+    """Say what would become of the source in the payload, without encoding it."""
+
+    do = "judge"
+    metadata: str
+    discard: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Transcode(Request):
+    """Keep the source in the payload as lossless JPEG XL."""
+
+    do = "transcode"
+
+
+@dataclass(frozen=True)
+class Decode(Request):
+    """Decode the stored file in the payload. `kind` is as `jpeg:90`; None is PNG, or what a JPEG XL was made of."""
+
+    do = "decode"
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
+class SaveBackbone(Request):
+    """Save the bundle's backbone with its licence to a folder; an empty source is where it was loaded from."""
+
+    do = "save_backbone"
+    source: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Verify(Request):
+    """Decode the file in the payload again."""
+
+    do = "verify"
+
+
+@dataclass(frozen=True)
+class VerifyMany(Request):
+    """Decode files of these lengths again, which follow one another in the payload."""
+
+    do = "verify_many"
+    lengths: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Measure(Request):
+    """Measure a picture of an evaluation with one of its codecs."""
+
+    do = "measure"
+    image: str
+    codec: str
+
+
+Asked = TypeVar("Asked", bound=Request)
+
+
+def read(header: Mapping[str, Any], *known: type[Asked]) -> Asked:
+    """The request in a header. Raises RequestError for a verb that is not of a known request, or for other fields."""
+    fields = dict(header)
+    verb = fields.pop("do", None)
+    request = next((kind for kind in known if kind.do == verb), None)
+    if request is None:
+        verbs = ", ".join(kind.do for kind in known)
+        raise RequestError(f"unknown request {verb!r}; this process answers {verbs}")
+    try:
+        return request.of(fields)
+    except (TypeError, KeyError) as error:
+        raise RequestError(f"request {verb!r} with wrong fields: {error}") from error
