@@ -195,9 +195,9 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # its parser, too, raises whatever comes up
-        kept = image.copy()
-        kept.info.pop("exif", None)
-        return kept
+        copy = image.copy()
+        copy.info.pop("exif", None)
+        return copy
 
 
 def _deep_range(image: Image.Image, name: str) -> tuple[int, int] | None:

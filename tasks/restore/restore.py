@@ -95,9 +95,9 @@ def restore(
         if not damaged:
             selection.refuse_missing(store, chosen, keys)
         progress.begin(chosen.execute("SELECT count(*) FROM chosen").fetchall()[0][0])
-        place = Store(target).url
+        location = Store(target).url
         jobs = (
-            RestoreJob(store.url, place, members, models, kind, as_of)
+            RestoreJob(store.url, location, members, models, kind, as_of)
             for members in selection.by_tar(chosen, extension, groups=groups)
         )
         done = list((job_map or (lambda jobs: (restore_members(job, progress) for job in jobs)))(jobs))
