@@ -43,7 +43,7 @@ def encode(
         return dict
     _check("pictures", {picture.pixels.shape[:2] for picture in pictures.values()}, pictures, count)
     free = np.full_like(next(iter(pictures.values())).pixels, GREY)
-    pixels = [to_tensor(pictures[place].pixels if place in pictures else free) for place in range(count)]
+    pixels = [to_tensor(pictures[position].pixels if position in pictures else free) for position in range(count)]
     y = codec.backbone.encode(torch.stack(pixels).to(codec.backbone.device))
     parameters = [codec._parameters(own, quantizer.quality_of_code(quality_code)) for own in y.split(1)]
     scaled = torch.cat([own.alpha for own in parameters]).to(y.device) * y
@@ -55,15 +55,15 @@ def encode(
         for rows, columns in tiles(*whole.shape[2:])
     ]
     taken = sorted(pictures)
-    symbols, side = [whole[place] for place in taken], [[z[place] for z in hyper] for place in taken]
+    symbols, side = [whole[position] for position in taken], [[z[position] for z in hyper] for position in taken]
     code = prepare_many(codec.entropy, codec.tables, symbols, side, codes[taken])
 
     def files() -> dict[int, "Encoded"]:
         found = {}
-        for place, own, coded in zip(taken, symbols, code(), strict=True):
-            picture = pictures[place]
+        for position, own, coded in zip(taken, symbols, code(), strict=True):
+            picture = pictures[position]
             chunks = of_picture(picture)
-            found[place] = codec._packed(picture, chunks, quality_code, parameters[place], own, coded)
+            found[position] = codec._packed(picture, chunks, quality_code, parameters[position], own, coded)
         return found
 
     return files
@@ -72,23 +72,23 @@ def encode(
 def symbols_of(codec: "Codec", files: Sequence[FdcFile]) -> list[Symbols | BitstreamError]:
     """The symbols of each file, or its error. Files of one size are decoded together."""
     alike: dict[_Kind, list[int]] = defaultdict(list)
-    for place, file in enumerate(files):
-        alike[file.latent_shape, file.version > 1].append(place)
+    for position, file in enumerate(files):
+        alike[file.latent_shape, file.version > 1].append(position)
     found: dict[int, Symbols | BitstreamError] = {}
-    for (shape, canonical), places in _portions(alike):
-        streams = [files[place].stream for place in places]
-        codes = torch.cat([files[place].parameters.channel_codes for place in places])
+    for (shape, canonical), positions in _portions(alike):
+        streams = [files[position].stream for position in positions]
+        codes = torch.cat([files[position].parameters.channel_codes for position in positions])
         symbols = decompress_many(codec.entropy, codec.tables, streams, shape, codes, canonical=canonical)
-        found |= zip(places, symbols, strict=True)
-    return [found[place] for place in range(len(files))]
+        found |= zip(positions, symbols, strict=True)
+    return [found[position] for position in range(len(files))]
 
 
 def _portions(alike: dict[_Kind, list[int]]) -> Iterator[tuple[_Kind, list[int]]]:
     """Yields indices of files of a kind, as many at a time as memory allows."""
-    for (shape, canonical), places in alike.items():
+    for (shape, canonical), positions in alike.items():
         most = max(1, MOST_POSITIONS // (shape[0] * shape[1]))
-        for start in range(0, len(places), most):
-            yield (shape, canonical), places[start : start + most]
+        for start in range(0, len(positions), most):
+            yield (shape, canonical), positions[start : start + most]
 
 
 @torch.no_grad()
@@ -100,14 +100,14 @@ def decode(codec: "Codec", files: Sequence[FdcFile]) -> list[Pixels]:
             raise found
         symbols.append(found)
     alike: dict[tuple[int, int, bool, bool], list[int]] = defaultdict(list)
-    for place, file in enumerate(files):
-        alike[file.width, file.height, file.grey, _stepped(file)].append(place)
+    for position, file in enumerate(files):
+        alike[file.width, file.height, file.grey, _stepped(file)].append(position)
     pixels: dict[int, Pixels] = {}
-    for (width, height, grey, _), places in alike.items():
-        k = torch.from_numpy(np.stack([symbols[place] for place in places])).to(codec.backbone.device).float()
-        parameters = [files[place].parameters for place in places]
-        pixels |= zip(places, codec._restore(k, parameters, (height, width), grey), strict=True)
-    return [pixels[place] for place in range(len(files))]
+    for (width, height, grey, _), positions in alike.items():
+        k = torch.from_numpy(np.stack([symbols[position] for position in positions])).to(codec.backbone.device).float()
+        parameters = [files[position].parameters for position in positions]
+        pixels |= zip(positions, codec._restore(k, parameters, (height, width), grey), strict=True)
+    return [pixels[position] for position in range(len(files))]
 
 
 @torch.no_grad()
@@ -117,25 +117,25 @@ def reconstruct(
     """The pixels of files of one size with known symbols, in slots of a batch of `count`."""
     _check("files", {(file.height, file.width) for file in files.values()}, files, count)
     alike: dict[tuple[bool, bool], list[int]] = defaultdict(list)
-    for place, file in files.items():
-        alike[file.grey, _stepped(file)].append(place)
+    for position, file in files.items():
+        alike[file.grey, _stepped(file)].append(position)
     found: dict[int, Pixels] = {}
-    for (grey, stepped), places in alike.items():
-        first = files[places[0]]
-        k = torch.zeros(count, *symbols[places[0]].shape)
+    for (grey, stepped), positions in alike.items():
+        first = files[positions[0]]
+        k = torch.zeros(count, *symbols[positions[0]].shape)
         parameters = [QuantizationParameters(first.parameters.alpha_codes, int(stepped))] * count
-        for place in places:
-            k[place], parameters[place] = torch.from_numpy(symbols[place]), files[place].parameters
+        for position in positions:
+            k[position], parameters[position] = torch.from_numpy(symbols[position]), files[position].parameters
         pixels = codec._restore(k.to(codec.backbone.device), parameters, (first.height, first.width), grey)
-        found |= {place: pixels[place] for place in places}
+        found |= {position: pixels[position] for position in positions}
     return found
 
 
-def _check(what: str, sizes: set[tuple[int, ...]], places: Mapping[int, object], count: int) -> None:
+def _check(what: str, sizes: set[tuple[int, ...]], positions: Mapping[int, object], count: int) -> None:
     if len(sizes) > 1:
         raise ValueError(f"{what} in a batch must have one size")
-    if not all(0 <= place < count for place in places):
-        raise ValueError(f"a batch of {count} has no slots {sorted(places)}")
+    if not all(0 <= position < count for position in positions):
+        raise ValueError(f"a batch of {count} has no places {sorted(positions)}")
 
 
 def _integers(x: Tensor) -> Symbols:

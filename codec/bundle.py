@@ -109,12 +109,12 @@ class Bundle:
         """Checks every file's hash against the configuration and returns this bundle. Raises BundleError."""
         for name, expected in self.config.files.items():
             with _explained(f"the bundle {self.path} is incomplete: {name!r} cannot be read"):
-                place = Path(name)
-                if place.is_absolute() or ".." in place.parts:
+                location = Path(name)
+                if location.is_absolute() or ".." in location.parts:
                     raise ValueError("it lies outside")
-                if not (self.path / place).is_file():
+                if not (self.path / location).is_file():
                     raise BundleError(f"the bundle {self.path} is incomplete: {name} is missing")
-                with (self.path / place).open("rb") as file:
+                with (self.path / location).open("rb") as file:
                     found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != expected:
                 raise BundleError(
@@ -131,12 +131,16 @@ class Bundle:
 
     def load_backbone(self, source: str | Path | None = None, device: str = "cpu") -> Backbone:
         """Loads the bundle's backbone and checks its content hash. `source` overrides its location."""
-        place = self.backbone_place() if source is None else source
-        with _explained(f"the backbone of {self.path} does not fit it", only_unexpected=place != self.path / BACKBONE):
+        location = self.backbone_location() if source is None else source
+        with _explained(
+            f"the backbone of {self.path} does not fit it", only_unexpected=location != self.path / BACKBONE
+        ):
             prompt = self._tensors(PROMPT)["embedding"] if PROMPT in self.config.files else None
-            if place == self.path / BACKBONE:
+            if location == self.path / BACKBONE:
                 self._refuse_unlisted(self.path / BACKBONE)
-            return Backbone.load(place, device=device, prompt_embedding=prompt, content_hash=self.config.backbone_hash)
+            return Backbone.load(
+                location, device=device, prompt_embedding=prompt, content_hash=self.config.backbone_hash
+            )
 
     def _refuse_unlisted(self, folder: Path) -> None:
         for file in folder.rglob("*"):
@@ -144,7 +148,7 @@ class Bundle:
             if name not in self.config.files and not file.is_dir():
                 raise BundleError(f"the bundle {self.path} holds {name}, which {CONFIG} does not list; remove it")
 
-    def backbone_place(self) -> str | Path:
+    def backbone_location(self) -> str | Path:
         """Search order: inside the bundle, next to it (../backbones/HASH), then `backbone_source`."""
         if self.config.backbone_source == "embedded":
             return self.path / BACKBONE
@@ -177,7 +181,7 @@ class Bundle:
         return model
 
     def load_encoder(self, device: str = "cpu") -> tuple[Entroformer, ParameterEstimator | None]:
-        """The float entropy model, with only the hyper-encoder's weights set, and the estimator if the bundle has one."""
+        """The float entropy model, with only the hyper-encoder's weights set, and the estimator, if any."""
         settings = self.config
         with _explained(f"the encoder of {self.path} cannot be read"):
             tensors = {name: value.float() for name, value in self._tensors(ENCODER).items()}
@@ -261,11 +265,11 @@ def find_bundle(head: str, folders: Iterable[str | Path] = ()) -> Bundle:
 
     A folder may be a bundle or contain bundles. Raises BundleError if none matches.
     """
-    places = [Path(folder) for folder in folders] + [EMBEDDED]
+    locations = [Path(folder) for folder in folders] + [EMBEDDED]
     wanted: list[BundleError] = []
     others: list[BundleError] = []
-    for place in places:
-        for candidate in _bundles_in(place):
+    for location in locations:
+        for candidate in _bundles_in(location):
             is_wanted = False
             try:
                 bundle = Bundle.described(candidate)
@@ -274,7 +278,7 @@ def find_bundle(head: str, folders: Iterable[str | Path] = ()) -> Bundle:
                     return bundle.checked()
             except BundleError as error:
                 (wanted if is_wanted else others).append(error)
-    looked = ", ".join(map(str, places))
+    looked = ", ".join(map(str, locations))
     damaged = wanted + others
     why = f"; {len(damaged)} there cannot be read, the first because {damaged[0]}" if damaged else ""
     raise BundleError(
@@ -282,11 +286,11 @@ def find_bundle(head: str, folders: Iterable[str | Path] = ()) -> Bundle:
     )
 
 
-def _bundles_in(place: Path) -> list[Path]:
+def _bundles_in(location: Path) -> list[Path]:
     try:
-        return [folder for folder in [place, *sorted(place.glob("*/"))] if (folder / CONFIG).exists()]
+        return [folder for folder in [location, *sorted(location.glob("*/"))] if (folder / CONFIG).exists()]
     except (OSError, ValueError) as error:
-        raise BundleError(f"cannot search {place} for bundles: {error}") from None
+        raise BundleError(f"cannot look for bundles in {location}: {error}") from None
 
 
 @contextmanager

@@ -96,8 +96,8 @@ def encode(
     force: Force = False,
 ) -> None:
     """Compress a picture. Transparency is kept without loss."""
-    floor = min_psnr is not None or max_lpips is not None
-    if (quality is not None) + (target_bpp is not None) + floor > 1:
+    constraint = min_psnr is not None or max_lpips is not None
+    if (quality is not None) + (target_bpp is not None) + constraint > 1:
         raise typer.BadParameter(
             "choose one of --quality, --target-bpp, or quality constraints (--min-psnr, --max-lpips)"
         )
@@ -108,7 +108,7 @@ def encode(
     codec = _codec(bundle, backbone, device)
     if target_bpp is not None:
         encoded = codec.encode_to_bpp(picture, target_bpp)
-    elif floor:
+    elif constraint:
         encoded = codec.encode_to_quality(picture, min_psnr_db=min_psnr, max_lpips=max_lpips)
     else:
         encoded = codec.encode(picture, quality=quality or DEFAULT_QUALITY)
@@ -236,8 +236,8 @@ def evaluate(
 ) -> None:
     """Measure bits per pixel and quality of this codec and others on a folder of pictures.
 
-    Running it again resumes. Pictures that cannot be read or coded become rows that state the reason; the exit status is 1
-    only if all pictures fail.
+    Running it again resumes. Pictures that cannot be read or coded become rows that state the reason. The exit status
+    is 1 only if all pictures fail.
     """
     _check_device(device)
     import rich.progress
@@ -246,13 +246,13 @@ def evaluate(
     from codec.evaluation.baselines.ours import NAME, QUALITIES
     from codec.evaluation.report import write_report
     from codec.evaluation.runner import RATES, evaluate
-    from codec.evaluation.spec import Contest
+    from codec.evaluation.spec import EvaluationConfig
 
     places = str(commands or ""), bundle or "", backbone or "", device
     points = tuple(bpp or RATES), tuple(quality or QUALITIES)
-    contest = Contest(str(folder), str(output), tuple(codecs or [NAME]), *points, *places)
-    found, missing = contest.open()
-    jobs, progress = contest.jobs(found), Console(stderr=True)
+    config = EvaluationConfig(str(folder), str(output), tuple(codecs or [NAME]), *points, *places)
+    found, missing = config.open()
+    jobs, progress = config.jobs(found), Console(stderr=True)
     shown = rich.progress.track(jobs, "evaluate", console=progress, disable=not progress.is_terminal)
     rows = evaluate(shown, output, device)
     typer.echo(write_report(output, [codec.name for codec in found], missing), nl=False)

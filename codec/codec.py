@@ -28,7 +28,7 @@ from codec.images import Picture, to_pixels
 from codec.quantization import quantizer
 from codec.quantization.estimator import ParameterEstimator
 from codec.quantization.quantizer import QuantizationParameters
-from codec.quantization.rate_control import Floor, coarsest_reaching, largest_within
+from codec.quantization.rate_control import QualityConstraint, coarsest_reaching, largest_within
 
 DEFAULT_QUALITY = 8.0
 """Default lambda."""
@@ -111,9 +111,9 @@ class Codec:
     ) -> dict[int, Encoded]:
         """Encodes pictures of one size, by slot in a batch of `count`; empty slots are gray.
 
-        A latent's last bits depend on the batch's shape and the slot, so a file may differ slightly from encode's. It does
-        not depend on the other slots. Raises ValueError for pictures of several sizes or invalid slots; otherwise as
-        encode does.
+        A latent's last bits depend on the batch's shape and the slot, so a file may differ slightly from encode's. It
+        does not depend on the other slots. Raises ValueError for pictures of several sizes or invalid slots; otherwise
+        as encode does.
         """
         return self.begin_many(pictures, count, quality=quality)()
 
@@ -128,7 +128,7 @@ class Codec:
 
     @torch.no_grad()
     def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Encoded:
-        """Encodes to the largest file of at most `bits_per_pixel` (8 * file bytes / pixels), within 3 % or 64 bytes of it.
+        """Encodes to the largest file of at most `bits_per_pixel` (8 * file bytes / pixels), within 3 % or 64 bytes.
 
         If the picture cannot reach the rate, returns its nearest file. Raises as encode does.
         """
@@ -149,14 +149,14 @@ class Codec:
     ) -> Encoded:
         """Encodes to the smallest file with at least this PSNR and at most this LPIPS (AlexNet).
 
-        `above` is a lambda known to miss the constraint; the search starts beyond it. Measures the pixels decoded on this
-        machine. Raises QualityError with the best reachable quality if no file meets the constraint, SettingsError for
-        an invalid one; otherwise as encode does.
+        `above` is a lambda known to miss the constraint; the search starts beyond it. Measures the pixels decoded on
+        this machine. Raises QualityError with the best reachable quality if no file meets the constraint,
+        SettingsError for an invalid one; otherwise as encode does.
         """
-        floor = Floor(min_psnr_db, max_lpips)
+        constraint = QualityConstraint(min_psnr_db, max_lpips)
         chunks, y = of_picture(picture), self._latent(picture)
         missed = quantizer.alpha_code_of_quality(above, self.bundle.config.alpha_at_one) if above else -1
-        code = coarsest_reaching(floor, picture.pixels, lambda code: self._preview(picture, y, code), missed)
+        code = coarsest_reaching(constraint, picture.pixels, lambda code: self._preview(picture, y, code), missed)
         return self._at_alpha(picture, chunks, y, code)
 
     def decode(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
@@ -197,18 +197,18 @@ class Codec:
         """content of each file, or its error. Files of one size are decoded together, with the same symbols."""
         whole: dict[int, FdcFile] = {}
         found: dict[int, Content | BitstreamError] = {}
-        for place, data in enumerate(files):
+        for position, data in enumerate(files):
             try:
-                whole[place] = self._parsed(data, max_pixels)
+                whole[position] = self._parsed(data, max_pixels)
             except BitstreamError as error:
-                found[place] = error
+                found[position] = error
         decoded = batches.symbols_of(self, list(whole.values()))
-        for (place, file), own in zip(whole.items(), decoded, strict=True):
+        for (position, file), own in zip(whole.items(), decoded, strict=True):
             if isinstance(own, BitstreamError):
-                found[place] = own
+                found[position] = own
             else:
-                found[place] = _content(own, file.width, file.height, file.grey, file.parameters)
-        return [found[place] for place in range(len(files))]
+                found[position] = _content(own, file.width, file.height, file.grey, file.parameters)
+        return [found[position] for position in range(len(files))]
 
     def reconstruct(self, data: bytes, symbols: Symbols, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
         """Decodes a file with known symbols: parses the header but not the stream.
@@ -225,8 +225,8 @@ class Codec:
         A slot's result does not depend on other slots. Raises ValueError for files of several sizes; otherwise as
         reconstruct does.
         """
-        parsed = {place: self._that_fits(*file, max_pixels) for place, file in files.items()}
-        return batches.reconstruct(self, parsed, {place: symbols for place, (_, symbols) in files.items()}, count)
+        parsed = {position: self._that_fits(*file, max_pixels) for position, file in files.items()}
+        return batches.reconstruct(self, parsed, {position: symbols for position, (_, symbols) in files.items()}, count)
 
     def dither(self, latent: Tensor) -> Tensor:
         """The dither offsets of latents (B, 4, h, w), in bins; zeros if the bundle has no dither."""
@@ -269,11 +269,11 @@ class Codec:
         pixels, row = np.empty((len(k), *size, 3), np.uint8), 0
         for band in self.backbone.decode_bands(y_hat, size):
             height = band.shape[-2]
-            for place, picture in enumerate(band):
+            for position, picture in enumerate(band):
                 finished = to_pixels(picture)
                 if grey:
                     finished = np.round(finished.mean(2, keepdims=True)).astype(np.uint8)
-                pixels[place, row : row + height] = finished
+                pixels[position, row : row + height] = finished
             row += height
         return pixels
 

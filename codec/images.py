@@ -195,9 +195,9 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # its parser raises any exception
-        kept = image.copy()
-        kept.info.pop("exif", None)
-        return kept
+        copy = image.copy()
+        copy.info.pop("exif", None)
+        return copy
 
 
 def _deep_range(image: Image.Image, name: str) -> tuple[int, int] | None:
@@ -214,7 +214,7 @@ def _deep_range(image: Image.Image, name: str) -> tuple[int, int] | None:
 
 
 def _eight_bits(image: Image.Image, black: int, white: int) -> Image.Image:
-    """Scales gray of more than 8 bits to 8 (Pillow's conversion clips); its transparent value becomes an alpha plane."""
+    """Scales gray of more than 8 bits to 8 (Pillow's conversion clips); a transparent value becomes an alpha plane."""
     values = np.asarray(image).astype(np.int64)
     levels = np.rint((values - black) * (255 / (white - black))).clip(0, 255)
     grey = Image.fromarray(levels.astype(np.uint8))

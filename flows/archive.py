@@ -100,14 +100,14 @@ def forget(
         print(f"tombstones: {rows}")
         for name in redaction.still_named(store, keys or []) if redact_key else ():
             print(f"{name}: names them still")
-        kept = old_versions.remaining(store)
-        if kept and purge_versions:
-            old_versions.purge(store, kept)
-            kept = old_versions.remaining(store)
+        old = old_versions.remaining(store)
+        if old and purge_versions:
+            old_versions.purge(store, old)
+            old = old_versions.remaining(store)
     if store.exists(layout.QUALITY_REPORT):
         print(f"{layout.QUALITY_REPORT} may show them still: python -m flows.quality_report ARCHIVE makes it anew")
-    if kept:
-        count = sum(len(versions) for versions in kept.values())
+    if old:
+        count = sum(len(versions) for versions in old.values())
         print(f"{count} noncurrent versions remain in the bucket; --purge-versions deletes them")
         raise typer.Exit(command.FAILED_ROWS)
 

@@ -33,7 +33,7 @@ def audit_archive(
         device: cpu, cuda or cuda:N.
         threads: Computing threads.
     """
-    archive, mirror = command.place(archive), command.place(repair_from) if repair_from else ""
+    archive, mirror = command.resolved(archive), command.resolved(repair_from) if repair_from else ""
     models = Models("", device, backbone, threads)
     logger = direct.logger()
     logger.info("auditing %s, %g of its pictures", archive, sample)

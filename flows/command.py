@@ -132,21 +132,21 @@ def stopping_soon(tell: Callable[[], None]) -> Iterator[None]:
     if not deployment.id or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before, told = _stop_soon(tell)
+    before, wakeup = _stop_soon(tell)
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        os.close(told)
+        os.close(wakeup)
 
 
 def _stop_soon(tell: Callable[[], None]) -> tuple[int, int]:
     """Watch for signals in a thread; returns the descriptor that heard of them before, and the one that does now."""
-    arrivals, told = os.pipe()
-    os.set_blocking(told, False)
-    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    arrivals, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
     threading.Thread(target=_wait_for_signals, args=(arrivals, tell), daemon=True).start()
-    return before, told
+    return before, wakeup
 
 
 def _wait_for_signals(arrivals: int, tell: Callable[[], None]) -> None:
@@ -219,7 +219,7 @@ def _with_options(command: Callable[..., None], function: Callable[..., Any]) ->
     return cast(Callable[..., None], wrapped)
 
 
-def place(location: str) -> str:
+def resolved(location: str) -> str:
     """A path or URL; a relative path counts from here on a command line, and is refused in a deployment.
 
     What opens object storage is put into the environment, if a block has it. Raises SettingsError, also for a URL with

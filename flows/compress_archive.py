@@ -62,7 +62,7 @@ def compress_archive(
         archive: Folder or URL of the archive, made if it is not there.
         quality: Lambda, larger is better and bigger. The codec's default if neither this nor target_bpp is given.
         target_bpp: Bits per pixel of the whole file, instead of quality.
-        min_psnr_db: Floor of PSNR: lambda rises until it is met, else the picture is kept without loss.
+        min_psnr_db: Least PSNR: lambda rises until it is met, else the picture is kept without loss.
         max_lpips: Bound on LPIPS (AlexNet), kept in the same way.
         metadata: What .fdc files carry: all, no-location (no GPS, no MakerNotes) or none. Files kept whole keep theirs.
         strict_metadata: Refuse a picture that is kept whole while metadata is not all.
@@ -120,7 +120,7 @@ def compress_archive(
         threads=threads,
         batch=batch,
     )
-    source, archive = command.place(source), command.place(archive)
+    source, archive = command.resolved(source), command.resolved(archive)
     models = Models(bundle, device, backbone, child_env=tuple(child_env or ()))
     count = mapping.workers(workers, threads, device)
     if plan:

@@ -20,7 +20,7 @@ def drill_archive(archive: str, mirror: str, pictures: int = 20, seed: str = "")
         pictures: How many pictures, chosen by hash.
         seed: A word that changes the choice; this month if empty.
     """
-    archive, mirror = command.place(archive), command.place(mirror)
+    archive, mirror = command.resolved(archive), command.resolved(mirror)
     seed = seed or f"{datetime.datetime.now(datetime.UTC):%Y-%m}"
     logger = direct.logger()
     logger.info("restoring %d pictures of %s with its own software, seed %s", pictures, mirror, seed)

@@ -9,7 +9,7 @@ from codec.evaluation.baselines.ours import NAME, QUALITIES
 from codec.evaluation.experiments import EXPERIMENTS, run
 from codec.evaluation.report import write_report
 from codec.evaluation.runner import RATES, Evaluation
-from codec.evaluation.spec import ALL, Contest
+from codec.evaluation.spec import ALL, EvaluationConfig
 from flows import command, direct, mapping
 from tasks.evaluation import as_folders, measure
 
@@ -49,20 +49,20 @@ def evaluate_codec(
         workers: Pictures measured at a time, in a process each; 0 for one a processor.
         image_timeout: Seconds that a codec may take over one picture.
     """
-    pictures, output = command.place(pictures), command.place(output)
+    pictures, output = command.resolved(pictures), command.resolved(output)
     points = tuple(bpp or RATES), tuple(quality or QUALITIES)
     chosen = tuple(codec or [ALL])
-    with as_folders(pictures, output) as (originals, kept, changed), command.bar("measuring") as bar:
-        contest = Contest(str(originals), str(kept), chosen, *points, commands, bundle, backbone, device)
-        codecs, missing = contest.open()
+    with as_folders(pictures, output) as (originals, folder, changed), command.bar("measuring") as bar:
+        config = EvaluationConfig(str(originals), str(folder), chosen, *points, commands, bundle, backbone, device)
+        codecs, missing = config.open()
         count = mapping.workers(workers, 1)
-        told = changed.telling(bar)
-        measured = direct.plain(measure_task)(contest, codecs, workers=count, seconds=image_timeout, progress=told)
-        for name in EXPERIMENTS if experiments and {ALL, NAME} & {*contest.codecs} else ():
-            direct.plain(experiment_task)(name, contest)
+        reporting = changed.telling(bar)
+        measured = direct.plain(measure_task)(config, codecs, workers=count, seconds=image_timeout, progress=reporting)
+        for name in EXPERIMENTS if experiments and {ALL, NAME} & {*config.codecs} else ():
+            direct.plain(experiment_task)(name, config)
             changed()
-        text = direct.plain(report_task)(kept, [each.name for each in codecs], missing)
-        failed = sum(row["status"] == "failed" for row in Evaluation(kept).rows())
+        text = direct.plain(report_task)(folder, [each.name for each in codecs], missing)
+        failed = sum(row["status"] == "failed" for row in Evaluation(folder).rows())
     direct.markdown(text, key="evaluate-codec", description=f"{pictures} in {output}")
     page = f"{output.rstrip('/')}/index.html"
     return {"measured": measured, "failed": failed, "unavailable": len(missing), "page": page}

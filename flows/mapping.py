@@ -110,22 +110,22 @@ def shard_map(job: shard.CompressionJob, shards: int, workers: int, progress: Pr
     """Encode every shard of a run."""
     calls = ((job, number) for number in range(shards))
 
-    def told(number: int, totals: Totals) -> str:
+    def log_line(number: int, totals: Totals) -> str:
         counts = ", ".join(f"{totals[name]} {name}" for name in ("compressed", "fallback", "unchanged", "failed"))
         return f"run {job.run}: shard {number} of {shards}: {totals['images']} pictures, {counts}"
 
-    return _results(encode_shard, calls, workers, progress, lambda totals: totals["images"], told)
+    return _results(encode_shard, calls, workers, progress, lambda totals: totals["images"], log_line)
 
 
 @flow(name="dataset-map", validate_parameters=False, persist_result=False)
 def dataset_map(job: dataset.ShardingJob, workers: int, progress: Progress) -> list[int]:
     """Pack every shard of a training dataset."""
 
-    def told(number: int, files: int) -> str:
+    def log_line(number: int, files: int) -> str:
         return f"shard {number} of {job.shards}: {files} files"
 
     calls = ((job, number) for number in range(job.shards))
-    return _results(pack_shard, calls, workers, progress, lambda files: files, told)
+    return _results(pack_shard, calls, workers, progress, lambda files: files, log_line)
 
 
 @flow(name="member-map", validate_parameters=False, persist_result=False)
@@ -135,10 +135,10 @@ def member_map(
     """Restore the members of every tar; `jobs` is a call, as Prefect would use an iterator up to show it."""
     calls = ((job,) for job in jobs())
 
-    def told(number: int, done: restore.Restored) -> str:
+    def log_line(number: int, done: restore.Restored) -> str:
         return f"tar {number}: {done.images} restored, {len(done.failures)} failed"
 
-    return _results(restore_members, calls, workers, progress, lambda done: done.images + len(done.failures), told)
+    return _results(restore_members, calls, workers, progress, lambda done: done.images + len(done.failures), log_line)
 
 
 def _results(
@@ -147,7 +147,7 @@ def _results(
     workers: int,
     progress: Progress,
     images: Callable[[Result], int],
-    told: Callable[[int, Result], str],
+    log_line: Callable[[int, Result], str],
 ) -> list[Result]:
     """The results of the task called with each tuple, in order; at most four calls a worker are under way.
 
@@ -156,7 +156,7 @@ def _results(
     In this process a task tells of every picture; from another one the pictures of a task count when it is done.
     """
     if direct.is_direct():
-        return _directly(task, calls, workers, progress, told)
+        return _directly(task, calls, workers, progress, log_line)
     context = FlowRunContext.get()
     here = context is None or isinstance(context.task_runner, ThreadPoolTaskRunner)
     done: list[Result] = []
@@ -166,7 +166,7 @@ def _results(
         done.append(pending.popleft().result())
         if not here:
             progress.advance(images(done[-1]))
-        progress.note(told(len(done), done[-1]))
+        progress.note(log_line(len(done), done[-1]))
 
     for call in calls:
         if len(pending) == PER_WORKER * workers:
@@ -182,7 +182,7 @@ def _directly(
     calls: Iterable[tuple[Any, ...]],
     workers: int,
     progress: Progress,
-    told: Callable[[int, Result], str],
+    log_line: Callable[[int, Result], str],
 ) -> list[Result]:
     """The same without Prefect: the task's plain function on threads."""
 
@@ -196,7 +196,7 @@ def _directly(
             for arguments in itertools.chain(calls, [None]):
                 while pending and (arguments is None or len(pending) == PER_WORKER * workers):
                     done.append(pending.popleft().result())
-                    progress.note(told(len(done), done[-1]))
+                    progress.note(log_line(len(done), done[-1]))
                 if arguments is not None:
                     pending.append(pool.submit(call, arguments))
         except BaseException:

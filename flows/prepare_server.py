@@ -38,11 +38,11 @@ async def before(kind: str, crashed: str, template: str = "") -> None:
                 raise SettingsError(f"{_deployment(name)} is deployed {other}: {advice}")
         await _pool(client, f"fdcodec-{kind}", kind, template)
         automation = AutomationCore.model_validate(yaml.safe_load(Path(crashed).read_text()))
-        kept = await client.read_automations_by_name(automation.name)
-        if not kept:  # another of the same name would act as well
+        existing = await client.read_automations_by_name(automation.name)
+        if not existing:  # another of the same name would act as well
             await client.create_automation(automation)
-        elif getattr(kept[0].trigger, "expect", None) != getattr(automation.trigger, "expect", None):
-            await client.update_automation(kept[0].id, automation)
+        elif getattr(existing[0].trigger, "expect", None) != getattr(automation.trigger, "expect", None):
+            await client.update_automation(existing[0].id, automation)
 
 
 async def after(schedules: str) -> None:

@@ -30,14 +30,14 @@ def quality_report(
         device: cpu, cuda or cuda:N.
         threads: Computing threads of the decoder.
     """
-    places = [command.place(archive) for archive in archives]
-    output = command.place(output or f"{places[0].rstrip('/')}/{layout.QUALITY_REPORT}")
+    locations = [command.resolved(archive) for archive in archives]
+    output = command.resolved(output or f"{locations[0].rstrip('/')}/{layout.QUALITY_REPORT}")
     with command.bar("decoding the worst") as bar:
-        report = page.gather(places, Models("", device, backbone, threads), worst=worst, progress=bar)
+        report = page.gather(locations, Models("", device, backbone, threads), worst=worst, progress=bar)
     folder, _, name = output.rpartition("/")
     Store(folder).replace(name, page.html(report).encode())
-    direct.markdown(page.markdown(report, output), key="quality-report", description=", ".join(places))
-    missing = sum(bool(pair.kept.missing) for pair in report.worst)
+    direct.markdown(page.markdown(report, output), key="quality-report", description=", ".join(locations))
+    missing = sum(bool(pair.stored.missing) for pair in report.worst)
     return {**report.total, "unreadable": missing, "page": output}
 
 

@@ -41,7 +41,7 @@ def restore_archive(
         threads: Computing threads of a worker.
         workers: Tars decoded at a time; 0 for as many as there are processors for their threads.
     """
-    archive, target = command.place(archive), command.place(target)
+    archive, target = command.resolved(archive), command.resolved(target)
     count = mapping.workers(workers, threads)
     member_map = mapping.on_threads(mapping.member_map, count)
     logger = direct.logger()

@@ -49,9 +49,9 @@ def deployments(source: str = "", archive: str = "", name: str = "") -> list[Run
     """
     if bool(source) != bool(archive):
         raise SettingsError("the schedules need both a source and an archive, or neither")
-    for place in filter(None, (source, archive)):
-        if place != command.place(place):
-            raise SettingsError(f"{place!r} is relative, and a served flow runs anywhere: give a full path or a URL")
+    for location in filter(None, (source, archive)):
+        if location != command.resolved(location):
+            raise SettingsError(f"{location!r} is relative, and a served flow runs anywhere: give a full path or a URL")
     scheduled: dict[str, tuple[Schedule, dict[str, str]]] = {}
     if archive:
         scheduled["compress-archive"] = NIGHTLY, {"source": source, "archive": archive}
@@ -81,12 +81,12 @@ def refuse_others(archive: str, name: str) -> None:
     with get_client(sync_client=True) as client:
         for each in ("compress-archive", "audit-archive"):
             try:
-                kept = client.read_deployment_by_name(f"{each}/{called(name)}").parameters.get("archive", "")
+                configured = client.read_deployment_by_name(f"{each}/{called(name)}").parameters.get("archive", "")
             except ObjectNotFound:
                 continue
-            if kept and kept != archive:
+            if configured and configured != archive:
                 raise SettingsError(
-                    f"{each}/{called(name)} is for {kept}: give --name to serve another archive beside it"
+                    f"{each}/{called(name)} is for {configured}: give --name to serve another archive beside it"
                 )
 
 

@@ -29,7 +29,7 @@ def shard_images(
         exclude: A pattern of keys to leave out, such as test-*; may be given again.
         workers: Shards packed at a time; 0 for as many as there are processors.
     """
-    source, dataset = command.place(source), command.place(dataset)
+    source, dataset = command.resolved(source), command.resolved(dataset)
     settings = ShardingSettings(max_images_per_shard, max_shard_bytes, tuple(exclude or ()))
     count = mapping.workers(workers, 1)
     logger = direct.logger()

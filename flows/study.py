@@ -41,10 +41,10 @@ def serve(
         if study is not None:
             if gallery is not None and not (study / DATABASE).is_file():
                 Study.create(study, gallery, methods=method or (), images=image or (), per_participant=comparisons)
-            held = Study(study)
-            held.invite(participant or ())
-            typer.echo(f"participants: {', '.join(held.participants()) or 'none; let some in with --participant'}")
-            application = study_app(held)
+            chosen = Study(study)
+            chosen.invite(participant or ())
+            typer.echo(f"participants: {', '.join(chosen.participants()) or 'none; let some in with --participant'}")
+            application = study_app(chosen)
         elif gallery is not None:
             application = viewer_app(gallery)
         else:

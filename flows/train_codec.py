@@ -21,8 +21,8 @@ def train_task(training: Training) -> str:
 
         def progress(record: dict[str, Any]) -> None:
             if "held_out" in record:
-                told = ", ".join(f"{name} {value:.4f}" for name, value in record["held_out"].items())
-                logger.info("%s %d on held-out photos: %s", record["stage"], record["step"], told)
+                figures = ", ".join(f"{name} {value:.4f}" for name, value in record["held_out"].items())
+                logger.info("%s %d on held-out photos: %s", record["stage"], record["step"], figures)
                 return
             stage, step, steps = record["stage"], record["step"], record["steps"]
             if stage not in done:
@@ -56,9 +56,9 @@ def train_codec(
         override: NAME=VALUE of a setting; may be given again.
         accelerate: A settings file of accelerate, as in infra/accelerate; one process if empty.
     """
-    data, kept = [command.place(path) for path in shards], [command.place(path) for path in held_out or []]
-    output, settings = command.place(output), str(Path(settings_file(settings)).absolute())
-    training = Training(data, settings, output, kept, stage or (), override or (), accelerate)
+    data, measured_on = [command.resolved(path) for path in shards], [command.resolved(path) for path in held_out or []]
+    output, settings = command.resolved(output), str(Path(settings_file(settings)).absolute())
+    training = Training(data, settings, output, measured_on, stage or (), override or (), accelerate)
     bundle = direct.plain(train_task)(training)
     table = evaluation(output)
     direct.table(table, key="train-codec", description="held-out photos, whole files, means")

@@ -158,12 +158,12 @@ def failures(dataset: str) -> list[DatasetRow]:
     return _query(Store(dataset), sql)
 
 
-def local_tars(place: str, cache: Path) -> str:
+def local_tars(location: str, cache: Path) -> str:
     """The folder or tar itself where it is local; tars at a URL are copied below the cache, those there already kept.
 
     Raises SettingsError for a dataset that is not complete, or a place without tars; StorageError.
     """
-    folder, _, tar = place.rpartition("/") if place.endswith(".tar") else (place, "", "")
+    folder, _, tar = location.rpartition("/") if location.endswith(".tar") else (location, "", "")
     store = Store(folder or ".")
     if not tar and store.exists(layout.DATASET_PLAN) and not store.exists(layout.DATASET_MANIFEST):
         raise SettingsError(f"{store}: this dataset is not complete; run shard-images again, which goes on with it")
@@ -172,16 +172,16 @@ def local_tars(place: str, cache: Path) -> str:
         raise SettingsError(f"{store}: no tars here; make some with shard-images")
     if store.folder is not None:
         return str(store.folder / tar)
-    kept = cache / hashlib.sha256(store.url.encode()).hexdigest()[:16]
+    copies = cache / hashlib.sha256(store.url.encode()).hexdigest()[:16]
     for item in found:
-        copy = kept / item.name
+        copy = copies / item.name
         if not copy.exists() or copy.stat().st_size != item.size:
             copy.parent.mkdir(parents=True, exist_ok=True)
             spool = copy.with_name(f".{copy.name}{UNFINISHED}")
             with store.open(item.name) as stream, spool.open("wb") as written:
                 shutil.copyfileobj(stream, written)
             spool.replace(copy)
-    return str(kept / tar)
+    return str(copies / tar)
 
 
 def _checked(reader: SourceReader, entry: DatasetRow) -> tuple[DatasetRow, bytes]:

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from codec.errors import SettingsError
 from codec.evaluation.baselines import Baseline
 from codec.evaluation.runner import Evaluation, EvaluationJob
-from codec.evaluation.spec import Contest
+from codec.evaluation.spec import EvaluationConfig
 from tasks.processes.child import Child, ChildDied
 from tasks.processes.requests import Measure
 from tasks.progress import SILENT, Progress
@@ -66,7 +66,7 @@ def as_folders(pictures: str, output: str) -> Iterator[tuple[Path, Path, Changed
     The output is brought up to date as the work goes on, and when it ends, however it does. A row is stored after the
     picture that it names. Raises SettingsError for more pictures at a URL than are copied.
     """
-    originals, kept, copy = Path(pictures), Path(output), None
+    originals, output_folder, copy = Path(pictures), Path(output), None
     if "://" in pictures:
         if sum(1 for _ in itertools.islice(Store(pictures).list(), MOST_COPIED + 1)) > MOST_COPIED:
             raise SettingsError(
@@ -78,16 +78,16 @@ def as_folders(pictures: str, output: str) -> Iterator[tuple[Path, Path, Changed
     if "://" in output:
         copy = WorkingCopy(output, "evaluation", vouching="rows/**/*.parquet")
         copy.fetch()
-        kept = copy.folder
+        output_folder = copy.folder
     try:
-        yield originals, kept, Changed(copy)
+        yield originals, output_folder, Changed(copy)
     finally:
         if copy is not None:
             copy.send()
 
 
 def measure(
-    contest: Contest,
+    config: EvaluationConfig,
     codecs: list[Baseline],
     *,
     workers: int = 1,
@@ -100,9 +100,9 @@ def measure(
     `workers` child processes of so many computing threads each work on a picture at a time. One that takes longer than
     `seconds` with one codec, or ends over it, leaves failed rows. Raises ArchiveError when a child cannot start.
     """
-    kept, jobs = Evaluation(Path(contest.output)), contest.jobs(codecs)
+    evaluation, jobs = Evaluation(Path(config.output)), config.jobs(codecs)
     progress.begin(len(jobs))
-    pending = [job for job in jobs if kept.pending(job)]
+    pending = [job for job in jobs if evaluation.pending(job)]
     progress.advance(len(jobs) - len(pending))
     idle: SimpleQueue[Child] = SimpleQueue()
 
@@ -113,13 +113,13 @@ def measure(
                 try:
                     child.ask(Measure(job.image, job.baseline.name), seconds=seconds)
                 except ChildDied as died:
-                    kept.fail(job, str(died))
+                    evaluation.fail(job, str(died))
                 progress.advance(1)
         finally:
             idle.put(child)
 
     pictures = [list(several) for _, several in itertools.groupby(pending, key=lambda job: job.image)]
-    arguments = [json.dumps(asdict(contest))]
+    arguments = [json.dumps(asdict(config))]
     children = [
         Child("tasks.processes.measure_worker", arguments, threads, environment=os.environ)
         for _ in range(min(workers, len(pictures)))

@@ -77,15 +77,15 @@ def parametric(gamma: float, a: float = 1, b: float = 0, c: float = 0, d: float 
 
 def _assembled(tags: Mapping[bytes, bytes]) -> bytes:
     """Serializes header, tag table and contents; equal contents are stored once."""
-    places: dict[bytes, int] = {}
+    offsets: dict[bytes, int] = {}
     body = b""
     start = HEADER + 4 + 12 * len(tags)
     table = struct.pack(">I", len(tags))
     for name, content in tags.items():
-        if content not in places:
-            places[content] = start + len(body)
+        if content not in offsets:
+            offsets[content] = start + len(body)
             body += content + bytes(-len(content) % 4)
-        table += name + struct.pack(">II", places[content], len(content))
+        table += name + struct.pack(">II", offsets[content], len(content))
     size = start + len(body)
     header = struct.pack(">I4sI4s4s4s", size, bytes(4), 0x04400000, b"mntr", b"RGB ", b"XYZ ")
     header += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28)

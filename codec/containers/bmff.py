@@ -24,22 +24,22 @@ class Box:
 
 def boxes(data: bytes, start: int, stop: int) -> Iterator[Box]:
     """Yields the boxes between two offsets. Raises Broken for a box that exceeds the range."""
-    place = start
+    position = start
     for _ in range(MOST_BOXES):
-        if place >= stop:
+        if position >= stop:
             return
-        if stop - place < 8:
-            raise Broken(f"{stop - place} bytes at byte {place} are not a box")
-        size, kind = unpack(">I4s", data, place)
-        body = place + 8
+        if stop - position < 8:
+            raise Broken(f"{stop - position} bytes at byte {position} are not a box")
+        size, kind = unpack(">I4s", data, position)
+        body = position + 8
         if size == 1:
             (size,) = unpack(">Q", data, body)
             body += 8
-        end = stop if size == 0 else place + size
+        end = stop if size == 0 else position + size
         if end > stop or end < body:
-            raise Broken(f"box {kind!r} at byte {place} does not fit")
-        yield Box(kind, place, body, end)
-        place = end
+            raise Broken(f"box {kind!r} at byte {position} does not fit")
+        yield Box(kind, position, body, end)
+        position = end
     raise Broken(f"more than {MOST_BOXES} boxes")
 
 

@@ -74,13 +74,13 @@ class Builder:
     def behind(self, start: int) -> None:
         """Names the bytes from `start` to the end of the file that have no part yet: padding or a trailer."""
         inside = sorted((part.offset, part.offset + part.length) for part in self.parts)
-        place = start
+        position = start
         for offset, end in [*inside, (len(self.data), len(self.data))]:
-            if offset > place:
-                rest = self.data[place:offset]
+            if offset > position:
+                rest = self.data[position:offset]
                 padding = rest.count(0) == len(rest) or rest.count(0xFF) == len(rest)
-                self.part(place, len(rest), "padding" if padding else "bytes behind", PADDING[padding])
-            place = max(place, end)
+                self.part(position, len(rest), "padding" if padding else "bytes behind", PADDING[padding])
+            position = max(position, end)
 
     def build(self) -> Structure:
         """Returns the structure. Bytes without a part become padding if they are zero and `unaccounted` otherwise."""

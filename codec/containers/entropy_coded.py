@@ -26,25 +26,25 @@ def wiped(data: bytes, start: int, end: int, header: bytes, symbols: Mapping[int
     alone ends a block in tables made for flat pictures. Where it stands for a coefficient in the table of any component
     of the scan, sixteen zero bytes in a row are forty equal coefficients, and more likely lost bytes.
     """
-    place = data.find(bytes(SHORTEST_RUN), start, end)
-    if place < 0 or not header or len(header) < 4 + 2 * header[0]:
+    position = data.find(bytes(SHORTEST_RUN), start, end)
+    if position < 0 or not header or len(header) < 4 + 2 * header[0]:
         return None
     first, _, approximation = header[1 + 2 * header[0] :][:3]
     if approximation >> 4 or (first == 0 and header[2 + 2 * header[0]] == 0):
         return None  # refinement scans are raw bits, and DC scans do not show whether a block is flat
     used = [symbols.get(header[2 + 2 * component] & 15) for component in range(header[0])]
-    return place if any(symbol is not None and symbol & 15 for symbol in used) else None
+    return position if any(symbol is not None and symbol & 15 for symbol in used) else None
 
 
 def symbols_of_zeros(table: bytes) -> dict[int, int]:
     """Maps each AC table of a DHT segment to the symbol whose code is all zeros. Raises Broken."""
     found: dict[int, int] = {}
-    place = 0
-    while place < len(table):
-        total = sum(table[place + 1 : place + 17])
-        if place + 17 + total > len(table):
+    position = 0
+    while position < len(table):
+        total = sum(table[position + 1 : position + 17])
+        if position + 17 + total > len(table):
             raise Broken("Huffman tables that do not match their segment's length")
-        if table[place] >> 4 and total:
-            found[table[place] & 15] = table[place + 17]
-        place += 17 + total
+        if table[position] >> 4 and total:
+            found[table[position] & 15] = table[position + 17]
+        position += 17 + total
     return found

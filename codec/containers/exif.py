@@ -9,24 +9,24 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12:
 
 def orientation(block: bytes) -> int:
     """The orientation in IFD0; 1 if it is absent or not in 1..8."""
-    place = _entry(block, ORIENTATION)
-    if place is None:
+    position = _entry(block, ORIENTATION)
+    if position is None:
         return 1
     order = _order(block)
-    kind = struct.unpack_from(f"{order}H", block, place + 2)[0]
-    value = struct.unpack_from(f"{order}{'H' if kind == SHORT else 'I'}", block, place + 8)[0]
+    kind = struct.unpack_from(f"{order}H", block, position + 2)[0]
+    value = struct.unpack_from(f"{order}{'H' if kind == SHORT else 'I'}", block, position + 8)[0]
     return value if kind in (SHORT, LONG) and 1 <= value <= 8 else 1
 
 
 def upright(block: bytes) -> bytes:
     """Returns the block with orientation 1. Two or four bytes change; none moves."""
-    place = _entry(block, ORIENTATION)
-    if place is None or orientation(block) == 1:
+    position = _entry(block, ORIENTATION)
+    if position is None or orientation(block) == 1:
         return block
     order = _order(block)
-    kind = struct.unpack_from(f"{order}H", block, place + 2)[0]
+    kind = struct.unpack_from(f"{order}H", block, position + 2)[0]
     value = struct.pack(f"{order}{'H' if kind == SHORT else 'I'}", 1)
-    return block[: place + 8] + value + block[place + 8 + len(value) :]
+    return block[: position + 8] + value + block[position + 8 + len(value) :]
 
 
 def of_resolution(content: bytes) -> bytes:
@@ -42,11 +42,11 @@ def of_resolution(content: bytes) -> bytes:
 def maker_note(block: bytes) -> bytes | None:
     """The content of the MakerNote, or None."""
     order = _order(block)
-    place = _entry(block, EXIF_DIRECTORY)
-    if place is None:
+    position = _entry(block, EXIF_DIRECTORY)
+    if position is None:
         return None
     try:
-        for inner in _entries(block, order, struct.unpack_from(f"{order}I", block, place + 8)[0]):
+        for inner in _entries(block, order, struct.unpack_from(f"{order}I", block, position + 8)[0]):
             tag, _, count, value = struct.unpack_from(f"{order}HHII", block, inner)
             if tag == MAKER_NOTE:
                 return block[value : value + count]
@@ -66,8 +66,8 @@ def without_location(block: bytes) -> bytes | None:
     out = bytearray(block)
     try:
         first = struct.unpack_from(f"{order}I", block, 4)[0]
-        for place in _entries(block, order, first):
-            tag, kind, _, value = struct.unpack_from(f"{order}HHII", block, place)
+        for position in _entries(block, order, first):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHII", block, position)
             if tag == GPS_DIRECTORY:
                 _blank_directory(out, block, order, value)
             elif tag == EXIF_DIRECTORY and kind in (LONG, 13):
@@ -80,19 +80,19 @@ def without_location(block: bytes) -> bytes | None:
 
 
 def _blank_directory(out: bytearray, block: bytes, order: str, start: int) -> None:
-    for place in _entries(block, order, start):
-        _blank_value(out, block, order, place)
+    for position in _entries(block, order, start):
+        _blank_value(out, block, order, position)
     struct.pack_into(f"{order}H", out, start, 0)
 
 
-def _blank_value(out: bytearray, block: bytes, order: str, place: int) -> None:
-    _, kind, count, value = struct.unpack_from(f"{order}HHII", block, place)
+def _blank_value(out: bytearray, block: bytes, order: str, position: int) -> None:
+    _, kind, count, value = struct.unpack_from(f"{order}HHII", block, position)
     size = SIZES.get(kind, 1) * count
     if size > 4:
         if value + size > len(block):
             raise ValueError("a value outside the block")
         out[value : value + size] = bytes(size)
-    struct.pack_into(f"{order}II", out, place + 4, 0 if size > 4 else count, 0)
+    struct.pack_into(f"{order}II", out, position + 4, 0 if size > 4 else count, 0)
 
 
 def _order(block: bytes) -> str:
@@ -106,9 +106,9 @@ def _entry(block: bytes, tag: int) -> int | None:
         return None
     try:
         first = struct.unpack_from(f"{order}I", block, 4)[0]
-        for place in _entries(block, order, first):
-            if struct.unpack_from(f"{order}H", block, place)[0] == tag:
-                return place
+        for position in _entries(block, order, first):
+            if struct.unpack_from(f"{order}H", block, position)[0] == tag:
+                return position
     except struct.error:
         return None
     return None
@@ -116,7 +116,7 @@ def _entry(block: bytes, tag: int) -> int | None:
 
 def _entries(block: bytes, order: str, start: int) -> list[int]:
     count = struct.unpack_from(f"{order}H", block, start)[0]
-    places = [start + 2 + 12 * number for number in range(count)]
-    if places and places[-1] + 12 > len(block):
+    positions = [start + 2 + 12 * number for number in range(count)]
+    if positions and positions[-1] + 12 > len(block):
         raise struct.error("a directory that exceeds the block")
-    return places
+    return positions

@@ -49,12 +49,12 @@ def joined(head: bytes, rest: bytes, blocks: Sequence[MetadataBlock]) -> bytes:
         return head + rest
     count = len(pictures) + 1
     length = SEGMENT + 16 * count
-    place = len(head) + length + len(rest)
+    position = len(head) + length + len(rest)
     header = len(head) + 8  # offsets count from the list's own TIFF header
-    entries = [(PRIMARY, place, 0)]
+    entries = [(PRIMARY, position, 0)]
     for picture in pictures:
-        entries.append((0, len(picture), place - header))
-        place += len(picture)
+        entries.append((0, len(picture), position - header))
+        position += len(picture)
     fields = struct.pack("<HHHI4s", 3, 0xB000, 7, 4, b"0100") + struct.pack("<HHII", 0xB001, 4, 1, count)
     fields += struct.pack("<HHIII", 0xB002, 7, 16 * count, SEGMENT - 8, 0)
     listed = b"".join(struct.pack("<IIIHH", *entry, 0, 0) for entry in entries)
@@ -64,10 +64,10 @@ def joined(head: bytes, rest: bytes, blocks: Sequence[MetadataBlock]) -> bytes:
 
 def _metadata(picture: bytes) -> bytes:
     """The APP1 and APP2 segments of a JPEG."""
-    found, place = b"", 2
-    while place + 4 <= len(picture) and picture[place] == 0xFF and picture[place + 1] not in (0xDA, 0xD9):
-        end = place + 2 + struct.unpack_from(">H", picture, place + 2)[0]
-        if picture[place + 1] in (0xE1, 0xE2):
-            found += picture[place:end]
-        place = end
+    found, position = b"", 2
+    while position + 4 <= len(picture) and picture[position] == 0xFF and picture[position + 1] not in (0xDA, 0xD9):
+        end = position + 2 + struct.unpack_from(">H", picture, position + 2)[0]
+        if picture[position + 1] in (0xE1, 0xE2):
+            found += picture[position:end]
+        position = end
     return found

@@ -26,14 +26,14 @@ class _GifReader(Builder):
     def blocks_of_file(self) -> None:
         """Walk from the header to the trailer."""
         try:
-            place = self._screen()
+            position = self._screen()
             for _ in range(MOST_BLOCKS):
-                (kind,) = unpack("B", self.data, place)
+                (kind,) = unpack("B", self.data, position)
                 if kind == TRAILER:
-                    self.part(place, 1, "trailer", Role.SILENT)
-                    self.behind(place + 1)
+                    self.part(position, 1, "trailer", Role.SILENT)
+                    self.behind(position + 1)
                     break
-                place = self._block(place, kind)
+                position = self._block(position, kind)
         except Broken as broken:
             self.damage.append(str(broken))
         if not self.images:
@@ -48,25 +48,25 @@ class _GifReader(Builder):
             self.unknown("GIF aspect", bytes([aspect]))
         return length
 
-    def _block(self, place: int, kind: int) -> int:
+    def _block(self, position: int, kind: int) -> int:
         if kind == IMAGE:
-            left, top, width, height, flags = unpack("<HHHHB", self.data, place + 1)
-            body = place + 10 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+            left, top, width, height, flags = unpack("<HHHHB", self.data, position + 1)
+            body = position + 10 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
             end = self._sub_blocks(body + 1)[1]
             self.images += 1
-            self.part(place, end - place, "image", Role.PIXELS if self.images == 1 else Role.FRAMES)
+            self.part(position, end - position, "image", Role.PIXELS if self.images == 1 else Role.FRAMES)
             whole = (left, top, width, height) == (0, 0, self.fields["width"], self.fields["height"])
             if self.images == 1 and not whole:
                 self.irregular.append("its first image does not fill the logical screen")
             return end
         if kind != EXTENSION:
-            raise Broken(f"an unknown block {kind:02X} at byte {place}")
-        (label,) = unpack("B", self.data, place + 1)
-        content, end = self._sub_blocks(place + 2)
-        self.part(place, end - place, f"extension {label:02X}", self._extension(place, end, label, content))
+            raise Broken(f"an unknown block {kind:02X} at byte {position}")
+        (label,) = unpack("B", self.data, position + 1)
+        content, end = self._sub_blocks(position + 2)
+        self.part(position, end - position, f"extension {label:02X}", self._extension(position, end, label, content))
         return end
 
-    def _extension(self, place: int, end: int, label: int, content: bytes) -> Role:
+    def _extension(self, position: int, end: int, label: int, content: bytes) -> Role:
         if label == GRAPHIC:
             if len(content) != 4:
                 self.irregular.append("a graphic control extension that is not four bytes long")
@@ -78,19 +78,19 @@ class _GifReader(Builder):
         if label == APPLICATION and head in LOOPS and len(content) <= 16:
             return Role.SILENT
         if label == APPLICATION and head == XMP and self.data[end - 258 : end - 255] == MAGIC:
-            self.carry("xmPp", self.data[place + 14 : end - 258])
+            self.carry("xmPp", self.data[position + 14 : end - 258])
             return Role.METADATA
         if label == TEXT:
             return Role.UNACCOUNTED
-        self.unknown(f"GIF {label:02X}", self.data[place + 2 : end])  # with the lengths of its blocks
+        self.unknown(f"GIF {label:02X}", self.data[position + 2 : end])  # with the lengths of its blocks
         return Role.METADATA
 
-    def _sub_blocks(self, place: int) -> tuple[bytes, int]:
+    def _sub_blocks(self, position: int) -> tuple[bytes, int]:
         """The joined content of sub-blocks, and the offset after them."""
         pieces: list[bytes] = []
         while True:
-            (length,) = unpack("B", self.data, place)
+            (length,) = unpack("B", self.data, position)
             if length == 0:
-                return b"".join(pieces), place + 1
-            pieces.append(self.data[place + 1 : place + 1 + length])
-            place += 1 + length
+                return b"".join(pieces), position + 1
+            pieces.append(self.data[position + 1 : position + 1 + length])
+            position += 1 + length

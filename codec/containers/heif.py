@@ -45,7 +45,7 @@ class _HeifReader(ItemReader):
 
     def boxes(self) -> None:
         """Walks the top level. Bytes after the last whole box are a trailer."""
-        listed, place = False, 0
+        listed, position = False, 0
         try:
             for box in boxes(self.data, 0, len(self.data)):
                 if box.kind == b"meta" and not listed:
@@ -54,11 +54,11 @@ class _HeifReader(ItemReader):
                     self.read_meta(box)
                 else:
                     self.part(*self._box(box))
-                place = box.end
+                position = box.end
         except Broken:
-            if not place or not self.items:
+            if not position or not self.items:
                 raise
-            self.whole = place
+            self.whole = position
         if not listed:
             raise Broken("no list of items")
 
@@ -86,7 +86,7 @@ class _HeifReader(ItemReader):
         return box.offset, length, name, role
 
     def _brands(self, content: bytes) -> None:
-        brands = {content[place : place + 4] for place in range(0, len(content), 4)}
+        brands = {content[position : position + 4] for position in range(0, len(content), 4)}
         if content[:4] in SEQUENCES or (brands & SEQUENCES and not brands & {b"mif1", b"heic", b"heix", b"avif"}):
             self.keep_for(Reason.FRAMES, "a sequence of pictures")
 

@@ -1,4 +1,6 @@
-"""The item list of HEIF and AVIF (ISO/IEC 14496-12:2022, 8.11; 23008-12:2022): locations, properties, references."""
+"""The item list of HEIF and AVIF: locations, properties and references
+
+(ISO/IEC 14496-12:2022, 8.11; ISO/IEC 23008-12:2022)."""
 
 from dataclasses import dataclass, field
 
@@ -106,33 +108,33 @@ class ItemReader(Builder):
         data, version = self.data, self.data[box.body]
         (sizes,) = unpack(">H", data, box.body + 4)
         offset_size, length_size, base_size, index_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15, sizes & 15
-        place = box.body + 6
-        (count,) = unpack(">I" if version == 2 else ">H", data, place)
-        place += 4 if version == 2 else 2
+        position = box.body + 6
+        (count,) = unpack(">I" if version == 2 else ">H", data, position)
+        position += 4 if version == 2 else 2
         if count > MOST_ITEMS:
             raise Broken(f"locations of {count} items")
         for _ in range(count):
-            (number,) = unpack(">I" if version == 2 else ">H", data, place)
-            place += 4 if version == 2 else 2
+            (number,) = unpack(">I" if version == 2 else ">H", data, position)
+            position += 4 if version == 2 else 2
             method = 0
             if version:
-                method = unpack(">H", data, place)[0] & 15
-                place += 2
-            if unpack(">H", data, place)[0]:
+                method = unpack(">H", data, position)[0] & 15
+                position += 2
+            if unpack(">H", data, position)[0]:
                 self.keep_for(Reason.UNSUPPORTED, "an item stored in another file")
-            place += 2
-            base, place = self._sized(place, base_size)
-            (extents,) = unpack(">H", data, place)
-            place += 2
+            position += 2
+            base, position = self._sized(position, base_size)
+            (extents,) = unpack(">H", data, position)
+            position += 2
             item = self.items.setdefault(number, HeifItem(number))
             self.extents += extents
             if self.extents > MOST_EXTENTS:
                 raise Broken(f"more than {MOST_EXTENTS} extents of items")
             for _ in range(extents):
                 if version:
-                    _, place = self._sized(place, index_size)
-                offset, place = self._sized(place, offset_size)
-                length, place = self._sized(place, length_size)
+                    _, position = self._sized(position, index_size)
+                offset, position = self._sized(position, offset_size)
+                length, position = self._sized(position, length_size)
                 self._extent(item, method, base + offset, length)
 
     def _extent(self, item: HeifItem, method: int, offset: int, length: int) -> None:
@@ -150,10 +152,10 @@ class ItemReader(Builder):
             raise Broken("items that share their bytes")
         item.extents.append((offset, length))
 
-    def _sized(self, place: int, size: int) -> tuple[int, int]:
-        if place + size > len(self.data):
+    def _sized(self, position: int, size: int) -> tuple[int, int]:
+        if position + size > len(self.data):
             raise Broken("a truncated list of locations")
-        return int.from_bytes(self.data[place : place + size], "big"), place + size
+        return int.from_bytes(self.data[position : position + size], "big"), position + size
 
     def _properties(self, box: Box) -> None:
         found: list[tuple[bytes, bytes]] = []
@@ -173,13 +175,13 @@ class ItemReader(Builder):
     def _associations(self, box: Box, found: list[tuple[bytes, bytes]]) -> None:
         version, wide = self.data[box.body], self.data[box.body + 3] & 1
         (count,) = unpack(">I", self.data, box.body + 4)
-        place = box.body + 8
+        position = box.body + 8
         for _ in range(count):
-            number, links = unpack(">IB" if version else ">HB", self.data, place)
-            place += 5 if version else 3
+            number, links = unpack(">IB" if version else ">HB", self.data, position)
+            position += 5 if version else 3
             for _ in range(links):
-                (value,) = unpack(">H" if wide else ">B", self.data, place)
-                place += 2 if wide else 1
+                (value,) = unpack(">H" if wide else ">B", self.data, position)
+                position += 2 if wide else 1
                 index = value & (0x7FFF if wide else 0x7F)
                 if index > len(found):
                     raise Broken(f"item {number} refers to a missing property")
@@ -190,8 +192,8 @@ class ItemReader(Builder):
         wide = self.data[box.body]
         for part in boxes(self.data, box.body + 4, box.end):
             source, count = unpack(">IH" if wide else ">HH", self.data, part.body)
-            place = part.body + (6 if wide else 4)
-            targets = unpack(f">{count}{'I' if wide else 'H'}", self.data, place)
+            position = part.body + (6 if wide else 4)
+            targets = unpack(f">{count}{'I' if wide else 'H'}", self.data, position)
             if source in self.items:
                 self.items[source].references.append((part.kind, [int(target) for target in targets]))
             if part.kind not in KNOWN_REFERENCES:

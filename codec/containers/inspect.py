@@ -126,7 +126,7 @@ def _boxes(data: bytes) -> Structure:
     if brand == b"crx ":
         return _whole(data, "CR3", "image/x-canon-cr3", Reason.RAW, "a camera raw file")
     first = next(bmff.boxes(data[: 1 << 16], 0, min(len(data), int.from_bytes(data[:4], "big") or len(data))))
-    brands = {data[place : place + 4] for place in range(first.body, first.end, 4)}
+    brands = {data[position : position + 4] for position in range(first.body, first.end, 4)}
     if (brands | {brand}) & (HEIF_BRANDS | AVIF_BRANDS):
         return heif.read(data)
     raise NotAnImageError(f"a video or another ISO-BMFF file (brand {brand.decode('latin-1')})")

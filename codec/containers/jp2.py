@@ -128,34 +128,34 @@ class _Jp2Reader(Builder):
         if self.data[start : start + 4] != CODESTREAM:
             raise Broken("not a JPEG 2000 codestream")
         self._size(start)
-        place = self._segments(start + 2, stop, TILE_PART)
+        position = self._segments(start + 2, stop, TILE_PART)
         for _ in range(MOST_TILE_PARTS):
-            if unpack(">H", self.data, place)[0] != TILE_PART:
+            if unpack(">H", self.data, position)[0] != TILE_PART:
                 break
-            (length,) = unpack(">I", self.data, place + 6)
-            end = place + length if length else stop - 2  # the last tile-part may extend to the end marker
-            if end > stop or self._segments(place + 12, end, SAMPLES) > end:
+            (length,) = unpack(">I", self.data, position + 6)
+            end = position + length if length else stop - 2  # the last tile-part may extend to the end marker
+            if end > stop or self._segments(position + 12, end, SAMPLES) > end:
                 raise Broken("a tile-part that exceeds the codestream")
-            place = end
-        if self.data[place : place + 2] != END or place + 2 > stop:
+            position = end
+        if self.data[position : position + 2] != END or position + 2 > stop:
             self.damage.append("the codestream ends without its end marker")
-        place = min(place + 2, stop)
-        self.part(start, place - start, "codestream", Role.PIXELS)
-        if place < stop:
-            self.part(place, stop - place, "bytes behind", Role.TRAILER)
+        position = min(position + 2, stop)
+        self.part(start, position - start, "codestream", Role.PIXELS)
+        if position < stop:
+            self.part(position, stop - position, "bytes behind", Role.TRAILER)
 
-    def _segments(self, place: int, stop: int, until: int) -> int:
+    def _segments(self, position: int, stop: int, until: int) -> int:
         """Walks a header up to a marker and returns its offset. Comments are carried."""
-        while (kind := unpack(">H", self.data, place)[0]) != until:
-            (length,) = unpack(">H", self.data, place + 2)
-            if kind < 0xFF00 or length < 2 or place + 2 + length > stop:
-                raise Broken(f"no marker at byte {place} of a header in the codestream")
+        while (kind := unpack(">H", self.data, position)[0]) != until:
+            (length,) = unpack(">H", self.data, position + 2)
+            if kind < 0xFF00 or length < 2 or position + 2 + length > stop:
+                raise Broken(f"no marker at byte {position} of a header in the codestream")
             if kind == COMMENT:
-                self._comment(self.data[place + 4 : place + 2 + length])
+                self._comment(self.data[position + 4 : position + 2 + length])
             elif kind not in KNOWN_SEGMENTS:
                 self.irregular.append(f"an unknown marker {kind:04X} in the codestream")
-            place += 2 + length
-        return place
+            position += 2 + length
+        return position
 
     def _comment(self, content: bytes) -> None:
         if content[:2] == b"\0\1":

@@ -57,10 +57,10 @@ class _JpegReader(Builder):
     def segments(self) -> None:
         """Walk from SOI to EOI."""
         self.part(0, 2, "SOI", Role.SILENT)
-        place = 2
+        position = 2
         try:
             for _ in range(MOST_SEGMENTS):
-                place = self._segment(place)
+                position = self._segment(position)
                 if self.ended is not None:
                     return
             self.irregular.append(f"more than {MOST_SEGMENTS} segments")
@@ -77,25 +77,25 @@ class _JpegReader(Builder):
             self._behind(self.ended)
         return self.build()
 
-    def _segment(self, place: int) -> int:
+    def _segment(self, position: int) -> int:
         data = self.data
-        if place >= len(data):
+        if position >= len(data):
             raise Broken("the file ends without an end of image")
-        if data[place] != 0xFF:
-            following = data.find(b"\xff", place)
+        if data[position] != 0xFF:
+            following = data.find(b"\xff", position)
             end = len(data) if following < 0 else following
-            self.part(place, end - place, "bytes between segments", Role.UNACCOUNTED)
-            self.irregular.append(f"{end - place} bytes between segments, at byte {place}")
+            self.part(position, end - position, "bytes between segments", Role.UNACCOUNTED)
+            self.irregular.append(f"{end - position} bytes between segments, at byte {position}")
             return end
-        start = place
-        while place < len(data) and data[place] == 0xFF:
-            place += 1
-        if place >= len(data):
+        start = position
+        while position < len(data) and data[position] == 0xFF:
+            position += 1
+        if position >= len(data):
             raise Broken("the file ends inside a marker")
-        marker = data[place]
-        if place - start > 1:
-            self.part(start, place - 1 - start, "fill", Role.SILENT)
-            start = place - 1
+        marker = data[position]
+        if position - start > 1:
+            self.part(start, position - 1 - start, "fill", Role.SILENT)
+            start = position - 1
         if marker == EOI:
             self.part(start, 2, "EOI", Role.SILENT)
             self.ended = start + 2
@@ -206,10 +206,10 @@ class _JpegReader(Builder):
             if marker == DHT:
                 self.codes_of_zeros |= entropy_coded.symbols_of_zeros(content)
             elif marker == DQT:
-                place = 0
-                while place < len(content):
-                    place += 129 if content[place] >> 4 else 65
-                if place != len(content):
+                position = 0
+                while position < len(content):
+                    position += 129 if content[position] >> 4 else 65
+                if position != len(content):
                     raise Broken("quantization tables that do not match their segment's length")
             elif marker == DRI and len(content) != 2:
                 raise Broken("a restart interval that is not 2 bytes")
@@ -249,15 +249,15 @@ class _JpegReader(Builder):
         if components not in (1, 3):
             self.keep_for(Reason.COLORS, f"{components} components")
 
-    def _scan(self, start: int, place: int) -> int:
+    def _scan(self, start: int, position: int) -> int:
         """Names the entropy-coded data after a scan header, up to the next marker that is not a restart."""
         self.scans += 1
-        end = entropy_coded.end_of_scan(self.data, place)
+        end = entropy_coded.end_of_scan(self.data, position)
         if end is None:
-            self.part(place, len(self.data) - place, "entropy-coded data", Role.PIXELS)
+            self.part(position, len(self.data) - position, "entropy-coded data", Role.PIXELS)
             raise Broken("the file ends without an end of image")
-        self.part(place, end - place, "entropy-coded data", Role.PIXELS)
-        where = entropy_coded.wiped(self.data, place, end, self.data[start + 4 : place], self.codes_of_zeros)
+        self.part(position, end - position, "entropy-coded data", Role.PIXELS)
+        where = entropy_coded.wiped(self.data, position, end, self.data[start + 4 : position], self.codes_of_zeros)
         if where is not None:
             self.damage.append(f"zeros that no encoder wrote, at byte {where}")
         return end
@@ -280,11 +280,11 @@ class _JpegReader(Builder):
     def _behind(self, end: int) -> None:
         """Names what follows EOI: further MPF pictures, a video, or unknown trailing bytes."""
         packets = b"".join(block.content for block in self.blocks if block.tag in ("xmPp", "xeXt"))
-        place = end
+        position = end
         for entry in sorted(self.further, key=lambda entry: entry.offset):
             if not entry.primary:
-                place = self._further(entry, place, packets)
-        film = self._film(place)
+                position = self._further(entry, position, packets)
+        film = self._film(position)
         if film is not None:
             self.part(*film, "film", Role.MOTION)
         self.behind(end)

@@ -136,7 +136,7 @@ def _allowed(
     if policy == "none":
         own = tuple(block for block in blocks if block.tag in (AUXILIARY,))
         return own, {"metadata"} if len(own) < len(blocks) else set(), ""
-    kept: list[MetadataBlock] = []
+    allowed: list[MetadataBlock] = []
     removed: set[str] = set()
     for block in blocks:
         if block.tag == "exIf":
@@ -146,7 +146,7 @@ def _allowed(
                 continue
             if content != block.content:
                 removed.add("location")
-            kept.append(MetadataBlock(block.tag, content))
+            allowed.append(MetadataBlock(block.tag, content))
         elif block.tag in ("xmPp", "xeXt", "ipTc", "psIr", "teXt", "unKn", AUXILIARY) and LOCATIONS.search(
             block.content
         ):
@@ -154,5 +154,5 @@ def _allowed(
         elif block.tag in ("ipTc", "psIr", "unKn") or _compressed_text(block):
             removed.add("metadata")  # these are not searched for locations
         else:
-            kept.append(block)
-    return tuple(kept), removed, ""
+            allowed.append(block)
+    return tuple(allowed), removed, ""

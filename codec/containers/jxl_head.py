@@ -21,13 +21,13 @@ class JxlHeader:
 
 class _Bits:
     def __init__(self, data: bytes) -> None:
-        self.value, self.length, self.place = int.from_bytes(data, "little"), 8 * len(data), 0
+        self.value, self.length, self.position = int.from_bytes(data, "little"), 8 * len(data), 0
 
     def take(self, count: int) -> int:
-        if self.place + count > self.length:
+        if self.position + count > self.length:
             raise UnreadError("a truncated head")
-        self.place += count
-        return self.value >> (self.place - count) & ((1 << count) - 1)
+        self.position += count
+        return self.value >> (self.position - count) & ((1 << count) - 1)
 
     def number(self, *choices: tuple[int, int]) -> int:
         """U32: two bits select a base and the number of bits added to it."""

@@ -39,9 +39,9 @@ def _in_note(note: bytes) -> bytes | None:
     """Offsets are relative to the note's first byte."""
     (count,) = struct.unpack_from(">H", note, len(SIGN))
     for number in range(count):
-        tag, kind, length, place = struct.unpack_from(">HHII", note, len(SIGN) + 2 + 12 * number)
+        tag, kind, length, position = struct.unpack_from(">HHII", note, len(SIGN) + 2 + 12 * number)
         if tag == IDENTIFIER and kind == 2:
-            return note[place : place + length]
+            return note[position : position + length]
     return None
 
 
@@ -54,12 +54,12 @@ def _in_film(data: bytes) -> bytes | None:
     inner = {box.kind: box for box in children(data, meta)}
     if b"keys" not in inner or b"ilst" not in inner:
         return None
-    place = inner[b"keys"].body + 8
+    position = inner[b"keys"].body + 8
     names = []
-    while place < inner[b"keys"].end:
-        (size,) = unpack(">I", data, place)
-        names.append(data[place + 8 : place + size])
-        place += max(size, 8)
+    while position < inner[b"keys"].end:
+        (size,) = unpack(">I", data, position)
+        names.append(data[position + 8 : position + size])
+        position += max(size, 8)
     number = names.index(KEY) + 1  # ValueError if it is missing
     for item in children(data, inner[b"ilst"]):
         if item.kind == struct.pack(">I", number):

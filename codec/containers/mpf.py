@@ -32,10 +32,10 @@ def entries(block: bytes) -> list[MultiPictureEntry]:
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
     if order is None:
         raise Broken("not a list of pictures")
-    (place,) = unpack(f"{order}I", block, 4)
-    (count,) = unpack(f"{order}H", block, place)
+    (position,) = unpack(f"{order}I", block, 4)
+    (count,) = unpack(f"{order}H", block, position)
     for number in range(count):
-        tag, _, size, offset = unpack(f"{order}HHII", block, place + 2 + 12 * number)
+        tag, _, size, offset = unpack(f"{order}HHII", block, position + 2 + 12 * number)
         if tag == ENTRIES:
             if size // 16 > MOST_PICTURES:
                 raise Broken(f"{size // 16} pictures")

@@ -43,10 +43,10 @@ class _PngReader(Builder):
     def chunks(self) -> None:
         """Walks from the signature to IEND and names what follows."""
         self.part(0, len(SIGNATURE), "signature", Role.SILENT)
-        place = len(SIGNATURE)
+        position = len(SIGNATURE)
         try:
             for _ in range(MOST_CHUNKS):
-                place, kind = self._chunk(place)
+                position, kind = self._chunk(position)
                 if kind == b"IEND":
                     break
             else:
@@ -59,45 +59,45 @@ class _PngReader(Builder):
             self.keep_for(Reason.UNSUPPORTED, "Apple's variant of PNG")
         elif not self.damage and not self.keep:
             self._image_data()
-        self.behind(place)
+        self.behind(position)
         self._colors()
 
-    def _chunk(self, place: int) -> tuple[int, bytes]:
-        length, kind = unpack(">I4s", self.data, place)
-        end = place + 12 + length
+    def _chunk(self, position: int) -> tuple[int, bytes]:
+        length, kind = unpack(">I4s", self.data, position)
+        end = position + 12 + length
         if end > len(self.data):
-            raise Broken(f"chunk {kind!r} at byte {place} does not fit into the file")
+            raise Broken(f"chunk {kind!r} at byte {position} does not fit into the file")
         if not self.seen and kind not in (b"IHDR", b"CgBI"):
             raise Broken("the first chunk is not IHDR")
-        content = self.data[place + 8 : end - 4]
+        content = self.data[position + 8 : end - 4]
         if not kind.isalpha():
-            self.irregular.append(f"chunk type {kind!r} at byte {place} is not four letters")
+            self.irregular.append(f"a chunk of type {kind!r} at byte {position}, which is not four letters")
         if kind == b"IDAT":
             if kind in self.seen and self.last != kind:
                 self.irregular.append("image data in two places")
-            self.image_data.append((place + 8, end - 4))
-        sound = zlib.crc32(self.data[place + 4 : end - 4]).to_bytes(4, "big") == self.data[end - 4 : end]
+            self.image_data.append((position + 8, end - 4))
+        sound = zlib.crc32(self.data[position + 4 : end - 4]).to_bytes(4, "big") == self.data[end - 4 : end]
         if not sound:
-            self._unsound(place, end - place, kind, content)
+            self._unsound(position, end - position, kind, content)
         else:
-            self._named(place, end - place, kind, content)
+            self._named(position, end - position, kind, content)
         self.seen.add(kind)
         self.last = kind
         return end, kind
 
-    def _unsound(self, place: int, length: int, kind: bytes, content: bytes) -> None:
+    def _unsound(self, position: int, length: int, kind: bytes, content: bytes) -> None:
         """Handles a wrong checksum: pixels are damaged; with any other chunk the picture is intact and kept whole."""
         name = kind.decode("latin-1")
         if kind in PIXELS or kind in ANIMATION:
-            self.damage.append(f"the checksum of {name} at byte {place} does not match")
-            self.part(place, length, name, Role.PIXELS)
+            self.damage.append(f"the checksum of {name} at byte {position} does not match")
+            self.part(position, length, name, Role.PIXELS)
             if kind == b"IHDR":
                 self._header(content)
         else:
-            self.irregular.append(f"the checksum of {name} at byte {place} does not match")
-            self.part(place, length, name, Role.UNACCOUNTED)
+            self.irregular.append(f"the checksum of {name} at byte {position} does not match")
+            self.part(position, length, name, Role.UNACCOUNTED)
 
-    def _named(self, place: int, length: int, kind: bytes, content: bytes) -> None:
+    def _named(self, position: int, length: int, kind: bytes, content: bytes) -> None:
         name, role = kind.decode("latin-1"), Role.METADATA
         if kind in PIXELS:
             role = Role.PIXELS
@@ -142,7 +142,7 @@ class _PngReader(Builder):
             self.keep_for(Reason.UNSUPPORTED, f"unknown critical chunk {name}")
         else:
             self.unknown(f"PNG {name}", content)
-        self.part(place, length, name, role)
+        self.part(position, length, name, role)
 
     def _transparent(self, content: bytes) -> bool:
         """Whether a tRNS chunk has the length that the color type requires (section 11.3.1.1)."""

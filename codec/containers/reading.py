@@ -64,25 +64,25 @@ def read_source(data: bytes, policy: Policy = Policy(), *, max_pixels: int = MAX
     try:
         structure = inspect(data)
     except NotAnImageError as error:
-        return SourceImage(None, _kept(Reason.NOT_AN_IMAGE, str(error)))
+        return SourceImage(None, _fallback(Reason.NOT_AN_IMAGE, str(error)))
     except ImageError as error:
-        return SourceImage(None, _kept(Reason.DAMAGED, str(error)))
+        return SourceImage(None, _fallback(Reason.DAMAGED, str(error)))
     verdict = judge(structure, policy)
     if verdict.reason is not None:
         return SourceImage(structure, verdict)
     if structure.width * structure.height > max_pixels:
         why = f"{structure.width} x {structure.height} pixels, more than {max_pixels}"
-        return SourceImage(structure, _kept(Reason.UNSUPPORTED, why))
+        return SourceImage(structure, _fallback(Reason.UNSUPPORTED, why))
     try:
         inner = _transcoded(structure, data)
         if inner is not None:
             return _of_transcoded(structure, verdict, inner, policy, max_pixels)
         image = _decoded(structure, data)
         space = _space(structure, image)
-    except _KeptError as kept:
-        return SourceImage(structure, _kept(kept.reason, str(kept)))
+    except _KeptError as error:
+        return SourceImage(structure, _fallback(error.reason, str(error)))
     except ColorsError as error:
-        return SourceImage(structure, _kept(Reason.COLORS, str(error)))
+        return SourceImage(structure, _fallback(Reason.COLORS, str(error)))
     picture = _picture(structure, image, space, verdict)
     return SourceImage(structure, verdict, picture, space.name)
 
@@ -140,7 +140,7 @@ def _carried(structure: Structure) -> tuple[MetadataBlock, ...]:
     return tuple(block for block in structure.blocks if block.tag not in ("auXP", "unKn"))
 
 
-def _kept(reason: Reason, why: str) -> Verdict:
+def _fallback(reason: Reason, why: str) -> Verdict:
     return Verdict(reason, " ".join(why.split()), (), (), ())
 
 
@@ -166,7 +166,7 @@ def _of_transcoded(
     own = {block.tag: block.content for block in source.picture.blocks}
     for block in verdict.blocks:
         if block.tag in own and own[block.tag] != block.content:
-            return SourceImage(structure, _kept(Reason.METADATA, "metadata that differs from the inner JPEG's"))
+            return SourceImage(structure, _fallback(Reason.METADATA, "metadata that differs from the inner JPEG's"))
     added = tuple(block for block in verdict.blocks if block.tag not in own)
     picture = replace(source.picture, blocks=source.picture.blocks + added, source_format="JXL")
     both = replace(source.verdict, blocks=picture.blocks)

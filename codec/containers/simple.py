@@ -246,10 +246,10 @@ def read_pcx(data: bytes) -> Structure:
     return reader.build()
 
 
-def _end_of_runs(data: bytes, place: int, due: int) -> tuple[int, bool]:
+def _end_of_runs(data: bytes, position: int, due: int) -> tuple[int, bool]:
     """Offset after the run-length code of `due` bytes, and whether the file ends before."""
-    while due > 0 and place < len(data):
-        run = data[place] & 0x3F if data[place] >= 0xC0 else 1
-        place += 2 if data[place] >= 0xC0 else 1
+    while due > 0 and position < len(data):
+        run = data[position] & 0x3F if data[position] >= 0xC0 else 1
+        position += 2 if data[position] >= 0xC0 else 1
         due -= run
-    return min(place, len(data)), due > 0 or place > len(data)
+    return min(position, len(data)), due > 0 or position > len(data)

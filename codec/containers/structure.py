@@ -78,11 +78,11 @@ class Structure:
     """Broken text or color chunks of an intact picture, one line each."""
 
     def __post_init__(self) -> None:
-        place = 0
+        position = 0
         for part in self.parts:
-            if part.offset != place or part.length < 0:
-                raise ValueError(f"{part.name} begins at byte {part.offset}, where byte {place} is next")
-            place += part.length
+            if part.offset != position or part.length < 0:
+                raise ValueError(f"{part.name} begins at byte {part.offset}, where byte {position} is next")
+            position += part.length
 
 
 def covered(data: bytes, parts: Iterable[Part]) -> tuple[Part, ...]:
@@ -92,16 +92,16 @@ def covered(data: bytes, parts: Iterable[Part]) -> tuple[Part, ...]:
     shared bytes belong to the first.
     """
     whole: list[Part] = []
-    place, size = 0, len(data)
+    position, size = 0, len(data)
     for part in sorted(parts, key=lambda part: (part.offset, -part.length)):
-        start, stop = max(part.offset, place), min(part.offset + part.length, size)
-        if start > place:
-            whole.append(_gap(place, start, data))
+        start, stop = max(part.offset, position), min(part.offset + part.length, size)
+        if start > position:
+            whole.append(_gap(position, start, data))
         if stop > start:
             whole.append(Part(start, stop - start, part.name, part.role))
-        place = max(place, stop)
-    if place < size:
-        whole.append(_gap(place, size, data))
+        position = max(position, stop)
+    if position < size:
+        whole.append(_gap(position, size, data))
     return tuple(whole)
 
 

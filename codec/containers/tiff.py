@@ -72,9 +72,9 @@ class _TiffReader(Builder):
         """Walks the chain of directories and everything they refer to."""
         self.part(0, 16 if self.big else 8, "header", Role.SILENT)
         try:
-            (place,) = unpack(f"{self.order}{'Q' if self.big else 'I'}", self.data, 8 if self.big else 4)
-            while place:
-                place = self._directory(place, f"IFD{self.pages}", chained=True)
+            (position,) = unpack(f"{self.order}{'Q' if self.big else 'I'}", self.data, 8 if self.big else 4)
+            while position:
+                position = self._directory(position, f"IFD{self.pages}", chained=True)
         except Broken as broken:
             self.damage.append(str(broken))
         if not self.pages:
@@ -83,9 +83,9 @@ class _TiffReader(Builder):
             self._carry()
         self.behind(max(part.offset + part.length for part in self.parts))
 
-    def _directory(self, place: int, name: str, *, chained: bool) -> int:
+    def _directory(self, position: int, name: str, *, chained: bool) -> int:
         """Reads a picture's directory. Returns the offset of the next one in the chain."""
-        entries, following = self._entries(place, name)
+        entries, following = self._entries(position, name)
         number = self.pages
         self.pages += chained
         kind = self._number(entries, Tag.NEW_SUBFILE_TYPE, 0)
@@ -124,18 +124,18 @@ class _TiffReader(Builder):
             self.keep_for(Reason.METADATA, f"{name} has metadata of its own")
         return following
 
-    def _entries(self, place: int, name: str) -> tuple[dict[int, DirectoryEntry], int]:
+    def _entries(self, position: int, name: str) -> tuple[dict[int, DirectoryEntry], int]:
         """The entries of a directory by tag, and the offset of the next directory."""
-        if place in self.visited or len(self.visited) >= MOST_DIRECTORIES:
-            raise Broken(f"{name} at byte {place} is part of a cycle, or exceeds the limit of directories")
-        self.visited.add(place)
+        if position in self.visited or len(self.visited) >= MOST_DIRECTORIES:
+            raise Broken(f"{name} at byte {position} is part of a cycle, or exceeds the limit of directories")
+        self.visited.add(position)
         size, head, width = (8, 8, 20) if self.big else (4, 2, 12)
-        count = int(unpack(f"{self.order}{'Q' if self.big else 'H'}", self.data, place)[0])
+        count = int(unpack(f"{self.order}{'Q' if self.big else 'H'}", self.data, position)[0])
         if count > MOST_ENTRIES:
             raise Broken(f"{name} has {count} entries")
         entries: dict[int, DirectoryEntry] = {}
         for number in range(count):
-            start = place + head + width * number
+            start = position + head + width * number
             tag, kind, values = unpack(f"{self.order}HH{'Q' if self.big else 'I'}", self.data, start)
             length = LONG8_SIZES.get(kind, 0) * values
             offset = start + 4 + size
@@ -149,9 +149,9 @@ class _TiffReader(Builder):
             if tag in entries:
                 self.keep_for(Reason.METADATA, f"{name} has tag {tag} twice")
             entries[tag] = DirectoryEntry(tag, kind, values, offset, length)
-        end = place + head + width * count
+        end = position + head + width * count
         (following,) = unpack(f"{self.order}{'Q' if self.big else 'I'}", self.data, end)
-        self.part(place, end + size - place, name, Role.METADATA)
+        self.part(position, end + size - position, name, Role.METADATA)
         return entries, int(following)
 
     def _strips(self, entries: dict[int, DirectoryEntry], name: str, role: Role) -> None:
@@ -159,18 +159,18 @@ class _TiffReader(Builder):
         found = False
         for offsets, lengths in Tag.PLACES:
             if offsets in entries and lengths in entries:
-                places, sizes = self._numbers(entries[offsets]), self._numbers(entries[lengths])
-                if len(places) != len(sizes):
-                    raise Broken(f"{name} has {len(places)} strips and {len(sizes)} lengths")
+                positions, sizes = self._numbers(entries[offsets]), self._numbers(entries[lengths])
+                if len(positions) != len(sizes):
+                    raise Broken(f"{name} has {len(positions)} strips and {len(sizes)} lengths")
                 if sum(sizes) > 2 * len(self.data):
                     raise Broken(f"overlapping strips of {name}")
-                self._amount(entries, name, len(places), sum(sizes))
-                for place, size in zip(places, sizes, strict=True):
-                    if place + size > len(self.data):
+                self._amount(entries, name, len(positions), sum(sizes))
+                for position, size in zip(positions, sizes, strict=True):
+                    if position + size > len(self.data):
                         raise Broken(f"a strip of {name} reaches beyond the end of the file")
-                    self.part(place, size, f"{name} pixels", role)
+                    self.part(position, size, f"{name} pixels", role)
                     if self._number(entries, Tag.COMPRESSION, 1) == JPEG:
-                        self._inside(self.data[place : place + size], name)
+                        self._inside(self.data[position : position + size], name)
                 found = True
             elif offsets in entries or lengths in entries:
                 self.irregular.append(f"strips of {name} without offsets or lengths")

@@ -63,7 +63,7 @@ def _values(data: bytes, order: str, entries: Mapping[int, "DirectoryEntry"]) ->
         raw = data[entry.offset : entry.offset + entry.size]
         unit = UNITS[entry.kind]
         if order == ">" and unit > 1:
-            raw = b"".join(raw[place : place + unit][::-1] for place in range(0, len(raw), unit))
+            raw = b"".join(raw[position : position + unit][::-1] for position in range(0, len(raw), unit))
         found[tag] = (entry.kind, entry.count, raw)
     return found
 
@@ -77,16 +77,16 @@ def _block(texts: Values, exif: Values, gps: Values) -> bytes:
     body = _directory(first, 8)
     for tag, group in pointers.items():
         if group:
-            place = 8 + len(body)
-            first[tag] = (4, 1, struct.pack("<I", place))
-            body += _directory(group, place)
+            position = 8 + len(body)
+            first[tag] = (4, 1, struct.pack("<I", position))
+            body += _directory(group, position)
     return b"II*\0" + struct.pack("<I", 8) + _directory(first, 8) + body[len(_directory(first, 8)) :]
 
 
-def _directory(values: Values, place: int) -> bytes:
+def _directory(values: Values, position: int) -> bytes:
     """Encodes a directory at an offset of the block, its long values behind it."""
     entries, behind = b"", b""
-    start = place + 2 + 12 * len(values) + 4
+    start = position + 2 + 12 * len(values) + 4
     for tag, (kind, count, raw) in sorted(values.items()):
         if len(raw) <= 4:
             entries += struct.pack("<HHI", tag, kind, count) + raw.ljust(4, b"\0")
@@ -105,10 +105,10 @@ def _read(block: bytes) -> list[Values]:
     return groups
 
 
-def _read_directory(block: bytes, place: int) -> Values:
+def _read_directory(block: bytes, position: int) -> Values:
     found: Values = {}
-    for number in range(struct.unpack_from("<H", block, place)[0]):
-        start = place + 2 + 12 * number
+    for number in range(struct.unpack_from("<H", block, position)[0]):
+        start = position + 2 + 12 * number
         tag, kind, count, value = struct.unpack_from("<HHII", block, start)
         size = SIZES[kind] * count
         offset = start + 8 if size <= 4 else value

@@ -41,33 +41,33 @@ class _WebpReader(Builder):
         stop = min(end, len(self.data))
         if stop < len(self.data):
             self.behind(stop)
-        place = 12
+        position = 12
         try:
             for _ in range(MOST_CHUNKS):
-                if place >= stop:
+                if position >= stop:
                     break
-                place = self._chunk(place, stop)
+                position = self._chunk(position, stop)
             else:
                 raise Broken(f"more than {MOST_CHUNKS} chunks")
         except Broken as broken:
             self.damage.append(str(broken))
         self._check()
 
-    def _chunk(self, place: int, stop: int) -> int:
-        kind, length = unpack("<4sI", self.data, place)
-        end = place + 8 + length
+    def _chunk(self, position: int, stop: int) -> int:
+        kind, length = unpack("<4sI", self.data, position)
+        end = position + 8 + length
         if end > stop:
-            raise Broken(f"chunk {kind!r} at byte {place} exceeds the file")
-        content = self.data[place + 8 : end]
+            raise Broken(f"chunk {kind!r} at byte {position} exceeds the file")
+        content = self.data[position + 8 : end]
         if length % 2 and end < stop:
             if self.data[end]:
                 self.irregular.append(f"a nonzero padding byte at byte {end}")
             self.part(end, 1, "padding", Role.UNACCOUNTED if self.data[end] else Role.SILENT)
-        self.part(place, 8 + length, kind.decode("latin-1"), self._named(place, kind, content))
+        self.part(position, 8 + length, kind.decode("latin-1"), self._named(position, kind, content))
         self.seen.add(kind)
         return int(end + length % 2)
 
-    def _named(self, place: int, kind: bytes, content: bytes) -> Role:
+    def _named(self, position: int, kind: bytes, content: bytes) -> Role:
         if kind in self.seen and kind not in (b"ANMF",):
             self.irregular.append(f"a second chunk {kind.decode('latin-1')}")
             return Role.UNACCOUNTED
@@ -75,7 +75,7 @@ class _WebpReader(Builder):
             case b"VP8X":
                 self._extended(content)
             case b"VP8 ":
-                self._lossy(place, content)
+                self._lossy(position, content)
             case b"VP8L":
                 self._lossless(content)
             case b"ALPH":
@@ -109,9 +109,9 @@ class _WebpReader(Builder):
         self.flags = content[0]
         self.canvas = (1 + int.from_bytes(content[4:7], "little"), 1 + int.from_bytes(content[7:10], "little"))
 
-    def _lossy(self, place: int, content: bytes) -> None:
+    def _lossy(self, position: int, content: bytes) -> None:
         if len(content) < 10 or content[3:6] != b"\x9d\x01\x2a" or content[0] & 1:
-            raise Broken(f"no VP8 key frame at byte {place}")
+            raise Broken(f"no VP8 key frame at byte {position}")
         across, down = struct.unpack_from("<HH", content, 6)
         if (across | down) >> 14 or not content[0] & 0x10:
             self.irregular.append("a scaled or hidden picture")
@@ -123,7 +123,7 @@ class _WebpReader(Builder):
         blocks = -(-width // 16) * -(-height // 16)
         run = content.find(bytes(SHORTEST_RUN), 10)
         if 0 <= run < len(content) - SHORTEST_RUN - 1 and 8 * len(content) > BITS_A_BLOCK * blocks:
-            self.damage.append(f"zeros that no encoder wrote, at byte {place + 8 + run}")
+            self.damage.append(f"zeros that no encoder wrote, at byte {position + 8 + run}")
 
     def _lossless(self, content: bytes) -> None:
         if len(content) < 5 or content[0] != 0x2F:

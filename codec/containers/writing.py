@@ -72,7 +72,7 @@ def write(picture: Picture, kind: Kind = "png", quality: int = DEFAULT_QUALITY) 
 
 def left_behind(picture: Picture, kind: Kind) -> tuple[str, ...]:
     """Names the parts of a picture that a file of this kind cannot hold, as used in messages."""
-    missing = {NAMES[block.tag] for block in picture.blocks if not _has_place(block, kind)}
+    missing = {NAMES[block.tag] for block in picture.blocks if not _can_carry(block, kind)}
     if kind != "jpeg" and not xmp.joins(picture.blocks):
         missing.add(NAMES["xeXt"])
     if kind == "jpeg" and picture.alpha is not None:
@@ -80,7 +80,7 @@ def left_behind(picture: Picture, kind: Kind) -> tuple[str, ...]:
     return tuple(sorted(missing))
 
 
-def _has_place(block: MetadataBlock, kind: Kind) -> bool:
+def _can_carry(block: MetadataBlock, kind: Kind) -> bool:
     if lists_pictures(block):
         return True  # dropped together with them
     if kind == "jpeg":
@@ -194,7 +194,7 @@ def _png_resolution(content: bytes) -> Iterable[tuple[bytes, bytes]]:
 def _raw_profile(kind: bytes, content: bytes) -> bytes:
     """Hexadecimal text, as ImageMagick and ExifTool store blocks for which PNG has no chunk."""
     digits = content.hex().encode()
-    lines = b"\n".join(digits[place : place + 72] for place in range(0, len(digits), 72))
+    lines = b"\n".join(digits[begin : begin + 72] for begin in range(0, len(digits), 72))
     text = b"\n" + kind + b"\n" + str(len(content)).rjust(8).encode() + b"\n" + lines + b"\n"
     return b"Raw profile type " + kind + b"\0\0" + zlib.compress(text)
 

@@ -50,8 +50,8 @@ def split(packet: bytes) -> tuple[bytes, list[bytes]]:
     """Splits a packet into a standard packet that fits into JPEG and extended portions."""
     digest = hashlib.md5(packet, usedforsecurity=False).hexdigest().upper().encode()
     portions = [
-        digest + struct.pack(">II", len(packet), place) + packet[place : place + PORTION]
-        for place in range(0, len(packet), PORTION)
+        digest + struct.pack(">II", len(packet), position) + packet[position : position + PORTION]
+        for position in range(0, len(packet), PORTION)
     ]
     return STANDARD % digest, portions
 
@@ -62,9 +62,9 @@ def _assembled(packet: bytes, portions: Iterable[bytes]) -> bytes | None:
     size = 0
     for portion in portions:
         if len(portion) >= 40 and portion[:32] in packet:
-            size, place = struct.unpack_from(">II", portion, 32)
-            pieces[place] = portion[40:]
-    content = b"".join(pieces[place] for place in sorted(pieces))
+            size, position = struct.unpack_from(">II", portion, 32)
+            pieces[position] = portion[40:]
+    content = b"".join(pieces[position] for position in sorted(pieces))
     return content if pieces and len(content) == size else None
 
 

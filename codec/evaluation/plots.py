@@ -12,13 +12,13 @@ import numpy as np
 
 from codec.errors import SettingsError
 from codec.evaluation import published
-from codec.evaluation.baselines.ours import CEILING, NAME
+from codec.evaluation.baselines.ours import NAME, UPPER_BOUND
 from codec.evaluation.tables import METRICS, Comparison
 from codec.metrics.kernel_distance import NETWORK, PATCH
 
 COLOURS = {
     NAME: "#d55e00",
-    CEILING: "#d55e00",
+    UPPER_BOUND: "#d55e00",
     "hevc": "#0072b2",
     "avif": "#009e73",
     "jpeg-xl": "#cc79a7",
@@ -33,8 +33,8 @@ TICKS = (0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 
 def colour(name: str, names: Sequence[str] = ()) -> str:
     """The colour of a codec; of one without its own by its place among the `names` that have none."""
-    known = COLOURS.get(name) or next((COLOURS[key] for key in (NAME, CEILING) if name.startswith(f"{key}-")), None)
-    rest = [other for other in names if other not in COLOURS and not other.startswith((NAME, CEILING))]
+    known = COLOURS.get(name) or next((COLOURS[key] for key in (NAME, UPPER_BOUND) if name.startswith(f"{key}-")), None)
+    rest = [other for other in names if other not in COLOURS and not other.startswith((NAME, UPPER_BOUND))]
     return known or OTHERS[(rest.index(name) if name in rest else 0) % len(OTHERS)]
 
 
@@ -48,15 +48,15 @@ def figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def save(drawn: Any, place: Path, *, svg: bool = True) -> None:
+def save(drawn: Any, path: Path, *, svg: bool = True) -> None:
     """Write a figure as PNG and, of lines and points, as SVG."""
-    drawn.savefig(place.with_suffix(".png"), dpi=110)
+    drawn.savefig(path.with_suffix(".png"), dpi=110)
     if svg:
-        drawn.savefig(place.with_suffix(".svg"))
+        drawn.savefig(path.with_suffix(".svg"))
 
 
 def draw_curves(
-    compared: Comparison, realism: Sequence[tuple[str, float, float]], place: Path, ours: str | None
+    compared: Comparison, realism: Sequence[tuple[str, float, float]], path: Path, ours: str | None
 ) -> None:
     """Each metric, and the kernel distance (codec, mean bpp, KID), against bits per pixel.
 
@@ -70,8 +70,8 @@ def draw_curves(
     for axis, metric in zip(axes, METRICS, strict=True):
         for codec in order:
             _curve(axis, _means(compared, codec, metric.name), codec, order, ours)
-        for name in compared.ceilings:
-            if (level := compared.ceiling(name, metric)) is not None:
+        for name in compared.upper_bounds:
+            if (level := compared.upper_bound(name, metric)) is not None:
                 axis.axhline(level, color=colour(name), linestyle="--", linewidth=1, label=f"{name} (no quantisation)")
         _axis(axis, metric.label, reversed_=metric.lower)
     for codec in order:
@@ -81,7 +81,7 @@ def draw_curves(
         last.text(0.5, 0.5, "not measured", transform=last.transAxes, ha="center", color="0.4")
     drawn.suptitle(f"Means of {len(compared.images)} pictures, whole files; up is better everywhere", fontsize=13)
     drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=11, frameon=False)
-    save(drawn, place)
+    save(drawn, path)
 
 
 def _means(compared: Comparison, codec: str, metric: str) -> list[tuple[float, float]]:
@@ -104,15 +104,15 @@ def _curve(
         axis.plot(*zip(*points, strict=True), "o-", label=codec, **style)
 
 
-def draw_published(compared: Comparison, place: Path, ours: str) -> None:
+def draw_published(compared: Comparison, path: Path, ours: str) -> None:
     """The published bit rates of each photo beside those of this codec's files; photos that were not measured lack."""
     drawn = figure(11, 5.2)
     axis = drawn.subplots()
     markers = {"Ours": ("*", "the paper's codec"), "HFD": ("s", "HFD"), "CDC": ("^", "CDC"), "ILLM": ("D", "ILLM")}
-    places = np.arange(len(published.PHOTOS))
+    positions = np.arange(len(published.PHOTOS))
     for method, (marker, label) in markers.items():
         style = {"facecolors": "none", "edgecolors": "0.35", "s": 110 if marker == "*" else 55}
-        axis.scatter(places, published.BITS_PER_PIXEL[method], marker=marker, label=f"{label}, published", **style)
+        axis.scatter(positions, published.BITS_PER_PIXEL[method], marker=marker, label=f"{label}, published", **style)
     said = f"{ours}, measured, lambda rising"
     for number, photo in enumerate(published.PHOTOS):
         rows = [row for row in compared.measured if row["codec"] == ours and Path(row["image"]).stem == photo]
@@ -120,11 +120,11 @@ def draw_published(compared: Comparison, place: Path, ours: str) -> None:
         axis.plot(
             [number + 0.25] * len(rates), rates, "o-", markersize=4, color=colour(ours), label=None if number else said
         )
-    axis.set(xticks=places, xticklabels=published.PHOTOS, ylabel="bits per pixel, whole file", ylim=(0, None))
+    axis.set(xticks=positions, xticklabels=published.PHOTOS, ylabel="bits per pixel, whole file", ylim=(0, None))
     axis.set_title(f"Published bit rates ({published.SOURCE}; no qualities published) and this codec's files")
     axis.grid(axis="y", alpha=0.3)
     drawn.legend(loc="outside lower center", ncols=5, fontsize=10, frameon=False)
-    save(drawn, place)
+    save(drawn, path)
 
 
 def _axis(axis: Any, title: str, *, reversed_: bool) -> None:

@@ -39,12 +39,12 @@ def write_report(folder: Path, codecs: Sequence[str], missing: Mapping[str, str]
 
     `missing` says which codecs did not run, and why. Raises SettingsError where nothing was measured.
     """
-    kept = Evaluation(folder)
-    compared = Comparison(row for row in kept.rows() if row["codec"] in codecs)
+    evaluation = Evaluation(folder)
+    compared = Comparison(row for row in evaluation.rows() if row["codec"] in codecs)
     if not compared.rows:
         raise SettingsError(f"{folder} has no rows of {', '.join(codecs) or 'any codec'}")
     ours = next((name for name in compared.codecs if name.startswith(f"{NAME}-")), None)
-    realism = realism_of(kept, compared)
+    realism = realism_of(evaluation, compared)
     curves = "![Rate-distortion curves](curves.png)" if compared.codecs else ""
     text = "# Evaluation\n\n" + markdown(compared, TABLE, ours, curves)
     if curves:
@@ -58,17 +58,17 @@ def write_report(folder: Path, codecs: Sequence[str], missing: Mapping[str, str]
             f"- {plain(name)}: {plain(reason)}\n" for name, reason in missing.items()
         )
     for said in sorted(folder_of(folder, ours.removeprefix(f"{NAME}-")).glob("*.md")) if ours else ():
-        place = said.parent.relative_to(folder).as_posix()
-        text += "\n" + said.read_text().replace("](", f"]({place}/")
+        location = said.parent.relative_to(folder).as_posix()
+        text += "\n" + said.read_text().replace("](", f"]({location}/")
     write_parquet(compared.rows, folder / "report.parquet")
     (folder / "report.md").write_text(text)
     (folder / "index.html").write_text(PAGE + MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
     return text
 
 
-def realism_of(kept: Evaluation, compared: Comparison) -> list[tuple[str, float, float]]:
+def realism_of(evaluation: Evaluation, compared: Comparison) -> list[tuple[str, float, float]]:
     """(codec, mean bpp, KID) at every point at which a codec has all pictures that are as large as a patch."""
-    features = {(c, image): kept.features(c, image) for c in compared.codecs for image in compared.images}
+    features = {(c, image): evaluation.features(c, image) for c in compared.codecs for image in compared.images}
     large = {image for (_, image), found in features.items() if found}
     curves = []
     for (codec, *_), rows in compared.points().items():

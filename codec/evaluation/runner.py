@@ -79,17 +79,17 @@ class Evaluation:
 
     def pending(self, job: EvaluationJob) -> bool:
         """Whether any of its points has no row yet, or a failed one."""
-        place = self._place(job.baseline.name, job.image)
-        if not place.exists():
+        rows_file = self._rows_file(job.baseline.name, job.image)
+        if not rows_file.exists():
             return True
-        done = {_point(row) for row in read_rows([place]) if row["status"] == "measured"}
+        done = {_point(row) for row in read_rows([rows_file]) if row["status"] == "measured"}
         return not done.issuperset(job.points)
 
     def measure(self, job: EvaluationJob, meters: "Meters") -> list[Row]:
         """Make all files of a job, measure them, and keep rows, features and reconstructions."""
         rows, decoded, features = measure(job, meters)
-        place = self._place(job.baseline.name, job.image)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        rows_file = self._rows_file(job.baseline.name, job.image)
+        rows_file.parent.mkdir(parents=True, exist_ok=True)
         for row, pixels in zip(rows, decoded, strict=True):
             if pixels is not None:
                 row["picture"] = _picture(row)
@@ -97,7 +97,7 @@ class Evaluation:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(encode_png(pixels))
         if features is not None:
-            np.savez_compressed(place.with_suffix(".npz"), allow_pickle=False, **features)
+            np.savez_compressed(rows_file.with_suffix(".npz"), allow_pickle=False, **features)
         self.write(job, rows)
         return rows
 
@@ -107,14 +107,14 @@ class Evaluation:
 
     def write(self, job: EvaluationJob, rows: Sequence[Row]) -> None:
         """Keep the rows of a job instead of those there."""
-        place = self._place(job.baseline.name, job.image)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_parquet(rows, partial := place.with_suffix(".partial"))
-        partial.replace(place)
+        rows_file = self._rows_file(job.baseline.name, job.image)
+        rows_file.parent.mkdir(parents=True, exist_ok=True)
+        write_parquet(rows, partial := rows_file.with_suffix(".partial"))
+        partial.replace(rows_file)
 
     def rows_of(self, job: EvaluationJob) -> list[Row]:
         """The rows of a job that is done."""
-        return read_rows([self._place(job.baseline.name, job.image)])
+        return read_rows([self._rows_file(job.baseline.name, job.image)])
 
     def rows(self) -> list[Row]:
         """All rows, by codec, picture and bits."""
@@ -122,13 +122,13 @@ class Evaluation:
 
     def features(self, codec: str, image: str) -> dict[str, Features] | None:
         """Features (patches, 512) of a picture: `original`, and by setting_name; None where they were not measured."""
-        place = self._place(codec, image).with_suffix(".npz")
-        if not place.exists():
+        rows_file = self._rows_file(codec, image).with_suffix(".npz")
+        if not rows_file.exists():
             return None
-        with np.load(place, allow_pickle=False) as arrays:
+        with np.load(rows_file, allow_pickle=False) as arrays:
             return dict(arrays)
 
-    def _place(self, codec: str, image: str) -> Path:
+    def _rows_file(self, codec: str, image: str) -> Path:
         return self.folder / "rows" / codec / f"{image}.parquet"
 
 
@@ -229,12 +229,12 @@ def pictures_of(folder: Path) -> list[str]:
 
 def evaluate(jobs: Iterable[EvaluationJob], folder: Path, device: str = "cpu") -> list[Row]:
     """Do what is not done yet, one job after the other; returns the rows of all."""
-    kept, meters, rows = Evaluation(folder), None, list[Row]()
+    evaluation, meters, rows = Evaluation(folder), None, list[Row]()
     for job in jobs:
-        if kept.pending(job):
+        if evaluation.pending(job):
             meters = meters or Meters(device)
-            kept.measure(job, meters)
-        rows += kept.rows_of(job)
+            evaluation.measure(job, meters)
+        rows += evaluation.rows_of(job)
     return rows
 
 
@@ -244,12 +244,12 @@ def jobs(pictures: Path, codecs: Iterable[Baseline], rates: Sequence[float]) -> 
     return [EvaluationJob(pictures, image, baseline, rates) for image in pictures_of(pictures) for baseline in chosen]
 
 
-def read_rows(places: Sequence[Path]) -> list[Row]:
+def read_rows(row_files: Sequence[Path]) -> list[Row]:
     """The rows of Parquet files."""
-    if not places:
+    if not row_files:
         return []
     with duckdb.connect() as database:
-        files = list(map(str, places))
+        files = list(map(str, row_files))
         found = database.execute("SELECT * FROM read_parquet(?, union_by_name = true)", [files])
         there = [column[0] for column in found.description or ()]
         rows = [dict(zip(there, values, strict=True)) for values in found.fetchall()]
@@ -259,12 +259,12 @@ def read_rows(places: Sequence[Path]) -> list[Row]:
 def write_parquet(rows: Sequence[Row], path: Path) -> None:
     """Write the rows, one column each of COLUMNS. Raises SettingsError where that fails."""
     declared = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
-    places = ", ".join("?" for _ in COLUMNS)
+    row_files = ", ".join("?" for _ in COLUMNS)
     target = str(path).replace("'", "''")
     try:
         with duckdb.connect() as database:
             database.execute(f"CREATE TABLE report ({declared})")
-            database.executemany(f"INSERT INTO report VALUES ({places})", [[*map(row.get, COLUMNS)] for row in rows])
+            database.executemany(f"INSERT INTO report VALUES ({row_files})", [[*map(row.get, COLUMNS)] for row in rows])
             database.execute(f"COPY report TO '{target}' (FORMAT parquet)")
     except duckdb.Error as error:
         raise SettingsError(f"cannot write the report: {str(error).splitlines()[0]}") from None

@@ -6,14 +6,14 @@ from pathlib import Path
 from codec.errors import SettingsError
 from codec.evaluation.baselines import NAMES, Baseline, available
 from codec.evaluation.baselines.external import read_commands
-from codec.evaluation.baselines.ours import CEILING, NAME, QUALITIES, ceiling, ours
+from codec.evaluation.baselines.ours import NAME, QUALITIES, UPPER_BOUND, ours, upper_bound
 from codec.evaluation.runner import RATES, EvaluationJob, jobs
 
 ALL = "all"
 
 
 @dataclass(frozen=True)
-class Contest:
+class EvaluationConfig:
     """A folder of pictures, the codecs to measure on it, and their points; `output` takes what comes of it."""
 
     pictures: str
@@ -45,14 +45,14 @@ class Contest:
         commands = read_commands(Path(self.commands)) if self.commands else []
         names = dict.fromkeys(self.codecs)
         if ALL in names:
-            names = dict.fromkeys([NAME, CEILING, *NAMES, *(command.name for command in commands)])
-        own = [name for name in names if name in (NAME, CEILING)]
+            names = dict.fromkeys([NAME, UPPER_BOUND, *NAMES, *(command.name for command in commands)])
+        own = [name for name in names if name in (NAME, UPPER_BOUND)]
         found, missing = available([name for name in names if name not in own], commands)
         if own:
             from codec.codec import Codec
 
             codec = Codec.load(self.bundle or None, device=self.device, backbone=self.backbone or None)
-            found = [ours(codec, self.qualities) if name == NAME else ceiling(codec) for name in own] + found
+            found = [ours(codec, self.qualities) if name == NAME else upper_bound(codec) for name in own] + found
         return found, missing
 
     def jobs(self, codecs: list[Baseline]) -> list[EvaluationJob]:

@@ -1,7 +1,7 @@
 """Codecs beside each other: what the measured rows of an evaluation say, as numbers and as Markdown tables.
 
 A row is a picture through a codec at one point (codec.evaluation.runner.COLUMNS). Rows without bpp are of an
-autoencoder without quantisation, which has no file: the ceiling of a codec.
+autoencoder without quantisation, which has no file: the upper bound of a codec.
 """
 
 import re
@@ -45,10 +45,10 @@ class Comparison:
         self.versions = {row["codec"]: row["version"] for row in self.measured}
         self.images = sorted({row["image"] for row in self.measured})
         self._points: dict[tuple[str, str], dict[float, Row]] = {}
-        self._ceilings: dict[str, list[Row]] = {}
+        self._upper_bounds: dict[str, list[Row]] = {}
         for row in self.measured:
             if row["bpp"] is None:
-                self._ceilings.setdefault(row["codec"], []).append(row)
+                self._upper_bounds.setdefault(row["codec"], []).append(row)
             else:
                 self._points.setdefault((row["codec"], row["image"]), {})[row["setting"]] = row
 
@@ -58,12 +58,12 @@ class Comparison:
         return sorted({codec for codec, _ in self._points})
 
     @property
-    def ceilings(self) -> list[str]:
-        return sorted(self._ceilings)
+    def upper_bounds(self) -> list[str]:
+        return sorted(self._upper_bounds)
 
-    def ceiling(self, name: str, metric: Metric) -> float | None:
+    def upper_bound(self, name: str, metric: Metric) -> float | None:
         """The mean of a metric over the photos of an autoencoder that have it."""
-        values = [row[metric.name] for row in self._ceilings[name] if row[metric.name] is not None]
+        values = [row[metric.name] for row in self._upper_bounds[name] if row[metric.name] is not None]
         return fmean(values) if values else None
 
     def points(self) -> dict[tuple[str, float | None, float | None], list[Row]]:

@@ -119,7 +119,7 @@ def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> FdcFile:
     stream = reader.take(_stream_length(reader), "stream")
     orientation = reader.byte("orientation")
     if not 1 <= orientation <= 8:
-        raise BitstreamError(f"orientation {orientation} at byte {reader.place - 1} is not 1 to 8")
+        raise BitstreamError(f"orientation {orientation} at byte {reader.position - 1} is not 1 to 8")
     chunks, unknown = chunk_codes.read(reader, width, height, newer=minor > MINOR)
     return FdcFile(
         width, height, bool(flags & GREY), bundle_id, quality_code, parameters, stream, chunks, orientation, VERSION,

@@ -109,17 +109,17 @@ def read(reader: ByteReader, width: int, height: int, *, newer: bool) -> tuple[t
     total = 0
     while reader.left:
         if len(chunks) + len(unknown) == MOST_CHUNKS:
-            raise BitstreamError(f"more than {MOST_CHUNKS} chunks, at byte {reader.place}")
-        at = reader.place
+            raise BitstreamError(f"more than {MOST_CHUNKS} chunks, at byte {reader.position}")
+        at = reader.position
         tag = _tag(reader.take(4, "chunk's tag"), at)
         payload = ByteReader(reader.take(reader.varint(f"length of chunk {tag}"), f"chunk {tag}"))
         index = payload.varint(f"index of chunk {tag}") if tag in REPEATABLE else 0
-        place = (tag[0].islower(), tag, index)
-        if last is not None and place <= last:
+        position = (tag[0].islower(), tag, index)
+        if last is not None and position <= last:
             raise BitstreamError(f"chunk {tag} at byte {at} is repeated or out of order")
         if tag in REPEATABLE and index != (last[2] + 1 if last is not None and last[1] == tag else 0):
             raise BitstreamError(f"chunk {tag} at byte {at} has index {index}, which is not the next")
-        last = place
+        last = position
         if tag not in KNOWN:
             if tag[0].isupper():
                 why = "a later release wrote the file" if newer else "the file is damaged or from another release"

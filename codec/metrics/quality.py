@@ -105,8 +105,8 @@ class Metrics:
         }
         columns = {name: list(map(float, measure())) for name, measure in measures.items() if name not in undefined}
         rows = [
-            {name: None if name in why else columns[name][place] for name in measures}
-            for place, why in enumerate(reasons)
+            {name: None if name in why else columns[name][index] for name in measures}
+            for index, why in enumerate(reasons)
         ]
         return [Quality(**row, reasons=why) for row, why in zip(rows, reasons, strict=True)]
 

@@ -55,7 +55,7 @@ def spans(length: int) -> list[Span]:
     if length <= CORE + 2 * BORDER:
         return [Span(0, length, 0, length, True)]
     count = -(-length // CORE)
-    edges = [GRID * round(place * length / count / GRID) for place in range(count)] + [length]
+    edges = [GRID * round(index * length / count / GRID) for index in range(count)] + [length]
     return [
         Span(max(0, first - BORDER), min(length, last + BORDER), first, last, last == length)
         for first, last in itertools.pairwise(edges)
@@ -67,7 +67,7 @@ def lpips_distance(network: Lpips, original: Pixels, decoded: Pixels, device: st
     """The network's value for the whole pictures."""
     trunk, strides = network.network.net, STRIDES[network.net]
     stages = [getattr(trunk, f"slice{number}") for number in range(1, len(strides) + 1)]
-    sums, places = np.zeros(len(stages)), np.zeros(len(stages))
+    sums, cells = np.zeros(len(stages)), np.zeros(len(stages))
     for rows, columns, pair in _tiles(original, decoded, device):
         features = [network.network.scaling_layer(pixels) for pixels in pair]
         for number, (stage, head, stride) in enumerate(zip(stages, network.network.lins, strides, strict=True)):
@@ -75,8 +75,8 @@ def lpips_distance(network: Lpips, original: Pixels, decoded: Pixels, device: st
             for x, y in _counted(features, rows, columns, stride):
                 distances = head((lpips.normalize_tensor(x) - lpips.normalize_tensor(y)) ** 2)
                 sums[number] += float(distances.double().sum())
-                places[number] += distances.numel()
-    return float((sums / places).sum())
+                cells[number] += distances.numel()
+    return float((sums / cells).sum())
 
 
 @torch.no_grad()
@@ -104,24 +104,24 @@ class _Moments:
     """Means, variances and covariance of two pictures' features, channel by channel, in float64."""
 
     def __init__(self, channels: int, device: str) -> None:
-        self._places = 0
+        self._cells = 0
         self._sums = torch.zeros(5, channels, dtype=torch.float64, device=device)
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Features (channels, places)."""
         x, y = x.double(), y.double()
-        self._places += x.shape[1]
+        self._cells += x.shape[1]
         self._sums += torch.stack([part.sum(1) for part in (x, y, x * x, y * y, x * y)])
 
     def texture(self) -> Tensor:
         """DISTS's S1 of each channel."""
-        x, y = self._sums[:2] / self._places
+        x, y = self._sums[:2] / self._cells
         alike: Tensor = (2 * x * y + 1e-6) / (x * x + y * y + 1e-6)
         return alike
 
     def structure(self) -> Tensor:
         """DISTS's S2 of each channel."""
-        x, y, xx, yy, xy = self._sums / self._places
+        x, y, xx, yy, xy = self._sums / self._cells
         alike: Tensor = (2 * (xy - x * y) + 1e-6) / (xx - x * x + yy - y * y + 1e-6)
         return alike
 
@@ -142,8 +142,8 @@ def _tiles(original: Pixels, decoded: Pixels, device: str) -> Iterator[tuple[Spa
 
 def _advance(features: list[Tensor], stage: nn.Module) -> None:
     """Replaces both pictures' features by the next stage's, one after the other, to release memory early."""
-    for place, before in enumerate(features):
-        features[place] = stage(before)
+    for index, before in enumerate(features):
+        features[index] = stage(before)
 
 
 def _counted(features: list[Tensor], rows: Span, columns: Span, stride: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -171,13 +171,13 @@ def ms_ssim(original: Pixels, decoded: Pixels, device: str) -> float:
 def _similarities(pair: list[Tensor], window: Tensor, device: str) -> tuple[Tensor, Tensor]:
     """SSIM and its contrast and structure term, the mean of each channel (3,) float64, at one scale."""
     sums = torch.zeros(2, 3, dtype=torch.float64)
-    places = pair[0].shape[-2] - WINDOW + 1
-    for top in range(0, places, ROWS):
-        count = min(ROWS, places - top)
+    cells = pair[0].shape[-2] - WINDOW + 1
+    for top in range(0, cells, ROWS):
+        count = min(ROWS, cells - top)
         bands = [pixels[..., top : top + count + WINDOW - 1, :].to(device).float() for pixels in pair]
         means = torch.stack(_ssim(*bands, data_range=255, win=window.to(device), size_average=False))
         sums += count * means[:, 0].double().cpu()
-    similarity, contrast = sums / places
+    similarity, contrast = sums / cells
     return similarity, contrast
 
 

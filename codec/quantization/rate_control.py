@@ -36,7 +36,7 @@ LOOKED_AT = range(FINEST, MIDDLE, -16)
 
 
 @dataclass(frozen=True)
-class Floor:
+class QualityConstraint:
     """A quality constraint on the reconstruction: minimum PSNR in dB, maximum LPIPS (AlexNet), or both."""
 
     min_psnr_db: float | None = None
@@ -45,7 +45,7 @@ class Floor:
     def __post_init__(self) -> None:
         bounds = [bound for bound in (self.min_psnr_db, self.max_lpips) if bound is not None]
         if not bounds or not all(0 < bound < math.inf for bound in bounds):
-            raise SettingsError(f"a quality constraint needs positive numbers: PSNR in dB, LPIPS; not {bounds}")
+            raise SettingsError(f"a quality constraint is one or two positive numbers: PSNR in dB, LPIPS; not {bounds}")
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class Reached:
     psnr_db: float
     lpips: float
 
-    def meets(self, floor: Floor) -> bool:
+    def meets(self, constraint: QualityConstraint) -> bool:
         """Whether both bounds are met."""
-        faithful = floor.min_psnr_db is None or self.psnr_db >= floor.min_psnr_db
-        return faithful and (floor.max_lpips is None or self.lpips <= floor.max_lpips)
+        faithful = constraint.min_psnr_db is None or self.psnr_db >= constraint.min_psnr_db
+        return faithful and (constraint.max_lpips is None or self.lpips <= constraint.max_lpips)
 
 
 def largest_within(encode: Callable[[int], Finished], size: float) -> Finished:
@@ -83,7 +83,9 @@ def largest_within(encode: Callable[[int], Finished], size: float) -> Finished:
     return found or encode(0)
 
 
-def coarsest_reaching(floor: Floor, original: Pixels, reconstruct: Callable[[int], Pixels], missed: int = -1) -> int:
+def coarsest_reaching(
+    constraint: QualityConstraint, original: Pixels, reconstruct: Callable[[int], Pixels], missed: int = -1
+) -> int:
     """Bisects for an alpha code above `missed` that meets the constraint while its predecessor does not.
 
     Quality grows with the code, but near the autoencoder's limit it may fall slightly, so if the finest bins miss the
@@ -93,30 +95,30 @@ def coarsest_reaching(floor: Floor, original: Pixels, reconstruct: Callable[[int
 
     @cache
     def reached(code: int) -> Reached:
-        return measure(floor, original, reconstruct(code))
+        return measure(constraint, original, reconstruct(code))
 
     looked_at = [code for code in LOOKED_AT if code > missed] or [FINEST]
-    high = next((code for code in looked_at if reached(code).meets(floor)), None)
+    high = next((code for code in looked_at if reached(code).meets(constraint)), None)
     if high is None:
-        raise QualityError(_refusal(floor, [reached(code) for code in looked_at]))
+        raise QualityError(_refusal(constraint, [reached(code) for code in looked_at]))
     low = missed
     while high - low > 1:
         middle = (low + high) // 2
-        if reached(middle).meets(floor):
+        if reached(middle).meets(constraint):
             high = middle
         else:
             low = middle
     return high
 
 
-def measure(floor: Floor, original: Pixels, decoded: Pixels) -> Reached:
+def measure(constraint: QualityConstraint, original: Pixels, decoded: Pixels) -> Reached:
     """Measures what a constraint needs. Raises QualityError if LPIPS is undefined for this size."""
-    from codec.metrics.quality import (
+    from codec.metrics.quality import (  # imported here: loading takes a second and most files need no metric
         Metrics,
         psnr,
-    )  # imported here: loading takes a second and most files need no metric
+    )
 
-    if floor.max_lpips is None:
+    if constraint.max_lpips is None:
         return Reached(psnr(original, decoded), 0)
     quality = Metrics("lpips").measure(original, decoded)
     if quality.lpips is None:
@@ -124,12 +126,12 @@ def measure(floor: Floor, original: Pixels, decoded: Pixels) -> Reached:
     return Reached(psnr(original, decoded), quality.lpips)
 
 
-def _refusal(floor: Floor, seen: list[Reached]) -> str:
+def _refusal(constraint: QualityConstraint, seen: list[Reached]) -> str:
     asked, best = [], []
-    if floor.min_psnr_db is not None:
-        asked.append(f"a PSNR of {floor.min_psnr_db:g} dB")
+    if constraint.min_psnr_db is not None:
+        asked.append(f"a PSNR of {constraint.min_psnr_db:g} dB")
         best.append(f"{max(quality.psnr_db for quality in seen):.2f} dB")
-    if floor.max_lpips is not None:
-        asked.append(f"an LPIPS of {floor.max_lpips:g}")
+    if constraint.max_lpips is not None:
+        asked.append(f"an LPIPS of {constraint.max_lpips:g}")
         best.append(f"an LPIPS of {min(quality.lpips for quality in seen):.4f}")
     return f"no file of this picture reaches {' and '.join(asked)}; the best is {' and '.join(best)}"

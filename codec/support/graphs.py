@@ -32,11 +32,11 @@ class Indices(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[Tensor] = []
-        self._place: int | None = None
+        self._next: int | None = None
 
     def again(self) -> Self:
         """Switches to replay, from the first recorded indices."""
-        self._place = 0
+        self._next = 0
         return self
 
     def __torch_dispatch__(
@@ -58,11 +58,11 @@ class Indices(TorchDispatchMode):
         return numbers
 
     def _where(self, mask: Tensor) -> Tensor:
-        if self._place is None:
+        if self._next is None:
             self.found.append(mask.nonzero())
             return self.found[-1]
-        self._place += 1
-        return self.found[self._place - 1]
+        self._next += 1
+        return self.found[self._next - 1]
 
 
 @dataclass

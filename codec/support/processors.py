@@ -25,12 +25,12 @@ def _groups() -> list[Path]:
         _, controllers, path = line.split(":", 2)
         if controllers == "" or "cpu" in controllers.split(","):
             root = CGROUPS / controllers
-            place = root / path.lstrip("/")
+            folder = root / path.lstrip("/")
             while True:
-                found.append(place)
-                if place == root:
+                found.append(folder)
+                if folder == root:
                     break
-                place = place.parent
+                folder = folder.parent
     return found
 
 

@@ -24,7 +24,7 @@ CHANGES_ARITHMETIC = ("ATEN", "MKL", "DNNL", "ONEDNN", "OMP", "KMP", "GOMP", "TO
 def recall(bundle_id: str, device: str) -> bool:
     """Whether a bundle's known answer was computed under the same conditions within the last day."""
     try:
-        age = time.time() - _place(bundle_id, device).stat().st_mtime
+        age = time.time() - _path(bundle_id, device).stat().st_mtime
     except OSError:
         return False
     return 0 <= age < LONGEST_SECONDS
@@ -33,13 +33,13 @@ def recall(bundle_id: str, device: str) -> bool:
 def keep(bundle_id: str, device: str) -> None:
     """Records that a bundle's known answer was computed. Does nothing if the cache is not writable."""
     with contextlib.suppress(OSError):
-        place = _place(bundle_id, device)
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        place.touch(mode=0o600)
-        os.utime(place)
+        path = _path(bundle_id, device)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch(mode=0o600)
+        os.utime(path)
 
 
-def _place(bundle_id: str, device: str) -> Path:
+def _path(bundle_id: str, device: str) -> Path:
     """The cache file, named by a hash of everything that may change the result."""
     conditions = {
         "bundle": bundle_id,
@@ -62,8 +62,8 @@ def _processor() -> list[str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return [*system, platform.processor()]
-    told = ("model name", "stepping", "microcode", "flags", "CPU implementer", "CPU part", "CPU revision", "Features")
-    return [*system, *sorted({line for line in lines if line.startswith(told)})]
+    fields = ("model name", "stepping", "microcode", "flags", "CPU implementer", "CPU part", "CPU revision", "Features")
+    return [*system, *sorted({line for line in lines if line.startswith(fields)})]
 
 
 def _device(device: str) -> list[str]:

@@ -145,8 +145,8 @@ class Run:
             yield crops.batch(-1 - step).to(self.accelerator.device)
 
     def _calibration(self, crops: CropSampler, count: int) -> Iterator[tuple[torch.Tensor, Draws]]:
-        for place, batch in enumerate(self._batches(crops, count)):
-            yield batch, Draws(self.settings.seed, place * EVERY_TERM, device=self.accelerator.device)
+        for target, batch in enumerate(self._batches(crops, count)):
+            yield batch, Draws(self.settings.seed, target * EVERY_TERM, device=self.accelerator.device)
 
     def _patches(self) -> torch.Tensor:
         """8x8 patches of a few crops, to initialize a new autoencoder's linear path."""
@@ -184,7 +184,7 @@ class Run:
         if settings.parameters == "learned" and not learned:
             raise SettingsError("parameters = 'learned' needs the adapter stage; run it, or choose 'measured'")
         backbone = workspace.backbone(self._patches)
-        folder, place = self.output / ".bundle", recovered(self.output / "bundle")
+        folder, target = self.output / ".bundle", recovered(self.output / "bundle")
         shutil.rmtree(folder, ignore_errors=True)
         estimator = workspace.estimator() if learned else None
         entropy = workspace.entropy_to_export()
@@ -195,8 +195,8 @@ class Run:
         table = averages(rows)
         (self.output / "evaluation.json").write_text(json.dumps(table, indent=1) + "\n")
         (folder / "CARD.md").write_text(write_card(bundle, settings, self.images, table))
-        put_in_place(folder, place)
-        return Bundle.open(place)
+        put_in_place(folder, target)
+        return Bundle.open(target)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

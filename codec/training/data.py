@@ -100,13 +100,13 @@ class CropSampler:
         if self.batch_size % world:
             raise SettingsError(f"a batch of {self.batch_size} is not divisible by {world} processes")
         share = self.batch_size // world
-        crops = [self._crop(step, place) for place in range(rank * share, (rank + 1) * share)]
+        crops = [self._crop(step, number) for number in range(rank * share, (rank + 1) * share)]
         stacked = torch.from_numpy(np.stack(crops))
         return stacked.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
-    def _crop(self, step: int, place: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        draws = np.random.default_rng(np.random.SeedSequence([self.seed, step % 2**64, place]))
-        photo = self._photo_at((step * self.batch_size + place) // self.crops_per_image)
+    def _crop(self, step: int, number: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        draws = np.random.default_rng(np.random.SeedSequence([self.seed, step % 2**64, number]))
+        photo = self._photo_at((step * self.batch_size + number) // self.crops_per_image)
         scale, size = draws.uniform(*self.rescale), self.crop_size
         side = min(round(size / scale), photo.width, photo.height)
         left, top = draws.integers(photo.width - side + 1), draws.integers(photo.height - side + 1)
@@ -117,8 +117,8 @@ class CropSampler:
     def _photo_at(self, position: int) -> Image.Image:
         """The photo at a position of the endless order; an undecodable one is replaced by the next."""
         for attempt in range(TRIES):
-            epoch, place = divmod(position + attempt, len(self.images))
-            photo = self._photo(int(_order(self.seed, epoch, len(self.images))[place]))
+            epoch, number = divmod(position + attempt, len(self.images))
+            photo = self._photo(int(_order(self.seed, epoch, len(self.images))[number]))
             if photo is not None:
                 return photo
         raise SettingsError(f"{TRIES} photos in a row cannot be decoded; check the shards with shard-images")

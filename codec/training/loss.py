@@ -18,9 +18,9 @@ def distortion(
     """Per-sample weighted L1 + MSE + LPIPS + DISTS of (B, 3, H, W) pictures: ((B,), the terms' batch means by name).
 
     LPIPS and DISTS are computed only every perceptual_every-th and structural_every-th step, with proportionally larger
-    weight. Both see the pictures from a common random offset of 0 to 7 pixels. Crops start at multiples of the decoder's
-    stride; without the offset, patterns of that period look the same at every step and can grow. `every_term` computes
-    all terms with their plain weights, the mean over steps.
+    weight. Both see the pictures from a common random offset of 0 to 7 pixels. Crops start at multiples of the
+    decoder's stride; without the offset, patterns of that period look the same at every step and can grow.
+    `every_term` computes all terms with their plain weights, the mean over steps.
     """
     l1 = F.l1_loss(decoded, original, reduction="none").flatten(1).mean(1)
     mse = F.mse_loss(decoded, original, reduction="none").flatten(1).mean(1)

@@ -18,7 +18,7 @@ Terms = tuple[Tensor, dict[str, Tensor]]
 
 
 class AutoencoderStage(nn.Module):
-    """Trains encoder and decoder on pixels; half of the latents are noised, so that the decoder tolerates coarse bins."""
+    """Trains encoder and decoder on pixels; half of the latents are noised, so the decoder tolerates coarse bins."""
 
     deviation: Tensor
 

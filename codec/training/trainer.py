@@ -163,7 +163,7 @@ class Trainer:
             )
         for name, number in numbers.items():
             self.scalar(f"{self.name}/{name}", number, self.step)
-        line = {"stage": self.name, "step": self.step, "steps": self.settings.steps} | numbers | self.pace.told()
+        line = {"stage": self.name, "step": self.step, "steps": self.settings.steps} | numbers | self.pace.figures()
         with (self.output / "progress.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
 
@@ -213,7 +213,7 @@ class Pace:
             self._batches += 1
             asked = time.perf_counter()
 
-    def told(self) -> dict[str, float]:
+    def figures(self) -> dict[str, float]:
         """Samples per second over all processes, and the share of waiting, since the last call."""
         passed = max(time.perf_counter() - self._since, 1e-9)
         rate = {

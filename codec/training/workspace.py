@@ -90,7 +90,7 @@ class Workspace:
         return self._load("entropy", dataclasses.replace(start, config=self.config).trainable_entropy())
 
     def entropy_to_export(self) -> Entroformer | Bundle:
-        """The entropy model of an earlier stage, or of the start bundle. Raises SettingsError if the start bundle's has an
+        """The entropy model of an earlier stage, or of the start bundle. Raises SettingsError if the latter has an
         extra block."""
         if (self.folder / "entropy.safetensors").exists():
             return self.entropy()
@@ -163,7 +163,7 @@ def new_backbone(patches: Tensor, seed: int) -> Backbone:
 
 @torch.no_grad()
 def measure_latents(backbone: Backbone, batches: Iterable[Tensor]) -> Backbone:
-    """The mini backbone with each latent channel's mean and standard deviation over the batches in its configuration."""
+    """The mini backbone with each latent channel's mean and deviation over the batches in its configuration."""
     autoencoder = backbone.autoencoder
     means = [autoencoder.encode(pixels).latent_dist.mean.transpose(0, 1).flatten(1) for pixels in batches]
     values = torch.cat(means, 1)

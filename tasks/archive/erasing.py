@@ -122,8 +122,8 @@ def _rewritten(archive: Store, head: ArchiveHead, erasure: Erasure, made: list[s
     after = replace(head, record=head.record + 1, seals={**head.seals, **seals}, retired=())
     written = (_table(archive, head, after, table, change, made) for table in head.tables)
     after = replace(after, tables=tuple(written))
-    kept = {file.name for file in tables.every_file(after.tables)}
-    out_of_force = [file.name for file in tables.every_file(head.tables) if file.name not in kept]
+    still_named = {file.name for file in tables.every_file(after.tables)}
+    out_of_force = [file.name for file in tables.every_file(head.tables) if file.name not in still_named]
     replaced = [*erasure.tars, *erasure.parts, *listings, *(head.seal(run) for run in seals), *out_of_force]
     remove = (*replaced, *head.retired)
     return replace(after, erasure=replace(erasure, tars={}, parts=(), listings=(), remove=remove))

@@ -62,8 +62,8 @@ def keep(archive: Store, models: Models) -> dict[str, Any]:
             contents: dict[str, bytes | Path] = dict(_local(Path(about["bundle_path"])))
             if about["backbone"] is not None:
                 _save_backbone(child, models.backbone, scratch)
-                place = posixpath.relpath(layout.backbone(about["backbone"]), folder)
-                contents |= {f"{place}/{name}": path for name, path in _local(Path(scratch))}
+                location = posixpath.relpath(layout.backbone(about["backbone"]), folder)
+                contents |= {f"{location}/{name}": path for name, path in _local(Path(scratch))}
             _publish(archive, folder, contents)
     _publish(archive, layout.software(hashlib.sha256(software[layout.SUMS]).hexdigest()), software)
     return about
@@ -133,8 +133,8 @@ def _publish(archive: Store, folder: str, contents: Mapping[str, bytes | Path]) 
                 if extension in WEIGHTS or not archive.publish(
                     posixpath.normpath(f"{folder}/{(name := f'{stem}-{sha256_of(content)[:8]}{extension}')}"), content
                 ):
-                    place = archive.uri(posixpath.normpath(f"{folder}/{name}"))
-                    raise StorageError(f"{place}: what is stored here is not what was written; audit the archive")
+                    location = archive.uri(posixpath.normpath(f"{folder}/{name}"))
+                    raise StorageError(f"{location}: what is stored here is not what was written; audit the archive")
             stand[name] = content
     archive.publish(f"{folder}/{layout.SUMS}", _sums_of(stand))
 

@@ -84,12 +84,12 @@ class Scratch:
     """A temporary folder for copies of remote files, which goes with what is made of them."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.is_kept = path, False
+        self.path, self.is_owned = path, False
 
-    def kept_by(self, made: Made) -> Made:
+    def owned_by(self, made: Made) -> Made:
         """Leave the folder until this is collected."""
         weakref.finalize(made, shutil.rmtree, self.path, ignore_errors=True)
-        self.is_kept = True
+        self.is_owned = True
         return made
 
 
@@ -100,7 +100,7 @@ def scratch() -> Iterator[Scratch]:
     try:
         yield folder
     finally:
-        if not folder.is_kept:
+        if not folder.is_owned:
             shutil.rmtree(folder.path, ignore_errors=True)
 
 

@@ -143,7 +143,7 @@ def audit(stamp: str) -> str:
     return f"{AUDITS}/{stamp}.parquet"
 
 
-def place(sha256: str) -> str:
+def store_record(sha256: str) -> str:
     """What was found about the store in a place where the archive was written, named by the place's hash."""
     return f"{PLACES}/{sha256[:16]}.json"
 

@@ -25,13 +25,14 @@ METADATA = ("all", "no-location", "none")
 class RunSettings:
     """All that decides what a run writes, beside its sources and its bundle; raises SettingsError for bad values.
 
-    `quality` is lambda, None meaning the codec's default; `target_bpp`, bits per pixel of the whole file, replaces it.
-    `min_psnr_db` and `max_lpips` (AlexNet) are a floor: for a picture that misses it lambda rises, and one that no file
-    brings above it is kept without loss. `metadata` (all, no-location, none) is what .fdc files carry. A file kept
-    whole has all of its own, unless `strict_metadata` refuses it. `discard` names parts that may be left out.
-    `include`, `exclude` and `non_images` (keep, skip) choose among the sources: tasks.sources.filters.
+    `quality` is lambda, None meaning the codec's default; `target_bpp`, bits per pixel of the whole file, replaces
+    it. `min_psnr_db` and `max_lpips` (AlexNet) are a quality constraint: for a picture that misses it lambda rises,
+    and one for which no file meets it is kept without loss. `metadata` (all, no-location, none) is what .fdc files
+    carry. A file kept whole has all of its own, unless `strict_metadata` refuses it. `discard` names parts that may
+    be left out. `include`, `exclude` and `non_images` (keep, skip) choose among the sources: tasks.sources.filters.
     `metrics` names those of codec.metrics.names to measure; the costly ones, of a fraction `metrics_sample` of the
-    pictures. `image_timeout` is in seconds of one picture, `image_memory` in bytes that its process may come to hold.
+    pictures. `image_timeout` is in seconds of one picture, `image_memory` in bytes that its process may come to
+    hold.
     """
 
     quality: float | None = None
@@ -88,15 +89,15 @@ class RunSettings:
 
         A key that is in a sample is in every larger one, and in every run, so means of several years compare.
         """
-        sampled = _place(b"metrics/", key) < self.metrics_sample
+        sampled = _fraction(b"metrics/", key) < self.metrics_sample
         return [name for name in self.metrics if sampled or name not in names.COSTLY]
 
     def is_decoded_on_processor(self, key: str) -> bool:
         """Whether a picture is in the sample that a processor decodes again, whatever encoded and verified it."""
-        return _place(b"processor/", key) < self.processor_sample
+        return _fraction(b"processor/", key) < self.processor_sample
 
 
-def _place(purpose: bytes, key: str) -> float:
+def _fraction(purpose: bytes, key: str) -> float:
     """Where the hash of a key lies, from 0 to 1."""
     return int.from_bytes(hashlib.sha256(purpose + key.encode()).digest()[:8]) / 2**64
 

@@ -36,20 +36,20 @@ def create(archive: Store, *, single_writer: bool = False) -> None:
     foreign = [name for name in archive.children("") if not name.startswith("probe-") and name != layout.PLACES]
     if foreign and not archive.exists(layout.ARCHIVE):  # another runner may have made it just now
         raise ArchiveError(f"{archive}: holds {foreign[0]!r} but is no archive; name an empty folder")
-    place = _tried(archive, probe.FIRST, single_writer=single_writer)
+    about = _tried(archive, probe.FIRST, single_writer=single_writer)
     document = {
         "format": manifest.FORMAT,
         "digest": manifest.DIGEST,
         "name": archive.url.rstrip("/").rpartition("/")[2],
-        "probe": place["probe"],
+        "probe": about["probe"],
         "package_version": importlib.metadata.version("fdcodec"),
     }
-    if place["single_writer"]:
+    if about["single_writer"]:
         _claim(archive)
     archive.publish(layout.ARCHIVE, manifest.to_json(document))
     existing(archive.url)
     if archive.folder is None:
-        archive.publish(_place(archive), manifest.to_json(place))
+        archive.publish(_about_store(archive), manifest.to_json(about))
 
 
 class NoArchiveError(ArchiveError):
@@ -92,32 +92,32 @@ def prepare(archive: Store, *, single_writer: bool = False) -> None:
     """
     if archive.folder is not None:
         return
-    name = _place(archive)
+    name = _about_store(archive)
     try:
-        place = manifest.from_json(archive.read(name), archive.uri(name), remedy="remove it")
+        about = manifest.from_json(archive.read(name), archive.uri(name), remedy="remove it")
     except NotFoundError:
-        place = _tried(archive, probe.AGAIN, single_writer=single_writer)
-        if place["single_writer"]:
+        about = _tried(archive, probe.AGAIN, single_writer=single_writer)
+        if about["single_writer"]:
             _claim(archive)
-        archive.publish(name, manifest.to_json(place))
+        archive.publish(name, manifest.to_json(about))
     else:
-        if place["single_writer"]:
+        if about["single_writer"]:
             _claim(archive)
 
 
-def _place(archive: Store) -> str:
-    return layout.place(hashlib.sha256(archive.identity().encode()).hexdigest())
+def _about_store(archive: Store) -> str:
+    return layout.store_record(hashlib.sha256(archive.identity().encode()).hexdigest())
 
 
 def _tried(archive: Store, rounds: int, *, single_writer: bool) -> dict[str, Any]:
     """What is kept about a store."""
-    place: dict[str, Any] = {"format": manifest.FORMAT, "place": errors.without_secrets(archive.identity())}
+    about: dict[str, Any] = {"format": manifest.FORMAT, "place": errors.without_secrets(archive.identity())}
     try:
-        return place | {"probe": probe.probe(archive, rounds), "single_writer": False}
+        return about | {"probe": probe.probe(archive, rounds), "single_writer": False}
     except NotExclusiveError:
         if not single_writer:
             raise
-        return place | {"probe": "one writer at a time, by its owner's word", "single_writer": True}
+        return about | {"probe": "one writer at a time, by its owner's word", "single_writer": True}
 
 
 def _claim(archive: Store) -> None:

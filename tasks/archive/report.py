@@ -50,7 +50,7 @@ def rows(
 
     with index_files.scratch() as scratch:
         found = _consistently(archive, paths, damaged)
-        return scratch.kept_by(index_files.dataset(found, SCHEMA))
+        return scratch.owned_by(index_files.dataset(found, SCHEMA))
 
 
 def stream(archive: Store, head: ArchiveHead, columns: Sequence[str] = SCHEMA.names) -> pa.RecordBatchReader:
@@ -64,7 +64,7 @@ def batches(
     """The same of some tables and parts; what is damaged is found before the first row."""
     with index_files.scratch() as scratch:
         paths = [path for source in sources for path in _paths(archive, head, source, scratch.path, None)]
-        return scratch.kept_by(index_files.reader(paths, SCHEMA, columns))
+        return scratch.owned_by(index_files.reader(paths, SCHEMA, columns))
 
 
 def lookup(archive: Store, keys: Iterable[str], *, damaged: list[str] | None = None) -> pa.Table:
@@ -98,7 +98,7 @@ def _committed(archive: Store, head: ArchiveHead, keys: list[str]) -> list[Index
     if head.open_run is None or not keys:
         return []
     plan = log.plan(archive, head, head.open_run)
-    places: list[int] = []
+    indices: list[int] = []
     with archive.open(plan.listing) as file:
         listing, first = pa.parquet.ParquetFile(file, page_checksum_verification=True), 0
         for group in range(listing.num_row_groups):
@@ -106,9 +106,9 @@ def _committed(archive: Store, head: ArchiveHead, keys: list[str]) -> list[Index
             bounds = about.column(listing.schema_arrow.get_field_index("key")).statistics
             if bounds is None or any(bounds.min <= key <= bounds.max for key in keys):
                 found = listing.read_row_group(group, columns=["key"]).column("key").to_pylist()
-                places += [first + place for place, key in enumerate(found) if key in keys]
+                indices += [first + index for index, key in enumerate(found) if key in keys]
             first += about.num_rows
-    shards = [n for n, (start, stop) in enumerate(plan.shards) if any(start <= place < stop for place in places)]
+    shards = [n for n, (start, stop) in enumerate(plan.shards) if any(start <= index < stop for index in indices)]
     parts = [layout.part(plan.run, shard) for shard in shards]
     return [IndexFile(name) for name in parts if archive.exists(name)]
 
@@ -190,8 +190,8 @@ def _consistently(
 
 
 def _within(keys: list[str], file: TableFile) -> bool:
-    place = bisect.bisect_left(keys, file.first)
-    return place < len(keys) and keys[place] <= file.last
+    index = bisect.bisect_left(keys, file.first)
+    return index < len(keys) and keys[index] <= file.last
 
 
 def query(archive: Store, sql: str) -> list[dict[str, Any]]:
@@ -204,13 +204,13 @@ def count(table: pa.Table) -> Totals:
     """Rows by status, bytes of their sources and bytes stored; a file that several rows share counts once."""
     statuses = table.column("status").to_pylist()
     lacking = [None] * table.num_rows  # a column that is younger than the part
-    places = (
+    indices = (
         table.column(name).to_pylist() if name in table.column_names else lacking
         for name in ("tar", "offset", "length", "film_length")
     )
     files = {
         (tar, offset): length + (film or 0)
-        for status, tar, offset, length, film in zip(statuses, *places, strict=True)
+        for status, tar, offset, length, film in zip(statuses, *indices, strict=True)
         if tar is not None and status != "unchanged"
     }
     return {

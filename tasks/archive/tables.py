@@ -66,8 +66,8 @@ def retire(archive: Store, head: ArchiveHead, after: ArchiveHead, kind: str, **a
     None where another record came first. Whoever began to read the tables of the old head can finish; who began before
     that reads again by a newer head.
     """
-    kept = {file.name for file in every_file(after.tables)}
-    retired = tuple(file.name for file in every_file(head.tables) if file.name not in kept)
+    still_named = {file.name for file in every_file(after.tables)}
+    retired = tuple(file.name for file in every_file(head.tables) if file.name not in still_named)
     after = replace(after, record=head.record + 1, retired=retired)
     if not log.append(archive, head, kind, after, **about):
         return None
@@ -116,7 +116,7 @@ def listed(archive: Store, head: ArchiveHead, first: int = 1, last: int | None =
             else:
                 paths.append(_listing(archive, head, run, scratch.path))
                 run += 1
-        return scratch.kept_by(index_files.reader(paths, LISTED, LISTED.names))
+        return scratch.owned_by(index_files.reader(paths, LISTED, LISTED.names))
 
 
 def _listed_paths(archive: Store, head: ArchiveHead, table: Table, scratch: Path) -> list[Path]:
@@ -167,7 +167,7 @@ def _sorted(connection: duckdb.DuckDBPyConnection, staging: str) -> Iterator[pa.
     connection.execute(staging)
     ranges = 1 + connection.sql("FROM staged").count("*").fetchall()[0][0] // ROWS_SORTED_AT_ONCE
     keys = sorted(key for (key,) in connection.execute(_SAMPLE).fetchall()) if ranges > 1 else []
-    bounds = sorted({keys[len(keys) * place // ranges] for place in range(1, ranges)})
+    bounds = sorted({keys[len(keys) * step // ranges] for step in range(1, ranges)})
     for low, high in itertools.pairwise(["", *bounds, None]):
         yield from connection.sql(_RANGE, params={"low": low, "high": high}).to_arrow_reader(ROWS_PER_FILE)
 

@@ -117,7 +117,7 @@ def predict(
             )
         trial = _Trial(pictures, settings, models)
         rows, seconds = trial.encoded(head.runs + 1, entries, Path(scratch), progress)
-        kept = trial.judged(looked_at, count)
+        wholes = trial.judged(looked_at, count)
     shards = len(frozen.shards)
     each = seconds / len(rows) if rows else None
     stored = sum((row.get("length") or 0) + (row.get("film_length") or 0) for row in rows)
@@ -137,7 +137,7 @@ def predict(
         workers=workers,
         hours=each * count / workers / 3600 if each is not None else None,
         judged=len(looked_at),
-        kept_whole=tuple(kept),
+        kept_whole=tuple(wholes),
     )
 
 
@@ -191,7 +191,7 @@ class _Trial:
                 for outcome, size, saved in self._judgement(encoder, entry):
                     found.setdefault(outcome, []).append((size, saved))
         share = pictures / len(entries)
-        kept = [
+        wholes = [
             KeptWhole(
                 reason,
                 round(len(sizes) * share),
@@ -201,7 +201,7 @@ class _Trial:
             )
             for (reason, discard), sizes in found.items()
         ]
-        return sorted(kept, key=lambda one: (-one.bytes, one.reason))
+        return sorted(wholes, key=lambda one: (-one.bytes, one.reason))
 
     def _judgement(self, encoder: Child, entry: Entry) -> Iterator[tuple[tuple[str, str | None], int, float]]:
         """Reason, what it is enough to discard, size, and bytes saved of a source that would be kept whole."""

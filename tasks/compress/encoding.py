@@ -51,12 +51,12 @@ class Encoding:
         plan: Manifest,
         shard: int,
         device: str,
-        held: dict[str, Row],
+        earlier: dict[str, Row],
         pair: Processes,
         tar: Tar,
     ) -> None:
         self.rows: list[Row] = []
-        self._source, self._held = open_source(plan.source), held
+        self._source, self._earlier = open_source(plan.source), earlier
         self._reader = SourceReader(self._source)
         self._plan, self._shard, self._device = plan, shard, device
         self._encoder, self._decoder = Shared(pair.encoder), Shared(pair.decoder)
@@ -85,7 +85,7 @@ class Encoding:
         chosen = []
         for read in window:
             entry, content = read.entry, read.content
-            is_held = entry["key"] in self._held and content == entry["held_sha256"]
+            is_held = entry["key"] in self._earlier and content == entry["held_sha256"]
             is_equal = content == entry["sha256"] and entry["duplicate_of"] in keys
             if read.source is not None and not is_held and not is_equal:
                 read.asked = self._encode_request(entry["key"])
@@ -138,7 +138,7 @@ class Encoding:
         return read
 
     def _is_unjudged(self, entry: Entry) -> bool:
-        return entry["state"] == "unjudged" and self._held.get(entry["key"]) is not None
+        return entry["state"] == "unjudged" and self._earlier.get(entry["key"]) is not None
 
     def _add(self, read: Read) -> None:
         """Make the row of one listing entry."""
@@ -166,7 +166,7 @@ class Encoding:
     def _outcome(self, read: Read) -> Row:
         entry, source, content = read.entry, read.source, read.content
         if self._is_unjudged(entry):
-            unjudged = Row(source_sha256=entry["held_sha256"]) | self._held[entry["key"]]
+            unjudged = Row(source_sha256=entry["held_sha256"]) | self._earlier[entry["key"]]
             return unjudged | Row(needs_attention=UNJUDGED)
         if read.lost is not None:
             return _failed(read.lost.reason, str(read.lost))
@@ -176,9 +176,9 @@ class Encoding:
             except LostError as lost:
                 return _failed(lost.reason, str(lost))
         found = Row(source_sha256=content)
-        held = self._held.get(entry["key"])
-        if held is not None and content == entry["held_sha256"] and not self._again(entry, held, source):
-            return found | held
+        earlier = self._earlier.get(entry["key"])
+        if earlier is not None and content == entry["held_sha256"] and not self._again(entry, earlier, source):
+            return found | earlier
         if content == entry["sha256"]:
             found["duplicate_of"] = entry["duplicate_of"]
             if first := self._first(entry["duplicate_of"], content):
@@ -191,18 +191,18 @@ class Encoding:
         size = present(entry["size"])
         offset, content = self._tar.add_pieces(name, size, self._reader.pieces(entry))
         found = Row(source_sha256=content)
-        held = self._held.get(entry["key"])
-        if held is not None and content == entry["held_sha256"]:
+        earlier = self._earlier.get(entry["key"])
+        if earlier is not None and content == entry["held_sha256"]:
             self._tar.drop()
-            return found | held
+            return found | earlier
         found |= {"status": "fallback", "reason": "too_large", "codec": "original", "verified": True}
         return found | {"bytes": size, "offset": offset, "length": size, "sha256": content}
 
-    def _again(self, entry: Entry, held: Row, source: bytes) -> bool:
+    def _again(self, entry: Entry, earlier: Row, source: bytes) -> bool:
         """Whether content that is held is taken again: asked for, and what became of it then would not now."""
         if entry["state"] != "again":
             return False
-        if held["reason"] in schema.TROUBLE:
+        if earlier["reason"] in schema.TROUBLE:
             return True
         request = Judge(self._plan.settings.metadata, self._plan.settings.discard)
         try:
@@ -211,11 +211,11 @@ class Encoding:
             return False
         if "reason" not in answer:
             return False
-        if held["codec"] != "fdc":
-            return answer["reason"] is None and held["reason"] not in ("would_grow", "below_quality", "unverified")
-        same = all((held[name] or []) == answer[name] for name in ("carried", "discarded_parts"))
+        if earlier["codec"] != "fdc":
+            return answer["reason"] is None and earlier["reason"] not in ("would_grow", "below_quality", "unverified")
+        same = all((earlier[name] or []) == answer[name] for name in ("carried", "discarded_parts"))
         film = answer["film"][1] if answer["film"] else None
-        return answer["reason"] is not None or not same or held["film_length"] != film
+        return answer["reason"] is not None or not same or earlier["film_length"] != film
 
     def _encode_request(self, key: str) -> Encode:
         settings = self._plan.settings
@@ -268,11 +268,11 @@ class Encoding:
         about |= {"status": "fallback", "reason": fallback}
         return about | self._without_loss(key, source, about, fallback)
 
-    def _film(self, key: str, source: bytes, place: list[int] | None) -> Row:
+    def _film(self, key: str, source: bytes, extent: list[int] | None) -> Row:
         """The film of a motion photo, its own bytes, beside the picture: one sample of the tar for WebDataset."""
-        if place is None:
+        if extent is None:
             return {}
-        film = source[place[0] : place[0] + place[1]]
+        film = source[extent[0] : extent[0] + extent[1]]
         offset = self._tar.add(member(len(self.rows), key, "mp4"), film)
         return {"film_offset": offset, "film_length": len(film), "film_sha256": hashlib.sha256(film).hexdigest()}
 

@@ -108,7 +108,7 @@ _ALIKE = """
 """
 _ALIKE_TO_THE_END = "SELECT * FROM alike QUALIFY count(*) OVER (PARTITION BY size, stamp_or_tail) > 1"
 _TWINS = """
-    CREATE TEMP TABLE twins AS
+    CREATE TEMP TABLE duplicates AS
     SELECT key, sha256, nullif(min(key) OVER (PARTITION BY sha256), key) AS duplicate_of FROM hashed
 """
 _GROUPS = r"""
@@ -125,7 +125,7 @@ _TOGETHER = """
 _FROZEN = """
     SELECT $run AS run, key, uri, size, stamp, state, version, held_sha256, t.sha256, t.duplicate_of, NULL AS pattern,
            g.stem AS "group", fault, coalesce(members, 1) AS members, coalesce(bytes, size) AS bytes
-    FROM pending LEFT JOIN twins t USING (key) LEFT JOIN groups g USING (key) LEFT JOIN together USING (key)
+    FROM pending LEFT JOIN duplicates t USING (key) LEFT JOIN groups g USING (key) LEFT JOIN together USING (key)
     WHERE (state = 'gone') = $gone ORDER BY coalesce(g.stem, key), key
 """
 """Sources of one group follow each other; `members` and `bytes` of its first one are those of all of it."""
@@ -198,7 +198,7 @@ def freeze(
             gone = _count(connection, "SELECT count(*) FROM pending WHERE state = 'gone'")
             if not allow_shrink:
                 _refuse_shrinking(source, found.count_rows(), still_there, gone)
-            _find_twins(source, connection, scratch)
+            _find_duplicates(source, connection, scratch)
             connection.execute(_GROUPS)
             connection.execute(_TOGETHER)
             frozen = _write(connection, run, limits, scratch / "listing.parquet")
@@ -268,8 +268,8 @@ def _count(connection: duckdb.DuckDBPyConnection, sql: str, **parameters: int) -
     return int(counted)
 
 
-def _find_twins(source: Source, connection: duckdb.DuckDBPyConnection, scratch: Path) -> None:
-    """Make the table `twins` of sources with equal content.
+def _find_duplicates(source: Source, connection: duckdb.DuckDBPyConnection, scratch: Path) -> None:
+    """Make the table `duplicates` of sources with equal content.
 
     Where stamps do not tell content, sources of one size are told apart by their last bytes; few are left to be read.
     """
@@ -287,14 +287,14 @@ def _mapped(
 ) -> Path:
     """A Parquet file of the entries with what the function says of each; an entry that it cannot read is left out."""
 
-    def told(entry: dict[str, Any]) -> dict[str, Any]:
+    def with_field(entry: dict[str, Any]) -> dict[str, Any]:
         with suppress(ArchiveError):  # the shard that takes it will say what is wrong with it
             return {**{name: entry.get(name) for name in FOUND.names}, field: function(entry)}
         return {}
 
     with pa.parquet.ParquetWriter(path, FOUND.append(pa.field(field, pa.string()))) as writer:
         for batch in entries.to_arrow_reader(BATCH):
-            rows = [row for row in listing_files.in_parallel(told, batch.to_pylist()) if row]
+            rows = [row for row in listing_files.in_parallel(with_field, batch.to_pylist()) if row]
             writer.write_batch(pa.RecordBatch.from_pylist(rows, writer.schema))
     return path
 

@@ -46,8 +46,8 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def lent(archive: Store, bundle_id: str, models: Models, metrics: tuple[str, ...]) -> Iterator[ProcessPair]:
-    """A pair for one shard: one that has nothing to do, or a new one. After an error it is not lent again."""
+def for_shard(archive: Store, bundle_id: str, models: Models, metrics: tuple[str, ...]) -> Iterator[ProcessPair]:
+    """A pair for one shard: one that has nothing to do, or a new one. After an error it is ended."""
     key = (archive.url, bundle_id, models, metrics)
     with _lock:
         found = _idle[key].pop() if _idle[key] else None

@@ -295,9 +295,9 @@ def close_run(archive: Store, run: int, reason: str) -> list[int]:
 
 def _remove_unfinished(archive: Store, run: int) -> None:
     """Delete the temporary files and uploads that killed runners left. Whole objects are the audit's to sweep."""
-    for place in (layout.run(run), layout.ESCROW):
-        archive.remove_unfinished(place)
-        archive.abort_uploads(place)
+    for folder in (layout.run(run), layout.ESCROW):
+        archive.remove_unfinished(folder)
+        archive.abort_uploads(folder)
 
 
 def _check_resume(

@@ -67,9 +67,9 @@ def encode_shard(job: CompressionJob, shard: int, progress: Progress = SILENT) -
     models = Models("", job.device, job.backbone, settings.threads, job.codec, memory, named)
     with tempfile.TemporaryDirectory() as scratch:
         spool = Path(scratch) / "shard.tar"
-        with process_pair.lent(archive, plan.bundle_id, models, settings.metrics) as pair, Tar(spool) as tar:
-            held = _held(archive, plan.run, [entry["key"] for entry in entries if entry["held_sha256"]])
-            encoding = Encoding(plan, shard, job.device, held, pair, tar)
+        with process_pair.for_shard(archive, plan.bundle_id, models, settings.metrics) as pair, Tar(spool) as tar:
+            earlier = _earlier_rows(archive, plan.run, [entry["key"] for entry in entries if entry["held_sha256"]])
+            encoding = Encoding(plan, shard, job.device, earlier, pair, tar)
             encoding.add_all(entries, progress)
         return _commit(archive, plan, shard, encoding.rows, spool)
 
@@ -101,20 +101,22 @@ def decoded(archive: Store, name: str, data: bytes) -> pa.Table:
         ) from None
 
 
-def _held(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
+def _earlier_rows(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
     """What earlier runs stored last under some keys, as outcomes for sources that still have that content."""
     if not keys:
         return {}
     field = pa.compute.field
     history = report.lookup(archive, keys)
-    kept = history.filter((field("run") < run) & field("tar").is_valid()).to_pylist()
+    with_bytes = history.filter((field("run") < run) & field("tar").is_valid()).to_pylist()
     own = {"source_uri", "source_bytes", "run", "shard", "created_at", "duplicate_of", "group", "source_modified_at"}
     own.add("needs_attention")
-    held: dict[str, Row] = {}
-    for row in sorted(kept, key=lambda row: int(row["run"])):  # so that the last version of a key stands at the end
+    earlier: dict[str, Row] = {}
+    for row in sorted(
+        with_bytes, key=lambda row: int(row["run"])
+    ):  # so that the last version of a key stands at the end
         outcome = {name: value for name, value in row.items() if name not in own}
-        held[row["key"]] = cast(Row, outcome | {"status": "unchanged"})
-    return held
+        earlier[row["key"]] = cast(Row, outcome | {"status": "unchanged"})
+    return earlier
 
 
 def _commit(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: Path) -> report.Totals:

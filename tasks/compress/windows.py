@@ -27,7 +27,7 @@ class Read:
     """An entry of the listing whose source was looked at: its bytes, or why they could not be had."""
 
     entry: Entry
-    place: int
+    position: int
     source: bytes | None = None
     content: str = ""
     lost: LostError | None = None
@@ -99,7 +99,7 @@ def _ask(child: Asked, reads: Sequence[Read], batch: int, seconds: float) -> Non
     entries = []
     for read, source in zip(reads, sources, strict=True):
         assert read.asked is not None
-        entries.append(BatchEntry(read.asked, read.place, len(source)))
+        entries.append(BatchEntry(read.asked, read.position, len(source)))
     request = EncodeMany(entries, batch, seconds)
     answer, files = child.ask(request, b"".join(sources), seconds=seconds * len(reads))
     start = 0

@@ -113,8 +113,8 @@ def _companions(archive: Store, keys: list[str]) -> list[str]:
 
 def _plan(archive: Store, head: ArchiveHead, keys: list[str], *, redact: bool) -> Erasure:
     with parquet.database(rows=report.rows(archive)) as connection:
-        kept = {key for (key,) in connection.execute(_KEYS, {"keys": keys, "redact": redact}).fetchall()}
-        if missing := sorted(set(keys) - kept):
+        known = {key for (key,) in connection.execute(_KEYS, {"keys": keys, "redact": redact}).fetchall()}
+        if missing := sorted(set(keys) - known):
             raise ArchiveError(f"{archive}: keeps no picture under the key {missing[0]!r}; query the report for keys")
         if same := [key for (key,) in connection.execute(_SAME_BYTES, {"keys": keys}).fetchall()]:
             raise ArchiveError(

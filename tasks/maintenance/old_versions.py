@@ -9,8 +9,8 @@ def remaining(archive: Store) -> dict[str, list[str]]:
 
     Raises StorageError where the store does not say. Reads the whole log, which other commands never do.
     """
-    kept = {name: archive.old_versions(name) for name in _removed(archive)} if archive.has_etags else {}
-    return {name: versions for name, versions in kept.items() if versions}
+    old = {name: archive.old_versions(name) for name in _removed(archive)} if archive.has_etags else {}
+    return {name: versions for name, versions in old.items() if versions}
 
 
 def purge(archive: Store, found: dict[str, list[str]]) -> None:

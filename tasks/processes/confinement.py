@@ -78,11 +78,11 @@ def hide() -> None:
 
 def _own() -> list[str]:
     """Where Python, its packages, also those that are links (as uv makes them), and the caches of models are."""
-    places = [sys.prefix, sys.base_prefix, *(path or "." for path in sys.path)]
+    paths = [sys.prefix, sys.base_prefix, *(path or "." for path in sys.path)]
     for folder in sys.path:
         with suppress(OSError), os.scandir(folder or ".") as entries:
-            places += [entry.path for entry in entries if entry.is_symlink()]
-    return [*places, *SYSTEM, *(os.environ[name] for name in CACHES if os.environ.get(name))]
+            paths += [entry.path for entry in entries if entry.is_symlink()]
+    return [*paths, *SYSTEM, *(os.environ[name] for name in CACHES if os.environ.get(name))]
 
 
 def _limit_files() -> None:
@@ -118,7 +118,7 @@ def _landlock(readable: Iterable[str], scratch: str) -> None:
 
 def _allow(libc: ctypes.CDLL, rules: int, path: Path, rights: int) -> None:
     try:
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EACCES, errno.ENOTDIR):
             return
@@ -126,9 +126,9 @@ def _allow(libc: ctypes.CDLL, rules: int, path: Path, rights: int) -> None:
     try:
         if not path.is_dir():
             rights &= ~READ_DIR
-        _checked(libc.syscall(ADD_RULE, rules, BENEATH, struct.pack("=Qi", rights, place), 0))
+        _checked(libc.syscall(ADD_RULE, rules, BENEATH, struct.pack("=Qi", rights, descriptor), 0))
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
 def _without_sockets() -> None:

@@ -40,7 +40,7 @@ class BatchMember:
 
     request: Encode
     source: bytes
-    place: int
+    position: int
     answer: dict[str, Any] = field(default_factory=dict)
     data: bytes = b""
     found: SourceImage | None = None
@@ -114,11 +114,11 @@ class _Stages:
                 yield Batch([member], 1)
                 continue
             batches = waiting[member.picture.width, member.picture.height]
-            batch = next((one for one in batches if member.place not in one), None)
+            batch = next((one for one in batches if member.position not in one), None)
             if batch is None:
                 batch = {}
                 batches.append(batch)
-            batch[member.place] = member
+            batch[member.position] = member
             if len(batch) == self._count:
                 batches.remove(batch)
                 yield Batch(list(batch.values()), self._count)
@@ -140,7 +140,7 @@ class _Stages:
         return batch
 
     def _begun(self, members: list[BatchMember]) -> Callable[[], dict[int, Any]] | None:
-        pictures = {member.place: member.picture for member in members}
+        pictures = {member.position: member.picture for member in members}
         quality = members[0].request.quality_lambda
         try:
             files: Callable[[], dict[int, Any]]
@@ -158,24 +158,26 @@ class _Stages:
             except Exception:  # as above
                 encoded = {}
             for member in batch.members:
-                if member.place in encoded:
-                    member.encoded = encoded[member.place]
+                if member.position in encoded:
+                    member.encoded = encoded[member.position]
                 else:
                     self._by_itself(member)
         batch.seconds += spent.seconds
         for member in batch.members:
             if member.encoded is not None and member.found is not None:
                 about = member.answer | {"encode_seconds": batch.seconds / len(batch.members)}
-                member.answer, member.data = self._worker.kept(member.found, len(member.source), about, member.encoded)
+                member.answer, member.data = self._worker.answer_on(
+                    member.found, len(member.source), about, member.encoded
+                )
         return batch
 
     def _by_itself(self, member: BatchMember) -> None:
         def encode() -> Any:
             if self._alone(member):
                 return self._worker.encoded(member.request, member.picture)[0]
-            pictures = {member.place: member.picture}
+            pictures = {member.position: member.picture}
             files = self._worker.codec.begin_many(pictures, self._count, quality=member.request.quality_lambda)
-            return files()[member.place]
+            return files()[member.position]
 
         with self._codec:
             member.encoded, why = attempted(encode)
@@ -189,14 +191,14 @@ class _Stages:
             decoded = self._decoded(wanted, batch.count)
             with self.timeline.during("metrics"):
                 for member in wanted:
-                    self._measured(member, batch.count, decoded.get(member.place))
+                    self._measured(member, batch.count, decoded.get(member.position))
         for member in batch.members:
             member.found = member.encoded = None  # its pixels are needed no more
         return batch
 
     def _measured(self, member: BatchMember, count: int, decoded: TimedPixels | None) -> None:
         def measure() -> Frame:
-            timed = decoded or self._reconstructed([member], count)[member.place]
+            timed = decoded or self._reconstructed([member], count)[member.position]
             own = self._worker.measure(member.request, member.picture, member.encoded, timed)
             return member.answer | own, member.data
 
@@ -218,13 +220,13 @@ class _Stages:
         codec, first, started = self._worker.codec, members[0], time.perf_counter()
         with self._codec:
             if self._alone(first):
-                return {first.place: self._worker.decoded(first.request, first.encoded)}
-            files = {member.place: (member.data, member.encoded.symbols) for member in members}
+                return {first.position: self._worker.decoded(first.request, first.encoded)}
+            files = {member.position: (member.data, member.encoded.symbols) for member in members}
             if not first.request.verify:
                 for member, found in zip(members, codec.contents([own.data for own in members]), strict=True):
                     if isinstance(found, Exception):
                         raise found
-                    files[member.place] = (member.data, found.symbols)
+                    files[member.position] = (member.data, found.symbols)
             pixels = codec.reconstruct_many(files, count)
         seconds = (time.perf_counter() - started) / len(members)
-        return {place: (own, seconds) for place, own in pixels.items()}
+        return {position: (own, seconds) for position, own in pixels.items()}

@@ -23,7 +23,7 @@ from codec.containers.writing import left_behind, parse_kind, upright, write
 from codec.errors import BackboneError
 from codec.images import Picture, read_image
 from codec.metrics.names import FIELDS, NONE, UNSAMPLED
-from codec.quantization.rate_control import Floor, measure
+from codec.quantization.rate_control import QualityConstraint, measure
 from tasks.processes.answers import answered, attempted
 from tasks.processes.child import Frame, Handler, serve
 from tasks.processes.codec_process import Coder, digest, greeting, load, parser
@@ -82,7 +82,7 @@ class Worker:
         if made is None:
             return about | why, b""
         about["encode_seconds"] = time.perf_counter() - started
-        answer, data = self.kept(found, len(source), about, made)
+        answer, data = self.answer_on(found, len(source), about, made)
         if data:
             answer |= self.measure(request, picture, made, decoded)
         return answer, data
@@ -95,7 +95,7 @@ class Worker:
             about |= {"fallback": str(found.verdict.reason), "error": found.verdict.detail}
         return found, about
 
-    def kept(self, found: SourceImage, size: int, about: dict[str, Any], encoded: Any) -> Frame:
+    def answer_on(self, found: SourceImage, size: int, about: dict[str, Any], encoded: Any) -> Frame:
         """The answer on a source of so many bytes and its file, which is left out where it is no smaller."""
         film = found.verdict.film
         if len(encoded.data) + (film[1] if film else 0) >= size:
@@ -127,9 +127,9 @@ class Worker:
         return about | {"reason": None if verdict.reason is None else str(verdict.reason)}, b""
 
     def encoded(self, request: Encode, picture: Picture) -> tuple[Any, TimedPixels | None]:
-        """The file as asked for, or the smallest above the floor where that is below it; its pixels where made already.
+        """The file as asked for, or the smallest that meets the constraint; its pixels where made already.
 
-        Raises ImageError, and QualityError where no file is above the floor.
+        Raises ImageError, and QualityError where no file meets the constraint.
         """
         if request.target_bpp is not None:
             encoded = self.codec.encode_to_bpp(picture, request.target_bpp)
@@ -137,12 +137,12 @@ class Worker:
             encoded = self.codec.encode(picture, quality=request.quality_lambda)
         if request.min_psnr_db is None and request.max_lpips is None:
             return encoded, None
-        floor = Floor(request.min_psnr_db, request.max_lpips)
+        constraint = QualityConstraint(request.min_psnr_db, request.max_lpips)
         decoded = self.decoded(request, encoded)
-        if measure(floor, picture.pixels, decoded[0]).meets(floor):
+        if measure(constraint, picture.pixels, decoded[0]).meets(constraint):
             return encoded, decoded
         return self.codec.encode_to_quality(
-            picture, min_psnr_db=floor.min_psnr_db, max_lpips=floor.max_lpips, above=encoded.quality
+            picture, min_psnr_db=constraint.min_psnr_db, max_lpips=constraint.max_lpips, above=encoded.quality
         ), None
 
     def decoded(self, request: Encode, encoded: Any) -> TimedPixels:
@@ -179,16 +179,16 @@ class Worker:
 
     def transcode(self, source: bytes) -> Frame:
         """The source as lossless JPEG XL, with the hash of what comes back; nothing where its own bytes are better."""
-        kept = lossless.transcode(source)
-        if kept is None or len(kept) >= len(source):
+        answer_on = lossless.transcode(source)
+        if answer_on is None or len(answer_on) >= len(source):
             return {}, b""
-        return {"content": lossless.content_hash(source)}, kept
+        return {"content": lossless.content_hash(source)}, answer_on
 
     def save_backbone(self, request: SaveBackbone) -> Frame:
         """Save the bundle's backbone to a folder, with the texts that state the licence of its weights."""
         from codec.diffusion import weights  # loads torch, which is for the codec to do
 
-        source, folder = request.source or self.codec.bundle.backbone_place(), Path(request.folder)
+        source, folder = request.source or self.codec.bundle.backbone_location(), Path(request.folder)
         licences = weights.licences(source)
         if not licences:
             raise BackboneError(

@@ -1,4 +1,4 @@
-"""The child process that measures: `python -m tasks.processes.measure_worker CONTEST`, a spec.Contest as JSON."""
+"""The child process that measures: `python -m tasks.processes.measure_worker CONFIG`: spec.EvaluationConfig as JSON."""
 
 import json
 import sys
@@ -6,24 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from codec.evaluation.runner import Evaluation, Meters
-from codec.evaluation.spec import Contest
+from codec.evaluation.spec import EvaluationConfig
 from codec.support.malloc import keep_freed_memory
 from tasks.processes import requests
 from tasks.processes.child import Frame, Handler, serve
 
 
 def _prepare() -> tuple[dict[str, Any], Handler]:
-    told: dict[str, Any] = json.loads(sys.argv[1])
-    told |= {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
-    contest = Contest(**told)
-    codecs, _ = contest.open()
-    jobs = {(job.image, job.baseline.name): job for job in contest.jobs(codecs)}
+    fields: dict[str, Any] = json.loads(sys.argv[1])
+    fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    config = EvaluationConfig(**fields)
+    codecs, _ = config.open()
+    jobs = {(job.image, job.baseline.name): job for job in config.jobs(codecs)}
     keep_freed_memory(large=True)
-    kept, meters = Evaluation(Path(contest.output)), Meters(contest.device)
+    evaluation, meters = Evaluation(Path(config.output)), Meters(config.device)
 
     def handle(header: dict[str, Any], _payload: bytes) -> Frame:
         request = requests.read(header, requests.Measure)
-        kept.measure(jobs[request.image, request.codec], meters)
+        evaluation.measure(jobs[request.image, request.codec], meters)
         return {}, b""
 
     return {}, handle

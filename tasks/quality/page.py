@@ -96,14 +96,14 @@ class Report:
 
 
 def gather(
-    places: Sequence[str],
+    locations: Sequence[str],
     models: Models = Models(""),  # noqa: B008  # frozen
     *,
     worst: int = 50,
     progress: Progress = SILENT,
 ) -> Report:
     """Ask archives everything. The `worst` pictures by LPIPS, or by PSNR where that was not measured, are decoded."""
-    with questions.database(places) as connection:
+    with questions.database(locations) as connection:
         answers = {name: connection.sql(questions.sql(name)).to_arrow_table() for name in questions.QUESTIONS}
         archives = [row["archive"] for row in answers["savings"].to_pylist() if row["archive"] and not row["folder"]]
         if len(archives) == 1:  # its total is the total

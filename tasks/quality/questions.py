@@ -25,7 +25,7 @@ QUESTIONS: Mapping[str, str] = {
     "savings": "What did we save, in all and by folder?",
     "months": "How many bytes were written each month, at how many bits per pixel?",
     "quality": "How is quality distributed, and how bad is its tail?",
-    "below_floor": "Which pictures miss a floor?",
+    "below_floor": "Which pictures miss the quality constraint?",
     "fallbacks": "What was kept in another format, and why?",
     "kept_whole": "What is kept whole, why, at how many bytes, and what would each --discard save?",
     "left_out": "What was left out, and of which pictures?",
@@ -46,22 +46,22 @@ def sql(question: str) -> str:
     return (SQL / f"{question}.sql").read_text(encoding="utf-8")
 
 
-def answer(places: str | Sequence[str], question: str, **variables: float) -> pa.Table:
+def answer(locations: str | Sequence[str], question: str, **variables: float) -> pa.Table:
     """The answer to a saved question about one archive or several, by path or URL, as a pyarrow table.
 
     >>> answer("s3://bucket/archive", "below_floor", min_psnr_db=30).to_pandas()
     """
     text = sql(question)
-    with database([places] if isinstance(places, str) else places) as connection:
+    with database([locations] if isinstance(locations, str) else locations) as connection:
         for name, value in variables.items():
             connection.execute(f"SET VARIABLE {_identifier(name)} = {float(value)!r}")
         return connection.sql(text).to_arrow_table()
 
 
 @contextmanager
-def database(places: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
+def database(locations: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with the three views over archives; raises ArchiveError for a place that is none."""
-    stores = list({store.url: store for store in map(existing, places)}.values())
+    stores = list({store.url: store for store in map(existing, locations)}.values())
     if not stores:
         raise SettingsError("name at least one archive")
     tables: dict[str, pyarrow.dataset.Dataset] = {}

@@ -41,7 +41,7 @@ class ThumbnailPair:
 
     row: RowOfArchive
     original: Thumbnail
-    kept: Thumbnail
+    stored: Thumbnail
 
 
 def pairs(rows: Sequence[RowOfArchive], models: Models, progress: Progress = SILENT) -> list[ThumbnailPair]:
@@ -51,10 +51,10 @@ def pairs(rows: Sequence[RowOfArchive], models: Models, progress: Progress = SIL
     with ExitStack() as stack:
         opened: dict[str, Pictures] = {}
         for row in rows:
-            place = row["archive"]
-            if place not in opened:
-                opened[place] = stack.enter_context(Pictures(Store(place), models))
-            found.append(ThumbnailPair(row, _of(opened[place].original, row), _of(opened[place].kept, row)))
+            location = row["archive"]
+            if location not in opened:
+                opened[location] = stack.enter_context(Pictures(Store(location), models))
+            found.append(ThumbnailPair(row, _of(opened[location].original, row), _of(opened[location].stored, row)))
             progress.advance(1)
     return found
 

@@ -54,7 +54,7 @@ class Pictures:
             raise ArchiveError(f"{row['source_uri']}: changed since it was compressed")
         return _read(data)  # with this very content it was read before, in a process of its own
 
-    def kept(self, row: Row) -> Picture:
+    def stored(self, row: Row) -> Picture:
         """The picture that the archive gives back for a row with a stored file."""
         fields: dict[str, Any] = {name: value for name, value in row.items() if name in _OF_ROW}
         member = StoredFile(target="", **fields)

@@ -104,9 +104,9 @@ def restore(
         progress.begin(chosen.execute("SELECT count(*) FROM chosen").fetchall()[0][0])
         if bag is not None:
             bag.begin()
-        place = Store(target).url if bag is None else bag.data
+        location = Store(target).url if bag is None else bag.data
         jobs = (
-            RestoreJob(store.url, place, members if bag is None else bag.members(members), models, kind, as_of)
+            RestoreJob(store.url, location, members if bag is None else bag.members(members), models, kind, as_of)
             for members in selection.by_tar(chosen, extension, groups=groups)
         )
         done = list((job_map or (lambda jobs: (restore_members(job, progress) for job in jobs)))(jobs))

@@ -41,9 +41,9 @@ class StoredFile:
         """The film beside a picture, as a file that comes back as it is, under the picture's target."""
         if self.film_offset is None or self.film_length is None or self.film_sha256 is None:
             return None
-        place = {"offset": self.film_offset, "length": self.film_length, "sha256": self.film_sha256}
+        extent = {"offset": self.film_offset, "length": self.film_length, "sha256": self.film_sha256}
         none = {"film_offset": None, "film_length": None, "film_sha256": None, "width": None, "height": None}
-        return replace(self, codec="original", source_format=FILM, **place, **none)  # type: ignore[arg-type]
+        return replace(self, codec="original", source_format=FILM, **extent, **none)  # type: ignore[arg-type]
 
 
 def read_member(archive: Store, member: StoredFile) -> bytes:

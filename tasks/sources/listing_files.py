@@ -180,7 +180,7 @@ def _inventory(store: Store, name: str) -> Iterator[pa.RecordBatch]:
         document = json.loads(store.read(name))
         bucket = Store(f"s3://{document['destinationBucket'].rpartition(':')[2]}")
         kind, columns = document["fileFormat"], [column.strip() for column in document["fileSchema"].split(",")]
-        data, place = [file["key"] for file in document["files"]], columns.index("Key") if kind == "CSV" else 0
+        data, key_column = [file["key"] for file in document["files"]], columns.index("Key") if kind == "CSV" else 0
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArchiveError(f"{where}: no manifest of an S3 Inventory") from error
     if kind not in ("CSV", "Parquet"):
@@ -191,6 +191,6 @@ def _inventory(store: Store, name: str) -> Iterator[pa.RecordBatch]:
                 yield from pa.parquet.ParquetFile(file).iter_batches(BATCH)
                 continue
             for batch in _csv(file, key, columns):
-                quoted = batch.column(place).to_pylist()
+                quoted = batch.column(key_column).to_pylist()
                 keys = pa.array([unquote_to_bytes(key.replace(b"+", b" ")) for key in quoted], pa.binary())
-                yield batch.set_column(place, "Key", keys)
+                yield batch.set_column(key_column, "Key", keys)

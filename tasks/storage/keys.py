@@ -38,8 +38,8 @@ def part_of(uri: str) -> tuple[str, int | None]:
     >>> part_of("s3://bucket/000000.tar#bytes=512-900")
     ('s3://bucket/000000.tar', 512)
     """
-    address, found, place = uri.rpartition("#bytes=")
-    return (address, int(place.partition("-")[0])) if found else (uri, None)
+    address, found, extent = uri.rpartition("#bytes=")
+    return (address, int(extent.partition("-")[0])) if found else (uri, None)
 
 
 def root_and_name(address: str) -> tuple[str, str]:

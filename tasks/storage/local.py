@@ -86,10 +86,10 @@ def spooled(path: Path, content: bytes | Path) -> Iterator[Path]:
 
 def make(folder: Path) -> None:
     """Make a folder and those above it; their names survive a power cut too."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    missing = [new_folder for new_folder in (folder, *folder.parents) if not new_folder.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for place in missing:
-        sync(place.parent)
+    for new_folder in missing:
+        sync(new_folder.parent)
 
 
 def claim(spooled: Path, path: Path) -> None:

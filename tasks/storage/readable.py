@@ -193,10 +193,10 @@ class ReadableStore:
         """The names directly in a folder, without its path, sorted; none where there is no such folder."""
         with self._naming_errors("list", prefix):
             if self.has_etags:
-                found = s3.children(self._fs, self._place(prefix))
+                found = s3.children(self._fs, self._prefixed(prefix))
             else:
                 try:
-                    paths = self._fs.ls(self._place(prefix), detail=False)
+                    paths = self._fs.ls(self._prefixed(prefix), detail=False)
                 except FileNotFoundError:
                     return []
                 found = [path.rstrip("/").rpartition("/")[2] for path in paths]
@@ -222,11 +222,11 @@ class ReadableStore:
             for name, status in local.walk(self.folder, prefix, closed):
                 yield _local_item(name, status)
         elif self.has_etags:
-            for path, size, etag in s3.objects(self._fs, self._place(prefix)):
+            for path, size, etag in s3.objects(self._fs, self._prefixed(prefix)):
                 yield StoredObject(self._name(path), size, etag)
         else:
             with suppress(FileNotFoundError):
-                yield from self._below(self._place(prefix), closed)
+                yield from self._below(self._prefixed(prefix), closed)
 
     def _below(self, folder: str, closed: local.Closed | None) -> Iterator[StoredObject]:
         for info in self._fs.ls(folder, detail=True):
@@ -245,7 +245,7 @@ class ReadableStore:
         inside = path.removeprefix(f"{self._root}/")
         return inside if inside != path else path.removeprefix(self._root).lstrip("/")
 
-    def _place(self, folder: str) -> str:
+    def _prefixed(self, folder: str) -> str:
         return self._path(folder) if folder else self._root
 
     def _path(self, name: str) -> str:

@@ -131,8 +131,8 @@ class Store(ReadableStore):
         self._claim = (name, token)
 
     def _publish_claimed(self, name: str, content: bytes | Path) -> bool:
-        place, token = self._claim
-        if self.read(place).decode(errors="replace") != token:
+        claim, token = self._claim
+        if self.read(claim).decode(errors="replace") != token:
             raise ArchiveError(
                 f"{self}: another writer has begun since this one did, so this one stops before it commits {name}; the "
                 "store cannot keep a second writer out: let one finish, then audit the archive"
@@ -210,7 +210,7 @@ class Store(ReadableStore):
         if not self.has_etags:
             return []
         with self._naming_errors("abort uploads", prefix):
-            return [self._name(path) for path in s3.abort_uploads(self._fs, self._place(prefix), older_than)]
+            return [self._name(path) for path in s3.abort_uploads(self._fs, self._prefixed(prefix), older_than)]
 
 
 def sha256_of(content: bytes | Path) -> str:

@@ -70,15 +70,15 @@ def bitrates(images: pa.Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def games(place: Path) -> Games:
+def games(path: Path) -> Games:
     """The games of a study's folder or of its exported answers; raises SettingsError for anything else."""
-    if (place / DATABASE).is_file():
-        rows = _table(Study(place), _ANSWERS, ANSWER_SCHEMA)
+    if (path / DATABASE).is_file():
+        rows = _table(Study(path), _ANSWERS, ANSWER_SCHEMA)
     else:
         try:
-            rows = pyarrow.parquet.read_table(place, columns=["left", "right", "choice", "participant", "image"])
+            rows = pyarrow.parquet.read_table(path, columns=["left", "right", "choice", "participant", "image"])
         except (OSError, pa.ArrowInvalid) as error:
-            raise SettingsError(f"{place}: neither a study nor its answers: {str(error).splitlines()[0]}") from None
+            raise SettingsError(f"{path}: neither a study nor its answers: {str(error).splitlines()[0]}") from None
     left, right, choice, participant, image = (
         rows.column(name).to_pylist() for name in ("left", "right", "choice", "participant", "image")
     )

@@ -105,9 +105,9 @@ class StudyFolder:
 class Archives:
     """Archives of the same sources, one method each; a context that holds their decoders."""
 
-    def __init__(self, places: Sequence[str], models: Models) -> None:
-        self._places, self._models = places, models
-        self._stores = {_short(store.url, places): store for store in map(existing, places)}
+    def __init__(self, locations: Sequence[str], models: Models) -> None:
+        self._locations, self._models = locations, models
+        self._stores = {_short(store.url, locations): store for store in map(existing, locations)}
         self._rows: dict[str, _Latest] = {}
         self._pictures: dict[str, Pictures] = {}
         self.methods = list(self._stores)
@@ -122,7 +122,7 @@ class Archives:
                 self._pictures[method] = stack.enter_context(Pictures(store, self._models))
             self.images = sorted({key for rows in self._rows.values() for key in rows.images()})
             if not self.images:
-                raise ArchiveError(f"{', '.join(self._places)}: holds no pictures yet")
+                raise ArchiveError(f"{', '.join(self._locations)}: holds no pictures yet")
             self._stack = stack.pop_all()
         return self
 
@@ -140,14 +140,14 @@ class Archives:
     def _reconstruction(self, image: str, method: str) -> Picture:
         row = self._rows[method].get(image)
         assert row is not None, "a caller asks for what is available"
-        return self._pictures[method].kept(row)
+        return self._pictures[method].stored(row)
 
 
-def opened(places: Sequence[str], originals: Path | None, models: Models, stack: ExitStack) -> Gallery:
+def opened(locations: Sequence[str], originals: Path | None, models: Models, stack: ExitStack) -> Gallery:
     """The gallery of one evaluation folder, or of one or more archives, which the stack will close."""
-    if len(places) == 1 and Path(places[0]).is_dir() and not (Path(places[0]) / layout.ARCHIVE).is_file():
-        return StudyFolder(Path(places[0]), originals)
-    return stack.enter_context(Archives(places, models))
+    if len(locations) == 1 and Path(locations[0]).is_dir() and not (Path(locations[0]) / layout.ARCHIVE).is_file():
+        return StudyFolder(Path(locations[0]), originals)
+    return stack.enter_context(Archives(locations, models))
 
 
 _LATEST = """
@@ -178,9 +178,9 @@ def _latest(archive: Store) -> Iterator[_Latest]:
         yield _Latest(connection)
 
 
-def _short(url: str, places: Sequence[str]) -> str:
+def _short(url: str, locations: Sequence[str]) -> str:
     name = url.rstrip("/").rpartition("/")[2]
-    ends = [place.rstrip("/").rpartition("/")[2] for place in places]
+    ends = [location.rstrip("/").rpartition("/")[2] for location in locations]
     return name if ends.count(name) <= 1 else url
 
 

@@ -85,8 +85,8 @@ def train(training: Training, log: Callable[[str], None], progress: Callable[[di
     with _only_one(output) as lock:
         if remote:
             remote.fetch()
-        shards = [local_tars(place, output / "data") for place in training.shards]
-        held_out = [local_tars(place, output / "data") for place in training.held_out]
+        shards = [local_tars(location, output / "data") for location in training.shards]
+        held_out = [local_tars(location, output / "data") for location in training.held_out]
         seen = record.stat().st_size if record.exists() else 0
         process = subprocess.Popen(
             replace(training, shards=shards, held_out=held_out, output=str(output)).command(),

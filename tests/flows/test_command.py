@@ -178,13 +178,13 @@ assert "torch" not in sys.modules and "diffusers" not in sys.modules
 
 
 def test_relative_places_count_from_here_and_are_refused_in_a_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert command.place("photos") == str(Path.cwd() / "photos")
-    assert command.place("/data/photos") == "/data/photos"
-    assert command.place("s3://bucket/photos") == "s3://bucket/photos"
+    assert command.resolved("photos") == str(Path.cwd() / "photos")
+    assert command.resolved("/data/photos") == "/data/photos"
+    assert command.resolved("s3://bucket/photos") == "s3://bucket/photos"
     monkeypatch.setattr(deployment, "id", "a-deployment", raising=False)
     with pytest.raises(SettingsError, match="give a full path or a URL"):
-        command.place("photos")
-    assert command.place("s3://bucket/photos") == "s3://bucket/photos"
+        command.resolved("photos")
+    assert command.resolved("s3://bucket/photos") == "s3://bucket/photos"
 
 
 def test_no_progress_bar_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -312,9 +312,9 @@ def test_a_block_that_is_missing_or_holds_something_else_is_refused(held: Any, m
     if held is not None:
         Secret(value=held).save("wrong", overwrite=True)
     with pytest.raises(SettingsError, match="FDC_S3_BLOCK=wrong: ") as refused:
-        command.place("s3://bucket/archive")
+        command.resolved("s3://bucket/archive")
     assert "planted" not in str(refused.value)
-    assert command.place("/data/archive") == "/data/archive", "a folder needs no block"
+    assert command.resolved("/data/archive") == "/data/archive", "a folder needs no block"
 
 
 def test_one_process_serves_every_flow(server: Server, elsewhere: Path, tmp_path: Path) -> None:

@@ -137,6 +137,6 @@ def test_a_url_with_a_password_never_reaches_prefect(server: Server, tmp_path: P
 
 def test_a_deployment_does_not_use_a_url_with_a_password_and_does_not_repeat_it() -> None:
     with pytest.raises(SettingsError, match="use the environment") as refused:
-        command.place("https://me:planted-password@host/photos")
+        command.resolved("https://me:planted-password@host/photos")
     assert "planted-password" not in str(refused.value)
-    assert command.place("s3://bucket/a:b@c") == "s3://bucket/a:b@c"
+    assert command.resolved("s3://bucket/a:b@c") == "s3://bucket/a:b@c"

@@ -9,7 +9,7 @@ import pytest
 
 from codec import encode_png
 from codec.evaluation.runner import Evaluation, Row, evaluate
-from codec.evaluation.spec import Contest
+from codec.evaluation.spec import EvaluationConfig
 from tasks.evaluation import measure
 from tasks.progress import Progress
 from tests.conftest import synthetic
@@ -31,7 +31,7 @@ class Counting(Progress):
 
 
 @pytest.fixture
-def contest(tmp_path: Path) -> Contest:
+def config(tmp_path: Path) -> EvaluationConfig:
     """Three pictures, JPEG, and external codecs that copy, hang and kill the process that called them."""
     (tmp_path / "pictures").mkdir()
     for seed in range(3):
@@ -43,7 +43,7 @@ def contest(tmp_path: Path) -> Contest:
             for name, program, seconds in (("copy", COPY, 90), ("hang", SLEEP, 1), ("kill", KILL, 90))
         )
     )
-    return Contest(
+    return EvaluationConfig(
         str(tmp_path / "pictures"), str(tmp_path / "out"), ("jpeg", "copy"), (2.0, 4.0), commands=str(described)
     )
 
@@ -64,22 +64,22 @@ def alike(rows: list[Row], others: list[Row]) -> bool:
     return True
 
 
-def test_two_processes_give_the_rows_of_one_and_measure_nothing_twice(contest: Contest, tmp_path: Path) -> None:
-    codecs, _ = contest.open()
+def test_two_processes_give_the_rows_of_one_and_measure_nothing_twice(config: EvaluationConfig, tmp_path: Path) -> None:
+    codecs, _ = config.open()
     progress = Counting()
-    assert measure(contest, codecs, workers=2, progress=progress) == 6
+    assert measure(config, codecs, workers=2, progress=progress) == 6
     assert (progress.done, progress.total) == (6, 6)
-    evaluate(contest.jobs(codecs), tmp_path / "alone")
+    evaluate(config.jobs(codecs), tmp_path / "alone")
     rows, alone = (without_seconds(Evaluation(tmp_path / place).rows()) for place in ("out", "alone"))
     assert alike(rows, alone) and len(rows) == 9 and {row["status"] for row in rows} == {"measured"}
     (tmp_path / "out" / "rows" / "jpeg" / "1.png.parquet").unlink()
-    assert measure(contest, codecs, workers=2) == 1
+    assert measure(config, codecs, workers=2) == 1
     assert alike(without_seconds(Evaluation(tmp_path / "out").rows()), rows)
-    assert measure(contest, codecs) == 0
+    assert measure(config, codecs) == 0
 
 
-def test_a_codec_that_hangs_or_kills_its_process_costs_its_rows(contest: Contest, tmp_path: Path) -> None:
-    chosen = replace(contest, codecs=("kill", "hang", "copy"))
+def test_a_codec_that_hangs_or_kills_its_process_costs_its_rows(config: EvaluationConfig, tmp_path: Path) -> None:
+    chosen = replace(config, codecs=("kill", "hang", "copy"))
     (tmp_path / "pictures" / "0.png").unlink()
     measure(chosen, chosen.open()[0], workers=2)
     errors = {(row["codec"], row["image"]): row["error"] for row in Evaluation(tmp_path / "out").rows()}
@@ -89,10 +89,10 @@ def test_a_codec_that_hangs_or_kills_its_process_costs_its_rows(contest: Contest
         assert errors["copy", image].startswith("psnr_db: identical")  # what is undefined says why
 
 
-def test_a_picture_that_takes_too_long_is_a_failed_row(contest: Contest, tmp_path: Path) -> None:
+def test_a_picture_that_takes_too_long_is_a_failed_row(config: EvaluationConfig, tmp_path: Path) -> None:
     described = tmp_path / "codecs.toml"
     described.write_text(described.read_text().replace("seconds = 1\n", "seconds = 90\n"))
-    chosen = replace(contest, codecs=("hang",))
+    chosen = replace(config, codecs=("hang",))
     (tmp_path / "pictures" / "0.png").unlink()
     (tmp_path / "pictures" / "1.png").unlink()
     measure(chosen, chosen.open()[0], seconds=1)

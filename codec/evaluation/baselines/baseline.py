@@ -58,26 +58,26 @@ def largest_within(
     sizes grow with the settings by nearly equal factors, the first few guesses follow their logarithms. `known` has the
     bytes of files made before, by setting: the search goes on between them. A file of `enough` times the size ends it.
     """
-    sizes = {place: known[setting] for place, setting in enumerate(settings) if known and setting in known}
-    low = max((place for place, made in sizes.items() if made <= size), default=0)
-    high = min((place for place in sizes if place > low), default=len(settings))
+    sizes = {index: known[setting] for index, setting in enumerate(settings) if known and setting in known}
+    low = max((index for index, made in sizes.items() if made <= size), default=0)
+    high = min((index for index in sizes if index > low), default=len(settings))
 
-    def fits(place: int) -> bool:
-        if place not in sizes:
-            sizes[place] = length(settings[place])
-        return sizes[place] <= size
+    def fits(index: int) -> bool:
+        if index not in sizes:
+            sizes[index] = length(settings[index])
+        return sizes[index] <= size
 
     if not fits(low):
         return settings[low]
     for trial in itertools.count(1):
         if high - low <= 1 or sizes[low] >= enough * size:
             break
-        place = (low + high) // 2
+        index = (low + high) // 2
         if high in sizes and trial <= GUESSES and sizes[high] > sizes[low] > 0:
-            place = low + math.floor((high - low) * math.log(size / sizes[low]) / math.log(sizes[high] / sizes[low]))
-            place = min(max(place, low + 1), high - 1)
-        if fits(place):
-            low = place
+            index = low + math.floor((high - low) * math.log(size / sizes[low]) / math.log(sizes[high] / sizes[low]))
+            index = min(max(index, low + 1), high - 1)
+        if fits(index):
+            low = index
         else:
-            high = place
+            high = index
     return settings[low]

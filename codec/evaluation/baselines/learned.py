@@ -120,11 +120,11 @@ def _pack(quality: int, pixels: Pixels, shape: tuple[int, int], strings: list[by
 def _unpack(data: bytes) -> tuple[int, tuple[int, int], tuple[int, int], list[bytes]]:
     try:
         quality, height, width, rows, columns, count = HEADER.unpack_from(data)
-        place, strings = HEADER.size, []
+        position, strings = HEADER.size, []
         for _ in range(count):
-            (length,) = struct.unpack_from("<I", data, place)
-            strings.append(data[place + 4 : place + 4 + length])
-            place += 4 + length
+            (length,) = struct.unpack_from("<I", data, position)
+            strings.append(data[position + 4 : position + 4 + length])
+            position += 4 + length
     except struct.error as error:
         raise BitstreamError(f"a file of a learned codec is cut short: {error}") from None
     return quality, (height, width), (rows, columns), strings

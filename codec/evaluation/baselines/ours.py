@@ -7,7 +7,7 @@ from codec.evaluation.baselines.baseline import Baseline, Pixels
 if TYPE_CHECKING:
     from codec.codec import Codec
 
-NAME, CEILING = "fdcodec", "autoencoder"
+NAME, UPPER_BOUND = "fdcodec", "autoencoder"
 QUALITIES = (1.0, 2.0, 4.0, 8.0, 32.0, 256.0)
 """Lambdas at which this codec is measured."""
 
@@ -25,7 +25,7 @@ def ours(codec: "Codec", qualities: tuple[float, ...] = QUALITIES) -> Baseline:
     return Baseline(f"{NAME}-{codec.bundle.id[:8]}", version, settings, encode, codec.decode, qualities)
 
 
-def ceiling(codec: "Codec") -> Baseline:
+def upper_bound(codec: "Codec") -> Baseline:
     """The autoencoder of this codec without quantisation; a PNG stands for what has no file."""
     import torch
 
@@ -40,5 +40,5 @@ def ceiling(codec: "Codec") -> Baseline:
         return read_image(data).pixels
 
     version = f"autoencoder of bundle {codec.bundle.id}, without quantisation"
-    name = f"{CEILING}-{codec.bundle.id[:8]}"
+    name = f"{UPPER_BOUND}-{codec.bundle.id[:8]}"
     return Baseline(name, version, (0.0,), encode, decode, (0.0,), lossless_latent=True)

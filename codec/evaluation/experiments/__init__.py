@@ -6,14 +6,14 @@ from pathlib import Path
 
 from codec.errors import ImageError, SettingsError
 from codec.evaluation.runner import pictures_of
-from codec.evaluation.spec import Contest
+from codec.evaluation.spec import EvaluationConfig
 from codec.images import read_image
 
 EXPERIMENTS = ("one_step", "timesteps", "quantization_error", "sheets")
 """Fig. 1; Fig. 4 and section E; section C; Figs. 5 to 16."""
 
 
-def run(name: str, contest: Contest) -> Path:
+def run(name: str, config: EvaluationConfig) -> Path:
     """Make OUTPUT/experiments/BUNDLE/NAME.md and the figures it shows, unless they are there; returns that file.
 
     Raises SettingsError for an unknown name, and where the experiment finds nothing to show.
@@ -22,12 +22,12 @@ def run(name: str, contest: Contest) -> Path:
         raise SettingsError(f"there is no experiment {name!r}; choose from {', '.join(EXPERIMENTS)}")
     from codec.codec import Codec
 
-    codec = Codec.load(contest.bundle or None, device=contest.device, backbone=contest.backbone or None)
-    folder = folder_of(Path(contest.output), codec.bundle.id)
+    codec = Codec.load(config.bundle or None, device=config.device, backbone=config.backbone or None)
+    folder = folder_of(Path(config.output), codec.bundle.id)
     said = folder / f"{name}.md"
     if not said.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = [Path(contest.pictures) / image for image in pictures_of(Path(contest.pictures))]
+        pictures = [Path(config.pictures) / image for image in pictures_of(Path(config.pictures))]
         text = importlib.import_module(f"codec.evaluation.experiments.{name}").run(codec, pictures, folder)
         partial = said.with_suffix(".partial")
         partial.write_text(text)

@@ -8,7 +8,7 @@ import typer
 
 from codec.errors import FdcError
 from codec.evaluation.experiments import EXPERIMENTS, run
-from codec.evaluation.spec import Contest
+from codec.evaluation.spec import EvaluationConfig
 
 
 def main(
@@ -21,7 +21,7 @@ def main(
 ) -> None:
     """Repeat one experiment: figures and a page of text in OUTPUT/experiments/BUNDLE."""
     try:
-        said = run(name, Contest(str(pictures), str(output), bundle=bundle, backbone=backbone, device=device))
+        said = run(name, EvaluationConfig(str(pictures), str(output), bundle=bundle, backbone=backbone, device=device))
     except FdcError as error:
         sys.exit(f"error: {error}")
     print(said.read_text())

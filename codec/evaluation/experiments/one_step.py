@@ -36,7 +36,7 @@ def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
                 cells.setdefault((quality, steps), []).append([np.nan if v is None else v for v in values])
             if number == 0:
                 shown.append((quality, t, results[1], results[several]))
-    _draw(shown, several, source=chosen[0].name, place=folder / "one_step")
+    _draw(shown, several, source=chosen[0].name, path=folder / "one_step")
     lines = [
         "## One step beside several (Fig. 1)",
         "",
@@ -55,7 +55,7 @@ def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
     return "\n".join([*lines, "", "![One step beside several](one_step.png)"]) + "\n"
 
 
-def _draw(shown: Sequence[tuple[float, float, np.ndarray, np.ndarray]], several: int, source: str, place: Path) -> None:
+def _draw(shown: Sequence[tuple[float, float, np.ndarray, np.ndarray]], several: int, source: str, path: Path) -> None:
     height, width, _ = shown[0][2].shape
     drawn = figure(15, 0.5 + 5 * len(shown) * height / width)
     axes = np.atleast_2d(drawn.subplots(len(shown), 3))
@@ -72,4 +72,4 @@ def _draw(shown: Sequence[tuple[float, float, np.ndarray, np.ndarray]], several:
             axis.set_title(title, fontsize=11)
             axis.axis("off")
     drawn.suptitle(source, fontsize=11)
-    save(drawn, place, svg=False)
+    save(drawn, path, svg=False)

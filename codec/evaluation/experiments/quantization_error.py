@@ -67,7 +67,7 @@ def ks_statistic(values: NDArray[np.float64]) -> float:
     return float(max((steps[1:] - expected).max(), (expected - steps[:-1]).max()))
 
 
-def _draw(errors: dict[tuple[float, bool], NDArray[np.float64]], place: Path) -> None:
+def _draw(errors: dict[tuple[float, bool], NDArray[np.float64]], path: Path) -> None:
     drawn = figure(4.6 * len(QUALITIES), 7)
     axes = drawn.subplots(2, len(QUALITIES), sharey=True)
     for (quality, dither), values in errors.items():
@@ -80,4 +80,4 @@ def _draw(errors: dict[tuple[float, bool], NDArray[np.float64]], place: Path) ->
     for row in axes:
         row[0].set_ylabel("density")
     axes[0, -1].legend(loc="lower right")
-    save(drawn, place)
+    save(drawn, path)

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from codec.codec import DEFAULT_QUALITY, Codec
 from codec.errors import SettingsError
-from codec.evaluation.baselines.ours import CEILING, NAME
+from codec.evaluation.baselines.ours import NAME, UPPER_BOUND
 from codec.evaluation.experiments import spread
 from codec.evaluation.runner import Evaluation, Row
 from codec.evaluation.tables import plain
@@ -75,7 +75,7 @@ def beside(rows: Sequence[Row], ours: str) -> list[tuple[str, Row]]:
     mine = min(files[ours], key=lambda row: abs(np.log(row["setting"] / DEFAULT_QUALITY)))
     chosen = [(NAME, mine)]
     for codec, found in files.items():
-        if not codec.startswith((f"{NAME}-", CEILING)):
+        if not codec.startswith((f"{NAME}-", UPPER_BOUND)):
             enough = [row for row in found if row["bytes"] >= mine["bytes"]]
             fitting = min(enough, key=lambda row: row["bytes"]) if enough else max(found, key=lambda row: row["bytes"])
             chosen.append((codec, fitting))

@@ -105,7 +105,7 @@ def _range(values: Iterable[float]) -> str:
     return f"{found[0]:.0f} to {found[-1]:.0f}" if found[0] != found[-1] else f"{found[0]:.0f}"
 
 
-def _draw(points: Sequence[Point], place: Path) -> None:
+def _draw(points: Sequence[Point], path: Path) -> None:
     from matplotlib.colors import PowerNorm
 
     names = list(dict.fromkeys(point.picture for point in points))
@@ -131,4 +131,4 @@ def _draw(points: Sequence[Point], place: Path) -> None:
                 axis.invert_yaxis()
     grid[0, 0].legend(loc="lower right")
     drawn.colorbar(dots, ax=grid, label="forced timestep", shrink=0.8, ticks=[t for t in TIMESTEPS if t not in (5, 10)])
-    save(drawn, place)
+    save(drawn, path)

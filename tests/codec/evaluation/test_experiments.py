@@ -11,17 +11,17 @@ from codec.bundle import Bundle
 from codec.evaluation.experiments import EXPERIMENTS, one_step, quantization_error, run, sheets, spread, timesteps
 from codec.evaluation.experiments.latents import coded, restored
 from codec.evaluation.runner import COLUMNS, Row
-from codec.evaluation.spec import Contest
+from codec.evaluation.spec import EvaluationConfig
 from tests.conftest import synthetic
 
 
 @pytest.fixture
-def contest(bundle: Bundle, tmp_path: Path) -> Contest:
+def config(bundle: Bundle, tmp_path: Path) -> EvaluationConfig:
     """Two pictures for a tiny bundle."""
     (tmp_path / "pictures").mkdir()
     for seed, name in enumerate("ab"):
         (tmp_path / "pictures" / f"{name}.png").write_bytes(encode_png(synthetic(48, 64, seed)))
-    return Contest(str(tmp_path / "pictures"), str(tmp_path / "out"), bundle=str(bundle.path))
+    return EvaluationConfig(str(tmp_path / "pictures"), str(tmp_path / "out"), bundle=str(bundle.path))
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def codec(bundle: Bundle) -> Codec:
     return Codec.load(bundle)
 
 
-def test_a_latent_taken_apart_is_restored_as_its_file_is(contest: Contest, codec: Codec) -> None:
-    file = coded(codec, Path(contest.pictures, "a.png"), 8)
+def test_a_latent_taken_apart_is_restored_as_its_file_is(config: EvaluationConfig, codec: Codec) -> None:
+    file = coded(codec, Path(config.pictures, "a.png"), 8)
     steps = codec.bundle.config.steps
     own = restored(codec, file, file.encoded.timestep, steps)
     assert np.array_equal(own, codec.decode(file.encoded.data))
@@ -39,12 +39,12 @@ def test_a_latent_taken_apart_is_restored_as_its_file_is(contest: Contest, codec
 
 
 def test_the_sweep_holds_the_predicted_timestep_and_says_how_much_it_misses(
-    contest: Contest, codec: Codec, monkeypatch: pytest.MonkeyPatch
+    config: EvaluationConfig, codec: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timesteps, "QUALITIES", (2.0, 16.0))
     monkeypatch.setattr(timesteps, "TIMESTEPS", (0.0, 40.0))
-    text = run("timesteps", contest).read_text()
-    points = timesteps.sweep(codec, Path(contest.pictures, "a.png"))
+    text = run("timesteps", config).read_text()
+    points = timesteps.sweep(codec, Path(config.pictures, "a.png"))
     assert [(p.quality, p.predicted) for p in points].count((2.0, True)) == 1 and len(points) == 6
     group = [p for p in points if p.quality == 2]
     assert len({p.bpp for p in group}) == 1
@@ -55,10 +55,10 @@ def test_the_sweep_holds_the_predicted_timestep_and_says_how_much_it_misses(
     assert "| PSNR (dB) | 4 |" in text and "](timesteps.png)" in text
 
 
-def test_one_step_beside_several(contest: Contest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_step_beside_several(config: EvaluationConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(one_step, "STEPS", (1, 4))
     monkeypatch.setattr(one_step, "QUALITIES", (4.0,))
-    said = run("one_step", contest)
+    said = run("one_step", config)
     (one,) = [line for line in said.read_text().splitlines() if line.startswith("| 4 | ") and "| 1 |" in line]
     (four,) = [line for line in said.read_text().splitlines() if line.startswith("| 4 | ") and "| 4 | " in line[5:]]
     assert one.endswith("| - |") and float(four.split("|")[-2]) > 20
@@ -82,12 +82,12 @@ def test_the_ks_statistic_of_four_values_by_hand() -> None:
     assert quantization_error.ks_statistic(np.array([-0.4, -0.3, -0.2, 0.4])) == pytest.approx(0.75 - 0.3)
 
 
-def test_the_histogram_of_a_codec(contest: Contest, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_histogram_of_a_codec(config: EvaluationConfig, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantization_error, "QUALITIES", (1.0, 8.0))
-    text = run("quantization_error", contest).read_text()
+    text = run("quantization_error", config).read_text()
     assert text.count("| with |") == text.count("| without |") == 2
-    values = quantization_error.scaled_latent(codec, Path(contest.pictures, "a.png"), 8)
-    symbols = codec.encode(coded(codec, Path(contest.pictures, "a.png"), 8).picture, quality=8).symbols
+    values = quantization_error.scaled_latent(codec, Path(config.pictures, "a.png"), 8)
+    symbols = codec.encode(coded(codec, Path(config.pictures, "a.png"), 8).picture, quality=8).symbols
     assert np.array_equal(np.round(values), symbols.flatten())
 
 
@@ -114,12 +114,12 @@ def test_the_crop_is_where_most_happens() -> None:
     assert sheets.busiest(pixels[:50, :60]) == (0, 0)
 
 
-def test_sheets_show_what_was_measured(contest: Contest, bundle: Bundle, tmp_path: Path) -> None:
+def test_sheets_show_what_was_measured(config: EvaluationConfig, bundle: Bundle, tmp_path: Path) -> None:
     from codec.evaluation.runner import evaluate
 
     with pytest.raises(SettingsError, match="has no reconstructions"):
-        run("sheets", contest)
-    chosen = Contest(contest.pictures, contest.output, ("fdcodec", "jpeg"), (1.0,), (8.0,), bundle=contest.bundle)
+        run("sheets", config)
+    chosen = EvaluationConfig(config.pictures, config.output, ("fdcodec", "jpeg"), (1.0,), (8.0,), bundle=config.bundle)
     evaluate(chosen.jobs(chosen.open()[0]), tmp_path / "out")
     said = run("sheets", chosen)
     assert said == tmp_path / "out" / "experiments" / bundle.id[:8] / "sheets.md"
@@ -128,14 +128,14 @@ def test_sheets_show_what_was_measured(contest: Contest, bundle: Bundle, tmp_pat
         assert np.array_equal(np.asarray(full)[33 : 33 + 335 : 7, 9 : 9 + 447 : 7], synthetic(48, 64, 0))
 
 
-def test_an_experiment_that_is_there_is_not_repeated(contest: Contest, bundle: Bundle, tmp_path: Path) -> None:
+def test_an_experiment_that_is_there_is_not_repeated(config: EvaluationConfig, bundle: Bundle, tmp_path: Path) -> None:
     said = tmp_path / "out" / "experiments" / bundle.id[:8] / "timesteps.md"
     said.parent.mkdir(parents=True)
     said.write_text("done")
-    assert run("timesteps", contest).read_text() == "done"
+    assert run("timesteps", config).read_text() == "done"
     assert set(EXPERIMENTS) == {"one_step", "timesteps", "quantization_error", "sheets"}
     with pytest.raises(SettingsError, match="no experiment 'elo'; choose from one_step"):
-        run("elo", contest)
+        run("elo", config)
 
 
 def test_pictures_are_spread_over_the_folder_and_bad_files_are_passed_over(tmp_path: Path) -> None:

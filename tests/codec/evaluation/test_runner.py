@@ -8,7 +8,7 @@ import pytest
 from codec import Codec, Picture, encode_png
 from codec.bundle import Bundle
 from codec.evaluation.baselines import Baseline, Pixels, available
-from codec.evaluation.baselines.ours import ceiling, ours
+from codec.evaluation.baselines.ours import ours, upper_bound
 from codec.evaluation.report import realism_of
 from codec.evaluation.runner import Evaluation, EvaluationJob, Meters, Row, evaluate
 from codec.evaluation.tables import METRICS, Comparison
@@ -97,7 +97,7 @@ def test_this_codec_and_its_ceiling_are_measured_like_the_others(
     pictures: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
     codec = Codec.load(bundle)
-    mine, limit = ours(codec), ceiling(codec)
+    mine, limit = ours(codec), upper_bound(codec)
     assert mine.name == f"fdcodec-{bundle.id[:8]}" and mine.name != limit.name
     pixels = synthetic(20, 30)
     assert mine.encode(pixels, mine.settings[100]) == codec.encode(Picture(pixels), quality=mine.settings[100]).data
@@ -105,7 +105,7 @@ def test_this_codec_and_its_ceiling_are_measured_like_the_others(
     (row,) = evaluate([EvaluationJob(pictures, "0.png", limit)], tmp_path / "out")
     assert (row["bytes"], row["bpp"], row["setting"]) == (None, None, 0)
     compared = Comparison([row])
-    assert compared.ceilings == [limit.name] and compared.codecs == []
+    assert compared.upper_bounds == [limit.name] and compared.codecs == []
 
 
 def test_the_kernel_distance_of_better_files_is_smaller(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rate and quality targets are kept by real files, and a floor that no file meets is said."""
+"""Rate and quality targets are kept by real files, and a constraint that no file meets is said."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ from codec import Codec, Metrics, Picture, QualityError, SettingsError, read_ima
 from codec.bundle import Bundle
 from codec.format.bitstream import parse
 from codec.metrics.quality import psnr
-from codec.quantization.rate_control import Floor, coarsest_reaching, largest_within
+from codec.quantization.rate_control import QualityConstraint, coarsest_reaching, largest_within
 from tests.conftest import synthetic
 
 CAT = Path(skimage.__path__[0], "data", "chelsea.png")
@@ -85,17 +85,17 @@ def test_sizes_that_fall_a_little_are_never_exceeded() -> None:
 
 @pytest.mark.parametrize("code", [1, 15, 100, 239, 254])
 def test_the_coarsest_code_that_meets_a_floor_is_found(code: int) -> None:
-    floor = Floor(min_psnr_db=psnr(shades(code), BLACK))
-    assert coarsest_reaching(floor, BLACK, shades) == code
+    constraint = QualityConstraint(min_psnr_db=psnr(shades(code), BLACK))
+    assert coarsest_reaching(constraint, BLACK, shades) == code
 
 
 def test_quality_that_falls_again_at_the_finest_bins_is_still_found() -> None:
     def dented(code: int) -> NDArray[np.uint8]:
         return shades(min(code, 400 - code))
 
-    floor = Floor(min_psnr_db=psnr(shades(190), BLACK))
-    assert not psnr(dented(255), BLACK) >= (floor.min_psnr_db or 0)
-    assert coarsest_reaching(floor, BLACK, dented) == 190
+    constraint = QualityConstraint(min_psnr_db=psnr(shades(190), BLACK))
+    assert not psnr(dented(255), BLACK) >= (constraint.min_psnr_db or 0)
+    assert coarsest_reaching(constraint, BLACK, dented) == 190
 
 
 def test_a_floor_that_nothing_meets_names_the_best() -> None:
@@ -103,7 +103,7 @@ def test_a_floor_that_nothing_meets_names_the_best() -> None:
         return np.full((8, 8, 3), 51 if code == 239 else 255, np.uint8)
 
     with pytest.raises(QualityError, match=r"no file of this picture reaches a PSNR of 20 dB; the best is 13\.98 dB"):
-        coarsest_reaching(Floor(min_psnr_db=20), BLACK, dull)
+        coarsest_reaching(QualityConstraint(min_psnr_db=20), BLACK, dull)
 
 
 @pytest.mark.parametrize("missed", [-1, 77, 189, 190, 251, 255])
@@ -114,14 +114,14 @@ def test_a_search_above_what_missed_never_looks_below_it(missed: int) -> None:
         tried.append(code)
         return shades(code)
 
-    found = coarsest_reaching(Floor(min_psnr_db=12), BLACK, shade, missed)
+    found = coarsest_reaching(QualityConstraint(min_psnr_db=12), BLACK, shade, missed)
     assert found == max(missed + 1, 191) or found == missed == 255
     assert min(tried) > missed or missed == 255
 
 
 def test_a_bound_on_lpips_needs_a_picture_that_has_one() -> None:
     with pytest.raises(QualityError, match="LPIPS cannot be bounded for this picture: side below 31"):
-        coarsest_reaching(Floor(max_lpips=0.1), BLACK, shades)
+        coarsest_reaching(QualityConstraint(max_lpips=0.1), BLACK, shades)
 
 
 @pytest.mark.parametrize("bpp", [0, -1, math.nan, math.inf])
@@ -132,8 +132,8 @@ def test_impossible_rates_are_refused(bpp: float, codec: Codec) -> None:
 
 @pytest.mark.parametrize("bounds", [(), (0.0,), (-1.0,), (math.nan,), (math.inf,), (30.0, 0.0)])
 def test_impossible_floors_are_refused(bounds: tuple[float, ...]) -> None:
-    with pytest.raises(SettingsError, match="a quality constraint needs"):
-        Floor(*bounds)
+    with pytest.raises(SettingsError, match="a quality constraint"):
+        QualityConstraint(*bounds)
 
 
 def test_a_file_decodes_to_what_the_search_looked_at(codec: Codec) -> None:

@@ -174,4 +174,4 @@ def test_a_loader_that_sleeps_is_what_is_waited_for() -> None:
     pace = Pace(4)
     for _ in pace.watched(slow()):
         pass
-    assert pace.told()["waiting"] > 0.5
+    assert pace.figures()["waiting"] > 0.5

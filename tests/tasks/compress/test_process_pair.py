@@ -45,13 +45,13 @@ def test_models_load_once_for_all_shards_of_a_process(planned: Store, monkeypatc
 def test_a_pair_is_lent_to_one_shard_at_a_time_and_not_after_an_error(planned: Store, fake_bundle: Path) -> None:
     bundle_id = planned.children("escrow")[0]
     with (
-        process_pair.lent(planned, bundle_id, MODELS, ()) as first,
+        process_pair.for_shard(planned, bundle_id, MODELS, ()) as first,
         pytest.raises(RuntimeError),
-        process_pair.lent(planned, bundle_id, MODELS, ()) as second,
+        process_pair.for_shard(planned, bundle_id, MODELS, ()) as second,
     ):
         assert second is not first
         raise RuntimeError
-    with process_pair.lent(planned, bundle_id, MODELS, ()) as again:
+    with process_pair.for_shard(planned, bundle_id, MODELS, ()) as again:
         assert again is first
 
 
@@ -59,12 +59,12 @@ def test_a_pair_is_lent_to_one_shard_at_a_time_and_not_after_an_error(planned: S
 def test_an_idle_pair_ends_soon(planned: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_pair, "IDLE_SECONDS", 0.1)
     bundle_id = planned.children("escrow")[0]
-    with process_pair.lent(planned, bundle_id, MODELS, ()) as pair:
+    with process_pair.for_shard(planned, bundle_id, MODELS, ()) as pair:
         processes = [child._process for child in (pair.encoder, pair.decoder)]
     for process in processes:
         assert process is not None
         process.wait(timeout=600)
-    with process_pair.lent(planned, bundle_id, MODELS, ()) as other:
+    with process_pair.for_shard(planned, bundle_id, MODELS, ()) as other:
         assert other is not pair
 
 
@@ -74,6 +74,6 @@ def test_a_bundle_that_is_not_what_it_is_kept_as_is_refused(planned: Store, tmp_
     process_pair.dismiss_all()
     with (
         pytest.raises(ArchiveError, match="not the bundle it is kept as"),
-        process_pair.lent(planned, bundle_id, MODELS, ()),
+        process_pair.for_shard(planned, bundle_id, MODELS, ()),
     ):
         pass

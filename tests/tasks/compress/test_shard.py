@@ -322,7 +322,7 @@ def test_a_shard_that_is_done_starts_no_process_and_tells_its_totals(
     source = folder(tmp_path / "s", {f"{name}.png": png(seed) for seed, name in enumerate("abc")})
     done = pack(source, tmp_path / "a", fake_bundle, replace(SMALL, max_images_per_shard=2))
     job = shard.CompressionJob(str(tmp_path / "a"), 1)
-    monkeypatch.setattr(shard.process_pair, "lent", lambda *_: pytest.fail("a process for a shard that is done"))
+    monkeypatch.setattr(shard.process_pair, "for_shard", lambda *_: pytest.fail("a process for a shard that is done"))
     assert [shard.encode_shard(job, number)["images"] for number in (0, 1)] == [2, 1]  # of a sealed run
     reopened(tmp_path / "a", 1)
     assert shard.encode_shard(job, 0)["compressed"] == done.totals["compressed"] - 1  # of an open one

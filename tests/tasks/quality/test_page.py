@@ -72,7 +72,7 @@ def test_an_original_is_shown_only_with_the_content_that_was_compressed(packed: 
     with questions.database([packed]) as connection:
         rows = connection.sql("FROM rows ORDER BY key").to_arrow_table().to_pylist()
     same, changed, gone = pairs(rows, Models("", codec=FAKE))
-    assert all(pair.kept.data for pair in (same, changed, gone))
+    assert all(pair.stored.data for pair in (same, changed, gone))
     assert same.original.data
     assert "changed since it was compressed" in changed.original.missing
     assert "nothing is stored here" in gone.original.missing

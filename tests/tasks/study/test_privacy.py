@@ -31,7 +31,7 @@ def test_neither_the_study_nor_the_report_passes_metadata_on(tmp_path: Path, fak
     (row,) = rows(tmp_path / "a")
     assert row["carried"] == ["coMm", "exIf", "xmPp"]
     with Pictures(Store(str(tmp_path / "a")), FAKES) as pictures:
-        for picture in (pictures.original(row), pictures.kept(row), read_image(SAYING)):
+        for picture in (pictures.original(row), pictures.stored(row), read_image(SAYING)):
             for shown in (bytes(_png(picture).body), thumbnail(picture)):
                 assert SECRET not in shown
                 with Image.open(BytesIO(shown)) as image:
