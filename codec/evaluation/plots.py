@@ -66,7 +66,9 @@ def draw_curves(
     drawn = figure(20, 9.5)
     *axes, last, spare = drawn.subplots(2, 4).flat
     spare.set_axis_off()
-    order = [*(codec for codec in compared.codecs if codec != ours), *([ours] if ours in compared.codecs else [])]
+    order = [codec for codec in compared.codecs if codec != ours]
+    if ours is not None and ours in compared.codecs:
+        order.append(ours)  # drawn last, so that it lies above the others
     for axis, metric in zip(axes, METRICS, strict=True):
         for codec in order:
             _curve(axis, _means(compared, codec, metric.name), codec, order, ours)
@@ -86,13 +88,15 @@ def draw_curves(
 
 def _means(compared: Comparison, codec: str, metric: str) -> list[tuple[float, float]]:
     """(mean bpp, mean value) of each point that all pictures have."""
-    whole = [
-        [(row["bpp"], row[metric]) for row in rows if row[metric] is not None]
-        for (name, *_), rows in compared.points().items()
-        if name == codec
-    ]
-    sides = [zip(*pairs, strict=True) for pairs in whole if len(pairs) == len(compared.images)]
-    return sorted((fmean(rates), fmean(values)) for rates, values in sides)
+    means = []
+    for (name, *_), rows in compared.points().items():
+        if name != codec:
+            continue
+        measured = [row for row in rows if row[metric] is not None]
+        # A mean over fewer pictures would be of other pictures than those of the codecs beside it.
+        if len(measured) == len(compared.images):
+            means.append((fmean(row["bpp"] for row in measured), fmean(row[metric] for row in measured)))
+    return sorted(means)
 
 
 def _curve(
@@ -105,7 +109,7 @@ def _curve(
 
 
 def draw_published(compared: Comparison, path: Path, ours: str) -> None:
-    """The published bit rates of each photo beside those of this codec's files; photos that were not measured lack."""
+    """The published bit rates of each photo beside those of this codec's files; unmeasured photos are left out."""
     drawn = figure(11, 5.2)
     axis = drawn.subplots()
     markers = {"Ours": ("*", "the paper's codec"), "HFD": ("s", "HFD"), "CDC": ("^", "CDC"), "ILLM": ("D", "ILLM")}

@@ -41,9 +41,19 @@ class StoredFile:
         """The film beside a picture, as a file that comes back as it is, under the picture's target."""
         if self.film_offset is None or self.film_length is None or self.film_sha256 is None:
             return None
-        extent = {"offset": self.film_offset, "length": self.film_length, "sha256": self.film_sha256}
-        none = {"film_offset": None, "film_length": None, "film_sha256": None, "width": None, "height": None}
-        return replace(self, codec="original", source_format=FILM, **extent, **none)  # type: ignore[arg-type]
+        return replace(
+            self,
+            codec="original",  # its bytes are the source's own, which nothing decodes
+            source_format=FILM,
+            offset=self.film_offset,
+            length=self.film_length,
+            sha256=self.film_sha256,
+            film_offset=None,
+            film_length=None,
+            film_sha256=None,
+            width=None,
+            height=None,
+        )
 
 
 def read_member(archive: Store, member: StoredFile) -> bytes:
@@ -76,7 +86,9 @@ def copy_member(archive: Store, member: StoredFile, path: Path) -> None:
 
 def playable(film: bytes) -> bytes:
     """A film from its first box on, without what a camera put before it."""
-    return film[max(0, film.find(b"ftyp", 0, 1 << 12) - 4) :]
+    name = film.find(b"ftyp", 0, 1 << 12)
+    start = max(0, name - 4)  # a box begins with four bytes of length before its name
+    return film[start:]
 
 
 def decoded(decoder: Child, member: StoredFile, data: bytes, kind: str | None = None) -> tuple[bytes, list[str]]:
