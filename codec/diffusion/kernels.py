@@ -1,8 +1,8 @@
-"""Triton kernels for channels-last activations on a GPU, where torch passes over memory more often.
+"""Triton kernels for channels-last activations on a GPU, with fewer memory passes than torch.
 
-Triton comes with CUDA builds of torch; import this module only where it is there. All arithmetic is in float32, every
-sum has a fixed order, nothing waits for the host: the kernels may be captured in a CUDA graph. They run on the current
-device and know no gradients.
+Triton comes with CUDA builds of torch; import this module only if it is installed. All arithmetic is in float32, every
+sum has a fixed order, nothing synchronizes with the host: the kernels may be captured in a CUDA graph. They run on
+the current device and have no gradients.
 """
 
 import torch
@@ -11,15 +11,15 @@ import triton.language as tl
 from torch import Tensor
 
 ELEMENTS = 4096
-"""Elements of a tile: with four warps each thread has four loads of 16 bytes under way."""
+"""Elements per tile: with four warps each thread has four 16-byte loads in flight."""
 PROGRAMS = 1024
-"""Programs that the statistics of a batch are divided among: a few for each multiprocessor."""
+"""Number of programs for a batch's statistics: a few per multiprocessor."""
 
 
 def group_norm(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, *, shift: Tensor | None = None, silu: bool = False
 ) -> Tensor:
-    """Group normalisation of x + shift, then SiLU on demand; x (B, C, H, W) channels-last, shift (B, C) or (1, C)."""
+    """Group normalisation of x + shift, then optionally SiLU; x (B, C, H, W) channels-last, shift (B, C) or (1, C)."""
     batch, channels, height, width = x.shape
     pixels, columns = height * width, _columns(channels)
     rows = ELEMENTS // columns
@@ -105,7 +105,7 @@ def softmax(scores: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
 
 
 def _columns(channels: int) -> int:
-    """Channels of a tile: the largest power of two that divides all of them, up to 256."""
+    """Channels per tile: the largest power of two that divides their number, up to 256."""
     return min(256, channels & -channels)
 
 
@@ -122,7 +122,7 @@ def _channel_moments(
 ):
     """Mean and sum of squared deviations of each channel in a chunk of pixels.
 
-    Sums are of differences to the chunk's first pixel, so that a large mean takes no digits from the deviations.
+    Sums are of differences to the chunk's first pixel, so that a large mean costs the deviations no precision.
     """
     split, splits = tl.program_id(0), tl.num_programs(0)
     image = tl.program_id(2).to(tl.int64)
@@ -213,7 +213,7 @@ def _affine(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Scale and offset of each channel of each image, then SiLU on demand."""
+    """Scale and offset of each channel of each image, then optionally SiLU."""
     image = tl.program_id(2).to(tl.int64)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)

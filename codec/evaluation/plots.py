@@ -1,6 +1,6 @@
 """The figures of an evaluation: rate-distortion curves, and the published bit rates beside measured ones.
 
-Drawn on a light ground whatever the page around them is, a codec in the same colour everywhere.
+Drawn on a light background regardless of the page, with one color per codec.
 """
 
 from collections.abc import Sequence
@@ -26,20 +26,20 @@ COLOURS = {
     "jpeg": "#56b4e9",
     "bpg": "#333333",
 }
-"""Colours that people with colour blindness tell apart."""
+"""Colors that are distinguishable with color blindness."""
 OTHERS = ("#7f3c8d", "#11a579", "#3969ac", "#80ba5a", "#e68310", "#008695", "#cf1c90", "#4b4b8f")
 TICKS = (0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 
 
 def colour(name: str, names: Sequence[str] = ()) -> str:
-    """The colour of a codec; of one without its own by its place among the `names` that have none."""
+    """The color of a codec; codecs without an assigned color get one by their position in `names`."""
     known = COLOURS.get(name) or next((COLOURS[key] for key in (NAME, UPPER_BOUND) if name.startswith(f"{key}-")), None)
     rest = [other for other in names if other not in COLOURS and not other.startswith((NAME, UPPER_BOUND))]
     return known or OTHERS[(rest.index(name) if name in rest else 0) % len(OTHERS)]
 
 
 def figure(width: float, height: float) -> Any:
-    """An empty figure of so many inches, on white. Raises SettingsError where matplotlib is not installed."""
+    """An empty white figure of this size in inches. Raises SettingsError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -60,7 +60,7 @@ def draw_curves(
 ) -> None:
     """Each metric, and the kernel distance (codec, mean bpp, KID), against bits per pixel.
 
-    A dot is a point of a codec: the means of rate and value over all pictures; points that some picture lacks are left
+    A dot is a point of a codec: the means of rate and value over all pictures; points that lack a picture are left
     out.
     """
     drawn = figure(20, 9.5)
