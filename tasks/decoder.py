@@ -84,7 +84,7 @@ def info(source: bytes | str | Path) -> dict[str, Any]:
     return {
         "width": width,
         "height": height,
-        "gray": file.grey,
+        "gray": file.gray,
         "bytes": len(data),
         "bits_per_pixel": 8 * len(data) / (width * height),
         "bundle_id": file.bundle_id,

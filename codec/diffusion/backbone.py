@@ -32,10 +32,10 @@ UNSEEN_IN_SHAPES = ("act_fn", "attention_head_dim", "flip_sin_to_cos", "freq_shi
 
 
 class Backbone:
-    """A frozen latent diffusion model: pictures to normalised latents and back, and the noise in a latent.
+    """A frozen latent diffusion model: pictures to normalized latents and back, and the noise in a latent.
 
     The networks, from diffusers or codec.diffusion.mini, are frozen in place; gradients flow through them to their
-    inputs. Latents are (B, 4, ceil(H/8), ceil(W/8)), each channel normalised with latents_mean and
+    inputs. Latents are (B, 4, ceil(H/8), ceil(W/8)), each channel normalized with latents_mean and
     latents_std (a scaling_factor s is a standard deviation of 1/s). prompt_embedding is (1, L, D); without it,
     embed_prompt computes it when first needed. All computes in float32, but for networks of diffusers on a GPU: where
     no gradient is wanted they compute in bfloat16, as in training with mixed precision, prepared by
@@ -183,7 +183,7 @@ class Backbone:
         return digest.hexdigest()
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) in [-1, 1] to the normalised posterior mean (B, 4, ceil(H/8), ceil(W/8)).
+        """Pixels (B, 3, H, W) in [-1, 1] to the normalized posterior mean (B, 4, ceil(H/8), ceil(W/8)).
 
         The picture is continued to multiples of 8 by repeating its last row and column.
         """
@@ -205,7 +205,7 @@ class Backbone:
         return (whole(mean, _latent_size(size), self.tilings.encoder) - self._mean) / self._std
 
     def decode(self, latent: Tensor, size: tuple[int, int]) -> Tensor:
-        """A normalised latent (B, 4, ceil(H/8), ceil(W/8)) to pixels (B, 3, H, W) of size (H, W), not clamped."""
+        """A normalized latent (B, 4, ceil(H/8), ceil(W/8)) to pixels (B, 3, H, W) of size (H, W), not clamped."""
         return torch.cat(list(self.decode_bands(latent, size)), -2)
 
     def decode_bands(self, latent: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:

@@ -1,8 +1,8 @@
 """Prepares a diffusion model's networks for fast inference on a GPU: fewer memory passes, one layout throughout.
 
-torch's group normalisation and diffusers' transformer blocks take channels-last activations back to contiguous ones,
+torch's group normalization and diffusers' transformer blocks take channels-last activations back to contiguous ones,
 so that every convolution beside them copies its input; a convolution's bias, SiLU and residual sum are passes of their
-own. Here normalisation, time embedding and SiLU are one step, bias and residual sum another, and all stays
+own. Here normalization, time embedding and SiLU are one step, bias and residual sum another, and all stays
 channels-last. The steps are Triton's where no gradient is wanted on a GPU, and torch's own elsewhere.
 """
 
@@ -76,7 +76,7 @@ def _faster(module: nn.Module, *, final: bool) -> nn.Module | None:
 
 
 class _Norm(nn.Module):
-    """Group normalisation of x + shift, then optionally SiLU."""
+    """Group normalization of x + shift, then optionally SiLU."""
 
     def __init__(self, source: nn.GroupNorm, *, silu: bool = False) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class _Convolution(nn.Module):
 
 
 class _Residual(nn.Module):
-    """A ResnetBlock2D: normalise, convolve, add the time embedding, normalise, convolve, add the input."""
+    """A ResnetBlock2D: normalize, convolve, add the time embedding, normalize, convolve, add the input."""
 
     @staticmethod
     def fits(source: ResnetBlock2D) -> bool:

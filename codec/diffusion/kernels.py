@@ -19,7 +19,7 @@ PROGRAMS = 1024
 def group_norm(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, *, shift: Tensor | None = None, silu: bool = False
 ) -> Tensor:
-    """Group normalisation of x + shift, then optionally SiLU; x (B, C, H, W) channels-last, shift (B, C) or (1, C)."""
+    """Group normalization of x + shift, then optionally SiLU; x (B, C, H, W) channels-last, shift (B, C) or (1, C)."""
     batch, channels, height, width = x.shape
     pixels, columns = height * width, _columns(channels)
     rows = ELEMENTS // columns
@@ -137,9 +137,9 @@ def _channel_moments(
         rows = first + tl.arange(0, ROWS)
         inside = (rows < end)[:, None]
         values = tl.load(x + rows.to(tl.int64)[:, None] * channels + columns[None, :], mask=inside, other=0.0)
-        centred = tl.where(inside, values.to(tl.float32) - origin[None, :], 0.0)
-        sums += centred
-        squares += centred * centred
+        centered = tl.where(inside, values.to(tl.float32) - origin[None, :], 0.0)
+        sums += centered
+        squares += centered * centered
     count = (end - start).to(tl.float32)
     total = tl.sum(sums, axis=0)
     place = (image * splits + split) * channels + columns
@@ -167,7 +167,7 @@ def _group_affine(
     SPLITS: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """Scale and offset that normalise the channels of a group, from their moments in all chunks (Chan et al., 1983)."""
+    """Scale and offset that normalize the channels of a group, from their moments in all chunks (Chan et al., 1983)."""
     group, image = tl.program_id(0), tl.program_id(1)
     lanes = tl.arange(0, LANES)
     used = lanes < width
@@ -184,19 +184,19 @@ def _group_affine(
         place = (image * splits + split)[:, None] * channels + channel[None, :]
         means = tl.load(mean + place, mask=inside, other=0.0) + added[None, :]
         totals += tl.where(inside, count * means, 0.0)
-    centre = tl.sum(tl.sum(totals, axis=0), axis=0) / values
+    center = tl.sum(tl.sum(totals, axis=0), axis=0) / values
     totals = tl.zeros((SPLITS, LANES), tl.float32)
     for first in range(0, splits, SPLITS):
         split = first + tl.arange(0, SPLITS)
         inside = (split < splits)[:, None] & used[None, :]
         count = tl.minimum(chunk, pixels - split * chunk).to(tl.float32)[:, None]
         place = (image * splits + split)[:, None] * channels + channel[None, :]
-        apart = tl.load(mean + place, mask=inside, other=0.0) + added[None, :] - centre
+        apart = tl.load(mean + place, mask=inside, other=0.0) + added[None, :] - center
         within = tl.load(spread + place, mask=inside, other=0.0)
         totals += tl.where(inside, within + count * apart * apart, 0.0)
     variance = tl.sum(tl.sum(totals, axis=0), axis=0) / values
     factor = tl.load(weight + channel, mask=used, other=0.0).to(tl.float32) / tl.sqrt(variance + eps)
-    constant = tl.load(bias + channel, mask=used, other=0.0).to(tl.float32) + (added - centre) * factor
+    constant = tl.load(bias + channel, mask=used, other=0.0).to(tl.float32) + (added - center) * factor
     tl.store(scale + image * channels + channel, factor, mask=used)
     tl.store(offset + image * channels + channel, constant, mask=used)
 

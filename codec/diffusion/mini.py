@@ -1,7 +1,7 @@
 """The networks of the embedded backbone: an 8x, 4-channel autoencoder and a denoiser, small enough for two CPU cores.
 
 They have the interface of diffusers' AutoencoderKL and UNet2DConditionModel, so Backbone treats all backbones alike;
-diffusers itself, which takes seconds to import, is not needed. Normalisation is per pixel and there is no
+diffusers itself, which takes seconds to import, is not needed. Normalization is per pixel and there is no
 attention, so that a picture decoded in overlapping tiles equals the whole.
 """
 
@@ -16,15 +16,15 @@ from torch.nn import functional as F
 
 
 class PixelNorm(nn.Module):
-    """Root-mean-square normalisation over the channels of each pixel."""
+    """Root-mean-square normalization over the channels of each pixel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.ones(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        normalised = x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6)
-        return normalised * self.gain if torch.is_grad_enabled() else normalised.mul_(self.gain)
+        normalized = x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6)
+        return normalized * self.gain if torch.is_grad_enabled() else normalized.mul_(self.gain)
 
 
 class ResidualBlock(nn.Module):

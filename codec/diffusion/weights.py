@@ -36,7 +36,7 @@ WEIGHTS = "diffusion_pytorch_model"
 """Stem of a network's files in a diffusers folder."""
 
 FILE_SUFFIXES = (".safetensors", ".ckpt")
-LICENCE_NAMES = r"(?i).*licen[cs]e.*|copying.*|notice.*|readme\.md"
+LICENSE_NAMES = r"(?i).*licen[cs]e.*|copying.*|notice.*|readme\.md"
 """Files next to weights that state their license, such as a model card."""
 
 
@@ -79,7 +79,7 @@ def read(place: str | Path, *, configuration: Path | None, with_prompt: bool, pi
     return _read_file(place, configuration, with_prompt)
 
 
-def licences(source: str | Path) -> list[Path]:
+def licenses(source: str | Path) -> list[Path]:
     """The files that state a backbone's license, in the folder of its weights; empty if there are none.
 
     Raises BackboneError as reading the source does.
@@ -87,7 +87,7 @@ def licences(source: str | Path) -> list[Path]:
     for place in candidates(source):
         folder = _download(place, with_prompt=False) if isinstance(place, str) else place
         folder = folder if folder.is_dir() else folder.parent
-        found = [path for path in folder.iterdir() if path.is_file() and re.fullmatch(LICENCE_NAMES, path.name)]
+        found = [path for path in folder.iterdir() if path.is_file() and re.fullmatch(LICENSE_NAMES, path.name)]
         if found:
             return sorted(found)
     return []

@@ -27,7 +27,7 @@ class KeyCache:
 
 
 class Block(nn.Module):
-    """Pre-normalised transformer block. Tokens are (B, N, dim) rows of a raster, on the residual grid."""
+    """Pre-normalized transformer block. Tokens are (B, N, dim) rows of a raster, on the residual grid."""
 
     def __init__(
         self, dim: int, heads: int, mlp_ratio: int, top_k: int, positions: int, window: int, *, shifted: bool
@@ -141,7 +141,7 @@ class Block(nn.Module):
         return self._finished(x, _merged(attended), math)
 
     def _projected(self, x: Tensor, math: Arithmetic) -> Tensor:
-        return math.snap_(self.project(math.normalise(x)), ACTIVATION)
+        return math.snap_(self.project(math.normalize(x)), ACTIVATION)
 
     def _heads(self, projected: Tensor) -> tuple[Tensor, ...]:
         """(B, ..., n, 3 dim) -> queries, keys and values, (B, heads, ..., n, dim / heads) each."""
@@ -244,7 +244,7 @@ class Block(nn.Module):
 
     def _finished(self, x: Tensor, mixed: Tensor, math: Arithmetic) -> Tensor:
         x = math.plus(x, math.snap_(self.merge(mixed), RESIDUAL), RESIDUAL)
-        hidden = math.leaky(self.expand(math.normalise(x)))
+        hidden = math.leaky(self.expand(math.normalize(x)))
         return math.plus(x, math.snap_(self.contract(hidden), RESIDUAL), RESIDUAL)
 
 

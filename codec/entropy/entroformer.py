@@ -23,7 +23,7 @@ ALPHA_CODES = 256
 """Values of the alpha code: alpha = 2 ** ((code - 128) / 32)."""
 KNOT_SPACING = 15
 """Alpha codes between two trained knots of a rate table."""
-NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1))
+NEIGHBORS = ((-1, -1), (-1, 0), (-1, 1), (0, -1))
 """Positions, as (row, column) offsets, whose symbols are the input of a position in raster order."""
 
 LARGEST = {
@@ -128,7 +128,7 @@ class HyperDecoder(nn.Module):
         for i, block in enumerate(self.blocks):
             x = block(x, relative, (height, width), math)
             if i < len(self.grow):
-                x = math.snap_(self.grow[i](_neighbourhoods(math.snap_(x, ACTIVATION), height, width)), RESIDUAL)
+                x = math.snap_(self.grow[i](_neighborhoods(math.snap_(x, ACTIVATION), height, width)), RESIDUAL)
                 x = _shuffle(x, height, width)
                 height, width = 2 * height, 2 * width
         return x
@@ -143,7 +143,7 @@ class ContextNet(nn.Module):
     def __init__(self, settings: EntroformerSettings) -> None:
         super().__init__()
         dim = settings.dim
-        known = len(NEIGHBOURS) if settings.order == "serial" else 1
+        known = len(NEIGHBORS) if settings.order == "serial" else 1
         self.relative = _relative_positions(settings)
         self.embed = nn.Linear(2 * CHANNELS * known, dim)
         self.rate = RateTable(dim)
@@ -175,7 +175,7 @@ class ContextNet(nn.Module):
                 x, alike = block(x, relative, shape, math, seen, alike=alike), False
             x = last(x, relative, shape, math, seen, wanted, alike=alike)
         else:
-            x = self._embedded(_causal_neighbours(symbols, shape), inverse, codes, math)
+            x = self._embedded(_causal_neighbors(symbols, shape), inverse, codes, math)
             for block in self._blocks():
                 x = block.in_raster_order(x, relative, shape, math)
         return x
@@ -186,16 +186,16 @@ class ContextNet(nn.Module):
 
     def step(
         self,
-        neighbours: Tensor,
+        neighbors: Tensor,
         inverse: Tensor,
         codes: Tensor,
         place: tuple[int, int],
         caches: list[KeyCache],
         math: Arithmetic,
     ) -> Tensor:
-        """The serial forward for one position, in raster order: neighbours (B, 1, 16) -> (B, 1, dim)."""
+        """The serial forward for one position, in raster order: neighbors (B, 1, 16) -> (B, 1, dim)."""
         relative = math.snap(self.relative, ACTIVATION)
-        x = self._embedded(neighbours, inverse, codes, math)
+        x = self._embedded(neighbors, inverse, codes, math)
         for block, cache in zip(self._blocks(), caches, strict=True):
             x = block.step(x, relative, place, cache, math)
         return x
@@ -234,7 +234,7 @@ class ParameterNet(nn.Module):
     def base(self, hyper: Tensor, context: Tensor | None, math: Arithmetic) -> Tensor:
         """The features' part of the first layer, (B, n, 2 dim); without context as with zeros."""
         weights = self.inner.weight[:, : self.features].split(self.features // 2, 1)
-        base = F.linear(math.normalise(hyper), weights[0], self.inner.bias)
+        base = F.linear(math.normalize(hyper), weights[0], self.inner.bias)
         return base if context is None else _plus_linear(base, math.snap(context, ACTIVATION), weights[1])
 
     def channel(self, base: Tensor, symbols: Tensor, inverse: Tensor, channel: int, math: Arithmetic) -> Tensor:
@@ -284,7 +284,7 @@ class HyperEncoder(nn.Module):
                 grid = self.shrink[i](x.transpose(1, 2).unflatten(2, (height, width)))
                 height, width = grid.shape[-2:]
                 x = grid.flatten(2).transpose(1, 2)
-        return cast(Tensor, self.head(math.normalise(x)).transpose(1, 2).unflatten(2, (height, width)))
+        return cast(Tensor, self.head(math.normalize(x)).transpose(1, 2).unflatten(2, (height, width)))
 
 
 class Entroformer(nn.Module):
@@ -306,26 +306,26 @@ class Entroformer(nn.Module):
         return {name: cast(nn.Module, getattr(self, name)) for name in names}
 
 
-def _causal_neighbours(symbols: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(B, N, 4) raster -> (B, N, 16): the symbols of each position's NEIGHBOURS, zeros outside."""
+def _causal_neighbors(symbols: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(B, N, 4) raster -> (B, N, 16): the symbols of each position's NEIGHBORS, zeros outside."""
     height, width = shape
     padded = F.pad(symbols.unflatten(1, shape), (0, 0, 1, 1, 1, 0))
-    shifted = [padded[:, 1 + v : 1 + v + height, 1 + h : 1 + h + width] for v, h in NEIGHBOURS]
+    shifted = [padded[:, 1 + v : 1 + v + height, 1 + h : 1 + h + width] for v, h in NEIGHBORS]
     return torch.cat(shifted, -1).flatten(1, 2)
 
 
-def causal_neighbours(symbols: Tensor, shape: tuple[int, int], place: tuple[int, int]) -> Tensor:
+def causal_neighbors(symbols: Tensor, shape: tuple[int, int], place: tuple[int, int]) -> Tensor:
     """One position's row of the above, (B, 1, 16)."""
     near, width = [], shape[1]
-    for v, h in NEIGHBOURS:
+    for v, h in NEIGHBORS:
         row, column = place[0] + v, place[1] + h
         inside = row >= 0 and 0 <= column < width
         near.append(symbols[:, row * width + column] if inside else torch.zeros_like(symbols[:, 0]))
     return torch.cat(near, -1)[:, None]
 
 
-def _neighbourhoods(x: Tensor, height: int, width: int) -> Tensor:
-    """(B, N, d) raster -> (B, N, 9 d): each token beside its eight neighbours in raster order, zeros outside."""
+def _neighborhoods(x: Tensor, height: int, width: int) -> Tensor:
+    """(B, N, d) raster -> (B, N, 9 d): each token beside its eight neighbors in raster order, zeros outside."""
     padded = F.pad(x.unflatten(1, (height, width)), (0, 0, 1, 1, 1, 1))
     shifted = [padded[:, v : v + height, h : h + width] for v in range(3) for h in range(3)]
     return torch.cat(shifted, -1).flatten(1, 2)

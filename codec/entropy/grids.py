@@ -69,8 +69,8 @@ class Arithmetic(Protocol):
         """x + y, both on the grid, clamped to its limits; y may be overwritten."""
         ...
 
-    def normalise(self, x: Tensor) -> Tensor:
-        """Layer normalisation over the last axis, without gain, on the activation grid."""
+    def normalize(self, x: Tensor) -> Tensor:
+        """Layer normalization over the last axis, without gain, on the activation grid."""
         ...
 
     def leaky(self, x: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class Plain:
     def plus(self, x: Tensor, y: Tensor, grid: Grid) -> Tensor:
         return x + y
 
-    def normalise(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], eps=RESIDUAL.units**-2)
 
     def leaky(self, x: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ class Simulated(_OnGrids):
     def plus(self, x: Tensor, y: Tensor, grid: Grid) -> Tensor:
         return self.snap(x + y, grid)
 
-    def normalise(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Tensor) -> Tensor:
         return self.snap(F.layer_norm(x, x.shape[-1:], eps=RESIDUAL.units**-2), ACTIVATION)
 
     def leaky(self, x: Tensor) -> Tensor:
@@ -228,12 +228,12 @@ class Exact(_OnGrids):
         limit = grid.limit * 2.0**-grid.fraction
         return y.add_(x).clamp_(-limit, limit)
 
-    def normalise(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Tensor) -> Tensor:
         count = torch.full((1,), float(x.shape[-1]), dtype=x.dtype, device=x.device)  # x / scalar is inexact on GPUs
         mean = self.snap(x.sum(-1, keepdim=True) / count, RESIDUAL)
-        centred = x - mean
-        variance = (centred * centred).sum(-1, keepdim=True) / count
-        return self.snap_(centred.div_(torch.sqrt(variance + RESIDUAL.units**-2)), ACTIVATION)
+        centered = x - mean
+        variance = (centered * centered).sum(-1, keepdim=True) / count
+        return self.snap_(centered.div_(torch.sqrt(variance + RESIDUAL.units**-2)), ACTIVATION)
 
     def leaky(self, x: Tensor) -> Tensor:
         units = F.leaky_relu_((x * ACTIVATION.units).round_().clamp_(-ACTIVATION.limit, ACTIVATION.limit), SLOPE)

@@ -16,7 +16,7 @@ from codec.entropy.entroformer import (
     Entroformer,
     EntroformerSettings,
     RateTable,
-    causal_neighbours,
+    causal_neighbors,
 )
 from codec.entropy.grids import (
     ACTIVATION,
@@ -96,7 +96,7 @@ def prove_bounds(integers: Mapping[str, Tensor], settings: EntroformerSettings) 
     """The largest possible magnitude of every sum, in units. Raises BundleError if one reaches 2**53.
 
     Linear maps: sum |w| max|x| + |b|. Attention: scores with their position in the sort key; numerator and denominator
-    of the softmax over the kept keys. Layer norm: the sum and the sum of squares of centred residuals.
+    of the softmax over the kept keys. Layer norm: the sum and the sum of squares of centered residuals.
     """
     bounds: dict[str, int] = {}
     for name, weight in integers.items():
@@ -181,7 +181,7 @@ class ExactEntropyModel:
 
         def step(symbols: Tensor) -> Tensor:
             place = next(places)
-            near = causal_neighbours(symbols, shape, place).to(self.device).double()
+            near = causal_neighbors(symbols, shape, place).to(self.device).double()
             return self.network.context.step(near, inverse, codes, place, caches, self.math)
 
         return step

@@ -16,7 +16,7 @@ from codec.evaluation.baselines.ours import NAME, UPPER_BOUND
 from codec.evaluation.tables import METRICS, Comparison
 from codec.metrics.kernel_distance import NETWORK, PATCH
 
-COLOURS = {
+COLORS = {
     NAME: "#d55e00",
     UPPER_BOUND: "#d55e00",
     "hevc": "#0072b2",
@@ -31,10 +31,10 @@ OTHERS = ("#7f3c8d", "#11a579", "#3969ac", "#80ba5a", "#e68310", "#008695", "#cf
 TICKS = (0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 
 
-def colour(name: str, names: Sequence[str] = ()) -> str:
+def color(name: str, names: Sequence[str] = ()) -> str:
     """The color of a codec; codecs without an assigned color get one by their position in `names`."""
-    known = COLOURS.get(name) or next((COLOURS[key] for key in (NAME, UPPER_BOUND) if name.startswith(f"{key}-")), None)
-    rest = [other for other in names if other not in COLOURS and not other.startswith((NAME, UPPER_BOUND))]
+    known = COLORS.get(name) or next((COLORS[key] for key in (NAME, UPPER_BOUND) if name.startswith(f"{key}-")), None)
+    rest = [other for other in names if other not in COLORS and not other.startswith((NAME, UPPER_BOUND))]
     return known or OTHERS[(rest.index(name) if name in rest else 0) % len(OTHERS)]
 
 
@@ -74,7 +74,7 @@ def draw_curves(
             _curve(axis, _means(compared, codec, metric.name), codec, order, ours)
         for name in compared.upper_bounds:
             if (level := compared.upper_bound(name, metric)) is not None:
-                axis.axhline(level, color=colour(name), linestyle="--", linewidth=1, label=f"{name} (no quantisation)")
+                axis.axhline(level, color=color(name), linestyle="--", linewidth=1, label=f"{name} (no quantization)")
         _axis(axis, metric.label, reversed_=metric.lower)
     for codec in order:
         _curve(last, [(bpp, 1000 * value) for name, bpp, value in realism if name == codec], codec, order, ours)
@@ -104,7 +104,7 @@ def _curve(
 ) -> None:
     if points:
         width = 3 if codec == ours else 1.6
-        style = {"color": colour(codec, order), "linewidth": width, "markersize": 2 * width + 1}
+        style = {"color": color(codec, order), "linewidth": width, "markersize": 2 * width + 1}
         axis.plot(*zip(*points, strict=True), "o-", label=codec, **style)
 
 
@@ -122,7 +122,7 @@ def draw_published(compared: Comparison, path: Path, ours: str) -> None:
         rows = [row for row in compared.measured if row["codec"] == ours and Path(row["image"]).stem == photo]
         rates = [row["bpp"] for row in rows]
         axis.plot(
-            [number + 0.25] * len(rates), rates, "o-", markersize=4, color=colour(ours), label=None if number else said
+            [number + 0.25] * len(rates), rates, "o-", markersize=4, color=color(ours), label=None if number else said
         )
     axis.set(xticks=positions, xticklabels=published.PHOTOS, ylabel="bits per pixel, whole file", ylim=(0, None))
     axis.set_title(f"Published bit rates ({published.SOURCE}; no qualities published) and this codec's files")

@@ -19,7 +19,7 @@ class EvaluationConfig:
     pictures: str
     output: str
     codecs: tuple[str, ...] = (NAME,)
-    """fdcodec, autoencoder (the same without quantisation), names of baselines or of external commands, or all."""
+    """fdcodec, autoencoder (the same without quantization), names of baselines or of external commands, or all."""
     rates: tuple[float, ...] = RATES
     """Bits per pixel at which the codecs without points of their own are measured."""
     qualities: tuple[float, ...] = QUALITIES

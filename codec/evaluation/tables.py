@@ -1,7 +1,7 @@
 """Codecs beside each other: what the measured rows of an evaluation say, as numbers and as Markdown tables.
 
 A row is a picture through a codec at one point (codec.evaluation.runner.COLUMNS). Rows without bpp are of an
-autoencoder without quantisation, which has no file: the upper bound of a codec.
+autoencoder without quantization, which has no file: the upper bound of a codec.
 """
 
 import re

@@ -57,8 +57,8 @@ def build() -> tuple[str, bytes]:
         python=installation.metadata["Requires-Python"],
         dependencies="\n".join(f"Requires-Dist: {line}" for line in stated),
     )
-    licence = (installation.read_text("licenses/LICENSE") or "").encode()
-    return wheel.pack(NAME, installation.version, contents, {"METADATA": about.encode(), "licenses/LICENSE": licence})
+    license = (installation.read_text("licenses/LICENSE") or "").encode()
+    return wheel.pack(NAME, installation.version, contents, {"METADATA": about.encode(), "licenses/LICENSE": license})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What an archive keeps so that its files stay readable without anything else, everything listed by hash.
 
 escrow/<bundle id>/        the bundle
-escrow/backbones/<hash>/   the backbone in diffusers layout where the bundle does not embed it, with its licence
-escrow/software/<id>/      this package as a wheel, the versions it ran with, both formats, licences, how to restore
+escrow/backbones/<hash>/   the backbone in diffusers layout where the bundle does not embed it, with its license
+escrow/software/<id>/      this package as a wheel, the versions it ran with, both formats, licenses, how to restore
 
 Each holds a SHA256SUMS, written last, that `sha256sum --check` reads; a bundle's lists its backbone's files too.
 """
@@ -52,7 +52,7 @@ WEIGHTS = (".safetensors", ".json")
 def keep(archive: Store, models: Models) -> dict[str, Any]:
     """Put bundle, backbone and software into the archive unless it has them; returns what the bundle's codec says.
 
-    Raises BundleError, BackboneError for models that do not load, SettingsError for a backbone without a licence text.
+    Raises BundleError, BackboneError for models that do not load, SettingsError for a backbone without a license text.
     """
     with worker(models) as child, tempfile.TemporaryDirectory() as scratch:
         software = _software()  # while the models are loaded
@@ -175,7 +175,7 @@ def _software() -> dict[str, bytes]:
         "LICENSE": (wheel.installed().read_text("licenses/LICENSE") or "").encode(),
         "RESTORE.md": RESTORE.format(wheel=name, python=platform.python_version()).encode(),
     }
-    for text in ("FORMAT.md", "LICENCES.md"):
+    for text in ("FORMAT.md", "LICENSES.md"):
         software[text] = (wheel.folder("codec") / text).read_bytes()
     software["archive-format.md"] = (wheel.folder("tasks") / "archive" / "archive-format.md").read_bytes()
     return software | {layout.SUMS: _sums_of(software)}

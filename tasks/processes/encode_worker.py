@@ -185,18 +185,18 @@ class Worker:
         return {"content": lossless.content_hash(source)}, answer_on
 
     def save_backbone(self, request: SaveBackbone) -> Frame:
-        """Save the bundle's backbone to a folder, with the texts that state the licence of its weights."""
+        """Save the bundle's backbone to a folder, with the texts that state the license of its weights."""
         from codec.diffusion import weights  # loads torch, which is for the codec to do
 
         source, folder = request.source or self.codec.bundle.backbone_location(), Path(request.folder)
-        licences = weights.licences(source)
-        if not licences:
+        licenses = weights.licenses(source)
+        if not licenses:
             raise BackboneError(
-                f"{source}: no licence beside the weights; an archive keeps the backbone together with its licence, so "
+                f"{source}: no license beside the weights; an archive keeps the backbone together with its license, so "
                 "put the text there as LICENSE"
             )
         self.codec.backbone.save(folder)
-        for text in licences:
+        for text in licenses:
             shutil.copyfile(text, folder / text.name)
         return {}, b""
 

@@ -2,7 +2,7 @@
 
 `python -m tasks.processes.verify_worker BUNDLE` is given the bytes of each .fdc file and the bundle's path, and nothing
 else. It answers with the SHA-256 of the symbols it decodes and with the fingerprint of all that the pixels are made
-from, size, grey, alpha and timestep codes included; both must be those of what was encoded. Of a lossless JPEG XL file
+from, size, gray, alpha and timestep codes included; both must be those of what was encoded. Of a lossless JPEG XL file
 it answers with the hash of the JPEG or the pixels that come back.
 """
 

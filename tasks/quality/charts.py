@@ -1,4 +1,4 @@
-"""Small charts as inline SVG, coloured by the page's style sheet, so that they follow its light or dark scheme.
+"""Small charts as inline SVG, colored by the page's style sheet, so that they follow its light or dark scheme.
 
 All are 340 x 190 units with the plot in BOX, and scale with the column that holds them.
 """
@@ -12,7 +12,7 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 340, 190
 LEFT, TOP, RIGHT, BOTTOM = 44, 12, 328, 160
 SERIES = 6
-"""How many lines have a colour of their own."""
+"""How many lines have a color of their own."""
 
 
 @dataclass(frozen=True)

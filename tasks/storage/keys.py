@@ -16,7 +16,7 @@ _UNSAFE_PARTS = {"": "%00", ".": "%2E", "..": "%2E%2E"}
 
 
 def key_of(name: str) -> str:
-    """The key of a stored name: the relative path as UTF-8, not normalised, reversible by `name_of`.
+    """The key of a stored name: the relative path as UTF-8, not normalized, reversible by `name_of`.
 
     Bytes that are no UTF-8 become percent escapes; a percent sign that would read as an escape becomes `%25`.
     """

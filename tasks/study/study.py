@@ -92,7 +92,7 @@ class Study:
         per_participant: int | None = None,
         choose: random.Random | None = None,
     ) -> "Study":
-        """Freeze the centre crops of all methods on all images. A folder where this was interrupted may be named again.
+        """Freeze the center crops of all methods on all images. A folder where this was interrupted may be named again.
 
         `per_participant` comparisons are drawn for each participant; all pairs of methods on all images if None.
         Raises SettingsError for a folder in use and for methods that do not cover the images at the originals' size.

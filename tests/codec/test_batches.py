@@ -55,9 +55,9 @@ def test_what_is_reconstructed_does_not_depend_on_what_is_in_other_places(codec:
         assert np.abs(own.astype(int) - together[place]).max() <= 1
 
 
-def test_grey_pictures_and_fine_ones_are_reconstructed_beside_others(codec: Codec) -> None:
-    grey = Picture(np.repeat(synthetic(43, 59)[..., :1], 3, axis=2), grey=True)
-    encoded = [codec.encode(grey), codec.encode(pictures(1)[0], quality=1e6), codec.encode(pictures(1)[0])]
+def test_gray_pictures_and_fine_ones_are_reconstructed_beside_others(codec: Codec) -> None:
+    gray = Picture(np.repeat(synthetic(43, 59)[..., :1], 3, axis=2), gray=True)
+    encoded = [codec.encode(gray), codec.encode(pictures(1)[0], quality=1e6), codec.encode(pictures(1)[0])]
     found = codec.reconstruct_many({place: (one.data, one.symbols) for place, one in enumerate(encoded)}, 3)
     for place, one in enumerate(encoded):
         assert np.abs(codec.decode(one.data).astype(int) - found[place]).max() <= 1

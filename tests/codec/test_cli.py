@@ -210,7 +210,7 @@ def test_info_accounts_for_every_bit(file: Path, codec: Codec, bundle: Bundle) -
 @pytest.mark.parametrize("alphas", [1, 4])
 def test_the_account_adds_up_for_any_size(shape: tuple[int, int], alphas: int, codec: Codec) -> None:
     encoded = codec.encode(Picture(np.zeros((8, 8, 3), np.uint8)))
-    values = {**vars(parse(encoded.data)), "height": shape[0], "width": shape[1], "grey": alphas == 4}
+    values = {**vars(parse(encoded.data)), "height": shape[0], "width": shape[1], "gray": alphas == 4}
     values["parameters"] = QuantizationParameters((130,) * alphas, 0)
     data = pack(type(parse(encoded.data))(**values))
     assert sum(entry.bits for entry in bit_breakdown(parse(data))) == 8 * len(data)
@@ -249,12 +249,12 @@ def test_every_golden_file_is_accounted_for_to_the_bit(version: int) -> None:
 @pytest.mark.parametrize(
     ("name", "lines"),
     [
-        ("version2/every-chunk", ["version 8 2", "flags 8 grey", "orientation 8 1 (shown as 40 x 56)"]),
+        ("version2/every-chunk", ["version 8 2", "flags 8 gray", "orientation 8 1 (shown as 40 x 56)"]),
         ("version2/orientation-6", ["width 8 40", "height 8 56", "orientation 8 6 (shown as 56 x 40)"]),
         ("version2/later-minor-version", ["version 8 2", "minor version 8 9"]),
         ("version2/unknown-ancillary-chunk", ["unknown chunk 56 neWa: 2 bytes"]),
         ("parallel-icc-exif", ["signature 24 FDC", "version 8 1", "flags 8 color profile, EXIF block"]),
-        ("parallel-binary-alpha", ["version 8 1", "flags 8 grey, alpha plane"]),
+        ("parallel-binary-alpha", ["version 8 1", "flags 8 gray, alpha plane"]),
     ],
 )
 def test_info_shows_what_a_file_of_either_version_has(name: str, lines: list[str]) -> None:

@@ -30,7 +30,7 @@ class Baseline:
     points: tuple[float, ...] = ()
     """Settings to measure at; of a codec without any, files of given rates are searched for."""
     lossless_latent: bool = False
-    """It stands for a codec without quantisation: what it makes is no file, and its size means nothing."""
+    """It stands for a codec without quantization: what it makes is no file, and its size means nothing."""
 
 
 class UnavailableError(Exception):

@@ -26,7 +26,7 @@ def ours(codec: "Codec", qualities: tuple[float, ...] = QUALITIES) -> Baseline:
 
 
 def upper_bound(codec: "Codec") -> Baseline:
-    """The autoencoder of this codec without quantisation; a PNG stands for what has no file."""
+    """The autoencoder of this codec without quantization; a PNG stands for what has no file."""
     import torch
 
     from codec.images import encode_png, read_image, to_pixels
@@ -39,6 +39,6 @@ def upper_bound(codec: "Codec") -> Baseline:
     def decode(data: bytes) -> Pixels:
         return read_image(data).pixels
 
-    version = f"autoencoder of bundle {codec.bundle.id}, without quantisation"
+    version = f"autoencoder of bundle {codec.bundle.id}, without quantization"
     name = f"{UPPER_BOUND}-{codec.bundle.id[:8]}"
     return Baseline(name, version, (0.0,), encode, decode, (0.0,), lossless_latent=True)

@@ -41,7 +41,7 @@ def folder_of(output: Path, bundle_id: str) -> Path:
 
 
 def spread(pictures: Sequence[Path], count: int) -> list[Path]:
-    """So many of the pictures, evenly spaced; one that cannot be read gives way to its neighbour.
+    """So many of the pictures, evenly spaced; one that cannot be read gives way to its neighbor.
 
     Raises SettingsError where none can be read.
     """

@@ -1,4 +1,4 @@
-"""A picture's file taken apart: its dequantised latent, to be denoised in other ways than the file says."""
+"""A picture's file taken apart: its dequantized latent, to be denoised in other ways than the file says."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from codec.quantization.quantizer import dequantize
 
 @dataclass(frozen=True)
 class Coded:
-    """A picture, its file, and the dequantised latent y_hat (1, 4, h, w) with its alpha (1, 4, 1, 1)."""
+    """A picture, its file, and the dequantized latent y_hat (1, 4, h, w) with its alpha (1, 4, 1, 1)."""
 
     picture: Picture
     encoded: Encoded

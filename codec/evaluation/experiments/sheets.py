@@ -1,4 +1,4 @@
-"""Figs. 5 to 16: full pictures and crops of all codecs, labelled Method@bpp (% of ours)."""
+"""Figs. 5 to 16: full pictures and crops of all codecs, labeled Method@bpp (% of ours)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,17 +85,17 @@ def beside(rows: Sequence[Row], ours: str) -> list[tuple[str, Row]]:
 
 def busiest(pixels: Pixels) -> tuple[int, int]:
     """Top and left of the square of CROP pixels with the largest mean gradient, on a grid of half squares."""
-    grey = pixels.astype(np.float64).mean(2)
-    gradient = np.zeros_like(grey)
-    gradient[:, 1:] += np.abs(np.diff(grey, axis=1))
-    gradient[1:] += np.abs(np.diff(grey, axis=0))
-    tops, lefts = (range(0, max(1, length - CROP + 1), CROP // 2) for length in grey.shape)
+    gray = pixels.astype(np.float64).mean(2)
+    gradient = np.zeros_like(gray)
+    gradient[:, 1:] += np.abs(np.diff(gray, axis=1))
+    gradient[1:] += np.abs(np.diff(gray, axis=0))
+    tops, lefts = (range(0, max(1, length - CROP + 1), CROP // 2) for length in gray.shape)
     squares = [(top, left) for top in tops for left in lefts]
     return max(squares, key=lambda square: gradient[square[0] : square[0] + CROP, square[1] : square[1] + CROP].mean())
 
 
 def sheet(tiles: Sequence[tuple[str, Pixels]], columns: int = COLUMNS) -> Image.Image:
-    """Labelled pictures of one size in a grid on white: large ones made smaller, small ones enlarged in whole steps."""
+    """Labeled pictures of one size in a grid on white: large ones made smaller, small ones enlarged in whole steps."""
     height, width, _ = tiles[0][1].shape
     larger = max(height, width)
     factor = TILE // larger if larger <= TILE else TILE / larger

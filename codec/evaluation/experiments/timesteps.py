@@ -111,7 +111,7 @@ def _draw(points: Sequence[Point], path: Path) -> None:
     names = list(dict.fromkeys(point.picture for point in points))
     drawn = figure(5.2 * len(names), 9)
     grid = drawn.subplots(2, len(names), squeeze=False)
-    colours = {"cmap": "viridis", "norm": PowerNorm(0.5, 0, max(TIMESTEPS)), "s": 34, "zorder": 2}
+    colors = {"cmap": "viridis", "norm": PowerNorm(0.5, 0, max(TIMESTEPS)), "s": 34, "zorder": 2}
     for column, name in enumerate(names):
         for axis, (metric, label) in zip(
             grid[:, column], (("psnr_db", "PSNR (dB)"), ("lpips", "LPIPS (AlexNet), reversed")), strict=True
@@ -119,7 +119,7 @@ def _draw(points: Sequence[Point], path: Path) -> None:
             mine = [point for point in points if point.picture == name]
             forced, own = ([p for p in mine if p.predicted == chosen] for chosen in (False, True))
             dots = axis.scatter([p.bpp for p in forced], [getattr(p, metric) for p in forced],
-                                c=[p.timestep for p in forced], **colours)  # fmt: skip
+                                c=[p.timestep for p in forced], **colors)  # fmt: skip
             axis.plot(
                 [p.bpp for p in own], [getattr(p, metric) for p in own], "-", color=PREDICTED, linewidth=1, zorder=1
             )

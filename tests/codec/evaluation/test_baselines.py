@@ -89,7 +89,7 @@ def test_external_programs_are_a_codec() -> None:
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        ("import sys; sys.exit('no licence')", "of copied ended with status 1: no licence"),
+        ("import sys; sys.exit('no license')", "of copied ended with status 1: no license"),
         ("import sys; sys.exit(3)", "of copied ended with status 3: it said nothing"),
         ("pass", "of copied wrote no file"),
         ("import time; time.sleep(60)", "of copied did not end within 1 s"),

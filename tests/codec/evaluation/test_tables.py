@@ -9,7 +9,7 @@ from PIL import Image
 from codec import SettingsError
 from codec.evaluation import published
 from codec.evaluation.baselines import Baseline
-from codec.evaluation.plots import colour
+from codec.evaluation.plots import color
 from codec.evaluation.report import write_report
 from codec.evaluation.runner import COLUMNS, Evaluation, EvaluationJob, Row, read_rows
 from codec.evaluation.tables import METRICS, Comparison, markdown
@@ -119,10 +119,10 @@ def test_a_report_is_of_the_codecs_that_are_named(tmp_path: Path) -> None:
         write_report(tmp_path, ["webp"], {})
 
 
-def test_a_codec_has_one_colour_and_no_two_share_one() -> None:
+def test_a_codec_has_one_color_and_no_two_share_one() -> None:
     names = ["avif", "bpg", "fdcodec-12345678", "hevc", "hfd", "cdc", "jpeg", "jpeg-xl", "webp"]
-    assert len({colour(name, names) for name in names}) == len(names)
-    assert colour("fdcodec-1") == colour("fdcodec-2") and colour("hevc", names) == colour("hevc")
+    assert len({color(name, names) for name in names}) == len(names)
+    assert color("fdcodec-1") == color("fdcodec-2") and color("hevc", names) == color("hevc")
 
 
 def test_figures_without_matplotlib_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
