@@ -135,7 +135,7 @@ def _check(what: str, sizes: set[tuple[int, ...]], positions: Mapping[int, objec
     if len(sizes) > 1:
         raise ValueError(f"{what} in a batch must have one size")
     if not all(0 <= position < count for position in positions):
-        raise ValueError(f"a batch of {count} has no places {sorted(positions)}")
+        raise ValueError(f"a batch of {count} has no slots {sorted(positions)}")
 
 
 def _integers(x: Tensor) -> Symbols:

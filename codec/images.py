@@ -119,7 +119,7 @@ def _loaded(source: bytes | str | Path, max_pixels: int) -> Iterator[tuple[Image
         raise ImageLimitError(f"{name} declares more pixels than Pillow allows") from None
     except Exception as error:  # decoders raise any exception on damaged files
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ImageError(f"{name} is damaged or cut short: {reason}") from None
+        raise ImageError(f"{name} is damaged or truncated: {reason}") from None
 
 
 def encode_png(picture: Picture | NDArray[np.uint8]) -> bytes:

@@ -77,7 +77,7 @@ def test_contents_are_those_of_each_file_alone_and_errors_stand_in_their_places(
 
 
 def test_places_that_a_batch_has_not_and_sizes_that_differ_are_refused(codec: Codec) -> None:
-    with pytest.raises(ValueError, match=r"no places \[3\]"):
+    with pytest.raises(ValueError, match=r"no slots \[3\]"):
         codec.encode_many({3: pictures(1)[0]}, 3)
     with pytest.raises(ValueError, match="one size"):
         codec.encode_many({0: pictures(1)[0], 1: Picture(synthetic(8, 8))}, 2)

@@ -126,7 +126,7 @@ def _unpack(data: bytes) -> tuple[int, tuple[int, int], tuple[int, int], list[by
             strings.append(data[position + 4 : position + 4 + length])
             position += 4 + length
     except struct.error as error:
-        raise BitstreamError(f"a file of a learned codec is cut short: {error}") from None
+        raise BitstreamError(f"a file of a learned codec is truncated: {error}") from None
     return quality, (height, width), (rows, columns), strings
 
 

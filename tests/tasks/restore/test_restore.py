@@ -194,7 +194,7 @@ def test_pictures_come_back_as_the_kind_that_is_asked_for(
 
 
 def test_an_unknown_kind_is_refused_before_anything_is_written(packed: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="'tiff' is no kind of picture"):
+    with pytest.raises(SettingsError, match="'tiff' is not a file kind"):
         restore(str(packed[1]), str(tmp_path / "out"), kind="tiff", models=FAKES)
     assert not (tmp_path / "out").exists()
 
