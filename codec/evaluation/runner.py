@@ -23,7 +23,8 @@ from codec.metrics.kernel_distance import Features, original_features, patch_fea
 from codec.metrics.outside import SMALLEST_SIDE, ssimulacra2
 from codec.metrics.quality import Metrics
 
-Row = dict[str, Any]
+EvaluationRow = dict[str, Any]
+"""A row of an evaluation: COLUMNS has its names and types. Tables choose metrics by name."""
 
 RATES = (0.06, 0.10, 0.16, 0.26)
 """Target bits per pixel for each picture: the file stays below, or is the codec's smallest."""
@@ -85,7 +86,7 @@ class Evaluation:
         done = {_point(row) for row in read_rows([rows_file]) if row["status"] == "measured"}
         return not done.issuperset(job.points)
 
-    def measure(self, job: EvaluationJob, meters: "Meters") -> list[Row]:
+    def measure(self, job: EvaluationJob, meters: "Meters") -> list[EvaluationRow]:
         """Encodes all files of a job, measures them, and stores rows, features and reconstructions."""
         rows, decoded, features = measure(job, meters)
         rows_file = self._rows_file(job.baseline.name, job.image)
@@ -105,18 +106,18 @@ class Evaluation:
         """Stores failed rows for a job that crashed its process."""
         self.write(job, [_failed(job, point, error) for point in job.points])
 
-    def write(self, job: EvaluationJob, rows: Sequence[Row]) -> None:
+    def write(self, job: EvaluationJob, rows: Sequence[EvaluationRow]) -> None:
         """Replaces the rows of a job."""
         rows_file = self._rows_file(job.baseline.name, job.image)
         rows_file.parent.mkdir(parents=True, exist_ok=True)
         write_parquet(rows, partial := rows_file.with_suffix(".partial"))
         partial.replace(rows_file)
 
-    def rows_of(self, job: EvaluationJob) -> list[Row]:
+    def rows_of(self, job: EvaluationJob) -> list[EvaluationRow]:
         """The rows of a job that is done."""
         return read_rows([self._rows_file(job.baseline.name, job.image)])
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[EvaluationRow]:
         """All rows, by codec, picture and bits."""
         return read_rows(sorted(self.folder.glob("rows/*/**/*.parquet")))
 
@@ -139,7 +140,9 @@ class Meters:
         self.device = device
         self._metrics = Metrics(device=device)
 
-    def measure(self, original: Pixels, decoded: Sequence[Pixels]) -> tuple[list[Row], dict[str, Features] | None]:
+    def measure(
+        self, original: Pixels, decoded: Sequence[Pixels]
+    ) -> tuple[list[EvaluationRow], dict[str, Features] | None]:
         """The metric columns of each reconstruction, `error` saying why one is undefined; the features of patches."""
         with patch_features(self.device) as seen:
             measured = self._metrics.measure_all(original, decoded)
@@ -181,13 +184,15 @@ class _Files:
         return largest_within(self.baseline.settings, size, lambda setting: len(self.at(setting)[0]), known, ENOUGH)
 
 
-def measure(job: EvaluationJob, meters: Meters) -> tuple[list[Row], list[Pixels | None], dict[str, Features] | None]:
+def measure(
+    job: EvaluationJob, meters: Meters
+) -> tuple[list[EvaluationRow], list[Pixels | None], dict[str, Features] | None]:
     """The rows of a job with their reconstructions, and the patches' features; failures become rows with a reason."""
     try:
         picture = read_image(job.pictures / job.image)
     except FdcError as error:
         return [_failed(job, point, _line(error)) for point in job.points], [None] * len(job.points), None
-    files, decoded, rows = _Files(job.baseline, picture.pixels), dict[float, Pixels](), list[Row]()
+    files, decoded, rows = _Files(job.baseline, picture.pixels), dict[float, Pixels](), list[EvaluationRow]()
     described = {"source_format": picture.source_format, "width": picture.width, "height": picture.height}
     for point in job.points:
         try:
@@ -227,9 +232,9 @@ def pictures_of(folder: Path) -> list[str]:
     return found
 
 
-def evaluate(jobs: Iterable[EvaluationJob], folder: Path, device: str = "cpu") -> list[Row]:
+def evaluate(jobs: Iterable[EvaluationJob], folder: Path, device: str = "cpu") -> list[EvaluationRow]:
     """Runs the unfinished jobs one after the other and returns the rows of all."""
-    evaluation, meters, rows = Evaluation(folder), None, list[Row]()
+    evaluation, meters, rows = Evaluation(folder), None, list[EvaluationRow]()
     for job in jobs:
         if evaluation.pending(job):
             meters = meters or Meters(device)
@@ -244,7 +249,7 @@ def jobs(pictures: Path, codecs: Iterable[Baseline], rates: Sequence[float]) -> 
     return [EvaluationJob(pictures, image, baseline, rates) for image in pictures_of(pictures) for baseline in chosen]
 
 
-def read_rows(row_files: Sequence[Path]) -> list[Row]:
+def read_rows(row_files: Sequence[Path]) -> list[EvaluationRow]:
     """The rows of Parquet files."""
     if not row_files:
         return []
@@ -256,7 +261,7 @@ def read_rows(row_files: Sequence[Path]) -> list[Row]:
     return [{name: row.get(name) for name in COLUMNS} for row in rows]
 
 
-def write_parquet(rows: Sequence[Row], path: Path) -> None:
+def write_parquet(rows: Sequence[EvaluationRow], path: Path) -> None:
     """Write the rows, one column each of COLUMNS. Raises SettingsError where that fails."""
     declared = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
     row_files = ", ".join("?" for _ in COLUMNS)
@@ -275,21 +280,21 @@ def setting_name(setting: float) -> str:
     return f"setting-{setting:.6g}"
 
 
-def _row(job: EvaluationJob, point: tuple[float | None, float | None]) -> Row:
+def _row(job: EvaluationJob, point: tuple[float | None, float | None]) -> EvaluationRow:
     rate, setting = point
     names = {"image": job.image, "codec": job.baseline.name, "version": job.baseline.version}
     return dict.fromkeys(COLUMNS) | names | {"asked_bpp": rate, "setting": setting}
 
 
-def _failed(job: EvaluationJob, point: tuple[float | None, float | None], error: str) -> Row:
+def _failed(job: EvaluationJob, point: tuple[float | None, float | None], error: str) -> EvaluationRow:
     return _row(job, point) | {"status": "failed", "error": error}
 
 
-def _point(row: Row) -> tuple[float | None, float | None]:
+def _point(row: EvaluationRow) -> tuple[float | None, float | None]:
     return (row["asked_bpp"], None) if row["asked_bpp"] is not None else (None, row["setting"])
 
 
-def _picture(row: Row) -> str:
+def _picture(row: EvaluationRow) -> str:
     """Path of a reconstruction, shared by rows of one setting."""
     name = row["image"] if row["image"].endswith(".png") else f"{row['image']}.png"
     return f"pictures/{row['codec']}/{setting_name(row['setting'])}/{name}"

@@ -12,7 +12,7 @@ from statistics import fmean
 import numpy as np
 
 from codec.evaluation.bd_rate import at_rate, bootstrap_interval, log_rate_difference
-from codec.evaluation.runner import Row
+from codec.evaluation.runner import EvaluationRow
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ METRICS = (
 class Comparison:
     """The curves of a set of rows; failed ones count for nothing."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
+    def __init__(self, rows: Iterable[EvaluationRow]) -> None:
         self.rows = list(rows)
         self.measured = [row for row in self.rows if row["status"] == "measured"]
         self.versions = {row["codec"]: row["version"] for row in self.measured}
         self.images = sorted({row["image"] for row in self.measured})
-        self._points: dict[tuple[str, str], dict[float, Row]] = {}
-        self._upper_bounds: dict[str, list[Row]] = {}
+        self._points: dict[tuple[str, str], dict[float, EvaluationRow]] = {}
+        self._upper_bounds: dict[str, list[EvaluationRow]] = {}
         for row in self.measured:
             if row["bpp"] is None:
                 self._upper_bounds.setdefault(row["codec"], []).append(row)
@@ -66,9 +66,9 @@ class Comparison:
         values = [row[metric.name] for row in self._upper_bounds[name] if row[metric.name] is not None]
         return fmean(values) if values else None
 
-    def points(self) -> dict[tuple[str, float | None, float | None], list[Row]]:
+    def points(self) -> dict[tuple[str, float | None, float | None], list[EvaluationRow]]:
         """The measured rows of each codec at each point: (codec, asked_bpp, None) or (codec, None, setting)."""
-        found: dict[tuple[str, float | None, float | None], list[Row]] = {}
+        found: dict[tuple[str, float | None, float | None], list[EvaluationRow]] = {}
         for row in self.measured:
             asked = row["asked_bpp"]
             found.setdefault((row["codec"], asked, None if asked is not None else row["setting"]), []).append(row)
@@ -192,7 +192,7 @@ def _difference(values: Sequence[float], metric: Metric) -> str:
     return f"{fmean(values):+{metric.form}}" + (f" ({low} to {high})" if len(values) > 1 else "")
 
 
-def _values(rows: Iterable[Row], name: str) -> list[float]:
+def _values(rows: Iterable[EvaluationRow], name: str) -> list[float]:
     return [row[name] for row in rows if row[name] is not None]
 
 

@@ -2,9 +2,9 @@
 
 Of moto, rclone, s3rver and ceph those run that are installed (`rclone serve s3`, npm's s3rver, Debian's ceph-mon,
 ceph-mgr, ceph-osd and radosgw). On each: what it honors, then creation, a second night, restore, audit, compact and
-forget, from a bucket into that bucket, with difficult keys, more of them than a listing's page (but s3rver), and a file above
-100 MB. A server that does not keep two writers apart must be refused first, and then serves a single writer. Prints a
-table; ends with status 1 where something was not as it should be.
+forget, from a bucket into that bucket, with difficult keys, more keys than a page of a listing (but s3rver), and a
+file above 100 MB. A server that does not keep two writers apart must be refused first, and then serves a single writer.
+Prints a table; ends with status 1 if something was not as it should be.
 """
 
 import argparse

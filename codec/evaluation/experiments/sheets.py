@@ -12,7 +12,7 @@ from codec.codec import DEFAULT_QUALITY, Codec
 from codec.errors import SettingsError
 from codec.evaluation.baselines.ours import NAME, UPPER_BOUND
 from codec.evaluation.experiments import spread
-from codec.evaluation.runner import Evaluation, Row
+from codec.evaluation.runner import Evaluation, EvaluationRow
 from codec.evaluation.tables import plain
 from codec.images import read_image
 
@@ -64,9 +64,9 @@ def _title(name: str) -> str:
     return plain(name).replace("(", "\\(")
 
 
-def beside(rows: Sequence[Row], ours: str) -> list[tuple[str, Row]]:
+def beside(rows: Sequence[EvaluationRow], ours: str) -> list[tuple[str, EvaluationRow]]:
     """Ours first, then every other codec's fitting row of one picture, with its label; none where ours is missing."""
-    files: dict[str, list[Row]] = {}
+    files: dict[str, list[EvaluationRow]] = {}
     for row in rows:
         if row["bpp"] is not None and row["picture"]:
             files.setdefault(row["codec"], []).append(row)
