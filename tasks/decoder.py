@@ -42,7 +42,7 @@ class _Member:
 
 
 @dataclass(frozen=True)
-class Restored:
+class RestoredFiles:
     """How many files were written, and a line for each that could not be."""
 
     files: int = 0
@@ -102,7 +102,7 @@ def restore(
     *,
     kind: str = "png",
     device: str = "cpu",
-) -> Restored:
+) -> RestoredFiles:
     """Write the pictures of an archive in a local folder into another; existing files are replaced.
 
     With `keys`, each gets the path that restore-archive gives it, in the last version that a tar has. Without, every
@@ -137,7 +137,7 @@ def restore(
                 files += 1
             except (FdcError, OSError) as error:
                 failures.append(f"{tar}: {member.info.name}: {error}")
-    return Restored(files, failures)
+    return RestoredFiles(files, failures)
 
 
 def _members(tar: Path, failures: list[str]) -> Iterator[_Member]:
