@@ -119,7 +119,7 @@ def test_of_a_web_servers_file_no_more_is_read_than_was_promised(
     assert outcomes(tmp_path / "a", website) == {"/plain/a.png": ("failed", "source_changed")}
     assert list(map(len, Store(website.address).pieces("plain/a.png", 101, 64))) == [64, 37]
     monkeypatch.setattr(readable, "LARGEST_UNSAID", 2000)
-    with pytest.raises(StorageError, match="says no size, and sends more than 2000 bytes"):
+    with pytest.raises(StorageError, match="has no stated size and is larger than 2000 bytes"):
         Store(website.address).item("unsaid/b.png")
 
 

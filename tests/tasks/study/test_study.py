@@ -337,6 +337,6 @@ def test_an_archive_shows_what_it_keeps_beside_its_sources(tmp_path: Path, fake_
         assert (original.pixels & 0xE0 == kept.pixels).all()
         missing = client.get("/pictures/1/original.png")
         assert missing.status_code == 404
-        assert "nothing is stored here" in missing.json()["detail"]
+        assert "not found" in missing.json()["detail"]
     with pytest.raises(ArchiveError, match="no archive here"):
         opened([str(tmp_path / "nowhere")], None, Models(""), ExitStack())
