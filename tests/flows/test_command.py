@@ -66,7 +66,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(server: Server, tmp_path: P
         made.backup(copy)  # what the temporary server would else take seconds to make
     run = python("-m", "flows.compress_archive", "nowhere", "archive", cwd=tmp_path, PREFECT_HOME=str(home))
     assert run.returncode == command.FATAL
-    assert run.stderr.strip().splitlines() == [f"error: {tmp_path}/nowhere: no such folder to read pictures from"]
+    assert run.stderr.strip().splitlines() == [f"error: {tmp_path}/nowhere: source folder does not exist"]
     assert run.stdout == ""
 
 

@@ -192,7 +192,7 @@ def test_bytes_and_rate_by_month(ask: Ask) -> None:
 def test_failures_that_a_later_run_mended_count_no_more(ask: Ask) -> None:
     (row,) = ask("failures")
     assert (row["reason"], row["example"], row["pictures"]) == ("source_missing", "2024/lost.png", 1)
-    assert row["error"] == "not there any more"
+    assert row["error"] == "no longer exists"
 
 
 def test_fallbacks_say_why(ask: Ask) -> None:
