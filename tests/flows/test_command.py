@@ -132,7 +132,7 @@ command.run(compress_archive.compress_archive, compress_archive.show)
     os.killpg(flow.pid, number) if number == signal.SIGINT else os.kill(flow.pid, number)
     _, said = flow.communicate(timeout=600)
     assert flow.returncode == 128 + number
-    assert "interrupted: the same command goes on from here" in said
+    assert "interrupted; run the same command to resume" in said
     assert "Traceback" not in said
     assert opened.exists()
     assert not list((tmp_path / "a").rglob("part-*"))

@@ -301,7 +301,7 @@ def test_many_archives_are_asked_at_once(archive: str, measured: str, remote: st
 
 
 def test_what_cannot_be_asked(archive: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="no saved question: choose from savings"):
+    with pytest.raises(SettingsError, match="is not a saved question; choose from savings"):
         answer(archive, "../secret")
     with pytest.raises(ArchiveError, match="no archive here"):
         answer(str(tmp_path), "savings")
