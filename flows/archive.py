@@ -1,4 +1,4 @@
-"""python -m flows.archive status|events|compact|... ARCHIVE: what an archive's owner does now and then."""
+"""python -m flows.archive status|events|compact|... ARCHIVE: maintenance of an archive by its owner."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from tasks.maintenance.status import status as look
 
 SHOWN = 20
 Archive = Annotated[str, typer.Argument(help="Folder or URL of the archive.")]
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Look after an archive.")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Maintain an archive.")
 
 
 @contextmanager
@@ -38,9 +38,9 @@ def _one_line() -> Iterator[None]:
 
 @app.command()
 def status(
-    archive: Archive, as_json: Annotated[bool, typer.Option("--json", help="Print a JSON document.")] = False
+    archive: Archive, as_json: Annotated[bool, typer.Option("--json", help="Prints a JSON document.")] = False
 ) -> None:
-    """Runs, shards done, rate, time left, last commit and failing shards; exit status 2 when rows failed."""
+    """Show runs, shards done, rate, time left, last commit and failing shards; exit status 2 if rows failed."""
     with _one_line():
         found = look(archive)
     if as_json:
@@ -53,9 +53,9 @@ def status(
 @app.command()
 def compact(
     archive: Archive,
-    afresh: Annotated[bool, typer.Option("--afresh", help="Read every part anew, not the tables.")] = False,
+    afresh: Annotated[bool, typer.Option("--afresh", help="Read every part again instead of the tables.")] = False,
 ) -> None:
-    """Gather the rows of all sealed runs in one table; seals gather them as it pays."""
+    """Merge the rows of all sealed runs into one table. Sealing a run merges tables when it is worthwhile."""
     with _one_line():
         tables = compaction.compact(writable(archive), afresh=afresh).tables
     rows, files = sum(table.rows for table in tables), sum(len(table.files) for table in tables)
@@ -66,9 +66,9 @@ def compact(
 def close_run(
     archive: Archive,
     run: Annotated[int, typer.Argument(help="The open run.")],
-    reason: Annotated[str, typer.Option(help="Why it ends without some shards; kept in the archive.")],
+    reason: Annotated[str, typer.Option(help="Why the run ends without some shards; stored in the archive.")],
 ) -> None:
-    """Seal the open run without the shards that are not done; their pictures return in the next run."""
+    """Seal the open run without its unfinished shards; the next run includes their pictures."""
     with _one_line():
         missing = archives.close_run(writable(archive), run, reason)
     print(f"run {run} is closed without {len(missing)} of its shards")
@@ -78,20 +78,23 @@ def close_run(
 def forget(
     archive: Archive,
     keys: Annotated[
-        list[str] | None, typer.Argument(help="Keys to erase; none to finish what was interrupted.")
+        list[str] | None, typer.Argument(help="Keys to erase; none to finish an interrupted erasure.")
     ] = None,
-    group: Annotated[bool, typer.Option("--group", help="Forget companions too: films, raw files, sidecars.")] = False,
+    group: Annotated[
+        bool, typer.Option("--group", help="Also forget companions: videos, raw files, sidecars.")
+    ] = False,
     only_this: Annotated[bool, typer.Option("--only-this", help="Keep companions.")] = False,
     purge_versions: Annotated[
-        bool, typer.Option("--purge-versions", help="Delete what a bucket with versions keeps of the erased objects.")
+        bool,
+        typer.Option("--purge-versions", help="Delete the versions that a versioned bucket keeps of erased objects."),
     ] = False,
     redact_key: Annotated[
-        bool, typer.Option("--redact-key", help="Put pseudonyms in the place of the keys, in rows and listings.")
+        bool, typer.Option("--redact-key", help="Replace the keys by pseudonyms in rows and listings.")
     ] = False,
 ) -> None:
-    """Erase the bytes of some keys for good, all versions, and leave a tombstone row for each.
+    """Permanently erase all versions of some keys, and write a tombstone row for each.
 
-    Exit status 2 while a bucket with versions still keeps erased bytes.
+    Exit status 2 while a versioned bucket still keeps erased bytes.
     """
     with _one_line():
         companions: Literal["refuse", "too", "leave"] = "too" if group else "leave" if only_this else "refuse"
@@ -99,13 +102,13 @@ def forget(
         rows = erase(store, keys or [], companions=companions, redact=redact_key)
         print(f"tombstones: {rows}")
         for name in redaction.still_named(store, keys or []) if redact_key else ():
-            print(f"{name}: names them still")
+            print(f"{name}: still names them")
         old = old_versions.remaining(store)
         if old and purge_versions:
             old_versions.purge(store, old)
             old = old_versions.remaining(store)
     if store.exists(layout.QUALITY_REPORT):
-        print(f"{layout.QUALITY_REPORT} may show them still: python -m flows.quality_report ARCHIVE makes it anew")
+        print(f"{layout.QUALITY_REPORT} may still show them; python -m flows.quality_report ARCHIVE recreates it")
     if old:
         count = sum(len(versions) for versions in old.values())
         print(f"{count} noncurrent versions remain in the bucket; --purge-versions deletes them")
@@ -115,10 +118,10 @@ def forget(
 @app.command()
 def hold(
     archive: Archive,
-    key: Annotated[str, typer.Argument(help="A key that the archive keeps.")],
-    reason: Annotated[str, typer.Option(help="Why it must stay; kept in the archive.")],
+    key: Annotated[str, typer.Argument(help="A key in the archive.")],
+    reason: Annotated[str, typer.Option(help="Why it must be kept; stored in the archive.")],
 ) -> None:
-    """Refuse to forget a key, and to sweep what its shards left, until it is released."""
+    """Protect a key from erasure, and leftovers of its shards from deletion, until it is released."""
     with _one_line():
         holds.hold(writable(archive), key, reason)
     print(f"{key}: on hold")
@@ -134,7 +137,7 @@ def release(archive: Archive, key: Annotated[str, typer.Argument(help="A key on 
 
 @app.command()
 def upgrade(archive: Archive) -> None:
-    """Give an archive of format 1 its log; nothing else is written anew. No other command may run meanwhile."""
+    """Add the log to an archive of format 1; nothing else is rewritten. No other command may run at the same time."""
     with _one_line():
         record = upgrading.upgrade(writable(archive)).record
     print(f"format 2, record {record}")
@@ -145,10 +148,10 @@ def events(
     archive: Archive,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File to write or replace. [default: standard output]"),
+        typer.Option("--output", "-o", help="File to write or replace. [default: stdout]"),
     ] = None,
 ) -> None:
-    """Write what happened to an archive and its pictures as PREMIS 3 events, in XML."""
+    """Write the history of an archive and its pictures as PREMIS 3 events in XML."""
     with _one_line():
         premis.export(existing(archive), output)
 

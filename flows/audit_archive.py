@@ -1,4 +1,4 @@
-"""python -m flows.audit_archive ARCHIVE: is all of an archive there, whole and readable?"""
+"""python -m flows.audit_archive ARCHIVE: checks that an archive is complete, undamaged and decodable."""
 
 from typing import Any
 
@@ -22,14 +22,14 @@ def audit_archive(
     device: str = "cpu",
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Check every object of an archive, and the bytes and symbols of all its pictures or of a sample.
+    """Check every object of an archive, and the bytes and symbols of all pictures or a sample.
 
     Args:
-        archive: Folder or URL of the archive; the findings are written into its folder audits.
-        sample: Fraction of the pictures whose bytes are read and decoded again.
-        seed: Draws the sample; drawn anew each time if not given.
+        archive: Folder or URL of the archive; findings are written to its folder audits.
+        sample: Fraction of the pictures to read and decode.
+        seed: Seed of the sample; random if not given.
         repair_from: Folder or URL of a mirror; its objects, once checked, replace missing and damaged ones.
-        backbone: Where the backbone is, if the archive's bundle does not embed it.
+        backbone: Folder or URL of the backbone, if the archive's bundle does not embed it.
         device: cpu, cuda or cuda:N.
         threads: Computing threads.
     """
@@ -53,7 +53,7 @@ def audit_archive(
 
 
 def show(row: dict[str, Any]) -> int:
-    """Print the totals and the problems that are left; the exit status says whether there are any."""
+    """Prints the totals and the remaining problems; the exit status is 2 if there are any."""
     left = row.pop("left")
     command.show_table("audit-archive", row)
     for problem in left:

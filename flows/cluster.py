@@ -1,7 +1,7 @@
-"""Dask in place of threads: the workers at an address, or processes of this machine started for one run.
+"""Dask instead of threads: the workers at an address, or processes on this machine for one run.
 
-Dask sends code and results between its processes as pickles, so whoever reaches a scheduler commands its workers:
-addresses beyond this machine must be TLS, whose certificates Dask's own settings name (infra/dask.yaml).
+Dask sends code and results as pickles, so anybody who can reach a scheduler controls its workers. Addresses outside
+this machine must use TLS, with the certificates in Dask's own settings (infra/dask.yaml).
 """
 
 import asyncio
@@ -21,26 +21,26 @@ from codec.errors import FdcError, SettingsError
 
 
 class ClusterError(FdcError):
-    """The Dask cluster of a run went away."""
+    """The Dask cluster of a run became unavailable."""
 
 
 CONNECT_SECONDS = 5
-"""A scheduler that is there answers in a fraction of one."""
+"""A running scheduler answers in a fraction of a second."""
 CALM: dict[str, Any] = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.system-monitor.interval": "10s",
 }
-"""Dask looks at itself up to a hundred times a second, which takes from the codec (tests/benchmarks, dask_workers)."""
+"""Dask profiles itself up to a hundred times a second, which slows the codec (tests/benchmarks, dask_workers)."""
 
 
 @contextmanager
 def dask_runner(workers: int, device: str, address: str = "") -> Iterator[tuple[int, TaskRunner[Any]]]:
-    """The number of workers, and a task runner of Dask for the subflows that are called within the context.
+    """Yields the number of workers and a Dask task runner for the subflows called within the context.
 
-    With an address the workers are those that its scheduler has now, otherwise so many new processes on the loopback
-    interface. On a GPU a shard asks for the resource GPU, of which `dask worker --resources GPU=1` offers one.
-    Raises SettingsError where Dask is not installed, does not answer, or could be reached by others.
+    With an address, the workers are the current ones of its scheduler; otherwise `workers` new processes on the
+    loopback interface. On a GPU, a shard requests the resource GPU, which `dask worker --resources GPU=1` provides.
+    Raises SettingsError if Dask is not installed, does not answer, or could be reached by others.
     """
     try:
         import dask
@@ -51,7 +51,7 @@ def dask_runner(workers: int, device: str, address: str = "") -> Iterator[tuple[
     with ExitStack() as stack:
         if gpu:
             stack.enter_context(dask.annotate(resources=gpu))
-        server = get_client(sync_client=True).api_url  # the workers report to this run's server, also a temporary one
+        server = get_client(sync_client=True).api_url  # the workers report to this run's server, even a temporary one
         stack.enter_context(temporary_settings({PREFECT_API_URL: str(server)}))
         if address:
             check(address)
@@ -70,7 +70,7 @@ def dask_runner(workers: int, device: str, address: str = "") -> Iterator[tuple[
 
 @contextmanager
 def _one_line(address: str) -> Iterator[None]:
-    """Turns what a scheduler's death raises into a ClusterError."""
+    """Converts the errors of a lost scheduler to a ClusterError."""
     try:
         with dask_logs_silenced():
             yield
@@ -80,7 +80,7 @@ def _one_line(address: str) -> Iterator[None]:
 
 @contextmanager
 def dask_logs_silenced() -> Iterator[None]:
-    """Dask logs tracebacks of connections that are lost, and the error that follows says it in one line."""
+    """Silences tracebacks of lost connections: the error that follows reports them in one line."""
     loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio")]
     levels = [logger.level for logger in loggers]
     try:
@@ -93,7 +93,7 @@ def dask_logs_silenced() -> Iterator[None]:
 
 
 def check(address: str) -> None:
-    """Raise SettingsError for an address that is neither on the loopback interface nor TLS."""
+    """Raises SettingsError for an address that is neither on the loopback interface nor TLS."""
     given = urlsplit(address if "://" in address else f"tcp://{address}")
     try:
         loopback = given.hostname == "localhost" or ipaddress.ip_address(given.hostname or "").is_loopback
@@ -101,19 +101,19 @@ def check(address: str) -> None:
         loopback = False
     if given.scheme != "tls" and not (given.scheme == "tcp" and loopback):
         raise SettingsError(
-            f"{address}: whoever reaches a Dask scheduler commands its workers; use a tls:// address, or 127.0.0.1"
+            f"{address}: anybody who reaches a Dask scheduler controls its workers; use a tls:// address, or 127.0.0.1"
         )
 
 
 def _workers_at(address: str) -> int:
-    """How many workers a scheduler has. Raises SettingsError."""
+    """Returns the number of workers of a scheduler. Raises SettingsError."""
     import distributed
 
     try:
         with dask_logs_silenced(), distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False) as client:
             workers = client.scheduler_info(n_workers=-1)["workers"]
     except (OSError, TypeError, ValueError) as error:  # TypeError: TLS without certificates
-        raise SettingsError(f"{address}: no Dask scheduler to work with: {error}") from error
+        raise SettingsError(f"{address}: cannot connect to a Dask scheduler: {error}") from error
     for worker in workers:
         check(worker)
     if not workers:

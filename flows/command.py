@@ -1,4 +1,4 @@
-"""A flow as a command: its own parameter names as options, a progress bar in a terminal, a short table at the end."""
+"""Runs a flow as a command: parameters as options, a progress bar in a terminal, a short table at the end."""
 
 import functools
 import inspect
@@ -40,10 +40,10 @@ PASSWORD = re.compile(r"[\w+.-]+://[^/@]*:[^/@]*@")
 
 
 def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False) -> None:
-    """Run a flow from the command line, show its result, and exit with the status that `show` returns.
+    """Runs a flow from the command line, shows its result, and exits with the status that `show` returns.
 
-    A parameter without default is an argument, the others are options; their help is the `Args` of the docstring.
-    An FdcError is one line and exit status 1. Log lines appear in the terminal only with `logs` or --verbose.
+    Parameters without default are arguments, the others options; their help is the `Args` of the docstring. An FdcError
+    is printed in one line with exit status 1. Log lines appear in the terminal only with `logs` or --verbose.
     """
     if not logs:
         for logger in (logging.getLogger(), *map(logging.getLogger, LOGGERS)):
@@ -52,7 +52,7 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
                     handler.setLevel(logging.CRITICAL)
 
     show_warnings()
-    logging.raiseExceptions = False  # a console or server that is gone is no news at each line
+    logging.raiseExceptions = False  # no error per line after the console or the server is lost
     _watch_signals()
 
     def command(verbose: bool = False, direct: bool = False, **parameters: Any) -> None:
@@ -85,25 +85,25 @@ def _called_directly(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Any
 
 
 def show_warnings() -> None:
-    """Show on the terminal what a writer must know of its store, even where other log lines are not shown."""
+    """Shows warnings about the store in the terminal even if other log lines are hidden."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     opening.LOGGER.addHandler(handler)
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Free what the frames of an error and of its causes hold: Prefect keeps it until exit, where DuckDB complains."""
+    """Clears the frames of an error and its causes: Prefect keeps them until exit, when DuckDB would fail."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error.__traceback__, error = None, error.__context__
 
 
 class ServerError(SettingsError):
-    """Prefect's server does not answer, at the start or later."""
+    """Prefect's server does not answer."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which Prefect passes on to the handler that was there before its own."""
+    """SIGTERM, which Prefect passes to the handler installed before its own."""
 
 
 def _terminated(*_: object) -> None:
@@ -111,7 +111,7 @@ def _terminated(*_: object) -> None:
 
 
 def _watch_signals() -> None:
-    """Stop soon after SIGINT or SIGTERM, whoever handles them: Prefect has handlers of its own while a flow runs."""
+    """Stops soon after SIGINT or SIGTERM, even while a flow runs with handlers of Prefect."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminated)
     _stop_soon(_say_interrupted)
@@ -119,15 +119,15 @@ def _watch_signals() -> None:
 
 def _say_interrupted() -> None:
     with suppress(OSError):
-        typer.echo("interrupted: the same command goes on from here", err=True)
+        typer.echo("interrupted; run the same command to resume", err=True)
     logging.disable(logging.CRITICAL)
 
 
 @contextmanager
 def stopping_soon(tell: Callable[[], None]) -> Iterator[None]:
-    """A deployed run in which SIGINT and SIGTERM end this process soon, once `tell` is called.
+    """In a deployed run, ends this process soon after SIGINT or SIGTERM; calls `tell` first.
 
-    Its threads would end with their shards otherwise, which may take an hour. Without a deployment nothing changes.
+    Otherwise its threads would first finish their shards, which may take an hour. No effect without a deployment.
     """
     if not deployment.id or threading.current_thread() is not threading.main_thread():
         yield
@@ -141,7 +141,7 @@ def stopping_soon(tell: Callable[[], None]) -> Iterator[None]:
 
 
 def _stop_soon(tell: Callable[[], None]) -> tuple[int, int]:
-    """Watch for signals in a thread; returns the descriptor that heard of them before, and the one that does now."""
+    """Watches for signals in a thread. Returns the previous and the new wakeup file descriptor."""
     arrivals, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
     before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
@@ -150,7 +150,7 @@ def _stop_soon(tell: Callable[[], None]) -> tuple[int, int]:
 
 
 def _wait_for_signals(arrivals: int, tell: Callable[[], None]) -> None:
-    """The temporary server got the interrupt as well, and Prefect would wait minutes for its answers."""
+    """Ends the process: the temporary server was interrupted too, and Prefect would wait minutes for its answers."""
     while (number := os.read(arrivals, 1)) and number[0] not in (signal.SIGINT, signal.SIGTERM):
         continue
     if number:
@@ -161,7 +161,7 @@ def _wait_for_signals(arrivals: int, tell: Callable[[], None]) -> None:
 
 
 def _tell_all() -> None:
-    """Show log lines in the terminal: retries, processes started anew, races lost."""
+    """Shows log lines in the terminal: retries, restarted processes, lost races."""
     for logger in (logging.getLogger(), *map(logging.getLogger, LOGGERS)):
         for handler in logger.handlers:
             if isinstance(handler, PrefectConsoleHandler):
@@ -170,7 +170,7 @@ def _tell_all() -> None:
 
 @contextmanager
 def _server_there() -> Iterator[None]:
-    """Turns an error of a Prefect server that does not answer into one line."""
+    """Converts the error of an unreachable Prefect server to one line."""
     try:
         yield
     except (httpx.TransportError, RuntimeError) as error:
@@ -181,7 +181,7 @@ def _server_there() -> Iterator[None]:
 
 
 def _leave(status: int) -> None:
-    """End at once: Prefect would offer each of its events to a server that is gone for seconds more."""
+    """Ends the process at once: Prefect would retry each event for seconds."""
     process_pair.dismiss_all()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -189,27 +189,27 @@ def _leave(status: int) -> None:
 
 
 def _refuse_passwords(parameters: Mapping[str, Any]) -> None:
-    """Raise SettingsError for a URL with a password in it, before Prefect stores the parameters of the run."""
+    """Raises SettingsError for a URL with a password before Prefect stores the parameters of the run."""
     for name, value in parameters.items():
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and PASSWORD.match(text):
-                raise SettingsError(f"{name}: a URL with a password would be stored by Prefect: use the environment")
+                raise SettingsError(f"{name}: Prefect would store the password in this URL; use the environment")
 
 
 def _with_options(command: Callable[..., None], function: Callable[..., Any]) -> Callable[..., None]:
-    """The command with the signature of the function, each parameter carrying its help."""
+    """Gives the command the signature of the function, with a help text per parameter."""
     hints, helps = get_type_hints(function), parameter_docstrings(inspect.getdoc(function))
     parameters = []
     for name, parameter in inspect.signature(function).parameters.items():
         kind: Any = typer.Argument if parameter.default is inspect.Parameter.empty else typer.Option
-        named = [f"--{name.rstrip('_')}"] if name.endswith("_") else []  # a word that Python keeps for itself
+        named = [f"--{name.rstrip('_')}"] if name.endswith("_") else []  # a keyword of Python
         hint: Any = Annotated[(hints[name], kind(*named, help=helps.get(name)))]
         parameters.append(parameter.replace(annotation=hint))
-    about: Any = Annotated[bool, typer.Option("--verbose", help="Show log lines, also of retries and lost races.")]
+    about: Any = Annotated[bool, typer.Option("--verbose", help="Show log lines, including retries and lost races.")]
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters.append(inspect.Parameter("verbose", keyword, default=False, annotation=about))
     about = Annotated[
-        bool, typer.Option("--direct", help="Use no server of Prefect, which then knows nothing of this run.")
+        bool, typer.Option("--direct", help="Run without a Prefect server, which will not record this run.")
     ]
     parameters.append(inspect.Parameter("direct", keyword, default=False, annotation=about))
     wrapped: Any = functools.partial(command)
@@ -220,10 +220,10 @@ def _with_options(command: Callable[..., None], function: Callable[..., Any]) ->
 
 
 def resolved(location: str) -> str:
-    """A path or URL; a relative path counts from here on a command line, and is refused in a deployment.
+    """Returns an absolute path or URL. A relative path is refused in a deployment.
 
-    What opens object storage is put into the environment, if a block has it. Raises SettingsError, also for a URL with
-    a password.
+    Loads S3 credentials from the configured Prefect block, if any, into the environment. Raises SettingsError, also for
+    a URL with a password.
     """
     _refuse_passwords({"a place": location})
     if location.startswith("s3://"):
@@ -231,12 +231,14 @@ def resolved(location: str) -> str:
     if "://" in location or Path(location).is_absolute():
         return location
     if deployment.id:
-        raise SettingsError(f"{location!r} is relative, and a deployment runs anywhere: give a full path or a URL")
+        raise SettingsError(
+            f"{location!r} is relative, and a deployment can run on any machine: give a full path or a URL"
+        )
     return str(Path(location).absolute())
 
 
 class _Bar(Progress):
-    """A progress shown by rich; several runs add up. What another process gets of it is silent."""
+    """A progress bar of rich; several runs add up. A pickled copy is silent."""
 
     def __init__(self, shown: rich.progress.Progress, what: str) -> None:
         self._shown, self._task, self._total = shown, shown.add_task(what, total=None), 0
@@ -253,7 +255,7 @@ class _Bar(Progress):
 
 
 class _Terminal:
-    """A stream that drops what it cannot show any more because its terminal is gone."""
+    """A stream that drops output after its terminal is lost."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -273,7 +275,7 @@ class _Terminal:
 
 @contextmanager
 def bar(what: str) -> Iterator[Progress]:
-    """A progress bar on the error stream, invisible unless that is a terminal."""
+    """Shows a progress bar on stderr if that is a terminal."""
     columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
     console = Console(file=cast(IO[str], _Terminal(sys.stderr)))
     with rich.progress.Progress(*columns, console=console, disable=not sys.stderr.isatty()) as shown:
@@ -281,7 +283,7 @@ def bar(what: str) -> Iterator[Progress]:
 
 
 def show_table(title: str, row: Mapping[str, Any]) -> None:
-    """Print one record as a table of two columns; None shows as a dash."""
+    """Prints a record as a table of two columns; None is a dash."""
     table = Table("", title, header_style="bold")
     for name, value in row.items():
         shown = "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""python -m flows.compress_archive SOURCE ARCHIVE: a folder of pictures into a verified archive with a report."""
+"""python -m flows.compress_archive SOURCE ARCHIVE: compresses a folder of pictures to a verified archive."""
 
 from dataclasses import asdict
 from functools import partial
@@ -55,46 +55,46 @@ def compress_archive(
     engine: mapping.Engine = "threads",
     dask_address: str = "",
 ) -> dict[str, Any]:
-    """Finish the archive's open run, if any, then compress what is new or changed at the source.
+    """Finish the archive's open run, if any, then compress new and changed pictures of the source.
 
     Args:
         source: Folder or URL of pictures, a Parquet or CSV file or S3 Inventory that lists them, or a sharded dataset.
-        archive: Folder or URL of the archive, made if it is not there.
-        quality: Lambda, larger is better and bigger. The codec's default if neither this nor target_bpp is given.
+        archive: Folder or URL of the archive, created if missing.
+        quality: Lambda: larger values give better and larger files. The codec's default if target_bpp is not given.
         target_bpp: Bits per pixel of the whole file, instead of quality.
-        min_psnr_db: Least PSNR: lambda rises until it is met, else the picture is kept without loss.
-        max_lpips: Bound on LPIPS (AlexNet), kept in the same way.
-        metadata: What .fdc files carry: all, no-location (no GPS, no MakerNotes) or none. Files kept whole keep theirs.
-        strict_metadata: Refuse a picture that is kept whole while metadata is not all.
-        include: A pattern of keys to take, such as *.jpg or 2024/*; all where none is given. Repeatable.
-        exclude: A pattern of keys to leave aside, beside what operating systems leave (.DS_Store, ...). Repeatable.
-        non_images: Keep films, sidecars and documents as they are, or skip them by their names.
+        min_psnr_db: Minimum PSNR: lambda is raised until it is met, else the picture is kept losslessly.
+        max_lpips: Maximum LPIPS (AlexNet), met in the same way.
+        metadata: What .fdc files carry: all, no-location (no GPS, no MakerNotes) or none. Files kept whole keep all.
+        strict_metadata: Refuse pictures that would be kept whole, with their metadata, unless metadata is all.
+        include: A pattern of keys to include, such as *.jpg or 2024/*; all if not given. Repeatable.
+        exclude: A pattern of keys to exclude, in addition to files of operating systems (.DS_Store, ...). Repeatable.
+        non_images: Keep videos, sidecars and documents unchanged, or skip them by name.
         discard: A part to leave out: preview (the default), gain-map, motion, trailer, content-credentials. Repeatable.
-        max_images_per_shard: Pictures in a tar.
-        max_shard_bytes: Bytes of sources in a tar.
-        image_timeout: Seconds that one picture may take.
-        image_memory: Bytes that the process of one picture may come to hold.
-        max_failed_fraction: Stop, not committing a shard, when more of its pictures were read but could not be kept.
+        max_images_per_shard: Maximum number of pictures in a tar.
+        max_shard_bytes: Maximum bytes of sources in a tar.
+        image_timeout: Time limit per picture in seconds.
+        image_memory: Memory limit of the process of a picture in bytes.
+        max_failed_fraction: Stop, without committing the shard, if a larger fraction of read pictures failed.
         verify: Decode every file again in a second process before it is kept.
-        metrics: A metric to measure: psnr, ms-ssim and lpips where none is given; also lpips-vgg, dists, all, none.
+        metrics: A metric to measure: psnr, ms-ssim and lpips if not given; also lpips-vgg, dists, all, none.
             Repeatable.
-        metrics_sample: Fraction of the pictures, by the hash of their keys, that lpips-vgg and dists are measured of.
-        processor_sample: Fraction of the pictures, by the hash of their keys, that the processor decodes again where a
-            GPU encodes and verifies; a difference stops the run.
-        threads: Computing threads of a worker; part of the run's plan. Several workers use processors better.
-        batch: Pictures of one size that are encoded together, for a GPU; part of the run's plan. 1 on a processor.
+        metrics_sample: Fraction of the pictures, by the hash of their keys, for which lpips-vgg and dists are measured.
+        processor_sample: Fraction of the pictures, by the hash of their keys, that the CPU decodes again if a GPU
+            encodes and verifies; a difference stops the run.
+        threads: Computing threads of a worker; part of the run's plan. More workers use processors better.
+        batch: Pictures of one size that a GPU encodes together; part of the run's plan. 1 on a CPU.
         bundle: Folder of a trained codec; the embedded one if empty.
-        backbone: Where the bundle's backbone is, if it is not embedded in it.
+        backbone: Folder or URL of the bundle's backbone, if it is not embedded.
         device: cpu, cuda or cuda:N.
-        workers: Shards encoded at a time; 0 for as many as there are processors for their threads, 4 on a GPU.
-        resume: Finish this run and do nothing else; refused when its settings are not those given.
-        retry_failed: Take again what crashed, was killed, took too long or broke the encoder before.
-        recheck: Take again what an earlier release kept and this one would judge otherwise.
-        allow_shrink: Go on though the source lists nothing, or less than half of the pictures that are kept.
-        single_writer: You vouch that no other writer runs, for a store that cannot keep two apart. It is remembered.
-        child_env: An environment variable that the processes which decode pictures get too; may be given again.
-        plan: Write nothing, but predict objects, requests, bytes and hours, from a sample of 20 pictures.
-        engine: threads of this process, or dask for other processes. The archive is the same.
+        workers: Shards encoded at a time; 0: processors divided by threads, at most 4 on a GPU.
+        resume: Only finish this run; refused if its settings differ from those given.
+        retry_failed: Retry pictures that crashed, were killed, took too long or failed in the encoder.
+        recheck: Retry pictures that an earlier release stored and this one would judge differently.
+        allow_shrink: Continue even if the source lists nothing, or less than half of the stored pictures.
+        single_writer: You guarantee that no other writer runs, for a store without exclusive creation. Remembered.
+        child_env: An environment variable passed to the processes that decode pictures. Repeatable.
+        plan: Write nothing; predict objects, requests, bytes and hours from a sample of 20 pictures.
+        engine: threads (in this process) or dask (in other processes). The archive is the same.
         dask_address: A Dask scheduler on the loopback interface or at tls://; local processes if empty.
     """
     settings = RunSettings(
@@ -152,7 +152,7 @@ def compress_archive(
 
 
 def show(row: dict[str, Any]) -> int:
-    """Print the totals and the first pictures to look at; the exit status says whether there are any."""
+    """Prints the totals and the first pictures that need attention; the exit status is 2 if there are any."""
     if "hours" in row:
         kept_whole = row.pop("kept_whole")
         command.show_table("plan", row)

@@ -1,9 +1,9 @@
-"""Credentials of object storage out of a Prefect block: FDC_S3_BLOCK names a Secret whose value is a JSON object.
+"""Loads S3 credentials from a Prefect block: FDC_S3_BLOCK names a Secret with a JSON object as value.
 
     {"AWS_ACCESS_KEY_ID": "...", "AWS_SECRET_ACCESS_KEY": "...", "AWS_ENDPOINT_URL": "...", "AWS_DEFAULT_REGION": "..."}
 
-The block is read where a flow runs, when it runs. A reference to it in prefect.yaml would be resolved by `prefect
-deploy`, and its values kept readable in the server's database.
+The block is read at run time. `prefect deploy` would resolve a reference in prefect.yaml and store the values in clear
+text in the server's database.
 """
 
 import os
@@ -24,16 +24,16 @@ NAMES = (
 
 
 def from_block() -> None:
-    """Put what the block holds into the environment, for this process and all that it starts; nothing if none is named.
+    """Loads the block, if one is named, into the environment of this process and its children.
 
-    Raises SettingsError, which repeats no value, when there is no such block or it holds something else.
+    Raises SettingsError, which contains no value of the block, if the block is missing or malformed.
     """
     if not (name := os.environ.get(BLOCK)):
         return
     try:
         value = cast(Secret[Any], Secret.load(name)).get()
     except ValueError:
-        raise SettingsError(f"{BLOCK}={name}: the server has no Secret block of this name; save one") from None
+        raise SettingsError(f"{BLOCK}={name}: the server has no Secret block of this name; create one") from None
     if not isinstance(value, dict) or not all(key in NAMES and isinstance(text, str) for key, text in value.items()):
-        raise SettingsError(f"{BLOCK}={name}: holds no JSON object of texts by the names {', '.join(NAMES)}")
+        raise SettingsError(f"{BLOCK}={name}: must be a JSON object of strings with the keys {', '.join(NAMES)}")
     os.environ.update(value)

@@ -1,4 +1,4 @@
-"""What a flow tells Prefect: log lines and artifacts. Called directly, as by --direct, it tells the log alone."""
+"""Log lines and artifacts of flows. A flow called directly (--direct) only logs."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,20 +19,20 @@ P = ParamSpec("P")
 Result = TypeVar("Result")
 
 LOGGER = logging.getLogger("tasks.flows")
-"""Below one of flows.LOGGERS, so that --verbose shows it."""
+"""A child of one of flows.LOGGERS, so that --verbose shows it."""
 
 
 _DIRECT: ContextVar[bool] = ContextVar("direct", default=False)
 
 
 def is_direct() -> bool:
-    """Whether the function of a flow was called as it is, without a server and a run."""
+    """Whether a flow function was called directly, without a server and a run."""
     return _DIRECT.get()
 
 
 @contextmanager
 def directly() -> Iterator[None]:
-    """Functions of flows may be called as they are."""
+    """Lets flow functions be called directly within the context."""
     token = _DIRECT.set(True)
     try:
         yield
@@ -41,29 +41,29 @@ def directly() -> Iterator[None]:
 
 
 def plain(task: Task[P, Result]) -> Callable[P, Result]:
-    """The task, or its function."""
+    """Returns the task, or its function if called directly."""
     return task.fn if is_direct() else cast(Callable[P, Result], task)
 
 
 def logger() -> Any:
-    """Of the flow run, where there is one."""
+    """Returns the logger of the flow run, if there is one."""
     return LOGGER if is_direct() else get_run_logger()
 
 
 def table(rows: Sequence[Mapping[str, Any]], key: str, description: str) -> None:
-    """A table artifact."""
+    """Creates a table artifact."""
     if not is_direct():
         create_table_artifact([dict(row) for row in rows], key=key, description=description)
 
 
 def markdown(text: str, key: str, description: str) -> None:
-    """A Markdown artifact."""
+    """Creates a Markdown artifact."""
     if not is_direct():
         create_markdown_artifact(text, key=key, description=description)
 
 
 def progress(key: str, description: str) -> Callable[[float], None]:
-    """A progress artifact, as the function that brings its per cent up to date."""
+    """Creates a progress artifact and returns the function that updates its percentage."""
     if is_direct():
         return lambda _: None
     artifact = cast(UUID, create_progress_artifact(0.0, key=key, description=description))

@@ -1,4 +1,4 @@
-"""python -m flows.drill_archive ARCHIVE MIRROR: could the mirror be restored if nothing else were left?"""
+"""python -m flows.drill_archive ARCHIVE MIRROR: tests that a mirror alone is enough to restore pictures."""
 
 import datetime
 from typing import Any
@@ -12,13 +12,13 @@ from tasks.maintenance.drill import drill
 
 @flow(name="drill-archive", persist_result=False)
 def drill_archive(archive: str, mirror: str, pictures: int = 20, seed: str = "") -> dict[str, Any]:
-    """Restore some pictures from a mirror with the software that it keeps and no index, and compare them.
+    """Restore some pictures from a mirror with the software stored in it and without an index, and compare them.
 
     Args:
-        archive: Folder or URL of the archive, whose rows say what should come out.
+        archive: Folder or URL of the archive, whose rows have the expected hashes.
         mirror: Folder or URL of a plain copy of it.
-        pictures: How many pictures, chosen by hash.
-        seed: A word that changes the choice; this month if empty.
+        pictures: Number of pictures, chosen by hash.
+        seed: Seed of the choice; the current month if empty.
     """
     archive, mirror = command.resolved(archive), command.resolved(mirror)
     seed = seed or f"{datetime.datetime.now(datetime.UTC):%Y-%m}"
@@ -34,7 +34,7 @@ def drill_archive(archive: str, mirror: str, pictures: int = 20, seed: str = "")
 
 
 def show(row: dict[str, Any]) -> int:
-    """Print the totals and what went wrong; the exit status says whether anything did."""
+    """Prints the totals and the problems; the exit status is 2 if there are any."""
     left = row.pop("left")
     command.show_table("drill-archive", row)
     for problem in left:

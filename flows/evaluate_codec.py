@@ -1,4 +1,4 @@
-"""python -m flows.evaluate_codec PICTURES OUTPUT: this codec beside others, and the experiments, as one folder."""
+"""python -m flows.evaluate_codec PICTURES OUTPUT: compares this codec with others and runs the experiments."""
 
 from typing import Any
 
@@ -33,21 +33,21 @@ def evaluate_codec(
     workers: int = 0,
     image_timeout: float = 1800.0,
 ) -> dict[str, Any]:
-    """Measure codecs on pictures and repeat the method's experiments; goes on where it was stopped.
+    """Measure codecs on pictures and repeat the method's experiments; resumes after an interruption.
 
     Args:
-        pictures: Folder or URL of pictures; from a URL they are copied here, at most 10,000.
-        output: Folder or URL for rows, report, figures and reconstructions; what it has is not measured again.
-        codec: fdcodec, autoencoder, another codec's name, or all, the default; may be given again.
-        bpp: A rate at which other codecs are measured; may be given again.
-        quality: A lambda at which this codec is measured; may be given again.
+        pictures: Folder or URL of pictures; from a URL, at most 10,000 are copied to this machine.
+        output: Folder or URL for rows, report, figures and reconstructions; existing rows are not measured again.
+        codec: fdcodec, autoencoder, another codec's name, or all, the default. Repeatable.
+        bpp: A rate at which other codecs are measured. Repeatable.
+        quality: A lambda at which this codec is measured. Repeatable.
         commands: TOML file of external codecs: a table [NAME] with encode, decode, settings each.
         bundle: Folder of a trained codec; the embedded one if empty.
-        backbone: Where the bundle's backbone is, if it is not embedded in it.
+        backbone: Folder or URL of the bundle's backbone, if it is not embedded.
         device: cpu, cuda or cuda:N.
-        experiments: Also repeat the experiments of the method's supplement, where this codec is measured.
-        workers: Pictures measured at a time, in a process each; 0 for one a processor.
-        image_timeout: Seconds that a codec may take over one picture.
+        experiments: Also repeat the experiments of the method's supplement, if this codec is measured.
+        workers: Pictures measured at a time, one process each; 0: one per processor.
+        image_timeout: Time limit of a codec per picture in seconds.
     """
     pictures, output = command.resolved(pictures), command.resolved(output)
     points = tuple(bpp or RATES), tuple(quality or QUALITIES)
@@ -69,7 +69,7 @@ def evaluate_codec(
 
 
 def show(row: dict[str, Any]) -> int:
-    """Print the counts and where the page is; the exit status says whether rows failed."""
+    """Prints the counts and the path of the page; the exit status is 2 if rows failed."""
     page = row.pop("page")
     command.show_table("evaluate-codec", row)
     print(f"page: {page}")

@@ -1,6 +1,6 @@
-"""Subflows that map one task over a run: a task is a shard, submitted a window at a time.
+"""Subflows that map a task over the shards of a run, which are submitted in a sliding window.
 
-They run on the threads of this process, or on Dask: `shard_map.with_options(task_runner=...)` with what `engine` gives.
+They run on threads of this process or on Dask: `shard_map.with_options(task_runner=...)` with a runner from `engine`.
 """
 
 import itertools
@@ -37,9 +37,9 @@ Result = TypeVar("Result")
 
 
 def workers(wanted: int, threads: int, device: str = "cpu") -> int:
-    """How many shards to work on at a time: as wanted or, for 0, as many as this process has processors for.
+    """Returns the number of concurrent shards: `wanted` or, for 0, processors divided by threads.
 
-    One GPU is kept busy by few workers, each of which has a copy of the models on it.
+    A GPU needs only a few workers, each of which has its own copy of the models on it.
     """
     most = max(1, processors.available() // threads)
     return wanted or (most if device == "cpu" else min(most, WORKERS_OF_A_GPU))
@@ -50,19 +50,19 @@ def _threads(count: int) -> TaskRunner[Any]:
 
 
 def on_threads(mapping: Flow[P, Result], count: int) -> Callable[P, Result]:
-    """The subflow on so many threads of this process."""
+    """Returns the subflow with a runner of `count` threads in this process."""
     return on(_threads(count), mapping)
 
 
 def on(runner: TaskRunner[Any], mapping: Flow[P, Result]) -> Callable[P, Result]:
-    """The subflow with a task runner. Called directly it is its plain function, on threads of this process.
+    """Returns the subflow with a task runner, or its plain function if called directly.
 
-    Raises SettingsError where those are not what was asked for.
+    Raises SettingsError for a direct call with another engine than threads.
     """
     if not direct.is_direct():
         return cast(Callable[P, Result], mapping.with_options(task_runner=runner))
     if not isinstance(runner, ThreadPoolTaskRunner):
-        raise SettingsError("--direct works on threads of this process: leave out the engine dask, or --direct")
+        raise SettingsError("--direct runs on threads of this process: leave out the engine dask, or --direct")
     return mapping.fn
 
 
@@ -70,7 +70,7 @@ def on(runner: TaskRunner[Any], mapping: Flow[P, Result]) -> Callable[P, Result]
 def engine(
     name: Engine, workers: int, *, address: str = "", device: str = "cpu"
 ) -> Iterator[tuple[int, TaskRunner[Any]]]:
-    """How many workers there are, and the task runner that has them: threads of this process, or Dask's workers.
+    """Yields the number of workers and their task runner: threads of this process, or Dask.
 
     Raises SettingsError.
     """
@@ -88,7 +88,7 @@ def _worth_repeating(_task: Any, _run: Any, state: Any) -> bool:
 
 
 def _shard_task(name: str, run_name: str, function: Callable[P, Result]) -> Task[P, Result]:
-    """A task that works off one shard; when storage failed it is tried again."""
+    """Creates a task for one shard, with retries after storage failures."""
     return task(
         name=name,
         task_run_name=run_name,
@@ -107,7 +107,7 @@ restore_members = task(name="restore-members", cache_policy=NO_CACHE, persist_re
 
 @flow(name="shard-map", validate_parameters=False, persist_result=False)
 def shard_map(job: shard.CompressionJob, shards: int, workers: int, progress: Progress) -> list[Totals]:
-    """Encode every shard of a run."""
+    """Encodes every shard of a run."""
     calls = ((job, number) for number in range(shards))
 
     def log_line(number: int, totals: Totals) -> str:
@@ -119,7 +119,7 @@ def shard_map(job: shard.CompressionJob, shards: int, workers: int, progress: Pr
 
 @flow(name="dataset-map", validate_parameters=False, persist_result=False)
 def dataset_map(job: dataset.ShardingJob, workers: int, progress: Progress) -> list[int]:
-    """Pack every shard of a training dataset."""
+    """Packs every shard of a training dataset."""
 
     def log_line(number: int, files: int) -> str:
         return f"shard {number} of {job.shards}: {files} files"
@@ -132,7 +132,7 @@ def dataset_map(job: dataset.ShardingJob, workers: int, progress: Progress) -> l
 def member_map(
     jobs: Callable[[], Iterable[restore.RestoreJob]], workers: int, progress: Progress
 ) -> list[restore.Restored]:
-    """Restore the members of every tar; `jobs` is a call, as Prefect would use an iterator up to show it."""
+    """Restores the members of every tar. `jobs` is a function, since Prefect would exhaust an iterator to show it."""
     calls = ((job,) for job in jobs())
 
     def log_line(number: int, done: restore.Restored) -> str:
@@ -149,11 +149,10 @@ def _results(
     images: Callable[[Result], int],
     log_line: Callable[[int, Result], str],
 ) -> list[Result]:
-    """The results of the task called with each tuple, in order; at most four calls a worker are under way.
+    """Calls the task with each tuple and returns the results in order; at most four calls per worker are pending.
 
-    `told` makes the log line of a result, counted from 1.
-
-    In this process a task tells of every picture; from another one the pictures of a task count when it is done.
+    `log_line` formats the log line of a result, counted from 1. In this process a task reports progress per picture; in
+    another process, its pictures count once it is done.
     """
     if direct.is_direct():
         return _directly(task, calls, workers, progress, log_line)
@@ -184,7 +183,7 @@ def _directly(
     progress: Progress,
     log_line: Callable[[int, Result], str],
 ) -> list[Result]:
-    """The same without Prefect: the task's plain function on threads."""
+    """As `_results`, without Prefect: runs the task's plain function on threads."""
 
     def call(arguments: tuple[Any, ...]) -> Result:
         return _persistently(task, *arguments, progress)
@@ -206,12 +205,12 @@ def _directly(
 
 
 def _persistently(task: Task[..., Result], *arguments: Any) -> Result:
-    """A task's function; when storage failed it is called again, as often and as late as Prefect would."""
+    """Calls a task's function; retries after storage failures with the same delays as Prefect."""
     delays = cast(list[float], task.retry_delay_seconds or [])
     for delay in delays[: task.retries]:
         try:
             return task.fn(*arguments)
         except StorageError as error:
-            LOGGER.warning("storage failed, again in %g s: %s", delay, error)
+            LOGGER.warning("storage failed, retrying in %g s: %s", delay, error)
             time.sleep(delay)
     return task.fn(*arguments)

@@ -1,4 +1,4 @@
-"""How a run with failures ends, where operators look: a state, warnings, and a table of what failed, where and why."""
+"""Reports failures at the end of a run: a state, warnings, and a table of failures with causes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -10,17 +10,17 @@ from codec.errors import FdcError
 from flows import direct
 
 NAME = "Finished with failed rows"
-"""Of the completed state, for automations. infra/crashed.yaml knows it as an end too."""
+"""Name of the completed state, for automations. infra/crashed.yaml treats it as an end too."""
 LOGGED = 20
 KEPT = 1000
-"""Rows of the table. The report, or the audit's findings, have all of them."""
+"""Most rows of the table. The report or the audit's findings have all of them."""
 
 Failure = Mapping[str, Any]
-"""key, reason, error, and where it was found."""
+"""key, reason, error, and location."""
 
 
 class DamageError(FdcError):
-    """The error of a run that ends Failed although it has a result."""
+    """The error of a run that ends as Failed but has a result."""
 
     def __init__(self, message: str, row: dict[str, Any]) -> None:
         super().__init__(message)
@@ -28,9 +28,9 @@ class DamageError(FdcError):
 
 
 def rows(row: dict[str, Any], failures: Sequence[Failure], found: int) -> dict[str, Any]:
-    """The result of a run, `found` rows of which failed: in a completed state with a name of its own if there are any.
+    """Returns the result of a run with `found` failed rows; if there are any, in a named completed state.
 
-    `failures` are at least the first of them.
+    `failures` contains at least the first of them.
     """
     if not found:
         return row
@@ -42,7 +42,7 @@ def rows(row: dict[str, Any], failures: Sequence[Failure], found: int) -> dict[s
 
 
 def damage(row: dict[str, Any], failures: Sequence[Failure], found: int, where: str) -> dict[str, Any]:
-    """The result of a check that found problems: as a DamageError in a failed state if there are any."""
+    """Returns the result of a check with `found` problems; if there are any, raises DamageError for a failed state."""
     if not found:
         return row
     message = f"{where}: {found} problems{_first(failures)}"
@@ -67,5 +67,5 @@ def _first(failures: Sequence[Failure]) -> str:
 
 
 def line(failure: Failure) -> str:
-    """Key, reason and error, as messages, warnings and commands show it."""
+    """Formats key, reason and error for messages, warnings and commands."""
     return f"{failure['key']}: {failure['reason']}: {failure['error'] or 'no message'}"

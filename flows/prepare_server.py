@@ -1,9 +1,9 @@
-"""python -m flows.prepare_server before KIND AUTOMATION [TEMPLATE] | after SCHEDULES: what deployments need.
+"""python -m flows.prepare_server before KIND AUTOMATION [TEMPLATE] | after SCHEDULES: prepares deployments.
 
-Before they are made: the work pool fdcodec-KIND and the automation of a file such as infra/crashed.yaml are made where
-they are missing, a Secret FDC_S3_BLOCK must be there, and deployments of the same names must be this archive's. After:
-each gets the schedule that it lacks. Prefect has commands for most of it, each in a process that takes seconds to
-start. infra/deploy.sh calls this.
+`before` creates the work pool fdcodec-KIND and the automation of a file such as infra/crashed.yaml if they are missing.
+It checks that the Secret FDC_S3_BLOCK exists and that deployments of the same names belong to this archive. `after`
+adds missing schedules. Prefect has commands for most of this, but each takes seconds to start. infra/deploy.sh calls
+this module.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from flows.serve import NAMES
 
 
 async def before(kind: str, crashed: str, template: str = "") -> None:
-    """Make what is missing; `crashed` is the automation's file, `template` that of a new pool's jobs.
+    """Creates missing objects; `crashed` is the automation's file, `template` the job template of a new pool.
 
-    Raises SettingsError where deploying would do harm.
+    Raises SettingsError if the deployment would be harmful.
     """
     block, archive = os.environ.get("FDC_S3_BLOCK", ""), os.environ.get("FDC_ARCHIVE", "")
     async with get_client() as client:
@@ -39,14 +39,14 @@ async def before(kind: str, crashed: str, template: str = "") -> None:
         await _pool(client, f"fdcodec-{kind}", kind, template)
         automation = AutomationCore.model_validate(yaml.safe_load(Path(crashed).read_text()))
         existing = await client.read_automations_by_name(automation.name)
-        if not existing:  # another of the same name would act as well
+        if not existing:  # a second one of this name would act too
             await client.create_automation(automation)
         elif getattr(existing[0].trigger, "expect", None) != getattr(automation.trigger, "expect", None):
             await client.update_automation(existing[0].id, automation)
 
 
 async def after(schedules: str) -> None:
-    """Give each deployment of a file its schedule, unless it has one of that slug; others of the server stay."""
+    """Adds the schedules of a file to its deployments, except existing slugs; other schedules stay."""
     async with get_client() as client:
         for name, about in yaml.safe_load(Path(schedules).read_text()).items():
             deployment = await client.read_deployment_by_name(_deployment(name))
@@ -64,7 +64,7 @@ def _deployment(flow: str) -> str:
 
 
 async def _other(client: PrefectClient, name: str, pool: str, archive: str) -> str:
-    """What a deployment of this name is for, if not for this pool and archive."""
+    """Returns the other pool or archive of a deployment of this name; empty if it is this one."""
     try:
         deployment = await client.read_deployment_by_name(name)
     except ObjectNotFound:
@@ -84,7 +84,7 @@ async def _has_block(client: PrefectClient, name: str) -> bool:
 
 
 async def _pool(client: PrefectClient, name: str, kind: str, file: str) -> None:
-    """A missing pool would stop a deployment half-way."""
+    """Creates a missing pool, which would otherwise stop a deployment halfway."""
     try:
         await client.read_work_pool(name)
     except ObjectNotFound:

@@ -16,13 +16,13 @@ from flows import command, direct
 from tasks.progress import Progress
 
 EVERY_SECONDS = 10.0
-"""How often the artifact is brought up to date."""
-INTERRUPTED = "interrupted: the next run goes on from here"
-"""What a run logs at the end that SIGINT or SIGTERM gives it, as a pod or a machine does that stops."""
+"""How often the artifact is updated."""
+INTERRUPTED = "interrupted; the next run resumes here"
+"""Log line of a run that SIGINT or SIGTERM ends, for example because its pod or machine stops."""
 
 
 class _Followed(Progress):
-    """Passes progress on. What another process gets of it is silent."""
+    """Relays progress. A pickled copy is silent."""
 
     def __init__(self, bar: Progress, logger: Any, artifact: UUID) -> None:
         self._bar, self._logger, self._artifact = bar, logger, artifact
@@ -50,7 +50,7 @@ class _Followed(Progress):
         self._logger.info(line)
 
     def update(self) -> None:
-        """Bring the artifact up to date; a server that does not answer is no reason to stop."""
+        """Updates the artifact; ignores a server that does not answer."""
         try:
             update_progress_artifact(
                 self._artifact, 100.0 * self._done / max(1, self._total), f"{self._done} of {self._total} pictures"
@@ -64,7 +64,7 @@ class _Followed(Progress):
 
 @contextmanager
 def followed(what: str) -> Iterator[Progress]:
-    """The progress of the current flow run, `what` naming the work; called directly, the bar alone."""
+    """Yields the progress of the current flow run, labeled `what`; only the bar if called directly."""
     if direct.is_direct():
         with command.bar(what) as bar:
             yield bar

@@ -1,4 +1,4 @@
-"""python -m flows.quality_report ARCHIVE...: a page on what archives saved, how good they are and what went wrong."""
+"""python -m flows.quality_report ARCHIVE...: a page about savings, quality and failures of archives."""
 
 from typing import Any
 
@@ -20,13 +20,13 @@ def quality_report(
     device: str = "cpu",
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Write one HTML file, which needs nothing else, about one archive or several.
+    """Write a self-contained HTML file about one or more archives.
 
     Args:
         archives: Folders or URLs of archives.
-        output: File or URL of the page, which is replaced; reports/quality-report.html of the first archive if empty.
-        worst: Worst pictures shown beside their originals; each is decoded for that.
-        backbone: Where the backbone is, if an archive's bundle does not embed it.
+        output: File or URL of the page to write or replace; reports/quality-report.html of the first archive if empty.
+        worst: Number of worst pictures to decode and show next to their originals.
+        backbone: Folder or URL of the backbone, if an archive's bundle does not embed it.
         device: cpu, cuda or cuda:N.
         threads: Computing threads of the decoder.
     """
@@ -42,7 +42,7 @@ def quality_report(
 
 
 def show(row: dict[str, Any]) -> int:
-    """Print the totals; a worst picture that the archive cannot give back is a failed row."""
+    """Prints the totals; a worst picture that cannot be restored is a failed row."""
     command.show_table("quality-report", {name: row[name] for name in row if name not in ("archive", "folder")})
     return command.FAILED_ROWS if row["unreadable"] else command.DONE
 

@@ -25,21 +25,21 @@ def restore_archive(
     threads: int = 1,
     workers: int = 0,
 ) -> dict[str, Any]:
-    """Decode the whole archive, or some keys, into PNG files; what was kept as original bytes comes back as it was.
+    """Decode the whole archive, or some keys, to PNG files; files stored as original bytes are restored unchanged.
 
     Args:
         archive: Folder or URL of the archive.
         target: Folder or URL for the pictures; existing files of the same name are replaced.
-        keys: A key to restore, as the report names it; may be given again. All keys if not given.
-        as_of: A run; versions that later runs kept are left out. All that was kept until then comes back.
-        as_of_source: A run; the source comes back as that run listed it, without what was deleted or renamed by then.
-        as_: What pictures become: png, jpeg:QUALITY, webp:QUALITY, avif:QUALITY or jxl.
-        groups: Keep one stem for pictures and their companions (IMG_1.jpg and IMG_1.mov).
-        bagit: Make the target, an empty folder or a bag that was begun, a bag of RFC 8493 with the pictures in data.
-        backbone: Where the backbone is, if the archive's bundle does not embed it.
+        keys: A key to restore, as in the report. Repeatable; all keys if not given.
+        as_of: A run; restores all keys stored until then, without the versions of later runs.
+        as_of_source: A run; restores the source as that run listed it, without files deleted or renamed by then.
+        as_: Format of the pictures: png, jpeg:QUALITY, webp:QUALITY, avif:QUALITY or jxl.
+        groups: Keep the stems of pictures and their companions equal (IMG_1.jpg and IMG_1.mov).
+        bagit: Write a bag (RFC 8493) with the pictures in data; the target is an empty folder or an unfinished bag.
+        backbone: Folder or URL of the backbone, if the archive's bundle does not embed it.
         device: cpu, cuda or cuda:N.
         threads: Computing threads of a worker.
-        workers: Tars decoded at a time; 0 for as many as there are processors for their threads.
+        workers: Tars decoded at a time; 0: processors divided by threads.
     """
     archive, target = command.resolved(archive), command.resolved(target)
     count = mapping.workers(workers, threads)
@@ -72,11 +72,11 @@ def restore_archive(
 
 
 def show(row: dict[str, Any]) -> int:
-    """Print how many came back, and why others did not."""
+    """Prints the number of restored pictures, and the failures."""
     errors, left_behind, kind = row.pop("errors"), row.pop("left_behind"), row.pop("as")
     command.show_table("restore-archive", row)
     for name, count in left_behind.items():
-        print(f"{count} without their {name}, for which {kind.partition(':')[0]} has no place; the archive keeps it")
+        print(f"{count} without their {name}, which {kind.partition(':')[0]} cannot store; the archive keeps it")
     for error in errors:
         print(error)
     return command.FAILED_ROWS if errors else command.DONE

@@ -1,7 +1,7 @@
-"""python -m flows.serve: every flow, run on demand and on schedule by this process, for the server at PREFECT_API_URL.
+"""python -m flows.serve: runs every flow on demand and on schedule in this process, for the server at PREFECT_API_URL.
 
-The deployments are all named `served`, so they stand beside those of infra/prefect.yaml: compress-archive/served. Those
-of a second archive are named with a word, served-WORD.
+The deployments are named `served`, to differ from those of infra/prefect.yaml: compress-archive/served. Those of a
+second archive have a suffix: served-WORD.
 """
 
 from importlib import import_module
@@ -36,22 +36,24 @@ MONTHLY = Cron("0 6 1 * *", timezone="UTC", slug="served-monthly")
 
 
 def flow(name: str) -> Flow[..., object]:
-    """The flow of this name."""
+    """Imports the flow of this name."""
     module = name.replace("-", "_")
     found: Flow[..., object] = getattr(import_module(f"flows.{module}"), module)
     return found
 
 
 def deployments(source: str = "", archive: str = "", name: str = "") -> list[RunnerDeployment]:
-    """A deployment of each flow; with both places, those that keep the archive up to date have their schedules.
+    """Creates a deployment of each flow; with a source and an archive, those that update the archive have schedules.
 
-    They are called `served`, or `served-NAME`. Raises SettingsError for a relative place, or one without the other.
+    They are named `served`, or `served-NAME`. Raises SettingsError for a relative path, or a source without an archive.
     """
     if bool(source) != bool(archive):
         raise SettingsError("the schedules need both a source and an archive, or neither")
     for location in filter(None, (source, archive)):
         if location != command.resolved(location):
-            raise SettingsError(f"{location!r} is relative, and a served flow runs anywhere: give a full path or a URL")
+            raise SettingsError(
+                f"{location!r} is relative, but a served flow can run in any folder: give a full path or a URL"
+            )
     scheduled: dict[str, tuple[Schedule, dict[str, str]]] = {}
     if archive:
         scheduled["compress-archive"] = NIGHTLY, {"source": source, "archive": archive}
@@ -72,12 +74,12 @@ def deployments(source: str = "", archive: str = "", name: str = "") -> list[Run
 
 
 def called(name: str) -> str:
-    """What the deployments of an archive are called."""
+    """Returns the deployment name of an archive."""
     return f"served-{name}" if name else "served"
 
 
 def refuse_others(archive: str, name: str) -> None:
-    """Raise SettingsError where deployments of this name, and so their schedules, are those of another archive."""
+    """Raises SettingsError if deployments of this name, with their schedules, belong to another archive."""
     with get_client(sync_client=True) as client:
         for each in ("compress-archive", "audit-archive"):
             try:
@@ -93,14 +95,12 @@ def refuse_others(archive: str, name: str) -> None:
 def main(
     source: Annotated[str, typer.Option(help="Folder or URL of pictures for the nightly compress-archive.")] = "",
     archive: Annotated[str, typer.Option(help="Folder or URL of its archive, which audit-archive checks.")] = "",
-    name: Annotated[
-        str, typer.Option(help="A word that tells a second archive's deployments apart: served-WORD.")
-    ] = "",
+    name: Annotated[str, typer.Option(help="Suffix of the deployments of a second archive: served-WORD.")] = "",
 ) -> None:
     """Serve every flow until interrupted; schedules run only with both a source and an archive."""
     try:
         if not PREFECT_API_URL.value():
-            raise SettingsError("PREFECT_API_URL is empty: a temporary server fires no schedules")
+            raise SettingsError("PREFECT_API_URL is empty: a temporary server does not run schedules")
         found = deployments(source, archive, name)
         refuse_others(archive, name)
     except SettingsError as error:

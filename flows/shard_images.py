@@ -1,4 +1,4 @@
-"""python -m flows.shard_images SOURCE DATASET: photos into WebDataset tars and a manifest."""
+"""python -m flows.shard_images SOURCE DATASET: packs photos into WebDataset tars with a manifest."""
 
 from functools import partial
 from typing import Any
@@ -19,15 +19,15 @@ def shard_images(
     exclude: list[str] | None = None,
     workers: int = 0,
 ) -> dict[str, Any]:
-    """Pack photos for training: original bytes, each decoded once to find damage; called again, it goes on.
+    """Pack the original bytes of photos for training; decodes each once to detect damage. Resumes if interrupted.
 
     Args:
         source: Folder or URL of photos, or a Parquet or CSV file or S3 Inventory that lists them.
         dataset: Folder or URL for the tars and the manifest.
-        max_images_per_shard: Photos in a tar.
-        max_shard_bytes: Bytes in a tar.
-        exclude: A pattern of keys to leave out, such as test-*; may be given again.
-        workers: Shards packed at a time; 0 for as many as there are processors.
+        max_images_per_shard: Maximum number of photos in a tar.
+        max_shard_bytes: Maximum bytes in a tar.
+        exclude: A pattern of keys to exclude, such as test-*. Repeatable.
+        workers: Shards packed at a time; 0: one per processor.
     """
     source, dataset = command.resolved(source), command.resolved(dataset)
     settings = ShardingSettings(max_images_per_shard, max_shard_bytes, tuple(exclude or ()))
@@ -46,7 +46,7 @@ def shard_images(
 
 
 def show(row: dict[str, Any]) -> int:
-    """Print the totals, and why files are no photos; the exit status says whether there were any."""
+    """Prints the totals and the failed files; the exit status is 2 if there are any."""
     errors = row.pop("errors")
     command.show_table("shard-images", row)
     for key, error in errors:

@@ -1,4 +1,4 @@
-"""python -m flows.study serve PLACE...: pictures beside their originals; with --study, a study of which is closer."""
+"""python -m flows.study serve PLACE...: shows pictures next to their originals; with --study, runs a study."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,25 +15,25 @@ from tasks.study.gallery import opened
 from tasks.study.server import study_app, viewer_app
 from tasks.study.study import DATABASE, Study
 
-app = typer.Typer(help="Look at pictures, hold a study, rate the methods.", add_completion=False, no_args_is_help=True)
-Names = Annotated[list[str] | None, typer.Option(help="May be repeated; all if not given.")]
+app = typer.Typer(help="Compare pictures, run a study, rate the methods.", add_completion=False, no_args_is_help=True)
+Names = Annotated[list[str] | None, typer.Option(help="Repeatable; all if not given.")]
 
 
 @app.command()
 def serve(
     places: Annotated[list[str] | None, typer.Argument(help="An evaluation folder, or archives of one source.")] = None,
     originals: Annotated[Path | None, typer.Option(help="Folder of an evaluation's originals.")] = None,
-    study: Annotated[Path | None, typer.Option(help="Folder of a study, made if it is not there.")] = None,
-    participant: Annotated[list[str] | None, typer.Option(help="A name or code to let in; may be repeated.")] = None,
+    study: Annotated[Path | None, typer.Option(help="Folder of a study, created if missing.")] = None,
+    participant: Annotated[list[str] | None, typer.Option(help="Name or code of a participant. Repeatable.")] = None,
     method: Names = None,
     image: Names = None,
-    comparisons: Annotated[int | None, typer.Option(help="Drawn for each participant. [default: all]", min=1)] = None,
-    host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from other machines.")] = "127.0.0.1",
+    comparisons: Annotated[int | None, typer.Option(help="Comparisons per participant. [default: all]", min=1)] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 to allow access from other machines.")] = "127.0.0.1",
     port: int = 8321,
-    backbone: Annotated[str, typer.Option(help="Where the backbone is, if a bundle does not embed it.")] = "",
+    backbone: Annotated[str, typer.Option(help="Folder or URL of the backbone, if a bundle does not embed it.")] = "",
     device: str = "cpu",
 ) -> None:
-    """Start the page, and stop it with Ctrl-C. A study that is there goes on; its pictures are frozen in it."""
+    """Serve the page until Ctrl-C. An existing study continues with its frozen pictures."""
     with ExitStack() as stack:
         if study is not None and (study / DATABASE).is_file():
             _refuse_ignored(study, places, originals, method, image, comparisons, backbone)
@@ -43,7 +43,7 @@ def serve(
                 Study.create(study, gallery, methods=method or (), images=image or (), per_participant=comparisons)
             chosen = Study(study)
             chosen.invite(participant or ())
-            typer.echo(f"participants: {', '.join(chosen.participants()) or 'none; let some in with --participant'}")
+            typer.echo(f"participants: {', '.join(chosen.participants()) or 'none; add some with --participant'}")
             application = study_app(chosen)
         elif gallery is not None:
             application = viewer_app(gallery)
@@ -54,15 +54,15 @@ def serve(
 
 
 def _refuse_ignored(study: Path, places: object, *options: object) -> None:
-    """Raise SettingsError for what a study that is there would not heed."""
+    """Raises SettingsError for options that an existing study would ignore."""
     names = ("PLACE", "--originals", "--method", "--image", "--comparisons", "--backbone")
     if given := [name for name, value in zip(names, (places, *options), strict=True) if value]:
-        raise SettingsError(f"{study}: a study whose pictures are frozen; leave out {', '.join(given)}")
+        raise SettingsError(f"{study}: an existing study, whose pictures are frozen; leave out {', '.join(given)}")
 
 
 @app.command()
 def export(study: Annotated[Path, typer.Argument(help="Folder of a study.")]) -> None:
-    """Write the answers and the exact images and bitrates as Parquet into the study's folder."""
+    """Write the answers and the exact images and bit rates as Parquet to the study's folder."""
     for path in exports.export(Study(study)):
         typer.echo(path)
 
@@ -70,11 +70,11 @@ def export(study: Annotated[Path, typer.Argument(help="Folder of a study.")]) ->
 @app.command()
 def elo(
     answers: Annotated[Path, typer.Argument(help="Folder of a study, or its answers.parquet.")],
-    output: Annotated[list[Path] | None, typer.Option(help="Figure; may be repeated. [default: elo.svg]")] = None,
-    k: Annotated[float, typer.Option(help="Most points that one game moves.")] = 32.0,
+    output: Annotated[list[Path] | None, typer.Option(help="Figure. Repeatable. [default: elo.svg]")] = None,
+    k: Annotated[float, typer.Option(help="Maximum change of a rating per game.")] = 32.0,
     group_k: Annotated[float | None, typer.Option(help="K of aggregated updates. [default: k, or less]")] = None,
-    start: Annotated[float, typer.Option(help="Rating of everybody before the first game.")] = 1500.0,
-    orders: Annotated[int, typer.Option(help="Monte Carlo orders.")] = 10_000,
+    start: Annotated[float, typer.Option(help="Initial rating of all methods.")] = 1500.0,
+    orders: Annotated[int, typer.Option(help="Number of random orders.")] = 10_000,
     seed: int = 0,
 ) -> None:
     """Rate the methods by three aggregations: a table, and box plots."""
@@ -86,7 +86,7 @@ def elo(
 
 
 def main() -> None:
-    """Run a command; an FdcError is one line and exit status 1."""
+    """Runs a command; an FdcError is printed in one line with exit status 1."""
     try:
         app()
     except FdcError as error:

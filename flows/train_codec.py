@@ -1,4 +1,4 @@
-"""python -m flows.train_codec SHARDS OUTPUT --settings mini: tars into a trained bundle."""
+"""python -m flows.train_codec SHARDS OUTPUT --settings mini: trains a bundle on tars of photos."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tasks.training.process import Training, evaluation, settings_file, train
 
 @task(name="train", cache_policy=NO_CACHE, persist_result=False)
 def train_task(training: Training) -> str:
-    """Train in a subprocess, its lines in this run's log and its steps in a progress artifact."""
+    """Trains in a subprocess; its output goes to this run's log and its steps to a progress artifact."""
     logger = direct.logger()
     shown = direct.progress("train-codec-progress", "steps of the current stage")
     with command.bar("training") as bar:
@@ -45,15 +45,15 @@ def train_codec(
     override: list[str] | None = None,
     accelerate: str = "",
 ) -> dict[str, Any]:
-    """Train a codec with accelerate, resuming from the output's last checkpoint, and measure it on held-out photos.
+    """Train a codec with accelerate from the output's last checkpoint, and measure it on held-out photos.
 
     Args:
-        shards: A dataset folder or tar of shard-images; may be given again.
-        output: Folder or URL of the run: checkpoints, logs, the bundle.
+        shards: A dataset folder or tar of shard-images. Repeatable.
+        output: Folder or URL for checkpoints, logs and the bundle.
         settings: A TOML or JSON file, or the name of a shipped one: mini, demo, sd21.
-        held_out: Tars of photos to measure on; may be given again. The last photos of the shards if not given.
-        stage: Only this stage; may be given again.
-        override: NAME=VALUE of a setting; may be given again.
+        held_out: Tars of photos to measure on. Repeatable; the last photos of the shards if not given.
+        stage: Run only this stage. Repeatable.
+        override: NAME=VALUE of a setting. Repeatable.
         accelerate: A settings file of accelerate, as in infra/accelerate; one process if empty.
     """
     data, measured_on = [command.resolved(path) for path in shards], [command.resolved(path) for path in held_out or []]
@@ -67,7 +67,7 @@ def train_codec(
 
 
 def show(result: dict[str, Any]) -> int:
-    """Print where the bundle is and what it measured."""
+    """Prints the path of the bundle and its measurements."""
     for row in result["evaluation"]:
         command.show_table(f"lambda {row.pop('quality'):g}", row)
     print(f"bundle: {result['bundle']}")

@@ -15,7 +15,7 @@ stop() { echo "error: $*" >&2; exit 1; }
 given() { [ -n "${!1:-}" ] || stop "$1 is empty: $2"; }
 place() {
   given "$1" "give a full path or a URL"
-  case ${!1} in /* | ?*://?*) ;; *) stop "$1=${!1} is relative, and a deployment runs anywhere: give a full path or a URL" ;; esac
+  case ${!1} in /* | ?*://?*) ;; *) stop "$1=${!1} is relative, and a deployment can run on any machine: give a full path or a URL" ;; esac
 }
 
 kind=${1:-process}

@@ -1,5 +1,5 @@
-"""The verbs of the pipeline: plain functions over storage that orchestrators map, and that run without one."""
+"""The operations of the pipeline: plain functions over storage that run with or without an orchestrator."""
 
 import logging
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet unless a program asks for the lines
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless a program configures logging

@@ -1,9 +1,9 @@
-"""Training datasets: photos packed into WebDataset tars that hold the original bytes, and a manifest of every source.
+"""Training datasets: WebDataset tars of photos in their original bytes, and a manifest of all sources.
 
 shards/000000-<hash16>.tar    named by content
-parts/part-000000.parquet     the rows of a shard; its presence says that the shard is done
-plan-<sha>.parquet, plan.json what is packed where, frozen at the first call
-manifest.parquet              all rows; its presence says that the dataset is complete
+parts/part-000000.parquet     the rows of a shard; it exists once the shard is done
+plan-<sha>.parquet, plan.json the assignment of sources to shards, frozen at the first call
+manifest.parquet              all rows; it exists once the dataset is complete
 """
 
 import fnmatch
@@ -71,17 +71,17 @@ DatasetRow = dict[str, Any]
 
 @dataclass(frozen=True)
 class ShardingSettings:
-    """How photos are packed."""
+    """Settings of packing."""
 
     max_images_per_shard: int = 1000
     max_shard_bytes: int = 500_000_000
     exclude: tuple[str, ...] = ()
-    """Patterns of keys, or of their last parts, that are left out."""
+    """Patterns of keys, or of their last parts, to exclude."""
 
 
 @dataclass(frozen=True)
 class ShardingJob:
-    """A planned dataset, to be packed shard by shard."""
+    """A planned dataset, which is packed shard by shard."""
 
     source: str
     dataset: str
@@ -102,9 +102,9 @@ def pack(
     shard_map: ShardMap | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, int]:
-    """Pack a folder or URL of photos; called again, it goes on where it stopped. Returns totals.
+    """Packs a folder or URL of photos and returns totals; resumes an interrupted call.
 
-    Raises SettingsError when the dataset was begun from another source or with other settings.
+    Raises SettingsError if the dataset was started from another source or with other settings.
     """
     store = Store(dataset)
     job = _plan(open_source(source), store, settings)
@@ -118,9 +118,9 @@ def pack(
 
 
 def pack_shard(job: ShardingJob, shard: int, progress: Progress = SILENT) -> int:
-    """Pack one shard unless that is done; returns its number of photos.
+    """Packs one shard unless it is done. Returns its number of photos.
 
-    Raises StorageError when the source as a whole cannot be reached: nothing is committed, and calling again is right.
+    Raises StorageError if the whole source is unavailable: nothing is committed, and the call can be repeated.
     """
     store, reader = Store(job.dataset), SourceReader(open_source(job.source))
     with store.open(job.plan) as file:
@@ -146,7 +146,7 @@ def pack_shard(job: ShardingJob, shard: int, progress: Progress = SILENT) -> int
 
 
 def totals(dataset: str) -> dict[str, int]:
-    """Counts of a finished dataset, and the bytes packed."""
+    """Returns the counts of a finished dataset and its packed bytes."""
     sql = """
         SELECT count(*) FILTER (status = 'packed') AS photos, count(*) FILTER (status = 'failed') AS failed,
                count(duplicate_of) AS duplicates, count(DISTINCT tar) AS tars, coalesce(sum(length), 0)::BIGINT AS bytes
@@ -156,25 +156,25 @@ def totals(dataset: str) -> dict[str, int]:
 
 
 def failures(dataset: str) -> list[DatasetRow]:
-    """key, reason, error and source of every failed row."""
+    """Returns key, reason, error and source of every failed row."""
     sql = "SELECT key, reason, error, source_uri AS source FROM manifest WHERE status = 'failed' ORDER BY key"
     return _query(Store(dataset), sql)
 
 
 def local_tars(location: str, cache: Path) -> str:
-    """The folder or tar itself where it is local; tars at a URL are copied below the cache, those there already kept.
+    """Returns a local folder or tar itself; copies tars at a URL into the cache unless they are there.
 
-    Raises SettingsError for a dataset that is not complete, or a place without tars; StorageError.
+    Raises SettingsError for an incomplete dataset or a location without tars; StorageError.
     """
     folder, tar = location, ""
     if location.endswith(".tar"):
         folder, _, tar = location.rpartition("/")
     store = Store(folder or ".")  # a bare name is a tar of the current folder
     if not tar and store.exists(layout.DATASET_PLAN) and not store.exists(layout.DATASET_MANIFEST):
-        raise SettingsError(f"{store}: this dataset is not complete; run shard-images again, which goes on with it")
+        raise SettingsError(f"{store}: this dataset is incomplete; run shard-images again to finish it")
     found = [store.item(tar)] if tar else [item for item in store.list() if item.name.endswith(".tar")]
     if not found:
-        raise SettingsError(f"{store}: no tars here; make some with shard-images")
+        raise SettingsError(f"{store}: no tars here; create some with shard-images")
     if store.folder is not None:
         return str(store.folder / tar)
     copies = cache / hashlib.sha256(store.url.encode()).hexdigest()[:16]
@@ -190,7 +190,7 @@ def local_tars(location: str, cache: Path) -> str:
 
 
 def _checked(reader: SourceReader, entry: DatasetRow) -> tuple[DatasetRow, bytes]:
-    """The row of one source, and its bytes; it is decoded whole, which is what finds a truncated file."""
+    """Returns the row of a source and its bytes. Decodes the whole picture, to detect truncated files."""
     row: DatasetRow = {
         "key": entry["key"],
         "source_uri": entry["uri"],
@@ -210,7 +210,7 @@ def _checked(reader: SourceReader, entry: DatasetRow) -> tuple[DatasetRow, bytes
 
 
 def _plan(source: Source, store: Store, settings: ShardingSettings) -> ShardingJob:
-    """The plan of this dataset: the one there is, or a new one, published before anything is packed."""
+    """Returns the existing plan of this dataset, or publishes a new one before anything is packed."""
     wanted = {"source": source.url, "settings": json.loads(json.dumps(asdict(settings)))}
     if not store.exists(layout.DATASET_PLAN):
         with tempfile.TemporaryDirectory() as scratch:
@@ -218,19 +218,19 @@ def _plan(source: Source, store: Store, settings: ShardingSettings) -> ShardingJ
             name = f"plan-{sha256_of(plan)[:16]}.parquet"
             store.publish(name, plan)
         text = json.dumps(wanted | {"plan": name, "shards": len(ranges), "images": ranges[-1][1]}, indent=1)
-        store.publish(layout.DATASET_PLAN, text.encode())  # whoever is first plans for all
+        store.publish(layout.DATASET_PLAN, text.encode())  # the plan of the first process applies to all
     found = json.loads(store.read(layout.DATASET_PLAN))
     differing = [key for key in wanted if found[key] != wanted[key]]
     if differing:
         raise SettingsError(
-            f"{store}: this dataset was begun with another {differing[0]}: {found[differing[0]]}; "
-            "go on with that, or choose a new folder"
+            f"{store}: this dataset was started with another {differing[0]}: {found[differing[0]]}; "
+            "use the same, or choose a new folder"
         )
     return ShardingJob(source.url, store.url, found["plan"], found["shards"], found["images"])
 
 
 def _planned(source: Source, settings: ShardingSettings, scratch: Path) -> tuple[Path, list[tuple[int, int]]]:
-    """The plan as a local file, sorted by key, and the rows of each shard."""
+    """Writes the plan to a local file, sorted by key. Returns it and the rows of each shard."""
     shards = sharding.Shards(sharding.Limits(settings.max_images_per_shard, settings.max_shard_bytes))
     found, plan = write_found(source, scratch / "found.parquet"), scratch / "plan.parquet"
     sql = "SELECT DISTINCT ON (key) key, uri, size, stamp, fault FROM found ORDER BY key, stamp"
@@ -245,7 +245,7 @@ def _planned(source: Source, settings: ShardingSettings, scratch: Path) -> tuple
                 row["shard"] = len(shards.ranges) - 1
             writer.write_table(pa.Table.from_pylist(rows, PLANNED))
     if not shards.ranges:
-        raise ArchiveError(f"{source}: no files to pack here; check the folder and the patterns to exclude")
+        raise ArchiveError(f"{source}: no files to pack; check the folder and the patterns to exclude")
     return plan, shards.ranges
 
 
@@ -258,7 +258,9 @@ def _commit(store: Store, shard: int, rows: list[DatasetRow], spool: Path) -> No
     if any(row["status"] == "packed" for row in rows):
         tar = layout.dataset_tar(shard, sha256_of(spool))
         if not store.publish(tar, spool):
-            raise StorageError(f"{store.uri(tar)}: other bytes than its own are stored here; remove it and run again")
+            raise StorageError(
+                f"{store.uri(tar)}: the stored bytes differ from the packed ones; delete the file and run again"
+            )
         for row in rows:
             if row["status"] == "packed":
                 row["tar"] = tar
@@ -268,7 +270,7 @@ def _commit(store: Store, shard: int, rows: list[DatasetRow], spool: Path) -> No
 
 
 def _finish(store: Store, shards: int) -> None:
-    """Join the parts, name duplicates across them, and publish the manifest."""
+    """Joins the parts, marks duplicates across them, and publishes the manifest."""
     sql = """
         WITH firsts AS (
             SELECT sha256, min(key) AS first FROM parts WHERE sha256 IS NOT NULL GROUP BY sha256 HAVING count(*) > 1
@@ -293,6 +295,6 @@ def _part(shard: int) -> str:
 
 
 def _query(store: Store, sql: str) -> list[DatasetRow]:
-    """The answer to an SQL query in which `manifest` is the dataset's."""
+    """Answers an SQL query over the dataset's `manifest`."""
     with parquet.database(manifest=parquet.dataset(store, [layout.DATASET_MANIFEST], MANIFEST)) as connection:
         return list(connection.sql(sql).to_arrow_table().to_pylist())

@@ -1,9 +1,9 @@
-"""What the smaller distribution fdcodec-decoder is for, as plain functions: encode, decode, info, restore.
+"""The functions of the smaller distribution fdcodec-decoder: encode, decode, info, restore.
 
     from tasks.decoder import decode, encode, info, restore
 
-They need torch, diffusers, constriction, numpy and Pillow. `restore` reads the tars of an archive's local folder and no
-Parquet, so it knows the members of tars but not the keys of pictures: give it the keys, and files get their names.
+They need torch, diffusers, constriction, numpy and Pillow. `restore` reads the tars in an archive's local folder, not
+its Parquet files. Tar members do not contain the keys of pictures, so files only get their names if keys are given.
 """
 
 import functools
@@ -43,7 +43,7 @@ class _Member:
 
 @dataclass(frozen=True)
 class RestoredFiles:
-    """How many files were written, and a line for each that could not be."""
+    """The number of files written, and a line per failure."""
 
     files: int = 0
     failures: list[str] = field(default_factory=list)
@@ -56,20 +56,20 @@ def encode(
     bundle: str | Path | None = None,
     device: str = "cpu",
 ) -> bytes:
-    """The .fdc file of a picture: of an image file, its bytes, or pixels (H, W, 3) in sRGB.
+    """Encodes a picture as an .fdc file: an image file, its bytes, or pixels (H, W, 3) in sRGB.
 
-    `quality` is lambda > 0, `bundle` the folder of a trained codec if not the embedded one. The picture is read as by
-    `codec.read_image`. Raises ImageError, SettingsError, BundleError.
+    `quality` is lambda > 0; `bundle` is the folder of a trained codec, by default the embedded one. The picture is read
+    by `codec.read_image`. Raises ImageError, SettingsError, BundleError.
     """
     picture = Picture(_checked(source)) if isinstance(source, np.ndarray) else read_image(source)
     return _codec(Path(bundle or DEFAULT_BUNDLE), device).encode(picture, quality=quality).data
 
 
 def decode(source: bytes | str | Path, *, bundle: str | Path | None = None, device: str = "cpu") -> Picture:
-    """The picture of an .fdc file: `pixels` (H, W, 3) uint8 as stored, alpha, profile, orientation, metadata.
+    """Decodes an .fdc file: `pixels` (H, W, 3) uint8 as stored, alpha, profile, orientation, metadata.
 
-    `codec.encode_png` makes a file of it. The codec is the embedded one, or that of a folder with a bundle or several.
-    Raises BitstreamError, also for a file that cannot be read, and BundleError where the bundle is not there.
+    `codec.encode_png` converts the result to a file. The codec is the embedded one, or one of a folder with one or more
+    bundles. Raises BitstreamError, also for a file that cannot be read, and BundleError if the bundle is missing.
     """
     data = _bytes(source)
     found = find_bundle(parse(data).bundle_id, [bundle] if bundle else [])
@@ -77,7 +77,7 @@ def decode(source: bytes | str | Path, *, bundle: str | Path | None = None, devi
 
 
 def info(source: bytes | str | Path) -> dict[str, Any]:
-    """What the header of an .fdc file says. Runs no network. Raises BitstreamError as decode does."""
+    """Reads the header of an .fdc file without running a network. Raises BitstreamError as decode does."""
     data = _bytes(source)
     file = parse(data)
     width, height = file.upright_size
@@ -103,27 +103,27 @@ def restore(
     kind: str = "png",
     device: str = "cpu",
 ) -> RestoredFiles:
-    """Write the pictures of an archive in a local folder into another; existing files are replaced.
+    """Restores the pictures of an archive in a local folder into another folder; existing files are replaced.
 
-    With `keys`, each gets the path that restore-archive gives it, in the last version that a tar has. Without, every
-    member of every tar is written as RUN/SHARD-HASH/ROW-KEYHASH.EXTENSION. An .fdc file is decoded with the archive's
-    own bundle into `kind`, png or as jpeg:90. Every other member is written as it is: a `.jxl` file is standard JPEG
-    XL. Each tar is held against the hash in its name. Of one that differs only .fdc files come back, which have
-    checksums of their own. Raises ArchiveError for a folder without tars, SettingsError for a kind that is not written.
+    With `keys`, each picture gets the path that restore-archive gives it, in the last version found in a tar. Without
+    keys, every member of every tar is written as RUN/SHARD-HASH/ROW-KEYHASH.EXTENSION. An .fdc file is decoded with the
+    archive's own bundle into `kind`, such as png or jpeg:90. Other members are written unchanged: a `.jxl` file is
+    standard JPEG XL. Each tar is checked against the hash in its name. From a damaged tar only .fdc files are restored,
+    which have their own checksums. Raises ArchiveError for a folder without tars, SettingsError for an unknown kind.
     """
     if parse_kind(kind)[0] == "jxl":
-        raise SettingsError("fdcodec-decoder writes no JPEG XL: install fdcodec, or restore as png")
+        raise SettingsError("fdcodec-decoder cannot write JPEG XL; install fdcodec, or restore as png")
     folder = Path(archive)
     tars = sorted(folder.glob(f"{layout.RUNS}/*/shards/*-*.tar"))
     if not tars:
-        raise ArchiveError(f"{folder}: holds no tars of an archive; give its folder")
+        raise ArchiveError(f"{folder}: no tars of an archive here; give the folder of an archive")
     wanted = None if keys is None else {_key_hash(key): key for key in keys}
     failures: list[str] = []
     stored: Iterable[_Member] = (member for tar in tars for member in _members(tar, failures))
     if wanted is not None:
         stored = [member for member in stored if member.key_hash in wanted]
         last = {member.key_hash: member.tar for member in stored}
-        failures += [f"{key}: no tar has it" for key_hash, key in wanted.items() if key_hash not in last]
+        failures += [f"{key}: not found in any tar" for key_hash, key in wanted.items() if key_hash not in last]
         stored = [member for member in stored if member.tar == last[member.key_hash]]
     files = 0
     for tar, members in itertools.groupby(stored, key=lambda member: member.tar):
@@ -141,7 +141,7 @@ def restore(
 
 
 def _members(tar: Path, failures: list[str]) -> Iterator[_Member]:
-    """The stored files of a tar; where it cannot be read on, a failure says so."""
+    """Yields the stored files of a tar; if it is unreadable from some point on, reports a failure."""
     try:
         with tarfile.open(tar, "r:") as opened:
             for info in opened:
@@ -157,7 +157,7 @@ def _has_its_hash(tar: Path) -> bool:
 
 
 def _destination(member: _Member, wanted: Mapping[str, str] | None, kind: str) -> tuple[str, bool]:
-    """The path of a member's file, relative to the target, and whether it is written as it is."""
+    """Returns the path of a member's file, relative to the target, and whether it is written unchanged."""
     key = None if wanted is None else wanted[member.key_hash]
     is_source = key is not None and extension_of(key) == member.extension
     kept = member.extension != "fdc" or is_source
@@ -169,7 +169,7 @@ def _destination(member: _Member, wanted: Mapping[str, str] | None, kind: str) -
 
 
 def _write(archive: Path, member: _Member, path: Path, kind: str | None, device: str) -> None:
-    """A member as it is, or decoded into a kind of picture. Raises FdcError, OSError."""
+    """Returns a member unchanged, or decoded to a kind of picture. Raises FdcError, OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(member.tar, "r:") as opened:
         content = cast(IO[bytes], opened.extractfile(member.info))

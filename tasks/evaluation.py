@@ -1,4 +1,4 @@
-"""Measure codecs on a folder of pictures in several processes at a time; whatever one picture does costs its rows."""
+"""Measures codecs on a folder of pictures in several processes; a failure affects only the rows of its picture."""
 
 import itertools
 import json
@@ -23,12 +23,12 @@ from tasks.storage.store import Store
 from tasks.storage.working_copy import WorkingCopy
 
 MOST_COPIED = 10_000
-"""Pictures at a URL: an evaluation is of a sample."""
+"""Most pictures copied from a URL: an evaluation uses a sample."""
 SEND_SECONDS = 60.0
 
 
 class Changed:
-    """Told that the output has changed: sends it to its URL, if it has one, at most once in SEND_SECONDS."""
+    """Callback for changes of the output: uploads it, if it is at a URL, at most every SEND_SECONDS."""
 
     def __init__(self, copy: WorkingCopy | None) -> None:
         self._copy, self._due = copy, time.monotonic() + SEND_SECONDS
@@ -43,7 +43,7 @@ class Changed:
                 self._sending.release()
 
     def telling(self, progress: Progress) -> Progress:
-        """A progress that also tells this at each picture."""
+        """Wraps a progress so that each picture also calls this."""
         return _Telling(progress, self)
 
 
@@ -61,17 +61,15 @@ class _Telling(Progress):
 
 @contextmanager
 def as_folders(pictures: str, output: str) -> Iterator[tuple[Path, Path, Changed]]:
-    """Both places as local folders: themselves, or working copies of what is at their URLs.
+    """Opens pictures and output as local folders: themselves, or working copies of URLs.
 
-    The output is brought up to date as the work goes on, and when it ends, however it does. A row is stored after the
-    picture that it names. Raises SettingsError for more pictures at a URL than are copied.
+    The output is uploaded during the work and at its end, also after an error. A row is uploaded after the picture it
+    names. Raises SettingsError for too many pictures at a URL.
     """
     originals, output_folder, copy = Path(pictures), Path(output), None
     if "://" in pictures:
         if sum(1 for _ in itertools.islice(Store(pictures).list(), MOST_COPIED + 1)) > MOST_COPIED:
-            raise SettingsError(
-                f"{pictures}: more than {MOST_COPIED} objects: put a sample of them into a place of its own"
-            )
+            raise SettingsError(f"{pictures}: more than {MOST_COPIED} objects; copy a sample of them to another folder")
         source = WorkingCopy(pictures, "pictures")
         source.fetch()
         originals = source.folder
@@ -95,10 +93,11 @@ def measure(
     seconds: float = 1800.0,
     progress: Progress = SILENT,
 ) -> int:
-    """Measure what has no row yet; returns how many pictures that was, each with one codec.
+    """Measures pictures and codecs without rows. Returns the number of (picture, codec) pairs measured.
 
-    `workers` child processes of so many computing threads each work on a picture at a time. One that takes longer than
-    `seconds` with one codec, or ends over it, leaves failed rows. Raises ArchiveError when a child cannot start.
+    `workers` child processes with `threads` computing threads each measure one picture at a time. A picture that takes
+    longer than `seconds` with one codec, or crashes the child, gets failed rows. Raises ArchiveError if a child cannot
+    start.
     """
     evaluation, jobs = Evaluation(Path(config.output)), config.jobs(codecs)
     progress.begin(len(jobs))

@@ -1,17 +1,17 @@
-"""How far a run is, told to whoever wants to show it."""
+"""Progress callbacks of a run."""
 
 
 class Progress:
     """Progress callbacks. The base class ignores them."""
 
     def begin(self, images: int) -> None:
-        """There are so many more pictures to do."""
+        """Adds pictures to the total."""
 
     def advance(self, images: int) -> None:
-        """So many more are done."""
+        """Adds pictures to the number done."""
 
     def note(self, line: str) -> None:
-        """A shard or tar is done."""
+        """Reports a finished shard or tar."""
 
 
 SILENT = Progress()

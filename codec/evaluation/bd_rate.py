@@ -17,18 +17,19 @@ def at_rate(rates: Numbers, values: Numbers, rate: float) -> float | None:
 
 
 def log_rate_difference(rates: Numbers, qualities: Numbers, other_rates: Numbers, other: Numbers) -> float | None:
-    """The mean of ln(rate / other rate) at equal quality, over the qualities that both curves have; larger is better.
+    """The mean of ln(rate / other rate) at equal quality, over the qualities of both curves; larger is better.
 
-    Bjontegaard's measure with log rates piecewise linear in quality. Points that cost more bits for no more quality are
-    left out. None where the curves have no quality in common, and for a curve of one point.
+    Bjontegaard's measure with log rates interpolated in quality by PCHIP, as papers and standards compute it. Points
+    that cost more bits for no more quality are left out. None if the curves share no quality or one has a single point.
     """
+    from scipy.interpolate import PchipInterpolator  # only evaluations pay for its import
+
     (x, y), (u, v) = _front(rates, qualities), _front(other_rates, other)
     low, high = max(x[0], u[0]), min(x[-1], u[-1])
     if not low < high:
         return None
-    places = np.unique(np.clip(np.concatenate([x, u, [low, high]]), low, high))
-    difference = np.interp(places, x, y) - np.interp(places, u, v)
-    return float(np.trapezoid(difference, places) / (high - low))
+    area = PchipInterpolator(x, y).integrate(low, high) - PchipInterpolator(u, v).integrate(low, high)
+    return float(area / (high - low))
 
 
 def bd_rate(rates: Numbers, qualities: Numbers, other_rates: Numbers, other: Numbers) -> float | None:

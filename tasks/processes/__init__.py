@@ -1,1 +1,1 @@
-"""Child processes, and what they do: encode, verify, measure."""
+"""Child processes that encode, verify and measure."""

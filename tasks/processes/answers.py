@@ -1,4 +1,4 @@
-"""What a child process answers where something goes wrong with one picture: its failure is its row."""
+"""Answers of a child process about failed pictures: the failure of a picture becomes its row."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,24 +8,24 @@ from tasks.processes.child import Frame
 
 
 def answered(work: Callable[[], Frame]) -> Frame:
-    """What the work answers; its failure, whatever it is, is an answer too."""
+    """Returns the answer of `work`; any exception becomes an answer too."""
     try:
         return work()
     except ImageError as error:
         return {"fallback": "damaged", "error": _line(error)}, b""
-    except Exception as error:  # one picture's failure, whatever it is, is one row
+    except Exception as error:  # any failure of one picture affects only its row
         return {"fallback": "encoder", "error": _line(error)}, b""
 
 
 def attempted(encode: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
-    """A file of a picture that was read whole; None where there is none, and why."""
+    """Returns the encoded file of a fully read picture, or None and the reason."""
     try:
         return encode(), {}
-    except ImageError as error:  # it is the format that cannot hold it
+    except ImageError as error:  # a limit of the format
         return None, {"fallback": "unsupported", "error": _line(error)}
     except QualityError as error:
         return None, {"fallback": "below_quality", "error": _line(error)}
-    except Exception as error:  # one picture's failure, whatever it is, is one row
+    except Exception as error:  # any failure of one picture affects only its row
         return None, {"fallback": "encoder", "error": _line(error)}
 
 

@@ -1,7 +1,7 @@
-"""A child process that answers one request at a time over its pipes: a JSON line, then raw bytes, each way.
+"""A child process that answers one request at a time over pipes: a JSON line, then raw bytes, in both directions.
 
-Pictures of strangers are decoded and encoded in such a process. Whatever it does on a request, even ending itself, is
-an answer about that request alone. It limits its own time by an alarm, which also holds when its parent is gone.
+Untrusted pictures are decoded and encoded in such a process. Whatever it does on a request, even crash, affects only
+that request. It limits its own time by an alarm, which also works after its parent has ended.
 """
 
 import functools
@@ -32,17 +32,17 @@ GIVEN = re.compile(
     "PATH|LANG|LANGUAGE|LC_.*|TZ|OMP_.*|GOMP_.*|MKL_.*|KMP_.*|CUDA_.*|NVIDIA_.*|LD_LIBRARY_PATH|PYTHON.*|VIRTUAL_ENV"
     "|HF_HUB_OFFLINE|SSL_CERT_FILE|DO_NOT_TRACK|COVERAGE_.*"
 )
-"""Names of the environment variables that a process which decodes strangers' pictures is given."""
+"""Names of the environment variables passed to processes that decode untrusted pictures."""
 CACHES = {"TORCH_HOME": "torch", "HF_HOME": "huggingface"}
-"""Where models are kept that were fetched, by the variables that say so, below ~/.cache else."""
+"""Folders of downloaded models: the environment variable, and the default below ~/.cache."""
 SPACE_BEYOND = 4 << 30
-"""Bytes that a child may map beyond twice the memory it may hold."""
+"""Bytes of address space that a child may map in addition to twice its memory limit."""
 GRACE_SECONDS = 30.0
-"""How much longer than the child itself its parent waits."""
+"""How long the parent waits beyond the child's own time limit."""
 END_SECONDS = 10.0
-"""How long a child that answers no more may take to end by itself."""
+"""How long a child that no longer answers may take to end."""
 WATCH_SECONDS = 0.1
-"""How often the memory of a busy child is looked at."""
+"""How often the memory of a busy child is checked."""
 TOLD_TO_END = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 Frame = tuple[dict[str, Any], bytes]
 Handler = Callable[[dict[str, Any], bytes], Frame]
@@ -61,13 +61,13 @@ class ChildDied(Exception):
 
 
 def send(stream: BinaryIO, header: dict[str, Any], payload: bytes = b"") -> None:
-    """Write one frame."""
+    """Writes a frame."""
     stream.write(json.dumps({**header, "bytes": len(payload)}).encode() + b"\n" + payload)
     stream.flush()
 
 
 def receive(stream: BinaryIO) -> Frame | None:
-    """Read one frame; None at the end of the stream, also when that comes in the middle of a frame."""
+    """Reads a frame; None at the end of the stream, even in the middle of a frame."""
     line = stream.readline()
     if not line.endswith(b"\n"):
         return None
@@ -78,11 +78,11 @@ def receive(stream: BinaryIO) -> Frame | None:
 
 
 class Child:
-    """A process that is started on entering the context, and again when asked after it died.
+    """A child process, started on entering the context and restarted at the next request after it died.
 
-    `python -m module arguments...` with `threads` computing threads; its main function calls `serve`. Where the system
-    tells (Linux), a child that comes to hold more than `memory` bytes while it works on a request is killed. Of the
-    environment it gets what GIVEN lists, and the variables named by `environment`.
+    Runs `python -m module arguments...` with `threads` computing threads; its main function calls `serve`. On Linux, a
+    child that uses more than `memory` bytes during a request is killed. Its environment consists of the variables that
+    match GIVEN and those named by `environment`.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Child:
             self._scratch = None
 
     def greeting(self) -> dict[str, Any]:
-        """What the child said of itself when it was ready; raises ArchiveError when it does not get there."""
+        """The child's greeting. Raises ArchiveError if the child fails to start."""
         process = self._process or self._start()
         if self._greeting is None:
             answer = receive(_pipe(process.stdout))
@@ -128,14 +128,14 @@ class Child:
         return self._greeting
 
     def ask(self, request: Request, payload: bytes = b"", *, seconds: float) -> Frame:
-        """The child's answer, within `seconds` of computing.
+        """Sends a request and returns the answer, which may take `seconds` to compute.
 
-        Raises ChildDied, and ArchiveError if it cannot start, does not know the request, or was ended from outside:
-        none of these says anything about the payload.
+        Raises ChildDied. Raises ArchiveError, which is unrelated to the payload, if the child cannot start, does not
+        support the request, or was terminated from outside.
         """
         if self._process is not None and self._process.poll() is not None:
-            status = self._reap()  # it was ended while it had nothing to do, which says nothing of this request
-            LOGGER.warning("%s ended with status %d while it was idle; another takes its place", self._name, status)
+            status = self._reap()  # it ended while idle, which is unrelated to this request
+            LOGGER.warning("%s ended with status %d while idle; starting a new one", self._name, status)
         self.greeting()
         process = cast("subprocess.Popen[bytes]", self._process)
         with _deadline(process, seconds + GRACE_SECONDS) as late:
@@ -157,7 +157,7 @@ class Child:
         return answer
 
     def _environment(self) -> dict[str, str]:
-        """What is listed, an empty home that is its scratch folder too, and where fetched models are."""
+        """The environment: listed variables, an empty home that is also the scratch folder, and the model caches."""
         if self._scratch is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="fdc-child-", ignore_cleanup_errors=True)
         home = self._scratch.name
@@ -169,7 +169,7 @@ class Child:
         return own | {"OMP_NUM_THREADS": self._threads, "MKL_NUM_THREADS": self._threads}
 
     def _wait(self, process: "subprocess.Popen[bytes]") -> bool:
-        """Wait until the child answers or ends; True when it had to be killed for its memory."""
+        """Waits until the child answers or ends. Returns True if it was killed for its memory use."""
         with selectors.DefaultSelector() as answers:
             answers.register(_pipe(process.stdout), selectors.EVENT_READ)
             while not answers.select(WATCH_SECONDS):
@@ -182,7 +182,7 @@ class Child:
         self._greeting = None
         confinement.hide()
         environment = self._environment()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can take it without a word
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child handles it silently
         try:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
@@ -194,7 +194,7 @@ class Child:
     def _reap(self) -> int:
         process = cast("subprocess.Popen[bytes]", self._process)
         self._process = None
-        with suppress(subprocess.TimeoutExpired):  # it ends by itself, and its own status tells how
+        with suppress(subprocess.TimeoutExpired):  # it ends by itself, and its exit status shows the cause
             process.wait(END_SECONDS)
         with suppress(BrokenPipeError):
             _pipe(process.stdin).close()
@@ -204,7 +204,7 @@ class Child:
 
 @contextmanager
 def _deadline(process: "subprocess.Popen[bytes]", seconds: float) -> Iterator[threading.Event]:
-    """Kill a process after so long, and set the event: its own alarm ends it before, unless it is stopped."""
+    """Kills a process after a timeout and sets the event. Its own alarm ends it earlier unless it is stopped."""
     late = threading.Event()
 
     def end() -> None:
@@ -221,10 +221,10 @@ def _deadline(process: "subprocess.Popen[bytes]", seconds: float) -> Iterator[th
 
 
 def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
-    """The child's side: prepare once, greet, then answer requests until the parent goes away.
+    """Runs the child's side: prepares, greets, then answers requests until the parent ends.
 
-    What libraries print goes to the error stream. Of all processes the kernel shall end this one first when memory
-    runs out. An FdcError while preparing is told to the parent as `error`.
+    Output of libraries goes to stderr. Raises oom_score_adj so that the OOM killer picks this process first. An
+    FdcError during preparation is sent to the parent as `error`.
     """
     requests = sys.stdin.buffer
     answers = cast(BinaryIO, os.fdopen(os.dup(1), "wb"))
@@ -232,7 +232,7 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the work in hand, and with it the waiting of the parent
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the current request and so the wait of the parent
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.setitimer(signal.ITIMER_REAL, START_SECONDS)
     try:
@@ -249,7 +249,7 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
             signal.setitimer(signal.ITIMER_REAL, header.pop("seconds"))
             memory = header.pop("memory", None)
             not_granted = None
-            if payload and not confined:  # the first bytes of a stranger
+            if payload and not confined:  # from here on, bytes are untrusted
                 confined = True
                 not_granted = _confine(memory)
             try:
@@ -263,21 +263,21 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
 
 
 def still_at_work(seconds: float) -> None:
-    """Begin the time limit of a request anew: for a request that is about many pictures, each of which has its own."""
-    if signal.getitimer(signal.ITIMER_REAL)[0] > 0:  # there is none where a child's part is played by another process
+    """Restarts the time limit: in a request for many pictures, each picture has its own."""
+    if signal.getitimer(signal.ITIMER_REAL)[0] > 0:  # no alarm if this code runs outside a child
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _end_with_parent() -> None:
-    """End this process when nobody can ask it any more, also in the middle of a request."""
+    """Ends this process once its parent has ended, even in the middle of a request."""
     requests = select.poll()
-    requests.register(sys.stdin.fileno(), 0)  # a closed other end is told without being asked for
+    requests.register(sys.stdin.fileno(), 0)  # poll reports a closed peer without being asked
     requests.poll()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _confine(memory: int | None) -> list[str]:
-    """Give up what a decoder does not need; returns what the system does not grant."""
+    """Drops the rights that a decoder does not need. Returns the protections that the system does not support."""
     models = [argument for argument in sys.argv[1:] if argument and Path(argument).exists()]
     missing = confinement.confine(models, os.environ.get("TMPDIR", ""))
     if memory is not None and not any("cuda" in argument for argument in sys.argv):
@@ -287,7 +287,7 @@ def _confine(memory: int | None) -> list[str]:
 
 @functools.cache
 def _say(missing: str) -> None:
-    LOGGER.warning("this system does not confine the processes that decode pictures as it might: %s", missing)
+    LOGGER.warning("this system does not fully confine the processes that decode pictures: %s", missing)
 
 
 def _say_once(missing: Sequence[str]) -> None:
@@ -295,7 +295,7 @@ def _say_once(missing: Sequence[str]) -> None:
 
 
 def _resident(pid: int) -> int:
-    """Bytes of memory that a process holds; 0 where the system does not tell."""
+    """Returns the memory of a process in bytes; 0 if the system does not report it."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""The models of child processes: what they load, how they are told, and the processes from their parent's side."""
+"""Child processes with a codec, from their parent's side: settings, command lines and calls."""
 
 import argparse
 import hashlib
@@ -23,13 +23,13 @@ CODEC = "codec.codec:Codec"
 
 
 class Asked(Protocol):
-    """A child process, or what stands for one."""
+    """A child process or a substitute."""
 
     def ask(self, request: Request, payload: bytes = b"", *, seconds: float) -> Frame: ...
 
 
 class Coder(Protocol):
-    """What this process needs of codec.Codec."""
+    """The methods of codec.Codec that this process uses."""
 
     bundle: Any
     backbone: Any
@@ -68,10 +68,10 @@ class Coder(Protocol):
 
 @dataclass(frozen=True)
 class Models:
-    """What a child process loads. An empty bundle means the embedded default; `codec` is the class as module:name.
+    """Settings of a child process. An empty bundle means the embedded one; `codec` is the class as module:name.
 
-    `memory` is how many bytes the process may come to hold, None meaning any. `child_env` names environment variables
-    that it gets beside those that every one gets.
+    `memory` is the limit of the process in bytes; None is unlimited. `child_env` names environment variables that it
+    gets in addition to the standard ones.
     """
 
     bundle: str
@@ -83,20 +83,20 @@ class Models:
     child_env: tuple[str, ...] = ()
 
     def arguments(self) -> list[str]:
-        """The command line that `parser` reads."""
+        """The command-line arguments for `parser`."""
         return [self.bundle, "--device", self.device, "--backbone", self.backbone, "--codec", self.codec]
 
 
 def worker(models: Models, metrics: Sequence[str] = ()) -> Child:
-    """The process that encodes, measures and decodes: encode_worker. `metrics` are those it can be asked for."""
+    """Creates the process that encodes, measures and decodes (encode_worker). `metrics`: the metrics it loads."""
     arguments = [*models.arguments(), "--metrics", *(metrics or [NONE])]
     return Child("tasks.processes.encode_worker", arguments, models.threads, models.memory, models.child_env)
 
 
 def verifier(models: Models, *, on_card: bool = False) -> Child:
-    """The process that decodes again, verify_worker. It computes on the CPU, whatever encoded, or `on_card` there too.
+    """Creates the process that decodes again (verify_worker), on the CPU or, with `on_card`, on the encoder's GPU.
 
-    Wherever that is, it has computed its bundle's known answer there before it takes a file.
+    Before it accepts a file, it reproduces its bundle's known answer on that device.
     """
     arguments = (models if on_card else replace(models, device="cpu")).arguments()
     return Child("tasks.processes.verify_worker", arguments, models.threads, models.memory, models.child_env)
@@ -104,7 +104,7 @@ def verifier(models: Models, *, on_card: bool = False) -> Child:
 
 @dataclass(frozen=True)
 class Claim:
-    """A file, the hash of its symbols or pixels and, of an .fdc file, the fingerprint of all they are shown with."""
+    """A file, the hash of its symbols or pixels and, for .fdc, the fingerprint of everything else it is shown with."""
 
     data: bytes
     content: str
@@ -112,16 +112,15 @@ class Claim:
 
 
 def decodes(child: Asked, data: bytes, content: str, *, seconds: float) -> bool:
-    """Whether the verifier decodes a file, in time and without ending, to the content of this hash.
+    """Whether the verifier decodes a file to the content of this hash, within its time limit and without a crash.
 
-    What ends its process is asked once more in a fresh one: a process that was killed while it was idle says nothing of
-    the file.
+    If the process ends, a new one tries once more: a process killed while idle is no evidence against the file.
     """
     return decodes_claim(child, Claim(data, content), seconds=seconds)
 
 
 def decodes_claim(child: Asked, claim: Claim, *, seconds: float) -> bool:
-    """`decodes` where the fingerprint is claimed too."""
+    """`decodes` with the fingerprint compared too."""
     for _ in range(2):
         try:
             answer, _ = child.ask(Verify(), claim.data, seconds=seconds)
@@ -132,7 +131,7 @@ def decodes_claim(child: Asked, claim: Claim, *, seconds: float) -> bool:
 
 
 def decodes_each(child: Asked, claims: Sequence[Claim], *, seconds: float) -> list[bool]:
-    """`decodes` of each of several files, asked together; where the process ends, each is asked by itself."""
+    """`decodes` for several files in one request; if the process ends, for each file alone."""
     if not claims:
         return []
     request = VerifyMany([len(claim.data) for claim in claims])
@@ -148,7 +147,7 @@ def _agrees(claim: Claim, answer: dict[str, Any]) -> bool:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """The command line of every process that loads a codec."""
+    """The command-line parser of every process that loads a codec."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument("bundle")
     options.add_argument("--device", default="cpu")
@@ -158,7 +157,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def load(arguments: argparse.Namespace) -> Coder:
-    """The codec that a command line names."""
+    """Loads the codec named by a command line."""
     module, _, name = arguments.codec.partition(":")
     kind = getattr(importlib.import_module(module), name)
     codec = kind.load(arguments.bundle or None, device=arguments.device, backbone=arguments.backbone or None)
@@ -166,12 +165,12 @@ def load(arguments: argparse.Namespace) -> Coder:
 
 
 def digest(symbols: NDArray[np.int32]) -> str:
-    """The SHA-256 of symbols (channel, row, column) as little-endian 32-bit integers."""
+    """Returns the SHA-256 of symbols (channel, row, column) as little-endian 32-bit integers."""
     return hashlib.sha256(np.ascontiguousarray(symbols, dtype="<i4").tobytes()).hexdigest()
 
 
 def greeting(codec: Coder, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What a process with a codec says of itself."""
+    """The greeting of a process with a codec."""
     embedded = codec.bundle.config.backbone_source == "embedded"
     home = importlib.import_module(arguments.codec.partition(":")[0])
     return {

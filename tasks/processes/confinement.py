@@ -1,8 +1,8 @@
-"""What a process that decodes strangers' pictures gives up before it sees the first one.
+"""Confines processes that decode untrusted pictures before they read the first one.
 
-Of files it may read those of Python, its packages, its models and the system; it writes into a folder of its own alone,
-and opens no socket (Linux: Landlock since 5.13, seccomp since 3.5; landlock(7), seccomp(2)). What a system does not
-grant is said.
+Such a process may read the files of Python, its packages, its models and the system. It may write only to its own
+folder and cannot open sockets (Linux: Landlock since 5.13, seccomp since 3.5; landlock(7), seccomp(2)). Missing
+protections are reported.
 """
 
 import ctypes
@@ -18,10 +18,10 @@ from pathlib import Path
 
 NO_NEW_PRIVILEGES, SET_SECCOMP, FILTER = 38, 22, 2
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
-"""Landlock's system calls, the same on every architecture."""
+"""Landlock's system call numbers, the same on every architecture."""
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 RIGHTS_OF_ABI = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""How many rights about files each version of Landlock knows."""
+"""Number of file rights in each version of Landlock."""
 NETWORK_OF_ABI, SCOPES_OF_ABI = 4, 6
 BENEATH = 1
 SYSTEM = (
@@ -30,20 +30,20 @@ SYSTEM = (
     *("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/sys/vm", "/proc/driver/nvidia"),
 )
 DEVICES = ("/dev/null", "/dev/nvidia*", "/dev/dri/*")
-"""What may also be written, where it is there: a GPU is spoken to through its files."""
+"""Device files that may also be written, if they exist: a GPU is controlled through them."""
 CACHES = ("TORCH_HOME", "HF_HOME", "XDG_CACHE_HOME")
 SOCKET_CALLS = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
-"""Architecture as audits name it, and the number of socket(2)."""
+"""The audit architecture, and the number of socket(2)."""
 SECCOMP = {"x86_64": 317, "aarch64": 277}
 OTHER_CALLS, IO_URING = 0x40000000, 425
-"""Where the calls of x32 begin, and io_uring_setup(2), by which sockets are made too."""
+"""First system call of x32, and io_uring_setup(2), which can create sockets too."""
 OPEN_FILES = 1024
 
 
 def confine(readable: Iterable[str] = (), scratch: str = "") -> list[str]:
-    """Give up what is listed above, for this thread and those it starts; returns what the system does not grant.
+    """Confines this thread and the threads it starts. Returns the protections that the system does not support.
 
-    `readable` are further files and folders to be read, such as models; `scratch` is a folder of its own.
+    `readable`: further readable files and folders, such as models; `scratch`: the writable folder.
     """
     steps: tuple[tuple[str, Callable[[], None]], ...] = (
         ("core files", lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0))),
@@ -62,7 +62,7 @@ def confine(readable: Iterable[str] = (), scratch: str = "") -> list[str]:
 
 
 def limit_address_space(memory: int) -> None:
-    """Let no more than so many bytes be added to what this process has mapped by now."""
+    """Limits the address space of this process to its current size plus this many bytes."""
     with suppress(OSError, ValueError):
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
@@ -71,13 +71,13 @@ def limit_address_space(memory: int) -> None:
 
 
 def hide() -> None:
-    """Let no process of the same user look into this one: its environment has keys (PR_SET_DUMPABLE)."""
+    """Prevents other processes of the user from reading this one, whose environment has keys (PR_SET_DUMPABLE)."""
     with suppress(OSError, AttributeError):
         _prctl(4, 0, 0, 0, 0)
 
 
 def _own() -> list[str]:
-    """Where Python, its packages, also those that are links (as uv makes them), and the caches of models are."""
+    """Lists the folders of Python, of its packages, including linked ones (uv), and of model caches."""
     paths = [sys.prefix, sys.base_prefix, *(path or "." for path in sys.path)]
     for folder in sys.path:
         with suppress(OSError), os.scandir(folder or ".") as entries:
@@ -132,7 +132,7 @@ def _allow(libc: ctypes.CDLL, rules: int, path: Path, rights: int) -> None:
 
 
 def _without_sockets() -> None:
-    """socket(2) fails with EACCES from now on, in every thread."""
+    """Makes socket(2) fail with EACCES in every thread from now on."""
     if platform.machine() not in SOCKET_CALLS:
         raise OSError(errno.ENOSYS, f"no filter for {platform.machine()}")
     architecture, call = SOCKET_CALLS[platform.machine()]

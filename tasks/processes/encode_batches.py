@@ -1,8 +1,7 @@
-"""The encoding process at work on many sources at once: reading, networks, range coders and metrics overlap.
+"""Encodes many sources at once in the encoding process: reading, networks, range coders and metrics overlap.
 
-Pictures of one size are encoded together. Each has a place in a batch of so many, which its listing gives it: its bytes
-follow from the place, the size and the picture alone (codec.batches), so it does not matter which others come along, or
-whether they fail.
+Pictures of one size are encoded together. The listing assigns each its position in a batch. The bytes of its file
+depend only on the position, the size and the picture (codec.batches), not on the other members or their failures.
 """
 
 import threading
@@ -27,16 +26,16 @@ if TYPE_CHECKING:
     from tasks.processes.encode_worker import Worker
 
 LARGEST_TOGETHER = 2**23
-"""Pixels of a picture that is encoded together with others; a larger one fills a GPU by itself, and is alone."""
+"""Most pixels of a picture encoded in a batch; a larger one fills a GPU and is encoded alone."""
 READERS = 4
-"""Sources that are read at a time, at most."""
+"""Most sources read concurrently."""
 
 TimedPixels = tuple[NDArray[np.uint8], float]
 
 
 @dataclass
 class BatchMember:
-    """A source with its place in a batch, and what becomes of it."""
+    """A source, its position in a batch, and its results."""
 
     request: Encode
     source: bytes
@@ -48,7 +47,7 @@ class BatchMember:
 
     @property
     def picture(self) -> Picture:
-        """The decoded picture of one that was read."""
+        """The decoded picture of a source that was read."""
         if self.found is None or self.found.picture is None:
             raise ValueError("this source was not read as a picture")
         return self.found.picture
@@ -56,17 +55,17 @@ class BatchMember:
 
 @dataclass
 class Batch:
-    """Members that are encoded together, and what gives their files once the networks have run."""
+    """Members that are encoded together, and the function that returns their files after the networks have run."""
 
     members: list[BatchMember]
     count: int
-    """Places of the batch."""
+    """Positions of the batch."""
     files: Callable[[], dict[int, Any]] | None = None
     seconds: float = 0.0
 
 
 def encode_many(worker: "Worker", request: EncodeMany, payload: bytes) -> Frame:
-    """The answers on all members of a request, in order, their files one after another, and the time line."""
+    """Returns the answers for all members of a request, in order, their concatenated files, and the timeline."""
     members, start = [], 0
     for entry in request.entries:
         members.append(BatchMember(entry.request, payload[start : start + entry.length], entry.position))
@@ -82,9 +81,9 @@ def encode_many(worker: "Worker", request: EncodeMany, payload: bytes) -> Frame:
 
 
 class _Stages:
-    """What is done with sources one stage after the other, each in a thread of its own.
+    """The stages of encoding, each in its own thread.
 
-    The codec is asked by one thread at a time: the stages that share it are those whose work it mostly is.
+    Only one thread at a time uses the codec. The stages that share it are those that mostly run it.
     """
 
     def __init__(self, worker: "Worker", count: int, seconds: float) -> None:
@@ -93,7 +92,7 @@ class _Stages:
         self.timeline = Timeline()
 
     def read(self, member: BatchMember) -> BatchMember:
-        """Read a source; its answer says why it is no picture to be encoded."""
+        """Reads a source. Its answer states why it is not encoded, if so."""
 
         def read() -> Frame:
             member.found, about = self._worker.read(member.request, member.source)
@@ -105,7 +104,7 @@ class _Stages:
         return member
 
     def composed(self, members: Iterable[BatchMember]) -> Iterator[Batch]:
-        """Batches of one size, each place taken once; one is given out when it is full, the others at the end."""
+        """Yields batches of one size with each position used once: full ones at once, the others at the end."""
         waiting: dict[tuple[int, int], list[dict[int, BatchMember]]] = defaultdict(list)
         for member in members:
             if "fallback" in member.answer:
@@ -127,11 +126,11 @@ class _Stages:
                 yield Batch(list(batch.values()), self._count)
 
     def _alone(self, member: BatchMember) -> bool:
-        """Whether a picture is encoded by itself: a large one, or one whose rate or quality is searched for."""
+        """Whether a picture is encoded alone: if it is large, or if its rate or quality is searched for."""
         return member.request.searches or member.picture.width * member.picture.height > LARGEST_TOGETHER
 
     def networks(self, batch: Batch) -> Batch:
-        """Run the networks for a batch; where that fails, its members are tried one by one in the next stage."""
+        """Runs the networks for a batch. If that fails, the next stage encodes its members one by one."""
         still_at_work(self._seconds)
         if not self._alone(batch.members[0]):
             with self.timeline.during("networks") as spent, self._codec:
@@ -145,17 +144,17 @@ class _Stages:
         try:
             files: Callable[[], dict[int, Any]]
             files = self._worker.codec.begin_many(pictures, self._count, quality=quality)
-        except Exception:  # of whichever member: each is asked by itself
+        except Exception:  # caused by any member: each is encoded alone next
             return None
         return files
 
     def code(self, batch: Batch) -> Batch:
-        """The range coders' part, and what a row says of each file."""
+        """Runs the range coders and fills the row of each file."""
         still_at_work(self._seconds)
         with self.timeline.during("coder") as spent:
             try:
                 encoded = batch.files() if batch.files else {}
-            except Exception:  # as above
+            except Exception:  # caused by any member, as above
                 encoded = {}
             for member in batch.members:
                 if member.position in encoded:
@@ -184,7 +183,7 @@ class _Stages:
         member.answer |= why
 
     def measure(self, batch: Batch) -> Batch:
-        """The metrics that are asked for, of the members that are kept as files."""
+        """Computes the requested metrics of the members with files."""
         still_at_work(self._seconds)
         wanted = [member for member in batch.members if member.data and member.request.metrics]
         if wanted and self._worker.metrics is not None:
@@ -193,7 +192,7 @@ class _Stages:
                 for member in wanted:
                     self._measured(member, batch.count, decoded.get(member.position))
         for member in batch.members:
-            member.found = member.encoded = None  # its pixels are needed no more
+            member.found = member.encoded = None  # its pixels are no longer needed
         return batch
 
     def _measured(self, member: BatchMember, count: int, decoded: TimedPixels | None) -> None:
@@ -205,17 +204,17 @@ class _Stages:
         member.answer, member.data = answered(measure)
 
     def _decoded(self, members: list[BatchMember], count: int) -> dict[int, TimedPixels]:
-        """Pixels by place; none where that fails, and each member is then tried by itself."""
+        """Returns pixels by position; empty on failure, and each member is then decoded alone."""
         with self.timeline.during("decode"):
             try:
                 return self._reconstructed(members, count)
-            except Exception:  # of whichever member
+            except Exception:  # caused by any member
                 return {}
 
     def _reconstructed(self, members: list[BatchMember], count: int) -> dict[int, TimedPixels]:
-        """The pixels of members of a batch, with the seconds that each took.
+        """Returns the pixels of members of a batch and the seconds per member.
 
-        As for a picture by itself, the stream is decoded where no other process does that.
+        As for a single picture, the stream is decoded here unless another process does that.
         """
         codec, first, started = self._worker.codec, members[0], time.perf_counter()
         with self._codec:

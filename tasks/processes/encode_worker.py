@@ -1,7 +1,7 @@
-"""The child process in which the pictures of a shard are read, encoded and measured, or streams are decoded.
+"""The child process that reads, encodes and measures the pictures of a shard, or decodes streams.
 
-`python -m tasks.processes.encode_worker BUNDLE --device cpu --metrics psnr lpips`: models are loaded once, then
-requests are answered.
+`python -m tasks.processes.encode_worker BUNDLE --device cpu --metrics psnr lpips` loads the models once, then answers
+requests.
 """
 
 import argparse
@@ -37,7 +37,7 @@ ANSWERED: tuple[type[Request], ...] = (Encode, EncodeMany, Judge, Transcode, Dec
 
 
 class Worker:
-    """Answers the requests of ANSWERED with the models it holds."""
+    """Answers the requests of ANSWERED with the loaded models."""
 
     def __init__(self, codec: Coder, metrics: Any) -> None:
         self.codec = codec
@@ -65,7 +65,7 @@ class Worker:
                 raise AssertionError(f"{request.do} is in ANSWERED, but nothing answers it")
 
     def encode(self, request: Encode, source: bytes) -> Frame:
-        """Read and encode one source; `fallback` in the answer says why it is better kept whole."""
+        """Reads and encodes one source; `fallback` in the answer states why it should be kept whole."""
         started = time.perf_counter()
         found, about = self.read(request, source)
         if found.picture is None:
@@ -88,7 +88,7 @@ class Worker:
         return answer, data
 
     def read(self, request: Encode, source: bytes) -> tuple[SourceImage, dict[str, Any]]:
-        """A source and what a row says of it; `fallback` in that says why it has no picture to be encoded."""
+        """Reads a source and fills its row; `fallback` in the row states why there is no picture to encode."""
         found = read_source(source, _policy(request))
         about = _about(found) | {"identifier": live_photo.identifier(source, found.structure)}
         if found.picture is None:
@@ -96,7 +96,7 @@ class Worker:
         return found, about
 
     def answer_on(self, found: SourceImage, size: int, about: dict[str, Any], encoded: Any) -> Frame:
-        """The answer on a source of so many bytes and its file, which is left out where it is no smaller."""
+        """Returns the answer for a source of `size` bytes and its file, which is omitted unless it is smaller."""
         film = found.verdict.film
         if len(encoded.data) + (film[1] if film else 0) >= size:
             return about | {"fallback": "would_grow"}, b""
@@ -116,7 +116,7 @@ class Worker:
         return answer, encoded.data
 
     def judge(self, request: Judge, source: bytes) -> Frame:
-        """What would become of a source, by its structure and its decoded pixels, without encoding it."""
+        """Predicts the result for a source from its structure and its decoded pixels, without encoding it."""
         found = read_source(source, _policy(request))
         verdict = found.verdict
         about = _about(found) | {
@@ -127,9 +127,9 @@ class Worker:
         return about | {"reason": None if verdict.reason is None else str(verdict.reason)}, b""
 
     def encoded(self, request: Encode, picture: Picture) -> tuple[Any, TimedPixels | None]:
-        """The file as asked for, or the smallest that meets the constraint; its pixels where made already.
+        """Encodes the file as requested, or the smallest one that meets the constraint; returns its pixels if decoded.
 
-        Raises ImageError, and QualityError where no file meets the constraint.
+        Raises ImageError, and QualityError if no file meets the constraint.
         """
         if request.target_bpp is not None:
             encoded = self.codec.encode_to_bpp(picture, request.target_bpp)
@@ -146,10 +146,10 @@ class Worker:
         ), None
 
     def decoded(self, request: Encode, encoded: Any) -> TimedPixels:
-        """The colors that the file decodes to, and the seconds that took.
+        """Decodes the file; returns its colors and the time in seconds.
 
-        Where another process decodes the stream and compares all that the pixels are made from, the encoder's symbols
-        stand for it; else nobody has looked at the stream yet, and it is decoded here.
+        If another process decodes the stream and compares everything that determines the pixels, the encoder's symbols
+        are used instead. Otherwise this is the first decoding of the stream.
         """
         started = time.perf_counter()
         if request.verify:
@@ -159,9 +159,9 @@ class Worker:
         return pixels, time.perf_counter() - started
 
     def measure(self, request: Encode, picture: Picture, encoded: Any, decoded: TimedPixels | None) -> dict[str, Any]:
-        """The metrics that are asked for; `not_measured` says why others are left out.
+        """Computes the requested metrics; `not_measured` states why others are missing.
 
-        They are computed on sRGB or Display P3 values; other spaces are converted to sRGB for them.
+        They are computed on sRGB or Display P3 values; other color spaces are converted to sRGB.
         """
         if not request.metrics or self.metrics is None:
             return {}
@@ -178,22 +178,22 @@ class Worker:
         }
 
     def transcode(self, source: bytes) -> Frame:
-        """The source as lossless JPEG XL, with the hash of what comes back; nothing where its own bytes are better."""
+        """Encodes the source as lossless JPEG XL, with the hash of its decoding; nothing if that is not smaller."""
         answer_on = lossless.transcode(source)
         if answer_on is None or len(answer_on) >= len(source):
             return {}, b""
         return {"content": lossless.content_hash(source)}, answer_on
 
     def save_backbone(self, request: SaveBackbone) -> Frame:
-        """Save the bundle's backbone to a folder, with the texts that state the license of its weights."""
-        from codec.diffusion import weights  # loads torch, which is for the codec to do
+        """Saves the bundle's backbone to a folder, with the license texts of its weights."""
+        from codec.diffusion import weights  # imports torch, which the codec must do first
 
         source, folder = request.source or self.codec.bundle.backbone_location(), Path(request.folder)
         licenses = weights.licenses(source)
         if not licenses:
             raise BackboneError(
-                f"{source}: no license beside the weights; an archive keeps the backbone together with its license, so "
-                "put the text there as LICENSE"
+                f"{source}: no license next to the weights; an archive keeps the backbone with its license, so put the "
+                "text there as LICENSE"
             )
         self.codec.backbone.save(folder)
         for text in licenses:
@@ -201,7 +201,7 @@ class Worker:
         return {}, b""
 
     def decode(self, request: Decode, data: bytes) -> Frame:
-        """An .fdc file as a picture of the kind asked for, or a JPEG XL file as what it was made of."""
+        """Decodes an .fdc file to the requested kind of picture, or a JPEG XL file to its source."""
         if lossless.is_jpeg_xl(data):
             file = lossless.restore(data)
             if request.kind is None:
@@ -217,14 +217,14 @@ class Worker:
 
 
 def _policy(request: Encode | Judge) -> Policy:
-    """What the archive's owner wants. A film keeps all its metadata, so it stands beside the picture where all may."""
+    """The owner's policy. A video keeps all its metadata, so it is stored separately only if metadata is `all`."""
     return Policy(
         cast(MetadataPolicy, request.metadata), frozenset(request.discard), film_beside=request.metadata == "all"
     )
 
 
 def _about(found: SourceImage) -> dict[str, Any]:
-    """What a row says of every source that is a picture."""
+    """Row fields of every source that is a picture."""
     about: dict[str, Any] = {"width": None, "height": None}
     if found.structure is not None:
         about |= {"source_format": found.structure.container, "media_type": found.structure.media_type}
@@ -234,7 +234,7 @@ def _about(found: SourceImage) -> dict[str, Any]:
 
 
 def _shown(picture: Picture, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels in sRGB or Display P3."""
+    """Returns pixels in sRGB or Display P3."""
     if picture.icc is None:
         return pixels
     image = Image.fromarray(pixels)
@@ -254,7 +254,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], Handler]:
 
 
 def main() -> None:
-    """Serve the parent until it goes away."""
+    """Serves the parent process until it ends."""
     options = parser(__doc__)
     options.add_argument("--metrics", nargs="+", default=[NONE])
     arguments = options.parse_args()

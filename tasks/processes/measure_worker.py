@@ -1,4 +1,4 @@
-"""The child process that measures: `python -m tasks.processes.measure_worker CONFIG`: spec.EvaluationConfig as JSON."""
+"""The child process that measures: `python -m tasks.processes.measure_worker CONFIG`, spec.EvaluationConfig as JSON."""
 
 import json
 import sys

@@ -1,7 +1,7 @@
-"""What a parent may ask of a child process, one class for each verb: the header of a frame beside its payload.
+"""Requests from a parent to a child process, one class per verb: the header of a frame, next to its payload.
 
-Parent and child are of one release, so a header that a child cannot read is a fault of this package. It is refused in
-one line, which the parent raises, and never becomes the row of a picture.
+Parent and child are of one release, so an invalid header is a bug of this package. The child refuses it in one line,
+which the parent raises; it never becomes the row of a picture.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Self, TypeVar
 
 
 class RequestError(Exception):
-    """A request that this process does not answer."""
+    """The process does not support this request."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request. `do` is its verb, which each class sets itself."""
+    """A request. Each class sets its verb, `do`."""
 
     do: ClassVar[str] = ""
 
@@ -25,13 +25,13 @@ class Request:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Self:
-        """The request that these fields of a header say; raises TypeError where they are not its own."""
+        """Builds the request from the fields of a header. Raises TypeError for other fields."""
         return cls(**fields)
 
 
 @dataclass(frozen=True)
 class Encode(Request):
-    """Encode the source in the payload: tasks.archive.manifest.RunSettings names the meaning of each field."""
+    """Encode the source in the payload; tasks.archive.manifest.RunSettings documents the fields."""
 
     do = "encode"
     quality: float | None
@@ -45,20 +45,20 @@ class Encode(Request):
 
     @property
     def quality_lambda(self) -> float:
-        """The rate-distortion weight; raises ValueError where bits per pixel are asked for instead."""
+        """The rate-distortion weight. Raises ValueError for a request by bits per pixel."""
         if self.quality is None:
-            raise ValueError("this request asks for bits per pixel, so it has no quality")
+            raise ValueError("this request sets bits per pixel, so it has no quality")
         return self.quality
 
     @property
     def searches(self) -> bool:
-        """Whether the rate or the quality is searched for, which takes several files of one picture."""
+        """Whether the encoder searches for a rate or a quality, which takes several encodings of one picture."""
         return any(bound is not None for bound in (self.target_bpp, self.min_psnr_db, self.max_lpips))
 
 
 @dataclass(frozen=True)
 class BatchEntry:
-    """One source of an EncodeMany: its request, its position in the batch, and its bytes in the payload."""
+    """A source of an EncodeMany: its request, its position in the batch, and its size in the payload."""
 
     request: Encode
     position: int
@@ -67,7 +67,7 @@ class BatchEntry:
 
 @dataclass(frozen=True)
 class EncodeMany(Request):
-    """Encode sources that follow one another in the payload, in batches of `count`; seconds for each source."""
+    """Encode the concatenated sources in the payload in batches of `count`; `seconds` limits each source."""
 
     do = "encode_many"
     entries: Sequence[BatchEntry]
@@ -76,7 +76,7 @@ class EncodeMany(Request):
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Self:
-        """The request with its entries, which JSON gives as mappings."""
+        """Builds the request and its entries, which are mappings in JSON."""
         entries = [
             BatchEntry(Encode.of(entry["request"]), entry["position"], entry["length"]) for entry in fields["entries"]
         ]
@@ -85,7 +85,7 @@ class EncodeMany(Request):
 
 @dataclass(frozen=True)
 class Judge(Request):
-    """Say what would become of the source in the payload, without encoding it."""
+    """Predict the result for the source in the payload without encoding it."""
 
     do = "judge"
     metadata: str
@@ -109,7 +109,7 @@ class Decode(Request):
 
 @dataclass(frozen=True)
 class SaveBackbone(Request):
-    """Save the bundle's backbone with its license to a folder; an empty source is where it was loaded from."""
+    """Save the bundle's backbone with its license to a folder; an empty source means where it was loaded from."""
 
     do = "save_backbone"
     source: str
@@ -125,7 +125,7 @@ class Verify(Request):
 
 @dataclass(frozen=True)
 class VerifyMany(Request):
-    """Decode files of these lengths again, which follow one another in the payload."""
+    """Decode the concatenated files of these lengths in the payload again."""
 
     do = "verify_many"
     lengths: Sequence[int]
@@ -144,7 +144,7 @@ Asked = TypeVar("Asked", bound=Request)
 
 
 def read(header: Mapping[str, Any], *known: type[Asked]) -> Asked:
-    """The request in a header. Raises RequestError for a verb that is not of a known request, or for other fields."""
+    """Parses the request in a header. Raises RequestError for an unknown verb or wrong fields."""
     fields = dict(header)
     verb = fields.pop("do", None)
     request = next((kind for kind in known if kind.do == verb), None)

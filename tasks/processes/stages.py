@@ -1,4 +1,4 @@
-"""Work in stages that overlap: each takes what the one before it gives, in order, on threads of its own."""
+"""Pipelines of overlapping stages: each maps the results of the previous one, in order, on its own threads."""
 
 import logging
 import threading
@@ -13,7 +13,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Span = tuple[str, float, float]
-"""A stage, and when it began and ended a piece of work, in seconds of time.monotonic, which processes share."""
+"""A stage, and the start and end of a work item in seconds of time.monotonic, which processes share."""
 
 LOGGER = logging.getLogger(__name__)
 
@@ -21,10 +21,10 @@ LOGGER = logging.getLogger(__name__)
 def staged(
     function: Callable[[Item], Result], items: Iterable[Item], *, threads: int = 1, waiting: int = 1
 ) -> Iterator[Result]:
-    """function(item) of each item, in order: at most so many under way, and done and waiting to be taken.
+    """Yields function(item) for each item, in order, with a bounded number running or waiting to be taken.
 
-    The items are taken in the caller's thread, so stages may be put one around the other. An error comes in the place
-    of its item; what was begun then ends first, and nothing more begins.
+    Items are taken in the caller's thread, so stages can be nested. An error is raised in place of its item, after
+    running items have finished; no further items start.
     """
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[Result]] = deque()
@@ -41,13 +41,13 @@ def staged(
 
 @dataclass
 class Spent:
-    """Seconds of a piece of work, known at its end."""
+    """The duration of a work item in seconds, set at its end."""
 
     seconds: float = 0.0
 
 
 class Timeline:
-    """When each stage was at work."""
+    """The working times of each stage."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
@@ -55,7 +55,7 @@ class Timeline:
 
     @contextmanager
     def during(self, stage: str) -> Iterator[Spent]:
-        """Note the time that what is done inside takes."""
+        """Records the duration of the context."""
         spent, began = Spent(), time.monotonic()
         try:
             yield spent
@@ -67,5 +67,5 @@ class Timeline:
 
 
 def tell(worker: str, spans: Iterable[Span]) -> None:
-    """Spans of a worker, for whoever listens to this module's logger at DEBUG: record.spans, record.worker."""
+    """Logs a worker's spans at DEBUG, as record.spans and record.worker."""
     LOGGER.debug("%s was at work", worker, extra={"worker": worker, "spans": list(spans)})

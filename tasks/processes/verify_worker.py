@@ -1,9 +1,9 @@
-"""The separately started process that decodes every stream again before it is committed.
+"""The separate process that decodes every stream again before it is committed.
 
-`python -m tasks.processes.verify_worker BUNDLE` is given the bytes of each .fdc file and the bundle's path, and nothing
-else. It answers with the SHA-256 of the symbols it decodes and with the fingerprint of all that the pixels are made
-from, size, gray, alpha and timestep codes included; both must be those of what was encoded. Of a lossless JPEG XL file
-it answers with the hash of the JPEG or the pixels that come back.
+`python -m tasks.processes.verify_worker BUNDLE` receives only the bundle's path and the bytes of each .fdc file. It
+answers with the SHA-256 of the decoded symbols and the fingerprint of everything that determines the pixels, including
+size, gray, alpha and timestep codes; both must equal the encoder's. For a lossless JPEG XL file it answers with the
+hash of the restored JPEG or pixels.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from tasks.processes.requests import Verify, VerifyMany, read
 
 
 class _Verifier:
-    """Answers with what one file holds, or each of several that come one after another."""
+    """Answers with the content hash of one file, or of each of several concatenated files."""
 
     def __init__(self, decoder: Coder) -> None:
         self._decoder = decoder
@@ -35,7 +35,7 @@ class _Verifier:
         try:
             found = iter([_of_content(content) for content in self._decoder.contents(together)])
             answers = [self._answer(data) if lossless.is_jpeg_xl(data) else next(found) for data in files]
-        except Exception:  # of whichever file: each is looked at by itself
+        except Exception:  # caused by any of the files: each is decoded alone next
             answers = [self._answer(data) for data in files]
         return {"answers": answers}, b""
 
@@ -44,7 +44,7 @@ class _Verifier:
             if lossless.is_jpeg_xl(data):
                 return {"content": lossless.content_hash(lossless.restore(data))}
             return _of_content(self._decoder.content(data))
-        except Exception as error:  # whatever goes wrong here, the stream is not fit to be kept
+        except Exception as error:  # whatever fails here, the stream must not be kept
             return {"error": str(error)}
 
 
@@ -60,7 +60,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], Handler]:
 
 
 def main() -> None:
-    """Serve the parent until it goes away."""
+    """Serves the parent process until it ends."""
     arguments = parser(__doc__).parse_args()
     serve(lambda: _prepare(arguments))
 

@@ -1,1 +1,1 @@
-"""What owners of archives ask: saved queries over the reports of one or many archives, and a page with the answers."""
+"""Quality reports: saved queries over the reports of one or more archives, and a page with the answers."""

@@ -1,6 +1,6 @@
 """Small charts as inline SVG, colored by the page's style sheet, so that they follow its light or dark scheme.
 
-All are 340 x 190 units with the plot in BOX, and scale with the column that holds them.
+All are 340 x 190 units with the plot in BOX, and scale with their column on the page.
 """
 
 import math
@@ -12,12 +12,12 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 340, 190
 LEFT, TOP, RIGHT, BOTTOM = 44, 12, 328, 160
 SERIES = 6
-"""How many lines have a color of their own."""
+"""Number of distinct line colors."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of values along `start`..`end` of the drawing; linear, logarithmic, or marked at whole numbers only."""
+    """Maps values low..high to start..end of the drawing, linearly or logarithmically; `whole`: ticks at integers."""
 
     low: float
     high: float
@@ -37,7 +37,7 @@ class Axis:
         return math.log(value) if self.log else value
 
     def ticks(self) -> list[float]:
-        """A few round values within the range."""
+        """Returns a few round values in the range."""
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             values = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
@@ -53,12 +53,12 @@ class Axis:
 
 
 def across(low: float, high: float, *, log: bool = False, whole: bool = False) -> Axis:
-    """The horizontal axis over a range, widened where it is a single value."""
+    """Creates the horizontal axis of a range, widened if it is a single value."""
     return Axis(*_widened(low, high, log), LEFT, RIGHT, log, whole)
 
 
 def upwards(low: float, high: float, *, turned: bool = False, whole: bool = False) -> Axis:
-    """The vertical axis over a range, `turned` with the low end at the top."""
+    """Creates the vertical axis of a range; `turned` puts the low end at the top."""
     ends = (TOP, BOTTOM) if turned else (BOTTOM, TOP)
     return Axis(*_widened(low, high, False), *ends, whole=whole)
 
@@ -70,7 +70,7 @@ def _widened(low: float, high: float, log: bool) -> tuple[float, float]:
 
 
 def histogram(title: str, low: float, high: float, counts: Sequence[int]) -> Markup:
-    """Bars of equal width over low..high."""
+    """Draws bars of equal width over low..high."""
     x, y = across(low, high), upwards(0, max(counts), whole=True)
     width = (x.high - x.low) / len(counts)
     parts = []
@@ -86,7 +86,7 @@ def histogram(title: str, low: float, high: float, counts: Sequence[int]) -> Mar
 
 
 def density(title: str, x: Axis, y: Axis, cells: Sequence[tuple[float, float, int]]) -> Markup:
-    """A dot in each cell of a grid, given by its middle, whose area and strength follow the count."""
+    """Draws a dot at the center of each grid cell; its size and opacity grow with the count."""
     most = max(count for *_, count in cells)
     parts = []
     for column, row, count in cells:
@@ -99,7 +99,7 @@ def density(title: str, x: Axis, y: Axis, cells: Sequence[tuple[float, float, in
 
 
 def lines(title: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Markup:
-    """A line for each named series of points, over whole numbers such as runs."""
+    """Draws a line per named series of points over integers, such as runs."""
     points = [point for _, line in series for point in line]
     x = across(min(first for first, _ in points), max(first for first, _ in points), whole=True)
     low, high = min(second for _, second in points), max(second for _, second in points)

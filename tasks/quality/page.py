@@ -1,4 +1,4 @@
-"""The page about archives: one HTML file that asks nothing of the network, and its summary as Markdown."""
+"""The quality report of archives: one self-contained HTML file, and its summary as Markdown."""
 
 import datetime
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from tasks.quality import charts, questions, text
 from tasks.quality.thumbnails import RowOfArchive, ThumbnailPair, pairs
 
 SHOWN = 30
-"""Rows of an answer that the page shows."""
+"""Most rows of an answer shown on the page."""
 MOST_BINS, FEWEST_BINS = 36, 8
 GRID = (64, 44)
 
@@ -29,7 +29,7 @@ METRICS = {
     "lpips_vgg": ("LPIPS (VGG)", True),
     "dists": ("DISTS", True),
 }
-"""How a column is called, and whether less of it is better."""
+"""The label of each metric column, and whether lower is better."""
 
 _LATEST = """
     CREATE TEMP TABLE latest AS
@@ -69,7 +69,7 @@ _WORST = """
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing and its caption."""
+    """A chart with its caption."""
 
     title: str
     svg: Markup
@@ -77,7 +77,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows."""
+    """The data of the page."""
 
     archives: list[str]
     made: datetime.datetime
@@ -91,7 +91,7 @@ class Report:
 
     @property
     def total(self) -> dict[str, Any]:
-        """The savings over everything."""
+        """Total savings over all archives."""
         return dict(self.answers["savings"].slice(0, 1).to_pylist()[0])
 
 
@@ -102,11 +102,11 @@ def gather(
     worst: int = 50,
     progress: Progress = SILENT,
 ) -> Report:
-    """Ask archives everything. The `worst` pictures by LPIPS, or by PSNR where that was not measured, are decoded."""
+    """Runs all questions on archives. Decodes the `worst` pictures by LPIPS, or by PSNR if LPIPS is missing."""
     with questions.database(locations) as connection:
         answers = {name: connection.sql(questions.sql(name)).to_arrow_table() for name in questions.QUESTIONS}
         archives = [row["archive"] for row in answers["savings"].to_pylist() if row["archive"] and not row["folder"]]
-        if len(archives) == 1:  # its total is the total
+        if len(archives) == 1:  # its total row is the overview
             answers["savings"] = pa.concat_tables([answers["savings"].slice(0, 1), answers["savings"].slice(2)])
         connection.execute(_LATEST)
         overview = connection.sql(_OVERVIEW).to_arrow_table().to_pylist()[0]
@@ -129,7 +129,7 @@ def gather(
 
 
 def html(report: Report) -> str:
-    """The page: style, drawings and thumbnails are inside, and its own policy forbids every request."""
+    """Renders the page. Styles, charts and thumbnails are embedded; its content security policy forbids requests."""
     here = Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True,
@@ -142,7 +142,7 @@ def html(report: Report) -> str:
 
 
 def markdown(report: Report, place: str) -> str:
-    """The summary: totals, then what needs a look."""
+    """Renders the summary: totals, then what needs attention."""
     total = report.total
     lines = [
         f"**{total['pictures']:,} pictures** in {len(report.archives)} archive(s): "
@@ -158,7 +158,7 @@ def markdown(report: Report, place: str) -> str:
         rows = report.answers[name]
         names = rows.schema.names
         count = sum(rows.column("pictures").to_pylist()) if "pictures" in names else rows.num_rows
-        if name == "left_out":  # a row for each part
+        if name == "left_out":  # one row per part
             count = len(set(zip(rows.column("archive").to_pylist(), rows.column("key").to_pylist(), strict=True)))
         lines.append(f"- {questions.QUESTIONS[name]} {f'{count:,} pictures' if count else 'None.'}")
     return "\n".join([*lines, "", f"Page: `{place}`", ""])

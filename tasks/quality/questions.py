@@ -1,7 +1,7 @@
-"""The saved questions: SQL over three views, `rows`, `runs` and `listings`, of one or many archives.
+"""Saved questions: SQL over the views `rows`, `runs` and `listings` of one or more archives.
 
-Each file of `sql/` is one query that also runs in any DuckDB session with those views. Every view starts with a column
-`archive`; a question's variables have defaults and are set with SET VARIABLE.
+Each file in `sql/` is one query, which runs in any DuckDB session with these views. The first column of every view is
+`archive`. A question's variables have defaults and are set with SET VARIABLE.
 """
 
 import dataclasses
@@ -40,14 +40,14 @@ QUESTIONS: Mapping[str, str] = {
 
 
 def sql(question: str) -> str:
-    """The text of a saved query; raises SettingsError for a question that is not saved."""
+    """Returns the text of a saved query. Raises SettingsError for an unknown question."""
     if question not in QUESTIONS:
-        raise SettingsError(f"{question!r} is no saved question: choose from {', '.join(QUESTIONS)}")
+        raise SettingsError(f"{question!r} is not a saved question; choose from {', '.join(QUESTIONS)}")
     return (SQL / f"{question}.sql").read_text(encoding="utf-8")
 
 
 def answer(locations: str | Sequence[str], question: str, **variables: float) -> pa.Table:
-    """The answer to a saved question about one archive or several, by path or URL, as a pyarrow table.
+    """Answers a saved question about one or more archives (paths or URLs) as a pyarrow table.
 
     >>> answer("s3://bucket/archive", "below_floor", min_psnr_db=30).to_pandas()
     """
@@ -60,7 +60,7 @@ def answer(locations: str | Sequence[str], question: str, **variables: float) ->
 
 @contextmanager
 def database(locations: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB connection with the three views over archives; raises ArchiveError for a place that is none."""
+    """Opens DuckDB with the three views over archives. Raises ArchiveError for a location without an archive."""
     stores = list({store.url: store for store in map(existing, locations)}.values())
     if not stores:
         raise SettingsError("name at least one archive")
@@ -83,7 +83,7 @@ def database(locations: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 _NONE = manifest.Manifest(0, None, "", "", "", 0, False, (), manifest.RunSettings(), "")
-"""Gives the view of an archive without runs its columns."""
+"""An empty table, for the columns of a view of an archive without runs."""
 
 
 def _described(plan: manifest.Manifest) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How the page writes values: sizes, percentages, decimals, and the columns of an answer."""
+"""Formats values for the page: sizes, percentages, decimals, and the columns of an answer."""
 
 import base64
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Column:
 
 
 def columns(answer: pa.Table, many: bool) -> list[Column]:
-    """The columns to show; the archive only where there are many."""
+    """Selects the columns to show; the archive only if there are several."""
     return [
         Column(field.name, LABELS.get(field.name, field.name.replace("_", " ")), _number(field.type))
         for field in answer.schema
@@ -42,7 +42,7 @@ def _number(kind: pa.DataType) -> bool:
 
 
 def shown(name: str, value: Any) -> str:
-    """A value of a column as text; nothing is a dash, or stands for all of them."""
+    """Formats a value of a column; a null is a dash, or `all` in a total."""
     if value is None:
         return "all" if name in ("archive", "folder") else "–"
     if name.endswith("sha256"):
@@ -63,7 +63,7 @@ def shown(name: str, value: Any) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes in the largest decimal unit that leaves at least 1.
+    """Formats bytes in the largest decimal unit that gives at least 1.
 
     >>> size(1_234_567)
     '1.23 MB'
@@ -77,5 +77,5 @@ def size(count: int) -> str:
 
 
 def data_uri(webp: bytes) -> str:
-    """A picture as an address that holds it."""
+    """Encodes a picture as a data URL."""
     return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"

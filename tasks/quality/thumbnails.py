@@ -1,4 +1,4 @@
-"""Thumbnails of the worst pictures, small enough to be part of a page."""
+"""Thumbnails of the worst pictures, small enough to embed in a page."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -16,20 +16,20 @@ from tasks.restore.before_after import Pictures
 from tasks.storage.store import Store
 
 LARGEST = 20_000
-"""Bytes of a thumbnail."""
+"""Most bytes of a thumbnail."""
 SIDE = 360
 QUALITIES = (82, 70, 55, 40, 25)
 
 
 class RowOfArchive(Row):
-    """A row of the report, and the URL of the archive that it is from."""
+    """A row of the report, and the URL of its archive."""
 
     archive: str
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A WebP file, or the reason why there is none."""
+    """A WebP file, or the reason why it is missing."""
 
     data: bytes = b""
     missing: str = ""
@@ -37,7 +37,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class ThumbnailPair:
-    """A row of the report beside its two pictures."""
+    """A row of the report with its two pictures."""
 
     row: RowOfArchive
     original: Thumbnail
@@ -45,7 +45,7 @@ class ThumbnailPair:
 
 
 def pairs(rows: Sequence[RowOfArchive], models: Models, progress: Progress = SILENT) -> list[ThumbnailPair]:
-    """The pictures of rows, whose column `archive` says where they are; what cannot be had is said in its place."""
+    """Loads the pictures of rows from the archive in column `archive`; the reason replaces a missing picture."""
     progress.begin(len(rows))
     found = []
     with ExitStack() as stack:
@@ -67,7 +67,7 @@ def _of(read: Callable[[Row], Picture], row: Row) -> Thumbnail:
 
 
 def thumbnail(picture: Picture) -> bytes:
-    """A WebP file of at most LARGEST bytes, at most SIDE pixels a side."""
+    """Encodes a WebP file of at most LARGEST bytes and SIDE pixels per side."""
     side = SIDE
     while True:
         image = Image.fromarray(picture.pixels)

@@ -1,1 +1,1 @@
-"""What pictures there are: in folders, listings and datasets."""
+"""Sources of pictures: folders, listings and datasets."""

@@ -1,26 +1,26 @@
-"""Which sources an archive takes: patterns of keys to take, and to leave aside."""
+"""Selects sources by patterns of keys to include and to exclude."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 LITTER = (".DS_Store", "Thumbs.db", "desktop.ini", "._*", "@eaDir", ".Spotlight-V100", ".Trashes", "$RECYCLE.BIN")
-"""What operating systems leave beside pictures; a name here also stands for a folder and all below it."""
+"""Files that operating systems add to folders. A name also matches a folder and everything below it."""
 _EXTENSIONS = """
     3gp aae avi csv db doc docx htm html ini json lnk log m4a m4v md mkv mov mp3 mp4 mpg mts pdf ppt pptx rtf srt txt
     wav webm wmv xls xlsx xml xmp zip
 """
 NON_IMAGES = tuple(f"*.{extension}" for extension in _EXTENSIONS.split())
-"""Names of films, sidecars, texts and documents."""
+"""File names of videos, sidecars, texts and documents."""
 NOT_INCLUDED = "(not included)"
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Keys that are taken: those that match a pattern of `include` (any where it is empty), and none of `exclude`.
+    """Selects keys that match a pattern of `include` (all if empty) and none of `exclude`.
 
-    A pattern without a slash is held against each part of a key, one with a slash against the whole key. Patterns are
-    those of the shell and tell upper from lower case, but for NON_IMAGES.
+    A pattern without a slash is matched against each part of a key, one with a slash against the whole key. Patterns
+    are shell patterns and case-sensitive, except NON_IMAGES.
     """
 
     include: Sequence[str] = ()
@@ -28,7 +28,7 @@ class Filter:
     non_images: bool = True
 
     def left_aside(self, key: str) -> str | None:
-        """The pattern for which a key is left aside; None where it is taken."""
+        """Returns the pattern that excludes a key; None if the key is selected."""
         parts = key.split("/")
         for pattern in self.exclude:
             if _matches(pattern, key, parts):

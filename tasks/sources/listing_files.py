@@ -1,9 +1,9 @@
-"""Listing files: Parquet or CSV with a column of locations, and the inventories that S3 writes of its buckets.
+"""Reads listing files: Parquet or CSV with a column of locations, and S3 Inventory reports.
 
-Of the columns, in any case and with or without underscores, one of `uri`, `url`, `path` and `key` is the location;
-`bucket`, `size` and `etag` complete it; rows that are no latest version, or mark a deletion, are left out. A CSV file
-(with commas, or tabs as .tsv) has a header; the data files of an S3 Inventory have none, so it is given by its
-manifest.json. Rows count from 1, a header aside.
+Column names ignore case and underscores. One of `uri`, `url`, `path` and `key` is the location; `bucket`, `size` and
+`etag` are optional. Rows of noncurrent versions and delete markers are skipped. A CSV file (with commas, or tabs as
+.tsv) has a header. The data files of an S3 Inventory have none, so an inventory is named by its manifest.json. Rows
+count from 1, without the header.
 """
 
 import gzip
@@ -29,13 +29,13 @@ LOCATIONS = ("uri", "url", "path", "key")
 LARGEST = 2**63 - 1
 BATCH = 10_000
 HEADER = 1 << 16
-"""Bytes that a row of names may have."""
+"""Most bytes of a row of column names."""
 CONNECTIONS = 16
 
 
 @dataclass(frozen=True)
 class ListedFile:
-    """One listed file; size in bytes and ETag are None where the listing does not say."""
+    """A listed file; size in bytes and ETag are None if not listed."""
 
     location: str
     size: int | None
@@ -43,14 +43,14 @@ class ListedFile:
 
 
 def is_listing(url: str) -> bool:
-    """Whether a path or URL is that of a listing file, by its extension in any case."""
+    """Whether a path or URL has the extension of a listing file, in any case."""
     return url.lower().endswith(EXTENSIONS)
 
 
 def read(store: Store, name: str) -> Iterator[list[ListedFile]]:
-    """The rows of a listing file, a batch at a time.
+    """Yields the rows of a listing file in batches.
 
-    Raises SettingsError for a file without locations, ArchiveError for a row that says nothing sensible.
+    Raises SettingsError for a file without locations, ArchiveError for an invalid row.
     """
     first = 1
     for batch in _batches(store, name):
@@ -58,7 +58,7 @@ def read(store: Store, name: str) -> Iterator[list[ListedFile]]:
         location = next((column for column in LOCATIONS if column in columns), None)
         if location is None:
             raise SettingsError(
-                f"{store.uri(name)}: lists no files; give it a column {', '.join(LOCATIONS[:-1])} or {LOCATIONS[-1]}"
+                f"{store.uri(name)}: has no locations; add a column {', '.join(LOCATIONS[:-1])} or {LOCATIONS[-1]}"
             )
         wanted = [column for column in (location, "bucket", "size", "etag", *_CURRENT) if column in columns]
         listed = batch.select([columns[column] for column in wanted]).rename_columns(wanted).to_pylist()
@@ -70,12 +70,12 @@ def read(store: Store, name: str) -> Iterator[list[ListedFile]]:
                 rows.append(_row(row, location))
             except ValueError as error:
                 raise ArchiveError(f"{store.uri(name)}, row {number}: {error}; correct the listing") from None
-        yield [row for row in rows if not (row.location.endswith("/") and row.size == 0)]  # a folder's marker
+        yield [row for row in rows if not (row.location.endswith("/") and row.size == 0)]  # a folder marker
         first += len(listed)
 
 
 def has_etags(store: Store, name: str) -> bool:
-    """Whether a listing says the ETag and the size of its files, so that none of them needs to be asked for."""
+    """Whether a listing has the ETag and the size of its files, so that no file needs a request."""
     if not store.exists(name):
         return False
     first = next(_batches(store, name), None)
@@ -85,7 +85,7 @@ def has_etags(store: Store, name: str) -> bool:
 def in_parallel(
     function: Callable[[dict[str, Any]], dict[str, Any]], items: Iterable[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """The function of each item, in order, on as many threads as a store is asked by at once."""
+    """Maps a function over items, in order, on as many threads as a store gets requests at once."""
     with ThreadPoolExecutor(CONNECTIONS) as threads:
         yield from threads.map(function, items)
 
@@ -103,7 +103,7 @@ def _is_current(row: dict[str, Any]) -> bool:
 
 
 def _row(row: dict[str, Any], location: str) -> ListedFile:
-    """One row; raises ValueError, saying what is wrong with it."""
+    """Parses a row. Raises ValueError with the fault."""
     where, bucket = _text(row[location]), _text(row.get("bucket"))
     if not where:
         raise ValueError(f"no {location}")
@@ -117,10 +117,10 @@ def _size(value: Any) -> int | None:
     try:
         size = int(text) if text.isdecimal() else int(float(text))
         whole = text.isdecimal() or size == float(text)
-    except (ValueError, OverflowError):  # no number, not finite
+    except (ValueError, OverflowError):  # not a number, or not finite
         whole = False
     if not whole or not 0 <= size <= LARGEST:
-        raise ValueError(f"the size {text!r} is no number of bytes")
+        raise ValueError(f"the size {text!r} is not a number of bytes")
     return size
 
 
@@ -129,7 +129,7 @@ def _etag(value: Any) -> str | None:
 
 
 def _text(value: Any) -> str:
-    """A cell as text, empty for null; bytes that are no UTF-8 become surrogate escapes, as in names of files."""
+    """Decodes a cell, empty for null; bytes that are not UTF-8 become surrogate escapes, as in file names."""
     if value is None:
         return ""
     return os.fsdecode(value) if isinstance(value, bytes) else str(value)
@@ -148,7 +148,7 @@ def _batches(store: Store, name: str) -> Iterator[pa.RecordBatch]:
 
 
 def _csv(file: BinaryIO, name: str, header: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Every cell as bytes: a number would lose its zeros, and a name need not be UTF-8."""
+    """Reads every cell as bytes: a number would lose leading zeros, and a name need not be UTF-8."""
     kind = name.lower()
     stream = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if kind.endswith(".gz") else file
     parsing = pa.csv.ParseOptions(delimiter="\t" if ".tsv" in kind[-7:] else ",")
@@ -159,13 +159,13 @@ def _csv(file: BinaryIO, name: str, header: list[str] | None = None) -> Iterator
         as_bytes = pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.binary()))
         yield from pa.csv.open_csv(pa.PythonFile(stream, "r"), reading, parsing, as_bytes)
     except (pa.ArrowInvalid, UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ArchiveError(f"{name}: no CSV table: {str(error).partition(chr(10))[0]}") from error
+        raise ArchiveError(f"{name}: not a CSV table: {str(error).partition(chr(10))[0]}") from error
 
 
 def _header(stream: BinaryIO, parsing: pa.csv.ParseOptions) -> list[str]:
-    """The names in the first row, of a copy of what comes first.
+    """Reads the column names in the first row from a copy of the first bytes.
 
-    A reader of the stream itself would go on reading it ahead, in a thread of its own, while the rows are read.
+    A reader of the stream itself would keep reading ahead in its own thread while the rows are read.
     """
     first = stream.read(HEADER)
     whole = first[: first.rfind(b"\n") + 1] or first
@@ -174,7 +174,7 @@ def _header(stream: BinaryIO, parsing: pa.csv.ParseOptions) -> list[str]:
 
 
 def _inventory(store: Store, name: str) -> Iterator[pa.RecordBatch]:
-    """The data files that the manifest.json of an S3 Inventory names, in the bucket it names."""
+    """Lists the data files in the manifest.json of an S3 Inventory, and their bucket."""
     where = store.uri(name)
     try:
         document = json.loads(store.read(name))
@@ -182,9 +182,9 @@ def _inventory(store: Store, name: str) -> Iterator[pa.RecordBatch]:
         kind, columns = document["fileFormat"], [column.strip() for column in document["fileSchema"].split(",")]
         data, key_column = [file["key"] for file in document["files"]], columns.index("Key") if kind == "CSV" else 0
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ArchiveError(f"{where}: no manifest of an S3 Inventory") from error
+        raise ArchiveError(f"{where}: not a manifest of an S3 Inventory") from error
     if kind not in ("CSV", "Parquet"):
-        raise SettingsError(f"{where}: an inventory in {kind}; have it written as CSV or Parquet")
+        raise SettingsError(f"{where}: an inventory in {kind}; configure it as CSV or Parquet")
     for key in data:
         with bucket.open(key) as file:
             if kind == "Parquet":

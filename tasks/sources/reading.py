@@ -1,4 +1,4 @@
-"""Sources read one after another: what one of them is to blame for, told from a source that is gone as a whole."""
+"""Reads sources one after another, and distinguishes a lost picture from a source that is unavailable as a whole."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,11 +9,11 @@ from tasks.sources.source import ChangedError, Source
 from tasks.storage.store import NotFoundError, StorageError, UnreadableError
 
 PATIENCE = 20
-"""So many in a row may be lost until the source is asked whether it is there at all."""
+"""Lost pictures in a row after which the availability of the source is checked."""
 
 
 class LostError(ArchiveError):
-    """The bytes of one source could not be had, for a reason of tasks.archive.schema.FAILURES."""
+    """One picture could not be read; `reason` is one of tasks.archive.schema.FAILURES."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -21,7 +21,7 @@ class LostError(ArchiveError):
 
 
 class SourceGoneError(StorageError):
-    """A source shows nothing any more."""
+    """The source as a whole is unavailable."""
 
 
 class SourceReader:
@@ -31,7 +31,7 @@ class SourceReader:
         self._source, self._lost, self._asked = source, 0, False
 
     def fetch(self, entry: Mapping[str, Any]) -> bytes:
-        """An entry's bytes. What is not the entry's own fault is tried once more if the source is still there."""
+        """Reads an entry. Retries once after a failure of the store if the source is still available."""
         with self._noting(entry):
             try:
                 return self._source.fetch(entry)
@@ -42,7 +42,7 @@ class SourceReader:
                 return self._source.fetch(entry)
 
     def pieces(self, entry: Mapping[str, Any]) -> Iterator[bytes]:
-        """An entry's bytes piece by piece."""
+        """Yields an entry's bytes in pieces."""
         with self._noting(entry):
             yield from self._source.pieces(entry)
 
@@ -50,12 +50,12 @@ class SourceReader:
     def _noting(self, entry: Mapping[str, Any]) -> Iterator[None]:
         if entry.get("fault"):
             reason = "unreadable_folder" if entry["key"].endswith("/") else "source_unreadable"
-            raise LostError(reason, f"could not be looked into: {entry['fault']}")
+            raise LostError(reason, f"could not be read: {entry['fault']}")
         try:
             yield
         except NotFoundError as error:
             self._lose(error)
-            raise LostError("source_missing", "not there any more") from error
+            raise LostError("source_missing", "no longer exists") from error
         except ChangedError as error:
             self._lose(error)
             raise LostError("source_changed", "changed after it was listed") from error
@@ -74,10 +74,10 @@ class SourceReader:
             self._ask(error)
 
     def _ask(self, error: ArchiveError) -> None:
-        """Raise SourceGoneError when the source shows nothing any more; it is asked once in a row of failures."""
+        """Raises SourceGoneError if the source is unavailable; checked once per series of failures."""
         if not self._asked and not self._source.lists():
             raise SourceGoneError(
-                f"{self._source}: shows nothing any more, so nothing of this shard was committed; run again when it is "
-                f"back, or close the run ({error})"
+                f"{self._source}: is unavailable, so this shard was not committed; run again when it is back, "
+                f"or close the run ({error})"
             ) from error
         self._asked = True

@@ -1,11 +1,11 @@
-"""Sources put into shards in the order of their keys."""
+"""Assigns sources to shards in the order of their keys."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How many sources a shard and a run may hold."""
+    """Limits of a shard, in sources and bytes, and of a run, in shards."""
 
     images_per_shard: int
     bytes_per_shard: int
@@ -13,7 +13,7 @@ class Limits:
 
 
 class Shards:
-    """Row ranges, `ranges`, filled in order."""
+    """The row range of each shard, filled in order."""
 
     def __init__(self, limits: Limits) -> None:
         self.ranges: list[tuple[int, int]] = []
@@ -21,9 +21,10 @@ class Shards:
         self._bytes = 0
 
     def take(self, size: int, members: int = 1, together: int = 0) -> bool:
-        """Put the next source into the last shard, or a new one; False when the run is full.
+        """Adds the next source to the last shard or to a new one. Returns False if the run is full.
 
-        It and the next ones, `members` in all and of so many bytes `together`, share a shard where one can hold them.
+        This source and the next ones form a group of `members` sources and `together` bytes, which shares a shard if
+        it fits into one.
         """
         start, stop = self.ranges[-1] if self.ranges else (0, 0)
         images, bytes_ = self._limits.images_per_shard, self._limits.bytes_per_shard

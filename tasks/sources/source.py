@@ -1,4 +1,4 @@
-"""Where pictures come from: a folder or URL, a file that lists them, or a dataset that shard-images made."""
+"""Sources of pictures: a folder or URL, a listing file, or a dataset made by shard-images."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ from tasks.storage.store import PIECE, NotFoundError, StorageError, Store, Unrea
 BATCH = 10_000
 TAIL = 4096
 SERVERS = 8
-"""So many of the stores that a listing names are asked, at most, whether one is there."""
+"""Most stores of a listing that are checked for availability."""
 
 FOUND = pa.schema(
     [
@@ -33,87 +33,87 @@ FOUND = pa.schema(
         pa.field("fault", pa.string()),
     ]
 )
-"""What there is; `fault` says why a place, whose key ends in a slash where it is a folder, could not be looked into."""
+"""Columns of a source listing. `fault`: why a file or folder could not be read; the key of a folder ends in a slash."""
 
 
 FILTERED = FOUND.append(pa.field("pattern", pa.string()))
 
 
 class ChangedError(ArchiveError):
-    """A source is no longer what was listed."""
+    """A source changed after it was listed."""
 
 
 class Source(ABC):
-    """Pictures to be listed and read; `url` opens the same source again."""
+    """A collection of pictures to list and read; `url` opens the same source again."""
 
     url: str
     stamps_tell_content: bool
-    """Whether sources of equal content, and hardly any others, have equal stamps."""
+    """Whether stamps identify content: equal for equal content, and hardly ever for different content."""
 
     def __str__(self) -> str:
         return self.url
 
     @abstractmethod
     def check(self, archive: Store) -> None:
-        """Raise ArchiveError when there is nothing to read pictures from, or the archive lies inside."""
+        """Raises ArchiveError if the source does not exist or contains the archive."""
 
     @abstractmethod
     def entries(self) -> Iterator[dict[str, Any]]:
-        """One entry of FOUND for each picture, in no order; a key that is listed twice comes twice.
+        """Yields one entry of FOUND per picture in no order; a key that is listed twice is yielded twice.
 
-        A place that could not be looked into, and so all below it, is one entry with a `fault`.
+        A folder that could not be read is one entry with a `fault`, which covers everything below it.
         """
 
     @abstractmethod
     def lists(self) -> bool:
-        """Whether there is still anything to be seen: where not, what cannot be read is not to blame for it."""
+        """Whether the source is still available. If not, failed reads are not the fault of single pictures."""
 
     @abstractmethod
     def fetch(self, entry: Mapping[str, Any]) -> bytes:
-        """The bytes of a listed entry; raises NotFoundError, ChangedError, UnreadableError, else StorageError.
+        """Reads a listed entry. Raises NotFoundError, ChangedError, UnreadableError, else StorageError.
 
-        Of what has grown, no more is read than one byte beyond what was listed.
+        If the file has grown, only one byte more than its listed size is read.
         """
 
     def pieces(self, entry: Mapping[str, Any]) -> Iterator[bytes]:
-        """The bytes of a listed entry piece by piece, for what does not fit into memory; raises as fetch does."""
+        """Yields a listed entry in pieces, for files that do not fit into memory. Raises as fetch does."""
         yield self.fetch(entry)
 
     @abstractmethod
     def tail(self, entry: Mapping[str, Any]) -> str:
-        """A hash of an entry's last bytes, which differ between most pictures of one size; raises ArchiveError."""
+        """Hashes an entry's last bytes, which differ between most pictures of equal size. Raises ArchiveError."""
 
     @abstractmethod
     def sha256(self, entry: Mapping[str, Any]) -> str:
-        """The hash of an entry's bytes as they are now, read in pieces; raises ArchiveError."""
+        """Hashes an entry's current bytes, read in pieces. Raises ArchiveError."""
 
 
 def open_source(url: str) -> Source:
-    """The source at a path or URL: a listing file by its extension, a dataset by its plan, else a folder."""
+    """Opens the source at a path or URL: a listing file by extension, a dataset by its plan, else a folder."""
     if listing_files.is_listing(url):
         return ListedSource(url)
     store = Store(url)
     if store.url.startswith(("http://", "https://")):
         raise SettingsError(
-            f"{store}: a web server has no listing to rely on; name its files in the `url` column of a listing "
+            f"{store}: a web server has no reliable listing; name its files in the `url` column of a listing "
             "file (.csv, .tsv, .parquet)"
         )
     if store.exists(layout.ARCHIVE):
-        raise ArchiveError(f"{store}: is an archive; what is lossy is not compressed again, name the originals")
+        raise ArchiveError(f"{store}: is an archive; lossy files are not compressed again, so name the originals")
     if not (store.exists(layout.DATASET_PLAN) and "shards" in store.children("")):
         return FolderSource(store)
     if not store.exists(layout.DATASET_MANIFEST):
-        raise SettingsError(f"{store}: this dataset is not complete; run shard-images again, which goes on with it")
+        raise SettingsError(f"{store}: this dataset is incomplete; run shard-images again to finish it")
     return PackedSource(store)
 
 
 def write_found(source: Source, path: Path) -> Path:
-    """List a source into a Parquet file of FOUND, a row group at a time."""
+    """Writes the listing of a source to a Parquet file of FOUND, one row group at a time."""
     return _written(source.entries(), path, FOUND)
 
 
 def write_filtered(source: Source, path: Path, chosen: Filter) -> Path:
-    """List a source into a Parquet file of FILTERED: each entry with the pattern for which it is left aside."""
+    """Writes the listing of a source to a Parquet file of FILTERED: entries with the pattern that excludes them."""
     places = replace(chosen, include=(), non_images=True)
 
     def pattern(entry: Mapping[str, Any]) -> str | None:
@@ -130,7 +130,7 @@ def _written(entries: Iterable[dict[str, Any]], path: Path, schema: pa.Schema) -
 
 
 def batched(items: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    """Lists of so many items, the last one shorter."""
+    """Yields lists of `count` items; the last one may be shorter."""
     batch: list[dict[str, Any]] = []
     for item in items:
         batch.append(item)
@@ -142,7 +142,7 @@ def batched(items: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[st
 
 
 class _Stored(Source):
-    """Pictures that are files of their own in some store."""
+    """Pictures that are single files in a store."""
 
     @abstractmethod
     def _locate(self, entry: Mapping[str, Any]) -> tuple[Store, str]: ...
@@ -156,7 +156,7 @@ class _Stored(Source):
     def _read(self, entry: Mapping[str, Any], length: int) -> Iterator[bytes]:
         store, name = self._locate(entry)
         if store.folder is not None:
-            store.item(name)  # what is no file may never end, or never begin
+            store.item(name)  # reading a pipe or device may block forever
         read = 0
         for piece in store.pieces(name, entry["size"] + 1, length) if entry["size"] else ():
             read += len(piece)
@@ -183,7 +183,7 @@ class _Stored(Source):
 
 
 class FolderSource(_Stored):
-    """All files below a folder or URL; keys are paths relative to it."""
+    """All files below a folder or URL. Keys are paths relative to it."""
 
     def __init__(self, store: Store) -> None:
         self._store, self.url, self.stamps_tell_content = store, store.url, store.has_etags
@@ -194,7 +194,7 @@ class FolderSource(_Stored):
     def check(self, archive: Store) -> None:
         folder = self._store.folder
         if not (folder.is_dir() if folder is not None else self._store.children("")):
-            raise ArchiveError(f"{self}: no such folder to read pictures from")
+            raise ArchiveError(f"{self}: source folder does not exist")
         _refuse_inside(archive, self._store)
 
     def entries(self) -> Iterator[dict[str, Any]]:
@@ -217,10 +217,10 @@ class FolderSource(_Stored):
 
 
 class ListedSource(_Stored):
-    """The files that a listing names, on one store or several.
+    """The files named by a listing, in one store or several.
 
-    A path relative to the listing's folder is its own key; the key of a URL is what follows its scheme, so that
-    listings of several buckets hold no key twice.
+    A path relative to the listing's folder is its own key. The key of a URL is the URL without its scheme, so that keys
+    of several buckets do not collide.
     """
 
     def __init__(self, url: str) -> None:
@@ -232,7 +232,7 @@ class ListedSource(_Stored):
 
     def check(self, archive: Store) -> None:
         if not self._home.exists(self._name):
-            raise ArchiveError(f"{self}: no such listing to read")
+            raise ArchiveError(f"{self}: listing file does not exist")
 
     def lists(self) -> bool:
         try:
@@ -261,7 +261,7 @@ class ListedSource(_Stored):
         return {"key": key, "uri": uri, "size": row.size, "stamp": row.etag}
 
     def _complete(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """The entry with size and stamp as its store says them, where the listing does not."""
+        """Completes an entry with size and stamp from its store if the listing has none."""
         if entry["size"] is not None and entry["stamp"] is not None:
             return entry
         try:
@@ -270,7 +270,7 @@ class ListedSource(_Stored):
         except StorageError as error:
             if not isinstance(error, UnreadableError) and not self.lists():
                 raise
-            return entry | {"size": 0, "stamp": ""}  # its row will say so
+            return entry | {"size": 0, "stamp": ""}  # its row will report the error
         except NotFoundError:
             return entry | {"size": 0, "stamp": ""}
         return entry | {"size": item.size, "stamp": item.stamp}
@@ -283,13 +283,13 @@ class ListedSource(_Stored):
         if root not in self._stores:
             try:
                 self._stores[root] = Store(root)
-            except StorageError as error:  # of a kind that is not known here
+            except StorageError as error:  # an unsupported kind of URL
                 raise UnreadableError(str(error)) from error
         return self._stores[root], name
 
 
 class PackedSource(Source):
-    """The photos in the tars of a dataset, under the keys they had when they were packed; stamps are their hashes."""
+    """The photos in the tars of a dataset, under their keys at packing time; stamps are their hashes."""
 
     stamps_tell_content = True
 
@@ -332,9 +332,9 @@ class PackedSource(Source):
 
 
 def _refuse_inside(archive: Store, source: Store) -> None:
-    """Raise ArchiveError for an archive inside a source, through links too."""
+    """Raises ArchiveError if the archive is inside the source, also through links."""
     inner, outer = str(archive), str(source)
     if archive.folder is not None and source.folder is not None:
         inner, outer = str(archive.folder.resolve()), str(source.folder.resolve())
     if f"{inner}/".startswith(f"{outer.rstrip('/')}/"):
-        raise ArchiveError(f"{archive}: lies inside the source {source}; keep the archive elsewhere")
+        raise ArchiveError(f"{archive}: is inside the source {source}; keep the archive elsewhere")

@@ -1,1 +1,1 @@
-"""The one place that opens storage: local folders, S3, any fsspec URL; keys; Parquet in bounded memory."""
+"""Storage access for the whole pipeline: local folders, S3 and any fsspec URL; keys; Parquet in bounded memory."""

@@ -1,4 +1,4 @@
-"""What storage raises, each in one line that names the place and holds no credentials."""
+"""Storage errors: one line each, which names the location and contains no credentials."""
 
 import errno
 import os
@@ -11,61 +11,61 @@ UNREADABLE = (
     *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),
     *(errno.EIO, errno.EBADMSG, errno.ENXIO, errno.EINVAL, errno.EFBIG),
 )
-"""What the system says when a file itself cannot be read."""
+"""Errno values that mean the file itself cannot be read."""
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 
 
 class StorageError(ArchiveError):
-    """Storage did not do what was asked; the same request may succeed later."""
+    """A storage request failed; the same request may succeed later."""
 
 
 class UnreadableError(StorageError):
-    """This one object cannot be read: denied, damaged, no file, or to be restored from its storage class first."""
+    """One object cannot be read: access denied, damaged, not a file, or archived in a class that needs a restore."""
 
 
 class ReadOnlyError(StorageError):
-    """These credentials, or this file system, let nothing be written here."""
+    """The credentials or the file system do not permit writing here."""
 
 
 class NotFoundError(ArchiveError):
-    """Nothing is stored under this name."""
+    """No object has this name."""
 
 
 def reply(error: BaseException) -> dict[str, Any]:
-    """What an S3 server answered, empty for any other error."""
+    """An S3 server's response; empty for any other error."""
     found = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
     return found if isinstance(found, dict) else {}
 
 
 def code(error: BaseException) -> str:
-    """The code of an S3 server's error, empty for any other."""
+    """The code of an S3 error; empty for any other error."""
     return str(reply(error).get("Error", {}).get("Code", ""))
 
 
 def http_status(error: BaseException) -> int | None:
-    """The HTTP status of an S3 server's error, None for any other."""
+    """The HTTP status of an S3 error; None for any other error."""
     status: int | None = reply(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
     return status
 
 
 def denies_writing(error: BaseException) -> bool:
-    """Whether a failure to write is that of the credentials or of a file system mounted for reading."""
+    """Whether a write failed because of the credentials or a read-only file system."""
     if http_status(error) is not None:
         return http_status(error) == 403
     return isinstance(error, OSError) and error.errno in _READ_ONLY
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed, in one line. Some S3 servers send no message: code and status stand in for it."""
+    """Returns the cause of an error in one line: code and status if an S3 server sends no message."""
     if found := reply(error):
-        said = str(found.get("Error", {}).get("Message") or code(error) or "no reason given")
+        said = str(found.get("Error", {}).get("Message") or code(error) or "no reason stated")
         return without_secrets(f"{said.partition(chr(10))[0]} (HTTP {http_status(error)})")
     return without_secrets(getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__)
 
 
 def without_secrets(text: str) -> str:
-    """The text without passwords in URLs and without what the environment keeps secret."""
+    """Removes passwords in URLs and secret values of the environment from a text."""
     text = re.sub(r"://[^/@\s]*@", "://", text)
     for variable in _SECRET_VARIABLES:
         if value := os.environ.get(variable):

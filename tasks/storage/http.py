@@ -1,6 +1,6 @@
-"""What only web servers have: sizes that nobody says, ranges that nobody honors, redirects, replies that never end.
+"""Reads from web servers: unknown sizes, ignored ranges, redirects and endless responses.
 
-`fs` is fsspec's HTTP file system, whose session this uses; of every failure, that file system says "not found".
+Uses the session of `fs`, fsspec's HTTP file system, which itself reports every failure as "not found".
 """
 
 import errno
@@ -12,24 +12,24 @@ import aiohttp
 from fsspec.asyn import sync
 
 CONNECT_SECONDS, SILENT_SECONDS = 10.0, 60.0
-"""How long a server may take to accept a connection, and to send the next bytes."""
+"""Timeouts in seconds: to connect, and to wait for the next bytes."""
 _PLAIN = {"Accept-Encoding": "identity"}
 _TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 def options() -> dict[str, Any]:
-    """What fsspec's file system is made with: no limit on the whole of a download, but on silence."""
+    """Options of fsspec's file system: no limit on a whole download, but one on silence."""
     patience = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS)
     return {"client_kwargs": {"timeout": patience}}
 
 
 def head(fs: Any, url: str) -> tuple[int | None, str]:
-    """Size, None where the server does not say it, and ETag or else date of a file; raises OSError."""
+    """Returns a file's size, None if the server does not state it, and its ETag or else its date. Raises OSError."""
     return sync(fs.loop, _head, fs, url)  # type: ignore[no-any-return]  # fsspec is untyped
 
 
 def pieces(fs: Any, url: str, most: int, length: int, start: int = 0) -> Iterator[bytes]:
-    """At most so many bytes of a file from `start` on, in pieces of `length`; no more is read. Raises OSError."""
+    """Yields and reads at most `most` bytes of a file from `start` on, in pieces of `length`. Raises OSError."""
     reply = sync(fs.loop, _get, fs, url)
     try:
         while start and (skipped := sync(fs.loop, _exactly, reply, min(length, start))):
@@ -42,7 +42,7 @@ def pieces(fs: Any, url: str, most: int, length: int, start: int = 0) -> Iterato
 
 
 def answers(fs: Any, url: str) -> bool:
-    """Whether the server at an address is there and in working order, whatever it says of that address."""
+    """Whether the server of a URL works, whatever it answers for that URL."""
     try:
         status = sync(fs.loop, _status, fs, url)
     except (aiohttp.ClientError, OSError):
@@ -55,7 +55,7 @@ async def _head(fs: Any, url: str) -> tuple[int | None, str]:
     async with session.head(fs.encode_url(url), headers=_PLAIN, allow_redirects=True) as reply:
         if reply.ok and (size := _size(reply)) is not None:
             return size, _stamp(reply)
-    async with session.get(fs.encode_url(url), headers=_PLAIN) as reply:  # some servers refuse HEAD, or know no size
+    async with session.get(fs.encode_url(url), headers=_PLAIN) as reply:  # some servers refuse HEAD or omit the size
         _check(reply)
         return _size(reply), _stamp(reply)
 
@@ -72,7 +72,7 @@ async def _get(fs: Any, url: str) -> aiohttp.ClientResponse:
 
 
 async def _exactly(reply: aiohttp.ClientResponse, length: int) -> bytes:
-    """So many bytes, fewer at the end."""
+    """Reads this many bytes, fewer at the end."""
     found = bytearray()
     while len(found) < length and (some := await reply.content.read(length - len(found))):
         found += some
@@ -86,7 +86,7 @@ async def _status(fs: Any, url: str) -> int:
 
 
 def _size(reply: aiohttp.ClientResponse) -> int | None:
-    """The length of what is read: that of a compressed reply is another."""
+    """The content length; None for a compressed response, whose header counts compressed bytes."""
     return reply.content_length if reply.headers.get("Content-Encoding", "identity") == "identity" else None
 
 

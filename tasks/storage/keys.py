@@ -1,4 +1,4 @@
-"""Keys of pictures and what follows from them: stored names, names of tar members, paths of restored files."""
+"""Keys of pictures and names derived from them: stored names, tar members, paths of restored files."""
 
 import hashlib
 import os
@@ -16,9 +16,9 @@ _UNSAFE_PARTS = {"": "%00", ".": "%2E", "..": "%2E%2E"}
 
 
 def key_of(name: str) -> str:
-    """The key of a stored name: the relative path as UTF-8, not normalized, reversible by `name_of`.
+    """Returns the key of a stored name: its relative path as UTF-8, not normalized; `name_of` is the inverse.
 
-    Bytes that are no UTF-8 become percent escapes; a percent sign that would read as an escape becomes `%25`.
+    Bytes that are not UTF-8 become percent escapes; a percent sign that would read as an escape becomes `%25`.
     """
     raw = _READS_AS_ESCAPE.sub(b"%25", os.fsencode(name))
     return "".join(
@@ -28,12 +28,12 @@ def key_of(name: str) -> str:
 
 
 def name_of(key: str) -> str:
-    """The stored name that `key_of` was given, undecodable bytes as surrogate escapes."""
+    """Returns the stored name of a key, with undecodable bytes as surrogate escapes."""
     return os.fsdecode(urllib.parse.unquote_to_bytes(key))
 
 
 def part_of(uri: str) -> tuple[str, int | None]:
-    """The URI of a file, and where a picture inside it begins; None for a file of its own.
+    """Splits a URI into the URI of the file and the offset of the picture in it; None for a whole file.
 
     >>> part_of("s3://bucket/000000.tar#bytes=512-900")
     ('s3://bucket/000000.tar', 512)
@@ -43,7 +43,7 @@ def part_of(uri: str) -> tuple[str, int | None]:
 
 
 def root_and_name(address: str) -> tuple[str, str]:
-    """The root of a store, and a file's name in it, whatever slashes that begins with.
+    """Splits a URI into the root of a store and a name in it, which may begin with slashes.
 
     >>> root_and_name("s3://bucket//x.png")
     ('s3://bucket', '/x.png')
@@ -55,7 +55,7 @@ def root_and_name(address: str) -> tuple[str, str]:
 
 
 def member(row: int, key: str, extension: str) -> str:
-    """The name inside a tar of row 0..999999: WebDataset cuts keys at the first dot, so the key itself stays out.
+    """The name inside a tar of row 0..999999. WebDataset cuts names at the first dot, so it contains no key.
 
     >>> member(7, "photos/../a.b.jpg", "fdc")
     '000007-4f2783ee3f9b16a1.fdc'
@@ -64,16 +64,16 @@ def member(row: int, key: str, extension: str) -> str:
 
 
 def extension_of(key: str) -> str:
-    """The lower-case extension of a key, letters and digits only; `bin` where it has none."""
+    """The lowercase extension of a key, letters and digits only; `bin` without one."""
     extension = PurePosixPath(key).suffix[1:].lower()
     return extension if re.fullmatch(r"[a-z0-9]{1,8}", extension) else "bin"
 
 
 def restored(key: str, extension: str | None) -> str:
-    """The path, relative and inside the target, that a restored picture gets.
+    """Returns the path of a restored picture, relative to the target folder and inside it.
 
-    `extension` is appended unless the key ends in it already; None keeps the key as it is. Empty, `.` and `..` parts
-    are percent-escaped, so that no key leaves the target folder.
+    `extension` is appended unless the key already ends in it; None keeps the key unchanged. Empty, `.` and `..` parts
+    are percent-escaped, so that no key escapes the target folder.
     """
     parts = [_UNSAFE_PARTS.get(part, part).replace("\0", "%00") for part in name_of(key).split("/")]
     path = "/".join(parts)

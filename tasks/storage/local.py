@@ -1,4 +1,4 @@
-"""Files of a local folder: found through links, and put in place in one step."""
+"""Local files: walks folders through links, and publishes files atomically."""
 
 import ctypes
 import errno
@@ -14,19 +14,19 @@ from pathlib import Path
 from tasks.storage.keys import UNFINISHED
 
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
-"""What the system says where there are no hard links."""
+"""Errno values of a file system without hard links."""
 AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCL = -100, 1, 4
-"""Of renameat2(2), and of renamex_np(2) of macOS."""
+"""Flags of renameat2(2), and of renamex_np(2) on macOS."""
 Closed = Callable[[str, OSError], None]
-"""Told the relative name of what could not be looked into, a folder's with a slash at its end, and why."""
+"""Called with the relative name of an entry that cannot be read (a folder's ends in a slash) and the error."""
 
 
 def walk(root: Path, prefix: str = "", closed: Closed | None = None) -> Iterator[tuple[str, os.stat_result]]:
-    """The relative name and status of every regular file below root/prefix, links followed, in no order.
+    """Yields the relative name and status of every regular file below root/prefix in no order, following links.
 
-    Undecodable bytes in a name are surrogate escapes. A link that leads back to a folder above it, or nowhere, and
-    whatever is neither file nor folder, are left out. What cannot be read raises OSError; below root/prefix it is told
-    to `closed` instead where that is given.
+    Undecodable bytes in a name become surrogate escapes. Links to a parent folder, broken links, and entries that are
+    neither files nor folders are skipped. An entry that cannot be read raises OSError; below root/prefix it is reported
+    to `closed` instead, if given.
     """
     start = root / prefix
     if start.is_dir():
@@ -67,7 +67,7 @@ def _status(entry: "os.DirEntry[str]") -> os.stat_result | None:
 
 @contextmanager
 def spooled(path: Path, content: bytes | Path) -> Iterator[Path]:
-    """A synced temporary copy of the content beside `path`, to be linked or renamed to it; removed afterwards."""
+    """Writes the content to a synced temporary file next to `path`, for a link or rename; deletes it afterwards."""
     make(path.parent)
     temporary = path.with_name(f".{secrets.token_hex(8)}{UNFINISHED}")
     try:
@@ -85,7 +85,7 @@ def spooled(path: Path, content: bytes | Path) -> Iterator[Path]:
 
 
 def make(folder: Path) -> None:
-    """Make a folder and those above it; their names survive a power cut too."""
+    """Creates a folder and its parents durably: they survive a power failure."""
     missing = [new_folder for new_folder in (folder, *folder.parents) if not new_folder.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for new_folder in missing:
@@ -93,9 +93,9 @@ def make(folder: Path) -> None:
 
 
 def claim(spooled: Path, path: Path) -> None:
-    """Give a file a name that nothing has, in one step; raises FileExistsError.
+    """Gives a file a new name atomically. Raises FileExistsError if the name is taken.
 
-    By a hard link, or where the file system has none (exFAT, SMB, many in user space) by an exclusive rename.
+    Uses a hard link, or an exclusive rename on file systems without hard links (exFAT, SMB, many FUSE file systems).
     """
     try:
         path.hardlink_to(spooled)
@@ -126,7 +126,7 @@ def _rename(old: Path, new: Path) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
+    """Syncs a folder, so that its entries survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -135,6 +135,6 @@ def sync(folder: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete the temporary copies that killed writers left below a folder."""
+    """Deletes the temporary files that killed writers left below a folder."""
     for path in folder.rglob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)

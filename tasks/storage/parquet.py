@@ -1,4 +1,4 @@
-"""Parquet files read in bounded memory: as datasets, as a stream, and in DuckDB."""
+"""Reads Parquet files in bounded memory: as datasets, as a stream, and in DuckDB."""
 
 import tempfile
 from collections.abc import Iterator
@@ -12,22 +12,22 @@ import pyarrow.dataset
 from tasks.storage.store import Store
 
 MEMORY = "256MB"
-"""What DuckDB may hold before it spills to disk."""
+"""Memory that DuckDB may use before it spills to disk."""
 
 
 THREADS = 2
-"""Each takes its part of that memory."""
+"""Each thread takes its part of that memory."""
 
 
 def dataset(archive: Store, paths: list[str], schema: pa.Schema) -> pyarrow.dataset.Dataset:
-    """Parquet files of one schema, of which fields they lack are null."""
+    """Opens Parquet files with one schema; missing columns are null."""
     if not paths:
         return pyarrow.dataset.dataset(schema.empty_table())
     return pyarrow.dataset.dataset(paths, schema=schema, filesystem=archive.arrow(), format="parquet")
 
 
 def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A table with the columns of a schema; those that it lacks are null."""
+    """Returns a table with the columns of a schema; missing columns are null."""
     return pa.Table.from_arrays(
         [
             table.column(field.name).cast(field.type)
@@ -41,9 +41,9 @@ def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 @contextmanager
 def database(**views: Any) -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB with datasets or Arrow tables as views; what it makes and spills is below a temporary folder.
+    """Opens DuckDB with datasets or Arrow tables as views; its database and spill files are in a temporary folder.
 
-    Tables made in it are compressed in its file; temporary tables would not be. It loads no extension.
+    Tables created in it are compressed on disk; temporary tables would not be. It loads no extension.
     """
     with tempfile.TemporaryDirectory() as folder:
         config = {
@@ -55,7 +55,9 @@ def database(**views: Any) -> Iterator[duckdb.DuckDBPyConnection]:
             "autoload_known_extensions": False,
         }
         with duckdb.connect(f"{folder}/tables.duckdb", config=config) as connection:
-            connection.execute("SET enable_progress_bar = false")  # in a spawned process DuckDB believes it has a user
+            connection.execute(
+                "SET enable_progress_bar = false"
+            )  # in a spawned process DuckDB assumes an interactive user
             for name, table in views.items():
                 connection.register(name, table)
             yield connection

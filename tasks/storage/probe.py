@@ -1,4 +1,4 @@
-"""Shows, before an archive depends on it, that of two writers who create one name in a store exactly one wins."""
+"""Tests that a store creates names exclusively: of two writers of one name, exactly one succeeds."""
 
 import secrets
 import threading
@@ -9,20 +9,20 @@ from tasks.storage import errors
 from tasks.storage.store import StorageError, Store
 
 FIRST, AGAIN = 5, 2
-"""Rounds when an archive is created, and where one is found in another place than before."""
+"""Rounds when an archive is created, and when it is found in a new location."""
 REFUSED = ("NotImplemented", "InvalidArgument", "InvalidRequest")
-"""Codes of servers that know the header and do not serve it."""
+"""Error codes of servers that recognize the header but do not support it."""
 
 
 class NotExclusiveError(ArchiveError):
-    """Two writers can both create one name in this store."""
+    """The store lets two writers create the same name."""
 
 
 def probe(store: Store, rounds: int = FIRST) -> str:
-    """Try it, and say how the store does it; raises NotExclusiveError where it does not.
+    """Tests exclusive creation and returns the mechanism. Raises NotExclusiveError if the store fails the test.
 
-    On S3 a large object comes into being in another way than a small one, and servers have been seen that honor
-    If-None-Match for the one and not for the other: both are tried.
+    S3 creates large objects by another request than small ones, and some servers honor If-None-Match for only one of
+    the two, so both are tested.
     """
     if store.folder is not None:
         ways, how = {"hard links": False}, "exclusive creation by link"
@@ -35,15 +35,15 @@ def probe(store: Store, rounds: int = FIRST) -> str:
         for _ in range(rounds):
             if not one_wins(store, in_parts):
                 raise NotExclusiveError(
-                    f"{store}: this store does not honor {way}, so two writers could both take one name; write the "
-                    "archive to a local folder, copy that here and read it here, or, where only one writer ever runs, "
-                    "begin with compress-archive --single-writer"
+                    f"{store}: the store ignores {way}, so two writers could both create one name; "
+                    "write the archive to a local folder and copy it here, or, if only one writer ever runs, "
+                    "start with compress-archive --single-writer"
                 )
     return how
 
 
 def one_wins(store: Store, in_parts: bool) -> bool:
-    """Whether of two writers that create one name at the same time one wins; `in_parts` as large files are created."""
+    """Whether exactly one of two simultaneous writers creates a name; with `in_parts`, by a multipart upload."""
     name, contents, together = f"probe-{secrets.token_hex(8)}", (b"first", b"second"), threading.Barrier(2)
     writer = Store(store.url)
     if in_parts:

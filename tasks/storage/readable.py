@@ -1,4 +1,4 @@
-"""A store as its readers see it: local folders and every fsspec URL behind the same few calls. Nothing here writes."""
+"""Read access to storage: one interface for local folders and every fsspec URL. Nothing here writes."""
 
 import builtins
 import errno
@@ -23,14 +23,14 @@ from tasks.storage.keys import UNFINISHED, key_of
 
 CHUNK = 4 << 20
 PIECE = 8 << 20
-"""Bytes that are read at a time of what does not fit into memory."""
+"""Bytes per read of an object that does not fit into memory."""
 LARGEST_UNSAID = 10**9
-"""What is read, at most, to learn the size of a file whose server does not say it."""
+"""Most bytes read to find the size of a file whose server does not state it."""
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """A stored object: name relative to the store, size in bytes, and what tells one content from the next.
+    """A stored object: name relative to the store, size in bytes, and a stamp that changes with the content.
 
     `stamp` is the ETag, or the modification time in nanoseconds where a store has no ETag.
     """
@@ -43,8 +43,8 @@ class StoredObject:
 class ReadableStore:
     """A folder: local (a path or file://) or remote (s3:// and every other fsspec URL).
 
-    Names are relative to it and use `/`. Every failure is an ArchiveError of one line that holds no credentials.
-    `has_etags` says that the stamps of its items follow content, not time.
+    Names are relative to it and use `/`. Every failure is an ArchiveError of one line without credentials. `has_etags`:
+    the stamps of its items depend on content, not on time.
     """
 
     def __init__(self, url: str) -> None:
@@ -64,37 +64,37 @@ class ReadableStore:
         return self.url if self.folder is None else str(self.folder)
 
     def uri(self, name: str) -> str:
-        """The address of a name, valid UTF-8 for any name and without credentials."""
+        """The URI of a name: valid UTF-8 for any name, without credentials."""
         return key_of(f"{self.url}/{name}")
 
     def identity(self) -> str:
-        """What tells this place from others that a copy may lie in: its address, and on S3 endpoint and server."""
+        """Identifies this location among copies: its URL and, on S3, the endpoint and the server."""
         with self._naming_errors("open", ""):
             return f"{s3.server(self._fs, self._root)} {self.url}" if self.has_etags else self.url
 
     def read(self, name: str) -> bytes:
-        """All bytes of a name, in one request; raises NotFoundError, StorageError."""
-        one_request = {"max_concurrency": 1} if self.has_etags else {}  # s3fs asks for the size otherwise
+        """Reads all bytes of a name in one request. Raises NotFoundError, StorageError."""
+        one_request = {"max_concurrency": 1} if self.has_etags else {}  # otherwise s3fs requests the size first
         with self._naming_errors("read", name):
             if self._is_web:
                 return b"".join(http.pieces(self._fs, self._path(name), sys.maxsize, PIECE))
             return cast(bytes, self._fs.cat_file(self._path(name), **one_request))
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`, in one request; raises StorageError when there are fewer."""
+        """Reads `length` bytes from `offset` in one request. Raises StorageError if there are fewer."""
         with self._naming_errors("read", name):
             data = cast(bytes, self._fs.cat_file(self._path(name), start=offset, end=offset + length))
-            if self._is_web and len(data) > length:  # the server knows no ranges
+            if self._is_web and len(data) > length:  # the server does not support ranges
                 data = data[offset:][:length]
             if len(data) != length:
                 raise OSError(errno.EIO, f"{len(data)} of {length} bytes at {offset}")
             return data
 
     def pieces(self, name: str, most: int, length: int = PIECE, *, start: int = 0) -> Iterator[bytes]:
-        """At most so many bytes of a name from `start` on, in pieces of `length`, each one request.
+        """Yields at most `most` bytes of a name from `start` on, in pieces of `length`, one request each.
 
-        Raises NotFoundError, UnreadableError, else StorageError. A store is never asked for what begins beyond an end,
-        as some refuse that: the piece before is a byte longer instead.
+        Raises NotFoundError, UnreadableError, else StorageError. Some stores refuse a range that begins at the end of
+        an object, so none is requested: the piece before it asks for one byte more instead.
         """
         with self._naming_errors("read", name):
             if self._is_web:
@@ -111,7 +111,7 @@ class ReadableStore:
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """A seekable file for reading that asks for no more than is read; of a web server's file, a copy."""
+        """Opens a seekable file that requests only the ranges read; a file on a web server is copied first."""
         if self._is_web:
             with tempfile.TemporaryFile() as copy:
                 copy.writelines(self.pieces(name, sys.maxsize))
@@ -122,7 +122,7 @@ class ReadableStore:
             yield cast(BinaryIO, file)
 
     def item(self, name: str) -> StoredObject:
-        """Size and stamp of a name as they are now; raises NotFoundError, StorageError."""
+        """Returns the current size and stamp of a name. Raises NotFoundError, StorageError."""
         with self._naming_errors("read", name):
             if self.folder is not None:
                 return _local_item(name, (self.folder / name).stat())
@@ -136,11 +136,11 @@ class ReadableStore:
     def _counted(self, name: str) -> int:
         size = sum(map(len, self.pieces(name, LARGEST_UNSAID + 1)))
         if size > LARGEST_UNSAID:
-            raise OSError(errno.EFBIG, f"says no size, and sends more than {LARGEST_UNSAID} bytes")
+            raise OSError(errno.EFBIG, f"has no stated size and is larger than {LARGEST_UNSAID} bytes")
         return size
 
     def answers(self) -> bool:
-        """Whether the store is there and takes our credentials, whether or not it shows this folder to us."""
+        """Whether the store answers and accepts the credentials, even if it denies access to this folder."""
         if self._is_web:
             return http.answers(self._fs, self._root)
         if self.has_etags:
@@ -149,23 +149,23 @@ class ReadableStore:
             self._fs.ls(self._root or "/", detail=False)
         except PermissionError:
             return True
-        except Exception:  # each client library has its own base class
+        except Exception:  # each client library has its own base exception
             return False
         return True
 
     def size(self, name: str) -> int:
-        """Bytes under a name; raises NotFoundError, StorageError."""
+        """Returns the size of an object in bytes. Raises NotFoundError, StorageError."""
         return self.item(name).size
 
     def modified(self, name: str) -> float:
-        """Seconds since 1970 at which a name was written, by the clock of the store; raises NotFoundError."""
+        """Returns when a name was written: Unix time by the store's clock. Raises NotFoundError."""
         with self._naming_errors("read", name):
             if self.folder is not None:
                 return (self.folder / name).stat().st_mtime
             return cast(float, self._fs.modified(self._path(name)).timestamp())
 
     def exists(self, name: str) -> bool:
-        """Whether a name has bytes; raises StorageError."""
+        """Whether a name exists. Raises StorageError."""
         try:
             self.item(name)
         except NotFoundError:
@@ -173,7 +173,7 @@ class ReadableStore:
         return True
 
     def sha256(self, name: str) -> str:
-        """The SHA-256 of what is stored, read back in pieces."""
+        """Returns the SHA-256 of a stored object, read back in pieces."""
         digest = hashlib.sha256()
         with self.open(name) as file:
             while chunk := file.read(CHUNK):
@@ -181,7 +181,7 @@ class ReadableStore:
         return digest.hexdigest()
 
     def fetch(self, name: str, path: Path) -> str:
-        """Copy a name into a local file, in pieces; the SHA-256 of what was copied."""
+        """Copies an object into a local file in pieces and returns the SHA-256 of the copied bytes."""
         digest, most = hashlib.sha256(), sys.maxsize if self._is_web else self.size(name) + 1
         with path.open("wb") as copy:
             for piece in self.pieces(name, most):
@@ -190,7 +190,7 @@ class ReadableStore:
         return digest.hexdigest()
 
     def children(self, prefix: str) -> builtins.list[str]:
-        """The names directly in a folder, without its path, sorted; none where there is no such folder."""
+        """Lists the names directly in a folder, sorted, without its path. A missing folder is empty."""
         with self._naming_errors("list", prefix):
             if self.has_etags:
                 found = s3.children(self._fs, self._prefixed(prefix))
@@ -203,14 +203,14 @@ class ReadableStore:
         return sorted(name for name in found if not name.endswith(UNFINISHED))
 
     def arrow(self) -> pyarrow.fs.FileSystem:
-        """This store as pyarrow sees it, with the same names."""
+        """This store as a pyarrow file system with the same names."""
         return pyarrow.fs.SubTreeFileSystem(self._root, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self._fs)))
 
     def list(self, prefix: str = "", closed: local.Closed | None = None) -> Iterator[StoredObject]:
-        """All objects under a folder, in no order; temporary files of writers are left out. A missing folder is empty.
+        """Lists all objects under a folder in no order, without temporary files of writers. A missing folder is empty.
 
-        Local: links to files and folders are followed, loops and broken links left out, as are sockets and the like.
-        What below the folder cannot be looked into is told to `closed`; without that it raises StorageError.
+        In local folders, links are followed; loops, broken links, sockets and devices are skipped. A subfolder that
+        cannot be read is reported to `closed`; without `closed` it raises StorageError.
         """
         with self._naming_errors("list", prefix):
             for item in self._find(prefix, closed):
@@ -257,16 +257,16 @@ class ReadableStore:
             yield
         except (ArchiveError, GeneratorExit):
             raise
-        except Exception as error:  # each client library has its own base class
+        except Exception as error:  # each client library has its own base exception
             raise self._named(error, verb, name) from error
 
     def _named(self, error: Exception, verb: str, name: str) -> ArchiveError:
-        if errors.code(error) == "NoSuchBucket":  # as clients see it, nothing is stored there
+        if errors.code(error) == "NoSuchBucket":  # clients report a missing bucket like a missing object
             bucket = errors.without_secrets(self.url.removesuffix(self._root) + self._root.partition("/")[0])
-            return StorageError(f"{bucket}: this bucket does not exist; make it, or correct the name")
+            return StorageError(f"{bucket}: this bucket does not exist; create it, or correct the name")
         where = errors.without_secrets(key_of(f"{self._given.rstrip('/')}/{name}" if name else self._given))
         if isinstance(error, FileNotFoundError) and verb == "read":
-            return NotFoundError(f"{where}: nothing is stored here")
+            return NotFoundError(f"{where}: not found")
         kind = StorageError
         if verb == "read" and self._is_own(error):
             kind = UnreadableError
@@ -275,7 +275,7 @@ class ReadableStore:
         return kind(f"{where}: cannot {verb}: {errors.reason(error)}")
 
     def _is_own(self, error: Exception) -> bool:
-        """Whether a failure to read is that of the object, not of its store."""
+        """Whether the object, and not its store, caused a read failure."""
         if self.has_etags and (denied := s3.denied(error)) is not None:
             return denied
         if self.folder is not None or self._is_web:

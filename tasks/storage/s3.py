@@ -1,7 +1,7 @@
-"""What only S3 has: listings in pages, and uploads in parts that can be left behind. `fs` is an s3fs file system.
+"""S3 only: paged listings, unfinished multipart uploads, versions and retention. `fs` is an s3fs file system.
 
-S3 has no folders. s3fs looks for one, by a second request, wherever it finds no object; archives ask for names alone.
-Nor has it paths: `/x`, `//x` and `x?versionId=1` are keys like any other, each its own.
+S3 has no folders. s3fs sends a second request to look for one if an object is missing; archives request objects only.
+S3 has no paths either: `/x`, `//x` and `x?versionId=1` are three different keys.
 """
 
 import time
@@ -13,14 +13,14 @@ from typing import Any
 from tasks.storage import errors
 
 DENIED = ("AccessDenied", "AllAccessDisabled", "InvalidObjectState", "403")
-"""Codes that refuse one object: to these credentials, or because it lies in a class that must be restored first."""
+"""Error codes about one object: access denied, or a storage class that needs a restore first."""
 
 
 def settle(fs: Any) -> None:
-    """Make a file system, before its first request, take keys as they are and leave checksums to us.
+    """Configures a file system, before its first request, to leave keys unchanged and to add no checksums.
 
-    It would cut off what looks like a version, or slashes. And it would add checksums of its own, in a form that older
-    servers do not know, and hold a range against the checksum of the whole object, which some servers say there too.
+    By default it strips slashes and version suffixes from keys. It also adds checksums in a form that older servers do
+    not support, and checks a range against the checksum of the whole object, which some servers send with it.
     """
     ours = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
     fs.config_kwargs = ours | fs.config_kwargs
@@ -33,51 +33,51 @@ def settle(fs: Any) -> None:
 
 
 def denied(error: BaseException) -> bool | None:
-    """Whether a failure is one object's, and not that of endpoint or credentials; None if it is no answer of S3."""
+    """Whether one object, and not the endpoint or the credentials, caused an error; None if S3 did not answer."""
     code = errors.code(error)
     return code in DENIED if code else None
 
 
 def answers(fs: Any, folder: str) -> bool:
-    """Whether the endpoint is there and takes the credentials, for a bucket that exists."""
+    """Whether the endpoint answers and accepts the credentials, and the bucket exists."""
     bucket, _ = _split(fs, folder)
     try:
         fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
-    except Exception as error:  # each layer of the client has errors of its own
+    except Exception as error:  # each layer of the client has its own exceptions
         return errors.code(error) in DENIED
     return True
 
 
 def server(fs: Any, folder: str) -> str:
-    """Endpoint and name of the server that a bucket is on, and the release where the server says it."""
+    """Returns the endpoint and the Server header of a bucket, which may include a release."""
     bucket, _ = _split(fs, folder)
     try:
         answer = fs.call_s3("head_bucket", Bucket=bucket)
-    except Exception as error:  # each layer of the client has errors of its own
-        answer = errors.reply(error)  # a server also says its name where it refuses
+    except Exception as error:  # each layer of the client has its own exceptions
+        answer = errors.reply(error)  # a refusal has the Server header too
         if errors.http_status(error) != HTTPStatus.FORBIDDEN:
             raise
     return f"{fs.s3.meta.endpoint_url} {answer['ResponseMetadata']['HTTPHeaders'].get('server', '')}"
 
 
 def objects(fs: Any, folder: str) -> Iterator[tuple[str, int, str]]:
-    """Path, size and ETag of every object below bucket/folder; one page in memory at a time, where s3fs holds all."""
+    """Yields path, size and ETag of every object below bucket/folder, one page in memory at a time; s3fs keeps all."""
     bucket, prefix = _split(fs, folder)
     for page in _pages(fs, "list_objects_v2", Bucket=bucket, Prefix=prefix):
         for found in page.get("Contents", ()):
-            if found["Size"] or not found["Key"].endswith("/"):  # an empty one stands for a folder
+            if found["Size"] or not found["Key"].endswith("/"):  # an empty object marks a folder
                 yield f"{bucket}/{found['Key']}", found["Size"], found["ETag"].strip('"')
 
 
 def head(fs: Any, path: str) -> tuple[int, str]:
-    """Size and ETag of one object, in one request; raises FileNotFoundError."""
+    """Returns size and ETag of an object in one request. Raises FileNotFoundError."""
     bucket, key, _ = fs.split_path(path)
     found = fs.call_s3("head_object", Bucket=bucket, Key=key)
     return found["ContentLength"], found["ETag"].strip('"')
 
 
 def children(fs: Any, folder: str) -> list[str]:
-    """The names directly in bucket/folder, of objects and of what would be folders."""
+    """Lists the names directly in bucket/folder, of objects and common prefixes."""
     bucket, prefix = _split(fs, folder)
     found: list[str] = []
     for page in _pages(fs, "list_objects_v2", Bucket=bucket, Prefix=prefix, Delimiter="/"):
@@ -87,9 +87,9 @@ def children(fs: Any, folder: str) -> list[str]:
 
 
 def abort_uploads(fs: Any, folder: str, older_than: float) -> list[str]:
-    """Abort the uploads in parts below bucket/folder that began more than so many seconds ago; returns their paths.
+    """Aborts multipart uploads below bucket/folder that began more than `older_than` seconds ago; returns their paths.
 
-    A server that cannot list them is left alone.
+    Does nothing if the server cannot list them.
     """
     bucket, prefix = _split(fs, folder)
     aborted = []
@@ -97,16 +97,16 @@ def abort_uploads(fs: Any, folder: str, older_than: float) -> list[str]:
         for upload in page.get("Uploads", ()):
             if upload["Initiated"].timestamp() > time.time() - older_than:
                 continue
-            with suppress(FileNotFoundError):  # completed or aborted meanwhile
+            with suppress(FileNotFoundError):  # completed or aborted in the meantime
                 fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
             aborted.append(f"{bucket}/{upload['Key']}")
     return aborted
 
 
 def versions(fs: Any, path: str) -> list[str]:
-    """The ids of the versions of one name that are not its object; none where the server keeps no versions.
+    """Lists the IDs of the noncurrent versions of a name; empty if the server keeps no versions.
 
-    The delete markers of a name that was removed are among them.
+    The delete markers of a deleted name are included.
     """
     bucket, key, _ = fs.split_path(path)
     found: list[str] = []
@@ -118,17 +118,17 @@ def versions(fs: Any, path: str) -> list[str]:
 
 
 def remove_version(fs: Any, path: str, version: str) -> None:
-    """Delete one version of a name for good."""
+    """Permanently deletes one version of a name."""
     bucket, key, _ = fs.split_path(path)
     fs.call_s3("delete_object", Bucket=bucket, Key=key, VersionId=version)
 
 
 def retained_until(fs: Any, path: str, version: str) -> str | None:
-    """The day until which the bucket must retain a version, or `a legal hold ends`; None if it need not."""
+    """The day until which the bucket retains a version, or `a legal hold ends`; None without retention."""
     bucket, key, _ = fs.split_path(path)
     try:
         found = fs.call_s3("head_object", Bucket=bucket, Key=key, VersionId=version)
-    except Exception as error:  # a delete marker is no object to be asked for
+    except Exception as error:  # a delete marker has no retention to request
         if errors.http_status(error) in (HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_FOUND):
             return None
         raise
@@ -144,10 +144,10 @@ def _split(fs: Any, folder: str) -> tuple[str, str]:
 
 
 def _pages_if_implemented(fs: Any, call: str, **request: Any) -> Iterator[dict[str, Any]]:
-    """The pages of what a server lists; none of one that does not know the call."""
+    """Yields the pages of a listing; none if the server does not support the call."""
     try:
         yield from _pages(fs, call, **request)
-    except Exception as error:  # each layer of the client has errors of its own
+    except Exception as error:  # each layer of the client has its own exceptions
         if errors.http_status(error) != HTTPStatus.NOT_IMPLEMENTED:
             raise
 

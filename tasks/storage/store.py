@@ -1,6 +1,6 @@
-"""The one place that opens storage: local folders and every fsspec URL behind the same few calls.
+"""Read and write access to storage: one interface for local folders and every fsspec URL.
 
-`Store.publish` is the one commit function of an archive. What reads is in readable.py.
+`Store.publish` is the only commit function of an archive. Read access is in readable.py.
 """
 
 import builtins
@@ -32,7 +32,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Store(ReadableStore):
-    """A store that is written too. On S3 what is larger than `largest_put` bytes is uploaded in parts."""
+    """A writable store. On S3, objects larger than `largest_put` bytes are uploaded in parts."""
 
     largest_put = uploads.LARGEST_PUT
 
@@ -42,10 +42,10 @@ class Store(ReadableStore):
         self._checks_uploads: bool | None = None
 
     def publish(self, name: str, content: bytes | Path) -> bool:
-        """Put bytes, or a local file, under a name that nothing has; the commit function.
+        """Writes bytes or a local file under a new name; the commit function.
 
-        True when exactly these bytes now stand there, whoever put them; False when others do, which stay untouched.
-        Atomic against any other publisher and against being killed. Raises StorageError when it cannot be told.
+        Returns True if the name now holds exactly these bytes, whoever wrote them; False if it holds others, which stay
+        unchanged. Atomic against other publishers and against kills. Raises StorageError if the result is unknown.
         """
         if self._claim[0]:
             return self._publish_claimed(name, content)
@@ -53,18 +53,18 @@ class Store(ReadableStore):
             try:
                 self._create(name, content)
                 return True
-            except Exception as error:  # any client's failure: the store itself is asked what holds
+            except Exception as error:  # whatever the client raised, the store itself knows the result
                 stands = self._stands(name, content)
                 if stands:
                     return True
                 refused = isinstance(error, FileExistsError) or errors.http_status(error) == 412
                 if refused and stands is False:
                     return False
-                # a conflict: by 409, refused for a name that has gone since, or a sealing runner took our spool away
+                # a conflict: HTTP 409, a name deleted since, or a temporary file that a sealing process swept
                 conflict = refused or errors.http_status(error) == 409 or isinstance(error, FileNotFoundError)
                 if not conflict or wait is None or errors.code(error) == "NoSuchBucket":
                     raise self._named(error, "write", name) from error
-                LOGGER.info("%s: a conflict, tried again in %g s", self.uri(name), wait)
+                LOGGER.info("%s: conflict, retrying in %g s", self.uri(name), wait)
                 time.sleep(wait)
         raise AssertionError("unreachable")
 
@@ -81,18 +81,18 @@ class Store(ReadableStore):
             self._fs.put_file(str(content), self._path(name), mode="create")
 
     def _stands(self, name: str, content: bytes | Path) -> bool | None:
-        """Whether exactly this content stands under a name; None where nothing does."""
+        """Whether a name holds exactly this content; None if it does not exist."""
         try:
             return bool(self.verify(name, content))
         except NotFoundError:
             return None
 
     def verify(self, name: str, content: bytes | Path) -> str:
-        """How what stands under a name was seen to be this content; empty where it is not.
+        """Returns how an object was verified to hold this content; empty if it does not.
 
-        `checksum`: the store has checked its SHA-256; `composite`: it has checked that of each part of the upload;
-        `crc64nvme`: it keeps no SHA-256 of ours, and its CRC-64/NVME is this content's (with the package awscrt);
-        `read_back`: it was read again here. Raises NotFoundError, StorageError.
+        `checksum`: the store checked its SHA-256; `composite`: the store checked the SHA-256 of each part;
+        `crc64nvme`: the store has no SHA-256, and its CRC-64/NVME matches (with the package awscrt);
+        `read_back`: the object was read and hashed here. Raises NotFoundError, StorageError.
         """
         size = content.stat().st_size if isinstance(content, Path) else len(content)
         if self.size(name) != size:
@@ -106,11 +106,11 @@ class Store(ReadableStore):
                     return "composite"
                 if crc and crc == uploads.crc64nvme_of(content):
                     return "crc64nvme"
-        # no checksum, or one of parts of another size than ours: a copy made by some other tool
+        # no checksum, or parts of another size: a copy made by another tool
         return "read_back" if self.sha256(name) == sha256_of(content) else ""
 
     def _checks(self) -> bool:
-        """Whether an S3 server compares an upload with the SHA-256 that comes with it; some only keep what it says."""
+        """Whether the S3 server checks uploads against the SHA-256 sent with them; some servers only store it."""
         if self._checks_uploads is None:
             self._checks_uploads = uploads.refuses_a_wrong_checksum(
                 self._fs, self._path(f"probe-{secrets.token_hex(8)}")
@@ -119,14 +119,14 @@ class Store(ReadableStore):
 
     @property
     def token(self) -> str:
-        """The token of this writer's claim, empty if none."""
+        """The token of this writer's claim; empty without one."""
         return self._claim[1]
 
     def claim(self, name: str, token: str) -> None:
-        """Publish from now on as the only writer of a store that cannot create exclusively.
+        """Publishes from now on as the only writer of a store without exclusive creation.
 
-        `name` holds the token of the writer that began last; it is read back before each commit. So a writer finds out
-        that another one has begun. Nothing keeps that other one out.
+        `name` holds the token of the writer that started last and is read before each commit. So a writer detects that
+        another one has started, but nothing prevents the other from writing.
         """
         self._claim = (name, token)
 
@@ -134,7 +134,7 @@ class Store(ReadableStore):
         claim, token = self._claim
         if self.read(claim).decode(errors="replace") != token:
             raise ArchiveError(
-                f"{self}: another writer has begun since this one did, so this one stops before it commits {name}; the "
+                f"{self}: another writer started after this one, so this one stops before it commits {name}; the "
                 "store cannot keep a second writer out: let one finish, then audit the archive"
             )
         stands = self._stands(name, content)
@@ -143,7 +143,7 @@ class Store(ReadableStore):
         return stands is not False
 
     def replace(self, name: str, content: bytes | Path) -> None:
-        """Put bytes, or a local file, in place of what a name had, without a moment in which it is half-written."""
+        """Replaces the content of a name by bytes or a local file, atomically."""
         with self._naming_errors("write", name):
             if self.folder is not None:
                 with local.spooled(self.folder / name, content) as spooled:
@@ -157,7 +157,7 @@ class Store(ReadableStore):
                 self._fs.pipe_file(self._path(name), content)
 
     def remove(self, name: str) -> None:
-        """Delete a name; deleting what is not there is no error."""
+        """Deletes a name, if it exists."""
         with self._naming_errors("remove", name):
             try:
                 self._fs.rm_file(self._path(name))
@@ -165,7 +165,7 @@ class Store(ReadableStore):
                 return
 
     def age(self, name: str) -> float:
-        """Seconds since a name was written, by the clock of the store itself; raises NotFoundError, StorageError."""
+        """Returns the age of a name in seconds by the store's clock. Raises NotFoundError, StorageError."""
         probe = f"probe-{secrets.token_hex(8)}"
         self.replace(probe, b"")
         try:
@@ -174,21 +174,21 @@ class Store(ReadableStore):
             self.remove(probe)
 
     def old_versions(self, name: str) -> builtins.list[str]:
-        """The ids of what the store still keeps of a name that was removed or replaced; most stores keep nothing."""
+        """Lists the IDs of noncurrent versions of a name; most stores keep none."""
         if not self.has_etags:
             return []
         with self._naming_errors("list the versions of", name):
             return s3.versions(self._fs, self._path(name))
 
     def remove_version(self, name: str, version: str) -> None:
-        """Delete one version of a name for good; raises StorageError, also where the store must retain it."""
+        """Permanently deletes one version of a name. Raises StorageError, also if the store must retain it."""
         with self._naming_errors("delete a version of", name):
             if until := s3.retained_until(self._fs, self._path(name), version):
                 raise StorageError(f"{self.uri(name)}: the bucket must retain a version until {until}; purge it then")
             s3.remove_version(self._fs, self._path(name), version)
 
     def remove_folder(self, name: str) -> None:
-        """Delete a folder and all in it; deleting what is not there is no error."""
+        """Deletes a folder and its contents, if it exists."""
         with self._naming_errors("remove", name):
             try:
                 self._fs.rm(self._path(name), recursive=True)
@@ -196,16 +196,16 @@ class Store(ReadableStore):
                 return
 
     def remove_unfinished(self, prefix: str = "") -> None:
-        """Delete the temporary files that killed writers left under a prefix; remote stores have none."""
+        """Deletes the temporary files that killed writers left under a prefix; remote stores have none."""
         if self.folder is not None:
             with self._naming_errors("remove", prefix):
                 local.remove_unfinished(self.folder / prefix)
 
     def abort_uploads(self, prefix: str = "", *, older_than: float = 0.0) -> builtins.list[str]:
-        """Abort the multipart uploads that killed writers left under a folder; returns the names they were for.
+        """Aborts the multipart uploads that killed writers left under a folder; returns their target names.
 
-        An S3 store keeps and bills their bytes, and no listing shows them; other stores have none. Those begun within
-        the last `older_than` seconds are spared: their writers may be at work.
+        S3 stores and bills their parts, and no listing shows them; other stores have none. Uploads that began within
+        the last `older_than` seconds are kept: their writers may still be running.
         """
         if not self.has_etags:
             return []
@@ -214,7 +214,7 @@ class Store(ReadableStore):
 
 
 def sha256_of(content: bytes | Path) -> str:
-    """The SHA-256, in hexadecimal, of bytes or of a local file."""
+    """Returns the hexadecimal SHA-256 of bytes or a local file."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
     with content.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Uploads to S3, each with the SHA-256 that the server is to check, and what servers say of it afterwards.
+"""Uploads to S3 with a SHA-256 for the server to check, and the checksums that servers report afterwards.
 
 `fs` is an s3fs file system, `path` a bucket and a key.
 """
@@ -14,15 +14,15 @@ from typing import Any
 from tasks.storage import errors
 
 PART, LARGEST_PUT, MOST_PARTS = 50 << 20, 100 << 20, 10_000
-"""Bytes of a part, bytes that are put in one request, and how many parts S3 allows."""
+"""Bytes of a part, most bytes of one PUT request, and most parts that S3 allows."""
 PARTS_AT_ONCE = 4
 
 
 def put(fs: Any, path: str, content: bytes | Path, *, create: bool, largest_put: int) -> None:
-    """Store bytes or a local file, with a SHA-256 of each request for the server to check.
+    """Uploads bytes or a local file with a SHA-256 per request for the server to check.
 
-    With `create` only where nothing is stored. What is larger than `largest_put` comes in parts, a few at a time, and
-    an upload that fails is aborted.
+    With `create`, only if the name is free. Content larger than `largest_put` is uploaded in parts, a few at a time. A
+    failed upload is aborted.
     """
     bucket, key, _ = fs.split_path(path)
     target, condition = {"Bucket": bucket, "Key": key}, {"IfNoneMatch": "*"} if create else {}
@@ -45,26 +45,26 @@ def put(fs: Any, path: str, content: bytes | Path, *, create: bool, largest_put:
             parts = list(senders.map(send, starts))
         fs.call_s3("complete_multipart_upload", **upload, **condition, MultipartUpload={"Parts": parts})
     except BaseException:
-        with suppress(Exception):  # what an upload left is aborted later too
+        with suppress(Exception):  # leftover parts are aborted later too
             fs.abort_mpu(bucket, key, upload["UploadId"])
         raise
 
 
 def checksums(fs: Any, path: str) -> tuple[str, str]:
-    """What a server keeps of an object, in Base64, empty if none: SHA-256, or that of its parts', and CRC-64/NVME."""
+    """Returns an object's SHA-256 (of the content or its parts) and CRC-64/NVME in Base64, empty if absent."""
     bucket, key, _ = fs.split_path(path)
     found = fs.call_s3("head_object", Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-    sha256 = str(found.get("ChecksumSHA256", "")).partition("-")[0]  # what follows is the number of parts
+    sha256 = str(found.get("ChecksumSHA256", "")).partition("-")[0]  # the number of parts follows
     return sha256, str(found.get("ChecksumCRC64NVME", ""))
 
 
 def checksum_of(sha256: str) -> str:
-    """The SHA-256 that `checksums` gives of content with this hash, in hexadecimal, that was put in one request."""
+    """Converts a hexadecimal SHA-256 to the form that `checksums` returns for content uploaded in one request."""
     return _base64(bytes.fromhex(sha256))
 
 
 def composite_of(content: bytes | Path) -> str:
-    """The SHA-256 that `checksums` gives of content that `put` stored in parts."""
+    """The SHA-256 that `checksums` returns for content that `put` uploaded in parts."""
     size = _size(content)
     starts = range(0, size, _part_length(size))
     digests = [hashlib.sha256(_piece(content, start, starts.step)).digest() for start in starts]
@@ -72,9 +72,9 @@ def composite_of(content: bytes | Path) -> str:
 
 
 def crc64nvme_of(content: bytes | Path) -> str:
-    """The CRC-64/NVME of content as `checksums` gives it; empty where the package awscrt is not installed.
+    """The CRC-64/NVME of content as `checksums` returns it; empty if the package awscrt is not installed.
 
-    S3 computes it of every object, also of those that came without a SHA-256.
+    S3 computes it for every object, even for one uploaded without a SHA-256.
     """
     try:
         from awscrt.checksums import crc64nvme
@@ -87,11 +87,11 @@ def crc64nvme_of(content: bytes | Path) -> str:
 
 
 def refuses_a_wrong_checksum(fs: Any, path: str) -> bool:
-    """Whether the server compares what it gets with the SHA-256 beside it: some only keep what they are told."""
+    """Whether the server checks uploads against the SHA-256 sent with them; some servers only store it."""
     bucket, key, _ = fs.split_path(path)
     try:
         fs.call_s3("put_object", Bucket=bucket, Key=key, **_checked(b"right") | {"Body": b"wrong"})
-    except Exception as error:  # each layer of the client has errors of its own
+    except Exception as error:  # each layer of the client has its own exceptions
         if errors.http_status(error) != HTTPStatus.BAD_REQUEST:
             raise
         return True

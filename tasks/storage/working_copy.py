@@ -1,4 +1,4 @@
-"""A folder at a URL that is worked on as a local one, which starts as what is stored and is sent back to it."""
+"""A local working copy of a folder at a URL: downloaded at the start, uploaded as it changes."""
 
 import hashlib
 import shutil
@@ -9,14 +9,14 @@ from tasks.storage.keys import UNFINISHED
 from tasks.storage.store import Store
 
 PARTIAL = (".spool", ".partial", UNFINISHED)
-"""Ends of names that writers give a file until it is whole."""
+"""Suffixes of files that are still being written."""
 
 
 class WorkingCopy:
-    """A URL and the folder that stands for it, the same one for the same URL and purpose.
+    """A URL and its local folder, which is the same for the same URL and purpose.
 
-    Hidden files and those below `local` stay there. Files of the pattern `vouching` say what else is there: they are
-    stored after it.
+    Hidden files and files below `local` are not uploaded. Files that match `vouching` list other files, so they are
+    uploaded after them.
     """
 
     def __init__(self, url: str, purpose: str, *, local: str = "", vouching: str = "") -> None:
@@ -26,7 +26,7 @@ class WorkingCopy:
         self._sent: dict[str, tuple[int, int] | bytes] = {}
 
     def fetch(self) -> None:
-        """Make the folder what is stored: another machine may have worked last."""
+        """Makes the folder equal to the stored one: another machine may have worked on it last."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.iterdir():
             if path.name == self._local or path.name.startswith("."):
@@ -40,9 +40,9 @@ class WorkingCopy:
         self._sent = {name: _state(path) for name, path in self._files().items()} | self._vouching()
 
     def send(self) -> None:
-        """Store what has changed, what vouches for it last, and remove what is gone here.
+        """Uploads changed files, the `vouching` ones last, and deletes files that were deleted locally.
 
-        While something is replaced that is being sent, nothing more is sent: it follows.
+        If a file changes during its upload, the call stops; the next one uploads the rest.
         """
         vouching = self._vouching()
         files = {name: path for name, path in self._files().items() if name not in vouching}
@@ -65,7 +65,7 @@ class WorkingCopy:
             del self._sent[name]
 
     def _overtaken(self, vouching: dict[str, bytes]) -> bool:
-        """Whether what has been sent is no more what these files vouch for."""
+        """Whether uploaded files no longer match what these files list."""
         return False
 
     def _files(self) -> dict[str, Path]:

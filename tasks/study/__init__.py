@@ -1,1 +1,1 @@
-"""Looking at pictures: a page with the original between two reconstructions, and studies of which one is closer."""
+"""Visual comparison: a page with the original between two reconstructions, and studies of which one is closer."""

@@ -1,4 +1,4 @@
-"""What a study found, as files: answers and images as Parquet, bitrates as a table, and the answers as Elo games."""
+"""Exports a study: answers and images as Parquet, bit rates as a table, and the answers as Elo games."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ IMAGE_SCHEMA = pa.schema(
 
 
 def export(study: Study) -> list[Path]:
-    """Write answers, images and the table of bitrates into the study's folder; returns their paths."""
+    """Writes answers, images and the table of bit rates into the study's folder. Returns their paths."""
     paths = [study.folder / name for name in (ANSWERS, IMAGES, TABLE)]
     images = _table(study, _IMAGES, IMAGE_SCHEMA)
     pyarrow.parquet.write_table(_table(study, _ANSWERS, ANSWER_SCHEMA), paths[0])
@@ -60,7 +60,7 @@ def export(study: Study) -> list[Path]:
 
 
 def bitrates(images: pa.Table) -> str:
-    """The bits per pixel of every method on every image, as in the supplement's Table 1."""
+    """Formats the bits per pixel of every method on every image, as in the supplement's Table 1."""
     found = {(row["method"], row["image"]): row["bpp"] for row in images.to_pylist() if row["method"]}
     names = sorted({image for _, image in found})
     lines = [f"| bpp | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
@@ -71,7 +71,7 @@ def bitrates(images: pa.Table) -> str:
 
 
 def games(path: Path) -> Games:
-    """The games of a study's folder or of its exported answers; raises SettingsError for anything else."""
+    """Reads the games from a study's folder or its exported answers. Raises SettingsError for anything else."""
     if (path / DATABASE).is_file():
         rows = _table(Study(path), _ANSWERS, ANSWER_SCHEMA)
     else:

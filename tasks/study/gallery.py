@@ -1,8 +1,8 @@
-"""Originals and their reconstructions by method, of an evaluation folder or of archives.
+"""Originals and their reconstructions by method, from an evaluation folder or from archives.
 
-An evaluation folder, as evaluate-codec leaves it, holds Parquet files below `rows/`, whose `picture` is the path of a
-whole-image reconstruction in the folder; the originals are where they were measured. A folder made by hand needs no
-rows: `originals/` beside one folder a method, with files of the same names.
+An evaluation folder of evaluate-codec has Parquet files below `rows/`, whose column `picture` is the path of a
+whole-image reconstruction in the folder; originals are in the folder that was measured. A folder made by hand needs no
+rows: it has `originals/` and one folder per method, with files of the same names.
 """
 
 import functools
@@ -27,24 +27,24 @@ from tasks.storage.store import Store
 
 ROWS, ORIGINALS = "rows", "originals"
 FIGURES = ("bpp", "psnr_db", "ms_ssim", "lpips", "lpips_alex", "lpips_vgg", "dists")
-"""Columns that the page shows beside a reconstruction."""
+"""Columns shown next to a reconstruction."""
 SUFFIXES = {f".{name.lower()}" for name in FORMATS} | {".jpg", ".tif"}
 _BUNDLE = re.compile(r"-[0-9a-f]{8}(?= |$)")
-"""The bundle in a method's name."""
+"""The bundle part of a method's name."""
 DECODED = 4
-"""Pictures of archives that are held in memory, of the originals and of the reconstructions."""
+"""Pictures of archives cached in memory, for originals and for reconstructions each."""
 
 Figures = Mapping[str, float]
 
 
 class Gallery(Protocol):
-    """Images by name, methods by name; a picture that cannot be had raises an FdcError."""
+    """Images and methods by name. A missing picture raises an FdcError."""
 
     images: list[str]
     methods: list[str]
 
     def figures(self, image: str, method: str) -> Figures | None:
-        """What is known of a reconstruction, None where there is none."""
+        """Returns the figures of a reconstruction; None if it does not exist."""
 
     def original(self, image: str) -> Picture: ...
 
@@ -52,7 +52,7 @@ class Gallery(Protocol):
 
 
 class StudyFolder:
-    """An evaluation folder, or one made by hand; `originals` is a folder, by default the one in it.
+    """An evaluation folder, or one made by hand; `originals` defaults to its folder of originals.
 
     Raises SettingsError for a folder that is neither.
     """
@@ -61,7 +61,9 @@ class StudyFolder:
         self._folder, source = folder.resolve(), (originals or folder / ORIGINALS).resolve()
         for needed in (folder, source):
             if not needed.is_dir():
-                raise SettingsError(f"{needed}: no such folder; --originals names the originals of an evaluation")
+                raise SettingsError(
+                    f"{needed}: folder does not exist; name the originals of an evaluation with --originals"
+                )
         self._originals = {name: path for path in _pictures(source, source) for name in _names(path, source)}
         self._paths: dict[tuple[str, str], Path] = {}
         self._figures: dict[tuple[str, str], Figures] = {}
@@ -103,7 +105,7 @@ class StudyFolder:
 
 
 class Archives:
-    """Archives of the same sources, one method each; a context that holds their decoders."""
+    """Archives of the same sources, one method each; a context manager that owns their decoders."""
 
     def __init__(self, locations: Sequence[str], models: Models) -> None:
         self._locations, self._models = locations, models
@@ -139,12 +141,12 @@ class Archives:
 
     def _reconstruction(self, image: str, method: str) -> Picture:
         row = self._rows[method].get(image)
-        assert row is not None, "a caller asks for what is available"
+        assert row is not None, "callers check available() first"
         return self._pictures[method].stored(row)
 
 
 def opened(locations: Sequence[str], originals: Path | None, models: Models, stack: ExitStack) -> Gallery:
-    """The gallery of one evaluation folder, or of one or more archives, which the stack will close."""
+    """Opens the gallery of one evaluation folder, or of one or more archives, which `stack` closes."""
     if len(locations) == 1 and Path(locations[0]).is_dir() and not (Path(locations[0]) / layout.ARCHIVE).is_file():
         return StudyFolder(Path(locations[0]), originals)
     return stack.enter_context(Archives(locations, models))
@@ -157,7 +159,7 @@ _LATEST = """
 
 
 class _Latest:
-    """The last kept rows of an archive, in a table on disk that threads may ask."""
+    """The latest stored rows of an archive, in a table on disk that threads can query."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
@@ -166,7 +168,7 @@ class _Latest:
         return [key for (key,) in self._connection.cursor().execute("SELECT key FROM latest").fetchall()]
 
     def get(self, key: str) -> Row | None:
-        """The row of a key, None where there is none."""
+        """Returns the row of a key; None if it does not exist."""
         found = self._connection.cursor().sql("SELECT * FROM latest WHERE key = $key", params={"key": key})
         return next(iter(found.to_arrow_table().to_pylist()), None)
 
@@ -185,24 +187,24 @@ def _short(url: str, locations: Sequence[str]) -> str:
 
 
 def _pictures(root: Path, folder: Path) -> list[Path]:
-    """The picture files below a folder of the root; one that a link leads out of the root is refused."""
+    """Lists the picture files below a folder of the root. Refuses links that lead out of the root."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     return [_inside(root, path) for path in found]
 
 
 def _names(path: Path, folder: Path) -> tuple[str, str]:
-    """What a picture is called: its path below a folder, with and without its extension."""
+    """Returns the names of a picture: its path below a folder, with and without extension."""
     below = path.relative_to(folder)
     return below.as_posix(), below.with_suffix("").as_posix()
 
 
 def _point(row: Mapping[str, Any]) -> str:
-    """A rate that was asked for, or else a codec's own setting."""
+    """Formats the requested rate, or else the codec's own setting."""
     return f"at {row['asked_bpp']:g}" if row["asked_bpp"] is not None else f"{row['setting']:g}"
 
 
 def _inside(root: Path, path: Path) -> Path:
-    """The path, if it is inside the root with all links followed; raises SettingsError."""
+    """Resolves a path. Raises SettingsError if it leads out of the root."""
     if not path.resolve().is_relative_to(root):
         raise SettingsError(f"{path}: leads out of {root}; pictures outside it are not served")
     return path
@@ -214,9 +216,9 @@ def available(gallery: Gallery, image: str, method: str) -> bool:
 
 
 def check(gallery: Gallery, kind: str, chosen: Sequence[str]) -> list[str]:
-    """The chosen images or methods, all if none; raises SettingsError for one that is not there.
+    """Selects images or methods by name, all if no names are given. Raises SettingsError for an unknown name.
 
-    `fdcodec 8` is a method's name too, where only one bundle was measured.
+    `fdcodec 8` also names a method if only one bundle was measured.
     """
     there = gallery.images if kind == "images" else gallery.methods
     short = [_BUNDLE.sub("", name) for name in there]

@@ -1,4 +1,4 @@
-"""The server behind the two pages. No name from a request becomes a path: pictures are asked for by number or by id."""
+"""The web server of the two pages. No name in a request becomes a path: pictures are requested by number or ID."""
 
 import secrets
 from collections.abc import Awaitable, Callable
@@ -20,11 +20,11 @@ POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self
 HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 STATUS: dict[type[Exception], int] = {UnknownParticipant: 403, ForgedComparison: 403, AlreadyAnswered: 409}
 FOUND = 50
-"""Names that a search returns."""
+"""Most names that a search returns."""
 
 
 class Participant(BaseModel):
-    """Who asks."""
+    """The participant of a request."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -40,7 +40,7 @@ class Answer(Participant):
 
 
 def study_app(study: Study) -> FastAPI:
-    """The study: one page, its pictures, and answers that are stored before the reply is sent."""
+    """Creates the study: one page, its pictures, and answers that are stored before the response is sent."""
     app = _app("study.html")
 
     @app.post("/api/session")
@@ -59,7 +59,7 @@ def study_app(study: Study) -> FastAPI:
 
 
 def viewer_app(gallery: Gallery) -> FastAPI:
-    """The viewer of a gallery, whose images and methods have the numbers of their places in it."""
+    """Creates the viewer of a gallery, which numbers images and methods by position."""
     app = _app("viewer.html")
     edition = secrets.token_hex(4)
     numbers = {image: number for number, image in enumerate(gallery.images)}
@@ -119,12 +119,12 @@ def _app(page: str) -> FastAPI:
 
 def _at(names: list[str], number: int) -> str:
     if not 0 <= number < len(names):
-        raise HTTPException(404, f"there is no number {number}")
+        raise HTTPException(404, f"number {number} does not exist")
     return names[number]
 
 
 def _png(picture: Picture) -> Response:
-    """Cached, since the address names the gallery's edition."""
+    """Encodes a PNG response that may be cached, since its URL names the gallery's edition."""
     return Response(
         encode_png(picture.pixels), media_type="image/png", headers={"Cache-Control": "private, max-age=3600"}
     )

@@ -1,9 +1,9 @@
-"""A study: its frozen crops, its participants, the comparisons each is shown, and their answers, in one folder.
+"""A study in one folder: frozen crops, participants, their comparisons, and their answers.
 
-    <study>/study.sqlite         everything that is known
+    <study>/study.sqlite         all data except the pictures
     <study>/crops/<sha256>.png   the exact pictures shown
 
-The browser learns nothing but the id of a comparison; which method is on which side stays here until the export.
+The browser only receives the ID of a comparison. The method on each side stays on the server until the export.
 """
 
 import datetime
@@ -28,7 +28,7 @@ from tasks.study.gallery import Gallery, available, check
 SIDE = 512
 DATABASE, CROPS = "study.sqlite", "crops"
 ORIGINAL = ""
-"""The method of an original in the table of images."""
+"""The method name of originals in the table of images."""
 
 Choice = Literal["left", "right"]
 
@@ -52,20 +52,20 @@ _TABLES = """
 
 
 class UnknownParticipant(FdcError):
-    """Nobody of that name takes part."""
+    """There is no participant of this name."""
 
 
 class ForgedComparison(FdcError):
-    """No comparison of this participant has that id."""
+    """This participant has no comparison with this ID."""
 
 
 class AlreadyAnswered(FdcError):
-    """The comparison has its answer."""
+    """The comparison was already answered."""
 
 
 @dataclass(frozen=True)
 class State:
-    """How far a participant is, and the id of the comparison to be shown, None at the end."""
+    """The progress of a participant, and the ID of the next comparison; None at the end."""
 
     done: int
     total: int
@@ -73,13 +73,13 @@ class State:
 
 
 class Study:
-    """A study in a folder. Raises SettingsError where there is none."""
+    """A study in a folder. Raises SettingsError if the folder has none."""
 
     def __init__(self, folder: Path, choose: random.Random | None = None) -> None:
         self.folder = folder
         self._choose = choose or random.SystemRandom()
         if not (folder / DATABASE).is_file():
-            raise SettingsError(f"{folder}: no study here; name a new folder and what to compare")
+            raise SettingsError(f"{folder}: no study here; to start one, name a new folder and the pictures to compare")
 
     @classmethod
     def create(
@@ -92,14 +92,14 @@ class Study:
         per_participant: int | None = None,
         choose: random.Random | None = None,
     ) -> "Study":
-        """Freeze the center crops of all methods on all images. A folder where this was interrupted may be named again.
+        """Freezes the center crops of all methods on all images. Can be repeated after an interruption.
 
-        `per_participant` comparisons are drawn for each participant; all pairs of methods on all images if None.
-        Raises SettingsError for a folder in use and for methods that do not cover the images at the originals' size.
+        Each participant gets `per_participant` random comparisons; all pairs of methods on all images if None.
+        Raises SettingsError for a folder in use, and for methods without all images in the size of the originals.
         """
         methods, images = check(gallery, "methods", methods), check(gallery, "images", images)
         if len(methods) < 2:
-            raise SettingsError("a study needs two methods at least")
+            raise SettingsError("a study needs at least two methods")
         unfinished = folder / f"{DATABASE}.unfinished"
         (folder / CROPS).mkdir(parents=True, exist_ok=True)
         if foreign := {path.name for path in folder.iterdir()} - {CROPS, unfinished.name}:
@@ -114,29 +114,29 @@ class Study:
         return cls(folder, choose)
 
     def invite(self, participants: Sequence[str]) -> None:
-        """Let people take part, by name or code; those who do already stay."""
+        """Adds participants by name or code; existing ones stay."""
         with self.database() as database:
             database.executemany("INSERT OR IGNORE INTO participants VALUES (?)", [[name] for name in participants])
 
     def participants(self) -> list[str]:
-        """Everybody who may take part."""
+        """Lists the participants."""
         with self.database() as database:
             return [name for (name,) in database.execute("SELECT name FROM participants ORDER BY name")]
 
     def state(self, participant: str) -> State:
-        """Where a participant is; the first call draws the comparisons. Raises UnknownParticipant."""
+        """Returns the progress of a participant; the first call draws the comparisons. Raises UnknownParticipant."""
         with self.database() as database:
             database.execute("BEGIN IMMEDIATE")
             if database.execute("SELECT 1 FROM participants WHERE name = ?", [participant]).fetchone() is None:
-                raise UnknownParticipant("nobody of that name takes part; ask who runs the study")
+                raise UnknownParticipant("unknown participant; ask the organizer of the study")
             if database.execute("SELECT 1 FROM comparisons WHERE participant = ?", [participant]).fetchone() is None:
                 self._draw(database, participant)
             return _state(database, participant)
 
     def answer(self, participant: str, comparison: str, choice: Choice, seconds: float) -> State:
-        """Store an answer at once, and say what comes next. `seconds` is how long the pictures were looked at.
+        """Stores an answer and returns the new progress. `seconds`: how long the pictures were viewed.
 
-        Raises UnknownParticipant, ForgedComparison, AlreadyAnswered; nothing is stored then.
+        Raises UnknownParticipant, ForgedComparison, AlreadyAnswered, without storing anything.
         """
         self.state(participant)
         with self.database() as database:
@@ -149,14 +149,14 @@ class Study:
                     [comparison, participant],
                 ).fetchone()
                 if own is not None and own[0] is not None:
-                    raise AlreadyAnswered("this comparison has its answer already")
-                raise ForgedComparison("not the comparison that was shown")
+                    raise AlreadyAnswered("this comparison was already answered")
+                raise ForgedComparison("this is not the comparison that was shown")
             stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
             database.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", [comparison, choice, stamp, seconds])
             return _state(database, participant)
 
     def crop(self, comparison: str, side: Choice | Literal["original"]) -> Path:
-        """The PNG on one side of a comparison; raises ForgedComparison for an id that was never given."""
+        """Returns the PNG on one side of a comparison. Raises ForgedComparison for an unknown ID."""
         method = f'"{side}"' if side != "original" else f"'{ORIGINAL}'"
         with self.database() as database:
             row = database.execute(
@@ -169,7 +169,7 @@ class Study:
 
     @contextmanager
     def database(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: committed at the end, rolled back by an error."""
+        """Opens a transaction: committed at the end, rolled back on an error."""
         with _connected(self.folder / DATABASE) as database:
             yield database
 
@@ -208,7 +208,7 @@ def _state(database: sqlite3.Connection, participant: str) -> State:
 
 
 def _frozen(crops: Path, gallery: Gallery, image: str, methods: Sequence[str]) -> list[list[object]]:
-    """The rows of one image: its original and each method's reconstruction, whose crops are written."""
+    """Writes the crops of one image, original and reconstructions, and returns their rows."""
     original = gallery.original(image).pixels
     rows = [_row(crops, image, ORIGINAL, None, original)]
     for method in methods:
@@ -217,7 +217,9 @@ def _frozen(crops: Path, gallery: Gallery, image: str, methods: Sequence[str]) -
         pixels = gallery.reconstruction(image, method).pixels
         if pixels.shape != original.shape:
             sizes = [f"{shape[1]}x{shape[0]}" for shape in (pixels.shape, original.shape)]
-            raise SettingsError(f"{image} by {method} is {sizes[0]}, its original {sizes[1]}: not the whole image")
+            raise SettingsError(
+                f"{image} by {method} is {sizes[0]}, its original {sizes[1]}: not a reconstruction of the whole image"
+            )
         bpp = (gallery.figures(image, method) or {}).get("bpp")
         rows.append(_row(crops, image, method, bpp, pixels))
     return rows

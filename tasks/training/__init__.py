@@ -1,1 +1,1 @@
-"""Training as a subprocess that accelerate launches, and its output at a URL."""
+"""Training in a subprocess launched by accelerate, and its output at a URL."""

@@ -1,4 +1,4 @@
-"""Training as a subprocess: accelerate launches codec.training, its progress is followed, its end is clean."""
+"""Runs codec.training in a subprocess launched by accelerate, follows its progress, and stops it cleanly."""
 
 import fcntl
 import json
@@ -36,7 +36,7 @@ class TrainingError(FdcError):
 
 @dataclass(frozen=True)
 class Training:
-    """One training run. `accelerate` is an accelerate settings file, empty for one process on what the machine has."""
+    """One training run. `accelerate` is a settings file of accelerate; if empty, one process is started."""
 
     shards: Sequence[str]
     settings: str
@@ -48,9 +48,9 @@ class Training:
     module: str = "codec.training"
 
     def command(self) -> list[str]:
-        """The command line to launch. Raises SettingsError for a missing settings file."""
+        """Returns the command line. Raises SettingsError for a missing settings file."""
         if self.accelerate and not Path(self.accelerate).is_file():
-            raise SettingsError(f"no accelerate settings file {self.accelerate}; see infra/accelerate for some")
+            raise SettingsError(f"accelerate settings file not found: {self.accelerate}; see infra/accelerate for some")
         launch = [sys.executable, "-m", "accelerate.commands.launch"]
         launch += ["--config_file", self.accelerate] if self.accelerate else ONE_PROCESS
         options = [settings_file(self.settings), "--data", *self.shards, "--output", self.output]
@@ -60,25 +60,25 @@ class Training:
 
 
 def settings_file(name: str) -> str:
-    """A settings file by path, or a shipped one by name (mini, demo, sd21). Raises SettingsError."""
+    """Finds a settings file by path, or a shipped one by name (mini, demo, sd21). Raises SettingsError."""
     if Path(name).is_file():
         return name
     shipped = SETTINGS / f"{name}.toml"
     if not shipped.is_file():
         known = ", ".join(sorted(path.stem for path in SETTINGS.glob("*.toml")))
-        raise SettingsError(f"no settings file {name}; give a path, or one of the shipped ones: {known}")
+        raise SettingsError(f"settings file not found: {name}; give a path or a shipped name: {known}")
     return str(shipped)
 
 
 def train(training: Training, log: Callable[[str], None], progress: Callable[[dict[str, Any]], None]) -> str:
-    """Run the training to its end; returns the bundle's folder or URL.
+    """Runs the training and returns the bundle's folder or URL.
 
-    `log` hears every line that the process prints, `progress` every record that it adds to progress.jsonl. However this
-    call ends, no process of the training is left. Tars at a URL are copied into the output first. An output at a URL is
-    brought up to date at each checkpoint and at the end.
-    Raises TrainingError when the process fails, SettingsError for what it cannot start with, ArchiveError.
+    `log` receives every line that the process prints, `progress` every record that it adds to progress.jsonl. However
+    this call ends, no training process remains. Tars at a URL are copied into the output first. An output at a URL is
+    uploaded at each checkpoint and at the end.
+    Raises TrainingError if the process fails, SettingsError for invalid settings, ArchiveError.
     """
-    training.command()  # wrong settings are told before anything is copied
+    training.command()  # reports wrong settings before anything is copied
     remote = RemoteOutput(training.output) if "://" in training.output else None
     output = remote.folder if remote else Path(training.output)
     record, lines = output / "progress.jsonl", _Lines(log)
@@ -122,36 +122,36 @@ def train(training: Training, log: Callable[[str], None], progress: Callable[[di
 
 
 def evaluation(output: str) -> list[dict[str, Any]]:
-    """The held-out measurements that training left: one record a quality."""
+    """Reads the held-out measurements of a training: one record per quality."""
     records: list[dict[str, Any]] = json.loads(Store(output).read("evaluation.json"))
     return records
 
 
 @contextmanager
 def _only_one(output: Path) -> Iterator[int]:
-    """A lock on the output folder, which the training inherits: it outlives this process if that is killed."""
+    """Locks the output folder. The training process inherits the lock, so it persists if this process is killed."""
     output.mkdir(parents=True, exist_ok=True)
     with (output / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SettingsError(f"another training is at work in {output}: wait for it, or stop it") from None
+            raise SettingsError(f"another training is running in {output}; wait for it, or stop it") from None
         yield lock.fileno()
 
 
 class _Lines:
-    """Passes on what a process prints, and keeps the line that says why it failed."""
+    """Relays the output of a process, and keeps the line with the cause of a failure."""
 
     def __init__(self, log: Callable[[str], None]) -> None:
         self._log, self._first_error, self._last = log, "", "no message"
 
     @property
     def reason(self) -> str:
-        """The first error, since accelerate adds its own to it; else the last line."""
+        """The first error line, since accelerate appends its own; else the last line."""
         return self._first_error or self._last
 
     def relay(self, process: "subprocess.Popen[str]") -> None:
-        """Read to the end, which comes when no process has the output open any more."""
+        """Reads until all processes have closed the output."""
         assert process.stdout is not None
         with process.stdout as lines:
             for line in lines:
@@ -163,7 +163,7 @@ class _Lines:
 
 
 def _follow(record: Path, seen: int, progress: Callable[[dict[str, Any]], None]) -> int:
-    """Tell the whole records behind byte `seen`; returns where the next one starts."""
+    """Reports the complete records after byte `seen`. Returns the offset of the next one."""
     if not record.exists():
         return seen
     with record.open("rb") as stream:
@@ -177,7 +177,7 @@ def _follow(record: Path, seen: int, progress: Callable[[dict[str, Any]], None])
 
 
 def _stop(process: "subprocess.Popen[str]", reader: threading.Thread) -> None:
-    """End the whole process group, politely first: the reader ends with the last process, not with the launcher."""
+    """Stops the whole process group by SIGTERM, then SIGKILL. The reader ends with the last process of the group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)

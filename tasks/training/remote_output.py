@@ -1,19 +1,19 @@
-"""The output of a training at a URL: worked on in a local folder that starts as what is stored, and sent back to it."""
+"""Training output at a URL: downloaded to a local folder at the start, uploaded as it changes."""
 
 from tasks.storage.working_copy import WorkingCopy
 
 DATA = "data"
-"""Copies of the shards, which stay local: the folder is the same one for the same URL, so they are made once."""
+"""Copies of the shards, which are not uploaded. The folder is the same for the same URL, so they are copied once."""
 
 
 class RemoteOutput(WorkingCopy):
-    """A training's output. The index of a checkpoint vouches for its pieces."""
+    """A training's output. The index of a checkpoint lists its files, so it is uploaded after them."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, "training", local=DATA, vouching="checkpoints/*.json")
 
     def checkpoint_is_new(self) -> bool:
-        """Whether a checkpoint was written since the last one was sent."""
+        """Whether a checkpoint was written since the last upload."""
         return any(self._sent.get(name) != content for name, content in self._vouching().items())
 
     def _overtaken(self, vouching: dict[str, bytes]) -> bool:

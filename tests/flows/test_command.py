@@ -66,7 +66,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(server: Server, tmp_path: P
         made.backup(copy)  # what the temporary server would else take seconds to make
     run = python("-m", "flows.compress_archive", "nowhere", "archive", cwd=tmp_path, PREFECT_HOME=str(home))
     assert run.returncode == command.FATAL
-    assert run.stderr.strip().splitlines() == [f"error: {tmp_path}/nowhere: no such folder to read pictures from"]
+    assert run.stderr.strip().splitlines() == [f"error: {tmp_path}/nowhere: source folder does not exist"]
     assert run.stdout == ""
 
 
@@ -132,7 +132,7 @@ command.run(compress_archive.compress_archive, compress_archive.show)
     os.killpg(flow.pid, number) if number == signal.SIGINT else os.kill(flow.pid, number)
     _, said = flow.communicate(timeout=600)
     assert flow.returncode == 128 + number
-    assert "interrupted: the same command goes on from here" in said
+    assert "interrupted; run the same command to resume" in said
     assert "Traceback" not in said
     assert opened.exists()
     assert not list((tmp_path / "a").rglob("part-*"))

@@ -166,7 +166,7 @@ def test_any_other_address_is_refused(address: str) -> None:
 def test_a_scheduler_that_cannot_be_used_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
     for address, message in (
-        ("tcp://127.0.0.1:9", "no Dask scheduler to work with"),
+        ("tcp://127.0.0.1:9", "cannot connect to a Dask scheduler"),
         ("tls://127.0.0.1:9", "TLS"),
     ):
         with pytest.raises(SettingsError, match=message), mapping.engine("dask", 1, address=address):

@@ -94,7 +94,7 @@ def worker(server: Server, deployed: None, elsewhere: Path) -> Iterator[Path]:
     [
         ("FDC_SOURCE", "", "FDC_SOURCE is empty: give a full path or a URL"),
         ("FDC_ARCHIVE", "", "FDC_ARCHIVE is empty: give a full path or a URL"),
-        ("FDC_ARCHIVE", "archive", "FDC_ARCHIVE=archive is relative, and a deployment runs anywhere"),
+        ("FDC_ARCHIVE", "archive", "FDC_ARCHIVE=archive is relative, and a deployment can run on any machine"),
         ("FDC_SOURCE", "://photos", "FDC_SOURCE=://photos is relative"),
         ("PREFECT_API_URL", "", "PREFECT_API_URL is empty: deployments live on a server"),
         ("FDC_S3_BLOCK", "nobodys", "FDC_S3_BLOCK=nobodys: the server has no Secret block of this name"),
@@ -345,7 +345,10 @@ def test_one_process_serves_every_flow(server: Server, elsewhere: Path, tmp_path
         assert ends(packed.id) == "Completed"
         assert (tmp_path / "dataset" / "manifest.parquet").is_file()
         assert ends(relative.id) == "Failed"
-        assert "'dataset' is relative, and a deployment runs anywhere: give a full path or a URL" in log.read_text()
+        assert (
+            "'dataset' is relative, and a deployment can run on any machine: give a full path or a URL"
+            in log.read_text()
+        )
         assert not (elsewhere / "dataset").exists()
     finally:
         end(serving)
@@ -381,7 +384,7 @@ def test_serving_a_second_archive_leaves_the_deployments_and_schedules_of_the_fi
 @pytest.mark.parametrize(
     ("places", "url", "message"),
     [
-        (("", ""), None, "PREFECT_API_URL is empty: a temporary server fires no schedules"),
+        (("", ""), None, "PREFECT_API_URL is empty: a temporary server does not run schedules"),
         (("", "s3://bucket/archive"), "http://server/api", "the schedules need both a source and an archive"),
         (("photos", "/a"), "http://server/api", "'photos' is relative"),
     ],

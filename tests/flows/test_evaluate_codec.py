@@ -67,7 +67,7 @@ def test_an_evaluation_at_a_url_goes_on_from_what_another_machine_stored(
     for row in read_rows([tmp_path / "0" / name for name in local_rows(tmp_path / "0")]):
         assert Store(output).exists(f"{row['picture']}")
     monkeypatch.setattr(evaluation, "MOST_COPIED", 1)
-    with pytest.raises(SettingsError, match="more than 1 objects: put a sample of them into a place of its own"):
+    with pytest.raises(SettingsError, match="more than 1 objects; copy a sample of them to another folder"):
         evaluate_codec(source, output, **chosen)
 
 

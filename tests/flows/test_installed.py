@@ -203,7 +203,7 @@ def test_the_decoder_alone_encodes_decodes_informs_and_restores(archive: Path, d
     with Image.open(picture) as image:
         difference = np.abs(np.asarray(image).astype(int) - synthetic(40, 56))
     assert difference.mean() < 30
-    assert named == {"files": 2, "failures": ["c.png: no tar has it"]}
+    assert named == {"files": 2, "failures": ["c.png: not found in any tar"]}
     with Image.open(tmp_path / "named" / "a" / "photo.png.jpg") as image:
         assert image.size == (56, 40)
     assert (tmp_path / "named" / "deep.tif").read_bytes() == deep()

@@ -130,7 +130,7 @@ def test_a_url_with_a_password_never_reaches_prefect(server: Server, tmp_path: P
     run = compressing(server, tmp_path / "home", "https://me:planted-password@host/photos", str(tmp_path / "a"))
     printed = run.communicate()[0]
     assert run.returncode == command.FATAL
-    assert b"error: source: a URL with a password would be stored by Prefect" in printed
+    assert b"error: source: Prefect would store the password in this URL" in printed
     assert b"planted-password" not in printed
     assert b"planted-password" not in b"".join(part.read_bytes() for part in server.database.parent.glob("prefect.db*"))
 

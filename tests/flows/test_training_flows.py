@@ -60,7 +60,7 @@ def test_train_codec_ends_in_a_bundle_and_an_artifact_of_what_it_measured(
 
 
 def test_mistakes_in_training_stop_the_flow_with_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="no settings file nothing"):
+    with pytest.raises(SettingsError, match="settings file not found: nothing"):
         train_codec.train_codec([str(tmp_path)], str(tmp_path / "out"), settings="nothing")
     with pytest.raises(SettingsError, match="no tars here"):
         train_codec.train_codec([str(tmp_path)], str(tmp_path / "out"), settings="demo")

@@ -112,7 +112,7 @@ def test_local_places_are_the_trainers_own(source: Path, tmp_path: Path) -> None
     tar = next((tmp_path / "out").rglob("*.tar"))
     assert local_tars(str(tar), tmp_path / "data") == str(tar)
     (tmp_path / "out" / "manifest.parquet").unlink()
-    with pytest.raises(SettingsError, match="not complete; run shard-images again"):
+    with pytest.raises(SettingsError, match="incomplete; run shard-images again"):
         local_tars(str(tmp_path / "out"), tmp_path / "data")
     assert not (tmp_path / "data").exists()
 

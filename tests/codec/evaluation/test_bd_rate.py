@@ -36,6 +36,12 @@ def test_bd_rate_counts_the_common_qualities_alone() -> None:
     assert bd_rate([1], [1], [1, 2], [0, 2]) is None
 
 
+def test_bd_rate_interpolates_log_rates_by_pchip() -> None:
+    # slopes 1/2, 4/3 and 5/2 (Fritsch, Butland): areas 31/72 and 137/72 under the first curve, 3 under the line
+    bent, straight = (np.exp([0.0, 1.0, 3.0]), [0.0, 1.0, 2.0]), (np.exp([0.0, 3.0]), [0.0, 2.0])
+    assert log_rate_difference(*bent, *straight) == pytest.approx((31 / 72 + 137 / 72 - 3) / 2)
+
+
 def test_bits_that_buy_nothing_are_left_out_of_bd_rate() -> None:
     rates, quality = [0.1, 0.2, 0.3, 0.4], [30.0, 33.0, 32.0, 35.0]
     assert bd_rate(rates, quality, [0.1, 0.2, 0.4], [30.0, 33.0, 35.0]) == pytest.approx(0)

@@ -125,7 +125,7 @@ def test_a_backbone_that_is_not_embedded_is_kept_with_its_license(tmp_path: Path
     for name in ("local", "remote"):
         archive = Store(str(tmp_path / name) if name == "local" else f"memory://{tmp_path.name}-backbone")
         (weights / "LICENSE").unlink(missing_ok=True)
-        with pytest.raises(SettingsError, match="no license beside the weights"):
+        with pytest.raises(SettingsError, match="no license next to the weights"):
             escrow.keep(archive, Models(str(bundle.path), threads=1))
         (weights / "LICENSE").write_text("as you like it")
         escrow.keep(archive, Models(str(bundle.path), threads=1))
@@ -150,7 +150,7 @@ def test_a_backbone_that_is_not_embedded_is_kept_with_its_license(tmp_path: Path
 def test_an_archive_is_no_source_so_that_recompressing_starts_from_originals(tmp_path: Path, fake_bundle: Path) -> None:
     source = folder(tmp_path / "s", {"a.png": png(1)})
     pack(source, tmp_path / "a", fake_bundle)
-    with pytest.raises(ArchiveError, match="is an archive; what is lossy is not compressed again"):
+    with pytest.raises(ArchiveError, match="is an archive; lossy files are not compressed again"):
         pack(tmp_path / "a", tmp_path / "b", fake_bundle)
     assert not (tmp_path / "b").exists()
 

@@ -36,7 +36,7 @@ def test_nothing_to_do_is_a_plan_too(tmp_path: Path) -> None:
     source = folder(tmp_path / "s", {})
     found = predict(str(source), str(tmp_path / "a"), allow_shrink=True)
     assert (found.pictures, found.shards, found.sampled, found.hours) == (0, 0, 0, None)
-    with pytest.raises(ArchiveError, match="no such folder"):
+    with pytest.raises(ArchiveError, match="source folder does not exist"):
         predict(str(tmp_path / "none"), str(tmp_path / "a"))
 
 

@@ -337,8 +337,8 @@ def test_the_settings_and_surroundings_of_a_run_are_in_its_manifest(packed: tupl
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda home: (home / "none", home / "a"), "no such folder to read pictures from"),
-        (lambda home: (home / "s", home / "s" / "x" / "a"), "lies inside the source"),
+        (lambda home: (home / "none", home / "a"), "source folder does not exist"),
+        (lambda home: (home / "s", home / "s" / "x" / "a"), "is inside the source"),
         (lambda home: (home / "s", home / "s2"), "but is no archive"),
     ],
 )

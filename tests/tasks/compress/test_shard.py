@@ -215,7 +215,7 @@ def test_a_source_that_shows_nothing_any_more_commits_no_row_and_the_next_call_c
 
     with monkeypatch.context() as patch:
         while_reading(patch, "b.png", unmount)
-        with pytest.raises(StorageError, match=r"shows nothing any more.*on fire"):
+        with pytest.raises(StorageError, match=r"is unavailable.*on fire"):
             pack(source, tmp_path / "a", fake_bundle)
     assert rows(tmp_path / "a") == []
     (tmp_path / "away").rename(source)

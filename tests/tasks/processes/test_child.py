@@ -148,7 +148,7 @@ def test_a_child_that_is_started_anew_is_a_log_line(child: Child, caplog: pytest
     os.kill(pid, signal.SIGKILL)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it is dead, and left to its parent to be reaped
     child.ask(Misbehave(), b"x", seconds=60)
-    assert "misbehaving_child ended with status -9 while it was idle; another takes its place" in caplog.messages
+    assert "misbehaving_child ended with status -9 while idle; starting a new one" in caplog.messages
     with pytest.raises(ChildDied):
         child.ask(Misbehave("exit"), seconds=60)
     assert "misbehaving_child, asked to misbehave: its process ended with status 3" in caplog.messages

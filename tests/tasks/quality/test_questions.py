@@ -192,7 +192,7 @@ def test_bytes_and_rate_by_month(ask: Ask) -> None:
 def test_failures_that_a_later_run_mended_count_no_more(ask: Ask) -> None:
     (row,) = ask("failures")
     assert (row["reason"], row["example"], row["pictures"]) == ("source_missing", "2024/lost.png", 1)
-    assert row["error"] == "not there any more"
+    assert row["error"] == "no longer exists"
 
 
 def test_fallbacks_say_why(ask: Ask) -> None:
@@ -301,7 +301,7 @@ def test_many_archives_are_asked_at_once(archive: str, measured: str, remote: st
 
 
 def test_what_cannot_be_asked(archive: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="no saved question: choose from savings"):
+    with pytest.raises(SettingsError, match="is not a saved question; choose from savings"):
         answer(archive, "../secret")
     with pytest.raises(ArchiveError, match="no archive here"):
         answer(str(tmp_path), "savings")

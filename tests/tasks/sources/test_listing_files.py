@@ -34,7 +34,9 @@ def test_a_size_that_is_no_number_of_bytes_is_one_line_that_names_file_and_row(
     tmp_path: Path, suffix: str, size: str
 ) -> None:
     path = written(tmp_path / f"list.{suffix}", path=["a.png", "b.png"], size=["7", size])
-    with pytest.raises(ArchiveError, match=rf"list.{suffix}, row 2: the size '{size}' is no number of bytes; correct"):
+    with pytest.raises(
+        ArchiveError, match=rf"list.{suffix}, row 2: the size '{size}' is not a number of bytes; correct"
+    ):
         read(path)
 
 

@@ -79,12 +79,12 @@ def test_what_a_listing_names_and_is_not_there_is_a_row_that_says_so_and_doubles
 
 def test_a_file_that_lists_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("color,size\nred,3\n")
-    with pytest.raises(SettingsError, match="lists no files; give it a column uri, url, path or key"):
+    with pytest.raises(SettingsError, match="has no locations; add a column uri, url, path or key"):
         entries(tmp_path / "a.csv")
     (tmp_path / "manifest.json").write_text('{"files": 3}')
-    with pytest.raises(ArchiveError, match="no manifest of an S3 Inventory"):
+    with pytest.raises(ArchiveError, match="not a manifest of an S3 Inventory"):
         entries(tmp_path / "manifest.json")
-    with pytest.raises(ArchiveError, match="no such listing"):
+    with pytest.raises(ArchiveError, match="listing file does not exist"):
         open_source(str(tmp_path / "none.csv")).check(Store(str(tmp_path / "archive")))
 
 
@@ -112,7 +112,7 @@ def test_the_tars_of_a_dataset_are_a_source_under_the_original_keys(
     with pytest.raises(ArchiveError, match="damaged; pack the dataset again"):
         [open_source(str(sharded)).fetch(entry) for entry in damaged]
     (sharded / "manifest.parquet").unlink()
-    with pytest.raises(SettingsError, match="not complete"):
+    with pytest.raises(SettingsError, match="incomplete"):
         open_source(str(sharded))
 
 

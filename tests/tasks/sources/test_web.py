@@ -97,7 +97,7 @@ def test_a_web_server_that_is_gone_stops_the_run_before_it_commits_and_one_of_tw
         source = listing(tmp_path, other, "/plain/a.png")
         (entry,) = open_source(str(source)).entries()
     source.write_text(f"url,size,etag\n{entry['uri']},{entry['size']},{entry['stamp']}\n")
-    with pytest.raises(StorageError, match="shows nothing any more"):
+    with pytest.raises(StorageError, match="is unavailable"):
         pack(source, tmp_path / "a", fake_bundle)
     assert rows(tmp_path / "a") == []
     source.write_text(f"url\n{entry['uri']}\n")
@@ -119,13 +119,13 @@ def test_of_a_web_servers_file_no_more_is_read_than_was_promised(
     assert outcomes(tmp_path / "a", website) == {"/plain/a.png": ("failed", "source_changed")}
     assert list(map(len, Store(website.address).pieces("plain/a.png", 101, 64))) == [64, 37]
     monkeypatch.setattr(readable, "LARGEST_UNSAID", 2000)
-    with pytest.raises(StorageError, match="says no size, and sends more than 2000 bytes"):
+    with pytest.raises(StorageError, match="has no stated size and is larger than 2000 bytes"):
         Store(website.address).item("unsaid/b.png")
 
 
 @pytest.mark.parametrize("path", ["", "/ranges/", "/ranges/a.png"])
 def test_a_folder_of_a_web_server_is_refused_in_one_line_that_says_what_to_do(website: WebServer, path: str) -> None:
-    with pytest.raises(SettingsError, match=r"no listing to rely on; name its files in the `url` column of a listing"):
+    with pytest.raises(SettingsError, match=r"no reliable listing; name its files in the `url` column of a listing"):
         open_source(website.address + path)
 
 

@@ -161,9 +161,9 @@ def test_what_cannot_be_started_is_told_before_anything_is(tmp_path: Path) -> No
     out = str(tmp_path / "out")
     cases = [
         (Training([str(tmp_path / "none")], "demo", out), "no tars here"),
-        (Training([str(tmp_path / "none.tar")], "demo", out), "nothing is stored here"),
-        (Training([str(tmp_path / "dataset")], "demo", out), "not complete; run shard-images again"),
-        (Training([], "demo", out, accelerate="none.yaml"), "no accelerate settings file none.yaml"),
+        (Training([str(tmp_path / "none.tar")], "demo", out), "not found"),
+        (Training([str(tmp_path / "dataset")], "demo", out), "incomplete; run shard-images again"),
+        (Training([], "demo", out, accelerate="none.yaml"), "accelerate settings file not found: none.yaml"),
     ]
     for training, message in cases:
         with pytest.raises(FdcError, match=message):
