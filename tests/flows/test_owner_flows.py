@@ -39,7 +39,7 @@ def test_status_as_a_table_and_as_json(tmp_path: Path) -> None:
     code, shown = called("status", str(tmp_path / "none"))
     assert (code, shown) == (
         command.FATAL,
-        f"error: {tmp_path}/none: no archive here; compress-archive makes one\n",
+        f"error: {tmp_path}/none: no archive here; compress-archive creates one\n",
     )
 
 
