@@ -80,7 +80,9 @@ def test_an_erasure_that_an_old_release_left_is_ended_by_that_release(old: Store
     old.publish(
         f"{format1.FORGET}/000001.json", manifest.to_json({"format": 1, "keys": ["b"], "tars": {}, "parts": []})
     )
-    with pytest.raises(ArchiveError, match=r"000001.json: not carried out; finish it with the release that began it"):
+    with pytest.raises(
+        ArchiveError, match=r"000001.json: unfinished erasure; finish it with the release that began it"
+    ):
         upgrade(old)
     old.publish(f"{format1.FORGET}/000001-done.json", manifest.to_json({"format": 1}))
     assert upgrade(old).erasures == 1
