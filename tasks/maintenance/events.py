@@ -28,7 +28,7 @@ from tasks.maintenance.findings import BATCH
 from tasks.storage import parquet
 from tasks.storage.store import NotFoundError, Store
 
-Row = dict[str, Any]
+Fields = dict[str, Any]
 SWEPT = ("left_over", "dangling")
 """Findings that an audit repairs by removing an object."""
 
@@ -159,7 +159,7 @@ class _History:
         return self._event("ingestion end", time, detail, _of(plan), _run(run), of=name, outcome="warning", note=note)
 
     def _forgotten(
-        self, document: Row, time: datetime.datetime, agents: tuple[Agent, ...], name: str
+        self, document: Fields, time: datetime.datetime, agents: tuple[Agent, ...], name: str
     ) -> Iterator[Event]:
         """Yields a deletion for each key of an erasure, and a redaction if a pseudonym replaced the key."""
         unfinished = self._head.erasure
@@ -189,7 +189,7 @@ class _History:
             for row in rows.to_pylist():
                 yield from self._row(row, plan)
 
-    def _row(self, row: Row, plan: Manifest) -> Iterator[Event]:
+    def _row(self, row: Fields, plan: Manifest) -> Iterator[Event]:
         agents, key = _of(plan), ("key", row["key"])
         time, of = row["created_at"], str(row["created_at"])
         stored = (("object", row["tar"]),) if row["tar"] else ()
@@ -228,7 +228,7 @@ class _History:
                     if row["state"] != "ok":
                         yield from self._finding(row, time, agents, name)
 
-    def _finding(self, row: Row, time: datetime.datetime, agents: tuple[Agent, ...], name: str) -> Iterator[Event]:
+    def _finding(self, row: Fields, time: datetime.datetime, agents: tuple[Agent, ...], name: str) -> Iterator[Event]:
         objects = (("object", row["name"]), *((("key", row["key"]),) if row["key"] is not None else ()))
         of = f"{name} {row['state']} {row['detail']}"
         detail = f"{row['state']}: {row['detail']}"
@@ -240,7 +240,7 @@ class _History:
             yield self._event(term, time, detail, agents, objects, of=of)
 
 
-def _document(archive: Store, name: str) -> Row:
+def _document(archive: Store, name: str) -> Fields:
     return manifest.from_json(archive.read(name), archive.uri(name), remedy=log.REMEDY)
 
 
@@ -261,7 +261,7 @@ def _utc(seconds: float) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
 
 
-def _became(row: Row) -> str:
+def _became(row: Fields) -> str:
     """Summarizes the result of an ingestion."""
     if row["status"] == "failed":
         return f"{row['reason']}: {row['error']}"
@@ -275,7 +275,7 @@ def _became(row: Row) -> str:
     return f"{place}, {row['codec']}" + (f", kept whole: {row['reason']}" if row["status"] == "fallback" else "")
 
 
-def _compressed(row: Row) -> str:
+def _compressed(row: Fields) -> str:
     sizes = f"{row['source_bytes']} to {row['bytes']} bytes"
     if row["codec"] == "jxl":
         return f"lossless JPEG XL, {sizes}"

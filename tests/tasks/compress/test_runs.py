@@ -339,7 +339,7 @@ def test_the_settings_and_surroundings_of_a_run_are_in_its_manifest(packed: tupl
     ("make", "message"),
     [
         (lambda home: (home / "none", home / "a"), "source folder does not exist"),
-        (lambda home: (home / "s", home / "s" / "x" / "a"), "lies inside the source"),
+        (lambda home: (home / "s", home / "s" / "x" / "a"), "is inside the source"),
         (lambda home: (home / "s", home / "s2"), "is not an fdcodec archive"),
     ],
 )
