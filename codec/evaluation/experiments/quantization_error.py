@@ -1,4 +1,4 @@
-"""Section C: how nearly uniform the quantization error of the latent is, without dither and with it."""
+"""Section C: how close the latent's quantization error is to uniform, without and with dither."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ BINS = 64
 
 
 def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
-    """Draw quantization_error.png and .svg."""
+    """Draws quantization_error.png and .svg."""
     chosen, errors = spread(pictures, PICTURES), dict[tuple[float, bool], NDArray[np.float64]]()
     for quality in QUALITIES:
         scaled = [scaled_latent(codec, source, quality) for source in chosen]
@@ -48,14 +48,14 @@ def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
 
 
 def scaled_latent(codec: Codec, source: Path, quality: float) -> NDArray[np.float64]:
-    """alpha * y of a picture at lambda, flat: what is rounded."""
+    """alpha * y of a picture at lambda, flattened: the values to be rounded."""
     file = coded(codec, source, quality)
     y = codec.backbone.encode_pixels(file.picture.pixels)
     return np.asarray((file.alpha * y).double().cpu().flatten(), np.float64)
 
 
 def error(scaled: NDArray[np.float64], dither: bool, seed: int = 0) -> NDArray[np.float64]:
-    """What rounding adds, in -0.5..0.5; with dither, round(x + u) - u - x for a shared u uniform in -0.5..0.5."""
+    """The rounding error, in -0.5..0.5; with dither, round(x + u) - u - x for a shared u uniform in -0.5..0.5."""
     u = np.random.default_rng(seed).uniform(-0.5, 0.5, scaled.shape) if dither else np.zeros_like(scaled)
     return np.round(scaled + u) - u - scaled
 

@@ -22,14 +22,14 @@ SUPPLEMENT = ("kodim01", "kodim02", "kodim05", "kodim07", "kodim13", "kodim17", 
 """The photos that the supplement shows."""
 PICTURES = 9
 TILE = 480
-"""The larger side of a tile, in pixels."""
+"""Larger side of a tile in pixels."""
 CROP = 160
 COLUMNS = 3
 LABEL = 32
 
 
 def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
-    """Draw sheets/PICTURE-full.png and -crop.png from the reconstructions of the evaluation that the folder is in."""
+    """Draws sheets/PICTURE-full.png and -crop.png from the reconstructions of the folder's evaluation."""
     output = folder.parents[1]
     rows, ours = Evaluation(output).rows(), f"{NAME}-{codec.bundle.id[:8]}"
     names = []
@@ -60,12 +60,12 @@ def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
 
 
 def _title(name: str) -> str:
-    """A name in which no link begins: the report puts the folder before each of them."""
+    """A name without link syntax: the report prefixes links with the folder."""
     return plain(name).replace("(", "\\(")
 
 
 def beside(rows: Sequence[EvaluationRow], ours: str) -> list[tuple[str, EvaluationRow]]:
-    """Ours first, then every other codec's fitting row of one picture, with its label; none where ours is missing."""
+    """One picture's row of ours, then the matching row of every other codec, with labels; empty if ours is missing."""
     files: dict[str, list[EvaluationRow]] = {}
     for row in rows:
         if row["bpp"] is not None and row["picture"]:
@@ -95,7 +95,7 @@ def busiest(pixels: Pixels) -> tuple[int, int]:
 
 
 def sheet(tiles: Sequence[tuple[str, Pixels]], columns: int = COLUMNS) -> Image.Image:
-    """Labeled pictures of one size in a grid on white: large ones made smaller, small ones enlarged in whole steps."""
+    """Labeled pictures of one size in a grid on white: large ones reduced, small ones enlarged by integer factors."""
     height, width, _ = tiles[0][1].shape
     larger = max(height, width)
     factor = TILE // larger if larger <= TILE else TILE / larger
