@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -92,7 +92,9 @@ def restore(
     if as_of is not None and as_of_source is not None:
         raise SettingsError("as_of and as_of_source are mutually exclusive; set only one")
     store, extension = existing(archive), _extension(kind)
-    as_listed, as_of = as_of_source is not None, as_of if as_of_source is None else as_of_source
+    as_listed = as_of_source is not None
+    if as_listed:
+        as_of = as_of_source
     bag: Bag | None = None
     if bagit:
         bag = Bag(store, target, keys, as_of=as_of, as_listed=as_listed, kind=kind, groups=groups)
@@ -105,11 +107,16 @@ def restore(
         if bag is not None:
             bag.begin()
         location = Store(target).url if bag is None else bag.data
-        jobs = (
-            RestoreJob(store.url, location, members if bag is None else bag.members(members), models, kind, as_of)
-            for members in selection.by_tar(chosen, extension, groups=groups)
-        )
-        done = list((job_map or (lambda jobs: (restore_members(job, progress) for job in jobs)))(jobs))
+
+        def jobs() -> Iterator[RestoreJob]:
+            for members in selection.by_tar(chosen, extension, groups=groups):
+                wanted = members if bag is None else bag.members(members)
+                yield RestoreJob(store.url, location, wanted, models, kind, as_of)
+
+        if job_map is None:
+            done = [restore_members(job, progress) for job in jobs()]
+        else:
+            done = list(job_map(jobs()))
     left_behind: collections.Counter[str] = collections.Counter()
     for part in done:
         left_behind.update(part.left_behind)
@@ -184,7 +191,8 @@ def _read(archive: Store, member: StoredFile, as_of: int | None, read: Callable[
         return read(member)
     except NotFoundError:
         found = selection.find(archive, [member.key], as_of)
-        now = next((other for other in found if (other.source_format == FILM) == (member.source_format == FILM)), None)
-        if now is None or now.tar == member.tar:
-            raise
-        return read(dataclasses.replace(now, target=member.target))
+        wants_film = member.source_format == FILM
+        for now in found:
+            if (now.source_format == FILM) == wants_film and now.tar != member.tar:
+                return read(dataclasses.replace(now, target=member.target))
+        raise

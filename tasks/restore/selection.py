@@ -109,15 +109,33 @@ def by_tar(
     `extension` is that of decoded pictures. With `groups`, it replaces the source's extension, so that pictures and
     their companions keep a common stem. Names that differ only in case or Unicode form are made distinct.
     """
+    targets = _targets_of_conflicts(chosen, extension, groups=groups)
+    for _, group in itertools.groupby(_rows(chosen), key=lambda row: (row["bundle_id"], row["tar"])):
+        members: list[StoredFile] = []
+        for row in group:
+            members += _members(row, targets, extension)
+        yield tuple(members)
+
+
+def _targets_of_conflicts(
+    chosen: duckdb.DuckDBPyConnection, extension: str, *, groups: bool
+) -> dict[tuple[str, bool], str]:
+    """Assigns targets to keys whose names may conflict: a few of many, so that memory stays bounded."""
     chosen.execute(_FOLDERS)
-    in_the_way = _IN_THE_WAY.replace("EXTENSION", extension)
-    some = f"{_MAY_SHARE_A_NAME.replace('EXTENSION', extension)} UNION {in_the_way}"
-    alike = chosen.sql(_ALL if groups else some).to_arrow_table().to_pylist()
-    folders = {folder for (folder,) in chosen.execute("SELECT folder FROM folders").fetchall()} if alike else set()
-    targets = _targets(alike, extension, folders, groups=groups)
-    rows = (row for batch in chosen.sql(_BY_TAR).to_arrow_reader(BATCH) for row in batch.to_pylist())
-    for _, group in itertools.groupby(rows, key=lambda row: (row["bundle_id"], row["tar"])):
-        yield tuple(member for row in group for member in _members(row, targets, extension))
+    query = _ALL  # with groups, any two keys of one stem conflict
+    if not groups:
+        query = f"{_MAY_SHARE_A_NAME} UNION {_IN_THE_WAY}".replace("EXTENSION", extension)
+    conflicts = chosen.sql(query).to_arrow_table().to_pylist()
+    if not conflicts:
+        return {}
+    folders = {folder for (folder,) in chosen.execute("SELECT folder FROM folders").fetchall()}
+    return _targets(conflicts, extension, folders, groups=groups)
+
+
+def _rows(chosen: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
+    """Yields the chosen rows in the order of tars, a batch of them in memory."""
+    for batch in chosen.sql(_BY_TAR).to_arrow_reader(BATCH):
+        yield from batch.to_pylist()
 
 
 def _members(row: dict[str, Any], targets: dict[tuple[str, bool], str], extension: str) -> Iterator[StoredFile]:
@@ -139,9 +157,11 @@ def _target(row: dict[str, Any], extension: str, *, groups: bool = False) -> str
         extension = "mp4"
     elif _as_it_was(row["codec"], row["source_format"]):
         return restored(row["key"], None)
-    name = restored(row["key"], extension)
     stem, dot, _ = restored(row["key"], None).rpartition(".")
-    return f"{stem}.{extension}" if groups and dot and stem.rpartition("/")[2] else name
+    has_extension = dot and stem.rpartition("/")[2]  # .hidden has none
+    if groups and has_extension:
+        return f"{stem}.{extension}"
+    return restored(row["key"], extension)
 
 
 def _as_it_was(codec: str, source_format: str | None) -> bool:
@@ -160,15 +180,13 @@ def _targets(
     names: dict[tuple[str, bool], str] = {}
     taken: set[str] = set(folders)
     films = [row | OF_A_FILM for row in rows if row["film_length"] and not rejoined(extension, row["source_format"])]
-    originals_first = sorted(
-        rows + films,
-        key=lambda row: (
-            row["source_format"] == FILM,
-            not _as_it_was(row["codec"], row["source_format"]),
-            row["key"],
-        ),
-    )
-    for row in originals_first:
+
+    def precedence(row: dict[str, Any]) -> tuple[bool, bool, str]:
+        # Whoever comes first keeps the plain name: originals before decoded pictures, videos last.
+        is_original = _as_it_was(row["codec"], row["source_format"])
+        return row["source_format"] == FILM, not is_original, row["key"]
+
+    for row in sorted(rows + films, key=precedence):
         name = _target(row, extension, groups=groups)
         while _folded(name) in taken:
             name = _another(name)
@@ -184,4 +202,6 @@ def _folded(name: str) -> str:
 def _another(name: str) -> str:
     """Returns the next candidate name: with the extension repeated, or a number before it."""
     stem, dot, extension = name.rpartition(".")
-    return f"{name}.{extension}" if dot and not stem.endswith(f".{extension}") else f"{stem} (2){dot}{extension}"
+    if dot and not stem.endswith(f".{extension}"):
+        return f"{name}.{extension}"
+    return f"{stem} (2){dot}{extension}"
