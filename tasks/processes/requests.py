@@ -101,7 +101,7 @@ class Transcode(Request):
 
 @dataclass(frozen=True)
 class Decode(Request):
-    """Decode the stored file in the payload. `kind` is as `jpeg:90`; None is PNG, or what a JPEG XL was made of."""
+    """Decode the stored file in the payload. `kind`: such as `jpeg:90`; None is PNG, or the source of a JPEG XL."""
 
     do = "decode"
     kind: str | None = None
@@ -109,7 +109,7 @@ class Decode(Request):
 
 @dataclass(frozen=True)
 class SaveBackbone(Request):
-    """Save the bundle's backbone with its licence to a folder; an empty source means where it was loaded from."""
+    """Save the bundle's backbone with its licence to a folder; an empty source is where it was loaded from."""
 
     do = "save_backbone"
     source: str
