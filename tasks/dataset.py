@@ -53,7 +53,7 @@ MANIFEST = pa.schema(
             "reason",
             pa.string(),
             True,
-            {"description": "content: not a picture; else why it could not be read, as in an archive's report"},
+            {"description": "content: no picture; else why its bytes could not be had, as an archive's report says it"},
         ),
         pa.field("error", pa.string(), True, {"description": "one line on what failed"}),
         pa.field("duplicate_of", pa.string(), True, {"description": "first key whose source has the same bytes"}),
