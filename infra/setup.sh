@@ -12,9 +12,9 @@ wanted=$(cat pyproject.toml infra/constraints.txt infra/setup.sh | cksum)
 echo "installing into .venv (a few minutes, once)"
 "${PYTHON:-python3}" -m venv --clear .venv
 install() { .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint infra/constraints.txt "$@"; }
-index=""
+index="" configured=$(.venv/bin/python -m pip config list)
 if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi > /dev/null && [ ! -e /proc/driver/nvidia ] \
-    && ! .venv/bin/python -m pip config list | grep --quiet -E 'index-url|find-links'; then
+    && [[ ! $configured =~ index-url|find-links ]]; then
     index=https://download.pytorch.org/whl/cpu
 fi
 install ${index:+--extra-index-url "$index"} torch torchvision # first and alone: nothing that follows may pick another build

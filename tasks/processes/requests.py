@@ -101,7 +101,7 @@ class Transcode(Request):
 
 @dataclass(frozen=True)
 class Decode(Request):
-    """Decode the stored file in the payload. `kind` is as `jpeg:90`; None is PNG, or what a JPEG XL was made of."""
+    """Decode the stored file in the payload. `kind`: such as `jpeg:90`; None is PNG, or the source of a JPEG XL."""
 
     do = "decode"
     kind: str | None = None

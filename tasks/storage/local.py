@@ -119,8 +119,8 @@ def _rename(old: Path, new: Path) -> None:
         if number in (*NO_LINKS, errno.EINVAL):
             raise OSError(
                 number,
-                "this file system has neither hard links nor renames that replace nothing, so two writers could both "
-                "take one name; keep the archive on another one, or in an object store",
+                "this file system has neither hard links nor exclusive renames, so two writers could both create "
+                "one name; keep the archive on another one, or in an object store",
             )
         raise OSError(number, os.strerror(number), str(new))
 

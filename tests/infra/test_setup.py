@@ -13,7 +13,7 @@ RECORDS = """#!/usr/bin/env bash
 # Stands for Python: makes an environment with itself in it, and writes down what is asked of pip.
 case "$*" in
     "-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
-    "-m pip config list") exec {python} -m pip config list ;;
+    "-m pip config list") {python} -m pip config list && seq 100000 ;; # whoever stops reading early breaks the pipe
     "-m pip "*) echo "$*" >> asked ;;
 esac
 """

@@ -148,9 +148,9 @@ def test_killed_and_packed_again_gives_the_same_tars(source: Path, tmp_path: Pat
 
 def test_other_settings_or_another_source_are_refused(source: Path, tmp_path: Path) -> None:
     pack(str(source), str(tmp_path / "out"), SMALL)
-    with pytest.raises(SettingsError, match="begun with another settings"):
+    with pytest.raises(SettingsError, match="started with another settings"):
         pack(str(source), str(tmp_path / "out"), ShardingSettings())
-    with pytest.raises(SettingsError, match="begun with another source"):
+    with pytest.raises(SettingsError, match="started with another source"):
         pack(str(source / "sub"), str(tmp_path / "out"), SMALL)
 
 

@@ -73,7 +73,7 @@ async function join(name) {
   } catch (error) {
     sessionStorage.removeItem("participant");
     page("welcome");
-    say(error.status === 403 ? "Nobody of that name takes part. Check the spelling." : error.message, "refused");
+    say(error.status === 403 ? "No participant has this name. Check the spelling." : error.message, "refused");
     element("name").focus();
   }
 }

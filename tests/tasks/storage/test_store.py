@@ -226,7 +226,7 @@ def test_a_file_system_that_can_neither_is_refused_in_one_line(tmp_path: Path, m
             return call
 
     monkeypatch.setattr(local.ctypes, "CDLL", lambda *_, **__: Library())
-    with pytest.raises(StorageError, match="neither hard links nor renames that replace nothing") as told:
+    with pytest.raises(StorageError, match="neither hard links nor exclusive renames") as told:
         Store(str(tmp_path)).publish("a", b"a")
     assert "\n" not in str(told.value)
     assert list(Store(str(tmp_path)).list()) == []

@@ -193,7 +193,7 @@ def test_an_unknown_name_is_refused_in_words(browser: Any, study_address: str) -
     until(browser, "return !document.getElementById('welcome').hidden")
     element(browser, "name").send_keys("mallory\n")
     until(browser, "return document.getElementById('refused').textContent !== ''")
-    assert "Nobody of that name takes part" in element(browser, "refused").text
+    assert "No participant has this name" in element(browser, "refused").text
     assert element(browser, "compare").is_displayed() is False
 
 

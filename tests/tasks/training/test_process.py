@@ -118,7 +118,7 @@ def test_a_training_whose_starter_was_killed_keeps_a_second_one_out(standin: Any
     starter.kill()
     starter.wait()
     try:
-        with pytest.raises(SettingsError, match="another training is at work"):
+        with pytest.raises(SettingsError, match="another training is running"):
             train(standin("good"), lambda _: None, lambda _: None)
     finally:
         os.killpg(os.getpgid(int(pids.read_text())), signal.SIGKILL)
