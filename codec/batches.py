@@ -27,7 +27,7 @@ from codec.quantization.quantizer import QuantizationParameters
 if TYPE_CHECKING:
     from codec.codec import Codec, Encoded
 
-GREY = 128
+GRAY = 128
 MOST_POSITIONS = 2**17
 """Latent positions that the exact network processes together, those of 8 megapixels."""
 _Kind = tuple[tuple[int, int], bool]
@@ -42,7 +42,7 @@ def encode(
     if not pictures:
         return dict
     _check("pictures", {picture.pixels.shape[:2] for picture in pictures.values()}, pictures, count)
-    free = np.full_like(next(iter(pictures.values())).pixels, GREY)
+    free = np.full_like(next(iter(pictures.values())).pixels, GRAY)
     pixels = [to_tensor(pictures[position].pixels if position in pictures else free) for position in range(count)]
     y = codec.backbone.encode(torch.stack(pixels).to(codec.backbone.device))
     parameters = [codec._parameters(own, quantizer.quality_of_code(quality_code)) for own in y.split(1)]
@@ -101,12 +101,12 @@ def decode(codec: "Codec", files: Sequence[FdcFile]) -> list[Pixels]:
         symbols.append(found)
     alike: dict[tuple[int, int, bool, bool], list[int]] = defaultdict(list)
     for position, file in enumerate(files):
-        alike[file.width, file.height, file.grey, _stepped(file)].append(position)
+        alike[file.width, file.height, file.gray, _stepped(file)].append(position)
     pixels: dict[int, Pixels] = {}
-    for (width, height, grey, _), positions in alike.items():
+    for (width, height, gray, _), positions in alike.items():
         k = torch.from_numpy(np.stack([symbols[position] for position in positions])).to(codec.backbone.device).float()
         parameters = [files[position].parameters for position in positions]
-        pixels |= zip(positions, codec._restore(k, parameters, (height, width), grey), strict=True)
+        pixels |= zip(positions, codec._restore(k, parameters, (height, width), gray), strict=True)
     return [pixels[position] for position in range(len(files))]
 
 
@@ -118,15 +118,15 @@ def reconstruct(
     _check("files", {(file.height, file.width) for file in files.values()}, files, count)
     alike: dict[tuple[bool, bool], list[int]] = defaultdict(list)
     for position, file in files.items():
-        alike[file.grey, _stepped(file)].append(position)
+        alike[file.gray, _stepped(file)].append(position)
     found: dict[int, Pixels] = {}
-    for (grey, stepped), positions in alike.items():
+    for (gray, stepped), positions in alike.items():
         first = files[positions[0]]
         k = torch.zeros(count, *symbols[positions[0]].shape)
         parameters = [QuantizationParameters(first.parameters.alpha_codes, int(stepped))] * count
         for position in positions:
             k[position], parameters[position] = torch.from_numpy(symbols[position]), files[position].parameters
-        pixels = codec._restore(k.to(codec.backbone.device), parameters, (first.height, first.width), grey)
+        pixels = codec._restore(k.to(codec.backbone.device), parameters, (first.height, first.width), gray)
         found |= {position: pixels[position] for position in positions}
     return found
 
@@ -135,7 +135,7 @@ def _check(what: str, sizes: set[tuple[int, ...]], positions: Mapping[int, objec
     if len(sizes) > 1:
         raise ValueError(f"{what} in a batch must have one size")
     if not all(0 <= position < count for position in positions):
-        raise ValueError(f"a batch of {count} has no places {sorted(positions)}")
+        raise ValueError(f"a batch of {count} has no slots {sorted(positions)}")
 
 
 def _integers(x: Tensor) -> Symbols:

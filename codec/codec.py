@@ -170,7 +170,7 @@ class Codec:
         """Decodes a whole file: colors as in `decode`, alpha plane, profile, orientation, metadata."""
         file, symbols = self._symbols(data, max_pixels)
         pixels = self._pixels(file, symbols)
-        return to_picture(file.chunks, pixels, grey=file.grey, orientation=file.orientation, version=file.version)
+        return to_picture(file.chunks, pixels, gray=file.gray, orientation=file.orientation, version=file.version)
 
     def decode_all(self, files: Sequence[bytes], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> list[NDArray[np.uint8]]:
         """Decodes files to within rounding of `decode`, in batches of one size and number of steps.
@@ -189,7 +189,7 @@ class Codec:
     def content(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Content:
         """Decodes everything that determines a file's pixels: its symbols and header fields."""
         file, symbols = self._symbols(data, max_pixels)
-        return _content(symbols, file.width, file.height, file.grey, file.parameters)
+        return _content(symbols, file.width, file.height, file.gray, file.parameters)
 
     def contents(
         self, files: Sequence[bytes], *, max_pixels: int = DEFAULT_MAX_PIXELS
@@ -207,7 +207,7 @@ class Codec:
             if isinstance(own, BitstreamError):
                 found[position] = own
             else:
-                found[position] = _content(own, file.width, file.height, file.grey, file.parameters)
+                found[position] = _content(own, file.width, file.height, file.gray, file.parameters)
         return [found[position] for position in range(len(files))]
 
     def reconstruct(self, data: bytes, symbols: Symbols, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
@@ -235,7 +235,7 @@ class Codec:
     @torch.no_grad()
     def _pixels(self, file: FdcFile, symbols: Symbols) -> NDArray[np.uint8]:
         k = torch.from_numpy(symbols)[None].to(self.backbone.device, torch.float32)
-        pixels: NDArray[np.uint8] = self._restore(k, [file.parameters], (file.height, file.width), file.grey)[0]
+        pixels: NDArray[np.uint8] = self._restore(k, [file.parameters], (file.height, file.width), file.gray)[0]
         return pixels
 
     def _that_fits(self, data: bytes, symbols: Symbols, max_pixels: int) -> FdcFile:
@@ -258,7 +258,7 @@ class Codec:
         return file, decompress(self.entropy, self.tables, file.stream, file.latent_shape, codes, canonical=canonical)
 
     def _restore(
-        self, k: Tensor, parameters: Sequence[QuantizationParameters], size: tuple[int, int], grey: bool
+        self, k: Tensor, parameters: Sequence[QuantizationParameters], size: tuple[int, int], gray: bool
     ) -> NDArray[np.uint8]:
         """Symbols (B, 4, h, w) float32, all or none with a timestep -> pixels (B, H, W, 3)."""
         alpha = torch.cat([own.alpha for own in parameters]).to(k.device)
@@ -271,7 +271,7 @@ class Codec:
             height = band.shape[-2]
             for position, picture in enumerate(band):
                 finished = to_pixels(picture)
-                if grey:
+                if gray:
                     finished = np.round(finished.mean(2, keepdims=True)).astype(np.uint8)
                 pixels[position, row : row + height] = finished
             row += height
@@ -307,7 +307,7 @@ class Codec:
         """The reconstruction of the file at this alpha code, without writing it."""
         parameters = self._with_alpha(y, alpha_code)
         k = quantizer.quantize(y, parameters.alpha.to(y.device), self.dither(y))
-        pixels: NDArray[np.uint8] = self._restore(k, [parameters], (picture.height, picture.width), picture.grey)[0]
+        pixels: NDArray[np.uint8] = self._restore(k, [parameters], (picture.height, picture.width), picture.gray)[0]
         return pixels
 
     def _finish(
@@ -343,7 +343,7 @@ class Codec:
         file = FdcFile(
             picture.width,
             picture.height,
-            picture.grey,
+            picture.gray,
             bundle_id,
             quality_code,
             parameters,
@@ -353,7 +353,7 @@ class Codec:
         )
         return Encoded(
             data=pack(file),
-            content=_content(symbols, picture.width, picture.height, picture.grey, parameters),
+            content=_content(symbols, picture.width, picture.height, picture.gray, parameters),
             quality=file.quality,
             timestep=parameters.timestep,
             steps=self.bundle.config.steps if parameters.timestep_code else 0,
@@ -362,8 +362,8 @@ class Codec:
         )
 
 
-def _content(symbols: Symbols, width: int, height: int, grey: bool, parameters: QuantizationParameters) -> Content:
-    return Content(symbols, width, height, grey, parameters.timestep_code, parameters.alpha_codes)
+def _content(symbols: Symbols, width: int, height: int, gray: bool, parameters: QuantizationParameters) -> Content:
+    return Content(symbols, width, height, gray, parameters.timestep_code, parameters.alpha_codes)
 
 
 def _quality_code(quality: float) -> int:

@@ -24,11 +24,11 @@ MAX_PIXELS = 100_000_000
 
 PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 """The mode that a picture must have for each kind of color profile."""
-COLOURS = np.stack(np.meshgrid(*[np.arange(0, 256, 17, dtype=np.uint8)] * 3), -1).reshape(64, 64, 3)
+COLORS = np.stack(np.meshgrid(*[np.arange(0, 256, 17, dtype=np.uint8)] * 3), -1).reshape(64, 64, 3)
 """A picture of colors sampled over the RGB cube."""
 RGB_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr")
 """Modes that 8-bit RGB and an alpha plane represent exactly."""
-DEPTH, COLOURS_BEYOND, FRAMES = "depth", "colours", "frames"
+DEPTH, COLORS_BEYOND, FRAMES = "depth", "colors", "frames"
 """Content that 8-bit sRGB pixels cannot represent."""
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 """Two TIFF tags, and the second one's value for inverted gray."""
@@ -41,7 +41,7 @@ class Picture:
     """A picture: 8-bit pixels (H, W, 3), alpha plane, profile, orientation and metadata."""
 
     pixels: NDArray[np.uint8]
-    grey: bool = False
+    gray: bool = False
     """Whether the three channels are equal everywhere."""
     source_format: str = "RGB"
     alpha: NDArray[np.uint8] | None = None
@@ -54,7 +54,7 @@ class Picture:
     """The file's metadata, byte for byte."""
     reduced: str | None = None
     """Content beyond these pixels: samples of more than 8 bits (DEPTH), inks or channels that RGB does not
-    have (COLOURS_BEYOND), further pictures (FRAMES); None otherwise."""
+    have (COLORS_BEYOND), further pictures (FRAMES); None otherwise."""
 
     @property
     def exif(self) -> bytes | None:
@@ -77,7 +77,7 @@ def read_image(source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> P
     max_pixels (Pillow's own limit also applies) or has no defined white.
     """
     with _loaded(source, max_pixels) as (image, name, reduced):
-        return _normalise(image, name, reduced)
+        return _normalize(image, name, reduced)
 
 
 def check_image(source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[str, int, int]:
@@ -119,7 +119,7 @@ def _loaded(source: bytes | str | Path, max_pixels: int) -> Iterator[tuple[Image
         raise ImageLimitError(f"{name} declares more pixels than Pillow allows") from None
     except Exception as error:  # decoders raise any exception on damaged files
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ImageError(f"{name} is damaged or cut short: {reason}") from None
+        raise ImageError(f"{name} is damaged or truncated: {reason}") from None
 
 
 def encode_png(picture: Picture | NDArray[np.uint8]) -> bytes:
@@ -161,7 +161,7 @@ def _reduced(image: ImageFile.ImageFile, data: bytes) -> str | None:
         return FRAMES
     if _is_deep(image, data):
         return DEPTH
-    return None if image.mode in RGB_MODES else COLOURS_BEYOND
+    return None if image.mode in RGB_MODES else COLORS_BEYOND
 
 
 def _is_deep(image: ImageFile.ImageFile, data: bytes) -> bool:
@@ -176,7 +176,7 @@ def _is_deep(image: ImageFile.ImageFile, data: bytes) -> bool:
     return image.mode.startswith("I") or (isinstance(levels, tuple) and len(levels) == 2 and int(levels[1]) > 255)
 
 
-def _normalise(image: Image.Image, name: str, reduced: str | None) -> Picture:
+def _normalize(image: Image.Image, name: str, reduced: str | None) -> Picture:
     icc = image.info.get("icc_profile")
     deep = _deep_range(image, name)
     upright = _upright(image)
@@ -185,9 +185,9 @@ def _normalise(image: Image.Image, name: str, reduced: str | None) -> Picture:
         upright = _eight_bits(upright, *deep)
     alpha = _alpha(upright)
     converted, icc = _to_srgb(upright, icc)
-    grey, source_format = _is_grey(converted), image.format or "unknown"
+    gray, source_format = _is_gray(converted), image.format or "unknown"
     blocks = (MetadataBlock(EXIF, exif.removeprefix(b"Exif\0\0")),) if exif else ()
-    return Picture(np.asarray(converted), grey, source_format, alpha, icc, 1, blocks, reduced)
+    return Picture(np.asarray(converted), gray, source_format, alpha, icc, 1, blocks, reduced)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -217,10 +217,10 @@ def _eight_bits(image: Image.Image, black: int, white: int) -> Image.Image:
     """Scales gray of more than 8 bits to 8 (Pillow's conversion clips); a transparent value becomes an alpha plane."""
     values = np.asarray(image).astype(np.int64)
     levels = np.rint((values - black) * (255 / (white - black))).clip(0, 255)
-    grey = Image.fromarray(levels.astype(np.uint8))
+    gray = Image.fromarray(levels.astype(np.uint8))
     if (transparent := image.info.get("transparency")) is not None:
-        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
-    return grey
+        gray.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return gray
 
 
 def _alpha(image: Image.Image) -> NDArray[np.uint8] | None:
@@ -239,7 +239,7 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes 
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         mode = PROFILE_MODES[profile.profile.xcolor_space.strip()]
-        if (mode == "CMYK") != (image.mode == "CMYK") or (mode == "L" and not _is_grey(plain)):
+        if (mode == "CMYK") != (image.mode == "CMYK") or (mode == "L" and not _is_gray(plain)):
             return plain, icc
         return _converted(image.convert(mode) if mode != "RGB" else plain, profile), None
     except (ImageCms.PyCMSError, OSError, ValueError, KeyError):
@@ -250,15 +250,15 @@ def _converted(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.I
     """Gray stays gray. A profile that moves no color by more than one level counts as sRGB and is not applied."""
     transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), image.mode, "RGB")
     if image.mode == "RGB":
-        moved = np.asarray(ImageCms.applyTransform(Image.fromarray(COLOURS), transform))
-        if np.abs(moved.astype(int) - COLOURS).max() <= 1:
+        moved = np.asarray(ImageCms.applyTransform(Image.fromarray(COLORS), transform))
+        if np.abs(moved.astype(int) - COLORS).max() <= 1:
             return image
     converted = cast(Image.Image, ImageCms.applyTransform(image, transform))
-    if image.mode != "CMYK" and _is_grey(image.convert("RGB")):
+    if image.mode != "CMYK" and _is_gray(image.convert("RGB")):
         return converted.getchannel("G").convert("RGB")
     return converted
 
 
-def _is_grey(image: Image.Image) -> bool:
+def _is_gray(image: Image.Image) -> bool:
     pixels = np.asarray(image)
     return bool((pixels == pixels[..., :1]).all())

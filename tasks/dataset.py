@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,10 @@ def pack_shard(job: ShardingJob, shard: int, progress: Progress = SILENT) -> int
     with tempfile.TemporaryDirectory() as scratch:
         spool = Path(scratch) / "shard.tar"
         with TrainingTar(spool) as tar, ThreadPoolExecutor(DECODERS) as decoders:
+            # In portions, since map reads every source that it is given at once, and all would be in memory.
             for first in range(0, len(planned), READ_AHEAD):
-                for row, data in decoders.map(lambda entry: _checked(reader, entry), planned[first:][:READ_AHEAD]):
+                portion = planned[first : first + READ_AHEAD]
+                for row, data in decoders.map(partial(_checked, reader), portion):
                     if row["status"] == "packed":
                         row["member"] = member(len(rows), row["key"], extension_of(row["key"]))
                         row |= {"offset": tar.add(row["member"], data), "length": len(data)}
@@ -163,8 +166,10 @@ def local_tars(location: str, cache: Path) -> str:
 
     Raises SettingsError for an incomplete dataset or a location without tars; StorageError.
     """
-    folder, _, tar = location.rpartition("/") if location.endswith(".tar") else (location, "", "")
-    store = Store(folder or ".")
+    folder, tar = location, ""
+    if location.endswith(".tar"):
+        folder, _, tar = location.rpartition("/")
+    store = Store(folder or ".")  # a bare name is a tar of the current folder
     if not tar and store.exists(layout.DATASET_PLAN) and not store.exists(layout.DATASET_MANIFEST):
         raise SettingsError(f"{store}: this dataset is incomplete; run shard-images again to finish it")
     found = [store.item(tar)] if tar else [item for item in store.list() if item.name.endswith(".tar")]
@@ -256,7 +261,9 @@ def _commit(store: Store, shard: int, rows: list[DatasetRow], spool: Path) -> No
             raise StorageError(
                 f"{store.uri(tar)}: the stored bytes differ from the packed ones; delete the file and run again"
             )
-        rows = [row | ({"tar": tar} if row["status"] == "packed" else {}) for row in rows]
+        for row in rows:
+            if row["status"] == "packed":
+                row["tar"] = tar
     part = pa.BufferOutputStream()
     pa.parquet.write_table(pa.Table.from_pylist(rows, MANIFEST), part, compression="zstd")
     store.publish(_part(shard), part.getvalue().to_pybytes())

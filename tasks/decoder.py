@@ -42,7 +42,7 @@ class _Member:
 
 
 @dataclass(frozen=True)
-class Restored:
+class RestoredFiles:
     """The number of files written, and a line per failure."""
 
     files: int = 0
@@ -84,7 +84,7 @@ def info(source: bytes | str | Path) -> dict[str, Any]:
     return {
         "width": width,
         "height": height,
-        "gray": file.grey,
+        "gray": file.gray,
         "bytes": len(data),
         "bits_per_pixel": 8 * len(data) / (width * height),
         "bundle_id": file.bundle_id,
@@ -102,7 +102,7 @@ def restore(
     *,
     kind: str = "png",
     device: str = "cpu",
-) -> Restored:
+) -> RestoredFiles:
     """Restores the pictures of an archive in a local folder into another folder; existing files are replaced.
 
     With `keys`, each picture gets the path that restore-archive gives it, in the last version found in a tar. Without
@@ -137,7 +137,7 @@ def restore(
                 files += 1
             except (FdcError, OSError) as error:
                 failures.append(f"{tar}: {member.info.name}: {error}")
-    return Restored(files, failures)
+    return RestoredFiles(files, failures)
 
 
 def _members(tar: Path, failures: list[str]) -> Iterator[_Member]:

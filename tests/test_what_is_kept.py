@@ -36,7 +36,7 @@ def samples() -> Iterator[tuple[str, str, bytes]]:
     yield "JPEG", "segments of unknown programs, up to 1 MiB", with_segments(segment(0xE7, b"who knows"))
     yield "JPEG", "gain map (Ultra HDR)", CASES["01-ultrahdr.jpg"][0]()
     yield "JPEG", "further pictures (MPO)", CASES["01-mpo-control.jpg"][0]()
-    yield "JPEG", "film of a motion photo", CASES["02-motion-photo.MP.jpg"][0]()
+    yield "JPEG", "video of a motion photo", CASES["02-motion-photo.MP.jpg"][0]()
     yield "JPEG", "bytes after the end", photo() + b"appended"
     yield "JPEG", "content credentials (C2PA)", with_segments(segment(0xEB, b"JP\0\1\0\0\0\1" + b"jumb" + b"c2pa" * 9))
     yield "JPEG", "CMYK", stored(imagecodecs_cmyk(), "JPEG")
@@ -55,7 +55,7 @@ def samples() -> Iterator[tuple[str, str, bytes]]:
     yield "JPEG 2000", "8 bits", CASES["12-photo.jp2"][0]()
     yield "DNG and other raw", "all of it", CASES["16-raw-like.dng"][0]()
     yield "ICO, PSD, EXR, HDR", "all of it", CASES["12.ico"][0]()
-    yield "films, sidecars, texts", "all of it", film()
+    yield "videos, sidecar files, texts", "all of it", film()
 
 
 def imagecodecs_cmyk() -> object:
@@ -77,7 +77,7 @@ def table() -> str:
         outcome = f"kept whole: `{plain.reason}`"
         if plain.reason is None:
             outcome = f"carried: {', '.join(f'`{tag}`' for tag in plain.carried)}" if plain.carried else "compressed"
-            outcome += "; the film beside it, to the byte" if plain.film else ""
+            outcome += "; the video beside it, to the byte" if plain.film else ""
         others = []
         for name in DISCARDS:
             verdict = judge(structure, Policy(discard=frozenset({name}), film_beside=True))

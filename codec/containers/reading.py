@@ -283,7 +283,7 @@ def _picture(structure: Structure, image: Image.Image, space: Space, verdict: Ve
     turned = 1 if structure.container in ("HEIF", "JXL") else structure.orientation
     return Picture(
         pixels,
-        grey=bool((pixels == pixels[..., :1]).all()),
+        gray=bool((pixels == pixels[..., :1]).all()),
         source_format=structure.container,
         alpha=alpha,
         icc=space.profile,

@@ -131,7 +131,7 @@ def _upright_block(block: MetadataBlock, pairs: Sequence[tuple[MetadataBlock, Me
 def _image(picture: Picture, *, alpha: bool) -> tuple[Image.Image, bytes | None]:
     """Pixels for Pillow, grayscale if all are gray and the profile allows it, and the profile if it fits."""
     space = (picture.icc or b"")[16:20]
-    gray = picture.grey and space in (b"", b"GRAY")
+    gray = picture.gray and space in (b"", b"GRAY")
     image = Image.fromarray(np.ascontiguousarray(picture.pixels[..., 0]) if gray else picture.pixels)
     if picture.alpha is not None and alpha:
         image.putalpha(Image.fromarray(picture.alpha))

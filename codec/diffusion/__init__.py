@@ -1,1 +1,1 @@
-"""The backbone: weights in every published layout, the schedule, the denoiser, tiles and forms for a GPU."""
+"""The diffusion backbone: weights in all published layouts, noise schedule, denoiser, tiling, and GPU kernels."""

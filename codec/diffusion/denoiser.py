@@ -1,4 +1,4 @@
-"""Removing quantisation error by diffusion: the one-step clean latent, and a short DDIM from t to 0."""
+"""Removes quantization error by diffusion: the one-step clean latent, and a short DDIM from t to 0."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from codec.diffusion.backbone import Backbone
 
 
 def noisy_latent(backbone: Backbone, y_hat: Tensor, t: Tensor) -> Tensor:
-    """x_t = sqrt(alpha_bar_t) y_hat: the dequantised latent as a noised one; y_hat (B, 4, h, w), t (B,) float32."""
+    """x_t = sqrt(alpha_bar_t) y_hat: the dequantized latent as a noised latent; y_hat (B, 4, h, w), t (B,) float32."""
     return backbone.alpha_bar(t).sqrt()[:, None, None, None] * y_hat
 
 
@@ -20,7 +20,7 @@ def split_noise(backbone: Backbone, x_t: Tensor, t: Tensor) -> tuple[Tensor, Ten
 
 
 def clean_latent(backbone: Backbone, y_hat: Tensor, t: Tensor) -> Tensor:
-    """The clean latent predicted in one step, as training uses it (supplement B); differentiable in y_hat and t."""
+    """The clean latent predicted in one step, as in training (supplement B); differentiable in y_hat and t."""
     return split_noise(backbone, noisy_latent(backbone, y_hat, t), t)[0]
 
 

@@ -1,8 +1,8 @@
-"""The networks of a diffusion model prepared to run fast on a GPU: fewer passes over memory, one layout throughout.
+"""Prepares a diffusion model's networks for fast inference on a GPU: fewer memory passes, one layout throughout.
 
-torch's group normalisation and diffusers' transformer blocks take channels-last activations back to contiguous ones,
+torch's group normalization and diffusers' transformer blocks take channels-last activations back to contiguous ones,
 so that every convolution beside them copies its input; a convolution's bias, SiLU and residual sum are passes of their
-own. Here normalisation, time embedding and SiLU are one step, bias and residual sum another, and all stays
+own. Here normalization, time embedding and SiLU are one step, bias and residual sum another, and all stays
 channels-last. The steps are Triton's where no gradient is wanted on a GPU, and torch's own elsewhere.
 """
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from diffusers import ModelMixin
 
 ALIGNMENT = 8
-"""Channels that a matrix unit reads at once in half precision: a convolution of 3 or 4 is filled up with zeros."""
+"""Channel alignment of matrix units in half precision: convolutions of 3 or 4 channels are padded with zeros."""
 WIDE_HEAD = 256
-"""Widest attention head of the fused attention kernels; wider ones write their scores to memory."""
+"""Widest attention head that fused kernels support; wider ones store their scores in memory."""
 SCORES = 2**28
-"""Attention scores in memory at once, in float32: 1 GiB."""
+"""Upper bound on attention scores in memory, in float32 elements: 1 GiB."""
 
 
 def for_inference(network: "ModelMixin") -> "ModelMixin":
     """A copy of an AutoencoderKL or UNet2DConditionModel for inference on a GPU, its convolutions channels-last.
 
-    It computes what the network computes, to rounding, takes and gives the same shapes, and shares its weights, whose
-    convolutions become channels-last in place; those that are joined or filled up are copied, so later changes to the
-    network do not reach it. Attention masks are not taken. Call it after the network has its dtype and device.
+    It computes the same function up to rounding, with the same shapes, and shares the network's weights, whose
+    convolutions become channels-last in place. Joined or padded weights are copies, so later changes to the network do
+    not affect them. Attention masks are not supported. Call it after setting the network's dtype and device.
     """
     weights = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     prepared = copy.deepcopy(network, weights).to(memory_format=torch.channels_last).eval()
@@ -43,7 +43,7 @@ def for_inference(network: "ModelMixin") -> "ModelMixin":
 
 
 def _replace(module: nn.Module) -> None:
-    """Replace what can be done faster among the descendants of a module."""
+    """Replaces descendants of a module by faster equivalents."""
     for name, child in list(module._modules.items()):
         if child is None:
             continue
@@ -57,7 +57,7 @@ def _replace(module: nn.Module) -> None:
 
 
 def _faster(module: nn.Module, *, final: bool) -> nn.Module | None:
-    """What computes the same as a module; None for one to leave, whose children may still be replaced."""
+    """A faster equivalent of a module, or None to keep it; its children may still be replaced."""
     if isinstance(module, ResnetBlock2D) and _Residual.fits(module):
         return _Residual(module)
     if isinstance(module, Transformer2DModel) and _Transformer.fits(module):
@@ -76,7 +76,7 @@ def _faster(module: nn.Module, *, final: bool) -> nn.Module | None:
 
 
 class _Norm(nn.Module):
-    """Group normalisation of x + shift, then SiLU on demand."""
+    """Group normalization of x + shift, then optionally SiLU."""
 
     def __init__(self, source: nn.GroupNorm, *, silu: bool = False) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class _Norm(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """A convolution, with a further bias and a residual sum on demand."""
+    """A convolution with optional extra bias and residual sum."""
 
     def __init__(self, source: nn.Conv2d, *, with_bias: bool = True) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class _Convolution(nn.Module):
 
 
 class _Residual(nn.Module):
-    """A ResnetBlock2D: normalise, convolve, add the time embedding, normalise, convolve, add the input."""
+    """A ResnetBlock2D: normalize, convolve, add the time embedding, normalize, convolve, add the input."""
 
     @staticmethod
     def fits(source: ResnetBlock2D) -> bool:
@@ -176,7 +176,7 @@ class _Upsample(nn.Module):
 
 
 class _Geglu(nn.Module):
-    """A GEGLU without a pass for each factor."""
+    """A fused GEGLU."""
 
     def __init__(self, source: GEGLU) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ class _Transformer(nn.Module):
 
 
 class _Attention(nn.Module):
-    """An Attention with one projection for all that is projected from the same tokens."""
+    """An Attention with a joint projection of everything that shares its input tokens."""
 
     @staticmethod
     def fits(source: Attention) -> bool:
@@ -253,7 +253,7 @@ class _Attention(nn.Module):
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of (B, heads, tokens, width) each; as products and a softmax where heads are too wide to be fused."""
+    """Attention of (B, heads, tokens, width) each; with unfused products and softmax if heads are too wide."""
     if query.shape[-1] <= WIDE_HEAD or not _fused(query):
         return F.scaled_dot_product_attention(query, key, value)
     from codec.diffusion import kernels
@@ -271,7 +271,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _add(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
-    """x + bias + residual, in place of x where that is fused."""
+    """x + bias + residual, in place of x if fused."""
     if _fused(x):
         from codec.diffusion import kernels
 
@@ -302,4 +302,4 @@ def _pixels(tokens: Tensor, like: Tensor) -> Tensor:
 def _refuse_masks(arguments: dict[str, Any]) -> None:
     given = [name for name, value in arguments.items() if "mask" in name and value is not None]
     if given:
-        raise ValueError(f"a network prepared for inference takes no {given[0]}")
+        raise ValueError(f"a network prepared for inference does not support {given[0]}")

@@ -1,8 +1,8 @@
-"""Triton kernels for channels-last activations on a GPU, where torch passes over memory more often.
+"""Triton kernels for channels-last activations on a GPU, with fewer memory passes than torch.
 
-Triton comes with CUDA builds of torch; import this module only where it is there. All arithmetic is in float32, every
-sum has a fixed order, nothing waits for the host: the kernels may be captured in a CUDA graph. They run on the current
-device and know no gradients.
+Triton comes with CUDA builds of torch; import this module only if it is installed. All arithmetic is in float32, every
+sum has a fixed order, nothing synchronizes with the host: the kernels may be captured in a CUDA graph. They run on
+the current device and have no gradients.
 """
 
 import torch
@@ -11,15 +11,15 @@ import triton.language as tl
 from torch import Tensor
 
 ELEMENTS = 4096
-"""Elements of a tile: with four warps each thread has four loads of 16 bytes under way."""
+"""Elements per tile: with four warps each thread has four 16-byte loads in flight."""
 PROGRAMS = 1024
-"""Programs that the statistics of a batch are divided among: a few for each multiprocessor."""
+"""Number of programs for a batch's statistics: a few per multiprocessor."""
 
 
 def group_norm(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, *, shift: Tensor | None = None, silu: bool = False
 ) -> Tensor:
-    """Group normalisation of x + shift, then SiLU on demand; x (B, C, H, W) channels-last, shift (B, C) or (1, C)."""
+    """Group normalization of x + shift, then optionally SiLU; x (B, C, H, W) channels-last, shift (B, C) or (1, C)."""
     batch, channels, height, width = x.shape
     pixels, columns = height * width, _columns(channels)
     rows = ELEMENTS // columns
@@ -105,7 +105,7 @@ def softmax(scores: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
 
 
 def _columns(channels: int) -> int:
-    """Channels of a tile: the largest power of two that divides all of them, up to 256."""
+    """Channels per tile: the largest power of two that divides their number, up to 256."""
     return min(256, channels & -channels)
 
 
@@ -122,7 +122,7 @@ def _channel_moments(
 ):
     """Mean and sum of squared deviations of each channel in a chunk of pixels.
 
-    Sums are of differences to the chunk's first pixel, so that a large mean takes no digits from the deviations.
+    Sums are of differences to the chunk's first pixel, so that a large mean costs the deviations no precision.
     """
     split, splits = tl.program_id(0), tl.num_programs(0)
     image = tl.program_id(2).to(tl.int64)
@@ -137,9 +137,9 @@ def _channel_moments(
         rows = first + tl.arange(0, ROWS)
         inside = (rows < end)[:, None]
         values = tl.load(x + rows.to(tl.int64)[:, None] * channels + columns[None, :], mask=inside, other=0.0)
-        centred = tl.where(inside, values.to(tl.float32) - origin[None, :], 0.0)
-        sums += centred
-        squares += centred * centred
+        centered = tl.where(inside, values.to(tl.float32) - origin[None, :], 0.0)
+        sums += centered
+        squares += centered * centered
     count = (end - start).to(tl.float32)
     total = tl.sum(sums, axis=0)
     place = (image * splits + split) * channels + columns
@@ -167,7 +167,7 @@ def _group_affine(
     SPLITS: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """Scale and offset that normalise the channels of a group, from their moments in all chunks (Chan et al., 1983)."""
+    """Scale and offset that normalize the channels of a group, from their moments in all chunks (Chan et al., 1983)."""
     group, image = tl.program_id(0), tl.program_id(1)
     lanes = tl.arange(0, LANES)
     used = lanes < width
@@ -184,19 +184,19 @@ def _group_affine(
         place = (image * splits + split)[:, None] * channels + channel[None, :]
         means = tl.load(mean + place, mask=inside, other=0.0) + added[None, :]
         totals += tl.where(inside, count * means, 0.0)
-    centre = tl.sum(tl.sum(totals, axis=0), axis=0) / values
+    center = tl.sum(tl.sum(totals, axis=0), axis=0) / values
     totals = tl.zeros((SPLITS, LANES), tl.float32)
     for first in range(0, splits, SPLITS):
         split = first + tl.arange(0, SPLITS)
         inside = (split < splits)[:, None] & used[None, :]
         count = tl.minimum(chunk, pixels - split * chunk).to(tl.float32)[:, None]
         place = (image * splits + split)[:, None] * channels + channel[None, :]
-        apart = tl.load(mean + place, mask=inside, other=0.0) + added[None, :] - centre
+        apart = tl.load(mean + place, mask=inside, other=0.0) + added[None, :] - center
         within = tl.load(spread + place, mask=inside, other=0.0)
         totals += tl.where(inside, within + count * apart * apart, 0.0)
     variance = tl.sum(tl.sum(totals, axis=0), axis=0) / values
     factor = tl.load(weight + channel, mask=used, other=0.0).to(tl.float32) / tl.sqrt(variance + eps)
-    constant = tl.load(bias + channel, mask=used, other=0.0).to(tl.float32) + (added - centre) * factor
+    constant = tl.load(bias + channel, mask=used, other=0.0).to(tl.float32) + (added - center) * factor
     tl.store(scale + image * channels + channel, factor, mask=used)
     tl.store(offset + image * channels + channel, constant, mask=used)
 
@@ -213,7 +213,7 @@ def _affine(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Scale and offset of each channel of each image, then SiLU on demand."""
+    """Scale and offset of each channel of each image, then optionally SiLU."""
     image = tl.program_id(2).to(tl.int64)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)

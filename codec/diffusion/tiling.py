@@ -1,4 +1,4 @@
-"""Networks over pictures of any size: overlapping tiles whose outputs are cropped, or blended, into the whole."""
+"""Runs networks on pictures of any size: overlapping tiles whose outputs are cropped or blended."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How one network's input is cut. All lengths are in latents, also where the network takes or gives pixels.
+    """How one network's input is tiled. All lengths are in latents, also for pixels.
 
-    A margin of at least the network's receptive field makes the tiles equal the whole; where that is the whole picture
-    (attention, statistics over all places), neighbours are blended over a feather beyond the margin.
+    With a margin of at least the network's receptive field, tiling is exact. If that is the whole picture (attention,
+    global statistics), neighbors are blended over a feather beyond the margin.
     """
 
     side: int
-    """Longest side of a tile; what fits one tile is never cut."""
+    """Longest side of a tile; inputs that fit one tile are not cut."""
     margin: int
-    """Width that is computed and dropped on each side of a seam."""
+    """Width that is computed and discarded on each side of a seam."""
     feather: int = 0
-    """Width over which neighbours are blended."""
+    """Width over which neighbors are blended."""
     multiple: int = 1
     """Tiles start at multiples of this, the network's coarsest grid."""
 
@@ -40,7 +40,7 @@ class Tiling:
 
     @property
     def overlap(self) -> int:
-        """What neighbouring tiles share at least."""
+        """Minimum overlap of neighboring tiles."""
         return _rounded_up(2 * self.margin + self.feather, self.multiple)
 
     def cut(self, length: int) -> list[slice]:
@@ -64,7 +64,7 @@ class Tilings:
 
     @classmethod
     def of(cls, autoencoder: "ModelMixin", unet: "ModelMixin") -> "Tilings":
-        """Exact for networks that know how far they reach; other tiles are of about the size of training pictures."""
+        """Exact for networks with a known receptive field; other tiles have about the size of training pictures."""
         multiple = _multiple(unet.config)
         tilings = cls(Tiling(128, margin=4, feather=16), Tiling(96, 4, 16), Tiling(96, 4, 16, multiple))
         if isinstance(autoencoder, MiniAutoencoder):
@@ -78,9 +78,9 @@ class Tilings:
 def bands(
     network: Callable[[slice, slice], Tensor], size: tuple[int, int], tiling: Tiling, *, scale: int = 1
 ) -> Iterator[Tensor]:
-    """Run a network on the tiles of a latent of size (h, w); give its output in full-width bands from top to bottom.
+    """Runs a network on the tiles of a latent of size (h, w); yields its output in full-width bands from top to bottom.
 
-    network takes a tile's rows and columns, in latents, and gives (B, C, scale * rows, scale * columns). The bands are
+    network maps a tile's rows and columns, in latents, to (B, C, scale * rows, scale * columns). The bands are
     (B, C, any height, scale * w); only those of two rows of tiles are in memory at a time. Gradients flow.
     """
     rows, columns = tiling.cut(size[0]), tiling.cut(size[1])
@@ -91,7 +91,7 @@ def bands(
 def whole(
     network: Callable[[slice, slice], Tensor], size: tuple[int, int], tiling: Tiling, *, scale: int = 1
 ) -> Tensor:
-    """What `bands` gives, as one tensor (B, C, scale * h, scale * w)."""
+    """The output of `bands` as one tensor (B, C, scale * h, scale * w)."""
     return torch.cat(list(bands(network, size, tiling, scale=scale)), -2)
 
 
@@ -106,7 +106,7 @@ def _beside(tiles: list[Tensor], columns: list[slice], tiling: Tiling, scale: in
 
 
 def _joined(parts: Iterable[Tensor], spans: list[slice], tiling: Tiling, scale: int, dim: int) -> Iterator[Tensor]:
-    """What concatenated along dim is the whole: each part without its margins, blended with the one before it."""
+    """Yields parts to concatenate along dim: each without margins, blended with its predecessor."""
     seams = [(after.start + before.stop - tiling.feather) // 2 for before, after in itertools.pairwise(spans)]
     tail = None
     for part, span, left, right in zip(parts, spans, [None, *seams], [*seams, None], strict=True):
@@ -118,7 +118,7 @@ def _joined(parts: Iterable[Tensor], spans: list[slice], tiling: Tiling, scale: 
 
 
 def _part(part: Tensor, span: slice, start: int, stop: int, scale: int, dim: int) -> Tensor:
-    """The output for latents start..stop of a tile that spans more."""
+    """The output of a tile for latents start..stop."""
     return part.narrow(dim, scale * (start - span.start), scale * (stop - start))
 
 
@@ -134,5 +134,5 @@ def _rounded_up(length: int, multiple: int) -> int:
 
 
 def _multiple(unet: Mapping[str, Any]) -> int:
-    """What the sides of a latent must be divisible by: two to the number of halvings."""
+    """Required divisor of a latent's sides: two to the number of halvings."""
     return int(2 ** (len(unet.get("block_out_channels") or unet["channels"]) - 1))

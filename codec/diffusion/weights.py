@@ -1,7 +1,7 @@
-"""Where a backbone's networks come from: a diffusers folder, a model hub, or one file with the original names.
+"""Reads a backbone's networks from a diffusers folder, a model hub, or a single file with the original names.
 
-Only the classes named here are ever built, pickles are read with weights_only, and everything that is wrong with a
-source becomes a BackboneError of one line.
+Builds only the classes named here, reads pickles with weights_only, and reports every fault of a source as a one-line
+BackboneError.
 """
 
 import hashlib
@@ -30,19 +30,19 @@ Classes = Mapping[str, type[MiniNetwork] | None]
 
 AUTOENCODERS: Classes = {"AutoencoderKL": None, "MiniAutoencoder": MiniAutoencoder}
 UNETS: Classes = {"UNet2DConditionModel": None, "MiniUNet": MiniUNet}
-"""The classes that are loaded, by name; None for those of diffusers. That, transformers and the hub's client take
-seconds to import, so it is done where they are needed: the embedded backbone needs none of them."""
+"""Allowed classes by name; None for those of diffusers. diffusers, transformers and the hub client take seconds to
+import, so they are imported on demand; the embedded backbone needs none of them."""
 WEIGHTS = "diffusion_pytorch_model"
-"""The stem of a network's files in a diffusers folder."""
+"""Stem of a network's files in a diffusers folder."""
 
 FILE_SUFFIXES = (".safetensors", ".ckpt")
-LICENCE_NAMES = r"(?i).*licen[cs]e.*|copying.*|notice.*|readme\.md"
-"""Files beside weights that state their licence; a model card does."""
+LICENSE_NAMES = r"(?i).*licen[cs]e.*|copying.*|notice.*|readme\.md"
+"""Files next to weights that state their license, such as a model card."""
 
 
 @dataclass(frozen=True)
 class PretrainedBackbone:
-    """Networks in float32 on the CPU, the scheduler's configuration, and a way to embed the empty prompt (1, L, D)."""
+    """Networks in float32 on the CPU, the scheduler's configuration, and a function for the empty prompt (1, L, D)."""
 
     name: str
     autoencoder: "ModelMixin"
@@ -52,9 +52,9 @@ class PretrainedBackbone:
 
 
 def candidates(source: str | Path) -> list[str | Path]:
-    """The places a source may mean, best first: one local path, or a hub id and its mirrors.
+    """Candidate locations of a source, best first: one local path, or a hub id and its mirrors.
 
-    Raises BackboneError when the source neither exists nor looks like a hub id.
+    Raises BackboneError if the source neither exists nor looks like a hub id.
     """
     path = Path(source)
     if path.exists():
@@ -65,10 +65,10 @@ def candidates(source: str | Path) -> list[str | Path]:
 
 
 def read(place: str | Path, *, configuration: Path | None, with_prompt: bool, pinned: bool) -> PretrainedBackbone:
-    """Read one candidate: a local path, or a hub id given as str.
+    """Reads one candidate: a local path, or a hub id as str.
 
-    configuration is a diffusers folder that describes a single file (None: Stable Diffusion 2.1); with_prompt says that
-    the empty prompt will be asked for; pinned, that the caller checks the content, so a file's own hash need not be.
+    configuration is a diffusers folder that describes a single file (None: Stable Diffusion 2.1); with_prompt: the
+    empty prompt will be needed; pinned: the caller checks the content hash, so the published file hash is not checked.
     """
     if isinstance(place, str):
         return _read_folder(_download(place, with_prompt), place, with_prompt)
@@ -79,22 +79,22 @@ def read(place: str | Path, *, configuration: Path | None, with_prompt: bool, pi
     return _read_file(place, configuration, with_prompt)
 
 
-def licences(source: str | Path) -> list[Path]:
-    """The files that state the licence of a backbone, in the folder of its weights; none where they are not there.
+def licenses(source: str | Path) -> list[Path]:
+    """The files that state a backbone's license, in the folder of its weights; empty if there are none.
 
     Raises BackboneError as reading the source does.
     """
     for place in candidates(source):
         folder = _download(place, with_prompt=False) if isinstance(place, str) else place
         folder = folder if folder.is_dir() else folder.parent
-        found = [path for path in folder.iterdir() if path.is_file() and re.fullmatch(LICENCE_NAMES, path.name)]
+        found = [path for path in folder.iterdir() if path.is_file() and re.fullmatch(LICENSE_NAMES, path.name)]
         if found:
             return sorted(found)
     return []
 
 
 def prompt_width(unet: "ModelMixin") -> int | None:
-    """Channels of the prompt embedding that a U-Net attends to; None when it takes no prompt."""
+    """Channels of the prompt embedding that a U-Net attends to; None if it takes no prompt."""
     return cast(int | None, unet.config.get("cross_attention_dim"))
 
 
@@ -130,7 +130,7 @@ def _read_network(folder: Path, classes: Classes) -> "ModelMixin":
 
 
 def _refuse_other_sizes(config: Mapping[str, Any], kind: Any, tensors: Mapping[str, Tensor], folder: Path) -> Any:
-    """The network that a configuration describes, without memory; raises BackboneError if these are not its tensors."""
+    """Builds the configured network on the meta device. Raises BackboneError if the tensors do not fit it."""
     for name, value in config.items():
         layers = [number for number in _numbers(value) if "blocks" in name or "layers" in name]
         if layers and max(layers) > len(tensors):
@@ -228,9 +228,9 @@ def _embed(
         with init_empty_weights():
             network = CLIPTextModel(CLIPTextConfig.from_dict(dict(config))).eval()
         converted = convert(network, read_tensors(weights))
-    inner = getattr(network, "text_model", network)  # older transformers wrap the encoder once more
+    inner = getattr(network, "text_model", network)  # older transformers wrap the encoder
     tensors = {name.removeprefix("text_model."): tensor for name, tensor in converted.items()}
-    tensors.pop("embeddings.position_ids", None)  # a constant that older files store
+    tensors.pop("embeddings.position_ids", None)  # a constant stored in older files
     _fill(inner, tensors, weights)
     with torch.no_grad():
         return cast(Tensor, network(torch.tensor([tokens])).last_hidden_state)
@@ -254,10 +254,10 @@ def _text_weights(folder: Path) -> Path:
 
 
 def _fill(network: nn.Module, tensors: dict[str, Tensor], place: Path) -> None:
-    """Put the tensors into an empty network, all of them and nothing else, as float32.
+    """Loads exactly these tensors into an empty network, as float32.
 
-    They are copied: left in the mapped file they would change with it, and their alignment, which depends on the
-    layout, changes the last bits of what they compute.
+    They are copied: mapped tensors would change with the file, and their alignment, which depends on the layout,
+    affects the last bits of results.
     """
     expected = network.state_dict().keys()
     _check_names(place, expected - tensors.keys(), tensors.keys() - expected)
@@ -268,7 +268,7 @@ def _fill(network: nn.Module, tensors: dict[str, Tensor], place: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a .safetensors file, or of a pickle that holds nothing but tensors and plain values."""
+    """Reads all tensors of a .safetensors file, or of a pickle that contains only tensors and plain values."""
     with _explained(path):
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -293,7 +293,7 @@ def _download(repository: str, with_prompt: bool) -> Path:
         )
     except Exception as error:
         raise BackboneError(
-            f"{repository} is no local path, and the model hub does not give it ({_reason(error)}): check the path, "
+            f"{repository} is no local path, and the model hub did not return it ({_reason(error)}): check the path, "
             "or give a local folder or file"
         ) from error
 
@@ -347,7 +347,7 @@ def _check_names(place: Path, missing: Iterable[str], unexpected: Iterable[str])
 
 @contextmanager
 def _explained(place: Path) -> Iterator[None]:
-    """Turn whatever a loader raises into one line, and keep its own multi-line reports off the screen."""
+    """Converts a loader's exceptions into one line and suppresses its multi-line reports."""
     reports = logging.getLogger("diffusers")
     level = reports.level
     reports.setLevel(logging.CRITICAL)

@@ -15,7 +15,7 @@ from codec.entropy.grids import ACTIVATION, MASKED, RESIDUAL, Arithmetic
 from codec.entropy.windows import REACH, near_tokens, raster_keys, raster_rows, window_groups
 
 WINDOWS_AT_ONCE = 4
-"""Windows without hidden keys that are attended to together: bounds memory, and keeps the scores near the processor."""
+"""Windows without hidden keys that are processed together; bounds memory and keeps scores in cache."""
 
 
 @dataclass
@@ -27,7 +27,7 @@ class KeyCache:
 
 
 class Block(nn.Module):
-    """Pre-normalised transformer block. Tokens are (B, N, dim) rows of a raster, on the residual grid."""
+    """Pre-normalized transformer block. Tokens are (B, N, dim) rows of a raster, on the residual grid."""
 
     def __init__(
         self, dim: int, heads: int, mlp_ratio: int, top_k: int, positions: int, window: int, *, shifted: bool
@@ -53,9 +53,9 @@ class Block(nn.Module):
     ) -> Tensor:
         """Attention inside windows. relative is (cells, dim / heads) on the activation grid.
 
-        seen (N,) bool, the same for all of the batch: the tokens that others may look at; all of them without it.
-        wanted (N,) bool, with `seen` only: the tokens to return, (B, wanted, dim), when the others serve as keys alone.
-        alike, with `seen` only: all tokens that are not seen are equal, so that much is computed once for all of them.
+        seen (N,) bool, common to the batch: the tokens that others may attend to; all without it.
+        wanted (N,) bool, with `seen` only: the tokens to return, (B, wanted, dim), when the others serve only as keys.
+        alike, with `seen` only: all unseen tokens are equal, so their shared work is done once.
         """
         if seen is not None:
             return self._hidden_aware(x, relative, shape, math, seen, wanted, alike=alike)
@@ -79,7 +79,7 @@ class Block(nn.Module):
         alike: bool,
     ) -> Tensor:
         """The same where some keys are hidden."""
-        if alike:  # one row stands for all that are not seen
+        if alike:  # one row represents all unseen tokens
             order = torch.cat([seen.nonzero()[:, 0], (~seen).nonzero()[:1, 0]])
             places = torch.where(seen, seen.cumsum(0) - 1, len(order) - 1)
             projected = self._projected(x[:, order], math)
@@ -141,7 +141,7 @@ class Block(nn.Module):
         return self._finished(x, _merged(attended), math)
 
     def _projected(self, x: Tensor, math: Arithmetic) -> Tensor:
-        return math.snap_(self.project(math.normalise(x)), ACTIVATION)
+        return math.snap_(self.project(math.normalize(x)), ACTIVATION)
 
     def _heads(self, projected: Tensor) -> tuple[Tensor, ...]:
         """(B, ..., n, 3 dim) -> queries, keys and values, (B, heads, ..., n, dim / heads) each."""
@@ -162,7 +162,7 @@ class Block(nn.Module):
         inside: Tensor,
         math: Arithmetic,
     ) -> Tensor:
-        """(B, heads, W, n, dim / heads) thrice -> the same. All count as far; the near ones are then put right."""
+        """(B, heads, W, n, dim / heads) thrice -> the same. Treats all keys as far, then corrects the near ones."""
         far = relative[-1]
         nearness = query @ (relative[:-1] - far).T
         scores = (query @ (key + far).transpose(-1, -2)).scatter_add_(-1, near.expand_as(nearness), nearness * inside)
@@ -186,11 +186,11 @@ class Block(nn.Module):
         key, value = (part[..., visible, :] for part in (key, value))
         far, own_cell = relative[-1], relative[len(relative) // 2 - 1]
         seen = visible[asking]
-        if bool(seen.all()):  # their own keys are among the visible
+        if bool(seen.all()):  # their own keys are visible
             scores, values_own = query @ (key + far).transpose(-1, -2), None
         else:
             own = (query * (key_own + own_cell)).sum(-1, keepdim=True).masked_fill(seen[:, None], MASKED)
-            no_key = key.new_zeros((*key.shape[:-2], 1, key.shape[-1]))  # its scores give way to those of own keys
+            no_key = key.new_zeros((*key.shape[:-2], 1, key.shape[-1]))  # its scores are replaced by those of own keys
             scores = query @ torch.cat([key + far, no_key], -2).transpose(-1, -2)
             scores[..., -1:], values_own = own, value_own
         if key.shape[-2]:
@@ -210,10 +210,10 @@ class Block(nn.Module):
         visible: Tensor,
         math: Arithmetic,
     ) -> Tensor:
-        """What _among_seen gives for queries that are not visible and all equal, whose rows near and inside are.
+        """Computes _among_seen for equal, unseen queries.
 
-        They have one row of scores but for the keys beside them. So the best keys of that row, as many more as stand
-        beside a query, hold the best of each query that do not stand beside it.
+        They share one row of scores except for nearby keys. So the best keys of that row, plus as many as are near a
+        query, contain the best far keys of every query.
         """
         one = int((~visible).nonzero()[0, 0])
         query, key_own, value_own = (part[..., one : one + 1, :] for part in (query, key, value))
@@ -239,12 +239,12 @@ class Block(nn.Module):
         )
 
     def _attended(self, scores: Tensor, value: Tensor, math: Arithmetic, own: Tensor | None = None) -> Tensor:
-        """The values' mean by the softmax of the top_k best scores; overwrites the scores."""
+        """Averages the values with the softmax of the top_k best scores. Overwrites the scores."""
         return math.attended(scores, value, own, self.top_k, self.scale)
 
     def _finished(self, x: Tensor, mixed: Tensor, math: Arithmetic) -> Tensor:
         x = math.plus(x, math.snap_(self.merge(mixed), RESIDUAL), RESIDUAL)
-        hidden = math.leaky(self.expand(math.normalise(x)))
+        hidden = math.leaky(self.expand(math.normalize(x)))
         return math.plus(x, math.snap_(self.contract(hidden), RESIDUAL), RESIDUAL)
 
 
@@ -254,7 +254,7 @@ def _merged(mixed: Tensor) -> Tensor:
 
 
 def _beside(near: Tensor, inside: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Visible keys beside queries: their ranks among the visible (q, c), whether there are such, the c cells."""
+    """Visible keys near queries: their ranks among the visible (q, c), whether they exist, and the c cells."""
     beside = inside & visible[near]
     cells = beside.any(0).nonzero()[:, 0]
     ranks = (visible.cumsum(0) - 1).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Symbols to bytes and back with a range coder (constriction), by integer tables alone."""
+"""Range coding of symbols (constriction) with integer tables only."""
 
 import math
 
@@ -13,27 +13,27 @@ from codec.errors import BitstreamError
 SYMBOL_LIMIT = 2**15 - 1
 """Largest magnitude of a symbol."""
 LONGEST_PREFIX = 17
-"""Zeros that the Exp-Golomb code of an escape may start with."""
+"""Upper bound on leading zeros of an escape's Exp-Golomb code."""
 
 Symbols = NDArray[np.int32]
 _BIT = constriction.stream.model.Uniform(2)
 
 
 def table_of(means: NDArray[np.int64], levels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Means in 1/32 -> their integer parts, and each symbol's table."""
+    """Splits means in 1/32 into integer parts and each symbol's table."""
     whole = means // FRACTIONS
     return whole, levels * FRACTIONS + (means - whole * FRACTIONS)
 
 
 class SymbolEncoder:
-    """Codes arrays of symbols one after the other into one stream."""
+    """Encodes arrays of symbols, one after the other, into one stream."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
         self._coder = constriction.stream.queue.RangeEncoder()
 
     def write(self, symbols: Symbols, means: NDArray[np.int64], levels: NDArray[np.int64]) -> None:
-        """Append symbols (n,) with their means in 1/32 and scale levels. ValueError beyond SYMBOL_LIMIT."""
+        """Appends symbols (n,) with their means in 1/32 and scale levels. Raises ValueError beyond SYMBOL_LIMIT."""
         if symbols.size and np.abs(symbols).max() > SYMBOL_LIMIT:
             raise ValueError(f"a symbol's magnitude exceeds {SYMBOL_LIMIT}")
         whole, indices = table_of(means, levels)
@@ -47,14 +47,14 @@ class SymbolEncoder:
                 self._escape(2 * (residual - radius - 1) if residual > 0 else 2 * (-residual - radius - 1) + 1)
 
     def _escape(self, value: int) -> None:
-        """Exp-Golomb code of order zero: as many zeros as value + 1 has further bits, then value + 1."""
+        """Exp-Golomb code of order zero: one zero per bit of value + 1 after the first, then value + 1."""
         width = (value + 1).bit_length()
         for bit in [0] * (width - 1) + [(value + 1) >> i & 1 for i in reversed(range(width))]:
             self._coder.encode(bit, _BIT)
 
     @property
     def bits(self) -> int:
-        """Bits that the stream would have if it ended here."""
+        """Length of the stream in bits if it ended here."""
         return int(self._coder.num_bits())
 
     def finish(self) -> bytes:
@@ -63,10 +63,9 @@ class SymbolEncoder:
 
 
 class SymbolDecoder:
-    """Reads the arrays back in the order they were written.
+    """Decodes the arrays in the order in which they were written.
 
-    With `canonical`, what is read is encoded again beside it, and a stream that differs from the result is refused:
-    then symbols have one stream only.
+    With `canonical`, re-encodes the symbols and refuses a stream that differs, so that symbols have exactly one stream.
     """
 
     def __init__(self, tables: Tables, data: bytes, *, canonical: bool = False) -> None:
@@ -79,13 +78,13 @@ class SymbolDecoder:
         if not data:
             raise BitstreamError("the coded stream is empty; the file is damaged")
         self.tables, self._data, self._again = tables, data, again
-        self._room = 8.0 * len(data) + 1  # the one is for what rounding does to the sum of logarithms
+        self._room = 8.0 * len(data) + 1  # one more for rounding in the sum of logarithms
 
     def read(self, means: NDArray[np.int64], levels: NDArray[np.int64], limit: int = SYMBOL_LIMIT) -> Symbols:
-        """The next symbols, (n,) int32, of magnitudes up to limit. BitstreamError for what no encoder wrote.
+        """Decodes the next symbols, (n,) int32, of magnitudes up to limit. Raises BitstreamError for invalid streams.
 
-        Past its end the coder reads zeros and would go on for ever. No stream holds symbols of more information than it
-        has bits, so that is checked after each call, and a short stream ends the work in the part where it ran out.
+        Past its end the coder reads zeros without limit. A stream cannot hold more information than its bits, which is
+        checked after each call, so a short stream fails in the part where it ran out.
         """
         whole, indices = table_of(means, levels)
         entries, residuals = self._entries(indices, self.tables.radii[levels])
@@ -104,14 +103,14 @@ class SymbolDecoder:
     def _entries(
         self, tables: NDArray[np.int64], radii: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The next entries of some tables, and the residuals they stand for; escapes take their bits of the room."""
+        """Decodes the next entries of some tables and their residuals; escapes consume bits of the remaining room."""
         entries, residuals = np.empty(len(tables), np.int64), np.empty(len(tables), np.int64)
         decode, model = self._coder.decode, self.tables.model
         try:
             for place, (radius, index) in enumerate(zip(radii.tolist(), tables.tolist(), strict=True)):
                 entries[place] = entry = decode(model(index))
                 residuals[place] = entry - radius if entry <= 2 * radius else self._escaped(radius)
-        except AssertionError:  # how the library reports a state that no encoder produces
+        except AssertionError:  # the library's error for an invalid state
             raise BitstreamError("the coded stream is damaged: it holds a state that no encoder writes") from None
         return entries, residuals
 
@@ -130,12 +129,12 @@ class SymbolDecoder:
         return -magnitude if value % 2 else magnitude
 
     def close(self) -> None:
-        """Raise BitstreamError unless the stream may end here."""
+        """Raises BitstreamError unless the stream may end here."""
         if not self._may_end():
             raise BitstreamError("the coded stream is longer than its symbols; the file is damaged")
         if self._again is not None and self._again.finish() != self._data:
-            raise BitstreamError("the coded stream is not the one that its symbols have; the file is damaged")
+            raise BitstreamError("the coded stream is not the canonical one of its symbols; the file is damaged")
 
     def _may_end(self) -> bool:
-        """Whether all words were read."""
+        """Whether all words have been read."""
         return bool(self._coder.maybe_exhausted())

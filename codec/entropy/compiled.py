@@ -1,8 +1,7 @@
-"""The range coder of FORMAT.md, section 3, compiled by numba; its threads run beside each other.
+"""The range coder of FORMAT.md, section 3, compiled by numba, without the GIL.
 
-It takes the part of constriction's coder where a GPU computes the network, since there the coder is what takes longest.
-Both give the same bytes, which tests/codec/entropy/test_compiled.py holds them to. Compiling takes seconds, once a
-process, so pictures on their own are left to constriction.
+Replaces constriction's coder when a GPU computes the network, since the coder then dominates. Both give the same bytes
+(tests/codec/entropy/test_compiled.py). Compiling takes seconds per process, so single pictures use constriction.
 """
 
 import numpy as np
@@ -23,17 +22,17 @@ LOW_WORD = np.uint64(2**32 - 1)
 FULL_RANGE = np.uint64(2**64 - 1)
 ZERO, ONE = np.uint64(0), np.uint64(1)
 LONGEST = 1 + (2 * LONGEST_PREFIX + 1)
-"""Entries that a symbol takes at most: an escape, and the bits behind it. None brings more than a word."""
+"""Upper bound on entries per symbol: an escape and its bits. An entry emits at most one word."""
 NO_STATE, NO_END = -1, -2
-"""What decoding returns for a state that no encoder writes, and for an escape without an end."""
+"""Return values of decoding for an invalid state and for an endless escape."""
 
 
 @njit(nogil=True)
 def _put(state, words, below, count):  # type: ignore[no-untyped-def]
-    """Append an entry: state is (range, low, words so far)."""
+    """Appends an entry; state is (range, low, words so far)."""
     scale = state[0] >> PRECISION
     low = state[1] + scale * below
-    if low < state[1]:  # the carry goes into the words before
+    if low < state[1]:  # the carry propagates into earlier words
         place = np.int64(state[2]) - 1
         while place >= 0 and words[place] == LOW_WORD:
             words[place] = 0
@@ -69,7 +68,7 @@ def _write(state, words, residuals, radii, tables, starts, below, counts):  # ty
 
 @njit(nogil=True)
 def _take(state, words):  # type: ignore[no-untyped-def]
-    """Where in 0..2^24 the next entry lies; state is (range, offset, words read)."""
+    """Position of the next entry in 0..2^24; state is (range, offset, words read)."""
     return state[1] // (state[0] >> PRECISION)
 
 
@@ -87,7 +86,7 @@ def _drop(state, words, below, count):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def _read(state, words, entries, residuals, radii, tables, starts, below, counts):  # type: ignore[no-untyped-def]
-    """Fill entries and residuals; the bits that escapes took, or NO_STATE or NO_END."""
+    """Fills entries and residuals. Returns the bits of escapes, or NO_STATE or NO_END."""
     total, extra = ONE << PRECISION, 0
     for i in range(len(residuals)):
         radius, start = radii[i], starts[tables[i]]
@@ -130,7 +129,7 @@ def _read(state, words, entries, residuals, radii, tables, starts, below, counts
 
 
 class _Counts:
-    """Tables as compiled code takes them: counts, and the sum of those before each in its table."""
+    """Tables for compiled code: counts and their cumulative sums within each table."""
 
     def __init__(self, tables: Tables) -> None:
         self.starts = np.ascontiguousarray(tables.starts, np.int64)
@@ -149,7 +148,7 @@ def _of(tables: Tables) -> _Counts:
 
 
 class CompiledEncoder(SymbolEncoder):
-    """SymbolEncoder without constriction."""
+    """A SymbolEncoder without constriction."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables, self._counts = tables, _of(tables)
@@ -157,7 +156,7 @@ class CompiledEncoder(SymbolEncoder):
         self._words = np.zeros(1024, np.uint32)
 
     def write(self, symbols: Symbols, means: NDArray[np.int64], levels: NDArray[np.int64]) -> None:
-        """As SymbolEncoder does."""
+        """As in SymbolEncoder."""
         if symbols.size and np.abs(symbols).max() > SYMBOL_LIMIT:
             raise ValueError(f"a symbol's magnitude exceeds {SYMBOL_LIMIT}")
         whole, tables = table_of(means, levels)
@@ -192,7 +191,7 @@ class CompiledEncoder(SymbolEncoder):
 
 
 class CompiledDecoder(SymbolDecoder):
-    """SymbolDecoder without constriction, of streams that only one encoder could have written."""
+    """A SymbolDecoder without constriction, for canonical streams."""
 
     def __init__(self, tables: Tables, data: bytes) -> None:
         self._begin(tables, data, CompiledEncoder(tables))

@@ -1,6 +1,6 @@
-"""From the network's outputs to coded distributions: a mean on a 1/32 grid and one of 128 scales for each symbol.
+"""Maps the network's outputs to coded distributions: a mean on a 1/32 grid and one of 128 scales per symbol.
 
-The network speaks of the latent before scaling, so its outputs are scaled by alpha here, through integer tables of the
+The network predicts the latent before scaling, so its outputs are scaled by alpha here, with integer tables over the
 alpha code. The hyper-latent's prior is already in units of symbols and is used with alpha = 1.
 """
 
@@ -21,7 +21,7 @@ LEVELS = 128
 SMALLEST_SIGMA, LARGEST_SIGMA = 0.06, 64.0
 LEVEL_STEP = math.log(LARGEST_SIGMA / SMALLEST_SIGMA) / (LEVELS - 1)
 LEVELS_PER_UNIT = 16
-"""Levels that one unit of the network's scale output moves."""
+"""Levels per unit of the network's scale output."""
 MEAN = Grid(22, 5)
 TABLE_UNITS = 2**12
 """Units of alpha and 1 / alpha in RateConstants."""
@@ -31,7 +31,7 @@ CODE_OF_ONE = 128
 
 
 def sigma(level: Tensor) -> Tensor:
-    """Standard deviation of a level, which may be fractional."""
+    """Standard deviation of a (possibly fractional) level."""
     return SMALLEST_SIGMA * torch.exp(level * LEVEL_STEP)
 
 
@@ -55,7 +55,7 @@ class RateConstants:
 
     @classmethod
     def computed(cls) -> "RateConstants":
-        """The tables from their definitions, for training and export; a decoder uses the shipped ones."""
+        """Computes the tables from their definitions, for training and export; decoders use the exported ones."""
         alpha = torch.tensor([alpha_of_code(code) for code in range(ALPHA_CODES)], dtype=torch.float64)
         level = torch.log(alpha / SMALLEST_SIGMA) / LEVEL_STEP
         return cls(

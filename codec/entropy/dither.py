@@ -1,9 +1,9 @@
-"""Subtractive dither: an offset that encoder and decoder both know, in the rounding of every symbol.
+"""Subtractive dither: an offset, known to encoder and decoder, in the rounding of every symbol.
 
-With k = round(x + u) and x_hat = k - u the error is uniform over a bin and says nothing of x (Schuchman, 1964), where
-plain rounding takes all small x to zero and flattens smooth areas. Offsets are whole 32nds of a bin, the positions that
+With k = round(x + u) and x_hat = k - u the error is uniform over a bin and independent of x (Schuchman, 1964), while
+plain rounding maps all small x to zero and flattens smooth areas. Offsets are whole 32nds of a bin, the positions that
 a coded mean may have, so coding stays exact. They come from a sequence of the plastic number (Roberts, 2018), which is
-more even than chance: near any place all offsets occur alike often.
+more even than random: all offsets occur equally often in any neighborhood.
 """
 
 from functools import lru_cache
@@ -16,7 +16,7 @@ from torch import Tensor
 UNITS = 32
 """Offsets are counted in 1 / UNITS of a bin."""
 ROW, COLUMN, CHANNEL = 3242174889, 2447445414, 2**30
-"""Steps of the sequence from a row, column and channel to the next, in 2^-32: 1/p and 1/p^2 where p^3 = p + 1, 1/4."""
+"""Increments of the sequence per row, column and channel, in 2^-32: 1/p and 1/p^2 where p^3 = p + 1, 1/4."""
 
 
 def offsets(channels: int, height: int, width: int) -> NDArray[np.int64]:
@@ -27,7 +27,7 @@ def offsets(channels: int, height: int, width: int) -> NDArray[np.int64]:
 
 
 def dither(like: Tensor, wanted: bool) -> Tensor:
-    """The offsets of latents (B, 4, h, w) in bins, (1, 4, h, w) of their type; zeros, (1, 1, 1, 1), if not wanted."""
+    """The offsets of latents (B, 4, h, w) in bins, (1, 4, h, w) of their type; zeros, (1, 1, 1, 1), if disabled."""
     if not wanted:
         return like.new_zeros(1, 1, 1, 1)
     return _kept(*like.shape[1:], like.device, like.dtype)

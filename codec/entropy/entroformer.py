@@ -1,7 +1,7 @@
 """The entropy network after Entroformer (Qian et al., ICLR 2022), for 4-channel latents, on fixed-point grids.
 
-A hyper-decoder turns the hyper-latent into features at each position; a context transformer adds what the positions
-decoded before it say about a position; a parameter net gives mean and scale of one channel after the other. Positions
+A hyper-decoder turns the hyper-latent into features at each position; a context transformer adds information from
+previously decoded positions; a parameter net predicts mean and scale channel by channel. Positions
 are coded in one of two orders: in two passes, first the checkerboard's anchors and then all others, or one by one in
 raster order. The same modules run in two arithmetics (grids.py): simulated for training, exact for coding.
 """
@@ -23,14 +23,14 @@ ALPHA_CODES = 256
 """Values of the alpha code: alpha = 2 ** ((code - 128) / 32)."""
 KNOT_SPACING = 15
 """Alpha codes between two trained knots of a rate table."""
-NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1))
+NEIGHBORS = ((-1, -1), (-1, 0), (-1, 1), (0, -1))
 """Positions, as (row, column) offsets, whose symbols are the input of a position in raster order."""
 
 LARGEST = {
     **{"dim": 2**20, "hyper_channels": 2**20, "depth": 64, "heads": 2**20, "mlp_ratio": 64, "top_k": 2**20},
     **{"positions": 2**8, "halvings": 7},
 }
-"""What the sizes of a network may be at most, so that one which is stated, and not there, is soon found out."""
+"""Upper bounds on a network's sizes, so that absurd ones are refused early."""
 
 Order = Literal["parallel", "serial"]
 
@@ -48,13 +48,13 @@ class EntroformerSettings:
     positions: int = 7
     hyper_channels: int = 16
     halvings: int = 2
-    """Times that the hyper-latent halves the latent's resolution."""
+    """Number of halvings from the latent's to the hyper-latent's resolution."""
     order: Order = "parallel"
     """'parallel' codes a tile in two passes, 'serial' position by position: fewer bits, far slower decoding."""
     channel_conditioning: bool = False
     """Whether a symbol's distribution depends on the position's channels before it. Slower, and hardly fewer bits."""
     dither: bool = False
-    """Whether symbols are rounded with the offsets of `codec.entropy.dither`; the network sees them taken off again."""
+    """Whether symbols are rounded with the offsets of `codec.entropy.dither`; the network sees symbols without them."""
     finest_attention: bool = True
     """Whether the hyper-decoder attends at the latent's own resolution too: up to half a per cent fewer bits, for
     a quarter more time."""
@@ -77,7 +77,7 @@ A4 = EntroformerSettings(dim=384, depth=6, heads=6, mlp_ratio=4)
 
 
 class RateTable(nn.Module):
-    """A vector for each alpha code, interpolated between trained knots; exported as the table itself."""
+    """A vector per alpha code, interpolated between trained knots; exported as a table."""
 
     def __init__(self, width: int, grid: Grid = RESIDUAL) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class RateTable(nn.Module):
 def _relative_positions(settings: EntroformerSettings) -> nn.Parameter:
     """An untrained table of relative positions, (cells, dim / heads)."""
     table = torch.empty(cells(settings.positions), settings.dim // settings.heads)
-    if not table.is_meta:  # where torch would import a thousand modules to draw nothing
+    if not table.is_meta:  # on meta, torch would import a thousand modules for nothing
         table.normal_().mul_(0.02)
     return nn.Parameter(table)
 
@@ -128,7 +128,7 @@ class HyperDecoder(nn.Module):
         for i, block in enumerate(self.blocks):
             x = block(x, relative, (height, width), math)
             if i < len(self.grow):
-                x = math.snap_(self.grow[i](_neighbourhoods(math.snap_(x, ACTIVATION), height, width)), RESIDUAL)
+                x = math.snap_(self.grow[i](_neighborhoods(math.snap_(x, ACTIVATION), height, width)), RESIDUAL)
                 x = _shuffle(x, height, width)
                 height, width = 2 * height, 2 * width
         return x
@@ -138,12 +138,12 @@ class ContextNet(nn.Module):
     """Symbols (zero where unknown) -> features (B, N, dim) of each position, on the residual grid."""
 
     shares_alike = True
-    """Whether tokens that are alike are computed once; the result is the same, and the steps before it are not."""
+    """Whether equal tokens are computed once. The result is the same; intermediate values are not."""
 
     def __init__(self, settings: EntroformerSettings) -> None:
         super().__init__()
         dim = settings.dim
-        known = len(NEIGHBOURS) if settings.order == "serial" else 1
+        known = len(NEIGHBORS) if settings.order == "serial" else 1
         self.relative = _relative_positions(settings)
         self.embed = nn.Linear(2 * CHANNELS * known, dim)
         self.rate = RateTable(dim)
@@ -162,40 +162,40 @@ class ContextNet(nn.Module):
         """symbols (B, N, 4) whole numbers; inverse (B, 1, 4) reciprocal alphas on the 2^-12 grid.
 
         With `seen` (N,) bool, in parallel order, those symbols are known; without, in serial order, each position
-        knows the ones before it. With `wanted` (N,) bool the result has those positions only: the last block then
-        computes nothing for the others.
+        knows the ones before it. With `wanted` (N,) bool the result has only those positions, and the last block skips
+        the others.
         """
         relative = math.snap(self.relative, ACTIVATION)
         if seen is not None:
             x = self._embedded(symbols * seen[:, None], inverse, codes, math)
             *blocks, last = self._blocks()
-            # what is not seen enters the first block as zeros; asking whether costs a GPU more than it saves
+            # unseen tokens enter the first block as zeros; on a GPU the check costs more than it saves
             alike = self.shares_alike and isinstance(math, Exact) and x.device.type == "cpu"
             for block in blocks:
                 x, alike = block(x, relative, shape, math, seen, alike=alike), False
             x = last(x, relative, shape, math, seen, wanted, alike=alike)
         else:
-            x = self._embedded(_causal_neighbours(symbols, shape), inverse, codes, math)
+            x = self._embedded(_causal_neighbors(symbols, shape), inverse, codes, math)
             for block in self._blocks():
                 x = block.in_raster_order(x, relative, shape, math)
         return x
 
     def caches(self, batch: int, shape: tuple[int, int]) -> list[KeyCache]:
-        """What `step` remembers of a raster, empty."""
+        """Empty caches of a raster for `step`."""
         return [block.cache(batch, shape) for block in self._blocks()]
 
     def step(
         self,
-        neighbours: Tensor,
+        neighbors: Tensor,
         inverse: Tensor,
         codes: Tensor,
         place: tuple[int, int],
         caches: list[KeyCache],
         math: Arithmetic,
     ) -> Tensor:
-        """The serial forward for one position, in raster order: neighbours (B, 1, 16) -> (B, 1, dim)."""
+        """The serial forward for one position, in raster order: neighbors (B, 1, 16) -> (B, 1, dim)."""
         relative = math.snap(self.relative, ACTIVATION)
-        x = self._embedded(neighbours, inverse, codes, math)
+        x = self._embedded(neighbors, inverse, codes, math)
         for block, cache in zip(self._blocks(), caches, strict=True):
             x = block.step(x, relative, place, cache, math)
         return x
@@ -212,8 +212,8 @@ class ContextNet(nn.Module):
 class ParameterNet(nn.Module):
     """Features -> (mean, scale) of each channel, in units of the latent before scaling by alpha, not yet on a grid.
 
-    The first layer is linear in the features and in the position's known channels; so the features' part is computed
-    once, and each channel adds what the ones before it say.
+    The first layer is linear in the features and in the position's known channels, so the features' part is computed
+    once and each channel adds the contribution of its predecessors.
     """
 
     def __init__(self, settings: EntroformerSettings) -> None:
@@ -232,13 +232,13 @@ class ParameterNet(nn.Module):
         return torch.stack(outputs, -1).flatten(-2)
 
     def base(self, hyper: Tensor, context: Tensor | None, math: Arithmetic) -> Tensor:
-        """The features' part of the first layer, (B, n, 2 dim); without context as with one of zeros."""
+        """The features' part of the first layer, (B, n, 2 dim); without context as with zeros."""
         weights = self.inner.weight[:, : self.features].split(self.features // 2, 1)
-        base = F.linear(math.normalise(hyper), weights[0], self.inner.bias)
+        base = F.linear(math.normalize(hyper), weights[0], self.inner.bias)
         return base if context is None else _plus_linear(base, math.snap(context, ACTIVATION), weights[1])
 
     def channel(self, base: Tensor, symbols: Tensor, inverse: Tensor, channel: int, math: Arithmetic) -> Tensor:
-        """(B, n, 2): mean and scale of a channel; of symbols (B, n, 4) only the channels before it are looked at."""
+        """(B, n, 2): mean and scale of a channel; uses only earlier channels of symbols (B, n, 4)."""
         if self.conditioned and channel:
             known = symbols[..., :channel]
             values = math.snap(torch.cat([known, known * inverse[..., :channel]], -1), ACTIVATION)
@@ -255,7 +255,7 @@ def _plus_linear(base: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 
 class HyperEncoder(nn.Module):
-    """alpha y (B, 4, h, w) -> hyper-latent (B, Z, ceil(h / 2^s), ceil(w / 2^s)), float; used by the encoder alone."""
+    """alpha y (B, 4, h, w) -> hyper-latent (B, Z, ceil(h / 2^s), ceil(w / 2^s)), float; used only by the encoder."""
 
     def __init__(self, settings: EntroformerSettings) -> None:
         super().__init__()
@@ -284,11 +284,11 @@ class HyperEncoder(nn.Module):
                 grid = self.shrink[i](x.transpose(1, 2).unflatten(2, (height, width)))
                 height, width = grid.shape[-2:]
                 x = grid.flatten(2).transpose(1, 2)
-        return cast(Tensor, self.head(math.normalise(x)).transpose(1, 2).unflatten(2, (height, width)))
+        return cast(Tensor, self.head(math.normalize(x)).transpose(1, 2).unflatten(2, (height, width)))
 
 
 class Entroformer(nn.Module):
-    """All parts of the entropy model. `prior` gives mean and scale of the hyper-latent's channels by alpha code."""
+    """The entropy model. `prior` gives mean and scale of the hyper-latent's channels by alpha code."""
 
     def __init__(self, settings: EntroformerSettings) -> None:
         super().__init__()
@@ -300,32 +300,32 @@ class Entroformer(nn.Module):
         self.parameter_net = ParameterNet(settings)
 
     def decoder_modules(self) -> dict[str, nn.Module]:
-        """The parts that both sides run exactly."""
+        """The parts that encoder and decoder both run exactly."""
         names: tuple[Literal["prior", "hyper_decoder", "context", "parameter_net"], ...]
         names = ("prior", "hyper_decoder", "context", "parameter_net")
         return {name: cast(nn.Module, getattr(self, name)) for name in names}
 
 
-def _causal_neighbours(symbols: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(B, N, 4) raster -> (B, N, 16): the symbols of each position's NEIGHBOURS, zeros outside."""
+def _causal_neighbors(symbols: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(B, N, 4) raster -> (B, N, 16): the symbols of each position's NEIGHBORS, zeros outside."""
     height, width = shape
     padded = F.pad(symbols.unflatten(1, shape), (0, 0, 1, 1, 1, 0))
-    shifted = [padded[:, 1 + v : 1 + v + height, 1 + h : 1 + h + width] for v, h in NEIGHBOURS]
+    shifted = [padded[:, 1 + v : 1 + v + height, 1 + h : 1 + h + width] for v, h in NEIGHBORS]
     return torch.cat(shifted, -1).flatten(1, 2)
 
 
-def causal_neighbours(symbols: Tensor, shape: tuple[int, int], place: tuple[int, int]) -> Tensor:
+def causal_neighbors(symbols: Tensor, shape: tuple[int, int], place: tuple[int, int]) -> Tensor:
     """One position's row of the above, (B, 1, 16)."""
     near, width = [], shape[1]
-    for v, h in NEIGHBOURS:
+    for v, h in NEIGHBORS:
         row, column = place[0] + v, place[1] + h
         inside = row >= 0 and 0 <= column < width
         near.append(symbols[:, row * width + column] if inside else torch.zeros_like(symbols[:, 0]))
     return torch.cat(near, -1)[:, None]
 
 
-def _neighbourhoods(x: Tensor, height: int, width: int) -> Tensor:
-    """(B, N, d) raster -> (B, N, 9 d): each token beside its eight neighbours in raster order, zeros outside."""
+def _neighborhoods(x: Tensor, height: int, width: int) -> Tensor:
+    """(B, N, d) raster -> (B, N, 9 d): each token beside its eight neighbors in raster order, zeros outside."""
     padded = F.pad(x.unflatten(1, (height, width)), (0, 0, 1, 1, 1, 1))
     shifted = [padded[:, v : v + height, h : h + width] for v in range(3) for h in range(3)]
     return torch.cat(shifted, -1).flatten(1, 2)

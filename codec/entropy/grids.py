@@ -1,7 +1,7 @@
-"""Fixed-point grids and the arithmetics that the entropy network runs in.
+"""Fixed-point grids, and the arithmetics in which the entropy network runs.
 
 `Simulated` is the float arithmetic of training: values are rounded to the grids, gradients pass straight through.
-`Plain` leaves the grids out, for what the encoder alone computes. `Exact` carries the same numbers as multiples of a
+`Plain` has no grids, for computations of the encoder alone. `Exact` carries the same numbers as multiples of a
 power of two in float64. Each product and partial sum is such a multiple below 2**53 units, so any order of summation
 gives the same value on any machine; where a result is not on a grid (division, square root) it is one correctly rounded
 operation followed by rounding to a grid. Only + - * / sqrt, round, floor, comparison, gathering and table look-ups by
@@ -19,20 +19,20 @@ from torch.nn import functional as F
 EXPONENT_STEPS = 32
 """Table entries per unit of attention logit."""
 EXPONENT_ENTRIES = 512
-"""Logits further than EXPONENT_ENTRIES / EXPONENT_STEPS below the best weigh nothing."""
+"""Logits more than EXPONENT_ENTRIES / EXPONENT_STEPS below the best have zero weight."""
 EXPONENT_ONE = 2**20
 """Table value of a logit difference of zero."""
 POSITION_UNITS = 2**13
-"""Keys of one attention window at most; the room that a score leaves for its position in a sort key."""
+"""Upper bound on keys per attention window; the factor reserved for positions in sort keys."""
 MASKED = -(2.0**20)
-"""Score of a key that must not be seen; below any real score, and still exact as a sort key."""
+"""Score of a hidden key: below any real score, and exact as a sort key."""
 SLOPE = 0.2
 """Negative slope of the leaky rectifier."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Signed fixed-point numbers of so many bits, so many of them behind the point; the limits are symmetric."""
+    """Signed fixed-point numbers with a total and a fractional number of bits; the limits are symmetric."""
 
     bits: int
     fraction: int
@@ -55,10 +55,10 @@ SCORE_FRACTION = 2 * ACTIVATION.fraction
 
 
 class Arithmetic(Protocol):
-    """What the network computes with beside linear maps. Tensors keep their shape unless said otherwise."""
+    """The network's operations besides linear maps. Tensors keep their shape unless stated otherwise."""
 
     def snap(self, x: Tensor, grid: Grid) -> Tensor:
-        """Round to the grid and clamp to its limits."""
+        """Rounds to the grid and clamps to its limits."""
         ...
 
     def snap_(self, x: Tensor, grid: Grid) -> Tensor:
@@ -69,8 +69,8 @@ class Arithmetic(Protocol):
         """x + y, both on the grid, clamped to its limits; y may be overwritten."""
         ...
 
-    def normalise(self, x: Tensor) -> Tensor:
-        """Layer normalisation over the last axis, without gain, on the activation grid."""
+    def normalize(self, x: Tensor) -> Tensor:
+        """Layer normalization over the last axis, without gain, on the activation grid."""
         ...
 
     def leaky(self, x: Tensor) -> Tensor:
@@ -88,20 +88,20 @@ class Arithmetic(Protocol):
     ) -> Tensor:
         """Means (..., q, d) of the values (..., n, d), weighted by the softmax of scale * scores (..., q, n).
 
-        Only the `count` largest scores of a query weigh anything; of equal ones, the later are taken. With own
+        Only the `count` largest scores of a query have weight; among equal scores the later win. With own
         (..., q, d), the last of n + 1 scores stands for a query's own value. `scores` may be overwritten.
         With places, of the scores' shape, they are those of the values at these indices.
         """
         ...
 
     def best(self, scores: Tensor, count: int, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The `count` largest scores along the last axis, or all, in any order: their indices, or places, and
-        themselves. `scores` may be overwritten."""
+        """The `count` largest scores along the last axis, or all, in any order: their indices (or places) and
+        values. `scores` may be overwritten."""
         ...
 
 
 class _OnGrids(ABC):
-    """What simulated and exact attention have in common."""
+    """Attention shared by the simulated and the exact arithmetic."""
 
     @abstractmethod
     def snap_(self, x: Tensor, grid: Grid) -> Tensor: ...
@@ -135,7 +135,7 @@ class _OnGrids(ABC):
 
 
 class Plain:
-    """The encoder's own part, the hyper-encoder: no grids, and all keys weigh something. Differentiable."""
+    """The encoder's own part, the hyper-encoder: no grids, and no key selection. Differentiable."""
 
     def snap(self, x: Tensor, grid: Grid) -> Tensor:
         return x
@@ -145,7 +145,7 @@ class Plain:
     def plus(self, x: Tensor, y: Tensor, grid: Grid) -> Tensor:
         return x + y
 
-    def normalise(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], eps=RESIDUAL.units**-2)
 
     def leaky(self, x: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class Plain:
 
 
 class Simulated(_OnGrids):
-    """Training: differentiable, in whatever float type the tensors have. `breadth` scales how many keys are kept."""
+    """Training: differentiable, in the tensors' float type. `breadth` scales the number of kept keys."""
 
     def __init__(self, breadth: float = 1.0) -> None:
         self.breadth = breadth
@@ -186,7 +186,7 @@ class Simulated(_OnGrids):
     def plus(self, x: Tensor, y: Tensor, grid: Grid) -> Tensor:
         return self.snap(x + y, grid)
 
-    def normalise(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Tensor) -> Tensor:
         return self.snap(F.layer_norm(x, x.shape[-1:], eps=RESIDUAL.units**-2), ACTIVATION)
 
     def leaky(self, x: Tensor) -> Tensor:
@@ -228,12 +228,12 @@ class Exact(_OnGrids):
         limit = grid.limit * 2.0**-grid.fraction
         return y.add_(x).clamp_(-limit, limit)
 
-    def normalise(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Tensor) -> Tensor:
         count = torch.full((1,), float(x.shape[-1]), dtype=x.dtype, device=x.device)  # x / scalar is inexact on GPUs
         mean = self.snap(x.sum(-1, keepdim=True) / count, RESIDUAL)
-        centred = x - mean
-        variance = (centred * centred).sum(-1, keepdim=True) / count
-        return self.snap_(centred.div_(torch.sqrt(variance + RESIDUAL.units**-2)), ACTIVATION)
+        centered = x - mean
+        variance = (centered * centered).sum(-1, keepdim=True) / count
+        return self.snap_(centered.div_(torch.sqrt(variance + RESIDUAL.units**-2)), ACTIVATION)
 
     def leaky(self, x: Tensor) -> Tensor:
         units = F.leaky_relu_((x * ACTIVATION.units).round_().clamp_(-ACTIVATION.limit, ACTIVATION.limit), SLOPE)
@@ -262,7 +262,7 @@ class Exact(_OnGrids):
         starts = torch.arange(0, values.shape[:-2].numel() * size, size, device=kept.device)
         rows = (kept.flatten(0, -3) + starts[:, None, None]).flatten(0, 1)
         table, factors = values.reshape(-1, width), weights.flatten(0, -2)
-        mixed = F.embedding_bag(rows, table, per_sample_weights=factors, mode="sum")  # touches the kept values alone
+        mixed = F.embedding_bag(rows, table, per_sample_weights=factors, mode="sum")  # reads only the kept values
         return mixed.view(*weights.shape[:-1], width)
 
 
@@ -271,7 +271,7 @@ def _largest(keys: Tensor, count: int) -> Tensor:
     if keys.device.type != "cpu":
         return keys.topk(count, -1, sorted=False).values
     first = keys.shape[-1] - count
-    keys.numpy().partition(first, -1)  # twice as fast as topk, which moves indices along
+    keys.numpy().partition(first, -1)  # twice as fast as topk, which also moves indices
     return keys[..., first:]
 
 

@@ -1,4 +1,4 @@
-"""The exact form of the entropy model: integers only, exported once, proved to stay exact, the same on any machine."""
+"""The exact form of the entropy model: integers, exported once, with bounds that prove exactness on any machine."""
 
 import hashlib
 import itertools
@@ -16,7 +16,7 @@ from codec.entropy.entroformer import (
     Entroformer,
     EntroformerSettings,
     RateTable,
-    causal_neighbours,
+    causal_neighbors,
 )
 from codec.entropy.grids import (
     ACTIVATION,
@@ -36,7 +36,7 @@ from codec.support.malloc import keep_freed_memory
 
 LARGEST_EXACT = 2**53
 WEIGHT = 15
-"""Bits of a weight's magnitude."""
+"""Bits of a weight's magnitude, without sign."""
 LARGEST_WEIGHT_FRACTION = 20
 
 
@@ -55,9 +55,9 @@ class FixedTable(nn.Module):
 
 
 def export(model: Entroformer) -> dict[str, Tensor]:
-    """Integer tensors of all that both sides run: weights int16, biases and tables int32, and each weight's fraction.
+    """Exports the shared parts as integer tensors: weights int16, biases and tables int32, and each weight's fraction.
 
-    Raises BundleError when a sum could leave the range in which float64 is exact.
+    Raises BundleError if a sum could leave the range in which float64 is exact.
     """
     integers: dict[str, Tensor] = {"exponential": exponential_table()}
     constants = RateConstants.computed()
@@ -93,10 +93,10 @@ def _export_linear(path: str, linear: nn.Linear) -> dict[str, Tensor]:
 
 
 def prove_bounds(integers: Mapping[str, Tensor], settings: EntroformerSettings) -> dict[str, int]:
-    """The largest possible magnitude of every sum, in units. Raises BundleError where one reaches 2**53.
+    """The largest possible magnitude of every sum, in units. Raises BundleError if one reaches 2**53.
 
     Linear maps: sum |w| max|x| + |b|. Attention: scores with their position in the sort key; numerator and denominator
-    of the softmax over the kept keys. Layer norm: the sum and the sum of squares of centred residuals.
+    of the softmax over the kept keys. Layer norm: the sum and the sum of squares of centered residuals.
     """
     bounds: dict[str, int] = {}
     for name, weight in integers.items():
@@ -133,9 +133,7 @@ class ExactEntropyModel:
             prove_bounds(integers, settings)
             self.network = _restore(integers, settings).to(self.device)
         except KeyError as error:
-            raise BundleError(
-                f"the bundle's entropy model states more than it has: tensor {error} is missing"
-            ) from None
+            raise BundleError(f"the bundle's entropy model is incomplete: tensor {error} is missing") from None
         except (ValueError, RuntimeError) as error:
             raise BundleError(f"the bundle's entropy model is not of this format version: {error}") from None
 
@@ -164,8 +162,8 @@ class ExactEntropyModel:
         seen: Tensor | None = None,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        """Features (B, h w, dim) from all symbols (B, h w, 4): those `seen` in parallel order, in serial order for each
-        position those before it. With `seen`, of the positions `wanted` only, where given."""
+        """Features (B, h w, dim) from all symbols (B, h w, 4): those `seen` in parallel order; in serial order each
+        position uses those before it. With `seen` and `wanted`, only of the wanted positions."""
         codes = codes.to(self.device)
         _, inverse, _ = self.constants.rows(codes, torch.float64)
         seen, wanted = (None if mask is None else mask.to(self.device) for mask in (seen, wanted))
@@ -175,21 +173,21 @@ class ExactEntropyModel:
         return features
 
     def raster(self, codes: Tensor, shape: tuple[int, int]) -> Callable[[Tensor], Tensor]:
-        """For decoding in serial order: a function that takes the symbols so far (1, h w, 4) and gives the features
-        (1, 1, dim) of the next position, the same as `context` gives them."""
+        """For decoding in serial order: a function that maps the symbols so far (1, h w, 4) to the features (1, 1, dim)
+        of the next position, equal to those of `context`."""
         codes = codes.to(self.device)
         _, inverse, _ = self.constants.rows(codes, torch.float64)
         caches, places = self.network.context.caches(1, shape), itertools.product(range(shape[0]), range(shape[1]))
 
         def step(symbols: Tensor) -> Tensor:
             place = next(places)
-            near = causal_neighbours(symbols, shape, place).to(self.device).double()
+            near = causal_neighbors(symbols, shape, place).to(self.device).double()
             return self.network.context.step(near, inverse, codes, place, caches, self.math)
 
         return step
 
     def parameters(self, hyper: Tensor, context: Tensor | None, codes: Tensor) -> "Parameters":
-        """Features of n positions, without context in the first pass -> what gives their distributions."""
+        """Distributions from the features of n positions; no context in the first pass."""
         return Parameters(self, self.network.parameter_net.base(hyper, context, self.math), codes.to(self.device))
 
     @torch.no_grad()
@@ -210,7 +208,7 @@ class ExactEntropyModel:
 
 
 class Parameters:
-    """Distributions of n positions: all at once where the symbols are known, or channel after channel in decoding."""
+    """Distributions of n positions: all at once for known symbols, or channel by channel in decoding."""
 
     def __init__(self, model: ExactEntropyModel, base: Tensor, codes: Tensor) -> None:
         self.model, self.base = model, base
@@ -258,7 +256,7 @@ def trainable(integers: Mapping[str, Tensor], settings: EntroformerSettings) -> 
 def _restore(integers: Mapping[str, Tensor], settings: EntroformerSettings) -> Entroformer:
     """An Entroformer in float64 whose weights are the exported integers on their grids.
 
-    It is made without memory and takes what it is given: settings that state more than the tensors have cost none.
+    It is built on the meta device and takes the given tensors, so oversized settings allocate nothing.
     """
     with torch.device("meta"):
         network = Entroformer(settings).double().eval()

@@ -1,7 +1,7 @@
-"""Symbols of many pictures of one size at once: the exact network runs on all of them, a range coder on each.
+"""Codes symbols of many pictures of one size: one run of the exact network, one range coder per picture.
 
-The network's numbers are integers whatever they are computed beside, so the streams and symbols are those of
-codec.entropy.stream, picture by picture. The coders run on threads; on a GPU each pass of the network is one graph.
+The network's integers do not depend on the batch, so streams and symbols equal those of codec.entropy.stream. The
+coders run on threads; on a GPU each pass of the network is one graph.
 """
 
 import functools
@@ -32,7 +32,7 @@ from codec.support.graphs import Graphs
 GRAPHED_ON = ("cuda",)
 """Devices on which the network is captured as graphs."""
 COMPILED_ON = ("cuda",)
-"""Devices beside which range coders are compiled ones: where the network is fast, and compiling pays."""
+"""Devices that use compiled range coders: the network is fast, and compiling pays."""
 Numbers = NDArray[np.int64]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,7 +46,7 @@ def prepare_many(
     hyper: Sequence[Sequence[Symbols]],
     codes: Tensor,
 ) -> Callable[[], list[CodedStream]]:
-    """What stream.compress gives of each picture, once called: the network has run by then, the coders have not.
+    """Runs the network and returns a function that runs the coders and gives stream.compress of each picture.
 
     symbols are (4, h, w) of one shape, hyper the hyper-latents of each one's tiles, codes (B, 4).
     """
@@ -86,7 +86,7 @@ def compress_many(
     hyper: Sequence[Sequence[Symbols]],
     codes: Tensor,
 ) -> list[CodedStream]:
-    """What prepare_many gives, called."""
+    """The result of prepare_many's function."""
     return prepare_many(model, tables, symbols, hyper, codes)()
 
 
@@ -102,7 +102,7 @@ def decompress_many(
 ) -> list[Symbols | BitstreamError]:
     """stream.decompress of each of the streams, all of latents of one shape, with alpha codes (B, 4).
 
-    In the place of a stream that no encoder wrote is the error: it costs the others nothing.
+    An invalid stream yields its error and does not affect the others.
     """
     if not _together(model, len(streams)):
         found: list[Symbols | BitstreamError] = []
@@ -146,14 +146,14 @@ def decompress_many(
 
 
 def _together(model: ExactEntropyModel, count: int) -> bool:
-    """Whether a model's pictures are coded together: in two passes, and no channel waits for the one before it."""
+    """Whether a model supports batches: parallel order and no channel conditioning."""
     settings = model.settings
     alone = settings.order == "serial" or settings.channel_conditioning
     return not alone and (count > 1 or model.device.type == "cuda")
 
 
 class _Tile:
-    """A tile of pictures (B, 4, h, w): what is known of its symbols (B, 4, h w), and their offsets (4, h w) in 1/32."""
+    """A tile of pictures (B, 4, h, w): its known symbols (B, 4, h w), and their offsets (4, h w) in 1/32."""
 
     def __init__(self, symbols: Symbols, offsets: Numbers) -> None:
         self.size: Size = (symbols.shape[2], symbols.shape[3])
@@ -161,7 +161,7 @@ class _Tile:
         self.offsets = offsets.reshape(CHANNELS, -1)
 
     def seen(self) -> Tensor:
-        """What the network sees of the symbols, (B, h w, 4) float64."""
+        """The symbols as seen by the network, (B, h w, 4) float64."""
         seen = self.known - self.offsets * (1 / UNITS)
         return torch.from_numpy(np.ascontiguousarray(seen.transpose(0, 2, 1)))
 
@@ -185,8 +185,8 @@ class _Priors:
 class _Network:
     """An exact model on pictures with these alpha codes (B, 4).
 
-    Where it is captured as graphs, there are so few sizes of a batch as powers of two: it is filled up with its first
-    picture, which changes no number of the others.
+    With graphs, batch sizes are powers of two: the batch is padded with its first picture, which changes no other
+    result.
     """
 
     def __init__(self, model: ExactEntropyModel, codes: Tensor) -> None:
@@ -204,7 +204,7 @@ class _Network:
     def passes(self, z: Tensor, tile: _Tile) -> Iterator[tuple[Numbers, Numbers, Numbers]]:
         """Both passes over a tile: raster indices (n,), means in 1/32 and levels (B, 4, n) of the symbols there.
 
-        z is (B, Z, h', w'). The second pass looks at the anchors, which are known by then.
+        z is (B, Z, h', w'). The second pass uses the anchors, which are then known.
         """
         size, graphs = tile.size, _graphs(self._model)
         first = anchor_mask(*size)
@@ -259,10 +259,10 @@ class _Network:
 
 
 def _graphs(model: ExactEntropyModel) -> Graphs:
-    """A model's captured passes, kept with it."""
+    """A model's captured passes, stored with it."""
     kept: Graphs | None = getattr(model, "graphs", None)
     if kept is None:
-        model.constants = model.constants.to(model.device)  # nothing is copied to the device while it is captured
+        model.constants = model.constants.to(model.device)  # no copies to the device during capture
         kept = Graphs()
         model.graphs = kept  # type: ignore[attr-defined]
     return kept
@@ -286,12 +286,12 @@ def _decoder(tables: Tables, data: bytes, *, canonical: bool, compiled: bool) ->
 
 @functools.cache
 def has_compiled_coder() -> bool:
-    """Whether numba is installed (the extra `gpu`). Without it the coders take turns."""
+    """Whether numba is installed (the extra `gpu`). Without it the coders run one after the other."""
     return importlib.util.find_spec("numba") is not None
 
 
 class _Reader:
-    """A decoder that gives zeros once its stream has turned out to be damaged, and keeps the error."""
+    """A decoder that returns zeros and keeps the error once its stream is found damaged."""
 
     def __init__(self, tables: Tables, data: bytes, *, canonical: bool, compiled: bool) -> None:
         self.error: BitstreamError | None = None
@@ -302,7 +302,7 @@ class _Reader:
             self.error = error
 
     def read(self, means: Numbers, levels: Numbers, *limit: int) -> Symbols:
-        """The next symbols (n,) int32, which is what `means` and `levels` are of."""
+        """The next symbols (n,) int32, with distributions `means` and `levels`."""
         try:
             if self._decoder is not None and self.error is None:
                 return self._decoder.read(means, levels, *limit)
@@ -320,7 +320,7 @@ class _Reader:
 
 @contextmanager
 def _threads(count: int) -> Iterator[Callable[[Callable[[Item], Result], Sequence[Item]], list[Result]]]:
-    """A map over pictures on as many threads as there are pictures and processors."""
+    """Maps over pictures with min(pictures, processors) threads."""
     workers = min(count, processors.available())
     if workers < 2:
         yield lambda function, items: [function(item) for item in items]

@@ -14,12 +14,12 @@ HYPER_LIMIT = 63
 
 
 def straight_through_round(x: Tensor) -> Tensor:
-    """round(x) whose gradient is that of x."""
+    """round(x) with the gradient of x."""
     return x + (torch.round(x) - x).detach()
 
 
 def rounded(scaled: Tensor, dithered: bool) -> Tensor:
-    """What a decoder sees of alpha y (B, 4, h, w): rounded, with dither or without; gradient straight through."""
+    """alpha y (B, 4, h, w) as decoded: rounded, with or without dither; straight-through gradient."""
     u = dither(scaled, dithered)
     return straight_through_round(scaled + u) - u
 
@@ -32,7 +32,7 @@ def hyper_latent(model: Entroformer, scaled: Tensor, codes: Tensor, constants: R
 
 
 def crop_tokens(tokens: Tensor, full: tuple[int, int], shape: tuple[int, int]) -> Tensor:
-    """Rows of a full raster -> rows of its top left part."""
+    """Crops rows of a full raster to its top left part."""
     grid: Tensor = tokens.unflatten(1, full)
     return grid[:, : shape[0], : shape[1]].flatten(1, 2)
 
@@ -49,9 +49,9 @@ def coded_bits(
 ) -> tuple[Tensor, Tensor]:
     """Bits of (latent, hyper-latent), (B,) each, of the rounded alpha y under the simulated integer model.
 
-    scaled is alpha y, (B, 4, h, w); codes the alpha codes, (B, 4) long. For pretraining, `seen` (h w,) bool takes the
-    place of the checkerboard's anchors. Another arithmetic than Simulated() may be given, and what takes the place of
-    the rounded latent: `symbols` (B, 4, h, w), dither taken off, such as alpha y with uniform noise.
+    scaled is alpha y, (B, 4, h, w); codes the alpha codes, (B, 4) long. For pretraining, `seen` (h w,) bool
+    replaces the checkerboard's anchors. `symbols` (B, 4, h, w), without dither, replace the rounded latent, for example
+    alpha y with uniform noise. The arithmetic defaults to Simulated().
     """
     math = math or Simulated()
     alpha, inverse, level = constants.rows(codes, scaled.dtype)

@@ -3,8 +3,8 @@
 Tiles come in raster order, and hyper-latents by channel, row, column. In parallel order a tile's latents are its
 anchors, then the others, either by channel and then position; in serial order they go by position, then channel.
 
-With dither the network speaks of *seen* values, symbols less their offsets; a symbol's mean is that of its seen value
-plus its offset, which is exact since both are whole 32nds.
+With dither the network works on *seen* values, symbols minus their offsets. A symbol's mean is its seen value's mean
+plus its offset; both are whole 32nds, so the sum is exact.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class CodedStream:
-    """A finished stream and the bits that its two parts take."""
+    """A finished stream and the bits of its two parts."""
 
     data: bytes
     hyper_bits: int
@@ -82,9 +82,9 @@ def decompress(
     *,
     canonical: bool = True,
 ) -> Symbols:
-    """Stream -> symbols (4, h, w) int32. Raises BitstreamError for a stream that no encoder wrote.
+    """Stream -> symbols (4, h, w) int32. Raises BitstreamError for an invalid stream.
 
-    Files of version 1 are read with `canonical` false: they may have a word more than an encoder writes.
+    Files of version 1 need `canonical` false: they may have an extra word.
     """
     decoder = SymbolDecoder(tables, data, canonical=canonical)
     symbols = np.zeros((CHANNELS, *shape), np.int32)
@@ -111,7 +111,7 @@ class _Tokens:
         self.symbols, self.offsets = symbols, offsets
 
     def seen(self, places: Tensor | slice = slice(None)) -> Tensor:
-        """What the network sees of the symbols at some places, (1, n, 4) float64."""
+        """Symbols at some positions as seen by the network, (1, n, 4) float64."""
         return self.symbols[:, places] - self.offsets[:, places].double() * (1 / UNITS)
 
 
@@ -139,7 +139,7 @@ def _read_passes(
 def _passes(
     model: ExactEntropyModel, tokens: _Tokens, hyper: Tensor, codes: Tensor, shape: Size
 ) -> Iterator[tuple[Tensor, Parameters]]:
-    """Raster indices and distributions of both passes; the second looks at the anchors in tokens when asked for."""
+    """Raster indices and distributions of both passes; the second uses the anchors in tokens when it is evaluated."""
     first = anchor_mask(*shape)
     places = first.nonzero()[:, 0]
     yield places, model.parameters(hyper[:, places], None, codes)

@@ -15,11 +15,11 @@ from codec.entropy.distribution import FRACTIONS, LEVEL_STEP, LEVELS, SMALLEST_S
 from codec.errors import BundleError
 
 TOTAL = 2**24
-"""Sum of the counts of one table."""
+"""Sum of a table's counts."""
 
 
 def radius(level: int) -> int:
-    """R: the largest magnitude that the tables of a level code without escape."""
+    """R: the largest magnitude coded without escape at a level."""
     return math.ceil(6 * SMALLEST_SIGMA * math.exp(level * LEVEL_STEP)) + 2
 
 
@@ -31,7 +31,7 @@ def layout() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def build_counts() -> NDArray[np.int32]:
-    """All tables, flat. Every count is at least 1, and the largest takes what rounding leaves."""
+    """All tables, flat. Every count is at least 1; the largest absorbs the rounding error."""
     radii, starts = layout()
     counts = np.empty(starts[-1], np.int32)
     for level in range(LEVELS):
@@ -49,7 +49,7 @@ def build_counts() -> NDArray[np.int32]:
 
 
 class Tables:
-    """The coder's models, made when first used. Raises BundleError when the counts are not tables of this layout."""
+    """The coder's models, made when first used. Raises BundleError if the counts do not have this layout."""
 
     def __init__(self, counts: NDArray[np.int32]) -> None:
         self.radii, self.starts = layout()
@@ -65,7 +65,7 @@ class Tables:
         made = self._models.get(index)
         if made is None:
             counts = self.counts[self.starts[index] : self.starts[index + 1]]
-            # the library adds one to every count it is given
+            # the library adds one to every count
             made = constriction.stream.model.Categorical(counts.astype(np.float64) - 1, perfect=False)
             self._models[index] = made
         return made

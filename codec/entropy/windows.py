@@ -1,6 +1,6 @@
-"""Geometry of attention: which tokens of a grid form a window, and the relative place of its queries and keys.
+"""Geometry of attention: the tokens of each window, and the relative positions of queries and keys.
 
-What depends on shapes alone is kept, on the device that it is asked for.
+Results that depend on shapes alone are cached per device.
 """
 
 import itertools
@@ -32,7 +32,7 @@ def window_groups(
 ) -> tuple[WindowGroup, ...]:
     """All windows of a grid, grouped by shape. They start at (0, 0), or half a window earlier when shifted.
 
-    Border windows are cut, never padded.
+    Border windows are clipped, not padded.
     """
     raster = torch.arange(height * width, device=device).view(height, width)
     groups: dict[tuple[int, int], list[Tensor]] = {}
@@ -55,7 +55,7 @@ def anchor_mask(height: int, width: int, device: torch.device = CPU) -> Tensor:
 
 
 def cells(positions: int) -> int:
-    """Rows of a relative-position table: cells of the diamond |dv| + |dh| <= positions // 2, and one for all beyond."""
+    """Rows of a relative-position table: the diamond |dv| + |dh| <= positions // 2, and one for everything beyond."""
     radius = positions // 2
     return 2 * radius * (radius + 1) + 2
 
@@ -64,7 +64,7 @@ def cells(positions: int) -> int:
 def near_tokens(height: int, width: int, positions: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
     """For each token of a height x width window the tokens in the cells of the diamond around it, in the cells' order.
 
-    Indices (n, cells - 1) into the window, and whether there is such a token; where not, the index is the token's own.
+    Indices (n, cells - 1) into the window, and whether the token exists; if not, the index is the token's own.
     """
     radius = positions // 2
     side = range(-radius, radius + 1)

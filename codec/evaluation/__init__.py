@@ -1,1 +1,1 @@
-"""Codecs side by side: runs, tables, curves, plots, baselines, the paper's experiments and Elo ratings."""
+"""Comparison of codecs: runs, tables, curves, plots, baselines, the paper's experiments and Elo ratings."""

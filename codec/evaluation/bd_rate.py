@@ -9,7 +9,7 @@ Numbers = Sequence[float] | NDArray[np.float64]
 
 
 def at_rate(rates: Numbers, values: Numbers, rate: float) -> float | None:
-    """The value at a rate, linear in the logarithm of the rates > 0, which need no order; None outside of them."""
+    """Interpolates a value at a rate, linearly in log rate > 0, in any order; None outside their range."""
     if not len(rates) or not min(rates) <= rate <= max(rates):
         return None
     order = np.argsort(rates)

@@ -1,7 +1,7 @@
-"""Elo ratings of a study of pairwise comparisons: medians over many random orders, by three aggregations.
+"""Elo ratings from pairwise comparisons: medians over many random orders, with three aggregations.
 
-Supplement, Sec. D: the rating that a method ends with depends on the order of its games, so games are replayed in
-many random orders. Ratings are updated after every game, or once after all games of a participant, or once after all
+Supplement, Sec. D: a method's final rating depends on the order of its games, so games are replayed in many
+random orders. Ratings are updated after every game, or once after all games of a participant, or once after all
 games of an image, as in a tournament: K times the sum of (score - expected score), expected by the ratings before it.
 """
 
@@ -32,7 +32,7 @@ Ratings = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class EloSettings:
-    """How ratings are made; raises SettingsError for bad values.
+    """Settings of the ratings. Raises SettingsError for invalid values.
 
     `k` is the most points that one game moves. `group_k` is K of the aggregated updates: None means `k`, lowered where
     the sum over a group's games would throw equal players past each other. `orders` is the number of Monte Carlo draws.
@@ -71,12 +71,12 @@ class Games:
         participant: Sequence[str],
         image: Sequence[str],
     ) -> Self:
-        """Games by name, one element each; raises SettingsError where there is nothing to rate."""
+        """Games by name, one element each. Raises SettingsError if there is nothing to rate."""
         players = tuple(sorted({*first, *second}))
         if len(players) < 2:
             raise SettingsError("no games between two methods: there is nothing to rate")
         if any(one == other for one, other in zip(first, second, strict=True)):
-            raise SettingsError("a game of a method against itself says nothing: remove it")
+            raise SettingsError("a game of a method against itself is meaningless: remove it")
         place = {player: index for index, player in enumerate(players)}
         return cls(
             players,
@@ -92,12 +92,12 @@ class Games:
 
     @cached_property
     def wins(self) -> NDArray[np.float64]:
-        """(players, players): what the row scored against the column."""
+        """(players, players): the row's score against the column."""
         (scored,) = self.tally(np.zeros(len(self), np.int32))
         return np.asarray(scored, np.float64)
 
     def tally(self, group: Indices) -> NDArray[np.float64]:
-        """(groups, players, players): what the row scored against the column in each group."""
+        """(groups, players, players): the row's score against the column in each group."""
         scored = np.zeros((int(group.max()) + 1, len(self.players), len(self.players)))
         np.add.at(scored, (group, self.first, self.second), self.score)
         np.add.at(scored, (group, self.second, self.first), 1 - self.score)
@@ -110,7 +110,7 @@ class Result:
 
     The games' units are drawn with replacement: participants, or images where these are the tournaments. Each drawn
     study is replayed in one random order, so that the intervals hold the spread over orders too and are on the safe
-    side. `resampled` is None where there is one unit only, from which no spread can be learnt.
+    side. `resampled` is None for a single unit, which has no spread.
     """
 
     aggregation: Aggregation
@@ -164,7 +164,7 @@ def rate(games: Games, aggregation: Aggregation, settings: EloSettings = EloSett
 
 
 def one_by_one(games: Games, orders: Indices, k: float, start: float) -> Ratings:
-    """Ratings (orders, players) after the games that each row of `orders` names, updated after every game; -1 is none.
+    """Ratings (orders, players) after the games in each row of `orders`, updated after every game; -1 is skipped.
 
     All rows play their next game at the same time.
     """
@@ -183,9 +183,9 @@ def one_by_one(games: Games, orders: Indices, k: float, start: float) -> Ratings
 
 
 def in_groups(scored: NDArray[np.float64], orders: Indices, k: float, start: float) -> Ratings:
-    """Ratings (orders, players) after the groups that each row of `orders` names, updated once after each group.
+    """Ratings (orders, players) after the groups listed in each row of `orders`, updated once per group.
 
-    `scored` (groups, players, players) is what the row scored against the column.
+    `scored` (groups, players, players) is the row's score against the column.
     """
     played = scored + scored.transpose(0, 2, 1)
     points = scored.sum(2)
@@ -221,7 +221,7 @@ def _resampled_games(random: np.random.Generator, participant: Indices, orders: 
 
 
 def markdown(games: Games, results: Sequence[Result], settings: EloSettings) -> str:
-    """The ratings as a table, then who won how often against whom."""
+    """Formats the ratings and the numbers of games won as tables."""
     about = (
         f"{len(games)} games, {int(games.participant.max()) + 1} participants, {int(games.image.max()) + 1} images; "
         f"{settings.orders} random orders, start {settings.start:g}."

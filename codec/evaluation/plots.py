@@ -1,6 +1,6 @@
 """The figures of an evaluation: rate-distortion curves, and the published bit rates beside measured ones.
 
-Drawn on a light ground whatever the page around them is, a codec in the same colour everywhere.
+Drawn on a light background regardless of the page, with one color per codec.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from codec.evaluation.baselines.ours import NAME, UPPER_BOUND
 from codec.evaluation.tables import METRICS, Comparison
 from codec.metrics.kernel_distance import NETWORK, PATCH
 
-COLOURS = {
+COLORS = {
     NAME: "#d55e00",
     UPPER_BOUND: "#d55e00",
     "hevc": "#0072b2",
@@ -26,20 +26,20 @@ COLOURS = {
     "jpeg": "#56b4e9",
     "bpg": "#333333",
 }
-"""Colours that people with colour blindness tell apart."""
+"""Colors that are distinguishable with color blindness."""
 OTHERS = ("#7f3c8d", "#11a579", "#3969ac", "#80ba5a", "#e68310", "#008695", "#cf1c90", "#4b4b8f")
 TICKS = (0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 
 
-def colour(name: str, names: Sequence[str] = ()) -> str:
-    """The colour of a codec; of one without its own by its place among the `names` that have none."""
-    known = COLOURS.get(name) or next((COLOURS[key] for key in (NAME, UPPER_BOUND) if name.startswith(f"{key}-")), None)
-    rest = [other for other in names if other not in COLOURS and not other.startswith((NAME, UPPER_BOUND))]
+def color(name: str, names: Sequence[str] = ()) -> str:
+    """The color of a codec; codecs without an assigned color get one by their position in `names`."""
+    known = COLORS.get(name) or next((COLORS[key] for key in (NAME, UPPER_BOUND) if name.startswith(f"{key}-")), None)
+    rest = [other for other in names if other not in COLORS and not other.startswith((NAME, UPPER_BOUND))]
     return known or OTHERS[(rest.index(name) if name in rest else 0) % len(OTHERS)]
 
 
 def figure(width: float, height: float) -> Any:
-    """An empty figure of so many inches, on white. Raises SettingsError where matplotlib is not installed."""
+    """An empty white figure of this size in inches. Raises SettingsError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -60,19 +60,21 @@ def draw_curves(
 ) -> None:
     """Each metric, and the kernel distance (codec, mean bpp, KID), against bits per pixel.
 
-    A dot is a point of a codec: the means of rate and value over all pictures; points that some picture lacks are left
+    A dot is a point of a codec: the means of rate and value over all pictures; points that lack a picture are left
     out.
     """
     drawn = figure(20, 9.5)
     *axes, last, spare = drawn.subplots(2, 4).flat
     spare.set_axis_off()
-    order = [*(codec for codec in compared.codecs if codec != ours), *([ours] if ours in compared.codecs else [])]
+    order = [codec for codec in compared.codecs if codec != ours]
+    if ours is not None and ours in compared.codecs:
+        order.append(ours)  # drawn last, so that it lies above the others
     for axis, metric in zip(axes, METRICS, strict=True):
         for codec in order:
             _curve(axis, _means(compared, codec, metric.name), codec, order, ours)
         for name in compared.upper_bounds:
             if (level := compared.upper_bound(name, metric)) is not None:
-                axis.axhline(level, color=colour(name), linestyle="--", linewidth=1, label=f"{name} (no quantisation)")
+                axis.axhline(level, color=color(name), linestyle="--", linewidth=1, label=f"{name} (no quantization)")
         _axis(axis, metric.label, reversed_=metric.lower)
     for codec in order:
         _curve(last, [(bpp, 1000 * value) for name, bpp, value in realism if name == codec], codec, order, ours)
@@ -86,13 +88,15 @@ def draw_curves(
 
 def _means(compared: Comparison, codec: str, metric: str) -> list[tuple[float, float]]:
     """(mean bpp, mean value) of each point that all pictures have."""
-    whole = [
-        [(row["bpp"], row[metric]) for row in rows if row[metric] is not None]
-        for (name, *_), rows in compared.points().items()
-        if name == codec
-    ]
-    sides = [zip(*pairs, strict=True) for pairs in whole if len(pairs) == len(compared.images)]
-    return sorted((fmean(rates), fmean(values)) for rates, values in sides)
+    means = []
+    for (name, *_), rows in compared.points().items():
+        if name != codec:
+            continue
+        measured = [row for row in rows if row[metric] is not None]
+        # A mean over fewer pictures would be of other pictures than those of the codecs beside it.
+        if len(measured) == len(compared.images):
+            means.append((fmean(row["bpp"] for row in measured), fmean(row[metric] for row in measured)))
+    return sorted(means)
 
 
 def _curve(
@@ -100,12 +104,12 @@ def _curve(
 ) -> None:
     if points:
         width = 3 if codec == ours else 1.6
-        style = {"color": colour(codec, order), "linewidth": width, "markersize": 2 * width + 1}
+        style = {"color": color(codec, order), "linewidth": width, "markersize": 2 * width + 1}
         axis.plot(*zip(*points, strict=True), "o-", label=codec, **style)
 
 
 def draw_published(compared: Comparison, path: Path, ours: str) -> None:
-    """The published bit rates of each photo beside those of this codec's files; photos that were not measured lack."""
+    """The published bit rates of each photo beside those of this codec's files; unmeasured photos are left out."""
     drawn = figure(11, 5.2)
     axis = drawn.subplots()
     markers = {"Ours": ("*", "the paper's codec"), "HFD": ("s", "HFD"), "CDC": ("^", "CDC"), "ILLM": ("D", "ILLM")}
@@ -118,7 +122,7 @@ def draw_published(compared: Comparison, path: Path, ours: str) -> None:
         rows = [row for row in compared.measured if row["codec"] == ours and Path(row["image"]).stem == photo]
         rates = [row["bpp"] for row in rows]
         axis.plot(
-            [number + 0.25] * len(rates), rates, "o-", markersize=4, color=colour(ours), label=None if number else said
+            [number + 0.25] * len(rates), rates, "o-", markersize=4, color=color(ours), label=None if number else said
         )
     axis.set(xticks=positions, xticklabels=published.PHOTOS, ylabel="bits per pixel, whole file", ylim=(0, None))
     axis.set_title(f"Published bit rates ({published.SOURCE}; no qualities published) and this codec's files")

@@ -35,9 +35,9 @@ PAGE = """<!doctype html>
 
 
 def write_report(folder: Path, codecs: Sequence[str], missing: Mapping[str, str]) -> str:
-    """Write the report of the folder's rows of these codecs, with the experiments that were made; return its Markdown.
+    """Write the report of the folder's rows of these codecs, with the available experiments, and returns its Markdown.
 
-    `missing` says which codecs did not run, and why. Raises SettingsError where nothing was measured.
+    `missing` maps codecs that did not run to the reason. Raises SettingsError if nothing was measured.
     """
     evaluation = Evaluation(folder)
     compared = Comparison(row for row in evaluation.rows() if row["codec"] in codecs)

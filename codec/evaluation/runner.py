@@ -1,6 +1,6 @@
-"""Codecs on pictures: a row for each picture, codec and rate point, kept in a folder so that none is made twice.
+"""Runs codecs on pictures: a row per picture, codec and rate point, stored in a folder to be computed once.
 
-    FOLDER/rows/CODEC/PICTURE.parquet           its rows: their presence says that it is done
+    FOLDER/rows/CODEC/PICTURE.parquet           its rows; the file marks the job as done
     FOLDER/rows/CODEC/PICTURE.npz               features of its patches, for codec.metrics.kernel_distance
     FOLDER/pictures/CODEC/setting-S/PICTURE.png its reconstructions
 
@@ -23,12 +23,13 @@ from codec.metrics.kernel_distance import Features, original_features, patch_fea
 from codec.metrics.outside import SMALLEST_SIDE, ssimulacra2
 from codec.metrics.quality import Metrics
 
-Row = dict[str, Any]
+EvaluationRow = dict[str, Any]
+"""A row of an evaluation: COLUMNS has its names and types. Tables choose metrics by name."""
 
 RATES = (0.06, 0.10, 0.16, 0.26)
-"""Bits per pixel that a codec is asked for on each picture: a file of at most so many, or its smallest."""
+"""Target bits per pixel for each picture: the file stays below, or is the codec's smallest."""
 ENOUGH = 0.95
-"""Fraction of a rate that is near enough to it, since curves are interpolated: closer files cost trials."""
+"""Tolerance below a rate as a fraction; curves are interpolated, and closer files cost trials."""
 
 COLUMNS = {
     "image": "VARCHAR",
@@ -57,7 +58,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """One picture through one codec, at the codec's own points or else at these rates."""
+    """One picture with one codec, at the codec's own points or else at these rates."""
 
     pictures: Path
     image: str
@@ -78,15 +79,15 @@ class Evaluation:
         self.folder = folder
 
     def pending(self, job: EvaluationJob) -> bool:
-        """Whether any of its points has no row yet, or a failed one."""
+        """Whether any of the job's points has no row or a failed one."""
         rows_file = self._rows_file(job.baseline.name, job.image)
         if not rows_file.exists():
             return True
         done = {_point(row) for row in read_rows([rows_file]) if row["status"] == "measured"}
         return not done.issuperset(job.points)
 
-    def measure(self, job: EvaluationJob, meters: "Meters") -> list[Row]:
-        """Make all files of a job, measure them, and keep rows, features and reconstructions."""
+    def measure(self, job: EvaluationJob, meters: "Meters") -> list[EvaluationRow]:
+        """Encodes all files of a job, measures them, and stores rows, features and reconstructions."""
         rows, decoded, features = measure(job, meters)
         rows_file = self._rows_file(job.baseline.name, job.image)
         rows_file.parent.mkdir(parents=True, exist_ok=True)
@@ -102,21 +103,21 @@ class Evaluation:
         return rows
 
     def fail(self, job: EvaluationJob, error: str) -> None:
-        """Keep failed rows for a job whose process ended over it."""
+        """Stores failed rows for a job that crashed its process."""
         self.write(job, [_failed(job, point, error) for point in job.points])
 
-    def write(self, job: EvaluationJob, rows: Sequence[Row]) -> None:
-        """Keep the rows of a job instead of those there."""
+    def write(self, job: EvaluationJob, rows: Sequence[EvaluationRow]) -> None:
+        """Replaces the rows of a job."""
         rows_file = self._rows_file(job.baseline.name, job.image)
         rows_file.parent.mkdir(parents=True, exist_ok=True)
         write_parquet(rows, partial := rows_file.with_suffix(".partial"))
         partial.replace(rows_file)
 
-    def rows_of(self, job: EvaluationJob) -> list[Row]:
+    def rows_of(self, job: EvaluationJob) -> list[EvaluationRow]:
         """The rows of a job that is done."""
         return read_rows([self._rows_file(job.baseline.name, job.image)])
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[EvaluationRow]:
         """All rows, by codec, picture and bits."""
         return read_rows(sorted(self.folder.glob("rows/*/**/*.parquet")))
 
@@ -139,7 +140,9 @@ class Meters:
         self.device = device
         self._metrics = Metrics(device=device)
 
-    def measure(self, original: Pixels, decoded: Sequence[Pixels]) -> tuple[list[Row], dict[str, Features] | None]:
+    def measure(
+        self, original: Pixels, decoded: Sequence[Pixels]
+    ) -> tuple[list[EvaluationRow], dict[str, Features] | None]:
         """The metric columns of each reconstruction, `error` saying why one is undefined; the features of patches."""
         with patch_features(self.device) as seen:
             measured = self._metrics.measure_all(original, decoded)
@@ -181,13 +184,15 @@ class _Files:
         return largest_within(self.baseline.settings, size, lambda setting: len(self.at(setting)[0]), known, ENOUGH)
 
 
-def measure(job: EvaluationJob, meters: Meters) -> tuple[list[Row], list[Pixels | None], dict[str, Features] | None]:
-    """The rows of a job with their reconstructions, and the patches' features; what fails is a row that says why."""
+def measure(
+    job: EvaluationJob, meters: Meters
+) -> tuple[list[EvaluationRow], list[Pixels | None], dict[str, Features] | None]:
+    """The rows of a job with their reconstructions, and the patches' features; failures become rows with a reason."""
     try:
         picture = read_image(job.pictures / job.image)
     except FdcError as error:
         return [_failed(job, point, _line(error)) for point in job.points], [None] * len(job.points), None
-    files, decoded, rows = _Files(job.baseline, picture.pixels), dict[float, Pixels](), list[Row]()
+    files, decoded, rows = _Files(job.baseline, picture.pixels), dict[float, Pixels](), list[EvaluationRow]()
     described = {"source_format": picture.source_format, "width": picture.width, "height": picture.height}
     for point in job.points:
         try:
@@ -203,11 +208,11 @@ def measure(job: EvaluationJob, meters: Meters) -> tuple[list[Row], list[Pixels 
                 row |= {"bytes": len(data), "bpp": 8 * len(data) / (picture.width * picture.height)}
             rows.append(row | {"status": "measured", "decode_seconds": ended - started} | described)
             decoded[setting] = pixels
-        except Exception as error:  # whatever a codec raises costs this row and nothing else
+        except Exception as error:  # any exception of a codec costs only this row
             rows.append(_failed(job, point, _line(error)) | described)
     try:
         values, features = meters.measure(picture.pixels, list(decoded.values()))
-    except (RuntimeError, MemoryError) as error:  # torch's lack of memory is a RuntimeError
+    except (RuntimeError, MemoryError) as error:  # torch reports lack of memory as RuntimeError
         return [_failed(job, point, _line(error)) | described for point in job.points], [None] * len(rows), None
     measured = dict(zip(decoded, values, strict=True))
     rows = [row | measured[row["setting"]] if row["status"] == "measured" else row for row in rows]
@@ -219,17 +224,17 @@ def measure(job: EvaluationJob, meters: Meters) -> tuple[list[Row], list[Pixels 
 
 
 def pictures_of(folder: Path) -> list[str]:
-    """The files of a folder and those below it, hidden ones aside. Raises SettingsError where there are none."""
+    """The files of a folder, recursively, without hidden ones. Raises SettingsError if there are none."""
     paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
     found = [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
     if not found:
-        raise SettingsError(f"{folder} is no folder with files in it")
+        raise SettingsError(f"{folder} is not a folder with files")
     return found
 
 
-def evaluate(jobs: Iterable[EvaluationJob], folder: Path, device: str = "cpu") -> list[Row]:
-    """Do what is not done yet, one job after the other; returns the rows of all."""
-    evaluation, meters, rows = Evaluation(folder), None, list[Row]()
+def evaluate(jobs: Iterable[EvaluationJob], folder: Path, device: str = "cpu") -> list[EvaluationRow]:
+    """Runs the unfinished jobs one after the other and returns the rows of all."""
+    evaluation, meters, rows = Evaluation(folder), None, list[EvaluationRow]()
     for job in jobs:
         if evaluation.pending(job):
             meters = meters or Meters(device)
@@ -239,12 +244,12 @@ def evaluate(jobs: Iterable[EvaluationJob], folder: Path, device: str = "cpu") -
 
 
 def jobs(pictures: Path, codecs: Iterable[Baseline], rates: Sequence[float]) -> list[EvaluationJob]:
-    """Every picture with every codec, picture by picture, since what is computed of an original is remembered."""
+    """Yields every picture with every codec, picture by picture, since results of an original are cached."""
     chosen = list(codecs)
     return [EvaluationJob(pictures, image, baseline, rates) for image in pictures_of(pictures) for baseline in chosen]
 
 
-def read_rows(row_files: Sequence[Path]) -> list[Row]:
+def read_rows(row_files: Sequence[Path]) -> list[EvaluationRow]:
     """The rows of Parquet files."""
     if not row_files:
         return []
@@ -256,7 +261,7 @@ def read_rows(row_files: Sequence[Path]) -> list[Row]:
     return [{name: row.get(name) for name in COLUMNS} for row in rows]
 
 
-def write_parquet(rows: Sequence[Row], path: Path) -> None:
+def write_parquet(rows: Sequence[EvaluationRow], path: Path) -> None:
     """Write the rows, one column each of COLUMNS. Raises SettingsError where that fails."""
     declared = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
     row_files = ", ".join("?" for _ in COLUMNS)
@@ -271,26 +276,26 @@ def write_parquet(rows: Sequence[Row], path: Path) -> None:
 
 
 def setting_name(setting: float) -> str:
-    """What a setting is called in file names and arrays."""
+    """The name of a setting in file names and arrays."""
     return f"setting-{setting:.6g}"
 
 
-def _row(job: EvaluationJob, point: tuple[float | None, float | None]) -> Row:
+def _row(job: EvaluationJob, point: tuple[float | None, float | None]) -> EvaluationRow:
     rate, setting = point
     names = {"image": job.image, "codec": job.baseline.name, "version": job.baseline.version}
     return dict.fromkeys(COLUMNS) | names | {"asked_bpp": rate, "setting": setting}
 
 
-def _failed(job: EvaluationJob, point: tuple[float | None, float | None], error: str) -> Row:
+def _failed(job: EvaluationJob, point: tuple[float | None, float | None], error: str) -> EvaluationRow:
     return _row(job, point) | {"status": "failed", "error": error}
 
 
-def _point(row: Row) -> tuple[float | None, float | None]:
+def _point(row: EvaluationRow) -> tuple[float | None, float | None]:
     return (row["asked_bpp"], None) if row["asked_bpp"] is not None else (None, row["setting"])
 
 
-def _picture(row: Row) -> str:
-    """Where a reconstruction lies. Rows of one setting share it."""
+def _picture(row: EvaluationRow) -> str:
+    """Path of a reconstruction, shared by rows of one setting."""
     name = row["image"] if row["image"].endswith(".png") else f"{row['image']}.png"
     return f"pictures/{row['codec']}/{setting_name(row['setting'])}/{name}"
 

@@ -1,4 +1,4 @@
-"""What an evaluation is: which pictures, which codecs, which points; a value that any process can be told."""
+"""The specification of an evaluation: pictures, codecs and points; serializable for other processes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,12 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """A folder of pictures, the codecs to measure on it, and their points; `output` takes what comes of it."""
+    """A folder of pictures, the codecs to measure on it, and their points; `output` receives the results."""
 
     pictures: str
     output: str
     codecs: tuple[str, ...] = (NAME,)
-    """fdcodec, autoencoder (the same without quantisation), names of baselines or of external commands, or all."""
+    """fdcodec, autoencoder (the same without quantization), names of baselines or of external commands, or all."""
     rates: tuple[float, ...] = RATES
     """Bits per pixel at which the codecs without points of their own are measured."""
     qualities: tuple[float, ...] = QUALITIES
@@ -32,7 +32,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         if not Path(self.pictures).is_dir():
-            raise SettingsError(f"{self.pictures} is no folder with files in it")
+            raise SettingsError(f"{self.pictures} is not a folder with files")
         if Path(self.output).resolve().is_relative_to(Path(self.pictures).resolve()):
             raise SettingsError(f"{self.output} is in the folder of pictures: give a folder outside of it")
         try:

@@ -1,7 +1,7 @@
-"""Codecs beside each other: what the measured rows of an evaluation say, as numbers and as Markdown tables.
+"""Comparison of codecs from the rows of an evaluation, as numbers and Markdown tables.
 
-A row is a picture through a codec at one point (codec.evaluation.runner.COLUMNS). Rows without bpp are of an
-autoencoder without quantisation, which has no file: the upper bound of a codec.
+A row is one picture with one codec at one point (codec.evaluation.runner.COLUMNS). Rows without bpp are of an
+autoencoder without quantization, which has no file: the upper bound of a codec.
 """
 
 import re
@@ -12,12 +12,12 @@ from statistics import fmean
 import numpy as np
 
 from codec.evaluation.bd_rate import at_rate, bootstrap_interval, log_rate_difference
-from codec.evaluation.runner import Row
+from codec.evaluation.runner import EvaluationRow
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of the rows, how it is called and written, and whether less of it is better."""
+    """A column of the rows, its title and format, and whether less is better."""
 
     name: str
     label: str
@@ -33,19 +33,19 @@ METRICS = (
     Metric("lpips_vgg", "LPIPS (VGG, trained on)", ".4f"),
     Metric("dists", "DISTS (trained on)", ".4f"),
 )
-"""Those that are trained on are terms of this project's losses: of its own codecs they say more than eyes would."""
+"""Metrics marked as trained on are terms of this project's losses and flatter its own codecs."""
 
 
 class Comparison:
-    """The curves of a set of rows; failed ones count for nothing."""
+    """The curves of a set of rows; failed rows are ignored."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
+    def __init__(self, rows: Iterable[EvaluationRow]) -> None:
         self.rows = list(rows)
         self.measured = [row for row in self.rows if row["status"] == "measured"]
         self.versions = {row["codec"]: row["version"] for row in self.measured}
         self.images = sorted({row["image"] for row in self.measured})
-        self._points: dict[tuple[str, str], dict[float, Row]] = {}
-        self._upper_bounds: dict[str, list[Row]] = {}
+        self._points: dict[tuple[str, str], dict[float, EvaluationRow]] = {}
+        self._upper_bounds: dict[str, list[EvaluationRow]] = {}
         for row in self.measured:
             if row["bpp"] is None:
                 self._upper_bounds.setdefault(row["codec"], []).append(row)
@@ -54,7 +54,7 @@ class Comparison:
 
     @property
     def codecs(self) -> list[str]:
-        """Those that have files."""
+        """Codecs that have files."""
         return sorted({codec for codec, _ in self._points})
 
     @property
@@ -62,13 +62,13 @@ class Comparison:
         return sorted(self._upper_bounds)
 
     def upper_bound(self, name: str, metric: Metric) -> float | None:
-        """The mean of a metric over the photos of an autoencoder that have it."""
+        """The mean of a metric over an autoencoder's photos that have it."""
         values = [row[metric.name] for row in self._upper_bounds[name] if row[metric.name] is not None]
         return fmean(values) if values else None
 
-    def points(self) -> dict[tuple[str, float | None, float | None], list[Row]]:
+    def points(self) -> dict[tuple[str, float | None, float | None], list[EvaluationRow]]:
         """The measured rows of each codec at each point: (codec, asked_bpp, None) or (codec, None, setting)."""
-        found: dict[tuple[str, float | None, float | None], list[Row]] = {}
+        found: dict[tuple[str, float | None, float | None], list[EvaluationRow]] = {}
         for row in self.measured:
             asked = row["asked_bpp"]
             found.setdefault((row["codec"], asked, None if asked is not None else row["setting"]), []).append(row)
@@ -80,17 +80,17 @@ class Comparison:
         return [row["bpp"] for row in rows], [row[metric.name] for row in rows]
 
     def at(self, codec: str, metric: Metric, bpp: float) -> dict[str, float]:
-        """The value of each photo that has files on both sides of the rate."""
+        """The value of each photo with files on both sides of the rate."""
         values = {image: at_rate(*self.curve(codec, image, metric), bpp) for image in self.images}
         return {image: value for image, value in values.items() if value is not None}
 
     def difference(self, first: str, second: str, metric: Metric, bpp: float) -> list[float]:
-        """First minus second on each photo that has both."""
+        """First minus second for each photo that has both."""
         one, other = self.at(first, metric, bpp), self.at(second, metric, bpp)
         return [one[image] - other[image] for image in one if image in other]
 
     def saved(self, first: str, second: str, metric: Metric) -> list[float]:
-        """ln(bits of first / bits of second) at equal quality on each photo whose curves overlap."""
+        """ln(bits of first / bits of second) at equal quality for each photo with overlapping curves."""
         sign, logs = -1 if metric.lower else 1, []
         for image in self.images:
             (rates, values), (others, other) = (self.curve(codec, image, metric) for codec in (first, second))
@@ -100,14 +100,14 @@ class Comparison:
 
 
 def plain(text: object) -> str:
-    """A name or message as Markdown that shows it as it is, on one line."""
+    """Escapes a name or message as one line of Markdown."""
     return re.sub(r"[\\`*\[\]<>|&~]", r"\\\g<0>", " ".join(str(text).split()))
 
 
 def markdown(compared: Comparison, rates: Sequence[float], ours: str | None, curves: str = "") -> str:
-    """The drawn curves; of several codecs means at equal rates, differences, bits at equal quality; means.
+    """The curves, then for several codecs means at equal rates, differences and bits at equal quality, then means.
 
-    `curves` is the Markdown that shows them.
+    `curves` is the Markdown of the curves.
     """
     titles = " | ".join(metric.label for metric in METRICS)
     failed = [row for row in compared.rows if row["status"] == "failed"]
@@ -127,7 +127,7 @@ def markdown(compared: Comparison, rates: Sequence[float], ours: str | None, cur
 
 def _means(compared: Comparison, titles: str) -> list[str]:
     lines = ["", "## Means at each point", ""]
-    lines += ["A point is a rate that was asked for (a file within 5 % below it, else the largest below, else the"]
+    lines += ["A point is a requested rate (a file within 5 % below it, else the largest below, else the"]
     lines += ["smallest), or a setting of the codec. Seconds are of one encoding and one decoding.", ""]
     lines += [f"| codec | point | pictures | bpp | {titles} | encode s | decode s |", "|---" * (6 + len(METRICS)) + "|"]
     for (codec, rate, setting), rows in compared.points().items():
@@ -141,7 +141,9 @@ def _means(compared: Comparison, titles: str) -> list[str]:
 
 def _equal_rates(compared: Comparison, rates: Sequence[float], titles: str) -> list[str]:
     lines = ["", "## Means at equal rates", "", "Each picture's curve is interpolated in log bpp, never extrapolated;"]
-    lines += ["`pictures` counts those that a codec can bring to that rate, so rows of fewer ones do not compare."]
+    lines += [
+        "`pictures` counts those that a codec can bring to that rate; rows with different counts are not comparable."
+    ]
     lines += ["", f"| bpp | codec | pictures | {titles} |", "|---" * (3 + len(METRICS)) + "|"]
     for bpp in rates:
         for codec in compared.codecs:
@@ -170,7 +172,7 @@ def _savings(compared: Comparison, ours: str, titles: str) -> list[str]:
         "",
         f"## Bits of {ours} at equal quality",
         "",
-        "BD-rate: per cent more (+) or fewer (-) bits than the other",
+        "BD-rate (PCHIP): per cent more (+) or fewer (-) bits than the other",
     ]
     lines += [
         "codec over the qualities that both reach on a picture, geometric mean over the pictures (their number).",
@@ -185,14 +187,14 @@ def _savings(compared: Comparison, ours: str, titles: str) -> list[str]:
 
 
 def _difference(values: Sequence[float], metric: Metric) -> str:
-    """The mean, and its interval where there is more than one photo to draw from."""
+    """The mean, and its interval for more than one photo."""
     if not values:
         return "-"
     low, high = (format(bound, f"+{metric.form}") for bound in bootstrap_interval(values))
     return f"{fmean(values):+{metric.form}}" + (f" ({low} to {high})" if len(values) > 1 else "")
 
 
-def _values(rows: Iterable[Row], name: str) -> list[float]:
+def _values(rows: Iterable[EvaluationRow], name: str) -> list[float]:
     return [row[name] for row in rows if row[name] is not None]
 
 

@@ -14,7 +14,7 @@ from codec.quantization.quantizer import LARGEST_TIMESTEP_CODE, QuantizationPara
 SIGNATURE = b"\x8fFDC\r\n\x1a\n"
 """A byte above 127, a name, CR LF, end-of-file and LF, so that a transfer in text mode damages it."""
 VERSION, MINOR = 2, 0
-FOUR_ALPHAS, GREY = 1, 2
+FOUR_ALPHAS, GRAY = 1, 2
 BUNDLE_ID_BYTES = 8
 MAX_SIDE = 2**20 - 1
 MAX_PIXELS = 2**30
@@ -30,7 +30,7 @@ class FdcFile:
     width: int
     height: int
     """Of the stored pixels, before the orientation is applied."""
-    grey: bool
+    gray: bool
     bundle_id: str
     quality_code: int
     parameters: QuantizationParameters
@@ -72,7 +72,7 @@ def pack(file: FdcFile) -> bytes:
     body = b"".join(
         [
             SIGNATURE,
-            bytes([VERSION, MINOR, FOUR_ALPHAS * (len(codes) == 4) | GREY * file.grey]),
+            bytes([VERSION, MINOR, FOUR_ALPHAS * (len(codes) == 4) | GRAY * file.gray]),
             bytes.fromhex(file.bundle_id),
             varint(file.width),
             varint(file.height),
@@ -107,7 +107,7 @@ def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> FdcFile:
         raise BitstreamError(f"format version {version} at byte 8 is not supported; this release reads 1 and {VERSION}")
     reader.check()
     flags = reader.byte("flags")
-    if flags & ~(FOUR_ALPHAS | GREY):
+    if flags & ~(FOUR_ALPHAS | GRAY):
         raise BitstreamError(f"unknown flags {flags:#04x} at byte 10")
     bundle_id = reader.take(BUNDLE_ID_BYTES, "bundle id").hex()
     width, height = reader.varint("width"), reader.varint("height")
@@ -122,7 +122,7 @@ def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> FdcFile:
         raise BitstreamError(f"orientation {orientation} at byte {reader.position - 1} is not 1 to 8")
     chunks, unknown = chunk_codes.read(reader, width, height, newer=minor > MINOR)
     return FdcFile(
-        width, height, bool(flags & GREY), bundle_id, quality_code, parameters, stream, chunks, orientation, VERSION,
+        width, height, bool(flags & GRAY), bundle_id, quality_code, parameters, stream, chunks, orientation, VERSION,
         unknown, minor,
     )  # fmt: skip
 
@@ -161,5 +161,5 @@ def _version1(data: bytes, max_pixels: int) -> FdcFile:
     stream = head.reader.take(_stream_length(head.reader), "stream")
     chunks = version1.chunks(head)
     return FdcFile(
-        head.width, head.height, head.grey, head.bundle_id, head.quality_code, parameters, stream, chunks, 1, 1
+        head.width, head.height, head.gray, head.bundle_id, head.quality_code, parameters, stream, chunks, 1, 1
     )  # fmt: skip

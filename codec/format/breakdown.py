@@ -63,7 +63,7 @@ def _header(file: FdcFile) -> list[tuple[Part, str, str, int]]:
     """Yields part, name, value and bytes of each field before the stream."""
     parameters = file.parameters
     alphas = ", ".join(f"{alpha_of_code(code):.4f} (code {code})" for code in parameters.alpha_codes)
-    flags = ["four alpha codes"] * (len(parameters.alpha_codes) == 4) + ["grey"] * file.grey
+    flags = ["four alpha codes"] * (len(parameters.alpha_codes) == 4) + ["gray"] * file.gray
     if file.version == 1:
         flags += [NAMES[chunk.tag] for chunk in file.chunks]
     signature: list[tuple[Part, str, str, int]] = [

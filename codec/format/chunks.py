@@ -71,7 +71,7 @@ def of_picture(picture: Picture) -> tuple[Chunk, ...]:
 
 
 def to_picture(
-    chunks: Iterable[Chunk], pixels: NDArray[np.uint8], *, grey: bool, orientation: int, version: int
+    chunks: Iterable[Chunk], pixels: NDArray[np.uint8], *, gray: bool, orientation: int, version: int
 ) -> Picture:
     """The picture with these stored colors (H, W, 3) and the chunks' content."""
     alpha, icc, blocks = None, None, []
@@ -82,7 +82,7 @@ def to_picture(
             icc = chunk.content
         else:
             blocks.append(MetadataBlock(chunk.tag, chunk.content))
-    return Picture(pixels, grey, f"FDC{version}", alpha, icc, orientation, tuple(blocks))
+    return Picture(pixels, gray, f"FDC{version}", alpha, icc, orientation, tuple(blocks))
 
 
 def written(chunks: Iterable[Chunk]) -> bytes:

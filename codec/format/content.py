@@ -15,7 +15,7 @@ class Content:
     symbols: NDArray[np.int32]
     width: int
     height: int
-    grey: bool
+    gray: bool
     timestep_code: int
     alpha_codes: tuple[int, ...]
     """One code, or one per channel."""
@@ -23,6 +23,6 @@ class Content:
     def fingerprint(self) -> str:
         """SHA-256 over all fields. Files of one bundle with the same fingerprint decode to the same pixels."""
         codes = self.alpha_codes * (4 // len(self.alpha_codes))
-        head = struct.pack("<II?H4B", self.width, self.height, self.grey, self.timestep_code, *codes)
+        head = struct.pack("<II?H4B", self.width, self.height, self.gray, self.timestep_code, *codes)
         symbols = np.ascontiguousarray(self.symbols, dtype="<i4")  # the shape follows from the size
         return hashlib.sha256(head + symbols.tobytes()).hexdigest()

@@ -8,7 +8,7 @@ from codec.format.reader import ByteReader
 from codec.format.tags import ALPHA, EXIF, ICC
 
 MAGIC = b"FDC\x01"
-FOUR_ALPHAS, GREY = 1, 2
+FOUR_ALPHAS, GRAY = 1, 2
 POSITIONS = {4: (ALPHA, "alpha plane"), 8: (ICC, "color profile"), 16: (EXIF, "EXIF block")}
 """The chunks in file order, by their flags."""
 
@@ -29,8 +29,8 @@ class Version1Header:
         return bool(self.flags & FOUR_ALPHAS)
 
     @property
-    def grey(self) -> bool:
-        return bool(self.flags & GREY)
+    def gray(self) -> bool:
+        return bool(self.flags & GRAY)
 
 
 def head(data: bytes) -> Version1Header:
@@ -38,7 +38,7 @@ def head(data: bytes) -> Version1Header:
     reader = ByteReader(data, len(MAGIC))
     reader.check()
     flags = reader.byte("flags")
-    if flags & ~(FOUR_ALPHAS | GREY | sum(POSITIONS)):
+    if flags & ~(FOUR_ALPHAS | GRAY | sum(POSITIONS)):
         raise BitstreamError(f"unknown flags {flags:#04x} at byte 4")
     bundle_id = reader.take(8, "bundle id").hex()
     return Version1Header(

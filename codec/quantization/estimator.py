@@ -48,7 +48,7 @@ class ParameterEstimator(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, y: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """y (B, 4, h, w) normalised, quality = lambda (B,) -> alpha (B, 4, 1, 1) > 0, t (B,) in 0..largest_timestep.
+        """y (B, 4, h, w) normalized, quality = lambda (B,) -> alpha (B, 4, 1, 1) > 0, t (B,) in 0..largest_timestep.
 
         alpha is within a factor of four of its start. There is no offset beta: rounding passes it no gradient.
         """

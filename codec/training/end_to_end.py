@@ -46,10 +46,10 @@ class RunningState(nn.Module):
 
 
 class EndToEndStage(nn.Module):
-    """Minimizes bits per pixel + lambda scale D through the quantiser, one U-Net step and the decoder.
+    """Minimizes bits per pixel + lambda scale D through the quantizer, one U-Net step and the decoder.
 
-    Lambda is drawn log-uniformly for each sample and sets the bin width as in the codec. Latents are normalised by
-    running statistics with the gradient of normalisation by the batch's own (batch renormalization, Ioffe 2017): so
+    Lambda is drawn log-uniformly for each sample and sets the bin width as in the codec. Latents are normalized by
+    running statistics with the gradient of normalization by the batch's own (batch renormalization, Ioffe 2017): so
     no gradient changes the scale of a channel, which would only be undone. While noise stands for rounding, it has the
     error that dither gives, uniform and independent of the latent. Each sample's loss is divided by what the networks
     that the stage begins with lose at its lambda, so that lambda 64 does not weigh 64 times as much as lambda 1.
@@ -109,7 +109,7 @@ class EndToEndStage(nn.Module):
         self, pixels: Tensor, quality: Tensor, draws: Draws, *, learning: bool, every_term: bool = False
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Bits per pixel (B,), distortion (B,), and the distortion's terms."""
-        y = self._normalised(self.autoencoder.encode(pixels).latent_dist.mean, learning=learning)
+        y = self._normalized(self.autoencoder.encode(pixels).latent_dist.mean, learning=learning)
         codes = (128 + 32 * (self.alpha_at_one * quality.sqrt()).log2()).round().clamp(0, 255).long()
         alpha = (2.0 ** ((codes - 128) / 32)).view(-1, 1, 1, 1)
         noise = draws.uniform(len(y), *y.shape[1:], low=-0.5, high=0.5)
@@ -127,7 +127,7 @@ class EndToEndStage(nn.Module):
         lossy, terms = distortion(pixels, decoded, self.settings, draws, every_term=every_term)
         return (latent_bits + hyper_bits) / (pixels.shape[-2] * pixels.shape[-1]), lossy, terms
 
-    def _normalised(self, raw: Tensor, *, learning: bool) -> Tensor:
+    def _normalized(self, raw: Tensor, *, learning: bool) -> Tensor:
         """Latents in units of the running statistics, whose gradient is that of the batch's own."""
         if not learning:
             return (raw - self.state.mean) / self.state.std

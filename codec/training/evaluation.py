@@ -7,10 +7,10 @@ from codec.codec import Codec
 from codec.images import read_image
 from codec.metrics.quality import Metrics
 
-Row = dict[str, float | int | str | None]
+HeldOutRow = dict[str, float | int | str | None]
 
 
-def evaluate_bundle(bundle: Path, photos: Sequence[tuple[str, bytes]], qualities: Iterable[float]) -> list[Row]:
+def evaluate_bundle(bundle: Path, photos: Sequence[tuple[str, bytes]], qualities: Iterable[float]) -> list[HeldOutRow]:
     """One row for each photo and quality; bpp is 8 * file bytes / pixels."""
     codec, metrics, rows = Codec.load(bundle), Metrics("psnr", "ms-ssim", "lpips", "dists"), []
     for quality in qualities:
@@ -18,7 +18,7 @@ def evaluate_bundle(bundle: Path, photos: Sequence[tuple[str, bytes]], qualities
             picture = read_image(data)
             encoded = codec.encode(picture, quality=quality)
             measured = metrics.measure(picture.pixels, codec.decode(encoded.data))
-            row: Row = {
+            row: HeldOutRow = {
                 "key": key,
                 "quality": quality,
                 "bpp": 8 * len(encoded.data) / (picture.width * picture.height),
@@ -33,12 +33,12 @@ def evaluate_bundle(bundle: Path, photos: Sequence[tuple[str, bytes]], qualities
     return rows
 
 
-def averages(rows: Sequence[Row]) -> list[Row]:
+def averages(rows: Sequence[HeldOutRow]) -> list[HeldOutRow]:
     """Averages rows over photos, one per quality, leaving out undefined values."""
     table = []
     for quality in dict.fromkeys(row["quality"] for row in rows):
         chosen = [row for row in rows if row["quality"] == quality]
-        mean: Row = {"quality": quality, "photos": len(chosen)}
+        mean: HeldOutRow = {"quality": quality, "photos": len(chosen)}
         for name in ("bpp", "psnr_db", "ms_ssim", "lpips", "dists", "timestep", "hyper_share"):
             values = [float(row[name] or 0) for row in chosen if row[name] is not None]
             mean[name] = round(sum(values) / len(values), 5) if values else None

@@ -46,7 +46,7 @@ class AutoencoderStage(nn.Module):
 
 
 class UNetStage(nn.Module):
-    """Trains the noise predictor on normalised latents, timesteps uniform in log-SNR below largest_timestep."""
+    """Trains the noise predictor on normalized latents, timesteps uniform in log-SNR below largest_timestep."""
 
     def __init__(self, settings: StageSettings, backbone: Backbone) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def latents(backbone: Backbone, batch: Tensor) -> Tensor:
 
 
 def denoised(backbone: Backbone, y: Tensor, alpha: Tensor, *, dithered: bool) -> Tensor:
-    """y quantised with alpha (B,) and denoised in one step at the timestep of the measured error; differentiable."""
+    """y quantized with alpha (B,) and denoised in one step at the timestep of the measured error; differentiable."""
     alpha = alpha.view(-1, 1, 1, 1)
     y_hat = rounded(alpha * y, dithered) / alpha
     error = (y_hat - y).detach().square().flatten(1).mean(1)

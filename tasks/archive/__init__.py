@@ -1,1 +1,1 @@
-"""What an archive is: its layout, manifest, schema, report, tars and escrow."""
+"""The archive format: layout, manifests, schema, report, tars and escrow."""

@@ -1,10 +1,10 @@
-"""The distribution fdcodec-decoder: the part of this package that reads and writes .fdc files, as a wheel of its own.
+"""Builds the distribution fdcodec-decoder: a wheel with the part of this package that reads and writes .fdc files.
 
     python -m tasks.archive.decoder_wheel FOLDER
 
-It has the module `tasks.decoder`, all that this imports, and the embedded bundles. A folder of modules that it lacks is
-one module there, which names fdcodec when it is imported. Both distributions have the same modules, so an environment
-has one of them.
+The wheel contains the module `tasks.decoder`, everything it imports, and the embedded bundles. Each excluded package is
+replaced by a module that raises ModuleNotFoundError and names fdcodec. Both distributions install the same modules, so
+an environment can have only one of them.
 """
 
 import re
@@ -16,7 +16,7 @@ from tasks.archive import wheel
 NAME = "fdcodec-decoder"
 DEPENDENCIES = ("constriction", "diffusers", "numpy", "pillow", "torch")
 LEFT_OUT = r"codec/(training|evaluation|metrics)/.*|codec/(cli|lossless)\.py"
-"""The files of codec that it lacks: those that need further packages, or train and measure."""
+"""Excluded files of codec: those that need more packages, and those for training and measuring."""
 OF_TASKS = (
     *("tasks/__init__.py", "tasks/decoder.py", "tasks/py.typed"),
     *("tasks/archive/__init__.py", "tasks/archive/archive-format.md", "tasks/archive/layout.py"),
@@ -36,16 +36,16 @@ Description-Content-Type: text/markdown
 
     from tasks.decoder import decode, encode, info, restore
 
-Archives are compressed, and codecs trained and measured, by the package fdcodec, which has this module too.
+The package fdcodec contains this module too. It also compresses archives, and trains and evaluates codecs.
 """
 
 
 def build() -> tuple[str, bytes]:
-    """The wheel's file name and bytes. Raises ArchiveError where fdcodec is not installed."""
+    """Builds the wheel; returns its file name and bytes. Raises ArchiveError if fdcodec is not installed."""
     every = {name: content for package in wheel.PACKAGES for name, content in wheel.files(package)}
     codec = {name for name in every if name.startswith("codec/") and not re.fullmatch(LEFT_OUT, name)}
     contents = {name: content for name, content in every.items() if name in codec or name in OF_TASKS}
-    # A package wins over a module of its name, so these do no harm beside the packages of fdcodec.
+    # A package takes precedence over a module of the same name, so these do not hide the packages of fdcodec.
     folders = {str(Path(name).parent) for name in every if name.endswith("/__init__.py")}
     present = {str(Path(name).parent) for name in contents}
     absent = {folder for folder in folders - present if str(Path(folder).parent) in {".", *present}}
@@ -57,8 +57,8 @@ def build() -> tuple[str, bytes]:
         python=installation.metadata["Requires-Python"],
         dependencies="\n".join(f"Requires-Dist: {line}" for line in stated),
     )
-    licence = (installation.read_text("licenses/LICENSE") or "").encode()
-    return wheel.pack(NAME, installation.version, contents, {"METADATA": about.encode(), "licenses/LICENSE": licence})
+    license = (installation.read_text("licenses/LICENSE") or "").encode()
+    return wheel.pack(NAME, installation.version, contents, {"METADATA": about.encode(), "licenses/LICENSE": license})
 
 
 if __name__ == "__main__":

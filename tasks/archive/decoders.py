@@ -1,4 +1,4 @@
-"""The processes that decode with an archive's own bundles."""
+"""Processes that decode with the archive's own bundles."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,7 +13,7 @@ from tasks.storage.store import Store
 
 
 class Decoders:
-    """A process for each bundle, made by `start` when it is first asked for, which ends with the context."""
+    """Starts one process per bundle with `start`, on first use, and ends all of them when the context exits."""
 
     def __init__(self, archive: Store, models: Models, start: Callable[[Models], Child]) -> None:
         self._archive, self._models, self._start = archive, models, start
@@ -27,18 +27,18 @@ class Decoders:
         self.close()
 
     def close(self) -> None:
-        """End the processes; others are started when asked for again."""
+        """Ends all processes; `get` starts new ones."""
         self._started.clear()
         self._stack.close()
 
     def get(self, bundle_id: str) -> Child:
-        """The process that has loaded the archive's copy of a bundle; raises ArchiveError when that is no good."""
+        """Returns the process for the archive's copy of a bundle; raises ArchiveError if the copy is invalid."""
         if bundle_id not in self._started:
             copy = escrow.bundle(self._archive, bundle_id, with_backbone=not self._models.backbone)
             bundle = self._stack.enter_context(copy)
             child = self._stack.enter_context(self._start(replace(self._models, bundle=bundle)))
             if child.greeting()["bundle_id"] != bundle_id:
                 where = self._archive.uri(layout.escrow(bundle_id))
-                raise ArchiveError(f"{where}: not the bundle it is kept as; restore it from a mirror")
+                raise ArchiveError(f"{where}: the bundle has a different id; restore it from a mirror")
             self._started[bundle_id] = child
         return self._started[bundle_id]

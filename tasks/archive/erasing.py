@@ -1,19 +1,20 @@
-"""An erasure carried out: whoever meets one that was begun ends it.
+"""Carries out an erasure. Any command that finds an unfinished erasure finishes it.
 
-Its record has the whole plan: the members to cut out of each tar, and the parts with a row to change. Each step gives
-the same when it is repeated, whoever repeats it:
+The record of the erasure contains the whole plan: the members to cut from each tar, and the parts with rows to change.
+Each step is idempotent, and any process can repeat it:
 
-1. A tar is copied without the members, its other bytes as they were, under a new name.
-2. Parts, and the files of tables, with a row to change are written anew under new names: rows of the keys become
-   tombstones, rows of the tars point at the new ones. A tombstone keeps key, version, source_uri, source_bytes, run,
-   shard and created_at; no hash and nothing measured. So are the seals that name those parts.
-   Where the keys are to be redacted, so are the listings that name them, and the manifests that name those.
-3. One record puts the new names in force. Before it, readers see all as it was; after it, as it will be.
-4. The names that went out of force are removed, redacted keys leave the older records too, and a last record says so.
+1. Each tar is copied under a new name without the erased members; its other bytes do not change.
+2. Parts and table files with rows to change are rewritten under new names. Rows of the erased keys become tombstones;
+   rows of other keys in the same tars point to the new tars. A tombstone keeps key, version, source_uri, source_bytes,
+   run, shard and created_at, but no hashes or measurements. Seals that name those parts are rewritten too.
+   To redact keys, the listings that name them are rewritten, and the manifests that name those listings.
+3. One record puts the new names in force. Readers see either the old state or the new state.
+4. The replaced objects are removed, redacted keys are removed from older records, and a last record completes it.
 
-No name is used twice, so a step that comes late overwrites nothing and its result is read by nobody; who finds that it
-came late removes it. Shards are not committed meanwhile: no erasure begins while a run is open, and no run opens
-during one. Keys that are not redacted stay in the frozen listings, with sizes and, of sources of one size, hashes.
+No name is used twice, so a late step overwrites nothing and no reader uses its result; the process that detects it was
+late removes the result. No shards are committed during an erasure: no erasure begins while a run is open, and no run
+opens during an erasure. Keys that are not redacted stay in the frozen listings, with their sizes, and with hashes where
+several sources have the same size.
 """
 
 import tarfile
@@ -38,7 +39,7 @@ _TOMBSTONE = ("key", "version", "source_uri", "source_bytes", "run", "shard", "c
 
 @dataclass
 class _Moved:
-    """What became of a tar: its new name, empty if nothing is left, and the new offset of each member by the old."""
+    """A rewritten tar: its new name (empty if no member is left), and the new offset of each member by old offset."""
 
     tar: str
     offsets: dict[int, int] = field(default_factory=dict)
@@ -46,7 +47,7 @@ class _Moved:
 
 @dataclass(frozen=True)
 class _Change:
-    """What an erasure does to a row."""
+    """The changes that an erasure makes to rows."""
 
     erasure: Erasure
     moved: Mapping[str, _Moved]
@@ -59,7 +60,7 @@ class _Change:
         return (redaction.pseudonym(key) if self.erasure.redacted else key) in self.erasure.keys
 
     def row(self, row: Row) -> Row:
-        """The row as it is after the erasure."""
+        """Returns the row after the erasure."""
         if self.is_erased(row["key"]):
             row = cast(Row, {name: value for name, value in row.items() if name in _TOMBSTONE})
             row["status"] = "forgotten"
@@ -73,7 +74,7 @@ class _Change:
 
 
 def finish(archive: Store) -> ArchiveHead:
-    """The head for whoever is about to change it, after the erasure that was begun, if one was, is carried out."""
+    """Finishes an unfinished erasure, if any, and returns the head for a command that will change it."""
     while (head := log.writable(archive)).erasure is not None:
         if not head.erasure.remove:
             _rewrite(archive, head, head.erasure)
@@ -87,23 +88,23 @@ def finish(archive: Store) -> ArchiveHead:
 
 
 def _rewrite(archive: Store, head: ArchiveHead, erasure: Erasure) -> None:
-    """Write anew what an erasure changes, and put it in force."""
+    """Rewrites the objects that an erasure changes, and puts them in force."""
     made: list[str] = []
     try:
         after = _rewritten(archive, head, erasure, made)
         if log.append(archive, head, "rewritten", after) and log.number(archive) == after.record:
             return
-    except (NotFoundError, DamagedError):  # somebody else was faster, and removed what is to be rewritten
+    except (NotFoundError, DamagedError):  # another command was faster and removed the objects to rewrite
         if log.number(archive) == head.record:
             raise
-    now = log.read(archive)  # others went on, so what was made just now may have come late
+    now = log.read(archive)  # the head may have changed, so these objects may be too late
     for name in made:
         if not in_force(archive, now, name):
             archive.remove(name)
 
 
 def _rewritten(archive: Store, head: ArchiveHead, erasure: Erasure, made: list[str]) -> ArchiveHead:
-    """The head with the new names; `made` gets each as soon as it is published."""
+    """Returns the head with the new names; appends each name to `made` as soon as it is published."""
     moved = {tar: _without(archive, tar, offsets, erasure.number, made) for tar, offsets in erasure.tars.items()}
     change = _Change(erasure, moved)
     parts: dict[str, dict[str, Any]] = {}
@@ -130,7 +131,7 @@ def _rewritten(archive: Store, head: ArchiveHead, erasure: Erasure, made: list[s
 
 
 def in_force(archive: Store, head: ArchiveHead, name: str) -> bool:
-    """Whether a tar, part, listing, manifest, seal or table is named by a head, or by what it names."""
+    """Whether a head names a tar, part, listing, manifest, seal or table file, directly or indirectly."""
     if not name.startswith(f"{layout.RUNS}/"):
         return any(file.name == name for file in tables.every_file(head.tables))
     run = layout.run_of(name)
@@ -147,18 +148,18 @@ def in_force(archive: Store, head: ArchiveHead, name: str) -> bool:
 
 
 def tar_of(part: pa.Table) -> str:
-    """The tar that a part names, empty when the shard stored nothing."""
+    """Returns the tar that a part names; empty if the shard stored nothing."""
     return str(part.schema.metadata[b"tar"].decode())
 
 
 def _publish(archive: Store, name: str, content: bytes | Path, made: list[str]) -> None:
     if not archive.publish(name, content):
-        raise ArchiveError(f"{archive.uri(name)}: not what it is named for; {log.REMEDY}")
+        raise ArchiveError(f"{archive.uri(name)}: its content does not match its name; {log.REMEDY}")
     made.append(name)
 
 
 def _without(archive: Store, tar: str, cut: Collection[int], record: int, made: list[str]) -> _Moved:
-    """Publish a tar without the members at some offsets."""
+    """Publishes a copy of a tar without the members at the given offsets."""
     moved = _Moved("")
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "shard.tar"
@@ -187,7 +188,7 @@ def _copy(old: Any, new: Any, start: int, stop: int) -> None:
 
 
 def _manifest(archive: Store, head: ArchiveHead, run: int, change: _Change, made: list[str]) -> dict[str, Any]:
-    """Publish the listing and the manifest of a run without redacted keys; returns what a seal says of the manifest."""
+    """Publishes a run's listing and manifest without redacted keys; returns the seal's entry for the manifest."""
     plan = log.plan(archive, head, run)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "listing.parquet"
@@ -203,7 +204,7 @@ def _manifest(archive: Store, head: ArchiveHead, run: int, change: _Change, made
 
 
 def _part(archive: Store, head: ArchiveHead, name: str, change: _Change, made: list[str]) -> dict[str, Any]:
-    """Publish a part with its rows changed; returns what a seal says of it."""
+    """Publishes a part with its rows changed; returns the seal's entry for it."""
     run, shard = layout.run_of(name), layout.shard_of(name)
     sealed = next(part for part in report.parts(archive, head, run) if part.name == name)
     part = index_files.read(archive, sealed)
@@ -221,9 +222,9 @@ def _part(archive: Store, head: ArchiveHead, name: str, change: _Change, made: l
 def _table(
     archive: Store, head: ArchiveHead, after: ArchiveHead, table: Table, change: _Change, made: list[str]
 ) -> Table:
-    """A table whose files with a row to change are written anew.
+    """Rewrites the files of a table that have rows to change; returns the table.
 
-    A damaged one is made of the new parts, and so is one with redacted keys: pseudonyms have other places in its order.
+    A damaged table, or one with redacted keys, is rebuilt from the new parts: pseudonyms sort differently.
     """
     if change.erasure.redacted:
         return _of_parts(archive, after, table, made)

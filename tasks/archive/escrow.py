@@ -1,10 +1,10 @@
-"""What an archive keeps so that its files stay readable without anything else, everything listed by hash.
+"""The escrow: everything needed to read the archive's files without other sources, each file listed with its hash.
 
 escrow/<bundle id>/        the bundle
-escrow/backbones/<hash>/   the backbone in diffusers layout where the bundle does not embed it, with its licence
-escrow/software/<id>/      this package as a wheel, the versions it ran with, both formats, licences, how to restore
+escrow/backbones/<hash>/   the backbone in diffusers layout, if the bundle does not embed it, with its license
+escrow/software/<id>/      this package as a wheel, constraints.txt, both formats, licenses, RESTORE.md
 
-Each holds a SHA256SUMS, written last, that `sha256sum --check` reads; a bundle's lists its backbone's files too.
+Each folder has a SHA256SUMS for `sha256sum --check`, written last; that of a bundle also lists its backbone's files.
 """
 
 import functools
@@ -30,32 +30,32 @@ from tasks.storage.store import StorageError, Store, sha256_of
 SAVE_SECONDS = 3600.0
 RESTORE = """# How to restore this archive
 
-Everything that decoding its pictures needs is in `escrow`, beside Python {python} and the packages of constraints.txt:
+Decoding needs Python {python}, the packages in constraints.txt, and the files in `escrow`. Run this in this folder:
 
     sha256sum --check SHA256SUMS
     python -m venv venv
     venv/bin/pip install --constraint constraints.txt {wheel}
     venv/bin/python -c 'from tasks.restore.restore import restore; print(restore("ARCHIVE", "FOLDER"))'
 
-Should those packages be gone, FORMAT.md describes every byte of an .fdc file and archive-format.md every object here.
-The tars are plain tars, the .jxl files in them standard JPEG XL, and the rows that say which file is which picture are
-Parquet.
+If those packages are no longer available, write a decoder: FORMAT.md describes every byte of an .fdc file, and
+archive-format.md every object of the archive. The tars are plain tars, and the .jxl files in them are standard JPEG XL.
+The rows that map files to pictures are Parquet.
 """
 
 
 OWN_HASH = "# the lines above have the SHA-256 "
-"""Begins the last line of a SHA256SUMS, which `sha256sum --check` skips: a damaged list must not blame a file."""
+"""Start of the last line of a SHA256SUMS, which `sha256sum --check` skips. It detects damage to the list itself."""
 WEIGHTS = (".safetensors", ".json")
-"""Extensions of what the hash of a backbone stands for; its other files are texts."""
+"""Extensions of the files that a backbone's hash covers; its other files are texts."""
 
 
 def keep(archive: Store, models: Models) -> dict[str, Any]:
-    """Put bundle, backbone and software into the archive unless it has them; returns what the bundle's codec says.
+    """Stores bundle, backbone and software in the archive if missing; returns the codec's description of the bundle.
 
-    Raises BundleError, BackboneError for models that do not load, SettingsError for a backbone without a licence text.
+    Raises BundleError or BackboneError if the models do not load, SettingsError if a backbone has no license text.
     """
     with worker(models) as child, tempfile.TemporaryDirectory() as scratch:
-        software = _software()  # while the models are loaded
+        software = _software()  # in parallel with loading the models
         about = child.greeting()
         folder = layout.escrow(about["bundle_id"])
         if not archive.exists(f"{folder}/{layout.SUMS}"):
@@ -71,14 +71,14 @@ def keep(archive: Store, models: Models) -> dict[str, Any]:
 
 @contextmanager
 def bundle(archive: Store, bundle_id: str, *, with_backbone: bool = True) -> Iterator[str]:
-    """The local path of the archive's own copy of a bundle, its backbone where loading finds it.
+    """Yields the local path of the archive's own copy of a bundle, with its backbone where the loader looks for it.
 
-    A remote copy is fetched and checked; `with_backbone` spares a backbone that is found elsewhere. Raises ArchiveError
-    where the archive has no copy, or a damaged one.
+    A remote copy is downloaded and checked; without `with_backbone`, the backbone is not downloaded. Raises
+    ArchiveError if the archive has no copy of the bundle, or a damaged one.
     """
     folder = layout.escrow(bundle_id)
     if not archive.exists(f"{folder}/{layout.SUMS}"):
-        raise ArchiveError(f"{archive.uri(folder)}: the archive holds no copy of this bundle")
+        raise ArchiveError(f"{archive.uri(folder)}: the archive has no copy of this bundle; restore it from a mirror")
     if archive.folder is not None:
         yield str(archive.folder / folder)
         return
@@ -93,7 +93,7 @@ def bundle(archive: Store, bundle_id: str, *, with_backbone: bool = True) -> Ite
 
 
 def faults(archive: Store) -> Iterator[str]:
-    """One line for each file of the escrow that is missing or not what its SHA256SUMS says."""
+    """Returns one line for each escrow file that is missing or does not match its SHA256SUMS."""
     for item in archive.list(layout.ESCROW):
         folder, _, name = item.name.rpartition("/")
         if name == layout.SUMS:
@@ -108,7 +108,7 @@ def _save_backbone(child: Child, source: str, folder: str) -> None:
     try:
         answer, _ = child.ask(SaveBackbone(source, folder), seconds=SAVE_SECONDS)
     except ChildDied as death:
-        raise ArchiveError(f"the backbone cannot be put into the archive: {death}") from death
+        raise ArchiveError(f"cannot store the backbone in the archive: {death}") from death
     if "fallback" in answer:
         raise SettingsError(answer["error"])
 
@@ -118,10 +118,10 @@ def _local(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _publish(archive: Store, folder: str, contents: Mapping[str, bytes | Path]) -> None:
-    """Files by name relative to the folder, then their list; a file that is there already stays as it is.
+    """Writes files by name relative to the folder, then their SHA256SUMS; existing files are not replaced.
 
-    A backbone that several bundles share may come with other texts each time: those are named by their content too.
-    Raises StorageError for weights that stand there otherwise.
+    Bundles that share a backbone may bring different texts: such texts also get their hash in the name.
+    Raises StorageError if the folder has different weights.
     """
     if archive.exists(f"{folder}/{layout.SUMS}"):
         return
@@ -134,7 +134,9 @@ def _publish(archive: Store, folder: str, contents: Mapping[str, bytes | Path]) 
                     posixpath.normpath(f"{folder}/{(name := f'{stem}-{sha256_of(content)[:8]}{extension}')}"), content
                 ):
                     location = archive.uri(posixpath.normpath(f"{folder}/{name}"))
-                    raise StorageError(f"{location}: what is stored here is not what was written; audit the archive")
+                    raise StorageError(
+                        f"{location}: the stored content differs from the written one; audit the archive"
+                    )
             stand[name] = content
     archive.publish(f"{folder}/{layout.SUMS}", _sums_of(stand))
 
@@ -146,14 +148,14 @@ def _sums_of(contents: Mapping[str, bytes | Path]) -> bytes:
 
 
 def is_whole(listed: bytes) -> bool:
-    """Whether a SHA256SUMS is one, and has the hash that it says itself; those of format 1 say none."""
+    """Whether a SHA256SUMS is well-formed and matches its own hash, which format 1 does not state."""
     lines, mark, own = listed.decode(errors="replace").partition(OWN_HASH)
     well_formed = all(re.fullmatch(r"[0-9a-f]{64}  .+", line) for line in lines.splitlines())
     return well_formed and bool(lines) and (not mark or own == f"{sha256_of(lines.encode())}\n")
 
 
 def sums(archive: Store, folder: str) -> dict[str, str]:
-    """SHA-256 by name, relative to the archive; raises ArchiveError for a list that is none or leads elsewhere."""
+    """Returns SHA-256 by name relative to the archive. Raises ArchiveError for a damaged list or a path outside it."""
     data = archive.read(f"{folder}/{layout.SUMS}")
     lines = data.decode(errors="replace").partition(OWN_HASH)[0].splitlines()
     listed = {posixpath.normpath(f"{folder}/{line[66:]}"): line[:64] for line in lines}
@@ -175,7 +177,7 @@ def _software() -> dict[str, bytes]:
         "LICENSE": (wheel.installed().read_text("licenses/LICENSE") or "").encode(),
         "RESTORE.md": RESTORE.format(wheel=name, python=platform.python_version()).encode(),
     }
-    for text in ("FORMAT.md", "LICENCES.md"):
+    for text in ("FORMAT.md", "LICENSES.md"):
         software[text] = (wheel.folder("codec") / text).read_bytes()
     software["archive-format.md"] = (wheel.folder("tasks") / "archive" / "archive-format.md").read_bytes()
     return software | {layout.SUMS: _sums_of(software)}

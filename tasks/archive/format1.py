@@ -1,4 +1,4 @@
-"""Archives of format 1, which have no log: what their objects say, for reading and for `upgrade`."""
+"""Archives of format 1, which have no log: reads their state from their objects, for readers and for `upgrade`."""
 
 import re
 from typing import Any
@@ -8,13 +8,13 @@ from tasks.archive import layout, manifest
 from tasks.storage.store import NotFoundError, Store
 
 CURRENT = "tables/CURRENT.json"
-"""Said which generation of the compacted report held."""
+"""Names the valid generation of the compacted report."""
 FORGET = "forget"
-"""Held the erasures: <number>.json, -plan.json and -done.json."""
+"""Folder of the erasures: <number>.json, -plan.json and -done.json."""
 
 
 def state(archive: Store) -> dict[str, Any]:
-    """The fields of a head: runs, opened, tables and erasures."""
+    """Returns the fields of a head: runs, opened, tables and erasures."""
     numbers = [int(name) for name in archive.children(layout.RUNS) if name.isdecimal()]
     runs = max((run for run in numbers if archive.exists(layout.manifest_of_format_1(run))), default=0)
     is_open = runs > 0 and not archive.exists(layout.seal(runs))
@@ -28,13 +28,13 @@ def state(archive: Store) -> dict[str, Any]:
 
 
 def unfinished_erasure(archive: Store) -> str:
-    """The name of an erasure that was begun and not carried out, else empty."""
+    """Returns the name of an unfinished erasure; empty if there is none."""
     there = set(archive.children(FORGET))
     return next((f"{FORGET}/{number}.json" for number in _erasures(archive) if f"{number}-done.json" not in there), "")
 
 
 def erasures(archive: Store) -> list[str]:
-    """The names of the erasures that were begun, in their order."""
+    """Returns the names of all erasures, in order."""
     return [f"{FORGET}/{number}.json" for number in _erasures(archive)]
 
 
@@ -44,7 +44,7 @@ def _erasures(archive: Store) -> list[str]:
 
 
 def _tables(archive: Store, erasures: int) -> list[dict[str, Any]]:
-    """The compacted report as one table, unless an erasure came after it; a damaged list of it is done without."""
+    """Returns the compacted report as one table; none if an erasure followed it or its list is damaged."""
     try:
         document = manifest.from_json(archive.read(CURRENT), archive.uri(CURRENT))
         if document.get("erasures") not in (None, erasures):

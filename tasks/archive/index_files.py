@@ -1,7 +1,7 @@
-"""Parquet files of an archive's index, parts and tables, written with checksums and never read without a look at them.
+"""Reads and writes the Parquet files of an archive's index (parts and tables), and verifies every file before use.
 
-A file that a seal or the head names is held against the hash that they have. A part of the open run, which nothing
-names yet, carries the hash of its own rows.
+A file named by a seal or by the head is checked against the hash stated there. A part of the open run is not named by
+any object yet; it carries the hash of its own rows.
 """
 
 import json
@@ -26,17 +26,17 @@ Made = TypeVar("Made")
 FILES_AT_ONCE = 64
 PIECE = 64 << 20
 ROWS_SHA256 = b"rows_sha256"
-"""The metadata field of a part with the hash of its rows; parts of releases before 0.2 have none."""
+"""Metadata field with the hash of a part's rows; absent in parts of releases before 0.2."""
 REMEDY = "run `audit-archive ARCHIVE --repair-from MIRROR`"
 
 
 class DamagedError(ArchiveError):
-    """A file of the index is missing, or is not what the archive says it is."""
+    """A file of the index is missing or does not match its hash."""
 
 
 @dataclass(frozen=True)
 class IndexFile:
-    """A part or a file of a table, with SHA-256 and size that it must have; without them a part of an open run."""
+    """A part or table file with its expected SHA-256 and size; a part of an open run has neither."""
 
     name: str
     sha256: str = ""
@@ -44,27 +44,33 @@ class IndexFile:
 
 
 def encoded(rows: Sequence[schema.Row], metadata: dict[str, str]) -> bytes:
-    """Rows as a Parquet file of the one schema."""
+    """Serializes rows as a Parquet file of the report schema."""
     table = schema.table(rows, metadata)
     return written(table.replace_schema_metadata({**table.schema.metadata, ROWS_SHA256: _digest(table)}))
 
 
 def written(table: pa.Table) -> bytes:
-    """A table as a Parquet file with a checksum of each page."""
+    """Serializes a table as a Parquet file with page checksums."""
     content = pa.BufferOutputStream()
     pa.parquet.write_table(table, content, compression="zstd", write_page_checksum=True)
     return bytes(content.getvalue().to_pybytes())
 
 
 def decoded(archive: Store, file: IndexFile, data: bytes) -> pa.Table:
-    """The table in the bytes of a file; raises DamagedError."""
+    """Parses the bytes of a file as a table; raises DamagedError."""
     if file.sha256 and sha256_of(data) != file.sha256:
         raise _damaged(archive, file)
     try:
         table = pa.parquet.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
         stated = (table.schema.metadata or {}).get(ROWS_SHA256)
         whole = bool(file.sha256) or stated is None or stated == _digest(table)
-    except (pa.ArrowException, OSError, ValueError, ArithmeticError, LookupError) as error:  # a zone UTE, a year 70000
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+    ) as error:  # such as a time zone UTE or a year 70000
         raise _damaged(archive, file) from error
     if not whole:
         raise _damaged(archive, file)
@@ -72,7 +78,7 @@ def decoded(archive: Store, file: IndexFile, data: bytes) -> pa.Table:
 
 
 def read(archive: Store, file: IndexFile) -> pa.Table:
-    """A file that fits into memory, by one request; raises DamagedError, StorageError."""
+    """Reads a file into memory with one request; raises DamagedError, StorageError."""
     try:
         data = archive.read(file.name)
     except NotFoundError as error:
@@ -81,13 +87,13 @@ def read(archive: Store, file: IndexFile) -> pa.Table:
 
 
 class Scratch:
-    """A temporary folder for copies of remote files, which goes with what is made of them."""
+    """A temporary folder for copies of remote files, kept as long as the object that reads them."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.is_owned = path, False
 
     def owned_by(self, made: Made) -> Made:
-        """Leave the folder until this is collected."""
+        """Keeps the folder until this object is garbage-collected."""
         weakref.finalize(made, shutil.rmtree, self.path, ignore_errors=True)
         self.is_owned = True
         return made
@@ -95,7 +101,7 @@ class Scratch:
 
 @contextmanager
 def scratch() -> Iterator[Scratch]:
-    """A temporary folder, removed at the end unless something keeps it."""
+    """Yields a temporary folder and removes it on exit, unless an object owns it."""
     folder = Scratch(Path(tempfile.mkdtemp()))
     try:
         yield folder
@@ -105,16 +111,16 @@ def scratch() -> Iterator[Scratch]:
 
 
 def dataset(paths: Sequence[Path], schema: pa.Schema) -> pyarrow.dataset.Dataset:
-    """Local Parquet files of one schema; fields that they lack are null."""
+    """Opens local Parquet files as a dataset of one schema; missing fields are null."""
     if not paths:
         return pyarrow.dataset.dataset(schema.empty_table())
     return pyarrow.dataset.dataset([str(path) for path in paths], schema=schema, format="parquet")
 
 
 def reader(paths: Sequence[Path], schema: pa.Schema, columns: Sequence[str]) -> pa.RecordBatchReader:
-    """Columns of local Parquet files of one schema as a stream, in the same memory for any number of files.
+    """Streams columns of local Parquet files of one schema, in constant memory for any number of files.
 
-    A dataset keeps what it learned of each file that it has read, and reads two million rows ahead of DuckDB.
+    A pyarrow dataset is not used: it caches metadata of each file, and reads two million rows ahead of DuckDB.
     """
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -126,9 +132,9 @@ def reader(paths: Sequence[Path], schema: pa.Schema, columns: Sequence[str]) -> 
 
 
 def fetch(archive: Store, file: IndexFile, scratch: Path) -> Path:
-    """A local file of the same bytes, hashed; raises DamagedError, StorageError.
+    """Returns a local path with the verified content of a file; raises DamagedError, StorageError.
 
-    What comes from a store that is not local is copied into the folder.
+    Files of remote stores are copied into the folder.
     """
     path = scratch / file.name.replace("/", "-")
     if archive.folder is not None:
@@ -137,7 +143,7 @@ def fetch(archive: Store, file: IndexFile, scratch: Path) -> Path:
             raise _missing(archive, file)
     else:
         try:
-            if file.size:  # then one request will do
+            if file.size:  # one request is enough
                 with path.open("wb") as copy:
                     copy.writelines(archive.pieces(file.name, file.size + 1, PIECE))
             else:

@@ -1,4 +1,4 @@
-"""The one place that names files: keys of pictures, members of tars, and every path inside an archive or a dataset."""
+"""Names of all objects: picture keys, tar members, and every path in an archive or a training dataset."""
 
 ARCHIVE = "archive.json"
 RUNS = "runs"
@@ -7,10 +7,10 @@ LOG = "log"
 AUDITS = "audits"
 PLACES = "places"
 CLAIM = f"{PLACES}/claim"
-"""The token of the writer that began last, in a store that cannot keep two writers apart."""
+"""The token of the latest writer, for stores without exclusive creation."""
 REPORTS = "reports"
 QUALITY_REPORT = f"{REPORTS}/quality-report.html"
-"""Pages about an archive, made of its report and replaced each time."""
+"""Pages made from the report of an archive, replaced each time."""
 
 
 def run(number: int) -> str:
@@ -19,7 +19,7 @@ def run(number: int) -> str:
 
 
 def run_of(name: str) -> int:
-    """The run whose folder a name lies in."""
+    """The run whose folder contains a name."""
     return int(name.split("/")[1])
 
 
@@ -29,17 +29,17 @@ def listing(number: int, sha256: str) -> str:
 
 
 def is_listing(name: str) -> bool:
-    """Whether this names the listing of a run."""
+    """Whether a name is that of a listing."""
     return name.rpartition("/")[2].startswith("listing-")
 
 
 def manifest(number: int, sha256: str) -> str:
-    """The plan of a run, named by its content hash; the record that names it opens the run."""
+    """The manifest of a run, named by its content hash; the record that names it opens the run."""
     return f"{run(number)}/manifest-{sha256[:16]}.json"
 
 
 def manifest_of_format_1(number: int) -> str:
-    """The plan of a run of format 1; its creation opened the run."""
+    """The manifest of a run of format 1; its creation opened the run."""
     return f"{run(number)}/manifest.json"
 
 
@@ -54,20 +54,20 @@ def tar(number: int, shard: int, sha256: str) -> str:
 
 
 def rewritten_tar(number: int, shard: int, sha256: str, record: int) -> str:
-    """What an erasure left of a tar, named by its content hash and the record that began the erasure.
+    """A tar rewritten by an erasure, named by its content hash and the record that began the erasure.
 
-    Without the record it could be named as a tar that a killed runner left, which an audit may be about to remove.
+    Without the record number, it could get the name of a killed runner's tar, which an audit may be about to remove.
     """
     return f"{shards(number)}/{shard:06d}-{sha256[:16]}-{record}.tar"
 
 
 def shard_of(name: str) -> int:
-    """The shard that a tar, or a part, belongs to."""
+    """The shard of a tar or a part."""
     return int(name.rpartition("/")[2].removeprefix("part-")[:6])
 
 
 def hash_of(tar: str) -> str:
-    """The head of the content hash in the name of a tar."""
+    """The first digits of the content hash, from the name of a tar."""
     return tar.rpartition("/")[2].removesuffix(".tar").split("-")[1]
 
 
@@ -87,7 +87,7 @@ def rewritten_part(number: int, shard: int, sha256: str) -> str:
 
 
 def seal(number: int) -> str:
-    """The file whose presence says that a run is complete and gets no more shards."""
+    """The seal of a run: the file whose presence completes the run and ends its commits."""
     return f"{run(number)}/complete.json"
 
 
@@ -97,7 +97,7 @@ def rewritten_seal(number: int, sha256: str) -> str:
 
 
 RECORDS_PER_FOLDER = 1000
-"""As many as one request lists."""
+"""The number of names that one request lists."""
 
 
 def records(folder: int) -> str:
@@ -106,7 +106,7 @@ def records(folder: int) -> str:
 
 
 def record(number: int) -> str:
-    """A record of the log, numbered from 1: it states what holds after it."""
+    """A record of the log, numbered from 1."""
     return f"{records(number // RECORDS_PER_FOLDER)}/{number:09d}.json"
 
 
@@ -116,12 +116,12 @@ SUMS = "SHA256SUMS"
 
 
 def escrow(bundle_id: str) -> str:
-    """The folder that keeps a copy of the bundle a decoder needs."""
+    """The escrow folder of a bundle."""
     return f"{ESCROW}/{bundle_id}"
 
 
 def backbone(content_hash: str) -> str:
-    """The folder that keeps a backbone which bundles do not embed."""
+    """The escrow folder of a backbone that bundles do not embed."""
     return f"{BACKBONES}/{content_hash}"
 
 
@@ -129,22 +129,22 @@ SOFTWARE = f"{ESCROW}/software"
 
 
 def software(sha256: str) -> str:
-    """The folder that keeps a version of this package, named by the hash of its list of hashes."""
+    """The escrow folder of a version of this package, named by the hash of its SHA256SUMS."""
     return f"{SOFTWARE}/{sha256[:16]}"
 
 
 def table(number: int, index: int, sha256: str) -> str:
-    """A file of a table, named by the record that it was made for, its place in the order of keys and its hash."""
+    """A table file, named by its record, its index in key order and its hash."""
     return f"{TABLES}/{number:09d}/rows-{index:06d}-{sha256[:16]}.parquet"
 
 
 def audit(stamp: str) -> str:
-    """The findings of an audit that began at this time."""
+    """The findings of an audit, named by its start time."""
     return f"{AUDITS}/{stamp}.parquet"
 
 
 def store_record(sha256: str) -> str:
-    """What was found about the store in a place where the archive was written, named by the place's hash."""
+    """The probe result of a store that the archive was written to, named by the hash of its address."""
     return f"{PLACES}/{sha256[:16]}.json"
 
 

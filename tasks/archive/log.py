@@ -1,9 +1,9 @@
-"""What holds in an archive now: the log, of which each record states the whole head.
+"""The log of an archive, and its head: the current state, which each record states completely.
 
-A change of state is one more record. Its number is that of the highest record plus one, and it is created exclusively:
-so it is a compare-and-swap on the head that it was computed from. Whoever loses reads the head again and decides anew.
-There is no lease and no clock. An archive of format 1 has no log; its head is read off its objects, and `upgrade`
-writes the first record.
+Each change of state appends a record. Its number is the highest record number plus one, and it is created exclusively,
+so each append is a compare-and-swap on the head that it was computed from. A command that loses reads the new head and
+decides again. There are no leases and no clocks. An archive of format 1 has no log: its head is derived from its
+objects, and `upgrade` writes the first record.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TableFile(IndexFile):
-    """A file of a table: its rows are sorted by key and run, from key `first` to key `last`."""
+    """A table file. Its rows are sorted by key and run, from key `first` to key `last`."""
 
     rows: int
     first: str
@@ -33,7 +33,7 @@ class TableFile(IndexFile):
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of the consecutive runs `first_run` to `last_run`, and what was listed, as tasks.archive.tables has it.
+    """The rows of the consecutive runs `first_run` to `last_run`, and listing entries (see tasks.archive.tables).
 
     A table of format 1 has no `listed`.
     """
@@ -45,18 +45,18 @@ class Table:
 
     @property
     def rows(self) -> int:
-        """How many rows it has."""
+        """Number of rows."""
         return sum(file.rows for file in self.files)
 
 
 @dataclass(frozen=True)
 class Erasure:
-    """An erasure that was begun and is not carried out.
+    """An unfinished erasure.
 
-    Before its rewriting is in force it has `tars`, the offsets of the members to cut out of each, and `parts`, those
-    with a row to change. After it `remove` is set: the names that went out of force. `number` is the record that began
-    it, `rows` counts the rows that become tombstones. Where the keys themselves are to go, `redacted`, `keys` are their
-    pseudonyms and `listings` are the runs whose listings name them.
+    Before the rewritten objects are in force, `tars` has the offsets of the members to cut from each tar, and `parts`
+    the parts with rows to change. Afterwards, `remove` has the replaced names. `number` is the record that began the
+    erasure; `rows` counts the rows that become tombstones. If `redacted`, `keys` are pseudonyms of the keys, and
+    `listings` are the runs whose listings name them.
     """
 
     number: int
@@ -71,11 +71,11 @@ class Erasure:
 
 @dataclass(frozen=True)
 class ArchiveHead:
-    """The state of an archive after record number `record`, 0 without a log.
+    """The state of an archive after record number `record` (0 without a log).
 
-    Runs 1 to `runs` were opened; `opened` names the manifest of the last one while it is open. `seals` names the seals
-    that were rewritten, `tables` cover the rows of runs 1 to some run without a gap. `retired` went out of force with
-    this record; readers may still hold them, so the next change of tables removes them. `erasures` counts those begun.
+    Runs 1 to `runs` were opened; `opened` names the manifest of the last run while it is open. `seals` names rewritten
+    seals. `tables` cover the rows of runs 1 to `tabled` without a gap. `retired` are table files that this record
+    replaced; readers may still use them, so the next change of tables removes them. `erasures` counts all erasures.
     """
 
     record: int = 0
@@ -90,17 +90,17 @@ class ArchiveHead:
 
     @property
     def open_run(self) -> int | None:
-        """The run that is not sealed."""
+        """The open run."""
         return self.runs if self.opened else None
 
     @property
     def sealed(self) -> range:
-        """The runs that are sealed."""
+        """The sealed runs."""
         return range(1, self.runs + (not self.opened))
 
     @property
     def tabled(self) -> int:
-        """The last run whose rows are in a table."""
+        """The last run with its rows in a table."""
         return self.tables[-1].last_run if self.tables else 0
 
     def seal(self, run: int) -> str:
@@ -109,7 +109,7 @@ class ArchiveHead:
 
 
 def read(archive: Store) -> ArchiveHead:
-    """The head as it is now; raises ArchiveError for a damaged record."""
+    """Reads the current head; raises ArchiveError for a damaged record."""
     last = number(archive)
     if not last:
         return without_log(archive)
@@ -127,7 +127,7 @@ REMEDY = "audit the archive with --repair-from a mirror"
 
 
 def number(archive: Store) -> int:
-    """The number of the last record, 0 where there is none, by two requests."""
+    """Returns the number of the last record, or 0 without records, with two requests."""
     folders = [int(name) for name in archive.children(layout.LOG) if name.isdecimal()]
     if not folders:
         return 0
@@ -137,21 +137,19 @@ def number(archive: Store) -> int:
 
 
 def writable(archive: Store) -> ArchiveHead:
-    """The head for whoever is about to change it; an empty archive gets its first record.
+    """Returns the head for a command that will change it; creates the first record of an empty archive.
 
-    Raises ArchiveError for one of format 1.
+    Raises ArchiveError for an archive of format 1.
     """
     while not (head := read(archive)).record:
         if head.runs:
-            raise ArchiveError(
-                f"{archive}: of format 1, which is read but no longer written; run `python -m flows.archive upgrade`"
-            )
+            raise ArchiveError(f"{archive}: format 1 is read-only; run `python -m flows.archive upgrade`")
         append(archive, head, "create", head)
     return head
 
 
 def append(archive: Store, head: ArchiveHead, kind: str, after: ArchiveHead, **about: Any) -> bool:
-    """Put a state in force, if the head is still the one that it was computed from; returns whether it is."""
+    """Puts a state in force unless the head has changed since; returns whether it did."""
     after = replace(after, record=head.record + 1)
     document = {
         "format": manifest.FORMAT,
@@ -163,29 +161,29 @@ def append(archive: Store, head: ArchiveHead, kind: str, after: ArchiveHead, **a
     }
     stands = archive.publish(layout.record(after.record), manifest.to_json(document))
     if not stands:
-        LOGGER.info("%s: another command came first with record %d; looking again", archive, after.record)
+        LOGGER.info("%s: another command wrote record %d first; reading the new head", archive, after.record)
     return stands
 
 
 def plan(archive: Store, head: ArchiveHead, run: int) -> Manifest:
-    """The manifest of a run; raises NotFoundError, ArchiveError."""
+    """Reads the manifest of a run; raises NotFoundError, ArchiveError."""
     name = head.opened if run == head.open_run else manifest_of(seal(archive, head, run), run)
     return Manifest.from_bytes(archive.read(name), archive.uri(name))
 
 
 def seal(archive: Store, head: ArchiveHead, run: int) -> dict[str, Any]:
-    """What the seal of a run says; raises NotFoundError, ArchiveError."""
+    """Reads the seal of a run; raises NotFoundError, ArchiveError."""
     name = head.seal(run)
     return manifest.from_json(archive.read(name), archive.uri(name), remedy=REMEDY)
 
 
 def manifest_of(seal: Mapping[str, Any], run: int) -> str:
-    """The name of the manifest that a seal names; those of format 1 have one fixed name."""
+    """Returns the name of the manifest in a seal; format 1 has one fixed name."""
     return str(seal["manifest"].get("name", layout.manifest_of_format_1(run)))
 
 
 def without_log(archive: Store) -> ArchiveHead:
-    """The head of an archive without a log, read off its objects; empty for a new one."""
+    """Derives the head of an archive without a log from its objects; empty for a new archive."""
     found = format1.state(archive)
     tables = tuple(_table(table) for table in found.pop("tables"))
     return ArchiveHead(tables=tables, **found)

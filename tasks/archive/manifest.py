@@ -1,4 +1,4 @@
-"""The plan of a run: which sources, in which shards, with which settings and bundle. Written once, never changed."""
+"""The manifest, or plan, of a run: its sources, shards, settings and bundle. Written once, never changed."""
 
 import dataclasses
 import hashlib
@@ -13,26 +13,26 @@ from codec.metrics import names
 from tasks.sources.filters import LITTER
 
 FORMAT, READ = 2, (1, 2)
-"""The format of what is written, and those that are read. Format 2 keeps .fdc files of version 2."""
+"""The format that is written, and the formats that are read. Format 2 stores .fdc files of version 2."""
 DIGEST = "sha256"
-"""The digest algorithm of every name, seal and row, as archive.json names it."""
+"""The hash algorithm of all names, seals and rows, as stated in archive.json."""
 MOST_TOGETHER = 256
-"""Places of a batch at most."""
+"""Largest batch."""
 METADATA = ("all", "no-location", "none")
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """All that decides what a run writes, beside its sources and its bundle; raises SettingsError for bad values.
+    """The settings that, with sources and bundle, determine the output of a run. Raises SettingsError for bad values.
 
-    `quality` is lambda, None meaning the codec's default; `target_bpp`, bits per pixel of the whole file, replaces
-    it. `min_psnr_db` and `max_lpips` (AlexNet) are a quality constraint: for a picture that misses it lambda rises,
-    and one for which no file meets it is kept without loss. `metadata` (all, no-location, none) is what .fdc files
-    carry. A file kept whole has all of its own, unless `strict_metadata` refuses it. `discard` names parts that may
-    be left out. `include`, `exclude` and `non_images` (keep, skip) choose among the sources: tasks.sources.filters.
-    `metrics` names those of codec.metrics.names to measure; the costly ones, of a fraction `metrics_sample` of the
-    pictures. `image_timeout` is in seconds of one picture, `image_memory` in bytes that its process may come to
-    hold.
+    `quality` is lambda (None: the codec's default); `target_bpp`, in bits per pixel of the whole file, replaces it.
+    `min_psnr_db` and `max_lpips` (AlexNet) are a quality constraint: lambda is raised for a picture that misses it, and
+    a picture that cannot meet it is kept without loss. `metadata` (all, no-location, none) selects the metadata in .fdc
+    files. A file kept whole retains all its metadata, unless `strict_metadata` refuses it. `discard` names parts that
+    may be left out. `include`, `exclude` and `non_images` (keep, skip) select sources: see tasks.sources.filters.
+    `metrics` names metrics of codec.metrics.names; the costly ones are measured for a fraction `metrics_sample` of the
+    pictures. `image_timeout` is in seconds for each picture; `image_memory` limits the memory of its process, in
+    bytes.
     """
 
     quality: float | None = None
@@ -59,7 +59,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         if self.quality is not None and self.target_bpp is not None:
-            raise SettingsError("quality and target_bpp exclude each other: give one")
+            raise SettingsError("quality and target_bpp are mutually exclusive; set only one")
         limits = ("max_images_per_shard", "max_shard_bytes", "image_timeout", "image_memory", "threads", "batch")
         for name in ("quality", "target_bpp", "min_psnr_db", "max_lpips", *limits):
             value = getattr(self, name)
@@ -67,7 +67,7 @@ class RunSettings:
                 raise SettingsError(f"{name} must be above 0, not {value}")
         object.__setattr__(self, "metrics", names.chosen(self.metrics))
         if self.max_lpips is not None and "lpips" not in self.metrics:
-            raise SettingsError("max_lpips bounds a metric: let lpips be among the metrics")
+            raise SettingsError("max_lpips requires the metric lpips; add lpips to metrics")
         for name in ("metrics_sample", "processor_sample"):
             if not 0 < getattr(self, name) <= 1:
                 raise SettingsError(f"{name} must be above 0 and at most 1, not {getattr(self, name)}")
@@ -82,23 +82,23 @@ class RunSettings:
         if self.non_images not in ("keep", "skip"):
             raise SettingsError(f"non_images must be keep or skip, not {self.non_images!r}")
         if unknown := sorted(set(self.discard) - set(DISCARDS)):
-            raise SettingsError(f"discard knows {', '.join(DISCARDS)}, not {unknown[0]!r}")
+            raise SettingsError(f"discard must be among {', '.join(DISCARDS)}, not {unknown[0]!r}")
 
     def metrics_of(self, key: str) -> list[str]:
-        """The metrics to measure of one picture: the costly ones only where the hash of its key is in the sample.
+        """Returns the metrics to measure for a picture: costly ones only if the hash of its key is in the sample.
 
-        A key that is in a sample is in every larger one, and in every run, so means of several years compare.
+        A key in a sample is in every larger sample and in every run, so means are comparable between runs.
         """
         sampled = _fraction(b"metrics/", key) < self.metrics_sample
         return [name for name in self.metrics if sampled or name not in names.COSTLY]
 
     def is_decoded_on_processor(self, key: str) -> bool:
-        """Whether a picture is in the sample that a processor decodes again, whatever encoded and verified it."""
+        """Whether a picture is in the sample that is also decoded on the CPU, whatever device encoded it."""
         return _fraction(b"processor/", key) < self.processor_sample
 
 
 def _fraction(purpose: bytes, key: str) -> float:
-    """Where the hash of a key lies, from 0 to 1."""
+    """Maps the hash of a key to 0..1."""
     return int.from_bytes(hashlib.sha256(purpose + key.encode()).digest()[:8]) / 2**64
 
 
@@ -122,32 +122,32 @@ class Manifest:
 
     @property
     def images(self) -> int:
-        """How many sources the run covers."""
+        """Number of sources in the run."""
         return sum(stop - start for start, stop in self.shards)
 
     def to_bytes(self) -> bytes:
-        """The JSON document."""
+        """Serializes the manifest as JSON."""
         return to_json(dataclasses.asdict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Self:
-        """The manifest in a JSON document; raises ArchiveError naming `where` it was read."""
+        """Parses a manifest from JSON; raises ArchiveError, which names the location `where`."""
         document = from_json(data, where)
         try:
             document["settings"] = _settings(document["settings"])
-            document.pop("batch", None)  # of releases before 0.3: always 1
-            document.pop("erasures", None)  # of archives before the log
+            document.pop("batch", None)  # absent before release 0.3: always 1
+            document.pop("erasures", None)  # absent in archives without a log
             document["shards"] = tuple((start, stop) for start, stop in document["shards"])
             return cls(**document)
         except (TypeError, KeyError, ValueError) as error:
-            raise ArchiveError(f"{where}: not the manifest of a run: {error}") from error
+            raise ArchiveError(f"{where}: not a manifest: {error}") from error
 
 
 def _settings(given: dict[str, Any]) -> RunSettings:
-    """The settings of a document.
+    """Parses the settings of a manifest.
 
-    Those of releases before 0.2 say `keep_exif` instead of `metadata`; those before 0.3 whether to measure at all, with
-    which network, and measured DISTS of every picture.
+    Releases before 0.2 have `keep_exif` instead of `metadata`. Releases before 0.3 have a switch and a network for
+    metrics, and measured DISTS for every picture.
     """
     given = dict(given)
     if "keep_exif" in given:
@@ -163,15 +163,15 @@ def _settings(given: dict[str, Any]) -> RunSettings:
 
 
 def to_json(document: dict[str, Any]) -> bytes:
-    """A document as every JSON file of an archive writes it: the same content gives the same bytes.
+    """Serializes a document as canonical JSON: equal content gives equal bytes.
 
-    Its field `sha256` is the SHA-256 of the bytes that the document has without this field.
+    The field `sha256` is the SHA-256 of the serialized document without this field.
     """
     return _canonical(document | {"sha256": hashlib.sha256(_canonical(document)).hexdigest()})
 
 
 def from_json(data: bytes, where: str, *, remedy: str = "restore it from a mirror") -> dict[str, Any]:
-    """The document in the bytes of `to_json`; raises ArchiveError for a byte that is not its own, or another format."""
+    """Parses the output of `to_json`; raises ArchiveError for damage or an unsupported format."""
     try:
         document = dict(json.loads(data))
         stated = document.pop("sha256", None)
@@ -180,7 +180,7 @@ def from_json(data: bytes, where: str, *, remedy: str = "restore it from a mirro
         raise ArchiveError(f"{where}: damaged; {remedy}") from error
     if format_ not in READ and (stated is None or data == to_json(document)):
         raise ArchiveError(
-            f"{where}: format {format_}, but this release reads up to {FORMAT}; use a newer release of fdcodec"
+            f"{where}: format {format_} is newer than {FORMAT}, the newest that this release reads; upgrade fdcodec"
         )
     if data != to_json(document):
         raise ArchiveError(f"{where}: damaged; {remedy}")

@@ -1,9 +1,9 @@
-"""Archives created and opened. Readers never write; writers first make sure that the store keeps two of them apart.
+"""Creates and opens archives. Readers never write; writers first check that the store supports exclusive creation.
 
-What was found about a store is kept in places/<hash>.json, by the hash of the archive's address, endpoint and server. A
-copy of the archive has another address, and a store that was updated may say another release: both are tried once more.
-archive.json could not tell: it is never replaced, and equal in all copies. Trying at each opening would take twenty
-requests; this takes two.
+The probe result of a store is kept in places/<hash>.json, by the hash of the archive's address, endpoint and server.
+A copy of the archive has a different address, and an updated store may report a different release: both are probed
+again. archive.json cannot hold the result: it is never replaced, and is equal in all copies. A probe takes twenty
+requests; reading its result takes two.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ LOGGER = logging.getLogger(__name__)
 
 
 def create(archive: Store, *, single_writer: bool = False) -> None:
-    """Make an archive of an empty place, after showing that its store can hold one; an archive is left as it is.
+    """Creates an archive in an empty location, after probing its store. Leaves an existing archive unchanged.
 
-    Either way it is then ready to be written, as `prepare` says.
+    Either way, the archive is then ready for writing (see `prepare`).
     """
     try:
         existing(archive.url)
@@ -34,8 +34,8 @@ def create(archive: Store, *, single_writer: bool = False) -> None:
         prepare(archive, single_writer=single_writer)
         return
     foreign = [name for name in archive.children("") if not name.startswith("probe-") and name != layout.PLACES]
-    if foreign and not archive.exists(layout.ARCHIVE):  # another runner may have made it just now
-        raise ArchiveError(f"{archive}: holds {foreign[0]!r} but is no archive; name an empty folder")
+    if foreign and not archive.exists(layout.ARCHIVE):  # another runner may have created it just now
+        raise ArchiveError(f"{archive}: is not an fdcodec archive (it contains {foreign[0]!r}); choose an empty folder")
     about = _tried(archive, probe.FIRST, single_writer=single_writer)
     document = {
         "format": manifest.FORMAT,
@@ -53,21 +53,21 @@ def create(archive: Store, *, single_writer: bool = False) -> None:
 
 
 class NoArchiveError(ArchiveError):
-    """There is no archive in a place."""
+    """There is no archive at a location."""
 
 
 def existing(url: str) -> Store:
-    """The archive at a path or URL.
+    """Opens the archive at a path or URL.
 
-    Raises ArchiveError where there is none, or one of another format or digest algorithm. Archives made before the
-    algorithm was named use SHA-256.
+    Raises ArchiveError if there is none, or if its format or hash algorithm is unsupported. Archives that do not state
+    the algorithm use SHA-256.
     """
     archive = Store(url)
     where = archive.uri(layout.ARCHIVE)
     try:
         document = manifest.from_json(archive.read(layout.ARCHIVE), where)
     except NotFoundError:
-        raise NoArchiveError(f"{archive}: no archive here; compress-archive makes one") from None
+        raise NoArchiveError(f"{archive}: no archive here; compress-archive creates one") from None
     digest = document.get("digest", manifest.DIGEST)
     if digest != manifest.DIGEST:
         raise ArchiveError(
@@ -78,17 +78,17 @@ def existing(url: str) -> Store:
 
 
 def writable(url: str) -> Store:
-    """The same, ready to be written."""
+    """Opens an archive for writing."""
     archive = existing(url)
     prepare(archive)
     return archive
 
 
 def prepare(archive: Store, *, single_writer: bool = False) -> None:
-    """Make sure, before anything is written, that the store keeps two writers apart; raises NotExclusiveError.
+    """Checks, before anything is written, that the store supports exclusive creation; raises NotExclusiveError.
 
-    Where it cannot, and its owner once said `single_writer`, this writer leaves a claim that it reads back before each
-    commit. A folder needs no trial: there each creation fails unless it is exclusive.
+    If it does not, and the owner once set `single_writer`, this writer leaves a claim and reads it back before each
+    commit. Local folders are not probed: there each creation fails unless it is exclusive.
     """
     if archive.folder is not None:
         return
@@ -110,14 +110,14 @@ def _about_store(archive: Store) -> str:
 
 
 def _tried(archive: Store, rounds: int, *, single_writer: bool) -> dict[str, Any]:
-    """What is kept about a store."""
+    """Reads the probe result of a store."""
     about: dict[str, Any] = {"format": manifest.FORMAT, "place": errors.without_secrets(archive.identity())}
     try:
         return about | {"probe": probe.probe(archive, rounds), "single_writer": False}
     except NotExclusiveError:
         if not single_writer:
             raise
-        return about | {"probe": "one writer at a time, by its owner's word", "single_writer": True}
+        return about | {"probe": "one writer at a time, as declared by the owner", "single_writer": True}
 
 
 def _claim(archive: Store) -> None:

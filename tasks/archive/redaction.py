@@ -1,7 +1,7 @@
-"""Keys that say too much themselves: a pseudonym takes their place in rows, listings and the record of their erasure.
+"""Redacts keys that are themselves sensitive: a pseudonym replaces them in rows, listings and the log.
 
-A pseudonym is made of the key's SHA-256, so that the key is known again where a source still lists it. It hides a name
-from whoever reads the archive; who guesses the name can confirm the guess.
+A pseudonym contains the key's SHA-256, so that the key is recognized if a source still lists it. It hides the name from
+readers of the archive, but anyone who guesses the name can confirm the guess.
 """
 
 import hashlib
@@ -27,21 +27,21 @@ from tasks.storage.store import Store
 PREFIX = "redacted/"
 _SALT = "key of fdcodec/"
 PSEUDONYM = f"'{PREFIX}' || sha256('{_SALT}' || key)"
-"""The same in SQL, of the column `key`."""
+"""The function `pseudonym` in SQL, for the column `key`."""
 
 
 def pseudonym(key: str) -> str:
-    """What stands for a key that was redacted."""
+    """Returns the pseudonym of a key."""
     return PREFIX + hashlib.sha256((_SALT + key).encode()).hexdigest()
 
 
 def is_pseudonym(key: str) -> bool:
-    """Whether a key looks like what `pseudonym` gives; a folder may be called the same."""
+    """Whether a key has the form of a pseudonym; a real key may have it too."""
     return re.fullmatch(f"{PREFIX}[0-9a-f]{{64}}", key) is not None
 
 
 def of_row(row: Row, is_redacted: Callable[[str], bool]) -> Row:
-    """A row of the report without redacted keys."""
+    """Returns a row of the report without redacted keys."""
     row = row.copy()
     duplicate_of = row.get("duplicate_of")
     if duplicate_of is not None and is_redacted(duplicate_of):
@@ -52,7 +52,7 @@ def of_row(row: Row, is_redacted: Callable[[str], bool]) -> Row:
 
 
 def of_entry(entry: Entry, is_redacted: Callable[[str], bool]) -> Entry:
-    """A row of a listing without redacted keys, and without what tells the content of their sources."""
+    """Returns a row of a listing without redacted keys and without the hashes of their sources."""
     entry = entry.copy()
     duplicate_of = entry.get("duplicate_of")
     if duplicate_of is not None and is_redacted(duplicate_of):
@@ -64,7 +64,7 @@ def of_entry(entry: Entry, is_redacted: Callable[[str], bool]) -> Entry:
 
 
 def runs_that_list(archive: Store, head: ArchiveHead, keys: Collection[str]) -> tuple[int, ...]:
-    """The sealed runs whose listing names one of some keys; every listing is read, a batch of rows at a time."""
+    """Returns the sealed runs whose listing names any of the keys. Reads every listing in batches of rows."""
     wanted = pa.array(sorted(keys), pa.string())
     found = []
     for run in head.sealed:
@@ -79,7 +79,7 @@ def runs_that_list(archive: Store, head: ArchiveHead, keys: Collection[str]) -> 
 
 
 def write_listing(archive: Store, plan: Manifest, is_redacted: Callable[[str], bool], target: Path) -> None:
-    """Write the listing of a run without redacted keys to a local file, its rows in their order."""
+    """Writes the listing of a run without redacted keys to a local file; keeps the order of rows."""
     with tempfile.TemporaryDirectory() as scratch:
         path = fetch(archive, IndexFile(plan.listing, plan.listing_sha256), Path(scratch))
         with pa.parquet.ParquetFile(path) as listing:
@@ -91,10 +91,10 @@ def write_listing(archive: Store, plan: Manifest, is_redacted: Callable[[str], b
 
 
 def redact_history(archive: Store) -> None:
-    """Put pseudonyms into older records of the log and findings of audits; remove listings of plans that failed.
+    """Redacts older records of the log and findings of audits; removes listings of plans that never came into force.
 
-    Nobody decides by an older record, only its name must stay taken, so it may be replaced. All keys that were ever
-    redacted are, and again where another erasure began meanwhile: else a late hand could bring another's keys back.
+    An older record may be replaced: no command uses its content, only its name must stay taken. Redacts all keys ever
+    redacted, and repeats if another erasure began meanwhile; otherwise a late write could restore keys of another one.
     """
     while True:
         last = log.number(archive)
@@ -115,7 +115,7 @@ def redact_history(archive: Store) -> None:
 
 
 def _without(value: Any, redacted: Collection[str]) -> Any:
-    """A JSON value in which every string that is a redacted key is its pseudonym."""
+    """Returns a JSON value with each string that equals a redacted key replaced by its pseudonym."""
     if isinstance(value, str):
         return pseudonym(value) if pseudonym(value) in redacted else value
     if isinstance(value, list):
@@ -126,7 +126,7 @@ def _without(value: Any, redacted: Collection[str]) -> Any:
 
 
 def _remove_plans(archive: Store, head: ArchiveHead, redacted: Collection[str]) -> None:
-    """Remove listings with redacted keys that never came into force: since their erasure began, none of them can."""
+    """Removes listings with redacted keys that never came into force, and cannot since the erasure began."""
     in_force = {log.plan(archive, head, run).listing for run in range(1, head.runs + 1)}
     names = [item.name for item in archive.list(f"{layout.RUNS}/") if layout.is_listing(item.name)]
     for name in names:
@@ -151,7 +151,7 @@ def _redact_findings(archive: Store, name: str, redacted: Collection[str]) -> No
 
 
 def still_named(archive: Store, keys: Iterable[str]) -> list[str]:
-    """Records of the log and findings of audits in which one of some keys stands, in whatever place."""
+    """Yields records of the log and findings of audits that contain any of the keys."""
     as_json = [json.dumps(key).encode() for key in keys]
     names = [item.name for item in archive.list()]
     records = [name for name in names if name.startswith(f"{layout.LOG}/")]

@@ -1,8 +1,8 @@
-"""The one reader of an archive's rows: in pyarrow, in DuckDB, and as totals.
+"""Reads the rows of an archive: in pyarrow, in DuckDB, and as totals.
 
-Rows come from the tables of the head and, for runs that no table covers, from parts. Every file is held against its
-hash. A damaged table is done without: the parts of its runs have the same rows. A damaged part raises DamagedError, or
-is named in `damaged` where a caller gives such a list.
+Rows come from the tables of the head and, for runs that no table covers, from parts. The hash of every file is checked.
+A damaged table is replaced by the parts of its runs, which have the same rows. A damaged part raises DamagedError, or
+is appended to `damaged` if the caller passes such a list.
 """
 
 import bisect
@@ -29,7 +29,7 @@ Read = TypeVar("Read")
 
 
 def parts(archive: Store, head: ArchiveHead, run: int) -> list[IndexFile]:
-    """A run's parts: as its seal says, or those that are there so far."""
+    """Returns a run's parts: those listed by its seal, or those that exist if the run is open."""
     if run in head.sealed:
         return [IndexFile(part["name"], part["sha256"], part["size"]) for part in log.seal(archive, head, run)["parts"]]
     there = archive.children(layout.parts(run))
@@ -39,9 +39,9 @@ def parts(archive: Store, head: ArchiveHead, run: int) -> list[IndexFile]:
 def rows(
     archive: Store, run_numbers: Sequence[int] | None = None, *, damaged: list[str] | None = None
 ) -> pyarrow.dataset.Dataset:
-    """The report of an archive, or of some of its runs, as a dataset of the one schema.
+    """Returns the report of an archive, or of some runs, as a dataset of the report schema.
 
-    What a remote archive keeps is copied to a temporary folder, which goes with the dataset.
+    Files of a remote archive are copied to a temporary folder, which is removed with the dataset.
     """
 
     def paths(head: ArchiveHead, noted: list[str] | None) -> list[Path]:
@@ -54,21 +54,21 @@ def rows(
 
 
 def stream(archive: Store, head: ArchiveHead, columns: Sequence[str] = SCHEMA.names) -> pa.RecordBatchReader:
-    """Columns of all rows, once, in the same memory for any number of them."""
+    """Streams columns of all rows once, in constant memory."""
     return batches(archive, head, _sources(archive, head, None), columns)
 
 
 def batches(
     archive: Store, head: ArchiveHead, sources: Iterable[Table | IndexFile], columns: Sequence[str] = SCHEMA.names
 ) -> pa.RecordBatchReader:
-    """The same of some tables and parts; what is damaged is found before the first row."""
+    """Streams the rows of some tables and parts; detects damage before the first row."""
     with index_files.scratch() as scratch:
         paths = [path for source in sources for path in _paths(archive, head, source, scratch.path, None)]
         return scratch.owned_by(index_files.reader(paths, SCHEMA, columns))
 
 
 def lookup(archive: Store, keys: Iterable[str], *, damaged: list[str] | None = None) -> pa.Table:
-    """All rows of some keys: only the files of tables that may hold them are read, each in one request."""
+    """Returns all rows of some keys. Reads only table files with a matching key range, each with one request."""
     wanted = sorted(set(keys))
 
     def found(head: ArchiveHead, noted: list[str] | None) -> list[pa.Table]:
@@ -82,7 +82,7 @@ def lookup(archive: Store, keys: Iterable[str], *, damaged: list[str] | None = N
 
 
 def _sources(archive: Store, head: ArchiveHead, run_numbers: Sequence[int] | None) -> list[Table | IndexFile]:
-    """The tables that cover nothing but wanted runs, and the parts of the other wanted runs."""
+    """Returns the tables that cover only wanted runs, and the parts of the other wanted runs."""
     wanted = set(range(1, head.runs + 1) if run_numbers is None else run_numbers)
     found: list[Table | IndexFile] = []
     for table in head.tables:
@@ -94,7 +94,7 @@ def _sources(archive: Store, head: ArchiveHead, run_numbers: Sequence[int] | Non
 
 
 def _committed(archive: Store, head: ArchiveHead, keys: list[str]) -> list[IndexFile]:
-    """The parts of the open run that have rows of some keys: those of the shards that its listing puts them in."""
+    """Returns the parts of the open run with rows of some keys, by the shards that its listing assigns to them."""
     if head.open_run is None or not keys:
         return []
     plan = log.plan(archive, head, head.open_run)
@@ -114,14 +114,14 @@ def _committed(archive: Store, head: ArchiveHead, keys: list[str]) -> list[Index
 
 
 def parts_of(archive: Store, head: ArchiveHead, table: Table) -> list[IndexFile]:
-    """The parts whose rows a table has."""
+    """Returns the parts that a table covers."""
     return [part for run in range(table.first_run, table.last_run + 1) for part in parts(archive, head, run)]
 
 
 def _paths(
     archive: Store, head: ArchiveHead, source: Table | IndexFile, scratch: Path, damaged: list[str] | None
 ) -> list[Path]:
-    """Local files with the rows of a table or a part; of a damaged table those of its runs' parts."""
+    """Returns local files with the rows of a table or a part; for a damaged table, the parts of its runs."""
     if isinstance(source, IndexFile):
         found = _or_noted(source, damaged, lambda part: index_files.fetch(archive, part, scratch))
         return [found] if found is not None else []
@@ -136,7 +136,7 @@ def _paths(
 def _tables(
     archive: Store, head: ArchiveHead, source: Table | IndexFile, keys: list[str], damaged: list[str] | None
 ) -> list[pa.Table]:
-    """The rows of the files that may hold some keys, as `_paths` has those of all."""
+    """Reads the rows of the files with a matching key range, with the same fallback as `_paths`."""
     if isinstance(source, IndexFile):
         found = _or_noted(source, damaged, lambda part: index_files.read(archive, part))
         return [found] if found is not None else []
@@ -150,7 +150,7 @@ def _tables(
 
 
 def _or_noted(part: IndexFile, damaged: list[str] | None, read: Callable[[IndexFile], Read]) -> Read | None:
-    """What a part says, or None for a damaged one where its name is wanted instead."""
+    """Reads a part. Returns None for a damaged part if `damaged` is given, and appends its name."""
     try:
         return read(part)
     except DamagedError:
@@ -161,17 +161,17 @@ def _or_noted(part: IndexFile, damaged: list[str] | None, read: Callable[[IndexF
 
 
 def say_instead(error: DamagedError) -> None:
-    """Log that a damaged file of a table is done without."""
+    """Logs that parts are read instead of a damaged table file."""
     LOGGER.warning("%s; the parts of its runs are read instead", error)
 
 
 def _consistently(
     archive: Store, read: Callable[[ArchiveHead, list[str] | None], Read], damaged: list[str] | None = None
 ) -> Read:
-    """What a function reads by the head; read again where the head changed meanwhile.
+    """Calls a function that reads by the head; repeats the call if the head changed meanwhile.
 
-    An erasure removes what it replaced, so a reader may find gone what its head named. The function gets a list for the
-    names of damaged parts, if they are wanted: what it notes is believed only while the head stands, too.
+    An erasure removes the objects that it replaced, so objects of an older head may be missing. The function gets a
+    list for the names of damaged parts, if the caller wants them; those too count only if the head has not changed.
     """
     while True:
         head = log.read(archive)
@@ -195,15 +195,15 @@ def _within(keys: list[str], file: TableFile) -> bool:
 
 
 def query(archive: Store, sql: str) -> list[dict[str, Any]]:
-    """The answer to an SQL query in which `rows` is the archive's report."""
+    """Returns the result of an SQL query with the archive's report as `rows`."""
     with parquet.database(rows=rows(archive)) as connection:
         return list(connection.sql(sql).to_arrow_table().to_pylist())
 
 
 def count(table: pa.Table) -> Totals:
-    """Rows by status, bytes of their sources and bytes stored; a file that several rows share counts once."""
+    """Counts rows by status, source bytes and stored bytes; a stored file shared by several rows counts once."""
     statuses = table.column("status").to_pylist()
-    lacking = [None] * table.num_rows  # a column that is younger than the part
+    lacking = [None] * table.num_rows  # a column newer than the part
     indices = (
         table.column(name).to_pylist() if name in table.column_names else lacking
         for name in ("tar", "offset", "length", "film_length")
@@ -223,15 +223,15 @@ def count(table: pa.Table) -> Totals:
 
 
 def add(totals: Sequence[Totals]) -> Totals:
-    """The sum of totals, field by field."""
+    """Sums totals field by field."""
     empty = count(SCHEMA.empty_table())
     return {name: sum(total[name] for total in totals) for name in empty}
 
 
 def failures(archive: Store, run_numbers: Sequence[int], first: int) -> tuple[int, list[dict[str, Any]]]:
-    """How many rows of some runs an operator should look at, and the first of them.
+    """Returns the number of rows that need an operator's attention in some runs, and the first of them.
 
-    Those are pictures that failed, are damaged, or were kept whole because encoding them went wrong.
+    These are pictures that failed, are damaged, or were kept whole because the encoder failed.
     """
     reasons = ", ".join(f"'{reason}'" for reason in ("unverified", *TROUBLE))
     sql = f"""
@@ -245,7 +245,7 @@ def failures(archive: Store, run_numbers: Sequence[int], first: int) -> tuple[in
 
 
 def means(archive: Store, run_numbers: Sequence[int]) -> dict[str, float | None]:
-    """Bits per pixel over all kept pictures of known size, and the mean of each metric over those that have it."""
+    """Returns bits per pixel over all kept pictures of known size, and the mean of each metric where measured."""
     sql = """
         SELECT 8.0 * sum(bytes) FILTER (width IS NOT NULL) / sum(width::BIGINT * height) AS bpp,
                avg(psnr_db) AS psnr_db, avg(ms_ssim) AS ms_ssim, avg(lpips) AS lpips,

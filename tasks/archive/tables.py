@@ -1,8 +1,8 @@
 """Tables: the rows of sealed runs in few large files sorted by key, so that readers need few requests.
 
-Each seal adds its run. A table takes in the older ones that are less than FACTOR times as large, so their number grows
-with the logarithm of the rows, and a row is written again but a few times. Beside the rows a table keeps what planning
-asks of the listings of its runs. Parts and listings stay what they are: no row depends on a table.
+Each seal adds its run. A new table absorbs older tables that are less than FACTOR times as large, so the number of
+tables grows with the logarithm of the rows, and each row is rewritten only a few times. A table also has the listing
+entries that planning needs. Parts and listings do not change: no row depends on a table.
 """
 
 import itertools
@@ -34,7 +34,7 @@ LISTED = pa.schema(
         pa.field("state", pa.string(), False),
     ]
 )
-"""What planning asks of listings: of each key the last entry of each kind of state."""
+"""The listing columns that planning needs. A table has the last entry of each key and kind of state."""
 
 _SAMPLE = "SELECT key FROM staged USING SAMPLE 10000 ROWS"
 _RANGE = "SELECT * FROM staged WHERE key >= $low AND ($high IS NULL OR key < $high) ORDER BY key, run"
@@ -47,7 +47,7 @@ _LAST_ENTRIES = """
 
 
 def with_run(archive: Store, head: ArchiveHead, run: int) -> tuple[Table, ...]:
-    """The tables of a head and, as a part of the last of them, all sealed runs up to one."""
+    """Returns the tables of a head, extended to cover all sealed runs up to `run`."""
     older = list(head.tables)
     taken: list[Table] = []
     plans = [log.plan(archive, head, number) for number in range(head.tabled + 1, run + 1)]
@@ -61,10 +61,10 @@ def with_run(archive: Store, head: ArchiveHead, run: int) -> tuple[Table, ...]:
 
 
 def retire(archive: Store, head: ArchiveHead, after: ArchiveHead, kind: str, **about: Any) -> ArchiveHead | None:
-    """Put other tables in force and return the head; those before them are retired, and those retired before removed.
+    """Puts new tables in force and returns the head. Retires the replaced files, and removes those retired before.
 
-    None where another record came first. Whoever began to read the tables of the old head can finish; who began before
-    that reads again by a newer head.
+    Returns None if another record came first. Readers of the previous head can finish; readers of an older head read
+    again by a newer one.
     """
     still_named = {file.name for file in every_file(after.tables)}
     retired = tuple(file.name for file in every_file(head.tables) if file.name not in still_named)
@@ -77,12 +77,12 @@ def retire(archive: Store, head: ArchiveHead, after: ArchiveHead, kind: str, **a
 
 
 def every_file(tables: Iterable[Table]) -> list[TableFile]:
-    """All files of some tables."""
+    """Returns all files of some tables."""
     return [file for table in tables for file in (*table.files, *table.listed)]
 
 
 def whole(archive: Store, head: ArchiveHead, *, afresh: bool) -> tuple[Table, ...]:
-    """One table of all sealed runs: of the tables that there are, or afresh of the parts."""
+    """Builds one table of all sealed runs, from the existing tables or, if `afresh`, from the parts."""
     last = len(head.sealed)
     if not last:
         return ()
@@ -95,7 +95,7 @@ def whole(archive: Store, head: ArchiveHead, *, afresh: bool) -> tuple[Table, ..
 
 
 def write(archive: Store, head: ArchiveHead, first: int, last: int, sources: list[Table | IndexFile]) -> Table:
-    """Publish the table of some runs; `sources` have their rows, and the head's tables what was listed."""
+    """Publishes the table of some runs: rows from `sources`, listing entries from the head's tables."""
     entries = listed(archive, head, first, last)
     files = _write(archive, head, 0, _ROWS, report.batches(archive, head, sources), SCHEMA)
     start = len(files)
@@ -103,7 +103,7 @@ def write(archive: Store, head: ArchiveHead, first: int, last: int, sources: lis
 
 
 def listed(archive: Store, head: ArchiveHead, first: int = 1, last: int | None = None) -> pa.RecordBatchReader:
-    """What planning asks of the listings of some runs, by default all: at least the last entries of each key."""
+    """Streams the listing entries of some runs (default: all): at least the last entries of each key."""
     last = head.runs if last is None else last
     tables = {table.first_run: table for table in head.tables if table.last_run <= last}
     run = first
@@ -138,24 +138,26 @@ def _listing(archive: Store, head: ArchiveHead, run: int, scratch: Path) -> Path
 def _write(
     archive: Store, head: ArchiveHead, start: int, staging: str, source: pa.RecordBatchReader, schema: pa.Schema
 ) -> tuple[TableFile, ...]:
-    """Publish rows in files for the record that follows a head, their names numbered from `start`."""
+    """Publishes rows as files for the record after a head, with names numbered from `start`."""
     files: list[TableFile] = []
     with parquet.database(rows=source) as connection:
         for index, rows in enumerate(_filled(_sorted(connection, staging)), start):
             files.append(publish(archive, head.record + 1, index, rows.cast(schema)))
         staged = connection.sql("FROM staged").count("*").fetchall()[0][0]
     if (written := sum(file.rows for file in files)) != staged:
-        raise ArchiveError(f"{archive}: {written} of {staged} rows came into a table; nothing was changed")
+        raise ArchiveError(
+            f"{archive}: only {written} of {staged} rows were written to a table; nothing was changed; run again"
+        )
     return tuple(files)
 
 
 def publish(archive: Store, record: int, index: int, rows: pa.Table) -> TableFile:
-    """Put one file of a table into the archive."""
+    """Publishes one table file."""
     data = index_files.written(rows)
     content = sha256_of(data)
     name = layout.table(record, index, content)
     if not archive.publish(name, data):
-        raise ArchiveError(f"{archive.uri(name)}: not what it is named for; remove it and run again")
+        raise ArchiveError(f"{archive.uri(name)}: its content does not match its name; remove it and run again")
     keys = rows.column("key")
     return TableFile(
         name=name, sha256=content, size=len(data), rows=len(rows), first=keys[0].as_py(), last=keys[-1].as_py()
@@ -163,7 +165,7 @@ def publish(archive: Store, record: int, index: int, rows: pa.Table) -> TableFil
 
 
 def _sorted(connection: duckdb.DuckDBPyConnection, staging: str) -> Iterator[pa.RecordBatch]:
-    """The rows by key and run: of one range of keys after the other, since merging all at once takes memory for all."""
+    """Yields rows sorted by key and run, one key range at a time: sorting all at once needs memory for all."""
     connection.execute(staging)
     ranges = 1 + connection.sql("FROM staged").count("*").fetchall()[0][0] // ROWS_SORTED_AT_ONCE
     keys = sorted(key for (key,) in connection.execute(_SAMPLE).fetchall()) if ranges > 1 else []
@@ -173,7 +175,7 @@ def _sorted(connection: duckdb.DuckDBPyConnection, staging: str) -> Iterator[pa.
 
 
 def _filled(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Tables of ROWS_PER_FILE rows, the last of fewer: DuckDB's own batches are of any size below that."""
+    """Yields tables of ROWS_PER_FILE rows (the last may have fewer); DuckDB's batches vary in size."""
     waiting: list[pa.RecordBatch] = []
     for batch in batches:
         while sum(map(len, waiting)) + len(batch) >= ROWS_PER_FILE:

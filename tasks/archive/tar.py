@@ -1,7 +1,7 @@
-"""Tars that WebDataset reads and whose bytes depend on their members alone.
+"""Writes tars that WebDataset reads, and whose bytes depend only on their members.
 
-Training shards are written by WebDataset's own writer. Archives have the same bytes from the standard library:
-importing webdataset imports torch, which costs seconds and memory in a process that needs neither.
+Training shards use WebDataset's own writer. Archives get the same bytes from the standard library: importing
+webdataset imports torch, which costs seconds and memory.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from typing import BinaryIO, Self, cast
 from tasks.storage.store import StorageError
 
 SPARE = 64 << 20
-"""Bytes of a disk that stay free."""
+"""Bytes of free disk space to preserve."""
 
 
 class Tar:
-    """A tar being written to a local file: owner, mode and time fixed, members in the order they are added."""
+    """Writes a tar to a local file, with fixed owner, mode and time, and members in the order of addition."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._before = path, 0
@@ -37,23 +37,25 @@ class Tar:
             self._close()
 
     def add(self, name: str, data: bytes) -> int:
-        """Append a member (a name of at most 100 ASCII characters); returns the offset of its first byte.
+        """Appends a member (a name of at most 100 ASCII characters); returns the offset of its first byte.
 
-        Raises StorageError when the disk is full.
+        Raises StorageError if the disk is full.
         """
         with self._naming_errors():
             end = self._append(name, data)
         return end - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
     def add_pieces(self, name: str, size: int, pieces: Iterable[bytes]) -> tuple[int, str]:
-        """Append a member that does not fit into memory; returns its offset and the SHA-256 of its bytes.
+        """Appends a member that does not fit into memory; returns its offset and the SHA-256 of its bytes.
 
-        What the pieces raise leaves the tar as it was, and so does `drop`. Raises StorageError when the disk is too
-        small, before anything is written.
+        If the pieces raise an error, the tar is unchanged; `drop` also undoes the call. Raises StorageError before
+        anything is written if there is too little disk space.
         """
         free = shutil.disk_usage(self._path.parent).free
         if free < size + SPARE:
-            raise StorageError(f"{self._path}: {size} bytes do not fit into the {free} free here; set TMPDIR")
+            raise StorageError(
+                f"{self._path}: {size} bytes exceed the {free} free bytes here; set TMPDIR to a larger disk"
+            )
         member = tarfile.TarInfo(name)
         member.size, member.mode = size, 0o444
         self._before = self._writer.offset
@@ -68,14 +70,14 @@ class Tar:
         return self._writer.offset - -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE, stream.digest.hexdigest()
 
     def drop(self) -> None:
-        """Take back the member that add_pieces appended last."""
+        """Removes the member that add_pieces appended last."""
         file = cast(BinaryIO, self._writer.fileobj)
         file.seek(self._before)
         file.truncate()
         self._writer.offset = self._before
 
     def _append(self, name: str, data: bytes) -> int:
-        """Write a member; returns the tar's length so far."""
+        """Writes a member; returns the length of the tar so far."""
         member = tarfile.TarInfo(name)
         member.size, member.mode = len(data), 0o444
         self._writer.addfile(member, io.BytesIO(data))
@@ -90,12 +92,12 @@ class Tar:
             yield
         except OSError as error:
             raise StorageError(
-                f"{self._path}: cannot spool a tar: {error.strerror}; make room there, or set TMPDIR"
+                f"{self._path}: cannot spool a tar: {error.strerror}; free disk space there, or set TMPDIR"
             ) from error
 
 
 class _Pieces:
-    """A file that is read once, from pieces, and hashed on the way."""
+    """A file object over pieces, readable once, that hashes its content."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces, self._rest, self.digest = iter(pieces), b"", hashlib.sha256()
@@ -108,13 +110,13 @@ class _Pieces:
         return taken
 
     def finish(self) -> None:
-        """Let the pieces come to their end, where what gives them may still find that they are not what they should."""
+        """Exhausts the pieces, so that their generator can make its final checks."""
         for _ in self._pieces:
-            raise StorageError("a source is longer than it was listed")
+            raise StorageError("a source is longer than its listed size")
 
 
 class TrainingTar(Tar):
-    """A Tar by WebDataset's own writer."""
+    """A Tar written by WebDataset's own writer."""
 
     def _open(self) -> None:
         import webdataset

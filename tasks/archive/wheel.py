@@ -1,6 +1,6 @@
-"""The installed package as a wheel again: the same bytes for the same files, whether installed from one or editable.
+"""Rebuilds a wheel of the installed package: equal files give equal bytes, also for an editable installation.
 
-The embedded bundles stay out, since an archive holds those that its files need; the wheel's build tag says so.
+The wheel excludes the embedded bundles, since an archive has those that it needs; the build tag marks this.
 """
 
 import base64
@@ -25,7 +25,7 @@ _OLDEST = (1980, 1, 1, 0, 0, 0)
 
 @functools.cache
 def build() -> tuple[str, bytes]:
-    """The wheel's file name and bytes. Raises ArchiveError where the package is not installed."""
+    """Builds the wheel; returns its file name and bytes. Raises ArchiveError if the package is not installed."""
     installation = installed()
     contents = {name: content for package in PACKAGES for name, content in files(package)}
     contents = {name: content for name, content in contents.items() if not name.startswith(BUNDLES)}
@@ -36,7 +36,7 @@ def build() -> tuple[str, bytes]:
 def pack(
     distribution: str, version: str, contents: Mapping[str, bytes], metadata: Mapping[str, bytes], *, build: str = ""
 ) -> tuple[str, bytes]:
-    """A wheel's file name and bytes from its files by name, and from those of its .dist-info folder."""
+    """Packs a wheel from its files and those of its .dist-info folder, by name; returns file name and bytes."""
     name = "-".join(part for part in (distribution.replace("-", "_"), version, build) if part)
     info = f"{distribution.replace('-', '_')}-{version}.dist-info"
     about = "Wheel-Version: 1.0\nGenerator: fdcodec\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -55,22 +55,22 @@ def pack(
 
 
 def installed() -> importlib.metadata.Distribution:
-    """What the installation says of itself; raises ArchiveError where there is none."""
+    """Returns the metadata of the installation; raises ArchiveError if there is none."""
     for found in importlib.metadata.distributions(name=DISTRIBUTION):
         if found.read_text("METADATA"):
             return found
-    raise ArchiveError("fdcodec is not installed here, so no archive can keep a copy of it: run `pip install .`")
+    raise ArchiveError("fdcodec is not installed here, so its wheel cannot be built; run `pip install .`")
 
 
 def folder(package: str) -> Path:
-    """Where a package of this distribution is installed."""
+    """Returns the installed folder of a package of this distribution."""
     spec = importlib.util.find_spec(package)
-    assert spec is not None and spec.origin is not None, "this module is part of it"
+    assert spec is not None and spec.origin is not None, "this module belongs to the package"
     return Path(spec.origin).parent
 
 
 def files(package: str) -> list[tuple[str, bytes]]:
-    """Name and content of each file of a package, sorted by name."""
+    """Returns name and content of each file of a package, sorted by name."""
     root = folder(package)
     paths = sorted(path.relative_to(root.parent) for path in root.rglob("*") if path.is_file())
     own = [path for path in paths if not any(part.startswith((".", "__pycache__")) for part in path.parts)]

@@ -1,1 +1,1 @@
-"""Runs: what is new at a source, encoded shard by shard."""
+"""Compression runs: plan new and changed sources, and encode them shard by shard."""

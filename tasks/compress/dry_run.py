@@ -1,4 +1,4 @@
-"""A dry run: what compress-archive would take, in pictures, bytes, requests and hours, with nothing written."""
+"""Dry run: predicts pictures, bytes, requests and hours of compress-archive without writing anything."""
 
 import tempfile
 import time
@@ -29,12 +29,12 @@ from tasks.storage import parquet
 from tasks.storage.store import Store
 
 SAMPLES, JUDGED = 20, 200
-"""How many sources are encoded, and how many are looked at for what would be kept whole."""
+"""Number of sources to encode, and number to inspect for files that would be kept whole."""
 UNLIMITED = 2**40
 READS_A_PICTURE = 2
-"""The source is read, then looked at again to see that it has not changed."""
+"""Read the source, then check that it has not changed."""
 READS_A_SHARD, WRITES_A_SHARD = 8, 2
-"""Manifest, part (is it done?), listing (three), tar read back, part for the seal (twice); tar and part written."""
+"""Reads: manifest, part (done?), listing (3), tar for verification, part for the seal (2). Writes: tar, part."""
 
 _SAMPLES = """
     SELECT * EXCLUDE (place, pictures) FROM (
@@ -46,9 +46,9 @@ _SAMPLES = """
 
 @dataclass(frozen=True)
 class KeptWhole:
-    """About how many pictures of how many bytes would be kept whole for a reason.
+    """Estimated number and bytes of the pictures that would be kept whole for a reason.
 
-    `discard` names what would have them compressed if it might be left out, and about how many bytes that would save.
+    With the parts named by `discard` left out, they could be compressed; `saved` estimates the saved bytes.
     """
 
     reason: str
@@ -60,11 +60,11 @@ class KeptWhole:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is ahead. Requests are those of an object store, about; predictions are None without pictures to sample.
+    """Predicted cost of a run. Requests are approximate; predictions are None without pictures to sample.
 
-    `kept_whole` comes from `judged` pictures, scaled to all. `hours` are of so many `workers`, models loaded once;
-    `stored_bytes` and they come from `sampled` pictures spread evenly over the sizes; of these `failed` could not be
-    kept.
+    `kept_whole` is scaled from `judged` pictures. `stored_bytes` and `hours` are scaled from `sampled` pictures, spread
+    evenly over the sizes; `failed` of these could not be kept. `hours` assumes `workers` processes that load the models
+    once.
     """
 
     pictures: int
@@ -95,10 +95,10 @@ def predict(
     allow_shrink: bool = False,
     progress: Progress = SILENT,
 ) -> Plan:
-    """Predict what compress would do; the archive need not be there yet, and is not touched.
+    """Predicts what compress-archive would do. The archive need not exist, and is not changed.
 
-    What an open run still has to do is part of it. Raises ArchiveError where there is nothing to read pictures from,
-    and where compress would refuse a source that has shrunk.
+    Includes the remaining work of an open run. Raises ArchiveError if the source does not exist, or if compress-archive
+    would refuse it because it has shrunk.
     """
     pictures, store = open_source(source), Store(archive)
     pictures.check(store)
@@ -143,7 +143,7 @@ def predict(
 
 @dataclass
 class _Trials:
-    """The processes that try sources."""
+    """The processes that encode sample pictures."""
 
     encoder: Asked
     decoder: Asked
@@ -151,7 +151,7 @@ class _Trials:
 
 
 class _Trial:
-    """Sources tried as a shard would, with nothing written."""
+    """Encodes sources as a shard does, without writing anything."""
 
     def __init__(self, pictures: Source, settings: RunSettings, models: Models) -> None:
         self._pictures, self._settings = pictures, settings
@@ -159,7 +159,7 @@ class _Trial:
         self._bpp: float | None = None
 
     def encoded(self, run: int, entries: list[Entry], scratch: Path, progress: Progress) -> tuple[list[Row], float]:
-        """The rows of some entries, and the seconds that they took once models were loaded."""
+        """Returns the rows of some entries, and the seconds they took after the models were loaded."""
         if not entries:
             return [], 0.0
         settings, models = self._settings, self._models
@@ -182,7 +182,7 @@ class _Trial:
         return encoding.rows, seconds
 
     def judged(self, entries: list[Entry], pictures: int) -> list[KeptWhole]:
-        """What of so many pictures would be kept whole, by what is so of some of them; most bytes first."""
+        """Scales the sampled pictures that would be kept whole to all pictures; most bytes first."""
         found: dict[tuple[str, str | None], list[tuple[int, float]]] = {}
         if not entries:
             return []
@@ -204,7 +204,7 @@ class _Trial:
         return sorted(wholes, key=lambda one: (-one.bytes, one.reason))
 
     def _judgement(self, encoder: Child, entry: Entry) -> Iterator[tuple[tuple[str, str | None], int, float]]:
-        """Reason, what it is enough to discard, size, and bytes saved of a source that would be kept whole."""
+        """Returns reason, sufficient parts to discard, size, and saved bytes of a source that would be kept whole."""
         size = present(entry["size"])
         if size > listing.LARGEST_SOURCE:
             yield ("too_large", None), size, 0.0
@@ -223,7 +223,7 @@ class _Trial:
                         return
             yield (answer.get("fallback") or answer["reason"], None), size, 0.0
         except ArchiveError:
-            return  # it will be a failed row
+            return  # the run will record a failed row
         except ChildDied as death:
             yield (death.reason, None), size, 0.0
 

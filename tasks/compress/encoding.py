@@ -1,4 +1,4 @@
-"""The rows of a shard and the tar they fill: each source read, encoded, decoded again, and kept."""
+"""Makes the rows and the tar of a shard: reads, encodes, verifies and stores each source."""
 
 import datetime
 import hashlib
@@ -23,15 +23,15 @@ from tasks.sources.source import open_source
 from tasks.storage.keys import extension_of, member
 
 OWN_BYTES = ("damaged", "irregular", "signed", "raw", "not_an_image", "encoder")
-"""Reasons for which not even a lossless transcode stands in: what is odd about a file may be what matters."""
+"""Reasons for which the original bytes are stored, without a lossless transcode: the anomaly may matter."""
 
 FOR_THE_SHARD = ("content", "fingerprint", "fallback", "film", "identifier")
-"""What the encoder says for this process alone, not for the row."""
-UNJUDGED = "kept by a release that did not account for every byte of a source, and the source is gone"
+"""Fields of the encoder's answer that do not go into the row."""
+UNJUDGED = "kept by a release that did not account for every byte of a source; the source has been deleted since"
 
 
 class Processes(Protocol):
-    """What holds the models of a shard: process_pair.ProcessPair."""
+    """Interface to the processes with the models of a shard, implemented by process_pair.ProcessPair."""
 
     @property
     def encoder(self) -> Asked: ...
@@ -44,7 +44,7 @@ class Processes(Protocol):
 
 
 class Encoding:
-    """The rows of a shard, in order, and the tar they fill."""
+    """Makes the rows of a shard, in order, and its tar."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Encoding:
         self._tar = tar
 
     def add_all(self, entries: Sequence[Entry], progress: Progress) -> None:
-        """Make the rows of a shard's entries: one after another or, with batches, in stages that overlap."""
+        """Yields the rows of a shard's entries: one by one or, with batches, in overlapping stages."""
         batch = self._plan.settings.batch
         numbered = [(number, entry) for number, entry in enumerate(entries)]
         if batch == 1:
@@ -81,7 +81,7 @@ class Encoding:
                 progress.advance(1)
 
     def _together(self, window: list[Read], keys: Collection[str]) -> list[Read]:
-        """Have encoded what is certain to be: other sources wait for rows before them, or for what is held."""
+        """Encodes the sources that surely need it; possible duplicates and held sources are decided later."""
         chosen = []
         for read in window:
             entry, content = read.entry, read.content
@@ -95,7 +95,7 @@ class Encoding:
         return window
 
     def _verify(self, window: list[Read]) -> list[Read]:
-        """Have the files of a window decoded again."""
+        """Verifies the files of a window by decoding them again."""
         settings, claims = self._plan.settings, list[tuple[Read, Claim]]()
         for read in window:
             if settings.verify and isinstance(read.answer, tuple) and "content" in read.answer[0]:
@@ -110,21 +110,21 @@ class Encoding:
         return window
 
     def _checked(self, key: str, claim: Claim, verified: bool) -> bool:
-        """What the verifier found; raises ArchiveError where a processor, asked too, does not find the same."""
+        """Returns the verifier's result. Raises ArchiveError if the result differs on the CPU, for sampled keys."""
         settings = self._plan.settings
         if self._checker is None or not settings.is_decoded_on_processor(key):
             return verified
         here = decodes_claim(self._checker, claim, seconds=settings.image_timeout)
         if here != verified:
-            found = "as it was encoded, but not" if verified else "otherwise than it was encoded, but as that"
+            found = ("correctly", "incorrectly") if verified else ("incorrectly", "correctly")
             raise ArchiveError(
-                f"{key!r}: decodes on {self._device} {found} on the processor: do not trust this device; nothing of "
-                "this shard was committed"
+                f"{key!r}: decodes {found[0]} on {self._device}, but {found[1]} on the CPU; do not trust this device. "
+                "Nothing of this shard was committed"
             )
         return verified
 
     def _read(self, numbered: tuple[int, Entry]) -> Read:
-        """Fetch an entry's source, but for what is never read into memory, or is known without."""
+        """Fetches an entry's source, unless it is too large for memory or not needed."""
         number, entry = numbered
         read = Read(entry, number % self._plan.settings.batch)
         if self._is_unjudged(entry):
@@ -141,7 +141,7 @@ class Encoding:
         return entry["state"] == "unjudged" and self._earlier.get(entry["key"]) is not None
 
     def _add(self, read: Read) -> None:
-        """Make the row of one listing entry."""
+        """Makes the row of one listing entry."""
         entry = read.entry
         row: Row = {
             "key": entry["key"],
@@ -159,7 +159,7 @@ class Encoding:
         self.rows.append(row | self._outcome(read))
 
     def _modified(self, entry: Entry) -> int | None:
-        """Nanoseconds since 1970, where the source's store tells times instead of contents."""
+        """Nanoseconds since 1970, if the stamps of the source's store are times."""
         stamp, is_local = str(entry["stamp"]), entry["uri"].startswith("file://")
         return int(stamp) if is_local and not self._source.stamps_tell_content and stamp.isdecimal() else None
 
@@ -186,7 +186,7 @@ class Encoding:
         return found | self._encoded(read, source)
 
     def _streamed(self, entry: Entry) -> Row:
-        """A source that is not read into memory goes into the tar as it is, in pieces."""
+        """Copies a source too large for memory into the tar in pieces, unchanged."""
         name = member(len(self.rows), entry["key"], extension_of(entry["key"]))
         size = present(entry["size"])
         offset, content = self._tar.add_pieces(name, size, self._reader.pieces(entry))
@@ -199,7 +199,7 @@ class Encoding:
         return found | {"bytes": size, "offset": offset, "length": size, "sha256": content}
 
     def _again(self, entry: Entry, earlier: Row, source: bytes) -> bool:
-        """Whether content that is held is taken again: asked for, and what became of it then would not now."""
+        """Whether held content is encoded again: it was requested, and the outcome would differ now."""
         if entry["state"] != "again":
             return False
         if earlier["reason"] in schema.TROUBLE:
@@ -231,7 +231,7 @@ class Encoding:
         )
 
     def _first(self, key: str | None, content: str) -> Row | None:
-        """The outcome of an equal source of this shard, whose stored file then serves both."""
+        """Returns the outcome of an equal source of this shard; both share one stored file."""
         row = next((row for row in self.rows if row["key"] == key), None)
         if row is None or row.get("source_sha256") != content or row["status"] == "unchanged":
             return None
@@ -239,11 +239,11 @@ class Encoding:
         return cast(Row, {name: value for name, value in row.items() if name not in own})
 
     def _encoded(self, read: Read, source: bytes) -> Row:
-        """A source as an .fdc file, or whole where that may not stand for it."""
+        """Stores a source as an .fdc file, or whole if the encoder gives a reason."""
         settings, key, grouped = self._plan.settings, read.entry["key"], read.entry.get("group") is not None
         if read.answer is None:
             self._ask(read, source)
-        if isinstance(read.answer, ChildDied):  # whatever it is, it is not decoded here: its bytes are kept
+        if isinstance(read.answer, ChildDied):  # not an image: its bytes are kept without decoding
             about = Row(width=None, height=None, error=str(read.answer))
             about |= {"status": "fallback", "reason": read.answer.reason}
             return about | self._whole(key, source, about)
@@ -262,14 +262,17 @@ class Encoding:
             row |= {"status": "compressed", "codec": "fdc", "content_sha256": content}
             return row | self._stored(key, "fdc", data, row) | self._film(key, source, film) | group
         if settings.strict_metadata and settings.metadata != "all":
-            return _failed("strict_metadata", f"would be kept whole ({fallback}), with all its metadata")
+            return _failed(
+                "strict_metadata",
+                f"would be kept whole ({fallback}) with all its metadata, which strict_metadata refuses",
+            )
         kept = ("source_format", "media_type", "width", "height", "error")
         about = cast(Row, {name: answer.get(name) for name in kept}) | group
         about |= {"status": "fallback", "reason": fallback}
         return about | self._without_loss(key, source, about, fallback)
 
     def _film(self, key: str, source: bytes, extent: list[int] | None) -> Row:
-        """The film of a motion photo, its own bytes, beside the picture: one sample of the tar for WebDataset."""
+        """Stores the video of a motion photo, unchanged, next to the picture: one WebDataset sample."""
         if extent is None:
             return {}
         film = source[extent[0] : extent[0] + extent[1]]
@@ -277,7 +280,7 @@ class Encoding:
         return {"film_offset": offset, "film_length": len(film), "film_sha256": hashlib.sha256(film).hexdigest()}
 
     def _ask(self, read: Read, source: bytes) -> None:
-        """The encoder's answer; what ends its process is asked once more in a fresh one."""
+        """Returns the encoder's answer; retries once in a new process if the process dies."""
         settings, request = self._plan.settings, self._encode_request(read.entry["key"])
         if settings.batch > 1:
             read.asked = request
@@ -291,7 +294,7 @@ class Encoding:
                 read.answer = death
 
     def _without_loss(self, key: str, source: bytes, about: Row, reason: str) -> Row:
-        """The source as JPEG XL where that is smaller and comes back exactly, else its own bytes."""
+        """Stores the source as JPEG XL if that is smaller and reversible, else its own bytes."""
         seconds = self._plan.settings.image_timeout
         if about["width"] is not None and reason not in OWN_BYTES:
             try:
@@ -304,7 +307,7 @@ class Encoding:
         return self._whole(key, source, about)
 
     def _whole(self, key: str, source: bytes, about: Row) -> Row:
-        """The source's own bytes."""
+        """Stores the source's own bytes."""
         return Row(codec="original", verified=True) | self._stored(key, extension_of(key), source, about)
 
     def _stored(self, key: str, extension: str, data: bytes, about: Row) -> Row:

@@ -1,4 +1,4 @@
-"""What there is at a source, less what sealed runs hold, frozen as the Parquet file that a run works through."""
+"""Plans a run: lists a source, subtracts what sealed runs hold, and freezes the rest as a Parquet listing."""
 
 import itertools
 from collections.abc import Callable
@@ -31,7 +31,7 @@ SHARDS_PER_RUN = 2000
 KEYS_PER_BUCKET = 50_000
 HISTORY = ["key", "run", "status", "reason", "version", "source_sha256", "source_uri", "tar", "codec", "carried"]
 HISTORY += ["source_bytes"]
-"""What planning asks of the report."""
+"""Report columns that planning needs."""
 
 _IS_PSEUDONYM = f"status = 'forgotten' AND starts_with(key, '{redaction.PREFIX}')"
 _IS_REDACTED = f"(EXISTS (FROM redacted) AND {redaction.PSEUDONYM} IN (SELECT pseudonym FROM redacted))"
@@ -128,7 +128,7 @@ _FROZEN = """
     FROM pending LEFT JOIN duplicates t USING (key) LEFT JOIN groups g USING (key) LEFT JOIN together USING (key)
     WHERE (state = 'gone') = $gone ORDER BY coalesce(g.stem, key), key
 """
-"""Sources of one group follow each other; `members` and `bytes` of its first one are those of all of it."""
+"""Sources of a group are consecutive; its first source has the `members` and `bytes` of the whole group."""
 _EXCLUDED = f"""
     SELECT $run AS run, key, uri, size, stamp, 'excluded' AS state, 0 AS version, NULL AS held_sha256, NULL AS sha256,
            NULL AS duplicate_of, pattern, NULL AS "group", fault
@@ -138,7 +138,7 @@ _EXCLUDED = f"""
 
 @dataclass(frozen=True)
 class Again:
-    """Rows that are taken again though their sources are unchanged: those of some runs, all or after trouble alone."""
+    """Rows to encode again although their sources are unchanged: rows of `runs`, all or only those after trouble."""
 
     runs: tuple[int, ...] = ()
     every_row: bool = False
@@ -150,7 +150,7 @@ EVERYTHING = Filter(exclude=())
 
 @dataclass(frozen=True)
 class Frozen:
-    """A listing written to a local file: row ranges of its shards, how many sources are gone, and whether some wait."""
+    """A listing in a local file: its row ranges by shard, the number of gone sources, and whether it is truncated."""
 
     path: Path
     sha256: str
@@ -159,7 +159,7 @@ class Frozen:
     truncated: bool
     excluded: int = 0
     has_shrunk: bool = False
-    """Whether more of what is kept is gone than was found; such a run is opened though it has no shards."""
+    """Whether more kept keys are gone than were found; such a run is opened even without shards."""
 
 
 def freeze(
@@ -173,15 +173,15 @@ def freeze(
     chosen: Filter = EVERYTHING,
     allow_shrink: bool = True,
 ) -> Frozen:
-    """List a source, take away what the archive holds, and write the rest, by group and key, as its next run's listing.
+    """Lists a source, subtracts what the archive holds, and writes the rest by group and key as the next listing.
 
-    Failed rows do not count as held, nor do those that `again` names. Sources that look alike are read here, so that
-    equal content is known to every shard. Gone sources come last, and after them those that `chosen` leaves aside,
-    which are neither gone nor failed. Memory stays bounded: the listing and the comparison
-    are on disk, below `scratch`. What lies below a place that could not be looked into is neither gone nor new.
+    Failed rows do not count as held, nor do rows named by `again`. Sources that may be equal are read here, so that
+    every shard knows duplicates. Gone sources come last, followed by sources that `chosen` excludes, which are neither
+    gone nor failed. Sources below a folder that cannot be listed are neither gone nor new. Memory is bounded: listing
+    and comparison use disk space in `scratch`.
 
-    Raises StorageError, also when the disk is full; ArchiveError when the archive is among what is listed and, without
-    `allow_shrink`, when nothing is listed or less than half of what is kept: a disk that is not mounted looks so.
+    Raises StorageError, also if the disk is full. Raises ArchiveError if the source contains the archive, or, without
+    `allow_shrink`, if the source lists nothing or less than half of the kept pictures, like an unmounted disk.
     """
     run = head.runs + 1
     not_in_tables = [log.plan(archive, head, number).images for number in range(head.tabled + 1, run)]
@@ -205,11 +205,11 @@ def freeze(
             return replace(frozen, has_shrunk=still_there < gone)
     except (OSError, duckdb.Error) as error:
         why = str(error).partition("\n")[0]
-        raise StorageError(f"{scratch}: cannot plan run {run}: {why}; make room there, or set TMPDIR") from error
+        raise StorageError(f"{scratch}: cannot plan run {run}: {why}; free disk space there, or set TMPDIR") from error
 
 
 def read(archive: Store, name: str, start: int, stop: int) -> list[Entry]:
-    """The rows start..stop-1 of a listing; only the row groups that hold them are read."""
+    """Reads rows start..stop-1 of a listing, and only the row groups that contain them."""
     wanted: list[pa.Table] = []
     with archive.open(name) as file:
         listing = pa.parquet.ParquetFile(file, page_checksum_verification=True)
@@ -224,11 +224,11 @@ def read(archive: Store, name: str, start: int, stop: int) -> list[Entry]:
 
 
 def _compare(connection: duckdb.DuckDBPyConnection, buckets: int, again: Again) -> int:
-    """Make the table `pending` of what is new, changed or gone, a bucket of keys at a time.
+    """Fills the table `pending` with new, changed and gone sources, one bucket of keys at a time.
 
-    Returns how many of the keys that are kept were found.
+    Returns the number of kept keys that were found.
 
-    Everything is read once, onto disk; what an aggregate or a join holds is a bucket's, however long the history is.
+    All input is read once, onto disk. Aggregates and joins hold one bucket in memory, however long the history is.
     """
     for name in ("rows", "listings", "found"):
         connection.execute(_STAGED.format(name=name, buckets=buckets))
@@ -243,23 +243,25 @@ def _compare(connection: duckdb.DuckDBPyConnection, buckets: int, again: Again) 
 
 
 def _refuse_itself(connection: duckdb.DuckDBPyConnection, archive: Store) -> None:
-    """Raise ArchiveError where the archive is reached from its source, through whatever link."""
+    """Raises ArchiveError if the source contains the archive, directly or through links."""
     if archive.folder is None:
         return
     for (uri,) in connection.execute(_NAMED_AS_ARCHIVES, {"name": layout.ARCHIVE}).fetchall():
         path = Path(name_of(uri).removeprefix("file://"))
         with suppress(OSError):
             if uri.startswith("file://") and path.samefile(archive.folder / layout.ARCHIVE):
-                raise ArchiveError(f"{archive}: its source reaches it, as {path.parent}; keep the archive elsewhere")
+                raise ArchiveError(
+                    f"{archive}: the source contains the archive, as {path.parent}; choose a folder outside the source"
+                )
 
 
 def _refuse_shrinking(source: Source, found: int, still_there: int, gone: int) -> None:
     if not found:
-        raise ArchiveError(f"{source}: lists nothing; if that is right, allow it with --allow-shrink")
+        raise ArchiveError(f"{source}: is empty; if this is intended, set --allow-shrink")
     if still_there < gone:
         raise ArchiveError(
-            f"{source}: lists {still_there} of the {still_there + gone} pictures that are kept, less than half; "
-            "if that is right, allow it with --allow-shrink"
+            f"{source}: contains {still_there} of {still_there + gone} kept pictures, less than half; "
+            "if this is intended, set --allow-shrink"
         )
 
 
@@ -269,9 +271,10 @@ def _count(connection: duckdb.DuckDBPyConnection, sql: str, **parameters: int) -
 
 
 def _find_duplicates(source: Source, connection: duckdb.DuckDBPyConnection, scratch: Path) -> None:
-    """Make the table `duplicates` of sources with equal content.
+    """Fills the table `duplicates` with sources of equal content.
 
-    Where stamps do not tell content, sources of one size are told apart by their last bytes; few are left to be read.
+    If stamps do not depend on content, sources of equal size are compared by their last bytes first, so that few must
+    be read completely.
     """
     alike = connection.sql(_ALIKE, params={"largest": LARGEST_SOURCE, "by_stamp": source.stamps_tell_content})
     tail = (lambda entry: str(entry["stamp"])) if source.stamps_tell_content else source.tail
@@ -285,10 +288,10 @@ def _find_duplicates(source: Source, connection: duckdb.DuckDBPyConnection, scra
 def _mapped(
     entries: duckdb.DuckDBPyRelation, function: Callable[[dict[str, Any]], str], field: str, path: Path
 ) -> Path:
-    """A Parquet file of the entries with what the function says of each; an entry that it cannot read is left out."""
+    """Writes entries with the function's result as a new field to a Parquet file; leaves unreadable ones out."""
 
     def with_field(entry: dict[str, Any]) -> dict[str, Any]:
-        with suppress(ArchiveError):  # the shard that takes it will say what is wrong with it
+        with suppress(ArchiveError):  # its shard records the error
             return {**{name: entry.get(name) for name in FOUND.names}, field: function(entry)}
         return {}
 

@@ -1,4 +1,4 @@
-"""The processes that hold a shard's models, kept for the next shard: a worker process loads its models once."""
+"""Processes with the models of a shard. Idle ones are reused, so a worker loads its models once."""
 
 import atexit
 import threading
@@ -13,15 +13,15 @@ from tasks.processes.codec_process import Models, verifier, worker
 from tasks.storage.store import Store
 
 IDLE_SECONDS = 10.0
-"""How long a pair waits for its next shard before it ends."""
+"""Seconds an idle pair is kept for the next shard."""
 
 
 class ProcessPair:
-    """The process that encodes and the one that decodes again, both with an archive's own copy of a bundle.
+    """An encoding process and a verifying process, both with the archive's own copy of a bundle.
 
-    Both compute on the device of the models. Where that is no processor, `checker` decodes again on one.
+    Both use the device of the models. If that is not the CPU, `checker` also decodes on the CPU.
 
-    Raises ArchiveError when they cannot start, or load another bundle than the archive's run was planned with.
+    Raises ArchiveError if they cannot start, or load a different bundle than the run was planned with.
     """
 
     def __init__(self, archive: Store, bundle_id: str, models: Models, metrics: tuple[str, ...]) -> None:
@@ -32,11 +32,13 @@ class ProcessPair:
             self.decoder = stack.enter_context(verifier(models, on_card=True))
             self.checker = stack.enter_context(verifier(models)) if models.device != "cpu" else None
             if self.encoder.greeting()["bundle_id"] != bundle_id:
-                raise ArchiveError(f"{archive.uri(layout.escrow(bundle_id))}: not the bundle it is kept as")
+                raise ArchiveError(
+                    f"{archive.uri(layout.escrow(bundle_id))}: the bundle has a different id; restore it from a mirror"
+                )
             self._stack = stack.pop_all()
 
     def close(self) -> None:
-        """End both processes."""
+        """Ends all processes."""
         self._stack.close()
 
 
@@ -47,7 +49,7 @@ _lock = threading.Lock()
 
 @contextmanager
 def for_shard(archive: Store, bundle_id: str, models: Models, metrics: tuple[str, ...]) -> Iterator[ProcessPair]:
-    """A pair for one shard: one that has nothing to do, or a new one. After an error it is ended."""
+    """Yields a pair for one shard, idle or new. Ends it after an error."""
     key = (archive.url, bundle_id, models, metrics)
     with _lock:
         found = _idle[key].pop() if _idle[key] else None
@@ -69,7 +71,7 @@ def for_shard(archive: Store, bundle_id: str, models: Models, metrics: tuple[str
 
 
 def _dismiss(key: _Key, pair: ProcessPair) -> None:
-    """End a pair that is still idle."""
+    """Ends a pair that is still idle."""
     with _lock:
         found = next((entry for entry in _idle[key] if entry[0] is pair), None)
         if found:
@@ -80,7 +82,7 @@ def _dismiss(key: _Key, pair: ProcessPair) -> None:
 
 @atexit.register
 def dismiss_all() -> None:
-    """End every idle pair."""
+    """Ends all idle pairs."""
     for key, entries in list(_idle.items()):
         for pair, timer in list(entries):
             timer.cancel()

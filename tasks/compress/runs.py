@@ -1,4 +1,4 @@
-"""Archives: created, grown by numbered runs, one open at a time, each planned once, worked off and sealed."""
+"""Creates archives and extends them by numbered runs. Each run is planned, encoded and sealed; only one is open."""
 
 import dataclasses
 import importlib.metadata
@@ -27,12 +27,12 @@ from tasks.storage.store import NotFoundError, Store, sha256_of
 
 LOGGER = logging.getLogger(__name__)
 ShardMap = Callable[[CompressionJob, int], Iterable[report.Totals]]
-"""Calls encode_shard(job, shard) for every shard below the number."""
+"""Calls encode_shard(job, shard) for each shard number below the given one."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one call did: the runs it finished, none when nothing was new, and their totals."""
+    """Result of one call: the runs it finished (none if nothing was new), and their totals."""
 
     runs: list[int] = field(default_factory=list)
     totals: report.Totals = field(default_factory=lambda: report.add([]))
@@ -52,15 +52,15 @@ def compress(
     shard_map: ShardMap | None = None,
     progress: Progress = SILENT,
 ) -> Outcome:
-    """Bring an archive up to date with a source: finish the open run, then take what is new.
+    """Updates an archive from a source: finishes the open run, then archives new and changed sources.
 
-    An open run keeps its own settings and bundle. With `resume`, its number, nothing else is done, and settings that
-    differ from its own are refused. With `retry_failed`, what crashed, was killed, took too long or broke the encoder
-    before this call is taken again, once; with `recheck`, what an earlier release of this package would judge
-    otherwise. A source that lists nothing, or less than half of what is kept, is refused without `allow_shrink`. With
-    `single_writer` the owner vouches that nobody else writes to a store that cannot keep two writers apart; the archive
-    remembers it. Of `models`, the threads are those of the settings. `shard_map` maps encode_shard over the shards of a
-    run, by default one after another.
+    An open run keeps its settings and bundle. With `resume`, the number of the open run, only that run is finished, and
+    different settings are refused. With `retry_failed`, earlier sources that crashed, were killed, timed out or broke
+    the encoder are retried once. With `recheck`, sources of earlier releases are encoded again if this release decides
+    otherwise. A source that lists nothing, or less than half of the kept pictures, is refused without `allow_shrink`.
+    With `single_writer`, the owner guarantees that there is only one writer, for stores without exclusive creation; the
+    archive remembers it. The threads of `models` come from the settings. `shard_map` maps encode_shard over the shards
+    of a run (default: sequentially).
     """
     pictures, store = open_source(source), Store(archive)
     pictures.check(store)
@@ -85,7 +85,7 @@ def compress(
     if resume is not None:
         _check_resume(store, resume, started, pictures, settings, models)
     if started is not None:
-        LOGGER.info("%s: going on with the open run %d", archive, started)
+        LOGGER.info("%s: continuing open run %d", archive, started)
         finish(started)
     again = _again(store, retry_failed=retry_failed, recheck=recheck)
     while resume is None:
@@ -96,7 +96,7 @@ def compress(
 
 
 def _again(archive: Store, *, retry_failed: bool, recheck: bool) -> Again:
-    """What is to be taken again of the runs that are there now."""
+    """Selects the rows of existing runs to encode again."""
     if not (retry_failed or recheck):
         return NOTHING
     head = log.read(archive)
@@ -109,7 +109,7 @@ def _again(archive: Store, *, retry_failed: bool, recheck: bool) -> Again:
 
 
 def settled(archive: Store) -> ArchiveHead:
-    """The head, after what others began and did not end is ended: an erasure, or a seal that is not on record."""
+    """Finishes an interrupted erasure, or a seal without a record, and returns the head."""
     head = erasing.finish(archive)
     if head.open_run is not None and archive.exists(layout.seal(head.open_run)):
         head = record_seal(archive, head.open_run)
@@ -125,15 +125,15 @@ def plan_run(
     again: Again = NOTHING,
     allow_shrink: bool = False,
 ) -> int | None:
-    """Open the next run, for what the sealed ones do not hold, and return its number; None when that is nothing.
+    """Opens the next run for sources that sealed runs do not hold; returns its number, or None if nothing is new.
 
-    Of several runners that plan at once, the one whose record comes first wins; the others adopt its plan. A plan that
-    an erasure overtook is made anew: it may name what is to be forgotten.
+    If several runners plan at once, the first record wins, and the others adopt its plan. If an erasure begins
+    meanwhile, the run is planned again: the plan may name keys to forget.
     """
     while True:
         head = settled(archive)
         if head.open_run is not None:
-            LOGGER.info("%s: run %d was opened by another runner; its plan is taken", archive, head.open_run)
+            LOGGER.info("%s: run %d was opened by another runner; using its plan", archive, head.open_run)
             return head.open_run
         plan = _planned(source, archive, head, settings, models, again=again, allow_shrink=allow_shrink)
         if plan is None:
@@ -143,12 +143,12 @@ def plan_run(
 
 
 def _opened(archive: Store, head: ArchiveHead, plan: Manifest) -> bool:
-    """Whether a plan was put in force: as long as what it was made from stands."""
+    """Tries to put a plan in force; returns whether it did. Gives up if the head it was made from has changed."""
     if archive.children(layout.parts(plan.run)):
         if log.read(archive).runs >= plan.run:
             return False
         raise ArchiveError(
-            f"{archive.uri(layout.run(plan.run))}: has shards, but no record opens this run; {log.REMEDY}"
+            f"{archive.uri(layout.run(plan.run))}: has shards, but no record opened this run; {log.REMEDY}"
         )
     data = plan.to_bytes()
     name = layout.manifest(plan.run, sha256_of(data))
@@ -171,7 +171,7 @@ def _planned(
     again: Again,
     allow_shrink: bool,
 ) -> Manifest | None:
-    """The plan of the next run, its listing published; None when nothing is new."""
+    """Plans the next run and publishes its listing; returns None if nothing is new."""
     run = head.runs + 1
     limits = sharding.Limits(settings.max_images_per_shard, settings.max_shard_bytes, listing.SHARDS_PER_RUN)
     with tempfile.TemporaryDirectory() as scratch:
@@ -202,7 +202,7 @@ def _planned(
 
 
 def work_off(archive: Store, plan: Manifest, job: CompressionJob, shard_map: ShardMap) -> report.Totals:
-    """Encode all shards of a run that are not done, and seal it; returns the run's totals."""
+    """Encodes all unfinished shards of a run and seals it; returns the run's totals."""
     if archive.sha256(plan.listing) != plan.listing_sha256:
         raise ArchiveError(f"{archive.uri(plan.listing)}: damaged; restore it from a mirror")
     totals = list(shard_map(job, len(plan.shards)))
@@ -211,9 +211,9 @@ def work_off(archive: Store, plan: Manifest, job: CompressionJob, shard_map: Sha
 
 
 def seal(archive: Store, plan: Manifest, closed: str = "") -> list[int]:
-    """Declare a run complete; returns the shards it goes without.
+    """Seals a run; returns its missing shards.
 
-    Raises ArchiveError while a shard is missing, unless `closed` says why the run is to end without it.
+    Raises ArchiveError if a shard is missing, unless `closed` gives the reason to end the run without it.
     """
     run, head = plan.run, log.read(archive)
     if head.open_run != run:
@@ -232,14 +232,16 @@ def seal(archive: Store, plan: Manifest, closed: str = "") -> list[int]:
         if (now := log.read(archive)).open_run != run:
             return _sealed_by_another(archive, now, plan, closed)
         where = archive.uri(layout.part(run, missing[0]))
-        raise ArchiveError(f"{where}: missing; run {run} cannot be sealed before it is done")
+        raise ArchiveError(
+            f"{where}: missing, so run {run} cannot be sealed; run compress-archive again to encode this shard"
+        )
     planned = {"name": head.opened, "sha256": sha256_of(archive.read(head.opened))}
     document: dict[str, Any] = {"format": manifest.FORMAT, "run": run, "manifest": planned, "parts": parts}
     if closed:
         document["closed"] = {"reason": closed, "missing": missing}
     stands = archive.publish(layout.seal(run), manifest.to_json(document))
     head = record_seal(archive, run)
-    if head.seal(run) != layout.seal(run):  # another runner sealed it, and an erasure has replaced that seal since
+    if head.seal(run) != layout.seal(run):  # another runner sealed the run, and an erasure has replaced that seal since
         archive.remove(layout.seal(run))
         stands = False
     if not stands:
@@ -249,9 +251,9 @@ def seal(archive: Store, plan: Manifest, closed: str = "") -> list[int]:
 
 
 def _sealed_by_another(archive: Store, head: ArchiveHead, plan: Manifest, closed: str) -> list[int]:
-    """What sealing means for whoever comes late: nothing is missing, or a line that says what the run became.
+    """Handles a run that another process has sealed: returns no missing shards, or raises ArchiveError.
 
-    Removes what was committed too late: the seal goes without it, or an erasure has replaced it.
+    Removes shards that were committed too late: the seal does not list them, or an erasure has replaced them.
     """
     sealed = log.seal(archive, head, plan.run)
     named = [part["name"] for part in sealed["parts"]]
@@ -264,14 +266,14 @@ def _sealed_by_another(archive: Store, head: ArchiveHead, plan: Manifest, closed
     where = f"{archive.uri(layout.seal(plan.run))}: run {plan.run} was"
     if "closed" in sealed:
         why = sealed["closed"]["reason"]
-        raise ArchiveError(f"{where} closed meanwhile ({why}); its pictures return in the next")
+        raise ArchiveError(f"{where} closed meanwhile ({why}); its remaining pictures are part of the next run")
     if closed:
         raise ArchiveError(f"{where} sealed meanwhile; nothing is missing")
     return []
 
 
 def record_seal(archive: Store, run: int) -> ArchiveHead:
-    """Put the seal of a run, which stands, in force, its rows in a table; returns the head."""
+    """Records the existing seal of a run, and puts its rows into a table; returns the head."""
     while (head := log.read(archive)).open_run == run:
         sealed = replace(head, opened="")
         after = replace(sealed, tables=tables.with_run(archive, sealed, run))
@@ -280,21 +282,21 @@ def record_seal(archive: Store, run: int) -> ArchiveHead:
 
 
 def close_run(archive: Store, run: int, reason: str) -> list[int]:
-    """Seal the open run without the shards that are not done, and return those; their pictures return in the next run.
+    """Seals the open run without its unfinished shards, and returns them; the next run takes their pictures.
 
-    Raises SettingsError without a reason, ArchiveError when that run is not open.
+    Raises SettingsError without a reason, ArchiveError if the run is not open.
     """
     if not reason.strip():
-        raise SettingsError("a run is closed for a reason: give one, it is kept in the archive")
+        raise SettingsError("closing a run requires a reason, which the archive records; give one")
     started = settled(archive).open_run
     if run != started:
-        state = f"run {started} is" if started is not None else "no run is"
-        raise ArchiveError(f"{archive}: run {run} cannot be closed, {state} open")
+        state = f"the open run is {started}" if started is not None else "no run is open"
+        raise ArchiveError(f"{archive}: run {run} cannot be closed: {state}")
     return seal(archive, log.plan(archive, log.read(archive), run), reason.strip())
 
 
 def _remove_unfinished(archive: Store, run: int) -> None:
-    """Delete the temporary files and uploads that killed runners left. Whole objects are the audit's to sweep."""
+    """Removes temporary files and uploads of killed runners. The audit removes complete objects."""
     for folder in (layout.run(run), layout.ESCROW):
         archive.remove_unfinished(folder)
         archive.abort_uploads(folder)
@@ -304,8 +306,8 @@ def _check_resume(
     archive: Store, run: int, started: int | None, source: Source, settings: RunSettings, models: Models
 ) -> None:
     if run != started:
-        state = f"run {started} is" if started is not None else "no run is"
-        raise ArchiveError(f"{archive}: run {run} cannot be resumed, {state} open")
+        state = f"the open run is {started}" if started is not None else "no run is open"
+        raise ArchiveError(f"{archive}: run {run} cannot be resumed: {state}")
     plan = log.plan(archive, log.read(archive), run)
     if settings.quality is None and settings.target_bpp is None and plan.settings.target_bpp is None:
         settings = replace(settings, quality=plan.settings.quality)
@@ -314,7 +316,7 @@ def _check_resume(
     if models.bundle:
         with verifier(models) as child:
             own["bundle"], given["bundle"] = plan.bundle_id, child.greeting()["bundle_id"]
-    if other := [f"{name} (given {given[name]}, here {own[name]})" for name in own if own[name] != given[name]]:
+    if other := [f"{name} (given {given[name]}, run has {own[name]})" for name in own if own[name] != given[name]]:
         raise SettingsError(
-            f"run {run} was opened with other settings: {', '.join(other)}; leave resume out to keep its own"
+            f"run {run} was opened with other settings: {', '.join(other)}; omit resume to use those of the run"
         )

@@ -1,4 +1,4 @@
-"""One shard of a run: its sources encoded, verified and committed as one tar and one part of the report."""
+"""Encodes, verifies and commits one shard of a run as one tar and one part of the report."""
 
 import hashlib
 import logging
@@ -30,9 +30,9 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CompressionJob:
-    """A run to be worked off shard by shard. `backbone` says where the bundle's is found if it is not embedded.
+    """A run to encode shard by shard. `backbone` is the location of the backbone, if the bundle does not embed it.
 
-    `claim` is the token of the writer, where the store cannot keep two apart.
+    `claim` is the writer's token, for stores without exclusive creation.
     """
 
     archive: str
@@ -45,11 +45,11 @@ class CompressionJob:
 
 
 def encode_shard(job: CompressionJob, shard: int, progress: Progress = SILENT) -> report.Totals:
-    """Encode, verify and commit one shard, unless that is done; returns its totals.
+    """Encodes, verifies and commits one shard, unless it is done; returns its totals.
 
-    What one source alone is to blame for is its row. Raises StorageError when the source as a whole or the archive
-    cannot be reached: nothing is committed then, and calling again is right. Raises ArchiveError when more pictures
-    were read and could not be kept than the run's settings allow.
+    An error of one source is recorded in its row. Raises StorageError if the source store or the archive is
+    unreachable; nothing is committed then, and the call can be retried. Raises ArchiveError if more of the pictures
+    that were read failed than the settings allow.
     """
     archive = Store(job.archive)
     if job.claim:
@@ -75,7 +75,7 @@ def encode_shard(job: CompressionJob, shard: int, progress: Progress = SILENT) -
 
 
 def _sealed(archive: Store, head: ArchiveHead, run: int, shard: int) -> pa.Table:
-    """The rows of a shard of a sealed run; raises ArchiveError where the run was closed without it."""
+    """Reads the rows of a shard of a sealed run; raises ArchiveError if the run was closed without it."""
     for part in report.parts(archive, head, run):
         if layout.shard_of(part.name) == shard:
             return index_files.read(archive, part)
@@ -83,7 +83,7 @@ def _sealed(archive: Store, head: ArchiveHead, run: int, shard: int) -> pa.Table
 
 
 def committed(archive: Store, run: int, shard: int) -> pa.Table | None:
-    """The rows of a shard that is done, else None; raises ArchiveError where they are damaged."""
+    """Reads the rows of a committed shard; None if not committed. Raises ArchiveError if they are damaged."""
     name = layout.part(run, shard)
     try:
         return decoded(archive, name, archive.read(name))
@@ -92,7 +92,7 @@ def committed(archive: Store, run: int, shard: int) -> pa.Table | None:
 
 
 def decoded(archive: Store, name: str, data: bytes) -> pa.Table:
-    """The rows in the bytes of a part of an open run; raises ArchiveError, saying how the run goes on."""
+    """Parses a part of an open run; raises ArchiveError, which names the remedy."""
     try:
         return index_files.decoded(archive, IndexFile(name), data)
     except DamagedError:
@@ -102,7 +102,7 @@ def decoded(archive: Store, name: str, data: bytes) -> pa.Table:
 
 
 def _earlier_rows(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
-    """What earlier runs stored last under some keys, as outcomes for sources that still have that content."""
+    """Returns the last stored rows of some keys, as outcomes for sources with unchanged content."""
     if not keys:
         return {}
     field = pa.compute.field
@@ -111,16 +111,14 @@ def _earlier_rows(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
     own = {"source_uri", "source_bytes", "run", "shard", "created_at", "duplicate_of", "group", "source_modified_at"}
     own.add("needs_attention")
     earlier: dict[str, Row] = {}
-    for row in sorted(
-        with_bytes, key=lambda row: int(row["run"])
-    ):  # so that the last version of a key stands at the end
+    for row in sorted(with_bytes, key=lambda row: int(row["run"])):  # a later row replaces an earlier one
         outcome = {name: value for name, value in row.items() if name not in own}
         earlier[row["key"]] = cast(Row, outcome | {"status": "unchanged"})
     return earlier
 
 
 def _commit(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: Path) -> report.Totals:
-    """Publish the tar under its content hash, then the part that names it; the part is what commits the shard."""
+    """Publishes the tar under its content hash, then the part that names it; the part commits the shard."""
     _refuse_nonsense(plan, shard, rows)
     try:
         return report.count(_published(archive, plan, shard, rows, spool))
@@ -128,11 +126,11 @@ def _commit(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: 
         winner = committed(archive, plan.run, shard)
         if winner is None:
             raise
-        return report.count(winner)  # another runner was faster, and may have sealed the run and removed our tar
+        return report.count(winner)  # another runner was faster; it may have sealed the run and removed our tar
 
 
 def _published(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: Path) -> pa.Table:
-    """The part that stands: ours, or that of another runner, whose tar then stays instead of ours."""
+    """Returns the committed part: ours, or that of another runner, in which case our tar is removed."""
     own = [row for row in rows if row["status"] != "unchanged" and "offset" in row]
     tar = verified_by = ""
     if own:
@@ -142,7 +140,7 @@ def _published(archive: Store, plan: Manifest, shard: int, rows: list[Row], spoo
         verified_by = archive.verify(tar, spool) if archive.publish(tar, spool) else ""
         if not verified_by:
             raise StorageError(
-                f"{archive.uri(tar)}: what is stored here is not what was written; remove it and run again"
+                f"{archive.uri(tar)}: the stored content differs from the written one; remove it and run again"
             )
     for row in own:
         row |= {"tar": tar, "verified_by": verified_by}
@@ -151,8 +149,11 @@ def _published(archive: Store, plan: Manifest, shard: int, rows: list[Row], spoo
         return schema.table(rows, about)
     winner = committed(archive, plan.run, shard)
     if winner is None:
-        raise StorageError(f"{archive.uri(layout.part(plan.run, shard))}: refused, yet not there; run again")
-    LOGGER.info("%s: another runner committed it first", archive.uri(layout.part(plan.run, shard)))
+        raise StorageError(
+            f"{archive.uri(layout.part(plan.run, shard))}: the store refused to create it, but it does not exist; "
+            "run again"
+        )
+    LOGGER.info("%s: another runner committed this shard first", archive.uri(layout.part(plan.run, shard)))
     if tar and tar_of(winner) != tar:
         archive.remove(tar)
     return winner
@@ -165,13 +166,13 @@ def _refuse_nonsense(plan: Manifest, shard: int, rows: list[Row]) -> None:
     if len(failed) > allowed * len(read):
         first = f"{failed[0]['key']!r}: {failed[0]['error']}"
         raise ArchiveError(
-            f"run {plan.run}, shard {shard}: {len(failed)} of {len(read)} pictures could not be kept, more than "
+            f"run {plan.run}, shard {shard}: {len(failed)} of {len(read)} pictures failed, more than "
             f"max_failed_fraction {allowed} allows; the first is {first}"
         )
 
 
 def _hashed(file: BinaryIO, length: int) -> str:
-    """The SHA-256 of the next bytes."""
+    """Returns the SHA-256 of the next bytes."""
     digest = hashlib.sha256()
     while length and (piece := file.read(min(PIECE, length))):
         digest.update(piece)
@@ -189,5 +190,5 @@ def _check_offsets(spool: Path, rows: list[Row]) -> None:
                 whole = _hashed(file, present(row["film_length"])) == row["film_sha256"]
             if not whole:
                 raise ArchiveError(
-                    f"{row['key']!r}: its bytes are not at the offset its row says; nothing was committed"
+                    f"{row['key']!r}: its bytes are not at the offset in its row; nothing was committed; run again"
                 )

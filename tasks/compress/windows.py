@@ -1,8 +1,8 @@
-"""Pictures of a shard encoded together: which share a batch, and what becomes of a batch whose process dies.
+"""Groups the pictures of a shard into batches, and retries the batches of an encoding process that died.
 
-The row of a source in its shard gives its place: row modulo batch. A file follows from its picture, its place and the
-number of places alone (codec.batches), so tars are the same whichever pictures fail, are held already, or are asked for
-by themselves. Windows of a few batches are sent to the encoding process at once, so that its stages overlap.
+The position of a source in its batch is its row in the shard modulo the batch size. A file depends only on its picture,
+its position and the batch size (codec.batches). So tars do not depend on which other pictures fail, are already held
+or are retried alone. Each request to the encoding process has a window of a few batches, so that its stages overlap.
 """
 
 import threading
@@ -17,14 +17,14 @@ from tasks.processes.stages import tell
 from tasks.sources.reading import LostError
 
 BATCHES = 4
-"""Batches in a window, at most."""
+"""Largest number of batches in a window."""
 WINDOW_BYTES = 2**28
-"""Bytes of sources in a window, but for its last."""
+"""Source bytes at which a window is complete."""
 
 
 @dataclass
 class Read:
-    """An entry of the listing whose source was looked at: its bytes, or why they could not be had."""
+    """A listing entry with the bytes of its source, or the error that prevented reading it."""
 
     entry: Entry
     position: int
@@ -32,13 +32,13 @@ class Read:
     content: str = ""
     lost: LostError | None = None
     asked: Encode | None = None
-    """What the encoding process is asked about it, where that is known already."""
+    """The request to the encoding process, if already known."""
     answer: Frame | ChildDied | None = None
     verified: bool | None = None
 
 
 class Shared:
-    """A child process that several threads ask, one after another."""
+    """A child process shared by several threads; requests are serialized."""
 
     def __init__(self, child: Asked) -> None:
         self._child, self._lock = child, threading.Lock()
@@ -49,7 +49,7 @@ class Shared:
 
 
 def windows(reads: Iterable[Read], batch: int) -> Iterator[list[Read]]:
-    """Consecutive sources in portions for the encoding process."""
+    """Splits consecutive sources into windows for the encoding process."""
     window: list[Read] = []
     size = 0
     for read in reads:
@@ -63,10 +63,10 @@ def windows(reads: Iterable[Read], batch: int) -> Iterator[list[Read]]:
 
 
 def encode(child: Asked, reads: Sequence[Read], batch: int, *, seconds: float) -> None:
-    """Have sources encoded together; each then has its answer, or how the process died of it alone.
+    """Encodes sources together; sets the answer of each, or the ChildDied that it causes alone.
 
-    Where the process dies, each batch is asked about by itself; where it dies again, each source of that batch is, in
-    the same place of a batch of the same shape, and once more in a fresh process if it dies of it.
+    If the process dies, each batch is retried separately. If it dies again, each source of that batch is retried
+    alone, in the same position of a batch of the same shape, and once more in a new process if that dies too.
     """
     if not reads:
         return
@@ -85,7 +85,7 @@ def encode(child: Asked, reads: Sequence[Read], batch: int, *, seconds: float) -
 
 
 def encode_alone(child: Asked, read: Read, batch: int, *, seconds: float, tries: int = 2) -> None:
-    """Have one source encoded in its place of a batch of that shape."""
+    """Encodes one source in its position of a batch of the same shape."""
     for _ in range(tries):
         try:
             _ask(child, [read], batch, seconds)

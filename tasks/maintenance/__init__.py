@@ -1,1 +1,1 @@
-"""Audit, forget, compaction and status of archives."""
+"""Maintains archives: audit, erasure, holds, compaction, drill, events, status and upgrade."""

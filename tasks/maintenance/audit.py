@@ -1,9 +1,9 @@
-"""Is everything there that an archive says, and nothing else, and does it still decode? What can be is put right.
+"""Checks that every object the archive names exists, matches its hash and still decodes, and repairs what it can.
 
-The audit walks from what names to what is named: manifest, listing, seal, parts, tars, and in the tars each file, whose
-hash is that of its row and whose symbols, decoded again by a second process, are those that were encoded. Every object
-and every file looked at is a row of audits/<time>.parquet. With a mirror, another archive with the same runs, a damaged
-or missing object is replaced by the mirror's, if that one is what its name or its hash says.
+The audit follows references: manifest, listing, seal, parts, tars, and each file in the tars. The hash of a file must
+match its row, and its symbols, decoded by a second process, must be those that were encoded. Every checked object and
+file becomes a row of audits/<time>.parquet. With a mirror, a copy of the archive with the same runs, a damaged or
+missing object is replaced by the mirror's, if that matches its name or hash.
 """
 
 import datetime
@@ -46,9 +46,9 @@ DAY = 86_400.0
 OURS = tuple(
     f"{folder}/" for folder in (layout.ESCROW, layout.AUDITS, layout.REPORTS, layout.LOG, layout.PLACES, format1.FORGET)
 )
-"""Folders in which a name that nothing names is no finding."""
+"""Folders in which unreferenced objects are not findings."""
 SAME = ["key", "version", "run", "status", "tar", "offset", "length", "sha256", "film_offset", "film_length"]
-"""What a row of a table and that of its part must agree in."""
+"""Columns in which the rows of a table and of its parts must be equal."""
 _DIFFERENCES = """
     WITH every AS (SELECT *, 1 AS side FROM tabled UNION ALL SELECT *, -1 AS side FROM kept),
          counted AS (SELECT * EXCLUDE side, sum(side) AS surplus FROM every GROUP BY ALL)
@@ -58,10 +58,10 @@ _DIFFERENCES = """
 
 @dataclass(frozen=True)
 class Audited:
-    """How many objects and pictures were looked at, how many problems there are, and how many of those were put right.
+    """Numbers of checked objects and pictures, of problems, and of repaired problems.
 
-    `problems` are the first thousand findings that are not ok; `findings` is the name of the file that has all, empty
-    where the archive lets nothing be written.
+    `problems` are the first thousand findings that are not ok; `findings` is the name of the file with all findings,
+    empty if the archive is read-only.
     """
 
     objects: int
@@ -81,11 +81,11 @@ def audit(
     models: Models = Models(""),  # noqa: B008  # frozen
     progress: Progress = SILENT,
 ) -> Audited:
-    """Check an archive and write down what was found.
+    """Checks an archive and writes its findings.
 
-    `sample` is the fraction of pictures whose bytes are read and decoded, drawn by `seed`, anew each time if None; all
-    other checks are whole. `models` says with what the files are decoded; the bundles are the archive's own copies.
-    Raises SettingsError for a sample outside 0..1, ArchiveError without an archive.
+    `sample` is the fraction of pictures whose bytes are read and decoded, selected by `seed` (None: a new seed each
+    time); all other checks are complete. `models` sets device and threads for decoding; the bundles are the archive's
+    own copies. Raises SettingsError for a sample outside 0..1, ArchiveError without an archive.
     """
     if not 0 < sample <= 1:
         raise SettingsError(f"sample must be above 0 and at most 1, not {sample}")
@@ -120,7 +120,7 @@ def audit(
                     store.publish(name, path)
                 except ReadOnlyError as error:
                     name = ""
-                    LOGGER.warning("the findings are not kept in the archive: %s", error)
+                    LOGGER.warning("the findings cannot be written to the archive: %s", error)
     return Audited(notes.objects, notes.pictures, notes.found, notes.repaired, notes.problems, name)
 
 
@@ -133,7 +133,7 @@ class _Audit(Objects):
     useless: set[str] = field(default_factory=set)
 
     def whole(self) -> None:
-        """Check all that is there."""
+        """Checks the whole archive."""
         self.objects = {item.name: item.size for item in self.archive.list()}
         self.check(layout.ARCHIVE, _no_document)
         for name in sorted(self.objects):
@@ -142,7 +142,7 @@ class _Audit(Objects):
         last = max(log.number(store) for store in (self.archive, self.mirror) if store is not None)
         records = [self.check(layout.record(number), _no_document) for number in range(1, last + 1)]
         if not all(records[-1:]):
-            return  # what holds is not known
+            return  # the head is unknown
         self.head = log.read(self.archive)
         self.named |= set(self.head.retired)
         for table in self.head.tables:
@@ -157,7 +157,7 @@ class _Audit(Objects):
                 self.notes.add(name, "dangling", "aborted", repaired=True)
 
     def table(self, table: Table) -> None:
-        """Check a table, and that it has the rows of its runs' parts, each once and no other."""
+        """Checks a table, and that it has exactly the rows of its runs' parts."""
         whole = [self.check(file.name, _not_hashed(file.sha256)) for file in tables.every_file([table])]
         if not all(whole):
             return
@@ -167,13 +167,13 @@ class _Audit(Objects):
             kept = report.batches(self.archive, self.head, parts, SAME)
             with parquet.database(tabled=tabled, kept=kept) as connection:
                 for key, run, name in connection.execute(_DIFFERENCES).fetchall():
-                    detail = f"its row of run {run} stands in the {name} alone; compact the archive --afresh"
+                    detail = f"its row of run {run} is only in the {name}; run `flows.archive compact ARCHIVE --afresh`"
                     self.notes.add(table.files[0].name if table.files else layout.TABLES, "damaged", detail, key=key)
         except ArchiveError:
-            return  # what is wrong with a part or a seal is a finding of its run
+            return  # damaged parts and seals are findings of their run
 
     def run(self, run: int) -> None:
-        """Check one run; what else lies in the folder of an open one is work in progress."""
+        """Checks one run; other objects in the folder of an open run are work in progress."""
         seal: dict[str, Any] = {}
         folder = f"{layout.run(run)}/"
         planned, wrong = self.head.opened, cast(Wrong, _no_document)
@@ -203,19 +203,19 @@ class _Audit(Objects):
                 self.named |= {tar for tar in self.objects if tar.startswith(shard)}
 
     def no_part(self, part: IndexFile) -> Wrong:
-        """What is wrong with a part that no seal names yet."""
+        """Returns the check for a part that no seal names yet."""
 
         def wrong(path: Path) -> str:
             try:
                 index_files.decoded(self.archive, part, path.read_bytes())
             except DamagedError:
-                return "its rows are not those that were written"
+                return "its rows do not match their hash"
             return ""
 
         return wrong
 
     def unnamed(self, name: str) -> None:
-        """Note what nothing names, and sweep what a killed or late command left a week ago."""
+        """Records an unreferenced object; removes a leftover of a killed or late command after a week."""
         verdict = left_over.disposition(self.archive, self.head, name)
         if verdict is Disposition.FOREIGN:
             self.notes.add(name, "foreign", verdict.value)
@@ -226,13 +226,13 @@ class _Audit(Objects):
             self.notes.add(name, detail=verdict.value)
 
     def escrow(self, listed: str) -> None:
-        """Check a list of hashes in the escrow and the files that it names, once."""
+        """Checks a SHA256SUMS of the escrow and the files that it names, once."""
         if listed not in self.named and self.check(listed, _no_sums):
             for name, sha256 in escrow.sums(self.archive, listed.rpartition("/")[0]).items():
                 self.check(name, _not_hashed(sha256))
 
     def part(self, file: IndexFile) -> None:
-        """Check what the rows of a part name."""
+        """Checks the objects that the rows of a part name."""
         name = file.name
         try:
             part = index_files.read(self.archive, file)
@@ -244,13 +244,13 @@ class _Audit(Objects):
         rows = part.filter(pa.compute.field("tar").is_valid()).to_pylist()
         for tar in sorted({row["tar"] for row in rows} - {own}):
             if tar not in self.objects and not self.was_replaced(tar):
-                self.notes.add(tar, "missing", f"rows of {name} point at it")
+                self.notes.add(tar, "missing", f"rows of {name} refer to it")
         if own:
             files = {row["offset"]: row for row in rows if row["tar"] == own}
             self.tar(own, list((files | {row["offset"]: row for row in map(_film, files.values()) if row}).values()))
 
     def tar(self, name: str, rows: list[Row]) -> None:
-        """Check a tar, whole if all pictures are wanted, and its files."""
+        """Checks a tar and its files; hashes the whole tar if all pictures are selected."""
         wrong = _not_named(name)
         self.named.add(name)
         whole = self.sample >= 1
@@ -266,7 +266,7 @@ class _Audit(Objects):
             try:
                 for piece in self.member(name, row, whole):
                     digest.update(piece)
-                    if row["content_sha256"] is not None:  # is decoded, so it fits into memory
+                    if row["content_sha256"] is not None:  # decoded files fit into memory
                         data += piece
             except (NotFoundError, FileNotFoundError):
                 if not self.was_replaced(name):
@@ -277,7 +277,7 @@ class _Audit(Objects):
             else:
                 if repaired is None:
                     repaired = not whole and self.repair(name, wrong)
-                detail = f"not the bytes of its row, at {row['offset']}"
+                detail = f"its bytes do not match its row, at byte {row['offset']}"
                 self.notes.add(name, "damaged", detail, key=row["key"], repaired=repaired)
             self.progress.advance(1)
         if not whole and repaired is None:
@@ -285,7 +285,7 @@ class _Audit(Objects):
         self.progress.note(f"{name}: {len(chosen)} pictures")
 
     def member(self, tar: str, row: Row, whole: bool) -> Iterator[bytes]:
-        """The bytes at a row's place in pieces, fewer or none if the tar ends before."""
+        """Yields the bytes of a row's file in pieces; fewer or none if the tar is truncated."""
         offset, length = present(row["offset"]), present(row["length"])
         if not whole:
             try:
@@ -301,7 +301,7 @@ class _Audit(Objects):
                 yield piece
 
     def content(self, tar: str, row: Row, data: bytes) -> None:
-        """Note a file whose bytes are right, after decoding it again if it was encoded."""
+        """Records a file with correct bytes, after decoding it if it was encoded."""
         bundle_id = row["bundle_id"]
         if row["content_sha256"] is not None and bundle_id is not None and bundle_id not in self.useless:
             try:
@@ -312,7 +312,7 @@ class _Audit(Objects):
                 self.content(tar, row, data)
                 return
             if not decodes(decoder, data, row["content_sha256"], seconds=SECONDS):
-                detail = f"does not decode to what was encoded, at {row['offset']}"
+                detail = f"does not decode to the encoded content, at byte {row['offset']}"
                 self.notes.add(tar, "undecodable", detail, key=row["key"])
                 return
         self.notes.add(tar, key=row["key"])
@@ -327,24 +327,26 @@ def _no_document(path: Path) -> str:
 
 
 def _film(row: Row) -> Row | None:
-    """The film beside a picture, checked like a file of its own."""
+    """Returns the video next to a picture as a row, which is checked like a file of its own."""
     if row.get("film_offset") is None:
         return None
     film = row.copy()
     film["offset"], film["length"] = row["film_offset"], row["film_length"]
     film["sha256"] = row["film_sha256"]
-    film["content_sha256"] = film["film_offset"] = None  # its own bytes, which nothing decodes
+    film["content_sha256"] = film["film_offset"] = None  # original bytes, never decoded
     return film
 
 
 def _no_sums(path: Path) -> str:
-    return "" if escrow.is_whole(path.read_bytes()) else "no list of hashes, or not as it was written"
+    return "" if escrow.is_whole(path.read_bytes()) else "not a valid SHA256SUMS, or damaged"
 
 
 def _not_hashed(sha256: str) -> Wrong:
-    return lambda path: "" if sha256_of(path) == sha256 else "its content has another hash than the one it is kept by"
+    return lambda path: (
+        "" if sha256_of(path) == sha256 else "its content does not match the hash of the object that names it"
+    )
 
 
 def _not_named(tar: str) -> Wrong:
     head = layout.hash_of(tar)
-    return lambda path: "" if sha256_of(path).startswith(head) else "its content has another hash than its name says"
+    return lambda path: "" if sha256_of(path).startswith(head) else "its content does not match the hash in its name"

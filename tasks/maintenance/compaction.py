@@ -1,4 +1,4 @@
-"""The rows of all sealed runs gathered in one table, which seals do only as it pays."""
+"""Compacts the rows of all sealed runs into one table; seals alone merge tables only partly."""
 
 from dataclasses import replace
 
@@ -8,9 +8,9 @@ from tasks.storage.store import Store
 
 
 def compact(archive: Store, *, afresh: bool = False) -> ArchiveHead:
-    """Put one table of all sealed runs in force and return the head; an archive that has just that is left as it is.
+    """Puts one table of all sealed runs in force and returns the head; does nothing if there already is just one.
 
-    `afresh` reads every part instead of the tables that there are. Killed anywhere, what was in force stays.
+    `afresh` reads all parts instead of the existing tables. If it is killed, the previous tables stay in force.
     """
     while True:
         head = erasing.finish(archive)

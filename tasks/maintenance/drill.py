@@ -1,7 +1,7 @@
-"""A drill of the worst day: pictures out of a mirror by the software that it keeps, as if nothing else were left.
+"""Recovery drill: restores pictures from a mirror with the mirror's own software only.
 
-The mirror's index is not read. Tars are found by listing, files in them by their headers, and their bundles by trying.
-What comes out is compared with the rows of the archive itself.
+The mirror's index is not read. The drill finds tars by listing, files by the headers in the tars, and bundles by trying
+each. The results are compared with the rows of the archive itself.
 """
 
 import hashlib
@@ -55,12 +55,12 @@ for bundle in bundles:
         left.remove(path)
 print(json.dumps(found))
 """
-"""Run by the software of the mirror. It uses what that package promises to keep: codec's public names."""
+"""Script that the mirror's software runs. It uses only the stable public names of codec."""
 
 
 @dataclass(frozen=True)
 class Drilled:
-    """The wheel that was used, how many pictures came out, and what went wrong: key, reason, error and tar of each."""
+    """The wheel used, the number of restored pictures, and the failures with key, reason, error and tar."""
 
     software: str
     pictures: int
@@ -76,10 +76,10 @@ class _File:
 
 
 def drill(archive: str, mirror: str, *, pictures: int = 20, seed: str = "", progress: Progress = SILENT) -> Drilled:
-    """Restore some pictures of a mirror, other ones for another seed, and compare them with the archive's rows.
+    """Restores some pictures of a mirror, selected by `seed`, and compares them with the archive's rows.
 
-    Stored bytes must have the hash of their row, .fdc files must decode to its symbols and size. Raises ArchiveError
-    for a place without an archive, a mirror without tars or with damaged software.
+    Stored bytes must match the hash in their row; .fdc files must decode to its symbols and size. Raises ArchiveError
+    if there is no archive, or if the mirror has no tars or damaged software.
     """
     own, copy = existing(archive), Store(mirror)
     progress.begin(pictures)
@@ -105,7 +105,7 @@ def _order(seed: str, name: str) -> bytes:
 
 
 def _chosen(mirror: Store, count: int, seed: str, folder: Path) -> list[_File]:
-    """Files of the tars that come first by their hash, as many of each, copied into a folder."""
+    """Copies files into a folder: equally many from each of the tars that sort first by seeded hash."""
     tars = [item.name for item in mirror.list(layout.RUNS) if TAR.fullmatch(item.name)]
     tars = sorted(tars, key=lambda name: _order(seed, name))[:count]
     if not tars:
@@ -125,11 +125,11 @@ def _chosen(mirror: Store, count: int, seed: str, folder: Path) -> list[_File]:
 
 
 def _software(mirror: Store, home: Path) -> str:
-    """Unpack the newest wheel of the mirror's escrow, after checking all that lies beside it; its name."""
+    """Unpacks the newest wheel of the mirror's escrow after checking all files next to it; returns its name."""
     folders = [item.name.rpartition("/")[0] for item in mirror.list(layout.SOFTWARE) if item.name.endswith(layout.SUMS)]
     wheels = {name: folder for folder in folders for name in escrow.sums(mirror, folder) if name.endswith(".whl")}
     if not wheels:
-        raise ArchiveError(f"{mirror}: keeps no software to restore with")
+        raise ArchiveError(f"{mirror}: has no software to restore with; copy escrow/software from the archive")
     newest = max(wheels, key=lambda name: ([int(number) for number in re.findall(r"\d+", Path(name).name)], name))
     _copy(mirror, wheels[newest], home)
     with zipfile.ZipFile(home / newest) as wheel:
@@ -138,7 +138,7 @@ def _software(mirror: Store, home: Path) -> str:
 
 
 def _copy(mirror: Store, folder: str, home: Path) -> None:
-    """Copy what a list of hashes names, and check it."""
+    """Copies and checks the files that a SHA256SUMS names."""
     for name, expected in escrow.sums(mirror, folder).items():
         path = home / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ def _copy(mirror: Store, folder: str, home: Path) -> None:
 
 
 def _decoded(mirror: Store, home: Path) -> dict[str, Any]:
-    """What the mirror's software says of the .fdc files."""
+    """Decodes the .fdc files with the mirror's software; returns its results."""
     bundles = []
     for name in sorted(mirror.children(layout.ESCROW)):
         folder = f"{layout.ESCROW}/{name}"
@@ -165,7 +165,7 @@ def _decoded(mirror: Store, home: Path) -> dict[str, Any]:
         raise ArchiveError(f"{mirror}: its software ended with status {run.returncode}: {last}")
     found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     if not Path(found["codec"]).is_relative_to(home / "software"):
-        raise ArchiveError(f"{mirror}: its software was not what decoded, but {found['codec']}")
+        raise ArchiveError(f"{mirror}: the files were decoded not by its software, but by {found['codec']}")
     return found
 
 
@@ -179,11 +179,11 @@ def _rows(archive: Store, files: list[_File]) -> dict[tuple[str, int], Row]:
 
 
 def _wrong(file: _File, row: Row | None, decoded: dict[str, Any]) -> tuple[str, str] | None:
-    """Reason and error of a file that is not what its row says."""
+    """Returns reason and error of a file that does not match its row."""
     if row is None:
-        return "foreign", f"no row of the archive names this file, at {file.offset}"
+        return "foreign", f"no row of the archive names this file, at byte {file.offset}"
     if sha256_of(file.path) != row["sha256"]:
-        return "damaged", f"not the bytes of its row, at {file.offset}"
+        return "damaged", f"its bytes do not match its row, at byte {file.offset}"
     if row["codec"] != "fdc":
         return None
     answer = decoded["files"].get(file.path.name)
@@ -191,5 +191,5 @@ def _wrong(file: _File, row: Row | None, decoded: dict[str, Any]) -> tuple[str, 
         return "undecodable", decoded["errors"].get(file.path.name, "no bundle decodes it")
     sides = sorted((answer["width"], answer["height"])) == sorted((present(row["width"]), present(row["height"])))
     if answer["content"] != row["content_sha256"] or not sides:
-        return "other_symbols", f"does not decode to what was encoded, at {file.offset}"
+        return "other_symbols", f"does not decode to the encoded content, at byte {file.offset}"
     return None

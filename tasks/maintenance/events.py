@@ -1,8 +1,8 @@
-"""What happened to an archive and its pictures, as preservation events: premis.py writes them in the form of PREMIS 3.
+"""Derives preservation events from an archive; premis.py writes them as PREMIS 3.
 
-They are read off what the archive keeps anyway: records of the log, manifests, seals, the rows of parts, and the
-findings of audits. Nothing is stored for them. Records of the log have no clock, so the time of what they say is that
-at which the store got the record; rows and audits have their own.
+The events come from records of the log, manifests, seals, rows of parts, and findings of audits; nothing else is
+stored. Records of the log have no time of their own, so their events have the modification time of the object in the
+store. Rows and audits have their own times.
 
 Event types are terms of the Library of Congress: http://id.loc.gov/vocabulary/preservation/eventType.
 """
@@ -28,14 +28,14 @@ from tasks.maintenance.findings import BATCH
 from tasks.storage import parquet
 from tasks.storage.store import NotFoundError, Store
 
-Row = dict[str, Any]
+Fields = dict[str, Any]
 SWEPT = ("left_over", "dangling")
-"""Findings that an audit puts right by removing something."""
+"""Findings that an audit repairs by removing an object."""
 
 
 @dataclass(frozen=True)
 class Agent:
-    """Who did it: kind is `software`, value a name and version; or kind is `bundle`, value a bundle's id."""
+    """The agent of an event: kind `software` with a name and version, or kind `bundle` with a bundle id."""
 
     kind: str
     value: str
@@ -43,9 +43,9 @@ class Agent:
 
 @dataclass(frozen=True)
 class Event:
-    """One event. `objects` are pairs of a kind (archive, run, key, object) and what it is called.
+    """One event. `objects` are pairs of kind (archive, run, key, object) and name.
 
-    `outcome` is success, warning or fail; `note` says more about it. `time` is in UTC.
+    `outcome` is success, warning or fail; `note` gives details. `time` is in UTC.
     """
 
     id: uuid.UUID
@@ -59,10 +59,10 @@ class Event:
 
 
 def events(archive: Store) -> Iterator[Event]:
-    """The events of an archive, in the order of its log, then those of its audits; equal archives give equal events.
+    """Yields the events of an archive in the order of its log, then those of audits. Equal archives give equal events.
 
-    A redacted key appears by its pseudonym. Memory holds one part at a time. Raises ArchiveError for what is damaged,
-    and where another command changed the archive meanwhile.
+    A redacted key appears as its pseudonym. Memory holds one part at a time. Raises ArchiveError for damaged objects,
+    and if another command changed the archive meanwhile.
     """
     head = log.read(archive)
     try:
@@ -80,14 +80,14 @@ class _History:
         self._origin = self._first_row()
 
     def _first_row(self) -> str:
-        """When the first picture was taken, to the microsecond: it tells archives of one name apart, and stays."""
+        """Time of the first row, in microseconds: distinguishes archives of equal name, and never changes."""
         for run in range(1, self._head.runs + 1):
             for part in report.parts(self._archive, self._head, run)[:1]:
                 return str(index_files.read(self._archive, part).column("created_at")[0])
         return ""
 
     def whole(self) -> Iterator[Event]:
-        told = 0  # runs whose rows were told
+        told = 0  # last run with its rows done
         for number in range(1, self._head.record + 1):
             told = yield from self._record(number, told)
         for run in range(told + 1, self._head.runs + 1):
@@ -109,20 +109,20 @@ class _History:
         outcome: str = "success",
         note: str = "",
     ) -> Event:
-        """An event; `of` tells it from others of its type with the same objects."""
+        """Builds an event; `of` distinguishes it from events of the same type and objects."""
         name = json.dumps([self._name, self._origin, term, of, objects])
         identifier = uuid.uuid5(uuid.NAMESPACE_URL, name)
         return Event(identifier, term, time, detail, outcome, note, agents, objects)
 
     def _record(self, number: int, told: int) -> Generator[Event, None, int]:
-        """The events of a record of the log; returns the number of the last run whose rows were told, `told` before.
+        """Yields the events of a record; returns the last run with its rows done, which was `told` before.
 
-        Tables and rewriting move rows only, which is no event of a picture.
+        Tables and rewrites only move rows, which is not an event of a picture.
         """
         name = layout.record(number)
         document = _document(self._archive, name)
         kind, about = document["kind"], document["about"]
-        run = document["head"]["runs"]  # of records that open or seal a run, that run
+        run = document["head"]["runs"]  # in records that open or seal a run, the number of that run
         time = _utc(self._archive.modified(name))
         agents, whole = (_software(document.get("package_version")),), ("archive", self._name)
         if kind == "create":
@@ -133,7 +133,7 @@ class _History:
                 yield from self._rows(earlier)
             told = sealed
             yield from self._erasures_of_format_1()
-            detail = "archive of format 1 became one of format 2: it got a log; no picture was changed"
+            detail = "archive upgraded from format 1 to format 2 by adding a log; no picture was changed"
             yield self._event("migration", time, detail, agents, (whole,), of=name)
         elif kind == "open":
             plan = log.plan(self._archive, self._head, run)
@@ -146,7 +146,7 @@ class _History:
         elif kind == "forget":
             yield from self._forgotten(document, time, agents, name)
         elif kind in ("hold", "release"):
-            detail = f"put on hold: {about['reason']}" if kind == "hold" else "the hold ended"
+            detail = f"put on hold: {about['reason']}" if kind == "hold" else "hold released"
             yield self._event("policy assignment", time, detail, agents, (("key", about["key"]),), of=name)
         return told
 
@@ -159,37 +159,37 @@ class _History:
         return self._event("ingestion end", time, detail, _of(plan), _run(run), of=name, outcome="warning", note=note)
 
     def _forgotten(
-        self, document: Row, time: datetime.datetime, agents: tuple[Agent, ...], name: str
+        self, document: Fields, time: datetime.datetime, agents: tuple[Agent, ...], name: str
     ) -> Iterator[Event]:
-        """One deletion for each key of an erasure, and one redaction where a pseudonym took the key's place."""
+        """Yields a deletion for each key of an erasure, and a redaction if a pseudonym replaced the key."""
         unfinished = self._head.erasure
         ended = unfinished is None or unfinished.number != document["record"]
-        outcome, note = ("success", "") if ended else ("warning", "begun, and not carried out yet")
+        outcome, note = ("success", "") if ended else ("warning", "begun, but not finished yet")
         redacted = (document["head"]["erasure"] or {}).get("redacted", False)
         for key in document["about"]["keys"]:
             objects = (("key", key),)
-            detail = "all versions of the picture erased, with what was measured of it; a tombstone row stays"
+            detail = "all versions of the picture erased with their measurements; a tombstone row remains"
             yield self._event("deletion", time, detail, agents, objects, of=name, outcome=outcome, note=note)
             if redacted:
-                detail = "a pseudonym took the place of the key in rows, listings and log"
+                detail = "a pseudonym replaced the key in rows, listings and log"
                 yield self._event("redaction", time, detail, agents, objects, of=name, outcome=outcome, note=note)
 
     def _erasures_of_format_1(self) -> Iterator[Event]:
         for name in format1.erasures(self._archive):
             time = _utc(self._archive.modified(name))
             for key in _document(self._archive, name).get("keys", ()):
-                detail = "all versions of the picture erased; a tombstone row stays"
+                detail = "all versions of the picture erased; a tombstone row remains"
                 yield self._event("deletion", time, detail, (_software(None),), (("key", key),), of=name)
 
     def _rows(self, run: int) -> Iterator[Event]:
-        """The events of the pictures of a run, in the order of its shards."""
+        """Yields the events of a run's pictures, in shard order."""
         plan = log.plan(self._archive, self._head, run)
         for part in report.parts(self._archive, self._head, run):
             rows = parquet.conformed(index_files.read(self._archive, part), SCHEMA)
             for row in rows.to_pylist():
                 yield from self._row(row, plan)
 
-    def _row(self, row: Row, plan: Manifest) -> Iterator[Event]:
+    def _row(self, row: Fields, plan: Manifest) -> Iterator[Event]:
         agents, key = _of(plan), ("key", row["key"])
         time, of = row["created_at"], str(row["created_at"])
         stored = (("object", row["tar"]),) if row["tar"] else ()
@@ -204,7 +204,7 @@ class _History:
             yield self._event("compression", time, _compressed(row), agents, objects, of=of, note=checked)
 
     def _audit(self, name: str) -> Iterator[Event]:
-        """One fixity check for the whole audit, one for each problem, and what was done about it."""
+        """Yields one fixity check for the whole audit, one for each problem, and the repairs."""
         time = datetime.datetime.strptime(name, f"{layout.AUDITS}/%Y%m%dT%H%M%S%fZ.parquet").replace(
             tzinfo=datetime.UTC
         )
@@ -220,7 +220,7 @@ class _History:
             found = looked - states.get("ok", 0)
             outcome = "fail" if bad else "warning" if found else "success"
             note = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-            detail = f"audit of the archive: {looked} objects and pictures looked at"
+            detail = f"audit of the archive: {looked} objects and pictures checked"
             objects = (("archive", self._name), ("object", name))
             yield self._event("fixity check", time, detail, agents, objects, of=name, outcome=outcome, note=note)
             for batch in file.iter_batches(BATCH):
@@ -228,7 +228,7 @@ class _History:
                     if row["state"] != "ok":
                         yield from self._finding(row, time, agents, name)
 
-    def _finding(self, row: Row, time: datetime.datetime, agents: tuple[Agent, ...], name: str) -> Iterator[Event]:
+    def _finding(self, row: Fields, time: datetime.datetime, agents: tuple[Agent, ...], name: str) -> Iterator[Event]:
         objects = (("object", row["name"]), *((("key", row["key"]),) if row["key"] is not None else ()))
         of = f"{name} {row['state']} {row['detail']}"
         detail = f"{row['state']}: {row['detail']}"
@@ -236,16 +236,16 @@ class _History:
             yield self._event("fixity check", time, detail, agents, objects, of=of, outcome="fail")
         if row["repaired"]:
             term = "deletion" if row["state"] in SWEPT else "recovery"
-            detail = detail if row["state"] in SWEPT else "replaced by the mirror's object, after its hash was checked"
+            detail = detail if row["state"] in SWEPT else "replaced by the mirror's object after a check of its hash"
             yield self._event(term, time, detail, agents, objects, of=of)
 
 
-def _document(archive: Store, name: str) -> Row:
+def _document(archive: Store, name: str) -> Fields:
     return manifest.from_json(archive.read(name), archive.uri(name), remedy=log.REMEDY)
 
 
 def _software(version: str | None) -> Agent:
-    """This package; a record or an audit of a release before 0.2 does not say which version wrote it."""
+    """Returns this package as an agent; records and audits before release 0.2 do not state the version."""
     return Agent("software", f"fdcodec {version}" if version else "fdcodec")
 
 
@@ -261,21 +261,21 @@ def _utc(seconds: float) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
 
 
-def _became(row: Row) -> str:
-    """What an ingestion made of a source, in a few words."""
+def _became(row: Fields) -> str:
+    """Summarizes the result of an ingestion."""
     if row["status"] == "failed":
         return f"{row['reason']}: {row['error']}"
     if row["status"] == "unchanged":
-        return "has the content of an earlier version, whose bytes are kept"
+        return "same content as an earlier version, whose stored file is reused"
     if row["status"] == "forgotten":
         return "forgotten since"
     if row["duplicate_of"] is not None:
-        return f"has the bytes of {row['duplicate_of']}, stored once"
-    place = f"{row['length']} bytes at {row['offset']}"
+        return f"duplicate of {row['duplicate_of']}, stored once"
+    place = f"{row['length']} bytes at byte {row['offset']}"
     return f"{place}, {row['codec']}" + (f", kept whole: {row['reason']}" if row["status"] == "fallback" else "")
 
 
-def _compressed(row: Row) -> str:
+def _compressed(row: Fields) -> str:
     sizes = f"{row['source_bytes']} to {row['bytes']} bytes"
     if row["codec"] == "jxl":
         return f"lossless JPEG XL, {sizes}"

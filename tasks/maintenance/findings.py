@@ -1,4 +1,4 @@
-"""What an audit finds: one row for each object and each picture that was looked at."""
+"""Findings of an audit: one row for each checked object and picture."""
 
 from typing import Any
 
@@ -9,27 +9,27 @@ BATCH = 10_000
 KEPT = 1000
 
 STATES = {
-    "ok": "is what it should be",
-    "missing": "is named, but not there",
-    "damaged": "is not what its hash, its name or its format says",
-    "undecodable": "has the right bytes, but they do not decode to what was encoded",
-    "foreign": "is there, but nothing names it",
-    "left_over": "was left by a killed or late command, and nothing can come to name it; removed",
-    "dangling": "was an upload that a killed writer left; aborted",
+    "ok": "matches its hash, name and format",
+    "missing": "is named, but does not exist",
+    "damaged": "does not match its hash, name or format",
+    "undecodable": "has the correct bytes, but they do not decode to the encoded content",
+    "foreign": "exists, but is not part of the archive",
+    "left_over": "was left by a killed or late command and can no longer come into use; removed",
+    "dangling": "was an incomplete upload of a killed writer; aborted",
 }
 SCHEMA = pa.schema(
     [
         pa.field("name", pa.string(), False, {"description": "object, relative to the archive"}),
-        pa.field("key", pa.string(), True, {"description": "picture, where the finding is about one file of a tar"}),
+        pa.field("key", pa.string(), True, {"description": "picture, if the finding is about one file of a tar"}),
         pa.field("state", pa.string(), False, {"description": "; ".join(f"{k}: {v}" for k, v in STATES.items())}),
-        pa.field("detail", pa.string(), True, {"description": "what is wrong, in one line"}),
-        pa.field("repaired", pa.bool_(), False, {"description": "whether it was put right"}),
+        pa.field("detail", pa.string(), True, {"description": "the problem in one line"}),
+        pa.field("repaired", pa.bool_(), False, {"description": "whether the problem was repaired"}),
     ]
 )
 
 
 class Findings:
-    """The findings, written as they come and counted; the first problems are also kept."""
+    """Writes and counts findings as they arrive, and keeps the first problems."""
 
     def __init__(self, writer: pa.parquet.ParquetWriter) -> None:
         self.objects = self.pictures = self.found = self.repaired = 0
@@ -39,7 +39,7 @@ class Findings:
     def add(
         self, name: str, state: str = "ok", detail: str | None = None, *, key: str | None = None, repaired: bool = False
     ) -> None:
-        """Write down one object, or with `key` one picture, and its state."""
+        """Records the state of one object or, with `key`, of one picture."""
         finding = {"name": name, "key": key, "state": state, "detail": detail, "repaired": repaired}
         if key is None:
             self.objects += 1
@@ -55,6 +55,6 @@ class Findings:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting."""
+        """Writes the buffered findings."""
         self._writer.write_batch(pa.RecordBatch.from_pylist(self._waiting, SCHEMA))
         self._waiting.clear()

@@ -1,8 +1,8 @@
-"""Pictures erased for good, as a law may ask: their bytes leave the archive and a tombstone row stays for each.
+"""Erases pictures permanently, for example to comply with the law: only a tombstone row remains for each.
 
-An erasure is begun by one record, which has the whole plan and is created only if the head that the plan was computed
-from still holds. From then on it goes through, whoever is killed: tasks.archive.erasing. The keys are never listed
-again. Mirrors, and older versions that a store itself keeps, are their owner's to erase.
+One record begins an erasure. It contains the whole plan, and is created only if the head has not changed since the plan
+was computed. From then on, any command finishes the erasure (tasks.archive.erasing). The keys are never archived again.
+The owner must erase mirrors, and older versions in a versioned bucket.
 """
 
 from collections.abc import Sequence
@@ -54,13 +54,12 @@ def forget(
     companions: Literal["refuse", "too", "leave"] = "refuse",
     redact: bool = False,
 ) -> int:
-    """Erase all versions of some keys; returns how many rows became tombstones, those of unfinished plans included.
+    """Erases all versions of some keys; returns the number of new tombstones, including those of unfinished erasures.
 
-    With `redact` the keys go too, from rows and listings: a pseudonym takes the place of each, also of those that were
-    forgotten before. Companions are kept keys of the same group, or folder and stem (a live photo's film, a raw file,
-    a sidecar). Raises ArchiveError, before anything is changed, while a run is open, for a key that the archive does
-    not keep, for a picture whose very bytes are kept under another key too, which must be forgotten together, and for
-    companions where it is not said what becomes of them.
+    With `redact`, a pseudonym also replaces each key in rows and listings, including keys that were forgotten before.
+    Companions are kept keys of the same group, or of the same folder and stem (the video of a live photo, a raw file, a
+    sidecar). Raises ArchiveError, before anything is changed, if a run is open, if the archive does not keep a key, if
+    equal bytes are kept under another key (both must be forgotten together), and for companions with `refuse`.
     """
     erased = 0
     while True:
@@ -71,18 +70,18 @@ def forget(
             return erased
         if head.open_run is not None:
             raise ArchiveError(
-                f"{archive}: run {head.open_run} is open; finish it with compress-archive, or close-run it, first"
+                f"{archive}: run {head.open_run} is open; finish it with compress-archive or close-run first"
             )
         if companions != "leave" and (others := _companions(archive, wanted)):
             if companions == "refuse":
                 raise ArchiveError(
-                    f"{archive}: {', '.join(map(repr, others))} belong to what is to be forgotten; say --group to "
-                    "forget them too, or --only-this"
+                    f"{archive}: {', '.join(map(repr, others))} are companions of the keys to forget; set --group to "
+                    "forget them too, or --only-this to keep them"
                 )
             wanted = sorted({*wanted, *others})
         if on_hold := [key for key in wanted if key in head.holds]:
             raise ArchiveError(
-                f"{archive}: {on_hold[0]!r} is on hold ({head.holds[on_hold[0]]}); release it before it is forgotten"
+                f"{archive}: {on_hold[0]!r} is on hold ({head.holds[on_hold[0]]}); release the hold first"
             )
         plan = _plan(archive, head, wanted, redact=redact)
         begun = replace(head, erasures=head.erasures + 1, erasure=plan)
@@ -92,7 +91,7 @@ def forget(
 
 
 def _not_done(archive: Store, keys: Sequence[str], *, redact: bool) -> list[str]:
-    """The keys that are neither forgotten, nor redacted where that is asked for."""
+    """Returns the keys that are not yet forgotten or, with `redact`, not yet redacted."""
     rows = report.lookup(archive, [*keys, *map(redaction.pseudonym, keys)])
     forgotten = set(rows.filter(pa.compute.field("status") == "forgotten").column("key").to_pylist())
     done = {key for key in keys if redaction.pseudonym(key) in forgotten}
@@ -101,12 +100,12 @@ def _not_done(archive: Store, keys: Sequence[str], *, redact: bool) -> list[str]
 
 
 def _unfinished(head: ArchiveHead) -> int:
-    """How many rows become tombstones when the erasure that a head has begun is carried out."""
+    """Returns the number of rows that the unfinished erasure of a head turns into tombstones."""
     return head.erasure.rows if head.erasure is not None else 0
 
 
 def _companions(archive: Store, keys: list[str]) -> list[str]:
-    """Kept keys of the same group, or folder and stem, as some keys."""
+    """Returns kept keys of the same group, or folder and stem, as some keys."""
     with parquet.database(rows=report.rows(archive)) as connection:
         return [key for (key,) in connection.execute(_COMPANIONS, {"keys": keys}).fetchall()]
 
@@ -115,10 +114,10 @@ def _plan(archive: Store, head: ArchiveHead, keys: list[str], *, redact: bool) -
     with parquet.database(rows=report.rows(archive)) as connection:
         known = {key for (key,) in connection.execute(_KEYS, {"keys": keys, "redact": redact}).fetchall()}
         if missing := sorted(set(keys) - known):
-            raise ArchiveError(f"{archive}: keeps no picture under the key {missing[0]!r}; query the report for keys")
+            raise ArchiveError(f"{archive}: has no picture under the key {missing[0]!r}; query the report for keys")
         if same := [key for (key,) in connection.execute(_SAME_BYTES, {"keys": keys}).fetchall()]:
             raise ArchiveError(
-                f"{archive}: the same bytes are kept under {', '.join(map(repr, same))} too; forget those keys as well"
+                f"{archive}: the same bytes are also kept under {', '.join(map(repr, same))}; forget those keys as well"
             )
         tars: dict[str, list[int]] = {}
         for tar, offset in connection.execute(_MEMBERS, {"keys": keys}).fetchall():
@@ -133,9 +132,9 @@ def _plan(archive: Store, head: ArchiveHead, keys: list[str], *, redact: bool) -
         if (run, layout.shard_of(part.name)) in changed
     ]
     for part in parts:
-        index_files.read(archive, part)  # what cannot be read is said before anything is begun
+        index_files.read(archive, part)  # unreadable objects are reported before anything is begun
     for tar in tars:
-        if not archive.sha256(tar).startswith(layout.hash_of(tar)):  # what it keeps of others would be copied damaged
+        if not archive.sha256(tar).startswith(layout.hash_of(tar)):  # its other members would be copied damaged
             raise ArchiveError(f"{archive.uri(tar)}: damaged; {log.REMEDY} before you forget")
     offsets = {tar: tuple(found) for tar, found in tars.items()}
     plan = Erasure(head.record + 1, rows, tuple(keys), offsets, tuple(part.name for part in parts))

@@ -1,4 +1,4 @@
-"""What killed and late commands leave in an archive: objects that nothing names, and that nothing can come to name."""
+"""Classifies unreferenced objects, such as leftovers of killed and late commands."""
 
 import enum
 import re
@@ -9,27 +9,27 @@ from tasks.archive.log import ArchiveHead
 from tasks.storage.store import ReadOnlyError, Store
 
 SWEPT_AFTER = 7 * 86_400.0
-"""Seconds, by the store's clock."""
+"""Age in seconds, by the store's clock, at which the audit removes leftovers."""
 _LEFT_OVER = re.compile(
     r"runs/\d{6}/(shards/\d{6}-[0-9a-f]{16}(-\d+)?\.tar|report/part-\d{6}(-[0-9a-f]{16})?\.parquet"
     r"|complete(-[0-9a-f]{16})?\.json|manifest-[0-9a-f]{16}\.json|listing-[0-9a-f]{64}\.parquet)"
     r"|tables/(CURRENT\.json|\d+/(claim\.json|rows-\d{6}-[0-9a-f]{16}\.parquet))"
 )
-"""Names that commands give to what may end as nobody's."""
+"""Names of objects that commands write and that may remain unreferenced."""
 
 
 class Disposition(enum.Enum):
-    """What becomes of an object that nothing names."""
+    """What an audit does with an unreferenced object."""
 
-    FOREIGN = "nothing names it; remove it if it is not yours"
+    FOREIGN = "not part of the archive; remove it if you do not need it"
     AT_WORK = "may be work in progress"
-    YOUNG = "left over; an audit that may write removes it when it is seven days old"
-    HELD = "left over; kept for the hold on a key of its shard"
+    YOUNG = "left over; an audit with write access removes it after seven days"
+    HELD = "left over; kept because a key of its shard is on hold"
     OLD = "removed"
 
 
 def disposition(archive: Store, head: ArchiveHead, name: str) -> Disposition:
-    """What an audit does with an object that a head does not name."""
+    """Decides what an audit does with an object that the head does not name."""
     if not _LEFT_OVER.fullmatch(name):
         return Disposition.FOREIGN
     if _may_be_at_work(head, name):
@@ -40,21 +40,21 @@ def disposition(archive: Store, head: ArchiveHead, name: str) -> Disposition:
 
 
 def _may_be_at_work(head: ArchiveHead, name: str) -> bool:
-    """Whether a command that is at work may come to name an object: that of an open run, or of an erasure."""
+    """Whether a running command may still refer to an object: one of an open run, or of an unfinished erasure."""
     if name.startswith(f"{layout.TABLES}/"):
         return name != format1.CURRENT and int(name.split("/")[1]) > head.record
     return head.erasure is not None or layout.run_of(name) not in head.sealed
 
 
 def _age(archive: Store, name: str) -> float:
-    """Seconds since an object was written; none for who has no right to ask the store's clock, by writing to it."""
+    """Returns the age of an object in seconds; 0 without write access, which reading the store's clock needs."""
     with suppress(ReadOnlyError):
         return archive.age(name)
     return 0.0
 
 
 def _is_held(archive: Store, head: ArchiveHead, name: str) -> bool:
-    """Whether a key on hold has a row of the shard that an object was made for."""
+    """Whether a key on hold has a row in the shard of an object."""
     if not head.holds or not re.search(r"^runs/.*/(shards|report)/", name):
         return False
     rows = report.lookup(archive, head.holds)

@@ -1,4 +1,4 @@
-"""The objects of an archive that is audited: each held against what it should be, and put right from a mirror."""
+"""Checks the objects of an archive, and repairs them from a mirror."""
 
 import shutil
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from tasks.maintenance.findings import Findings
 from tasks.storage.store import NotFoundError, StorageError, Store
 
 Wrong = Callable[[Path], str]
-"""What is wrong with a file, in one line; empty if nothing is."""
+"""Returns the problem of a file in one line; empty if there is none."""
 
 
 @dataclass(kw_only=True)
 class Objects:
-    """`objects` has the sizes of those that there are, `named` the names that something leads to.
+    """`objects` has the sizes of existing objects by name, `named` the referenced names.
 
-    `head` is that of the archive when the audit began. What is damaged or missing is replaced by the mirror's object,
-    if there is a mirror and that object is in order.
+    `head` is the head at the start of the audit. A damaged or missing object is replaced by the mirror's object, if
+    there is a mirror and its object is valid.
     """
 
     archive: Store
@@ -32,7 +32,7 @@ class Objects:
     fetched: tuple[str, str] = ("", "")
 
     def check(self, name: str, wrong: Wrong) -> bool:
-        """Note whether an object is in order, and whether it was put in order; False if it is not."""
+        """Records whether an object is valid or was repaired; returns False if it is neither."""
         self.named.add(name)
         problem = self.problem(self.archive, name, wrong)
         if problem is None or self.was_replaced(name):
@@ -43,7 +43,7 @@ class Objects:
         return repaired
 
     def was_replaced(self, name: str) -> bool:
-        """Whether an object went out of force since the audit began, by an erasure or a compaction beside it."""
+        """Whether an erasure or a compaction replaced an object since the audit began."""
         if log.number(self.archive) == self.head.record or not self.head.record:
             return False
         return not self.is_in_force(log.read(self.archive), name)
@@ -56,15 +56,15 @@ class Objects:
         return ("damaged", detail) if detail else None
 
     def repair(self, name: str, wrong: Wrong) -> bool:
-        """Put the mirror's object in place of a missing or damaged one, if that is in order."""
+        """Replaces a missing or damaged object by the mirror's, if that is valid."""
         if self.mirror is None or self.problem(self.mirror, name, wrong) is not None:
             return False
         copy = self.local(self.mirror, name)
         try:
-            self.archive.replace(name, copy)  # in one step: what is left of a damaged tar stays until the copy stands
+            self.archive.replace(name, copy)  # in one step: the rest of a damaged tar stays until the copy is complete
             now = log.read(self.archive)
             if now.erasures != self.head.erasures and not self.is_in_force(now, name):
-                self.archive.remove(name)  # an erasure replaced it meanwhile: it must not come back
+                self.archive.remove(name)  # an erasure replaced it meanwhile; it must not reappear
                 return True
         except StorageError as error:
             self.notes.add(name, "damaged", f"cannot be repaired: {error}")
@@ -74,13 +74,13 @@ class Objects:
         return True
 
     def is_in_force(self, head: ArchiveHead, name: str) -> bool:
-        """Whether a head still has an object; others than those of runs and tables are not erased."""
+        """Whether a head still names an object; only objects of runs and tables are ever erased."""
         return not name.startswith((f"{layout.RUNS}/", f"{layout.TABLES}/")) or erasing.in_force(
             self.archive, head, name
         )
 
     def local(self, store: Store, name: str) -> Path:
-        """A local file with the content of an object, fetched once until the next object is asked for."""
+        """Returns a local file with the content of an object, cached until the next object is requested."""
         if store.folder is not None:
             return store.folder / name
         path = self.scratch / "object"

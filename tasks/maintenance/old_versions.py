@@ -1,20 +1,20 @@
-"""Versions that a bucket keeps of what an erasure removed: the bytes are gone for good only when these are."""
+"""Finds and deletes bucket versions of erased objects; erasure is complete only without them."""
 
 from tasks.archive import layout, log, manifest
 from tasks.storage.store import Store
 
 
 def remaining(archive: Store) -> dict[str, list[str]]:
-    """The ids of the versions that the store keeps of names which erasures removed or replaced, by name.
+    """Returns, by name, the ids of versions that the store keeps of objects that erasures removed or replaced.
 
-    Raises StorageError where the store does not say. Reads the whole log, which other commands never do.
+    Raises StorageError if the store does not list versions. Reads the whole log, unlike other commands.
     """
     old = {name: archive.old_versions(name) for name in _removed(archive)} if archive.has_etags else {}
     return {name: versions for name, versions in old.items() if versions}
 
 
 def purge(archive: Store, found: dict[str, list[str]]) -> None:
-    """Delete versions for good; raises StorageError where the bucket must retain one."""
+    """Deletes versions permanently; raises StorageError if the bucket must retain one."""
     for name, versions in found.items():
         for version in versions:
             archive.remove_version(name, version)

@@ -1,4 +1,4 @@
-"""Preservation events as XML of PREMIS 3, written as they come."""
+"""Streams preservation events as PREMIS 3 XML."""
 
 import os
 import re
@@ -33,14 +33,14 @@ _CODES = {
     },
     "eventOutcome": {"success": "suc", "fail": "fai", "warning": "war"},
 }
-"""Terms of the Library of Congress, and their codes there."""
+"""Event types of the Library of Congress, with their codes."""
 
 _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
-"""What XML 1.0 cannot hold, and what its readers change."""
+"""Characters that XML 1.0 cannot contain, or that its readers change."""
 
 
 def export(archive: Store, output: Path | None) -> None:
-    """Write the events of an archive to a file, which appears when it is whole, or to standard output."""
+    """Writes the events of an archive to standard output or to a file, which appears only when complete."""
     name = str(manifest.from_json(archive.read(layout.ARCHIVE), archive.uri(layout.ARCHIVE)).get("name", ""))
     if output is None:
         write(name, events(archive), sys.stdout.buffer)
@@ -58,9 +58,9 @@ def export(archive: Store, output: Path | None) -> None:
 
 
 def write(archive: str, history: Iterable[Event], target: IO[bytes]) -> None:
-    """Write a document of the events of an archive of some name, and of the agents that they name.
+    """Writes a PREMIS document with the events of an archive and their agents.
 
-    The archive is its one object of the kind intellectualEntity; events name it, runs, keys and stored objects.
+    The archive is the only object, an intellectualEntity; events refer to it, to runs, keys and stored objects.
     """
     head = f'<?xml version="1.0" encoding="UTF-8"?>\n<premis xmlns="{NAMESPACE}" xmlns:xsi="{_XSI}" version="3.0">\n'
     target.write(head.encode())
@@ -107,7 +107,7 @@ def _agent(agent: Agent) -> ElementTree.Element:
 
 
 def _identify(parent: ElementTree.Element, what: str, kind: str, name: str) -> None:
-    """An identifier. A name with characters that XML has no place for is percent-encoded, and its type says so."""
+    """Writes an identifier. Names with characters that XML cannot contain are percent-encoded, as their type states."""
     plain = _NOT_PLAIN.search(name) is None and name == name.strip()
     element = ElementTree.SubElement(parent, f"{what}Identifier")
     _add(element, f"{what}IdentifierType", f"fdcodec {kind}" if plain else f"fdcodec {kind}, percent-encoded")
@@ -115,7 +115,7 @@ def _identify(parent: ElementTree.Element, what: str, kind: str, name: str) -> N
 
 
 def _encoded(text: str) -> str:
-    """A text in which what XML has no place for, and blanks at its ends, are the percent escapes of their UTF-8."""
+    """Percent-encodes the UTF-8 of characters that XML cannot contain, and of leading and trailing blanks."""
     text = _NOT_PLAIN.sub(lambda found: _escapes(found[0]), text)
     inner = text.strip()
     before, _, after = text.partition(inner) if inner else (text, "", "")

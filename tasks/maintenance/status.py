@@ -1,4 +1,4 @@
-"""How far an archive is: its runs, what they hold and, of the open one, the rate, the time left and what fails."""
+"""Status of an archive: its runs and their content, and rate, time left and failures of the open run."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -35,11 +35,11 @@ _LAST_HOUR = """
 
 @dataclass(frozen=True)
 class Status:
-    """The state of an archive.
+    """Status of an archive.
 
-    `runs` has a record for each: run, state (sealed, closed: sealed without some shards, open), shards, shards_done,
+    `runs` has for each run: run, state (sealed, closed (sealed without some shards) or open), shards, shards_done,
     images, images_done, rows by status, source_bytes, stored_bytes and last_commit (UTC). `images_per_second`, over the
-    last hour of commits, and `seconds_left` are of the open run; None without one, or before two rows are committed.
+    last hour of commits, and `seconds_left` are for the open run; None without one, or before two rows are committed.
     `failing_shards` has run, shard, failed, images and reasons for each shard with failed rows.
     """
 
@@ -53,12 +53,12 @@ class Status:
 
     @property
     def failed(self) -> int:
-        """How many rows say that a source could not be kept."""
+        """Number of failed rows."""
         return sum(int(run["failed"]) for run in self.runs)
 
 
 def status(archive: str) -> Status:
-    """Look at an archive, running or not; raises ArchiveError where there is none."""
+    """Returns the status of an archive, also during a run; raises ArchiveError if there is no archive."""
     store = existing(archive)
     with parquet.database(rows=report.rows(store)) as connection:
         connection.execute("SET TimeZone = 'UTC'")

@@ -1,4 +1,4 @@
-"""An archive of format 1 gets its log."""
+"""Upgrades an archive of format 1 by adding a log."""
 
 from codec.errors import ArchiveError
 from tasks.archive import format1, layout, log, manifest
@@ -7,17 +7,17 @@ from tasks.storage.store import Store
 
 
 def upgrade(archive: Store) -> ArchiveHead:
-    """Say format 2 in archive.json, then write the first record, and return the head; again, it does nothing.
+    """Sets format 2 in archive.json, then writes the first record, and returns the head. Idempotent.
 
-    Nothing else is changed, and killed in between it goes on when it is called again. Commands of releases that know
-    no log refuse the archive from the first step on; one that is still at work must be ended before. Raises
-    ArchiveError while an erasure is unfinished, which only the release that began it can end.
+    Nothing else is changed; after a kill, another call completes the upgrade. Older releases, which do not support the
+    log, refuse the archive after the first step; end their running commands before. Raises ArchiveError while an
+    erasure is unfinished; only the release that began it can finish it.
     """
     head = log.read(archive)
     if head.record:
         return head
     if unfinished := format1.unfinished_erasure(archive):
-        raise ArchiveError(f"{archive.uri(unfinished)}: not carried out; finish it with the release that began it")
+        raise ArchiveError(f"{archive.uri(unfinished)}: unfinished erasure; finish it with the release that began it")
     where = archive.uri(layout.ARCHIVE)
     document = manifest.from_json(archive.read(layout.ARCHIVE), where)
     if document["format"] != manifest.FORMAT:

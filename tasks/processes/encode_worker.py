@@ -185,18 +185,18 @@ class Worker:
         return {"content": lossless.content_hash(source)}, answer_on
 
     def save_backbone(self, request: SaveBackbone) -> Frame:
-        """Saves the bundle's backbone to a folder, with the licence texts of its weights."""
+        """Saves the bundle's backbone to a folder, with the license texts of its weights."""
         from codec.diffusion import weights  # imports torch, which the codec must do first
 
         source, folder = request.source or self.codec.bundle.backbone_location(), Path(request.folder)
-        licences = weights.licences(source)
-        if not licences:
+        licenses = weights.licenses(source)
+        if not licenses:
             raise BackboneError(
-                f"{source}: no licence next to the weights; an archive keeps the backbone with its licence, so put the "
+                f"{source}: no license next to the weights; an archive keeps the backbone with its license, so put the "
                 "text there as LICENSE"
             )
         self.codec.backbone.save(folder)
-        for text in licences:
+        for text in licenses:
             shutil.copyfile(text, folder / text.name)
         return {}, b""
 

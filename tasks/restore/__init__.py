@@ -1,1 +1,1 @@
-"""Pictures out of an archive again: selection, files, and a view for fsspec."""
+"""Restores pictures from an archive: selection, decoding, files, and an fsspec file system."""

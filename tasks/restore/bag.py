@@ -1,8 +1,8 @@
-"""A restore as a bag of RFC 8493: pictures in data/, and manifests with the SHA-256 of everything.
+"""Restores into a BagIt bag (RFC 8493): pictures in data/, and manifests with the SHA-256 of every file.
 
-A bag is of one selection, which `fdcodec-restore.json` in it states: the same call again, after it was killed, goes on
-with that very selection, whatever runs came since, and another call is refused. The manifest has what stands in data/
-in the end, each file read back. bagit.txt is written last: without it a folder is no bag.
+A bag has one selection, stated in its `fdcodec-restore.json`. After a kill, the same call continues with the same
+selection, even if runs were added since; a different call is refused. The manifest lists the final files in data/, each
+read back. bagit.txt is written last: a folder without it is not a bag.
 """
 
 import dataclasses
@@ -28,17 +28,17 @@ BEGUN = "fdcodec-restore.json"
 DECLARATION, INFO = "bagit.txt", "bag-info.txt"
 MANIFEST, TAG_MANIFEST = "manifest-sha256.txt", "tagmanifest-sha256.txt"
 READERS = 8
-"""Files that are read back at a time."""
+"""Number of files read back in parallel."""
 _AT_ONCE = 256
 
 
 def encoded(path: str) -> str:
-    """A path as a manifest has it: CR, LF and % percent-encoded, and those only (RFC 8493, section 2.1.3)."""
+    """Encodes a path for a manifest: percent-encodes CR, LF and %, and nothing else (RFC 8493, section 2.1.3)."""
     return path.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 class Bag:
-    """A bag that is begun, or gone on with, in a folder or at a URL; `as_of` is the run that it is of."""
+    """A new or continued bag in a folder or at a URL; `as_of` is the last run that it includes."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Bag:
         kind: str | None,
         groups: bool,
     ) -> None:
-        """Raises ArchiveError for a place with something else in it, and where something was forgotten meanwhile."""
+        """Raises ArchiveError if the target has other files, or if pictures were forgotten meanwhile."""
         self._target, head = Store(target), log.read(archive)
         self.data = Store(f"{self._target.url}/{DATA}").url
         digest = hashlib.sha256(json.dumps(sorted(set(keys or ()))).encode()).hexdigest()
@@ -74,17 +74,19 @@ class Bag:
                     f"{self._target}: not empty ({other[0]!r}); choose an empty folder for a bag"
                 ) from None
             if as_of is None and not head.sealed:
-                raise ArchiveError(f"{archive}: no run is complete yet; a bag is of complete runs") from None
+                raise ArchiveError(
+                    f"{archive}: no run is complete yet; a bag needs a complete run; run compress-archive first"
+                ) from None
             self._asked["as_of"] = as_of if as_of is not None else head.sealed[-1]
         else:
             self._go_on(begun, as_of)
         self.as_of: int = self._asked["as_of"]
 
     def _go_on(self, begun: dict[str, Any], as_of: int | None) -> None:
-        """Take the run of a bag that was begun, if all else is as it was."""
+        """Adopts the run of an unfinished bag, if everything else is unchanged."""
         if begun.get("erasures") != self._asked["erasures"]:
             raise ArchiveError(
-                f"{self._target}: pictures were forgotten since this bag was begun; make it anew in an empty folder"
+                f"{self._target}: pictures were forgotten since this bag was begun; restore into an empty folder"
             )
         self._asked["as_of"] = begun.get("as_of") if as_of is None else as_of
         if other := [name for name, value in self._asked.items() if begun.get(name) != value]:
@@ -93,7 +95,7 @@ class Bag:
             )
 
     def begin(self) -> None:
-        """Make the place one in which a bag is being written."""
+        """Marks the target as an unfinished bag."""
         self._target.remove(DECLARATION)
         self._target.replace(BEGUN, manifest.to_json(self._asked))
         self._target.remove_unfinished()
@@ -102,11 +104,11 @@ class Bag:
 
     @staticmethod
     def members(members: Iterable[StoredFile]) -> tuple[StoredFile, ...]:
-        """Members whose names are UTF-8, as manifests are: other bytes, and what would read as those, are escaped."""
+        """Yields members with UTF-8 names, as manifests require; escapes other bytes, and what looks escaped."""
         return tuple(dataclasses.replace(member, target=key_of(member.target)) for member in members)
 
     def finish(self, not_restored: Sequence[str]) -> None:
-        """Write the tag files; each line of `not_restored` says which picture the bag goes without, and why."""
+        """Writes the tag files. Each line of `not_restored` names a picture missing from the bag, and the reason."""
         with tempfile.TemporaryDirectory() as scratch:
             path, files, octets = Path(scratch) / MANIFEST, 0, 0
             with path.open("w", encoding="utf-8", newline="\n") as lines:
@@ -132,7 +134,7 @@ class Bag:
         self._target.replace(DECLARATION, declaration)
 
     def _read_back(self) -> Iterator[tuple[StoredObject, str]]:
-        """Every file in data/ and the SHA-256 of what stands there."""
+        """Returns every file in data/ with the SHA-256 of its stored content."""
         items = self._target.list(DATA)
         with ThreadPoolExecutor(READERS) as pool:
             while some := list(itertools.islice(items, _AT_ONCE)):

@@ -1,4 +1,4 @@
-"""The two pictures of a row of the report: the source, where it is still there, and what the archive keeps of it."""
+"""Reads both pictures of a report row: the source, if it still exists, and the picture from the archive."""
 
 import dataclasses
 import hashlib
@@ -24,10 +24,10 @@ _OF_ROW = [field.name for field in dataclasses.fields(StoredFile) if field.name 
 
 
 class Pictures:
-    """Reads pictures of an archive; a context, in which each bundle's decoder is started once, when first needed.
+    """Reads pictures of an archive. A context manager that starts each bundle's decoder once, on first use.
 
-    Threads may share it: one picture is decoded at a time. Both methods raise ArchiveError, of one line, for a picture
-    that cannot be had.
+    Thread-safe: one picture is decoded at a time. Both methods raise ArchiveError, with a message of one line, for an
+    unavailable picture.
     """
 
     def __init__(self, archive: Store, models: Models = Models("")) -> None:  # noqa: B008  # frozen
@@ -41,7 +41,7 @@ class Pictures:
         self._decoders.close()
 
     def original(self, row: Row) -> Picture:
-        """The source that a row describes, only if it still has the content that was compressed."""
+        """Reads the source of a row; raises ArchiveError if its content has changed since."""
         address, start = part_of(row["source_uri"])
         root, name = root_and_name(name_of(address))
         store, size = Store(root), row["source_bytes"]
@@ -52,10 +52,10 @@ class Pictures:
             data = b"".join(store.pieces(name, size + 1)) if size else b""
         if hashlib.sha256(data).hexdigest() != row["source_sha256"]:
             raise ArchiveError(f"{row['source_uri']}: changed since it was compressed")
-        return _read(data)  # with this very content it was read before, in a process of its own
+        return _read(data)  # equal content was read before, in a separate process
 
     def stored(self, row: Row) -> Picture:
-        """The picture that the archive gives back for a row with a stored file."""
+        """Decodes the stored file of a row."""
         fields: dict[str, Any] = {name: value for name, value in row.items() if name in _OF_ROW}
         member = StoredFile(target="", **fields)
         data = read_member(self._archive, member)
@@ -66,7 +66,7 @@ class Pictures:
 
 
 def _read(data: bytes) -> Picture:
-    """A picture as a viewer shows it, in sRGB and without what it says beside its pixels."""
+    """Converts a picture for display: upright, in sRGB, without metadata."""
     try:
         picture = read_source(data).picture or read_image(data)
         shown = upright(dataclasses.replace(picture, blocks=()))

@@ -1,11 +1,11 @@
-"""An archive's pictures as a read-only fsspec file system that decodes what is read.
+"""A read-only fsspec file system with the pictures of an archive, decoded when read.
 
     fsspec.open("fdc://2024/beach.jpg.png::s3://bucket/archive")
 
-The paths are those that restore-archive writes: a key with `.png` appended where it does not end in it, the key itself
-where the source's own bytes come back, and with `.mp4` appended the film of a motion photo. Sizes are known only by
-decoding, so `info` gives None. Keys with empty, `.` or `..` parts, and keys
-that are the folder of another key, are not reached; restore-archive writes them.
+The paths are those that restore-archive writes: the key with `.png` appended (unless it already ends in it), the
+unchanged key if the source's own bytes are restored, and the key with `.mp4` appended for the video of a motion photo.
+Sizes are unknown before decoding, so `info` gives None. Keys with empty, `.` or `..` parts, and keys that are the
+folder of another key, are not accessible; restore-archive writes them.
 """
 
 import errno
@@ -36,11 +36,11 @@ _FOLDERS = f"SELECT DISTINCT split_part(substr(key, length($folder) + 1), '/', 1
 
 
 class ArchiveFileSystem(AbstractFileSystem):
-    """The kept pictures of one archive, each in its last version; looked at anew by each call.
+    """The kept pictures of one archive, each in its last version. Each call reads the current state.
 
-    `fo` and `target_protocol` say where the archive is, as fsspec gives them for a chained URL; credentials come from
-    the environment, as everywhere, so `target_options` are refused. `as_of` a run shows what was kept up to it. The
-    other options are those of `Models`: device, backbone, threads, codec.
+    `fo` and `target_protocol` locate the archive, as fsspec passes them for a chained URL. Credentials come from the
+    environment, so `target_options` are refused. `as_of` shows the pictures kept up to that run. The other options are
+    those of `Models`: device, backbone, threads, codec.
     """
 
     protocol = "fdc"
@@ -59,7 +59,9 @@ class ArchiveFileSystem(AbstractFileSystem):
         }
         super().__init__(**options)
         if target_options:
-            raise ValueError(f"{', '.join(target_options)}: the archive's store takes its options from the environment")
+            raise ValueError(
+                f"{', '.join(target_options)}: not supported; set credentials and options in the environment"
+            )
         self._archive = existing(fo if target_protocol == "file" else f"{target_protocol}://{fo}")
         self._as_of = as_of
         self._decoders = Decoders(self._archive, Models("", **model_options), worker)
@@ -67,7 +69,7 @@ class ArchiveFileSystem(AbstractFileSystem):
         weakref.finalize(self, self._decoders.close)
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
-        """The pictures and folders directly in a folder."""
+        """Lists the pictures and folders directly in a folder."""
         folder = self._strip_protocol(path)
         member = self._member(folder)
         entries = self._children(folder) if member is None else [_file(member)]
@@ -76,7 +78,7 @@ class ArchiveFileSystem(AbstractFileSystem):
         return entries if detail else [entry["name"] for entry in entries]
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """Name and type, and of a picture its key, width and height."""
+        """Returns name and type and, for a picture, its key, width and height."""
         path = self._strip_protocol(path)
         member = self._member(path)
         if member is not None:
@@ -95,7 +97,7 @@ class ArchiveFileSystem(AbstractFileSystem):
             with tempfile.TemporaryDirectory() as scratch:
                 copy = Path(scratch) / "member"
                 copy_member(self._archive, member, copy)
-                return copy.open("rb")  # its bytes stay until it is closed
+                return copy.open("rb")  # its bytes stay available until it is closed
         data = read_member(self._archive, member)
         if member.source_format == FILM:
             data = playable(data)
@@ -105,7 +107,7 @@ class ArchiveFileSystem(AbstractFileSystem):
         return io.BytesIO(data)
 
     def _member(self, path: str) -> StoredFile | None:
-        """The picture that restore-archive would write to a path: its key is that path without some `.png`."""
+        """Finds the picture that restore-archive would write to a path: its key is the path without added `.png`."""
         keys = [key_of(path)]
         while keys[-1].lower().endswith((".png", ".mp4")):
             keys.append(keys[-1][:-4])

@@ -1,10 +1,10 @@
-"""Pictures out of an archive again: all of them or some keys, as PNG, or as their own bytes where those were kept."""
+"""Restores all pictures of an archive, or some keys, as PNG or as their original bytes if those were kept."""
 
 import collections
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +26,7 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class RestoreJob:
-    """The wanted members of one tar, all written with one bundle, whose path `models` still lacks."""
+    """The selected members of one tar, all of one bundle, whose path is not yet set in `models`."""
 
     archive: str
     target: str
@@ -38,7 +38,7 @@ class RestoreJob:
 
 @dataclass(frozen=True)
 class Failure:
-    """A picture that could not be restored, where it lies, and why."""
+    """A picture that could not be restored, with its location and the error."""
 
     key: str
     tar: str
@@ -47,9 +47,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class Restored:
-    """How many pictures were written, those that could not be, and what they were written without.
+    """The number of written pictures, the failures, and the parts left out.
 
-    `left_behind` counts pictures by what has no place in the kind of file asked for.
+    `left_behind` counts pictures by the parts that the requested file format cannot contain.
     """
 
     images: int = 0
@@ -58,7 +58,7 @@ class Restored:
 
     @property
     def errors(self) -> list[str]:
-        """One line for each failure."""
+        """Returns one line for each failure."""
         return [f"{failure.key}: {failure.error}" for failure in self.failures]
 
 
@@ -79,20 +79,22 @@ def restore(
     job_map: JobMap | None = None,
     progress: Progress = SILENT,
 ) -> Restored:
-    """Write the last kept version of all keys, or of those given, into a folder or URL; existing files are replaced.
+    """Writes the last kept version of all keys, or of the given keys, to a folder or URL; replaces existing files.
 
-    `as_of` a run leaves out what later runs kept; `as_of_source` a run gives the source as that run listed it, without
-    what was gone by then. `kind` is what .fdc files become, png or as jpeg:90; what was kept
-    whole comes back as it was. With `groups`, pictures and their companions keep one stem. With `bagit` the target
-    becomes a bag of RFC 8493, of the runs that are complete when it is begun: tasks.restore.bag. Files in a local
-    folder get the modification times of their sources. A damaged part of the report is a failure and costs its own
-    pictures. Bundles are the archive's own copies; `models` says the rest. Raises ArchiveError, before anything is
-    written, for a place without an archive, a run that is not there, or a key without a picture.
+    `as_of` ignores runs after that run. `as_of_source` restores the source as that run listed it, without sources gone
+    by then. `kind` is the format for .fdc files, such as png or jpeg:90; files kept whole are restored unchanged. With
+    `groups`, pictures and their companions keep a common stem. With `bagit`, the target becomes a bag (RFC 8493) of the
+    runs complete at its start: see tasks.restore.bag. Files in a local folder get the modification times of their
+    sources. A damaged part of the report is a failure that affects only its own pictures. Bundles are the archive's own
+    copies; `models` sets the rest. Raises ArchiveError, before anything is written, if there is no archive, no such
+    run, or no picture for a key.
     """
     if as_of is not None and as_of_source is not None:
-        raise SettingsError("as_of gives all that was kept, as_of_source what the source had: give one")
+        raise SettingsError("as_of and as_of_source are mutually exclusive; set only one")
     store, extension = existing(archive), _extension(kind)
-    as_listed, as_of = as_of_source is not None, as_of if as_of_source is None else as_of_source
+    as_listed = as_of_source is not None
+    if as_listed:
+        as_of = as_of_source
     bag: Bag | None = None
     if bagit:
         bag = Bag(store, target, keys, as_of=as_of, as_listed=as_listed, kind=kind, groups=groups)
@@ -105,17 +107,22 @@ def restore(
         if bag is not None:
             bag.begin()
         location = Store(target).url if bag is None else bag.data
-        jobs = (
-            RestoreJob(store.url, location, members if bag is None else bag.members(members), models, kind, as_of)
-            for members in selection.by_tar(chosen, extension, groups=groups)
-        )
-        done = list((job_map or (lambda jobs: (restore_members(job, progress) for job in jobs)))(jobs))
+
+        def jobs() -> Iterator[RestoreJob]:
+            for members in selection.by_tar(chosen, extension, groups=groups):
+                wanted = members if bag is None else bag.members(members)
+                yield RestoreJob(store.url, location, wanted, models, kind, as_of)
+
+        if job_map is None:
+            done = [restore_members(job, progress) for job in jobs()]
+        else:
+            done = list(job_map(jobs()))
     left_behind: collections.Counter[str] = collections.Counter()
     for part in done:
         left_behind.update(part.left_behind)
     failures = [failure for part in done for failure in part.failures]
     failures += [
-        Failure("?", store.uri(name), f"{name}: damaged, its pictures are not known; {REMEDY}") for name in damaged
+        Failure("?", store.uri(name), f"{name}: damaged, so its pictures are unknown; {REMEDY}") for name in damaged
     ]
     restored = Restored(sum(part.images for part in done), failures, dict(sorted(left_behind.items())))
     if bag is not None:
@@ -124,7 +131,7 @@ def restore(
 
 
 def _copy(archive: Store, member: StoredFile, target: Store) -> None:
-    """Restore a file that does not fit into memory."""
+    """Restores a file that does not fit into memory."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "member"
         copy_member(archive, member, path)
@@ -136,14 +143,14 @@ def _extension(kind: str | None) -> str:
 
 
 def _set_time(target: Store, member: StoredFile) -> None:
-    """Give a restored file the modification time of its source, where both are known."""
+    """Sets the modification time of a restored file to that of its source, if the file is local and the time known."""
     if target.folder is not None and member.source_modified_at is not None:
         times = (member.source_modified_at, member.source_modified_at)
         os.utime(target.folder / member.target, ns=times)
 
 
 def restore_members(job: RestoreJob, progress: Progress = SILENT) -> Restored:
-    """Restore the members of one tar; a damaged one is an error line and does not stop the others."""
+    """Restores the members of one tar; a damaged member is a failure and does not stop the others."""
     archive, target = Store(job.archive), Store(job.target)
     failures: list[Failure] = []
     left_behind: collections.Counter[str] = collections.Counter()
@@ -161,7 +168,7 @@ def restore_members(job: RestoreJob, progress: Progress = SILENT) -> Restored:
 
 
 def _write(archive: Store, target: Store, member: StoredFile, job: RestoreJob, decoders: Decoders) -> list[str]:
-    """Restore one member; returns what has no place in the kind of file asked for. Raises ArchiveError."""
+    """Restores one member; returns the parts that the file format cannot contain. Raises ArchiveError."""
     without: list[str] = []
     if is_large(member):
         _read(archive, member, job.as_of, lambda found: _copy(archive, found, target))
@@ -179,12 +186,13 @@ def _write(archive: Store, target: Store, member: StoredFile, job: RestoreJob, d
 
 
 def _read(archive: Store, member: StoredFile, as_of: int | None, read: Callable[[StoredFile], Read]) -> Read:
-    """What a function reads of a member; of its tar's new name where an erasure replaced it since it was chosen."""
+    """Calls a function that reads a member; retries with the new tar if an erasure replaced its tar meanwhile."""
     try:
         return read(member)
     except NotFoundError:
         found = selection.find(archive, [member.key], as_of)
-        now = next((other for other in found if (other.source_format == FILM) == (member.source_format == FILM)), None)
-        if now is None or now.tar == member.tar:
-            raise
-        return read(dataclasses.replace(now, target=member.target))
+        wants_film = member.source_format == FILM
+        for now in found:
+            if (now.source_format == FILM) == wants_film and now.tar != member.tar:
+                return read(dataclasses.replace(now, target=member.target))
+        raise

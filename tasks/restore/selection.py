@@ -1,7 +1,7 @@
-"""Which stored files hold the wanted version of each wanted key, tar by tar, and the name that each picture gets.
+"""Selects the stored file with the wanted version of each key, by tar, and assigns a file name to each picture.
 
-Apart from what restores them: Prefect keeps the functions and arguments of tasks until the interpreter ends, and with
-them the globals of their modules, where DuckDB's classes would be found left over and complained of.
+Separate from restore.py: Prefect keeps task functions and arguments, and so the globals of their modules, until the
+interpreter exits. DuckDB's classes in such globals would cause warnings at exit.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ _IN_THE_WAY = """
     WHERE EXISTS (SELECT 1 FROM folders WHERE folder IN (
         nfc_normalize(lower(key)), nfc_normalize(lower(key)) || '.EXTENSION', nfc_normalize(lower(key)) || '.mp4'))
 """
-"""A key may be the folder of another key: a bucket has no folders."""
+"""Keys that are also the folder of another key, which is possible in a bucket."""
 _NOT_LISTED = """
     DELETE FROM chosen WHERE key IN (
         SELECT key FROM listings GROUP BY key HAVING arg_max(state, run) IN ('gone', 'unjudged'))
@@ -59,7 +59,7 @@ _BY_TAR = 'SELECT * FROM chosen ORDER BY bundle_id, tar, "offset", key'
 
 
 def find(archive: Store, keys: Sequence[str], as_of: int | None = None) -> list[StoredFile]:
-    """The members that hold the last kept version of some keys, those that are none left out, and their targets."""
+    """Returns the members with the last kept version of some keys, and their targets; skips unknown keys."""
     with choose(archive, keys, as_of) as chosen:
         return [member for members in by_tar(chosen) for member in members]
 
@@ -73,14 +73,14 @@ def choose(
     *,
     as_listed: bool = False,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database with the table `chosen`: where the wanted version of each wanted key lies.
+    """Yields a database with the table `chosen`: the location of the wanted version of each wanted key.
 
-    Damaged parts of the report are named in `damaged`, where it is given, and their rows left out. With `as_listed`,
-    keys that were gone from the source when run `as_of` listed it are left out too.
+    If `damaged` is given, damaged parts of the report are appended to it, and their rows are omitted. With `as_listed`,
+    keys that were gone from the source when run `as_of` listed it are also omitted.
     """
     head = log.read(archive) if as_of is not None else ArchiveHead()
     if as_of is not None and not 1 <= as_of <= head.runs:
-        raise ArchiveError(f"{archive}: holds no run {as_of}; status names its runs")
+        raise ArchiveError(f"{archive}: holds no run {as_of}; `status` lists its runs")
     rows = report.rows(archive, damaged=damaged) if keys is None else report.lookup(archive, keys, damaged=damaged)
     parameters = {"as_of": LAST_RUN if as_of is None else as_of, "keys": keys if keys is None else list(keys)}
     with parquet.database(rows=rows) as connection:
@@ -92,7 +92,7 @@ def choose(
 
 
 def refuse_missing(archive: Store, chosen: duckdb.DuckDBPyConnection, keys: Sequence[str] | None) -> None:
-    """Raise ArchiveError if a key was asked for that no chosen row has."""
+    """Raises ArchiveError if a requested key has no chosen row."""
     if keys is None:
         return
     found = {key for (key,) in chosen.execute("SELECT key FROM chosen").fetchall()}
@@ -104,24 +104,42 @@ def refuse_missing(archive: Store, chosen: duckdb.DuckDBPyConnection, keys: Sequ
 def by_tar(
     chosen: duckdb.DuckDBPyConnection, extension: str = "png", *, groups: bool = False
 ) -> Iterator[tuple[StoredFile, ...]]:
-    """The members that were chosen, one tar after another, each with a name of its own.
+    """Yields the chosen members, tar by tar, each with a unique name.
 
-    `extension` is that of decoded pictures. With `groups` it takes the place of the source's own, so that pictures and
-    their companions keep one stem. Names that differ by case or Unicode form alone are told apart.
+    `extension` is that of decoded pictures. With `groups`, it replaces the source's extension, so that pictures and
+    their companions keep a common stem. Names that differ only in case or Unicode form are made distinct.
     """
+    targets = _targets_of_conflicts(chosen, extension, groups=groups)
+    for _, group in itertools.groupby(_rows(chosen), key=lambda row: (row["bundle_id"], row["tar"])):
+        members: list[StoredFile] = []
+        for row in group:
+            members += _members(row, targets, extension)
+        yield tuple(members)
+
+
+def _targets_of_conflicts(
+    chosen: duckdb.DuckDBPyConnection, extension: str, *, groups: bool
+) -> dict[tuple[str, bool], str]:
+    """Assigns targets to keys whose names may conflict: a few of many, so that memory stays bounded."""
     chosen.execute(_FOLDERS)
-    in_the_way = _IN_THE_WAY.replace("EXTENSION", extension)
-    some = f"{_MAY_SHARE_A_NAME.replace('EXTENSION', extension)} UNION {in_the_way}"
-    alike = chosen.sql(_ALL if groups else some).to_arrow_table().to_pylist()
-    folders = {folder for (folder,) in chosen.execute("SELECT folder FROM folders").fetchall()} if alike else set()
-    targets = _targets(alike, extension, folders, groups=groups)
-    rows = (row for batch in chosen.sql(_BY_TAR).to_arrow_reader(BATCH) for row in batch.to_pylist())
-    for _, group in itertools.groupby(rows, key=lambda row: (row["bundle_id"], row["tar"])):
-        yield tuple(member for row in group for member in _members(row, targets, extension))
+    query = _ALL  # with groups, any two keys of one stem conflict
+    if not groups:
+        query = f"{_MAY_SHARE_A_NAME} UNION {_IN_THE_WAY}".replace("EXTENSION", extension)
+    conflicts = chosen.sql(query).to_arrow_table().to_pylist()
+    if not conflicts:
+        return {}
+    folders = {folder for (folder,) in chosen.execute("SELECT folder FROM folders").fetchall()}
+    return _targets(conflicts, extension, folders, groups=groups)
+
+
+def _rows(chosen: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
+    """Yields the chosen rows in the order of tars, a batch of them in memory."""
+    for batch in chosen.sql(_BY_TAR).to_arrow_reader(BATCH):
+        yield from batch.to_pylist()
 
 
 def _members(row: dict[str, Any], targets: dict[tuple[str, bool], str], extension: str) -> Iterator[StoredFile]:
-    """The picture of a row, and its film where that becomes a file of its own."""
+    """Yields the picture of a row, and its video if that becomes a separate file."""
     picture = StoredFile(target=targets.get((row["key"], False)) or _target(row, extension), **row)
     yield picture
     if picture.film is not None and not rejoined(extension, picture.source_format):
@@ -130,7 +148,7 @@ def _members(row: dict[str, Any], targets: dict[tuple[str, bool], str], extensio
 
 
 def rejoined(extension: str, source_format: str | None) -> bool:
-    """Whether a film goes behind its picture again: a JPEG that comes back as a JPEG."""
+    """Whether a video is appended to its picture again: for a JPEG restored as JPEG."""
     return extension == EXTENSIONS["jpeg"] and source_format in JPEGS
 
 
@@ -139,36 +157,36 @@ def _target(row: dict[str, Any], extension: str, *, groups: bool = False) -> str
         extension = "mp4"
     elif _as_it_was(row["codec"], row["source_format"]):
         return restored(row["key"], None)
-    name = restored(row["key"], extension)
     stem, dot, _ = restored(row["key"], None).rpartition(".")
-    return f"{stem}.{extension}" if groups and dot and stem.rpartition("/")[2] else name
+    has_extension = dot and stem.rpartition("/")[2]  # .hidden has none
+    if groups and has_extension:
+        return f"{stem}.{extension}"
+    return restored(row["key"], extension)
 
 
 def _as_it_was(codec: str, source_format: str | None) -> bool:
-    """Whether the source's own bytes come back: kept as they were, or what a lossless transcode of a JPEG gives."""
+    """Whether the source's own bytes are restored: kept as they were, or from a lossless transcode of a JPEG."""
     return codec == "original" or (codec == "jxl" and source_format in JPEGS)
 
 
 def _targets(
     rows: list[dict[str, Any]], extension: str, folders: Collection[str], *, groups: bool
 ) -> dict[tuple[str, bool], str]:
-    """A name of its own for each key, and for its film: `a.jpg` becomes `a.jpg.png`, and makes way for such a key.
+    """Assigns a unique name to each key and to its video: `a.jpg` becomes `a.jpg.png`, unless that is a key too.
 
-    `folders` are names that keys below them need, so no file can have them.
-    Names are compared as the least careful file system does: without case and in one Unicode form.
+    `folders` are names of folders, which no file can have. Names are compared without case and in one Unicode form, for
+    file systems that ignore these differences.
     """
     names: dict[tuple[str, bool], str] = {}
     taken: set[str] = set(folders)
     films = [row | OF_A_FILM for row in rows if row["film_length"] and not rejoined(extension, row["source_format"])]
-    originals_first = sorted(
-        rows + films,
-        key=lambda row: (
-            row["source_format"] == FILM,
-            not _as_it_was(row["codec"], row["source_format"]),
-            row["key"],
-        ),
-    )
-    for row in originals_first:
+
+    def precedence(row: dict[str, Any]) -> tuple[bool, bool, str]:
+        # Whoever comes first keeps the plain name: originals before decoded pictures, videos last.
+        is_original = _as_it_was(row["codec"], row["source_format"])
+        return row["source_format"] == FILM, not is_original, row["key"]
+
+    for row in sorted(rows + films, key=precedence):
         name = _target(row, extension, groups=groups)
         while _folded(name) in taken:
             name = _another(name)
@@ -182,6 +200,8 @@ def _folded(name: str) -> str:
 
 
 def _another(name: str) -> str:
-    """The next name to try: the extension once more, or a number before it."""
+    """Returns the next candidate name: with the extension repeated, or a number before it."""
     stem, dot, extension = name.rpartition(".")
-    return f"{name}.{extension}" if dot and not stem.endswith(f".{extension}") else f"{stem} (2){dot}{extension}"
+    if dot and not stem.endswith(f".{extension}"):
+        return f"{name}.{extension}"
+    return f"{stem} (2){dot}{extension}"

@@ -1,4 +1,4 @@
-"""A stored file in a tar of an archive: where it lies, its bytes checked, and what it decodes to."""
+"""Stored files in the tars of an archive: location, verified bytes, and decoding."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -11,14 +11,14 @@ from tasks.storage.store import Store
 
 SECONDS = 1800.0
 LARGE = 1 << 28
-"""Bytes above which a file that comes back as it is goes through a disk instead of memory."""
+"""Size in bytes above which an unchanged file is spooled to disk instead of read into memory."""
 FILM = "MP4"
-"""The source_format of a member that is a film."""
+"""The source_format of a member that is a video."""
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A stored file and the name, relative to the target, that its picture, or its film, gets."""
+    """A stored file, and the name, relative to the target, of its picture or video."""
 
     key: str
     target: str
@@ -38,16 +38,26 @@ class StoredFile:
 
     @property
     def film(self) -> "StoredFile | None":
-        """The film beside a picture, as a file that comes back as it is, under the picture's target."""
+        """Returns the video next to a picture as an unchanged file with the picture's target."""
         if self.film_offset is None or self.film_length is None or self.film_sha256 is None:
             return None
-        extent = {"offset": self.film_offset, "length": self.film_length, "sha256": self.film_sha256}
-        none = {"film_offset": None, "film_length": None, "film_sha256": None, "width": None, "height": None}
-        return replace(self, codec="original", source_format=FILM, **extent, **none)  # type: ignore[arg-type]
+        return replace(
+            self,
+            codec="original",  # its bytes are the source's own, which nothing decodes
+            source_format=FILM,
+            offset=self.film_offset,
+            length=self.film_length,
+            sha256=self.film_sha256,
+            film_offset=None,
+            film_length=None,
+            film_sha256=None,
+            width=None,
+            height=None,
+        )
 
 
 def read_member(archive: Store, member: StoredFile) -> bytes:
-    """A stored file by one range request, checked against its hash; raises ArchiveError."""
+    """Reads a stored file with one range request and checks its hash; raises ArchiveError."""
     data = archive.read_range(member.tar, member.offset, member.length)
     if hashlib.sha256(data).hexdigest() != member.sha256:
         raise _damaged(archive, member)
@@ -59,12 +69,12 @@ def _damaged(archive: Store, member: StoredFile) -> ArchiveError:
 
 
 def is_large(member: StoredFile) -> bool:
-    """Whether a member's own bytes come back, and are too many to be read into memory."""
+    """Whether a member is restored unchanged and is too large for memory."""
     return member.codec == "original" and member.source_format != FILM and member.length > LARGE
 
 
 def copy_member(archive: Store, member: StoredFile, path: Path) -> None:
-    """Write a stored file to a local one, checked against its hash; raises ArchiveError."""
+    """Copies a stored file to a local file and checks its hash; raises ArchiveError."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for piece in archive.pieces(member.tar, member.length, start=member.offset):
@@ -75,15 +85,17 @@ def copy_member(archive: Store, member: StoredFile, path: Path) -> None:
 
 
 def playable(film: bytes) -> bytes:
-    """A film from its first box on, without what a camera put before it."""
-    return film[max(0, film.find(b"ftyp", 0, 1 << 12) - 4) :]
+    """Returns a video from its first box on, without bytes that a camera put before it."""
+    name = film.find(b"ftyp", 0, 1 << 12)
+    start = max(0, name - 4)  # a box begins with four bytes of length before its name
+    return film[start:]
 
 
 def decoded(decoder: Child, member: StoredFile, data: bytes, kind: str | None = None) -> tuple[bytes, list[str]]:
-    """The file that a member's bytes decode to, of the size that was encoded; raises ArchiveError.
+    """Decodes a member and checks its width and height; raises ArchiveError.
 
-    With it comes what of the picture has no place in a file of that kind. `kind` is as `jpeg:90`; None is PNG, or what
-    a JPEG XL file was made of.
+    Returns the file, and the parts that its format cannot contain. `kind` is a format such as `jpeg:90`; None means
+    PNG, or the original format of a JPEG XL file.
     """
     try:
         answer, png = decoder.ask(Decode(kind), data, seconds=SECONDS)

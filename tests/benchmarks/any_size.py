@@ -56,7 +56,7 @@ mirror images; encoding and decoding each in a process of its own, with reading 
 GB (10^9 bytes) is the process's peak resident memory. Seconds are the wall's, also where other work shares the machine.
 
 Seams: PSNR of the {near} columns to each side of all seams of all networks, against all other columns that show the
-same column of the photo; the largest mean colour difference, in levels of 255, that decoding adds between the two
+same column of the photo; the largest mean color difference, in levels of 255, that decoding adds between the two
 columns at a seam, against the largest at other borders of latents that show the same. "-": one tile
 holds the picture, or no other columns show the same.
 """
@@ -100,7 +100,7 @@ def seam_columns(codec: Codec, side: int) -> list[int]:
 def column_errors(
     original: NDArray[np.uint8], decoded: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean squared error of each column (W,), and mean signed error of each column and colour (W, 3)."""
+    """Mean squared error of each column (W,), and mean signed error of each column and color (W, 3)."""
     squared, signed = np.zeros(original.shape[1]), np.zeros((original.shape[1], 3))
     for row in range(0, len(original), 256):
         difference = decoded[row : row + 256].astype(np.int64) - original[row : row + 256]

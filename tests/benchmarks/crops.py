@@ -53,7 +53,7 @@ def at_least(baseline: Baseline, pixels: Pixels, size: int) -> bytes:
 
 
 def decoded(codec: Codec, others: list[Baseline], photo: Path) -> list[tuple[str, Pixels]]:
-    """The photo and its reconstructions, labelled with their rates."""
+    """The photo and its reconstructions, labeled with their rates."""
     picture = read_image(photo)
     data = codec.encode(picture).data
     tiles, pixels = [("original", picture.pixels)], picture.width * picture.height

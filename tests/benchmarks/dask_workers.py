@@ -26,7 +26,7 @@ from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, t
 
 from flows import mapping
 from flows.cluster import CALM
-from tasks.archive import manifest
+from tasks.archive import log
 from tasks.archive.manifest import RunSettings
 from tasks.archive.opening import create
 from tasks.compress.runs import plan_run
@@ -105,7 +105,8 @@ def planned(photos: Path, url: str, per_shard: int) -> CompressionJob:
 
 
 def shards(job: CompressionJob) -> int:
-    return len(manifest.read(Store(job.archive), job.run).shards)
+    archive = Store(job.archive)
+    return len(log.plan(archive, log.read(archive), job.run).shards)
 
 
 def two_processes(warming: CompressionJob, job: CompressionJob) -> Figure:

@@ -73,7 +73,7 @@ class Decoder:
             "bundle": kind,
             "width": file.width,
             "height": file.height,
-            "grey": file.grey,
+            "gray": file.gray,
             "orientation": file.orientation,
             "symbols": hashlib.sha256(symbols.astype("<i4").tobytes()).hexdigest(),
             "chunks": {tag: [hashlib.sha256(own).hexdigest() for own in many] for tag, many in file.chunks.items()},
@@ -129,7 +129,7 @@ def in_words_of_version_2(expected: Mapping[str, Any]) -> dict[str, Any]:
     """What symbols.json says of a file, as expected.json would."""
     names = {"ALPH": "alpha", "ICCP": "icc", "exIf": "exif"}
     chunks = {tag: [expected[name]] for tag, name in names.items() if expected[name]}
-    fields = {name: expected[name] for name in ("bundle", "width", "height", "grey", "symbols")}
+    fields = {name: expected[name] for name in ("bundle", "width", "height", "gray", "symbols")}
     return {**fields, "orientation": 1, "chunks": chunks, "skipped": []}
 
 

@@ -93,7 +93,7 @@ def networks(scale: Scale, device: str) -> Networks:
     return vae, unet
 
 
-def synchronised(device: str) -> float:
+def synchronized(device: str) -> float:
     """The time, when all work given to the device is done."""
     if device == "cuda":
         torch.cuda.synchronize()
@@ -120,11 +120,11 @@ def milliseconds(work: Callable[[], object], device: str) -> float:
     """Median after one run to warm up, of REPEATS runs or as many as begin within SECONDS_A_ROW."""
     work()
     taken: list[float] = []
-    end = synchronised(device) + SECONDS_A_ROW
+    end = synchronized(device) + SECONDS_A_ROW
     while not taken or (device == "cuda" and len(taken) < REPEATS and time.perf_counter() < end):
-        start = synchronised(device)
+        start = synchronized(device)
         work()
-        taken.append(1000 * (synchronised(device) - start))
+        taken.append(1000 * (synchronized(device) - start))
     return statistics.median(taken)
 
 

@@ -53,15 +53,15 @@ class Absent:
 
 
 def small_files(codec: Codec) -> list[bytes]:
-    """Files of 50 to 400 bytes with all features: grey, chunks, extreme rates, one pixel."""
+    """Files of 50 to 400 bytes with all features: gray, chunks, extreme rates, one pixel."""
     alpha = synthetic(13, 21)[..., 0]
-    grey = np.repeat(synthetic(9, 15)[..., :1], 3, axis=2)
+    gray = np.repeat(synthetic(9, 15)[..., :1], 3, axis=2)
     pictures = [
         (Picture(synthetic(1, 1)), 8.0),
         (Picture(synthetic(16, 24)), 8.0),
         (Picture(synthetic(24, 16)), 2000.0),
         (Picture(synthetic(24, 32)), 0.01),
-        (Picture(grey, grey=True), 30.0),
+        (Picture(gray, gray=True), 30.0),
         (Picture(synthetic(13, 21), alpha=alpha), 4.0),
         (Picture(synthetic(8, 8), icc=bytes(range(60)) * 2, blocks=BLOCKS), 4.0),
     ]
@@ -133,7 +133,7 @@ def outcome(codec: Codec, data: bytes) -> str:
         assert symbols.shape == (4, *file.latent_shape), "another shape than declared"
         assert np.abs(symbols).max() <= SYMBOL_LIMIT, "a symbol beyond the limit"
         pixels = np.zeros((file.height, file.width, 3), np.uint8)
-        picture = to_picture(file.chunks, pixels, grey=file.grey, orientation=file.orientation, version=file.version)
+        picture = to_picture(file.chunks, pixels, gray=file.gray, orientation=file.orientation, version=file.version)
         assert picture.alpha is None or picture.alpha.shape == (file.height, file.width), "another alpha plane"
     except BitstreamError as error:
         return "refused: " + re.sub(NUMBER_OR_TAG, "#", str(error))[:70]

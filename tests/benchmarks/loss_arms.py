@@ -1,7 +1,7 @@
 """python -m tests.benchmarks.loss_arms --data TARS --held-out FOLDER --output FOLDER: which terms should the loss have?
 
 Trains the decoder of the embedded default on for some steps, on the same crops with the same draws, once for each arm:
-other weights of LPIPS and DISTS, another network of LPIPS, and latents as good as unquantised, which makes the decoder
+other weights of LPIPS and DISTS, another network of LPIPS, and latents as good as unquantized, which makes the decoder
 a clean one (for denoising_arms --vae). All arms decode the same symbols, so files are equally large; the table compares
 held-out photos decoded by each, with the 95 % interval of a paired bootstrap over photos. An arm that is trained
 already is only measured.

@@ -2,9 +2,9 @@
 
 Of moto, rclone, s3rver and ceph those run that are installed (`rclone serve s3`, npm's s3rver, Debian's ceph-mon,
 ceph-mgr, ceph-osd and radosgw). On each: what it honors, then creation, a second night, restore, audit, compact and
-forget, from a bucket into that bucket, with difficult keys, more of them than a listing's page, and a file above
-100 MB. A server that does not keep two writers apart must be refused first, and then serves a single writer. Prints a
-table; ends with status 1 where something was not as it should be.
+forget, from a bucket into that bucket, with difficult keys, more keys than a page of a listing (but s3rver), and a
+file above 100 MB. A server that does not keep two writers apart must be refused first, and then serves a single writer.
+Prints a table; ends with status 1 if something was not as it should be.
 """
 
 import argparse
@@ -37,6 +37,8 @@ from tests.support.fake_codec import FAKE
 
 LARGE = 101 << 20
 MANY = 1_010
+FEWER = {"s3rver": 100}
+"""Servers that hold fewer objects: s3rver answers HTTP 500 to the second page of a listing."""
 DIFFICULT = (
     *("a b+c.png", "100%.png", "percent%2Fescaped.png", "#hash?query=1&more=2.png", "quote'\".png", "(1) [2] {3}.png"),
     *(
@@ -198,7 +200,7 @@ def main() -> None:
             print(f"{name}: not installed, left out", file=sys.stderr)
             continue
         print(f"{name}:", file=sys.stderr)
-        trial = tried(name, arguments.many)
+        trial = tried(name, min(arguments.many, FEWER.get(name, arguments.many)))
         wrong |= trial.wrong
         found[installed[name][2]()] = trial.found
     steps = list(next(iter(found.values()), ()))

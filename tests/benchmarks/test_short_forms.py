@@ -27,7 +27,7 @@ from tests.benchmarks import (
     foundation,
     listing_scale,
     pass_through,
-    quantiser_arms,
+    quantizer_arms,
     report_scale,
     sharding_speed,
     silent_losses,
@@ -159,7 +159,7 @@ def test_arms_and_lengths_are_measured_of_a_bundle_with_dither(printed: Printed,
     photos.mkdir()
     (photos / "photo.png").write_bytes(encode_png(synthetic(176, 200)))
     arms = ("no dither", "dither", "channel 0 finer")
-    table = printed(quantiser_arms.main, photos, "--bundle", bundle, "--qualities", 2, 32, "--arms", *arms)
+    table = printed(quantizer_arms.main, photos, "--bundle", bundle, "--qualities", 2, 32, "--arms", *arms)
     rows = dict(re.findall(r"^\| ([a-z0-9, ]+?) \| (.+) \|$", table, re.MULTILINE))
     assert set(arms) <= set(rows)
     assert set(rows["dither"].split(" | ")) <= {"+0.0 % (+0.0 to +0.0)", "no quality in common"}, "it is the default"

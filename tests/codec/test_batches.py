@@ -55,9 +55,9 @@ def test_what_is_reconstructed_does_not_depend_on_what_is_in_other_places(codec:
         assert np.abs(own.astype(int) - together[place]).max() <= 1
 
 
-def test_grey_pictures_and_fine_ones_are_reconstructed_beside_others(codec: Codec) -> None:
-    grey = Picture(np.repeat(synthetic(43, 59)[..., :1], 3, axis=2), grey=True)
-    encoded = [codec.encode(grey), codec.encode(pictures(1)[0], quality=1e6), codec.encode(pictures(1)[0])]
+def test_gray_pictures_and_fine_ones_are_reconstructed_beside_others(codec: Codec) -> None:
+    gray = Picture(np.repeat(synthetic(43, 59)[..., :1], 3, axis=2), gray=True)
+    encoded = [codec.encode(gray), codec.encode(pictures(1)[0], quality=1e6), codec.encode(pictures(1)[0])]
     found = codec.reconstruct_many({place: (one.data, one.symbols) for place, one in enumerate(encoded)}, 3)
     for place, one in enumerate(encoded):
         assert np.abs(codec.decode(one.data).astype(int) - found[place]).max() <= 1
@@ -77,7 +77,7 @@ def test_contents_are_those_of_each_file_alone_and_errors_stand_in_their_places(
 
 
 def test_places_that_a_batch_has_not_and_sizes_that_differ_are_refused(codec: Codec) -> None:
-    with pytest.raises(ValueError, match=r"no places \[3\]"):
+    with pytest.raises(ValueError, match=r"no slots \[3\]"):
         codec.encode_many({3: pictures(1)[0]}, 3)
     with pytest.raises(ValueError, match="one size"):
         codec.encode_many({0: pictures(1)[0], 1: Picture(synthetic(8, 8))}, 2)

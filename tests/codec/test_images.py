@@ -12,8 +12,8 @@ from PIL import ExifTags, Image, ImageCms
 
 from codec.errors import ImageLimitError
 from codec.images import (
-    COLOURS,
-    COLOURS_BEYOND,
+    COLORS,
+    COLORS_BEYOND,
     DEPTH,
     FRAMES,
     encode_png,
@@ -26,7 +26,7 @@ from tests.support.image_files import DISPLAY_P3, SRGB_PRIMARIES, png, profile, 
 
 PIXELS = synthetic(24, 40)
 RAMP = np.tile(np.arange(256, dtype=np.uint8), (4, 1))
-"""Every level of grey, (4, 256)."""
+"""Every level of gray, (4, 256)."""
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -35,7 +35,7 @@ def test_pixels_of_a_lossless_file_come_back_as_they_are() -> None:
         picture = read_image(stored(PIXELS, kind))
         assert np.array_equal(picture.pixels, PIXELS)
         assert (picture.width, picture.height, picture.source_format) == (40, 24, kind)
-        assert not picture.grey and picture.alpha is None and picture.icc is None and picture.exif is None
+        assert not picture.gray and picture.alpha is None and picture.icc is None and picture.exif is None
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF", "AVIF"])
@@ -85,7 +85,7 @@ def test_a_broken_exif_block_costs_the_block_and_not_the_picture() -> None:
     assert np.array_equal(picture.pixels, PIXELS)
 
 
-def test_grey_is_flagged_whatever_its_mode() -> None:
+def test_gray_is_flagged_whatever_its_mode() -> None:
     level = RAMP[:, 60:100]
     for image in (
         Image.fromarray(level),
@@ -94,17 +94,17 @@ def test_grey_is_flagged_whatever_its_mode() -> None:
         Image.fromarray(level).convert("RGB"),
     ):
         picture = read_image(stored(image))
-        assert picture.grey and picture.alpha is None
+        assert picture.gray and picture.alpha is None
         assert np.array_equal(picture.pixels, np.repeat(level[..., None], 3, 2))
-    assert read_image(stored(Image.fromarray(level), "JPEG")).grey
-    assert not read_image(stored(PIXELS)).grey
+    assert read_image(stored(Image.fromarray(level), "JPEG")).gray
+    assert not read_image(stored(PIXELS)).gray
 
 
 def test_one_bit_pictures_are_black_and_white() -> None:
     bits = PIXELS[..., 0] > 100
     for kind in ("PNG", "TIFF", "BMP", "PPM"):
         picture = read_image(stored(Image.fromarray(bits), kind))
-        assert picture.grey
+        assert picture.gray
         assert np.array_equal(picture.pixels[..., 0], np.where(bits, 255, 0))
 
 
@@ -114,21 +114,21 @@ def test_palettes_are_resolved() -> None:
         assert np.array_equal(read_image(stored(image, kind)).pixels, np.asarray(image.convert("RGB")))
 
 
-def test_transparency_is_kept_apart_from_the_colours() -> None:
+def test_transparency_is_kept_apart_from_the_colors() -> None:
     alpha = RAMP[:, 100:140].repeat(6, 0)
     picture = read_image(stored(np.dstack([PIXELS, alpha])))
     assert np.array_equal(picture.pixels, PIXELS)
     assert picture.alpha is not None and np.array_equal(picture.alpha, alpha)
-    grey = read_image(stored(Image.merge("LA", [Image.fromarray(PIXELS[..., 0]), Image.fromarray(alpha)])))
-    assert grey.grey and np.array_equal(grey.pixels[..., 0], PIXELS[..., 0])
-    assert grey.alpha is not None and np.array_equal(grey.alpha, alpha)
+    gray = read_image(stored(Image.merge("LA", [Image.fromarray(PIXELS[..., 0]), Image.fromarray(alpha)])))
+    assert gray.gray and np.array_equal(gray.pixels[..., 0], PIXELS[..., 0])
+    assert gray.alpha is not None and np.array_equal(gray.alpha, alpha)
 
 
 def test_an_opaque_alpha_channel_is_no_transparency() -> None:
     assert read_image(stored(np.dstack([PIXELS, np.full((24, 40), 255, np.uint8)]))).alpha is None
 
 
-def test_transparent_colours_of_palettes_and_colour_keys_become_alpha() -> None:
+def test_transparent_colors_of_palettes_and_color_keys_become_alpha() -> None:
     palette = Image.fromarray(PIXELS).quantize(16)
     first = np.asarray(palette)
     levels = bytes(range(0, 160, 10))
@@ -141,41 +141,41 @@ def test_transparent_colours_of_palettes_and_colour_keys_become_alpha() -> None:
     assert read_image(stored(palette, "GIF", transparency=int(first[0, 0]))).alpha is not None
 
 
-def test_16_bit_grey_is_scaled_and_not_clipped() -> None:
+def test_16_bit_gray_is_scaled_and_not_clipped() -> None:
     values = np.arange(0, 65536, 16, dtype=np.uint16).reshape(32, 128)
     expected = np.rint(values / 257)
     ppm = b"P5 128 32 65535 " + values.astype(">u2").tobytes()
     for data in (stored(values), stored(values, "TIFF"), ppm):
         picture = read_image(data)
-        assert picture.grey and np.array_equal(picture.pixels[..., 2], expected)
+        assert picture.gray and np.array_equal(picture.pixels[..., 2], expected)
 
 
-def test_dark_16_bit_grey_stays_dark() -> None:
+def test_dark_16_bit_gray_stays_dark() -> None:
     assert read_image(stored(np.full((4, 4), 200, np.uint16))).pixels.max() == 1
 
 
-def test_16_bit_grey_with_a_transparent_value_keeps_its_transparency() -> None:
+def test_16_bit_gray_with_a_transparent_value_keeps_its_transparency() -> None:
     values = np.array([[256, 257], [40000, 65535]], ">u2")
     picture = read_image(png(2, 2, 16, 0, *map(bytes, values), extra=(b"tRNS", struct.pack(">H", 257))))
     assert np.array_equal(picture.pixels[..., 0], [[1, 1], [156, 255]])
     assert picture.alpha is not None and np.array_equal(picture.alpha, [[255, 0], [255, 255]])
 
 
-def test_16_bit_colour_and_grey_with_alpha_keep_their_high_bytes() -> None:
+def test_16_bit_color_and_gray_with_alpha_keep_their_high_bytes() -> None:
     rgb = np.array([[[0, 257, 65535], [4 * 257, 5 * 257, 6 * 257]]], ">u2")
     assert np.array_equal(read_image(png(2, 1, 16, 2, rgb.tobytes())).pixels, [[[0, 1, 255], [4, 5, 6]]])
-    grey = np.array([[[65535, 0], [7 * 257, 65535]]], ">u2")
-    picture = read_image(png(2, 1, 16, 4, grey.tobytes()))
-    assert picture.grey and np.array_equal(picture.pixels[..., 0], [[255, 7]])
+    gray = np.array([[[65535, 0], [7 * 257, 65535]]], ">u2")
+    picture = read_image(png(2, 1, 16, 4, gray.tobytes()))
+    assert picture.gray and np.array_equal(picture.pixels[..., 0], [[255, 7]])
     assert picture.alpha is not None and np.array_equal(picture.alpha, [[0, 255]])
 
 
-def test_12_bit_grey_reaches_white() -> None:
+def test_12_bit_gray_reaches_white() -> None:
     picture = read_image(tiff(bytes([0x00, 0x0F, 0xFF, 0x80, 0x00, 0x00]), 12, 4, 1))
     assert picture.pixels[0, :, 0].tolist() == [0, 255, 128, 0]
 
 
-def test_inverted_16_bit_grey_is_turned_over() -> None:
+def test_inverted_16_bit_gray_is_turned_over() -> None:
     picture = read_image(tiff(np.array([0, 65535, 257], "<u2").tobytes(), 16, 3, 1, photometric=0))
     assert picture.pixels[0, :, 0].tolist() == [255, 0, 254]
 
@@ -201,8 +201,8 @@ def test_samples_without_a_defined_white_are_refused(kind: type) -> None:
         (b"P6 1 1 100 " + bytes(3), None),
         (bytes(imagecodecs.avif_encode(np.zeros((16, 16, 3), np.uint16), bitspersample=10)), DEPTH),
         (bytes(imagecodecs.avif_encode(np.zeros((16, 16, 3), np.uint8))), None),
-        (stored(Image.fromarray(PIXELS).convert("CMYK"), "JPEG"), COLOURS_BEYOND),
-        (stored(Image.fromarray(PIXELS, "LAB"), "TIFF"), COLOURS_BEYOND),
+        (stored(Image.fromarray(PIXELS).convert("CMYK"), "JPEG"), COLORS_BEYOND),
+        (stored(Image.fromarray(PIXELS, "LAB"), "TIFF"), COLORS_BEYOND),
         *(
             (stored(Image.fromarray(PIXELS), kind, save_all=True, append_images=[Image.new("RGB", (40, 24))]), FRAMES)
             for kind in ("GIF", "WEBP", "PNG", "TIFF", "AVIF", "MPO")
@@ -229,15 +229,15 @@ def test_lab_becomes_srgb() -> None:
     assert np.abs(picture.pixels.astype(int) - PIXELS).mean() < 3 and picture.icc is None
 
 
-def test_a_wide_colour_space_is_converted_to_srgb() -> None:
+def test_a_wide_color_space_is_converted_to_srgb() -> None:
     icc = profile(2.2, DISPLAY_P3)
     half = np.full((8, 8, 3), (180, 90, 60), np.uint8)
     picture = read_image(stored(half, icc_profile=icc))
     assert picture.icc is None
     red, green, blue = (int(value) for value in picture.pixels[0, 0])
-    assert red > 183 and green < 90 and blue < 60, "the same colour needs more saturated numbers in sRGB"
+    assert red > 183 and green < 90 and blue < 60, "the same color needs more saturated numbers in sRGB"
     neutral = read_image(stored(np.full((8, 8, 3), 128, np.uint8), icc_profile=icc))
-    assert neutral.grey and abs(int(neutral.pixels[0, 0, 0]) - 128) <= 1
+    assert neutral.gray and abs(int(neutral.pixels[0, 0, 0]) - 128) <= 1
 
 
 def test_palettes_and_transparent_pictures_are_converted_too() -> None:
@@ -253,17 +253,17 @@ def test_palettes_and_transparent_pictures_are_converted_too() -> None:
 def test_pictures_in_srgb_keep_their_pixels_though_their_profile_rounds_otherwise() -> None:
     sampled = profile(None, SRGB_PRIMARIES | {"red": (0.6405, 0.330)})
     transform = ImageCms.buildTransform(io.BytesIO(sampled), ImageCms.createProfile("sRGB"), "RGB", "RGB")
-    moved = ImageCms.applyTransform(Image.fromarray(COLOURS), transform)
-    assert not np.array_equal(np.asarray(moved), COLOURS), "this profile would move colours by a level"
+    moved = ImageCms.applyTransform(Image.fromarray(COLORS), transform)
+    assert not np.array_equal(np.asarray(moved), COLORS), "this profile would move colors by a level"
     for icc in (SRGB, sampled):
-        picture = read_image(stored(COLOURS, icc_profile=icc))
-        assert np.array_equal(picture.pixels, COLOURS) and picture.icc is None
+        picture = read_image(stored(COLORS, icc_profile=icc))
+        assert np.array_equal(picture.pixels, COLORS) and picture.icc is None
 
 
-def test_grey_with_a_profile_of_grey_or_of_colour_stays_grey() -> None:
+def test_gray_with_a_profile_of_gray_or_of_color_stays_gray() -> None:
     for icc in (profile(1.0), profile(1.0, DISPLAY_P3)):
         picture = read_image(stored(RAMP, icc_profile=icc))
-        assert picture.grey and picture.icc is None
+        assert picture.gray and picture.icc is None
         assert abs(int(picture.pixels[0, 128, 0]) - 188) <= 1, "linear light of one half is level 188 in sRGB"
 
 
@@ -275,7 +275,7 @@ def test_grey_with_a_profile_of_grey_or_of_colour_stays_grey() -> None:
         (Image.fromarray(PIXELS), profile(1.0)),
         (Image.fromarray(PIXELS).convert("CMYK"), SRGB),
     ],
-    ids=["text", "truncated", "grey profile of a colour picture", "RGB profile of a CMYK picture"],
+    ids=["text", "truncated", "gray profile of a color picture", "RGB profile of a CMYK picture"],
 )
 def test_a_profile_that_cannot_be_applied_is_kept_beside_unconverted_pixels(image: Image.Image, icc: bytes) -> None:
     picture = read_image(stored(image, "TIFF", icc_profile=icc))
@@ -285,7 +285,7 @@ def test_a_profile_that_cannot_be_applied_is_kept_beside_unconverted_pixels(imag
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_of_an_animation_the_first_frame_is_read(kind: str) -> None:
-    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "lime", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     picture = read_image(stored(frames[0], kind, save_all=True, append_images=frames[1:], **options))
     assert (picture.pixels == (255, 0, 0)).all()

@@ -53,14 +53,14 @@ def test_what_follows_a_jpeg_comes_back_too() -> None:
         PIXELS,
         PIXELS[..., 0],
         PIXELS[..., :2],
-        np.dstack([PIXELS, PIXELS[..., :1] // 200]),  # colours under full transparency are content too
+        np.dstack([PIXELS, PIXELS[..., :1] // 200]),  # colors under full transparency are content too
         DEEP,
         DEEP[..., 0],
         DEEP[..., :2],
         np.dstack([DEEP, DEEP[..., :1]]),
         PIXELS[:1, :1],
     ],
-    ids=["rgb", "grey", "grey alpha", "rgb alpha", "rgb 16", "grey 16", "grey alpha 16", "rgb alpha 16", "one pixel"],
+    ids=["rgb", "gray", "gray alpha", "rgb alpha", "rgb 16", "gray 16", "gray alpha 16", "rgb alpha 16", "one pixel"],
 )
 def test_a_png_keeps_every_sample(samples: Any) -> None:
     png = bytes(imagecodecs.png_encode(np.ascontiguousarray(samples)))
@@ -70,7 +70,7 @@ def test_a_png_keeps_every_sample(samples: Any) -> None:
     assert back.dtype == samples.dtype and np.array_equal(back, samples)
 
 
-def test_a_palette_keeps_its_colours_and_transparency() -> None:
+def test_a_palette_keeps_its_colors_and_transparency() -> None:
     palette = Image.fromarray(PIXELS).quantize(32)
     coded = lossless.transcode(stored(palette, transparency=bytes(range(32))))
     assert coded is not None

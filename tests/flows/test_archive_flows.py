@@ -77,7 +77,7 @@ def test_compress_and_restore_as_flows(
 def test_an_error_leaves_the_flow_as_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="source folder does not exist"):
         compress_archive.compress_archive(str(tmp_path / "none"), str(tmp_path / "a"))
-    with pytest.raises(SettingsError, match="exclude each other"):
+    with pytest.raises(SettingsError, match="mutually exclusive"):
         compress_archive.compress_archive(str(tmp_path), str(tmp_path / "a"), quality=1.0, target_bpp=1.0)
 
 

@@ -101,7 +101,7 @@ def test_a_row_is_stored_after_the_picture_that_it_names(tmp_path: Path, monkeyp
 
 
 def test_mistakes_stop_the_flow_with_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="absent is no folder"):
+    with pytest.raises(SettingsError, match="absent is not a folder"):
         evaluate_codec(str(tmp_path / "absent"), str(tmp_path / "out"))
     (tmp_path / "pictures").mkdir()
     with pytest.raises(SettingsError, match="no codec 'gif'"):

@@ -112,10 +112,10 @@ def deep() -> bytes:
     return buffer.getvalue()
 
 
-def test_the_wheel_holds_bundles_settings_format_and_licences_and_nothing_of_the_workshop(wheel: Path) -> None:
+def test_the_wheel_holds_bundles_settings_format_and_licenses_and_nothing_of_the_workshop(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"codec/bundles/mini/bundle.json", "codec/bundles/mini/entropy.safetensors", "codec/FORMAT.md"} <= names
-    assert {"codec/LICENCES.md", "codec/training/settings/mini.toml"} <= names
+    assert {"codec/LICENSES.md", "codec/training/settings/mini.toml"} <= names
     assert {"codec/py.typed", "tasks/py.typed", "flows/py.typed"} <= names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("tests", "infra"))]
@@ -144,7 +144,7 @@ def test_an_archive_is_restored_from_its_own_escrow_without_network_prefect_or_c
     assert run(*NO_NETWORK, python, "-c", no_route, cwd=home) == "True\n"
     (told,) = [line for line in (software / "RESTORE.md").read_text().splitlines() if "restore(" in line]
     _, *arguments = shlex.split(told.replace("ARCHIVE", str(archive)).replace("FOLDER", str(home / "out")))
-    assert "Restored(images=2, failures=[]" in run(*NO_NETWORK, python, *arguments, cwd=home)
+    assert "RestoredFiles(images=2, failures=[]" in run(*NO_NETWORK, python, *arguments, cwd=home)
     with Image.open(home / "out" / "a" / "photo.png") as image:
         difference = np.abs(np.asarray(image).astype(int) - synthetic(40, 56))
     assert difference.mean() < 30
@@ -228,4 +228,4 @@ def test_the_decoder_is_typed_licensed_and_of_the_version_of_fdcodec(decoder: Pa
     assert own.version == importlib.metadata.version("fdcodec")
     assert (site / "tasks" / "py.typed").exists() and (site / "codec" / "py.typed").exists()
     assert "Apache License" in (own.read_text("licenses/LICENSE") or "")
-    assert {"codec/LICENCES.md", "codec/FORMAT.md"} <= {str(file) for file in own.files or []}
+    assert {"codec/LICENSES.md", "codec/FORMAT.md"} <= {str(file) for file in own.files or []}

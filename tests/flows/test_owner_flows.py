@@ -39,7 +39,7 @@ def test_status_as_a_table_and_as_json(tmp_path: Path) -> None:
     code, shown = called("status", str(tmp_path / "none"))
     assert (code, shown) == (
         command.FATAL,
-        f"error: {tmp_path}/none: no archive here; compress-archive makes one\n",
+        f"error: {tmp_path}/none: no archive here; compress-archive creates one\n",
     )
 
 
@@ -64,7 +64,7 @@ def test_audit_and_restore_as_flows(tmp_path: Path, prefect_server: str, capsys:
     with pytest.raises(outcome.DamageError, match=r"1 problems, the first is holiday\.txt: foreign: nothing") as damage:
         audit_archive.audit_archive(str(tmp_path / "a"))
     assert audit_archive.show(damage.value.row) == command.FAILED_ROWS
-    assert "foreign: holiday.txt: nothing names it" in capsys.readouterr().out
+    assert "foreign: holiday.txt: not part of the archive" in capsys.readouterr().out
     assert '"problems": 1' in str(getattr(Artifact.get("audit-archive"), "data", None))
     restored = restore_archive.restore_archive(str(tmp_path / "a"), str(tmp_path / "out"), as_of=1)
     assert restore_archive.show(restored) == command.DONE

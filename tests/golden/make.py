@@ -68,11 +68,11 @@ EXTREME_CODE = 255
 
 
 def pictures() -> dict[str, tuple[Picture, float]]:
-    """Pictures and their lambdas: odd sizes, one pixel, two tiles, grey, chunks, extreme rates."""
+    """Pictures and their lambdas: odd sizes, one pixel, two tiles, gray, chunks, extreme rates."""
     exif = Image.Exif()
     exif[0x010F] = "maker"
     block = (MetadataBlock(EXIF, exif.tobytes()),)
-    grey = np.repeat(synthetic(33, 47, seed=5)[..., :1], 3, axis=2)
+    gray = np.repeat(synthetic(33, 47, seed=5)[..., :1], 3, axis=2)
     mask = np.tile(np.arange(31, dtype=np.uint8) * 8, (57, 1))
     return {
         "one-pixel": (Picture(synthetic(1, 1, seed=1)), 8.0),
@@ -80,16 +80,16 @@ def pictures() -> dict[str, tuple[Picture, float]]:
         "plain": (Picture(synthetic(64, 96, seed=3)), 8.0),
         "two-tiles-wide": (Picture(synthetic(16, 1033, seed=4)), 2.0),
         "two-tiles-high": (Picture(synthetic(1040, 9, seed=4)), 2.0),
-        "grey": (Picture(grey, grey=True), 8.0),
+        "gray": (Picture(gray, gray=True), 8.0),
         "alpha": (Picture(synthetic(57, 31, seed=6), alpha=mask), 8.0),
-        "binary-alpha": (Picture(grey, grey=True, alpha=np.where(grey[..., 0] > 100, 255, 0).astype(np.uint8)), 8.0),
+        "binary-alpha": (Picture(gray, gray=True, alpha=np.where(gray[..., 0] > 100, 255, 0).astype(np.uint8)), 8.0),
         "icc-exif": (
             Picture(synthetic(40, 40, seed=7), icc=profile(2.2, DISPLAY_P3), blocks=block),
             8.0,
         ),
         "lowest-lambda": (Picture(synthetic(90, 70, seed=8)), 0.02),
         "highest-lambda": (Picture(synthetic(32, 24, seed=9)), 3000.0),
-        "flat": (Picture(np.full((200, 136, 3), 77, np.uint8), grey=True), 0.5),
+        "flat": (Picture(np.full((200, 136, 3), 77, np.uint8), gray=True), 0.5),
     }
 
 
@@ -103,7 +103,7 @@ def described(codec: Codec, kind: str, data: bytes) -> dict[str, Any]:
         "bundle": kind,
         "width": file.width,
         "height": file.height,
-        "grey": file.grey,
+        "gray": file.gray,
         "symbols": hashlib.sha256(codec.symbols(data).astype("<i4").tobytes()).hexdigest(),
         **{name: chunk and hashlib.sha256(chunk).hexdigest() for name, chunk in chunks.items()},
     }

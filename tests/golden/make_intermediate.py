@@ -61,7 +61,7 @@ def layers(bundle: Bundle) -> dict[str, dict[str, Any]]:
     for name, values in zip(("prior m", "prior s"), model.prior(codes), strict=True):
         keep(name, values)
     hyper = model.hyper(pattern(1, *model.hyper_shape(*SHAPE)), codes, SHAPE)
-    keep("norm(hyper)", model.math.normalise(hyper), ACTIVATION.units)
+    keep("norm(hyper)", model.math.normalize(hyper), ACTIVATION.units)
     symbols = pattern(1, SHAPE[0] * SHAPE[1], 4)
     parallel = model.settings.order == "parallel"
     context = model.context(symbols, codes, SHAPE, anchor_mask(*SHAPE) if parallel else None)

@@ -84,7 +84,7 @@ def read_files(frozen: dict[str, Bundle]) -> dict[str, tuple[str, bytes]]:
         files[f"alpha-way-{way}"] = "parallel", pack(file(bundle, chunks=(Chunk(ALPHA, coded, MASK.tobytes()),)))
     every = [chunk(tag, f"what {tag} holds".encode()) for tag in NAMES if tag != ALPHA]
     every += [chunk(tag, f"{tag} again".encode()) for tag in REPEATABLE]
-    files["every-chunk"] = "parallel", pack(file(bundle, chunks=(code_alpha(MASK), *every), grey=True))
+    files["every-chunk"] = "parallel", pack(file(bundle, chunks=(code_alpha(MASK), *every), gray=True))
     files["unknown-ancillary-chunk"] = "parallel", sealed(pack(file(bundle))[:-4] + raw(b"neWa", b"\xff\0"))
     later = pack(file(bundle))[:-4]
     files["later-minor-version"] = "parallel", sealed(later[:9] + b"\x09" + later[10:])
@@ -302,7 +302,7 @@ def described(bundle: Bundle, kind: str, data: bytes) -> dict[str, Any]:
         "bundle": kind,
         "width": parsed.width,
         "height": parsed.height,
-        "grey": parsed.grey,
+        "gray": parsed.gray,
         "orientation": parsed.orientation,
         "symbols": hashlib.sha256(symbols.astype("<i4").tobytes()).hexdigest(),
         "chunks": chunks,

@@ -40,7 +40,7 @@ class File:
     bundle_id: bytes
     width: int
     height: int
-    grey: bool
+    gray: bool
     alpha_codes: tuple[int, ...]
     stream: bytes
     chunks: dict[str, list[bytes]]
@@ -265,7 +265,7 @@ def snap(x: Floats, grid: tuple[int, int]) -> Floats:
 
 
 def norm(x: Floats) -> Floats:
-    """Centre and scale the last axis."""
+    """Center and scale the last axis."""
     d = x.shape[-1]
     c = x - snap(x.sum(-1, keepdims=True) / d, S)
     return snap(c / np.sqrt((c * c).sum(-1, keepdims=True) / d + 2.0**-18), A)
@@ -391,7 +391,7 @@ class EntropyModel:
         return norm(x[:rows, :columns])
 
     def embed(self, symbols: Floats) -> Floats:
-        """Begin the context transformer with a position's four symbols or those of its four neighbours."""
+        """Begin the context transformer with a position's four symbols or those of its four neighbors."""
         inputs = np.concatenate([symbols, symbols * np.tile(self.inverse, symbols.shape[-1] // 4)], -1)
         return snap(self.linear("context.embed", snap(inputs, A)) + self.rate("context.rate.table"), S)
 

@@ -44,7 +44,7 @@ def test_a_golden_file_decodes_as_it_always_did(name: str, codecs: dict[str, Cod
     assert parse(data).version == 1
     picture = codec.decode_picture(data)
     assert picture.pixels.shape == (expected["height"], expected["width"], 3)
-    if expected["grey"]:
+    if expected["gray"]:
         assert np.array_equal(picture.pixels, np.repeat(picture.pixels[..., :1], 3, axis=2))
 
 

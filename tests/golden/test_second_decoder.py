@@ -38,7 +38,7 @@ def test_a_decoder_written_from_the_format_alone_decodes_every_golden_file(
     expected, file = EXPECTED[name], second_decoder.parse((GOLDEN / name).read_bytes())
     symbols = second_decoder.decode(file, models[expected["bundle"]])
     assert hashlib.sha256(symbols.astype("<i4").tobytes()).hexdigest() == expected["symbols"]
-    assert (file.width, file.height, file.grey) == (expected["width"], expected["height"], expected["grey"])
+    assert (file.width, file.height, file.gray) == (expected["width"], expected["height"], expected["gray"])
     for tag, kind in (("ALPH", "alpha"), ("ICCP", "icc"), ("exIf", "exif")):
         chunk = file.chunks.get(tag, [None])[0]
         assert (chunk and hashlib.sha256(chunk).hexdigest()) == expected[kind]

@@ -39,7 +39,7 @@ def test_a_file_of_version_2_is_read_as_it_always_was(
     data, expected = (FOLDER / f"{name}.fdc").read_bytes(), EXPECTED["read"][name]
     assert described(frozen[expected["bundle"]], expected["bundle"], data) == expected
     assert by_second_decoder(data, models[expected["bundle"]]) == {
-        field: expected[field] for field in ("width", "height", "grey", "orientation", "symbols", "chunks", "skipped")
+        field: expected[field] for field in ("width", "height", "gray", "orientation", "symbols", "chunks", "skipped")
     }
 
 
@@ -48,7 +48,7 @@ def by_second_decoder(data: bytes, model: EntropyModel) -> dict[str, Any]:
     return {
         "width": file.width,
         "height": file.height,
-        "grey": file.grey,
+        "gray": file.gray,
         "orientation": file.orientation,
         "symbols": hashlib.sha256(second_decoder.decode(file, model).astype("<i4").tobytes()).hexdigest(),
         "chunks": {tag: [hashlib.sha256(own).hexdigest() for own in many] for tag, many in file.chunks.items()},
@@ -87,6 +87,6 @@ def test_the_example_of_the_page_is_what_it_says(frozen: dict[str, Bundle], mode
     assert example is not None
     data = bytes.fromhex(example[1])
     expected = described(frozen["parallel"], "parallel", data)
-    assert (expected["width"], expected["height"], expected["grey"]) == (5, 7, True)
+    assert (expected["width"], expected["height"], expected["gray"]) == (5, 7, True)
     assert f"{expected['symbols']}." in page
     assert by_second_decoder(data, models["parallel"])["symbols"] == expected["symbols"]

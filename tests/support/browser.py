@@ -45,7 +45,7 @@ def chromium(profile: Path) -> Iterator[Any]:
 
 
 def look(browser: Any, width: int, height: int, scheme: str = "light", *, phone: bool = False) -> None:
-    """The size of the window in CSS pixels, the colour scheme, and whether it is touched."""
+    """The size of the window in CSS pixels, the color scheme, and whether it is touched."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": phone})

@@ -1,6 +1,6 @@
 """A codec of the same API as codec.Codec without networks, which certain pictures make misbehave.
 
-Symbols are colour block means of 8x8 pixels; the file is a header and deflated pixels with their low bits cut off.
+Symbols are color block means of 8x8 pixels; the file is a header and deflated pixels with their low bits cut off.
 """
 
 import hashlib

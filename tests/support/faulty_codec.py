@@ -22,7 +22,7 @@ TALL, WIDE = (80, 64), (64, 80)
 
 LIES: Mapping[tuple[int, int], Callable[[FdcFile], FdcFile]] = {
     (40, 48): lambda file: replace(file, parameters=replace(file.parameters, timestep_code=8)),
-    (40, 64): lambda file: replace(file, grey=not file.grey),
+    (40, 64): lambda file: replace(file, gray=not file.gray),
     (40, 72): lambda file: replace(file, width=file.width - 1),
 }
 """By height and width of a picture: another header before a stream that decodes to the same symbols."""

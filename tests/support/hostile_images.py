@@ -115,12 +115,12 @@ def beyond_eight_bits() -> Iterator[tuple[str, bytes, Row]]:
     def deep(channels: int) -> NDArray[np.uint16]:
         return np.ascontiguousarray(np.resize(photo(), (60, 80, channels)).astype(np.uint16) * 257 + 1)
 
-    yield "depth/grey.png", stored(deep(1)[..., 0]), kept("jxl", "depth")
-    for name, channels in {"grey-alpha": 2, "colour": 3, "colour-alpha": 4}.items():
+    yield "depth/gray.png", stored(deep(1)[..., 0]), kept("jxl", "depth")
+    for name, channels in {"gray-alpha": 2, "color": 3, "color-alpha": 4}.items():
         yield f"depth/{name}.png", bytes(imagecodecs.png_encode(deep(channels))), kept("jxl", "depth")
-    yield "depth/grey.tif", stored(deep(1)[..., 0], "TIFF"), kept("original", "depth")
-    yield "depth/colour.ppm", b"P6 80 60 65535 " + deep(3).astype(">u2").tobytes(), kept("original", "depth")
-    yield "depth/grey.pgm", b"P5 80 60 1023 " + bytes(9600), kept("original", "depth")
+    yield "depth/gray.tif", stored(deep(1)[..., 0], "TIFF"), kept("original", "depth")
+    yield "depth/color.ppm", b"P6 80 60 65535 " + deep(3).astype(">u2").tobytes(), kept("original", "depth")
+    yield "depth/gray.pgm", b"P5 80 60 1023 " + bytes(9600), kept("original", "depth")
     ten = bytes(imagecodecs.avif_encode(deep(3) >> 6, bitspersample=10))
     yield "depth/ten-bits.avif", ten, kept("original", "depth")
     yield "depth/float.tif", stored(np.zeros((8, 8), np.float32), "TIFF"), kept("original", "depth")
@@ -148,10 +148,10 @@ def ordinary() -> Iterator[tuple[str, bytes, Row]]:
     yield "ordinary/palette.png", stored(palette), COMPRESSED
     yield "ordinary/odd-transparency.png", stored(palette, transparency=bytes(range(3, 203))), COMPRESSED
     yield "ordinary/palette.gif", stored(palette, "GIF"), COMPRESSED
-    yield "ordinary/colour-key.png", stored(photo(), transparency=(9, 9, 9)), COMPRESSED
+    yield "ordinary/color-key.png", stored(photo(), transparency=(9, 9, 9)), COMPRESSED
     yield "ordinary/alpha.png", stored(np.dstack([photo(), alpha])), COMPRESSED
-    yield "ordinary/grey-alpha.png", stored(Image.fromarray(np.dstack([photo()[..., 0], alpha]))), COMPRESSED
-    yield "ordinary/grey.jpg", jpeg(photo()[..., 0]), COMPRESSED
+    yield "ordinary/gray-alpha.png", stored(Image.fromarray(np.dstack([photo()[..., 0], alpha]))), COMPRESSED
+    yield "ordinary/gray.jpg", jpeg(photo()[..., 0]), COMPRESSED
     yield "ordinary/wide-gamut.png", stored(photo(), icc_profile=profile(2.2, DISPLAY_P3)), COMPRESSED
     yield "ordinary/broken-profile.png", stored(photo(), icc_profile=b"no profile at all"), COMPRESSED
     yield "ordinary/broken-exif.jpg", jpeg(photo(), exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff"), COMPRESSED

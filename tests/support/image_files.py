@@ -30,17 +30,17 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(
-    width: int, height: int, depth: int, colour: int, *rows: bytes, extra: tuple[bytes, bytes] | None = None
+    width: int, height: int, depth: int, color: int, *rows: bytes, extra: tuple[bytes, bytes] | None = None
 ) -> bytes:
     """A PNG file of given declarations, rows, and one more chunk."""
     body = zlib.compress(b"".join(b"\0" + row for row in rows))
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     chunks = [(b"IHDR", header), *([extra] if extra else []), (b"IDAT", body), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, content) for kind, content in chunks)
 
 
 def profile(gamma: float | None, primaries: Mapping[str, tuple[float, float]] | None = None) -> bytes:
-    """A colour profile of one tone curve (a power, or sRGB's sampled): grey, or RGB with primaries as (x, y)."""
+    """A color profile of one tone curve (a power, or sRGB's sampled): gray, or RGB with primaries as (x, y)."""
     if gamma is None:
         level = np.linspace(0, 1, 1024)
         linear = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
@@ -69,12 +69,12 @@ def profile(gamma: float | None, primaries: Mapping[str, tuple[float, float]] | 
 
 
 def xyz(values: NDArray[np.float64]) -> bytes:
-    """A tag that holds one colour."""
+    """A tag that holds one color."""
     return struct.pack(">4s4x3i", b"XYZ ", *(round(value * 65536) for value in values))
 
 
 def tiff(values: bytes, bits: int, width: int, height: int, photometric: int = 1) -> bytes:
-    """An uncompressed little-endian TIFF of one grey strip."""
+    """An uncompressed little-endian TIFF of one gray strip."""
     tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, height)]
     tags.append((279, len(values)))
     padded = values + bytes(len(values) % 2)

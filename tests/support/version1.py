@@ -13,7 +13,7 @@ def as_version_1(data: bytes) -> bytes:
     file = parse(data, max_pixels=2**30)
     codes = file.parameters.alpha_codes
     chunks = {chunk.tag: chunk.coded for chunk in file.chunks}
-    flags = (len(codes) == 4) | 2 * file.grey | sum(FLAGS[tag] for tag in chunks)
+    flags = (len(codes) == 4) | 2 * file.gray | sum(FLAGS[tag] for tag in chunks)
     body = b"FDC\x01" + bytes([flags]) + bytes.fromhex(file.bundle_id)
     body += varint(file.width) + varint(file.height) + bytes([file.quality_code])
     body += file.parameters.timestep_code.to_bytes(2, "little") + bytes(codes)

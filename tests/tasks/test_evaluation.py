@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from codec import encode_png
-from codec.evaluation.runner import Evaluation, Row, evaluate
+from codec.evaluation.runner import Evaluation, EvaluationRow, evaluate
 from codec.evaluation.spec import EvaluationConfig
 from tasks.evaluation import measure
 from tasks.progress import Progress
@@ -48,14 +48,14 @@ def config(tmp_path: Path) -> EvaluationConfig:
     )
 
 
-def without_seconds(rows: list[Row]) -> list[Row]:
+def without_seconds(rows: list[EvaluationRow]) -> list[EvaluationRow]:
     return [{name: value for name, value in row.items() if "seconds" not in name} for row in rows]
 
 
 NETWORKS = ("ms_ssim", "lpips_alex", "lpips_vgg", "dists")
 
 
-def alike(rows: list[Row], others: list[Row]) -> bool:
+def alike(rows: list[EvaluationRow], others: list[EvaluationRow]) -> bool:
     """All values are equal, of what networks measure all but the last bits: they depend on where tensors lie."""
     for row, other in zip(rows, others, strict=True):
         for name in row.keys() | other.keys():

@@ -1,7 +1,6 @@
-"""Other codecs behind the same two calls: real bitstreams, whose whole files are counted.
+"""Other codecs with a common interface. They write real files, whose whole size counts.
 
-A codec is listed as unavailable, with the reason, where its library, its plug-in, its weights or its program is not
-here.
+A codec whose library, plug-in, weights or program is missing is listed as unavailable, with the reason.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,20 +22,20 @@ _MAKERS: dict[str, Callable[[], Baseline]] = {
     **learned.makers(),
 }
 NAMES = tuple(_MAKERS)
-"""The codecs that can be asked for."""
+"""Names of the available codecs."""
 
 
 def available(
     names: Iterable[str] | None = None, commands: Iterable[Command] = ()
 ) -> tuple[list[Baseline], dict[str, str]]:
-    """The codecs of these names (default: all) and the external ones that run here, and for each other one why not.
+    """Returns the named codecs (default: all) and the external ones that can run, and the reason for each that cannot.
 
-    Raises SettingsError for a name that does not exist, and for an external codec that takes a name that does.
+    Raises SettingsError for an unknown name, and for an external codec whose name is taken.
     """
     makers = dict(_MAKERS)
     for command in commands:
         if command.name in makers:
-            raise SettingsError(f"the name {command.name!r} is taken: give the external codec another one")
+            raise SettingsError(f"the name {command.name!r} is taken; rename the external codec")
         makers[command.name] = lambda command=command: external.external(command)  # type: ignore[misc]
     found, missing = [], {}
     for name in makers if names is None else dict.fromkeys(names):

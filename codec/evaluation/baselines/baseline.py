@@ -1,4 +1,4 @@
-"""What every codec in a comparison is: two calls, and the settings that make its files larger or smaller."""
+"""The interface of codecs in a comparison: encode, decode, and settings that control the size of files."""
 
 import importlib
 import itertools
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 
 GUESSES = 4
-"""Trials of a search before it halves the bracket."""
+"""Trials of a search before bisection."""
 
 
 @dataclass(frozen=True)
@@ -22,23 +22,23 @@ class Baseline:
 
     name: str
     version: str
-    """The encoder, its library, and whatever else decides the bytes."""
+    """The encoder, its library, and everything else that determines the bytes."""
     settings: tuple[float, ...]
-    """From the smallest files to the largest."""
+    """Ordered from the smallest files to the largest."""
     encode: Callable[[Pixels, float], bytes]
     decode: Callable[[bytes], Pixels]
     points: tuple[float, ...] = ()
-    """Settings to measure at; of a codec without any, files of given rates are searched for."""
+    """Settings to measure at; without any, files of given rates are searched."""
     lossless_latent: bool = False
-    """It stands for a codec without quantisation: what it makes is no file, and its size means nothing."""
+    """Whether it is a codec without quantization, whose output is not a file and has no meaningful size."""
 
 
 class UnavailableError(Exception):
-    """Why a codec cannot run here."""
+    """The reason why a codec cannot run."""
 
 
 def module(name: str, install: str) -> Any:
-    """An imported module. Raises UnavailableError, saying what to install, where it is not here."""
+    """Imports a module. Raises UnavailableError that names the package to install."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -52,11 +52,11 @@ def largest_within(
     known: Mapping[float, int] | None = None,
     enough: float = 1.0,
 ) -> float:
-    """The setting with the largest file of at most `size` bytes, whose successor's is larger.
+    """Finds the setting with the largest file of at most `size` bytes; the next setting's file is larger.
 
-    The first setting where even that is larger. `length(setting)` makes a file and says how many bytes it has; as
-    sizes grow with the settings by nearly equal factors, the first few guesses follow their logarithms. `known` has the
-    bytes of files made before, by setting: the search goes on between them. A file of `enough` times the size ends it.
+    Returns the first setting if even its file is larger. `length(setting)` makes a file and returns its size in bytes.
+    Sizes grow by nearly equal factors, so the first guesses interpolate their logarithms. `known` has the sizes of
+    earlier files by setting. A file of `enough` times the size ends the search.
     """
     sizes = {index: known[setting] for index, setting in enumerate(settings) if known and setting in known}
     low = max((index for index, made in sizes.items() if made <= size), default=0)

@@ -1,4 +1,4 @@
-"""Codecs of libraries: JPEG, WebP and AVIF by Pillow, JPEG XL by imagecodecs, HEVC intra by pillow-heif."""
+"""Codecs from libraries: JPEG, WebP and AVIF by Pillow, JPEG XL by imagecodecs, HEVC intra by pillow-heif."""
 
 import io
 from collections.abc import Iterable, Mapping
@@ -59,7 +59,7 @@ def hevc() -> Baseline:
 
 
 def _pillow(name: str, feature: str, library: str, settings: Iterable[float], options: Mapping[str, Any]) -> Baseline:
-    """A format that Pillow itself writes, by its setting `quality`."""
+    """A format written by Pillow, controlled by its option `quality`."""
     if not features.check(feature):
         raise UnavailableError(f"this Pillow was built without {feature}")
 

@@ -1,4 +1,4 @@
-"""Codecs that run as two programs: an encoder and a decoder by command templates, with a limit on their time."""
+"""Codecs that run as two programs, an encoder and a decoder given as command templates, with a time limit."""
 
 import shlex
 import shutil
@@ -18,7 +18,7 @@ from codec.images import encode_png, read_image
 class Command:
     """An external encoder and decoder as command templates. No shell is involved.
 
-    {input} and {output} stand for file names in a scratch folder, {setting} for the setting; the encoder reads PNG, the
+    {input} and {output} are file names in a scratch folder, {setting} is the setting. The encoder reads PNG, the
     decoder writes it.
     """
 
@@ -26,13 +26,13 @@ class Command:
     encode: str
     decode: str
     settings: tuple[float, ...]
-    """From the smallest files to the largest."""
+    """Ordered from the smallest files to the largest."""
     suffix: str = ".bin"
-    """How the compressed file's name ends, with its dot."""
+    """Suffix of the compressed file, with its dot."""
     points: tuple[float, ...] = ()
-    """Settings to measure at; without any, files of given rates are searched for."""
+    """Settings to measure at; without any, files of given rates are searched."""
     seconds: float = 600.0
-    """How long either program may run."""
+    """Time limit of each program in seconds."""
 
 
 BPG = Command(
@@ -46,9 +46,9 @@ BPG = Command(
 
 
 def read_commands(path: Path) -> list[Command]:
-    """The commands of a TOML file: a table for each codec, named after it, with the fields of Command.
+    """Reads commands from a TOML file: one table per codec, named after it, with the fields of Command.
 
-    Raises SettingsError for a file that does not say that.
+    Raises SettingsError for an invalid file.
     """
     lists = ("settings", "points")
     try:
@@ -67,7 +67,7 @@ def read_commands(path: Path) -> list[Command]:
 
 
 def external(command: Command) -> Baseline:
-    """A codec that runs as two programs. Raises UnavailableError when one is not on PATH."""
+    """A codec that runs as two programs. Raises UnavailableError if one is not on PATH."""
     for template in (command.encode, command.decode):
         if not shutil.which(program := shlex.split(template)[0]):
             raise UnavailableError(f"the program {program} is not on PATH")
@@ -82,7 +82,7 @@ def external(command: Command) -> Baseline:
 
 
 def _run(command: Command, template: str, data: bytes, read: str, written: str, setting: float) -> bytes:
-    """What a command made of the data. Raises SettingsError when it fails, writes nothing or does not end."""
+    """Runs a command on the data. Raises SettingsError if it fails, writes nothing or exceeds its time."""
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch, f"in{read}"), Path(scratch, f"out{written}")
         source.write_bytes(data)

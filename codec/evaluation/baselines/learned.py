@@ -1,7 +1,7 @@
-"""Learned codecs of other packages, where the package and its weights are here: CompressAI's zoo and MS-ILLM.
+"""Learned codecs of other packages, if package and weights are installed: CompressAI's zoo and MS-ILLM.
 
-Nothing is downloaded: weights count as here when torch.hub's folder of checkpoints holds them. A file is one byte of
-quality, the sizes, and the package's own strings with their lengths.
+Nothing is downloaded: weights must be in torch.hub's checkpoint folder. A file consists of one byte of quality, the
+sizes, and the package's strings with their lengths.
 """
 
 import struct
@@ -31,9 +31,9 @@ MSILLM_WEIGHTS = {
     quality: f"msillm_target_{rate}bpp.ckpt" for quality, rate in enumerate((0.035, 0.07, 0.14, 0.3, 0.45, 0.9), 1)
 }
 STRIDE = 64
-"""What CompressAI's models want the sides of a picture to be multiples of."""
+"""Required divisor of a picture's sides in CompressAI's models."""
 HEADER = struct.Struct("<BHHHHB")
-"""Quality, height, width, height and width of the package's own, number of strings."""
+"""Quality, height, width, the package's height and width, number of strings."""
 
 
 def compressai(architecture: str) -> Baseline:
@@ -98,13 +98,13 @@ def msillm() -> Baseline:
 
 
 def makers() -> dict[str, Callable[[], Baseline]]:
-    """How each learned codec is made, by its name."""
+    """Constructors of learned codecs by name."""
     zoo = {name: lambda name=name: compressai(name) for name in ARCHITECTURES}
     return {**zoo, "ms-illm": msillm}
 
 
 def _present(weights: Mapping[int, str]) -> tuple[float, ...]:
-    """The qualities whose weights lie in torch.hub's folder. Raises UnavailableError where there are none."""
+    """The qualities whose weights are in torch.hub's folder. Raises UnavailableError if there are none."""
     folder = Path(torch.hub.get_dir(), "checkpoints")
     found = tuple(float(quality) for quality, name in sorted(weights.items()) if (folder / name).exists())
     if not found:
@@ -126,7 +126,7 @@ def _unpack(data: bytes) -> tuple[int, tuple[int, int], tuple[int, int], list[by
             strings.append(data[position + 4 : position + 4 + length])
             position += 4 + length
     except struct.error as error:
-        raise BitstreamError(f"a file of a learned codec is cut short: {error}") from None
+        raise BitstreamError(f"a file of a learned codec is truncated: {error}") from None
     return quality, (height, width), (rows, columns), strings
 
 

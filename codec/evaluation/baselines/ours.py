@@ -1,4 +1,4 @@
-"""This codec as one of the compared, and its autoencoder alone, which no bit rate can surpass."""
+"""This codec in a comparison, and its autoencoder alone, the upper bound at any bit rate."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ QUALITIES = (1.0, 2.0, 4.0, 8.0, 32.0, 256.0)
 
 
 def ours(codec: "Codec", qualities: tuple[float, ...] = QUALITIES) -> Baseline:
-    """This codec, whose setting is lambda. Its bundle is part of its name, so that other bundles have other rows."""
+    """This codec; its setting is lambda. The bundle is part of its version, so other bundles have other rows."""
     from codec.images import Picture
     from codec.quantization.quantizer import QUALITY_CODES, quality_of_code
 
@@ -26,7 +26,7 @@ def ours(codec: "Codec", qualities: tuple[float, ...] = QUALITIES) -> Baseline:
 
 
 def upper_bound(codec: "Codec") -> Baseline:
-    """The autoencoder of this codec without quantisation; a PNG stands for what has no file."""
+    """The autoencoder of this codec without quantization; a PNG replaces the missing file."""
     import torch
 
     from codec.images import encode_png, read_image, to_pixels
@@ -39,6 +39,6 @@ def upper_bound(codec: "Codec") -> Baseline:
     def decode(data: bytes) -> Pixels:
         return read_image(data).pixels
 
-    version = f"autoencoder of bundle {codec.bundle.id}, without quantisation"
+    version = f"autoencoder of bundle {codec.bundle.id}, without quantization"
     name = f"{UPPER_BOUND}-{codec.bundle.id[:8]}"
     return Baseline(name, version, (0.0,), encode, decode, (0.0,), lossless_latent=True)

@@ -1,4 +1,4 @@
-"""The experiments of the method's supplement, each repeated with this codec: a figure and what it says in numbers."""
+"""Experiments of the method's supplement, repeated with this codec: a figure and its numbers each."""
 
 import importlib
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ EXPERIMENTS = ("one_step", "timesteps", "quantization_error", "sheets")
 
 
 def run(name: str, config: EvaluationConfig) -> Path:
-    """Make OUTPUT/experiments/BUNDLE/NAME.md and the figures it shows, unless they are there; returns that file.
+    """Makes OUTPUT/experiments/BUNDLE/NAME.md and its figures unless they exist; returns that file.
 
-    Raises SettingsError for an unknown name, and where the experiment finds nothing to show.
+    Raises SettingsError for an unknown name, or if there is nothing to show.
     """
     if name not in EXPERIMENTS:
         raise SettingsError(f"there is no experiment {name!r}; choose from {', '.join(EXPERIMENTS)}")
@@ -36,20 +36,20 @@ def run(name: str, config: EvaluationConfig) -> Path:
 
 
 def folder_of(output: Path, bundle_id: str) -> Path:
-    """Where the experiments with a bundle are."""
+    """Folder of a bundle's experiments."""
     return output / "experiments" / bundle_id[:8]
 
 
 def spread(pictures: Sequence[Path], count: int) -> list[Path]:
-    """So many of the pictures, evenly spaced; one that cannot be read gives way to its neighbour.
+    """Chooses this many pictures, evenly spaced; an unreadable one is replaced by its neighbor.
 
-    Raises SettingsError where none can be read.
+    Raises SettingsError if none is readable.
     """
     kept = min(count, len(pictures))
     parts = [pictures[n * len(pictures) // kept : (n + 1) * len(pictures) // kept] for n in range(kept)]
     found = [next((picture for picture in part if _readable(picture)), None) for part in parts]
     if not any(found):
-        raise SettingsError(f"none of {len(pictures)} files is a picture that can be read")
+        raise SettingsError(f"none of {len(pictures)} files is a readable picture")
     return [picture for picture in found if picture is not None]
 
 

@@ -1,4 +1,4 @@
-"""A picture's file taken apart: its dequantised latent, to be denoised in other ways than the file says."""
+"""The dequantized latent of a picture's file, to be denoised with other parameters than the file's."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from codec.quantization.quantizer import dequantize
 
 @dataclass(frozen=True)
 class Coded:
-    """A picture, its file, and the dequantised latent y_hat (1, 4, h, w) with its alpha (1, 4, 1, 1)."""
+    """A picture, its file, and the dequantized latent y_hat (1, 4, h, w) with its alpha (1, 4, 1, 1)."""
 
     picture: Picture
     encoded: Encoded
@@ -31,7 +31,7 @@ class Coded:
 
 
 def coded(codec: Codec, source: Path, quality: float) -> Coded:
-    """Encode a picture at lambda."""
+    """Encodes a picture at lambda."""
     picture = read_image(source)
     encoded = codec.encode(picture, quality=quality)
     alpha = parse(encoded.data).parameters.alpha.to(codec.backbone.device)
@@ -41,7 +41,7 @@ def coded(codec: Codec, source: Path, quality: float) -> Coded:
 
 @torch.no_grad()
 def restored(codec: Codec, file: Coded, timestep: float, steps: int) -> NDArray[np.uint8]:
-    """The pixels (H, W, 3) that so many DDIM steps from this timestep give; at timestep 0 nothing is denoised."""
+    """The pixels (H, W, 3) after this number of DDIM steps from this timestep; timestep 0 skips denoising."""
     latent = file.y_hat
     if timestep:
         t = torch.tensor([timestep], dtype=torch.float32, device=latent.device)

@@ -1,4 +1,4 @@
-"""Fig. 1: the clean latent predicted in one step, as training uses it, beside the result of several steps."""
+"""Fig. 1: the clean latent predicted in one step, as in training, beside the result of several steps."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +16,11 @@ QUALITIES = (1.0, 4.0, 16.0)
 STEPS = (1, 2, 4, 8)
 PICTURES = 5
 GAIN = 16
-"""How many times a difference is shown."""
+"""Amplification of shown differences."""
 
 
 def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
-    """Draw one_step.png; the table is over several pictures."""
+    """Draws one_step.png; the table covers several pictures."""
     metrics, cells, shown = Metrics("psnr", "lpips"), dict[tuple[float, int], list[list[float]]](), []
     several, chosen = STEPS[-1], spread(pictures, PICTURES)
     for number, source in enumerate(chosen):

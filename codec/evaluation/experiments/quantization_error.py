@@ -1,4 +1,4 @@
-"""Section C: how nearly uniform the quantisation error of the latent is, without dither and with it."""
+"""Section C: how close the latent's quantization error is to uniform, without and with dither."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from codec.codec import Codec
 from codec.evaluation.experiments import spread
 from codec.evaluation.experiments.latents import coded
-from codec.evaluation.plots import colour, figure, save
+from codec.evaluation.plots import color, figure, save
 
 QUALITIES = (1.0, 8.0, 64.0)
 PICTURES = 8
@@ -17,7 +17,7 @@ BINS = 64
 
 
 def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
-    """Draw quantization_error.png and .svg."""
+    """Draws quantization_error.png and .svg."""
     chosen, errors = spread(pictures, PICTURES), dict[tuple[float, bool], NDArray[np.float64]]()
     for quality in QUALITIES:
         scaled = [scaled_latent(codec, source, quality) for source in chosen]
@@ -25,7 +25,7 @@ def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
             errors[quality, dither] = np.concatenate([error(x, dither, seed) for seed, x in enumerate(scaled)])
     _draw(errors, folder / "quantization_error")
     lines = [
-        "## Quantisation error beside the uniform density (section C)",
+        "## Quantization error beside the uniform density (section C)",
         "",
         f"{len(chosen)} pictures, all latent values;",
     ]
@@ -44,18 +44,18 @@ def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
     for (quality, dither), values in errors.items():
         cells = f"{len(values)} | {ks_statistic(values):.4f} | {12 * float(np.var(values)):.3f}"
         lines.append(f"| {quality:g} | {'with' if dither else 'without'} | {cells} |")
-    return "\n".join([*lines, "", "![Quantisation error](quantization_error.png)"]) + "\n"
+    return "\n".join([*lines, "", "![Quantization error](quantization_error.png)"]) + "\n"
 
 
 def scaled_latent(codec: Codec, source: Path, quality: float) -> NDArray[np.float64]:
-    """alpha * y of a picture at lambda, flat: what is rounded."""
+    """alpha * y of a picture at lambda, flattened: the values to be rounded."""
     file = coded(codec, source, quality)
     y = codec.backbone.encode_pixels(file.picture.pixels)
     return np.asarray((file.alpha * y).double().cpu().flatten(), np.float64)
 
 
 def error(scaled: NDArray[np.float64], dither: bool, seed: int = 0) -> NDArray[np.float64]:
-    """What rounding adds, in -0.5..0.5; with dither, round(x + u) - u - x for a shared u uniform in -0.5..0.5."""
+    """The rounding error, in -0.5..0.5; with dither, round(x + u) - u - x for a shared u uniform in -0.5..0.5."""
     u = np.random.default_rng(seed).uniform(-0.5, 0.5, scaled.shape) if dither else np.zeros_like(scaled)
     return np.round(scaled + u) - u - scaled
 
@@ -72,7 +72,7 @@ def _draw(errors: dict[tuple[float, bool], NDArray[np.float64]], path: Path) -> 
     axes = drawn.subplots(2, len(QUALITIES), sharey=True)
     for (quality, dither), values in errors.items():
         axis = axes[int(dither), QUALITIES.index(quality)]
-        axis.hist(values, BINS, range=(-0.5, 0.5), density=True, color=colour("avif" if dither else "hevc"), alpha=0.75)
+        axis.hist(values, BINS, range=(-0.5, 0.5), density=True, color=color("avif" if dither else "hevc"), alpha=0.75)
         axis.axhline(1, color="black", linewidth=1.2, linestyle="--", label="uniform density")
         axis.set_title(f"λ {quality:g}, {'with' if dither else 'without'} dither: KS {ks_statistic(values):.4f}")
         axis.set(xlabel="error / bin width", xlim=(-0.5, 0.5))

@@ -1,4 +1,4 @@
-"""Figs. 5 to 16: full pictures and crops of all codecs, labelled Method@bpp (% of ours)."""
+"""Figs. 5 to 16: full pictures and crops of all codecs, labeled Method@bpp (% of ours)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from codec.codec import DEFAULT_QUALITY, Codec
 from codec.errors import SettingsError
 from codec.evaluation.baselines.ours import NAME, UPPER_BOUND
 from codec.evaluation.experiments import spread
-from codec.evaluation.runner import Evaluation, Row
+from codec.evaluation.runner import Evaluation, EvaluationRow
 from codec.evaluation.tables import plain
 from codec.images import read_image
 
@@ -22,14 +22,14 @@ SUPPLEMENT = ("kodim01", "kodim02", "kodim05", "kodim07", "kodim13", "kodim17", 
 """The photos that the supplement shows."""
 PICTURES = 9
 TILE = 480
-"""The larger side of a tile, in pixels."""
+"""Larger side of a tile in pixels."""
 CROP = 160
 COLUMNS = 3
 LABEL = 32
 
 
 def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
-    """Draw sheets/PICTURE-full.png and -crop.png from the reconstructions of the evaluation that the folder is in."""
+    """Draws sheets/PICTURE-full.png and -crop.png from the reconstructions of the folder's evaluation."""
     output = folder.parents[1]
     rows, ours = Evaluation(output).rows(), f"{NAME}-{codec.bundle.id[:8]}"
     names = []
@@ -60,13 +60,13 @@ def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
 
 
 def _title(name: str) -> str:
-    """A name in which no link begins: the report puts the folder before each of them."""
+    """A name without link syntax: the report prefixes links with the folder."""
     return plain(name).replace("(", "\\(")
 
 
-def beside(rows: Sequence[Row], ours: str) -> list[tuple[str, Row]]:
-    """Ours first, then every other codec's fitting row of one picture, with its label; none where ours is missing."""
-    files: dict[str, list[Row]] = {}
+def beside(rows: Sequence[EvaluationRow], ours: str) -> list[tuple[str, EvaluationRow]]:
+    """One picture's row of ours, then the matching row of every other codec, with labels; empty if ours is missing."""
+    files: dict[str, list[EvaluationRow]] = {}
     for row in rows:
         if row["bpp"] is not None and row["picture"]:
             files.setdefault(row["codec"], []).append(row)
@@ -85,17 +85,17 @@ def beside(rows: Sequence[Row], ours: str) -> list[tuple[str, Row]]:
 
 def busiest(pixels: Pixels) -> tuple[int, int]:
     """Top and left of the square of CROP pixels with the largest mean gradient, on a grid of half squares."""
-    grey = pixels.astype(np.float64).mean(2)
-    gradient = np.zeros_like(grey)
-    gradient[:, 1:] += np.abs(np.diff(grey, axis=1))
-    gradient[1:] += np.abs(np.diff(grey, axis=0))
-    tops, lefts = (range(0, max(1, length - CROP + 1), CROP // 2) for length in grey.shape)
+    gray = pixels.astype(np.float64).mean(2)
+    gradient = np.zeros_like(gray)
+    gradient[:, 1:] += np.abs(np.diff(gray, axis=1))
+    gradient[1:] += np.abs(np.diff(gray, axis=0))
+    tops, lefts = (range(0, max(1, length - CROP + 1), CROP // 2) for length in gray.shape)
     squares = [(top, left) for top in tops for left in lefts]
     return max(squares, key=lambda square: gradient[square[0] : square[0] + CROP, square[1] : square[1] + CROP].mean())
 
 
 def sheet(tiles: Sequence[tuple[str, Pixels]], columns: int = COLUMNS) -> Image.Image:
-    """Labelled pictures of one size in a grid on white: large ones made smaller, small ones enlarged in whole steps."""
+    """Labeled pictures of one size in a grid on white: large ones reduced, small ones enlarged by integer factors."""
     height, width, _ = tiles[0][1].shape
     larger = max(height, width)
     factor = TILE // larger if larger <= TILE else TILE / larger

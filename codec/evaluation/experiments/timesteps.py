@@ -1,4 +1,4 @@
-"""Fig. 4 and section E: files of several rates decoded from forced timesteps, beside the timestep that is predicted."""
+"""Fig. 4 and section E: files of several rates decoded from forced timesteps, compared with the file's timestep."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ TIMESTEPS = (0.0, 10.0, 20.0, 40.0, 60.0, 90.0, 130.0, 190.0, 270.0)
 PICTURES = 3
 PREDICTED = "#d00000"
 LABELS = {"psnr_db": ("PSNR (dB)", ".3f", 0.02), "lpips": ("LPIPS (AlexNet)", ".4f", 0.001)}
-"""How a metric is called and written, and a difference that nobody sees."""
+"""A metric's title and format, and an invisible difference."""
 HEADING = f"""## Forced timesteps beside the predicted one (Fig. 4, section E)
 
 {{}} pictures at {{}} lambdas, each decoded from the timestep in its file and from
@@ -40,7 +40,7 @@ class Point:
 
 
 def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
-    """Draw timesteps.png and .svg; the tables say how often and by how much the prediction misses the best."""
+    """Draws timesteps.png and .svg; the tables state how often and by how much the prediction misses the best."""
     chosen = spread(pictures, PICTURES)
     points = [point for source in chosen for point in sweep(codec, source)]
     _draw(points, folder / "timesteps")
@@ -67,7 +67,7 @@ def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
 
 
 def sweep(codec: Codec, source: Path) -> list[Point]:
-    """A picture's files of all qualities decoded from all timesteps, the predicted one among them."""
+    """A picture's files of all qualities, decoded from all timesteps including the predicted one."""
     metrics, points = Metrics("psnr", "lpips"), []
     for quality in QUALITIES:
         file = coded(codec, source, quality)
@@ -82,12 +82,12 @@ def sweep(codec: Codec, source: Path) -> list[Point]:
 
 
 def best(group: Sequence[Point], metric: str) -> Point:
-    """The point of least distortion."""
+    """The point with the least distortion."""
     return max(group, key=lambda point: point.psnr_db if metric == "psnr_db" else -point.lpips)
 
 
 def miss(group: Sequence[Point], metric: str) -> float:
-    """How much better than the predicted timestep the best one is."""
+    """The gain of the best timestep over the predicted one."""
     (predicted,) = (point for point in group if point.predicted)
     return abs(float(getattr(best(group, metric), metric) - getattr(predicted, metric)))
 
@@ -111,7 +111,7 @@ def _draw(points: Sequence[Point], path: Path) -> None:
     names = list(dict.fromkeys(point.picture for point in points))
     drawn = figure(5.2 * len(names), 9)
     grid = drawn.subplots(2, len(names), squeeze=False)
-    colours = {"cmap": "viridis", "norm": PowerNorm(0.5, 0, max(TIMESTEPS)), "s": 34, "zorder": 2}
+    colors = {"cmap": "viridis", "norm": PowerNorm(0.5, 0, max(TIMESTEPS)), "s": 34, "zorder": 2}
     for column, name in enumerate(names):
         for axis, (metric, label) in zip(
             grid[:, column], (("psnr_db", "PSNR (dB)"), ("lpips", "LPIPS (AlexNet), reversed")), strict=True
@@ -119,7 +119,7 @@ def _draw(points: Sequence[Point], path: Path) -> None:
             mine = [point for point in points if point.picture == name]
             forced, own = ([p for p in mine if p.predicted == chosen] for chosen in (False, True))
             dots = axis.scatter([p.bpp for p in forced], [getattr(p, metric) for p in forced],
-                                c=[p.timestep for p in forced], **colours)  # fmt: skip
+                                c=[p.timestep for p in forced], **colors)  # fmt: skip
             axis.plot(
                 [p.bpp for p in own], [getattr(p, metric) for p in own], "-", color=PREDICTED, linewidth=1, zorder=1
             )

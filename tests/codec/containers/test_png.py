@@ -55,7 +55,7 @@ def test_a_suggested_palette_is_carried() -> None:
 def test_chunks_about_stored_pixels_are_not_written_beside_others() -> None:
     carried = judge(inspect(png_with((b"PLTE", bytes(6)), (b"bKGD", bytes(6)), (b"npTc", b"own")))).blocks
     assert len(carried) == 3
-    written = write(Picture(np.zeros((4, 4, 3), np.uint8), grey=True, blocks=carried))
+    written = write(Picture(np.zeros((4, 4, 3), np.uint8), gray=True, blocks=carried))
     assert [part.name for part in inspect(written).parts if part.name in ("PLTE", "bKGD", "npTc")] == ["npTc"]
 
 

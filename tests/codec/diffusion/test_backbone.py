@@ -229,7 +229,7 @@ def test_latents_are_the_scaled_posterior_mean(backbone: Backbone) -> None:
     torch.testing.assert_close(backbone.encode(pixels), expected)
 
 
-def test_latents_are_normalised_by_channel(mini: Backbone) -> None:
+def test_latents_are_normalized_by_channel(mini: Backbone) -> None:
     pixels = torch.rand(2, 3, 16, 16) * 2 - 1
     raw = mini.autoencoder.encode(pixels).latent_dist.mean
     latent = mini.encode(pixels)
@@ -306,7 +306,7 @@ def test_a_folder_says_what_its_unet_predicts(tmp_path: Path, backbone: Backbone
 
 
 @pytest.mark.parametrize("kind", ["backbone", "mini"])
-def test_fractional_timesteps_lie_between_their_neighbours(kind: str, request: pytest.FixtureRequest) -> None:
+def test_fractional_timesteps_lie_between_their_neighbors(kind: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue(kind)
     x_t = noisy_latent(batch=1)
     below, middle, above = (model.predict_noise(x_t, torch.tensor([t])) for t in (40.0, 40.5, 41.0))

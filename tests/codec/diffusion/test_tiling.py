@@ -55,7 +55,7 @@ def usual() -> Backbone:
 
 @pytest.fixture(scope="module")
 def attentive(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    """Networks of Stable Diffusion's kind, with group normalisation and attention."""
+    """Networks of Stable Diffusion's kind, with group normalization and attention."""
     return Backbone.load(write_folder(tmp_path_factory.mktemp("backbones") / "tiny"))
 
 
@@ -176,8 +176,8 @@ def test_a_margin_below_the_reach_is_seen(part: str, mini: Backbone, usual: Back
 def test_tiles_in_rows_and_columns_equal_the_whole() -> None:
     single, tiled = tiny_mini(), tiny_mini()
     for backbone in (single, tiled):
-        randomised(backbone.autoencoder)
-        randomised(backbone.unet)
+        randomized(backbone.autoencoder)
+        randomized(backbone.unet)
     usual = tiled.tilings
     tiled.tilings = Tilings(
         replace(usual.encoder, side=20), replace(usual.decoder, side=24), replace(usual.unet, side=80)
@@ -194,7 +194,7 @@ def test_tiles_in_rows_and_columns_equal_the_whole() -> None:
 
 @pytest.mark.parametrize("blocks", [(1, 1, 1), (1, 2, 3), (2, 0, 1)])
 def test_the_autoencoder_knows_how_far_it_reaches(blocks: tuple[int, int, int]) -> None:
-    autoencoder = randomised(MiniAutoencoder((2, 2, 2), (2, 2, 2), blocks, blocks)).double()
+    autoencoder = randomized(MiniAutoencoder((2, 2, 2), (2, 2, 2), blocks, blocks)).double()
     pixels = torch.randn(1, 3, 512, 8, dtype=torch.float64, requires_grad=True)
     assert reach(autoencoder.encode(pixels).latent_dist.mean, pixels, 1, 8) == autoencoder.encoder_reach
     latent = torch.randn(1, 4, 64, 1, dtype=torch.float64, requires_grad=True)
@@ -203,7 +203,7 @@ def test_the_autoencoder_knows_how_far_it_reaches(blocks: tuple[int, int, int]) 
 
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_the_unet_knows_how_far_it_reaches(blocks: int) -> None:
-    unet = randomised(MiniUNet((2, 2, 2), blocks, 4)).double()
+    unet = randomized(MiniUNet((2, 2, 2), blocks, 4)).double()
     unet.embed.float()
     for block in unet.modules():
         if getattr(block, "modulation", None) is not None:
@@ -212,7 +212,7 @@ def test_the_unet_knows_how_far_it_reaches(blocks: int) -> None:
     assert reach(unet(latent, T).sample, latent, 1, 1) == unet.reach
 
 
-def randomised(network: Any) -> Any:
+def randomized(network: Any) -> Any:
     """The network with weights none of which is zero."""
     torch.manual_seed(0)
     for parameter in network.parameters():
@@ -263,7 +263,7 @@ def quality(image: NDArray[np.uint8], original: NDArray[np.uint8], columns: NDAr
     return psnr(image[:, columns], original[:, columns]) or 99.0
 
 
-def test_the_benchmark_sees_a_colour_step_and_a_bad_seam() -> None:
+def test_the_benchmark_sees_a_color_step_and_a_bad_seam() -> None:
     original = large_photo(4096)[:256]
     noise = np.random.default_rng(0).integers(-3, 4, original.shape)
     stepped, smeared = noise.copy(), noise.copy()
@@ -311,11 +311,11 @@ def test_pictures_of_any_size_keep_their_size(shape: tuple[int, int], bundle: Bu
     assert codec.decode(encoded.data).shape == (*shape, 3)
 
 
-def test_a_picture_in_bands_is_grey_throughout(bundle: Bundle) -> None:
+def test_a_picture_in_bands_is_gray_throughout(bundle: Bundle) -> None:
     codec = Codec.load(bundle)
     decoder = codec.backbone.tilings.decoder
     codec.backbone.tilings = replace(codec.backbone.tilings, decoder=replace(decoder, side=2 * decoder.margin + 8))
-    grey = np.repeat(synthetic(500, 40)[..., :1], 3, axis=2)
-    decoded = codec.decode(codec.encode(Picture(grey, grey=True)).data)
-    assert decoded.shape == grey.shape
-    assert (decoded == decoded[..., :1]).all() and (psnr(grey, decoded) or 99) > 15
+    gray = np.repeat(synthetic(500, 40)[..., :1], 3, axis=2)
+    decoded = codec.decode(codec.encode(Picture(gray, gray=True)).data)
+    assert decoded.shape == gray.shape
+    assert (decoded == decoded[..., :1]).all() and (psnr(gray, decoded) or 99) > 15

@@ -123,7 +123,7 @@ def test_exact_and_simulated_arithmetic_agree_within_a_grid_step() -> None:
     x = simulated.snap(4 * torch.randn(64, 32, dtype=torch.float64), ACTIVATION)
     step = 1 / ACTIVATION.units
     assert torch.equal(exact.snap(x, ACTIVATION), x)
-    assert (exact.normalise(x) - simulated.normalise(x)).abs().max() <= 2 * step
+    assert (exact.normalize(x) - simulated.normalize(x)).abs().max() <= 2 * step
     assert (exact.leaky(x) - simulated.leaky(x)).abs().max() <= step
     weights = exact.exponentials(x) / exact.exponentials(x).sum(-1, keepdim=True)
     assert (weights - torch.softmax(x, -1)).abs().max() < 0.02
@@ -295,7 +295,7 @@ def test_positions_that_nobody_asks_for_change_no_other(exact: integer.ExactEntr
     assert torch.equal(exact.context(symbols, codes, shape, anchors, ~anchors), everywhere[:, ~anchors])
 
 
-def test_bits_are_those_of_the_discretised_gaussian() -> None:
+def test_bits_are_those_of_the_discretized_gaussian() -> None:
     mean, level = torch.tensor([0.25], dtype=torch.float64), torch.tensor([60.0], dtype=torch.float64)
     normal = torch.distributions.Normal(mean, sigma(level))
     for symbol in (-3.0, 0.0, 1.0):

@@ -128,7 +128,7 @@ def test_indices_found_once_serve_other_pictures_of_the_shape() -> None:
         asked = len(indices.found)
         with indices.again():
             found = function(*changed)
-            repeated = indices._place
+            repeated = indices._next
         assert repeated == asked
         assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
         assert first[0].shape == found[0].shape

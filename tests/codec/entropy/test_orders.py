@@ -91,7 +91,7 @@ def test_a_position_in_raster_order_knows_nothing_of_itself_and_what_follows(
     assert torch.equal(*features)
 
 
-def test_a_row_start_has_no_left_neighbour(serial: ExactEntropyModel) -> None:
+def test_a_row_start_has_no_left_neighbor(serial: ExactEntropyModel) -> None:
     """The end of the row above is not next to it: moving that symbol out of REACH changes nothing there."""
     shape, width = (2, REACH + 8), REACH + 8
     one = symbols_of(*shape)

@@ -89,7 +89,7 @@ def test_external_programs_are_a_codec() -> None:
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        ("import sys; sys.exit('no licence')", "of copied ended with status 1: no licence"),
+        ("import sys; sys.exit('no license')", "of copied ended with status 1: no license"),
         ("import sys; sys.exit(3)", "of copied ended with status 3: it said nothing"),
         ("pass", "of copied wrote no file"),
         ("import time; time.sleep(60)", "of copied did not end within 1 s"),
@@ -238,7 +238,7 @@ def test_compressais_zoo_is_used_where_its_weights_lie(hub: Path, monkeypatch: p
     pixels = synthetic(50, 70)
     data = found.encode(pixels, 2)
     assert np.array_equal(found.decode(data), pixels) and len(data) == 10 + 2 * 4 + 3 * 64 * 128 + 1 + 5
-    with pytest.raises(BitstreamError, match="cut short"):
+    with pytest.raises(BitstreamError, match="truncated"):
         found.decode(data[:7])
 
 

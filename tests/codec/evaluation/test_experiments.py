@@ -10,7 +10,7 @@ from codec import Codec, SettingsError, encode_png
 from codec.bundle import Bundle
 from codec.evaluation.experiments import EXPERIMENTS, one_step, quantization_error, run, sheets, spread, timesteps
 from codec.evaluation.experiments.latents import coded, restored
-from codec.evaluation.runner import COLUMNS, Row
+from codec.evaluation.runner import COLUMNS, EvaluationRow
 from codec.evaluation.spec import EvaluationConfig
 from tests.conftest import synthetic
 
@@ -91,7 +91,7 @@ def test_the_histogram_of_a_codec(config: EvaluationConfig, codec: Codec, monkey
     assert np.array_equal(np.round(values), symbols.flatten())
 
 
-def row(codec: str, size: int, setting: float) -> Row:
+def row(codec: str, size: int, setting: float) -> EvaluationRow:
     return dict.fromkeys(COLUMNS) | {
         "codec": codec, "bytes": size, "bpp": size / 1000, "setting": setting, "picture": f"{codec}-{size}.png",
     }  # fmt: skip

@@ -10,7 +10,7 @@ from codec.bundle import Bundle
 from codec.evaluation.baselines import Baseline, Pixels, available
 from codec.evaluation.baselines.ours import ours, upper_bound
 from codec.evaluation.report import realism_of
-from codec.evaluation.runner import Evaluation, EvaluationJob, Meters, Row, evaluate
+from codec.evaluation.runner import Evaluation, EvaluationJob, EvaluationRow, Meters, evaluate
 from codec.evaluation.tables import METRICS, Comparison
 from codec.images import read_image
 from tests.conftest import synthetic
@@ -77,7 +77,7 @@ def test_a_job_done_is_not_measured_again(pictures: Path, tmp_path: Path) -> Non
 def test_a_failure_costs_one_row_and_is_tried_again(pictures: Path, tmp_path: Path) -> None:
     (pictures / "1.png").write_text("no picture")
 
-    def errors(rows: list[Row]) -> list[str | None]:
+    def errors(rows: list[EvaluationRow]) -> list[str | None]:
         return [row["error"] for row in rows]
 
     rows = evaluate(jobs(pictures, counted(fail_at=50)[0]), tmp_path / "out")

@@ -9,16 +9,16 @@ from PIL import Image
 from codec import SettingsError
 from codec.evaluation import published
 from codec.evaluation.baselines import Baseline
-from codec.evaluation.plots import colour
+from codec.evaluation.plots import color
 from codec.evaluation.report import write_report
-from codec.evaluation.runner import COLUMNS, Evaluation, EvaluationJob, Row, read_rows
+from codec.evaluation.runner import COLUMNS, Evaluation, EvaluationJob, EvaluationRow, read_rows
 from codec.evaluation.tables import METRICS, Comparison, markdown
 from tests.conftest import synthetic
 
 
-def row(codec: str, image: str, at: float, value: float, **changes: object) -> Row:
+def row(codec: str, image: str, at: float, value: float, **changes: object) -> EvaluationRow:
     """A row in which every metric is `value`."""
-    values: Row = {"image": image, "codec": codec, "version": "1", "asked_bpp": at, "setting": at, "bpp": at}
+    values: EvaluationRow = {"image": image, "codec": codec, "version": "1", "asked_bpp": at, "setting": at, "bpp": at}
     known = {**values, **{metric.name: value for metric in METRICS}, "status": "measured", "encode_seconds": 2.0}
     return {**dict.fromkeys(COLUMNS), **known, **changes}
 
@@ -69,7 +69,7 @@ def test_without_our_codec_there_is_a_table_of_the_others() -> None:
     assert "jpeg | 0.2 bpp" in text and "equal rates" not in text and "minus" not in text
 
 
-def kept(folder: Path, rows: list[Row]) -> Evaluation:
+def kept(folder: Path, rows: list[EvaluationRow]) -> Evaluation:
     """A folder that holds these rows."""
     evaluation = Evaluation(folder)
     for codec, image in sorted({(each["codec"], each["image"]) for each in rows}):
@@ -119,10 +119,10 @@ def test_a_report_is_of_the_codecs_that_are_named(tmp_path: Path) -> None:
         write_report(tmp_path, ["webp"], {})
 
 
-def test_a_codec_has_one_colour_and_no_two_share_one() -> None:
+def test_a_codec_has_one_color_and_no_two_share_one() -> None:
     names = ["avif", "bpg", "fdcodec-12345678", "hevc", "hfd", "cdc", "jpeg", "jpeg-xl", "webp"]
-    assert len({colour(name, names) for name in names}) == len(names)
-    assert colour("fdcodec-1") == colour("fdcodec-2") and colour("hevc", names) == colour("hevc")
+    assert len({color(name, names) for name in names}) == len(names)
+    assert color("fdcodec-1") == color("fdcodec-2") and color("hevc", names) == color("hevc")
 
 
 def test_figures_without_matplotlib_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

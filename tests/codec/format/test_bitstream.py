@@ -17,7 +17,7 @@ from codec.quantization.quantizer import QuantizationParameters
 FILE = FdcFile(
     width=768,
     height=512,
-    grey=False,
+    gray=False,
     bundle_id="0123456789abcdef",
     quality_code=112,
     parameters=QuantizationParameters((140,), 431),
@@ -42,11 +42,11 @@ def raw(tag: bytes, payload: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("alphas", [(140,), (1, 2, 3, 255)])
-@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("gray", [False, True])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_field_survives(alphas: tuple[int, ...], grey: bool, orientation: int) -> None:
+def test_every_field_survives(alphas: tuple[int, ...], gray: bool, orientation: int) -> None:
     parameters = QuantizationParameters(alphas, 7992)
-    file = FdcFile(7, 300000, grey, "fedcba9876543210", 3, parameters, b"abcd", orientation=orientation)
+    file = FdcFile(7, 300000, gray, "fedcba9876543210", 3, parameters, b"abcd", orientation=orientation)
     assert parse(pack(file)) == file
     assert file.upright_size == ((300000, 7) if orientation > 4 else (7, 300000))
 

@@ -102,9 +102,9 @@ def test_a_picture_keeps_all_it_has_beside_its_colors(codec: Codec) -> None:
     assert set(restored.blocks) == set(BLOCKS)
     assert [block.content for block in restored.blocks if block.tag == "coMm"] == [b"first", b"second"]
     assert np.array_equal(restored.pixels, codec.decode(encoded.data))
-    assert restored.source_format == "FDC2" and not restored.grey
+    assert restored.source_format == "FDC2" and not restored.gray
     plain = codec.encode(Picture(EVERYTHING.pixels))
-    assert np.array_equal(plain.symbols, encoded.symbols), "what is beside the colours changed them"
+    assert np.array_equal(plain.symbols, encoded.symbols), "what is beside the colors changed them"
     assert codec.decode_picture(plain.data).alpha is codec.decode_picture(plain.data).exif is None
 
 
@@ -126,18 +126,18 @@ def mode_and_profile(picture: Picture, tmp_path: Path) -> tuple[str, bytes | Non
         return image.mode, image.info.get("icc_profile")
 
 
-def test_a_grey_picture_becomes_a_grey_png_with_a_profile_that_fits(codec: Codec, tmp_path: Path) -> None:
-    grey = np.repeat(synthetic(20, 30)[..., :1], 3, axis=2)
-    restored = codec.decode_picture(codec.encode(Picture(grey, grey=True)).data)
-    assert restored.grey and mode_and_profile(restored, tmp_path) == ("L", None)
+def test_a_gray_picture_becomes_a_gray_png_with_a_profile_that_fits(codec: Codec, tmp_path: Path) -> None:
+    gray = np.repeat(synthetic(20, 30)[..., :1], 3, axis=2)
+    restored = codec.decode_picture(codec.encode(Picture(gray, gray=True)).data)
+    assert restored.gray and mode_and_profile(restored, tmp_path) == ("L", None)
     clear = replace(restored, alpha=RAMP[:20, :30])
     assert mode_and_profile(clear, tmp_path) == ("LA", None)
-    for_grey = profile(2.2)
-    assert mode_and_profile(replace(restored, icc=for_grey), tmp_path) == ("L", for_grey)
+    for_gray = profile(2.2)
+    assert mode_and_profile(replace(restored, icc=for_gray), tmp_path) == ("L", for_gray)
     assert mode_and_profile(replace(restored, icc=ICC_PROFILE), tmp_path) == ("RGB", ICC_PROFILE)
-    assert mode_and_profile(replace(restored, grey=False, icc=for_grey), tmp_path) == ("RGB", None)
-    assert mode_and_profile(replace(clear, grey=False), tmp_path) == ("RGBA", None)
-    assert read_image(encode_png(clear)).grey
+    assert mode_and_profile(replace(restored, gray=False, icc=for_gray), tmp_path) == ("RGB", None)
+    assert mode_and_profile(replace(clear, gray=False), tmp_path) == ("RGBA", None)
+    assert read_image(encode_png(clear)).gray
 
 
 def test_metadata_beyond_the_limits_is_refused_by_the_encoder() -> None:

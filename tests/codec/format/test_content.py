@@ -9,12 +9,12 @@ from codec.format.content import Content
 CONTENT = Content(np.arange(24, dtype=np.int32).reshape(4, 2, 3), 24, 16, False, 100, (80,))
 
 
-def test_the_fingerprint_covers_symbols_size_grey_alpha_and_timestep_codes() -> None:
+def test_the_fingerprint_covers_symbols_size_gray_alpha_and_timestep_codes() -> None:
     others = [
         replace(CONTENT, symbols=CONTENT.symbols + (np.arange(24).reshape(4, 2, 3) == 23)),
         replace(CONTENT, width=23),
         replace(CONTENT, height=15),
-        replace(CONTENT, grey=True),
+        replace(CONTENT, gray=True),
         replace(CONTENT, timestep_code=101),
         replace(CONTENT, alpha_codes=(81,)),
         replace(CONTENT, alpha_codes=(80, 80, 80, 81)),

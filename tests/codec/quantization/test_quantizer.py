@@ -52,7 +52,7 @@ def test_four_alphas_reach_their_channels() -> None:
     assert parameters.timestep == 1
 
 
-def test_quantising_errs_by_at_most_half_a_bin_and_clamps() -> None:
+def test_quantizing_errs_by_at_most_half_a_bin_and_clamps() -> None:
     torch.manual_seed(0)
     y, alpha = 3 * torch.randn(1, 4, 8, 8), torch.full((1, 4, 1, 1), 2.0)
     for u in (torch.zeros(1), dither(y, wanted=True)):

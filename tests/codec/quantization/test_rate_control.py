@@ -137,9 +137,9 @@ def test_impossible_floors_are_refused(bounds: tuple[float, ...]) -> None:
 
 
 def test_a_file_decodes_to_what_the_search_looked_at(codec: Codec) -> None:
-    for grey in (False, True):
+    for gray in (False, True):
         pixels = synthetic(70, 90)
-        picture = Picture(np.repeat(pixels[..., :1], 3, axis=2) if grey else pixels, grey=grey)
+        picture = Picture(np.repeat(pixels[..., :1], 3, axis=2) if gray else pixels, gray=gray)
         y = codec._latent(picture)
         for code in (0, 90, 130, 170, 255):
             decoded = codec.decode(codec._at_alpha(picture, (), y, code).data)

@@ -40,7 +40,7 @@ def test_ranks_together_hold_the_batch_of_one_process(tars: Path) -> None:
     for step in range(3):
         ranks = [source.batch(step, rank=rank, world=2) for rank in (0, 1)]
         assert torch.equal(torch.cat(ranks), source.batch(step))
-    with pytest.raises(SettingsError, match="does not divide"):
+    with pytest.raises(SettingsError, match="is not divisible"):
         source.batch(0, world=3)
 
 
@@ -74,7 +74,7 @@ def test_shards_without_photos_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="neither a tar nor a folder"):
         ShardedImages([tmp_path / "nothing.tar"])
     (tmp_path / "cut.tar").write_bytes(b"x" * 700)
-    with pytest.raises(SettingsError, match="not a whole tar"):
+    with pytest.raises(SettingsError, match="not a complete tar"):
         ShardedImages([tmp_path])
 
 

@@ -141,7 +141,7 @@ def test_no_gradient_scales_or_shifts_a_channel_of_the_latent() -> None:
     stage = fresh()
     raw = torch.randn(4, 4, 8, 8, requires_grad=True)
     weights = torch.randn(4, 4, 8, 8)
-    (weights * stage._normalised(3 * raw + 1, learning=True)).sum().backward()
+    (weights * stage._normalized(3 * raw + 1, learning=True)).sum().backward()
     gradient = raw.grad
     assert gradient is not None
     assert float(gradient.abs().sum()) > 1

@@ -49,12 +49,12 @@ def test_everything_is_listed_by_hash_in_lists_that_common_tools_check(kept: tup
     assert "salt: FAILED" in sums(folder / kept[1]).stdout
 
 
-def test_the_software_is_kept_with_versions_licences_and_instructions(kept: tuple[Store, str]) -> None:
+def test_the_software_is_kept_with_versions_licenses_and_instructions(kept: tuple[Store, str]) -> None:
     (software,) = (Path(str(kept[0])) / "escrow" / "software").iterdir()
     (wheel,) = software.glob("*.whl")
     texts = {path.name: path.read_text() for path in software.iterdir() if path != wheel}
     formats = {"FORMAT.md", "archive-format.md"}
-    assert texts.keys() == {*formats, "LICENCES.md", "LICENSE", "RESTORE.md", "SHA256SUMS", "constraints.txt"}
+    assert texts.keys() == {*formats, "LICENSES.md", "LICENSE", "RESTORE.md", "SHA256SUMS", "constraints.txt"}
     assert "Apache License" in texts["LICENSE"]
     assert wheel.name in texts["RESTORE.md"]
     for line in texts["constraints.txt"].splitlines():
@@ -118,14 +118,14 @@ def test_a_list_that_leads_out_of_the_archive_is_refused(tmp_path: Path) -> None
         pass
 
 
-def test_a_backbone_that_is_not_embedded_is_kept_with_its_licence(tmp_path: Path) -> None:
+def test_a_backbone_that_is_not_embedded_is_kept_with_its_license(tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     tiny_backbone().save(weights)
     bundle = tiny_bundle(tmp_path / "bundle", backbone_source=str(weights))
     for name in ("local", "remote"):
         archive = Store(str(tmp_path / name) if name == "local" else f"memory://{tmp_path.name}-backbone")
         (weights / "LICENSE").unlink(missing_ok=True)
-        with pytest.raises(SettingsError, match="no licence next to the weights"):
+        with pytest.raises(SettingsError, match="no license next to the weights"):
             escrow.keep(archive, Models(str(bundle.path), threads=1))
         (weights / "LICENSE").write_text("as you like it")
         escrow.keep(archive, Models(str(bundle.path), threads=1))
@@ -158,13 +158,13 @@ def test_an_archive_is_no_source_so_that_recompressing_starts_from_originals(tmp
 def test_bundles_that_share_a_backbone_keep_each_its_own_texts(tmp_path: Path) -> None:
     archive = Store(str(tmp_path / "a"))
     shared = "../backbones/b0"
-    for number, licence in enumerate((b"one licence", b"another licence", b"one licence")):
-        contents = {"bundle.json": b"%d" % number, f"{shared}/LICENSE": licence, f"{shared}/unet/w.safetensors": b"w"}
+    for number, license in enumerate((b"one license", b"another license", b"one license")):
+        contents = {"bundle.json": b"%d" % number, f"{shared}/LICENSE": license, f"{shared}/unet/w.safetensors": b"w"}
         escrow._publish(archive, layout.escrow(str(number) * 64), contents)
     assert list(escrow.faults(archive)) == []
     names = [name for name in archive.children(f"{layout.BACKBONES}/b0") if name.startswith("LICENSE")]
     texts = {archive.read(f"{layout.BACKBONES}/b0/{name}") for name in names}
-    assert texts == {b"one licence", b"another licence"}
+    assert texts == {b"one license", b"another license"}
     listed = [set(escrow.sums(archive, layout.escrow(str(number) * 64))) for number in range(3)]
     assert listed[0] & listed[1] == {f"{layout.BACKBONES}/b0/unet/w.safetensors"}
     assert {name.rpartition("/")[2] for name in listed[2]} == {name.rpartition("/")[2] for name in listed[0]}

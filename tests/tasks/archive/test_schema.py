@@ -60,7 +60,7 @@ def test_the_entries_that_modules_pass_around_have_the_fields_and_types_of_a_lis
 
 def test_a_value_that_a_row_must_have_is_not_null() -> None:
     assert schema.present(0) == 0
-    with pytest.raises(ValueError, match="lacks a value"):
+    with pytest.raises(ValueError, match="has null"):
         schema.present(None)
 
 

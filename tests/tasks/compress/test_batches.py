@@ -148,7 +148,7 @@ def test_a_run_is_not_resumed_with_another_batch(tmp_path: Path, fake_bundle: Pa
     source = folder(tmp_path / "s", many(3))
     pack(source, tmp_path / "a", fake_bundle, TOGETHER)
     reopened(tmp_path / "a", 0)
-    with pytest.raises(SettingsError, match=r"batch \(given 1, here 3\)"):
+    with pytest.raises(SettingsError, match=r"batch \(given 1, run has 3\)"):
         pack(source, tmp_path / "a", fake_bundle, replace(TOGETHER, batch=1), resume=1)
     assert pack(source, tmp_path / "a", fake_bundle, TOGETHER, resume=1).runs == [1]
     for batch in (0, 257):
@@ -219,7 +219,7 @@ def test_a_card_that_decodes_otherwise_than_the_processor_stops_the_run(
     source = folder(tmp_path / "s", {f"{n}.png": encode_png(synthetic(40, 56, seed=n)) for n in range(4)})
     card = Models(str(bundle.path), "cpu:0", codec="tests.support.faulty_codec:LyingCard")
     settings = replace(REAL, batch=batch, processor_sample=1.0)
-    with pytest.raises(ArchiveError, match=r"'0.png': decodes on cpu:0 otherwise than it was encoded"):
+    with pytest.raises(ArchiveError, match=r"'0.png': decodes incorrectly on cpu:0, but correctly on the CPU"):
         compress(str(source), str(tmp_path / "a"), settings, models=card)
     assert not list((tmp_path / "a").rglob("*.tar"))
     compress(str(source), str(tmp_path / "b"), settings, models=replace(card, codec=Models("").codec))

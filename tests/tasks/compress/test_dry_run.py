@@ -71,6 +71,6 @@ def test_a_plan_refuses_a_source_that_has_shrunk_as_the_run_would(
     pack(source, tmp_path / "a", fake_bundle)
     for number in range(1, 4):
         (source / f"{number}.png").unlink()
-    with pytest.raises(ArchiveError, match="allow it with --allow-shrink"):
+    with pytest.raises(ArchiveError, match="if this is intended, set --allow-shrink"):
         predict(str(source), str(tmp_path / "a"), SMALL)
     assert predict(str(source), str(tmp_path / "a"), SMALL, allow_shrink=True).gone == 3

@@ -73,7 +73,7 @@ def test_a_bundle_that_is_not_what_it_is_kept_as_is_refused(planned: Store, tmp_
     (tmp_path / "a" / layout.escrow(bundle_id) / "salt").write_text("other")
     process_pair.dismiss_all()
     with (
-        pytest.raises(ArchiveError, match="not the bundle it is kept as"),
+        pytest.raises(ArchiveError, match="the bundle has a different id"),
         process_pair.for_shard(planned, bundle_id, MODELS, ()),
     ):
         pass

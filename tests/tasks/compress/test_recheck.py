@@ -56,7 +56,7 @@ def test_a_row_whose_source_is_gone_needs_attention_and_says_so_once(
     pack(source, archive, fake_bundle, recheck=True)
     said = {key: row["needs_attention"] for key, row in last(archive).items()}
     assert [key for key, text in said.items() if text] == ["gone.jpg"]
-    assert "the source is gone" in str(said["gone.jpg"])
+    assert "the source has been deleted" in str(said["gone.jpg"])
     assert pack(source, archive, fake_bundle, recheck=True).runs == []
     assert pack(source, archive, fake_bundle).runs == []
     assert restore(str(archive), str(tmp_path / "out"), models=FAKES).errors == []

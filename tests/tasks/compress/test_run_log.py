@@ -17,4 +17,4 @@ def test_a_run_that_another_runner_opened_is_a_log_line(tmp_path: Path, caplog: 
     source = open_source(str(folder(tmp_path / "s", {"a.png": png(1)})))
     with caplog.at_level(logging.INFO, "tasks"):
         assert plan_run(source, store, SMALL, Models("")) == 1
-    assert f"{store}: run 1 was opened by another runner; its plan is taken" in caplog.messages
+    assert f"{store}: run 1 was opened by another runner; using its plan" in caplog.messages

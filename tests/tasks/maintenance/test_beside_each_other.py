@@ -74,7 +74,7 @@ def test_a_companion_that_comes_meanwhile_is_asked_for(tmp_path: Path, monkeypat
     store = make(tmp_path / "a", [{"b.jpg": b"bbb"}])
     later = lambda: make(tmp_path / "a", [{"b.jpg": b"bbb"}, {"b.mov": b"a film"}])  # noqa: E731
     first(monkeypatch, "publish", begins(tmp_path / "a"), later)
-    with pytest.raises(ArchiveError, match=r"'b.mov' belong to what is to be forgotten"):
+    with pytest.raises(ArchiveError, match=r"'b.mov' are companions of the keys to forget"):
         forget(store, ["b.jpg"])
     assert restored(tmp_path / "a", tmp_path / "out").keys() == {"b.jpg", "b.mov"}
     assert forget(store, ["b.jpg"], companions="too") == 2

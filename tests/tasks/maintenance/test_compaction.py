@@ -155,7 +155,7 @@ def test_a_compaction_that_would_lose_a_row_is_refused(tmp_path: Path, monkeypat
     store = make(tmp_path / "a", RUNS)
     head = log.read(store)
     monkeypatch.setattr(tables, "_filled", lambda batches: (table.slice(1) for table in _FILLED(batches)))
-    with pytest.raises(ArchiveError, match="10 of 11 rows came into a table; nothing was changed"):
+    with pytest.raises(ArchiveError, match="10 of 11 rows were written to a table; nothing was changed"):
         compaction.compact(store, afresh=True)
     assert log.read(store) == head
 

@@ -42,7 +42,7 @@ def test_it_is_read_and_audited_and_no_command_writes_to_it(old: Store, tmp_path
     assert [run["state"] for run in status(old.url).runs][:2] == ["sealed"] * 2
     assert report.rows(old).count_rows() == 11
     for act in (lambda: forget(old, ["a"]), lambda: compaction.compact(old), lambda: holds.hold(old, "a", "why")):
-        with pytest.raises(ArchiveError, match=r"of format 1, which is read but no longer written; run .* upgrade"):
+        with pytest.raises(ArchiveError, match=r"format 1 is read-only; run .* upgrade"):
             act()
     assert {item.name: old.read(item.name) for item in old.list()} == before
     assert audit(old.url).problems == []
@@ -80,7 +80,9 @@ def test_an_erasure_that_an_old_release_left_is_ended_by_that_release(old: Store
     old.publish(
         f"{format1.FORGET}/000001.json", manifest.to_json({"format": 1, "keys": ["b"], "tars": {}, "parts": []})
     )
-    with pytest.raises(ArchiveError, match=r"000001.json: not carried out; finish it with the release that began it"):
+    with pytest.raises(
+        ArchiveError, match=r"000001.json: unfinished erasure; finish it with the release that began it"
+    ):
         upgrade(old)
     old.publish(f"{format1.FORGET}/000001-done.json", manifest.to_json({"format": 1}))
     assert upgrade(old).erasures == 1

@@ -126,7 +126,7 @@ def test_a_place_with_something_else_another_selection_and_a_forgotten_picture_a
             restore(store.url, bag, bagit=True, **other)  # type: ignore[arg-type]
     assert "h" not in check(tmp_path / "bag")
     forget(store, ["a"])
-    with pytest.raises(ArchiveError, match="forgotten since this bag was begun; make it anew in an empty folder"):
+    with pytest.raises(ArchiveError, match="forgotten since this bag was begun; restore into an empty folder"):
         restore(store.url, bag, bagit=True)
     with pytest.raises(ArchiveError, match="no run is complete yet"):
         restore(make(tmp_path / "open", RUNS[:1], seal=False).url, str(tmp_path / "none"), bagit=True)

@@ -66,7 +66,7 @@ def test_what_is_not_there_and_what_is_not_allowed(archive: Path, tmp_path: Path
         files.open("a", "wb")
     with pytest.raises(ArchiveError, match="no archive here"):
         fsspec.filesystem("fdc", fo=str(tmp_path))
-    with pytest.raises(ValueError, match="endpoint_url: the archive's store takes its options from the environment"):
+    with pytest.raises(ValueError, match="endpoint_url: not supported; set credentials and options in the environment"):
         fsspec.filesystem("fdc", fo="x", target_protocol="s3", target_options={"endpoint_url": "http://x"})
 
 

@@ -78,7 +78,7 @@ def test_what_a_listing_names_and_is_not_there_is_a_row_that_says_so_and_doubles
 
 
 def test_a_file_that_lists_nothing_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("colour,size\nred,3\n")
+    (tmp_path / "a.csv").write_text("color,size\nred,3\n")
     with pytest.raises(SettingsError, match="has no locations; add a column uri, url, path or key"):
         entries(tmp_path / "a.csv")
     (tmp_path / "manifest.json").write_text('{"files": 3}')

@@ -207,7 +207,7 @@ def test_what_only_reads_works_with_credentials_that_only_read(
     assert [request for request in proxy.log() if re.match(WRITES, request)] == [], "nobody tries to write"
     found = audit(url)
     assert (found.problems, found.findings) == ([], "")
-    assert "the findings are not kept in the archive" in caplog.text
+    assert "the findings cannot be written to the archive" in caplog.text
     with pytest.raises(StorageError, match="AccessDenied"):
         writable("s3://tried/read-only")
     proxy.rule()

@@ -75,7 +75,7 @@ def test_fewer_comparisons_can_be_drawn(evaluated: Path, tmp_path: Path) -> None
     assert shown(held, "ada") != shown(held, "ben")
 
 
-def test_pictures_are_centre_crops_of_whole_images_frozen_in_the_study(evaluated: Path, tmp_path: Path) -> None:
+def test_pictures_are_center_crops_of_whole_images_frozen_in_the_study(evaluated: Path, tmp_path: Path) -> None:
     shutil.copytree(evaluated, tmp_path / "e")
     held = Study.create(tmp_path / "study", StudyFolder(tmp_path / "e"), images=["set/photo1.png"])
     for path in (tmp_path / "e").rglob("*.png"):

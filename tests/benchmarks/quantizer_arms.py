@@ -1,4 +1,4 @@
-"""python -m tests.benchmarks.quantiser_arms FOLDER: which way to set bins, timestep and dither costs the fewest bits?
+"""python -m tests.benchmarks.quantizer_arms FOLDER: which way to set bins, timestep and dither costs the fewest bits?
 
 Arms, against the default (timestep from the measured error, one alpha, the bundle's own dither or none):
 tied: timestep from the bin width. learned: bins and timestep by the estimator of --learned BUNDLE.
@@ -56,7 +56,7 @@ MATH = Simulated()
 
 @dataclass(frozen=True)
 class Coded:
-    """A latent as an arm codes it: what the decoder dequantises to, its timestep, and its bits."""
+    """A latent as an arm codes it: what the decoder dequantizes to, its timestep, and its bits."""
 
     y_hat: Tensor
     timestep: float
