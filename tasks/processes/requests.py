@@ -109,7 +109,7 @@ class Decode(Request):
 
 @dataclass(frozen=True)
 class SaveBackbone(Request):
-    """Save the bundle's backbone with its license to a folder; an empty source means where it was loaded from."""
+    """Save the bundle's backbone with its license to a folder; an empty source is where it was loaded from."""
 
     do = "save_backbone"
     source: str
