@@ -189,8 +189,8 @@ def info(
     lines += [(part, bits, f"{bits / (8 * len(data)):.2%} of the file") for part, bits in bits_of.items()]
     total, area = sum(bits_of.values()), file.width * file.height
     lines.append(("whole file", total, f"{len(data)} bytes, {total / area:.4f} bits per pixel"))
-    for place, (name, bits, text) in enumerate(lines):
-        if place in (len(entries), len(lines) - 1):
+    for number, (name, bits, text) in enumerate(lines):
+        if number in (len(entries), len(lines) - 1):
             typer.echo()
         typer.echo(f"{name:<20} {bits:>9} bits  {text}")
     if missing and symbols:
@@ -248,9 +248,9 @@ def evaluate(
     from codec.evaluation.runner import RATES, evaluate
     from codec.evaluation.spec import EvaluationConfig
 
-    places = str(commands or ""), bundle or "", backbone or "", device
+    locations = str(commands or ""), bundle or "", backbone or "", device
     points = tuple(bpp or RATES), tuple(quality or QUALITIES)
-    config = EvaluationConfig(str(folder), str(output), tuple(codecs or [NAME]), *points, *places)
+    config = EvaluationConfig(str(folder), str(output), tuple(codecs or [NAME]), *points, *locations)
     found, missing = config.open()
     jobs, progress = config.jobs(found), Console(stderr=True)
     shown = rich.progress.track(jobs, "evaluate", console=progress, disable=not progress.is_terminal)

@@ -83,9 +83,9 @@ class Backbone:
         the published SHA-256 unless it is pinned. Raises a one-line BackboneError for anything that cannot be loaded.
         """
         failures = []
-        for place in weights.candidates(source):
+        for location in weights.candidates(source):
             try:
-                backbone = cls._read(place, config, prompt_embedding, content_hash)
+                backbone = cls._read(location, config, prompt_embedding, content_hash)
             except BackboneError as error:
                 failures.append(error)
             else:
@@ -94,10 +94,10 @@ class Backbone:
 
     @classmethod
     def _read(
-        cls, place: str | Path, config: Path | None, prompt_embedding: Tensor | None, content_hash: str | None
+        cls, location: str | Path, config: Path | None, prompt_embedding: Tensor | None, content_hash: str | None
     ) -> Self:
         parts = weights.read(
-            place, configuration=config, with_prompt=prompt_embedding is None, pinned=content_hash is not None
+            location, configuration=config, with_prompt=prompt_embedding is None, pinned=content_hash is not None
         )
         backbone = cls(
             parts.autoencoder,
@@ -109,7 +109,7 @@ class Backbone:
         )
         if content_hash is not None and content_hash != backbone.content_hash:
             raise BackboneError(
-                f"{place} holds other weights (content hash {backbone.content_hash}) than the ones asked for "
+                f"{location} holds other weights (content hash {backbone.content_hash}) than the ones asked for "
                 f"({content_hash})"
             )
         return backbone

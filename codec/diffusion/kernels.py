@@ -142,9 +142,9 @@ def _channel_moments(
         squares += centered * centered
     count = (end - start).to(tl.float32)
     total = tl.sum(sums, axis=0)
-    place = (image * splits + split) * channels + columns
-    tl.store(mean + place, origin + total / count)
-    tl.store(spread + place, tl.sum(squares, axis=0) - total * total / count)
+    index = (image * splits + split) * channels + columns
+    tl.store(mean + index, origin + total / count)
+    tl.store(spread + index, tl.sum(squares, axis=0) - total * total / count)
 
 
 @triton.jit(do_not_specialize=["pixels", "chunk", "splits", "shift_stride"])
@@ -181,8 +181,8 @@ def _group_affine(
         split = first + tl.arange(0, SPLITS)
         inside = (split < splits)[:, None] & used[None, :]
         count = tl.minimum(chunk, pixels - split * chunk).to(tl.float32)[:, None]
-        place = (image * splits + split)[:, None] * channels + channel[None, :]
-        means = tl.load(mean + place, mask=inside, other=0.0) + added[None, :]
+        index = (image * splits + split)[:, None] * channels + channel[None, :]
+        means = tl.load(mean + index, mask=inside, other=0.0) + added[None, :]
         totals += tl.where(inside, count * means, 0.0)
     center = tl.sum(tl.sum(totals, axis=0), axis=0) / values
     totals = tl.zeros((SPLITS, LANES), tl.float32)
@@ -190,9 +190,9 @@ def _group_affine(
         split = first + tl.arange(0, SPLITS)
         inside = (split < splits)[:, None] & used[None, :]
         count = tl.minimum(chunk, pixels - split * chunk).to(tl.float32)[:, None]
-        place = (image * splits + split)[:, None] * channels + channel[None, :]
-        apart = tl.load(mean + place, mask=inside, other=0.0) + added[None, :] - center
-        within = tl.load(spread + place, mask=inside, other=0.0)
+        index = (image * splits + split)[:, None] * channels + channel[None, :]
+        apart = tl.load(mean + index, mask=inside, other=0.0) + added[None, :] - center
+        within = tl.load(spread + index, mask=inside, other=0.0)
         totals += tl.where(inside, within + count * apart * apart, 0.0)
     variance = tl.sum(tl.sum(totals, axis=0), axis=0) / values
     factor = tl.load(weight + channel, mask=used, other=0.0).to(tl.float32) / tl.sqrt(variance + eps)
@@ -218,13 +218,13 @@ def _affine(
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = (rows < pixels)[:, None]
-    place = image * pixels * channels + rows.to(tl.int64)[:, None] * channels + columns[None, :]
+    index = image * pixels * channels + rows.to(tl.int64)[:, None] * channels + columns[None, :]
     factor = tl.load(scale + image * channels + columns)[None, :]
     constant = tl.load(offset + image * channels + columns)[None, :]
-    values = tl.load(x + place, mask=inside, other=0.0).to(tl.float32) * factor + constant
+    values = tl.load(x + index, mask=inside, other=0.0).to(tl.float32) * factor + constant
     if SILU:
         values = values * tl.sigmoid(values)
-    tl.store(y + place, values.to(y.dtype.element_ty), mask=inside)
+    tl.store(y + index, values.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -241,12 +241,12 @@ def _add(
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = (rows < pixels)[:, None]
-    place = rows[:, None] * channels + columns[None, :]
-    values = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    index = rows[:, None] * channels + columns[None, :]
+    values = tl.load(x + index, mask=inside, other=0.0).to(tl.float32)
     values += tl.load(bias + columns).to(tl.float32)[None, :]
     if RESIDUAL:
-        values += tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)
-    tl.store(x + place, values.to(x.dtype.element_ty), mask=inside)
+        values += tl.load(residual + index, mask=inside, other=0.0).to(tl.float32)
+    tl.store(x + index, values.to(x.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -254,9 +254,9 @@ def _geglu(x, y, tokens, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = (rows < tokens)[:, None]
-    place = rows[:, None] * (2 * width) + columns[None, :]
-    values = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
-    gate = tl.load(x + place + width, mask=inside, other=0.0).to(tl.float32)
+    index = rows[:, None] * (2 * width) + columns[None, :]
+    values = tl.load(x + index, mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(x + index + width, mask=inside, other=0.0).to(tl.float32)
     values *= 0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476))
     tl.store(y + rows[:, None] * width + columns[None, :], values.to(y.dtype.element_ty), mask=inside)
 
@@ -268,11 +268,11 @@ def _upsample(x, y, pixels, width, channels, ROWS: tl.constexpr, COLUMNS: tl.con
     inside = (rows < pixels)[:, None]
     values = tl.load(x + rows.to(tl.int64)[:, None] * channels + columns[None, :], mask=inside, other=0.0)
     corner = (rows // width).to(tl.int64) * (4 * width) + 2 * (rows % width)  # first of the four pixels in y
-    place = y + corner[:, None] * channels + columns[None, :]
-    tl.store(place, values, mask=inside)
-    tl.store(place + channels, values, mask=inside)
-    tl.store(place + 2 * width * channels, values, mask=inside)
-    tl.store(place + (2 * width + 1) * channels, values, mask=inside)
+    index = y + corner[:, None] * channels + columns[None, :]
+    tl.store(index, values, mask=inside)
+    tl.store(index + channels, values, mask=inside)
+    tl.store(index + 2 * width * channels, values, mask=inside)
+    tl.store(index + (2 * width + 1) * channels, values, mask=inside)
 
 
 @triton.jit

@@ -64,19 +64,19 @@ def candidates(source: str | Path) -> list[str | Path]:
     raise BackboneError(f"no backbone at {source}: give a diffusers folder, a .safetensors or .ckpt file, or a hub id")
 
 
-def read(place: str | Path, *, configuration: Path | None, with_prompt: bool, pinned: bool) -> PretrainedBackbone:
+def read(location: str | Path, *, configuration: Path | None, with_prompt: bool, pinned: bool) -> PretrainedBackbone:
     """Reads one candidate: a local path, or a hub id as str.
 
     configuration is a diffusers folder that describes a single file (None: Stable Diffusion 2.1); with_prompt: the
     empty prompt will be needed; pinned: the caller checks the content hash, so the published file hash is not checked.
     """
-    if isinstance(place, str):
-        return _read_folder(_download(place, with_prompt), place, with_prompt)
-    if place.is_dir():
-        return _read_folder(place, place.resolve().name, with_prompt)
+    if isinstance(location, str):
+        return _read_folder(_download(location, with_prompt), location, with_prompt)
+    if location.is_dir():
+        return _read_folder(location, location.resolve().name, with_prompt)
     if not pinned:
-        _check_published(place)
-    return _read_file(place, configuration, with_prompt)
+        _check_published(location)
+    return _read_file(location, configuration, with_prompt)
 
 
 def licenses(source: str | Path) -> list[Path]:
@@ -84,8 +84,8 @@ def licenses(source: str | Path) -> list[Path]:
 
     Raises BackboneError as reading the source does.
     """
-    for place in candidates(source):
-        folder = _download(place, with_prompt=False) if isinstance(place, str) else place
+    for location in candidates(source):
+        folder = _download(location, with_prompt=False) if isinstance(location, str) else location
         folder = folder if folder.is_dir() else folder.parent
         found = [path for path in folder.iterdir() if path.is_file() and re.fullmatch(LICENSE_NAMES, path.name)]
         if found:
@@ -253,15 +253,15 @@ def _text_weights(folder: Path) -> Path:
     raise BackboneError(f"{folder} holds no text encoder: {names[0]} is missing")
 
 
-def _fill(network: nn.Module, tensors: dict[str, Tensor], place: Path) -> None:
+def _fill(network: nn.Module, tensors: dict[str, Tensor], location: Path) -> None:
     """Loads exactly these tensors into an empty network, as float32.
 
     They are copied: mapped tensors would change with the file, and their alignment, which depends on the layout,
     affects the last bits of results.
     """
     expected = network.state_dict().keys()
-    _check_names(place, expected - tensors.keys(), tensors.keys() - expected)
-    with _explained(place):
+    _check_names(location, expected - tensors.keys(), tensors.keys() - expected)
+    with _explained(location):
         owned = {name: tensor.to(torch.float32, copy=True).contiguous() for name, tensor in tensors.items()}
         network.load_state_dict(owned, assign=True)
     network.eval()
@@ -311,10 +311,10 @@ def _check_published(path: Path) -> None:
         raise BackboneError(f"{path} has SHA-256 {found}, the published file has {digest}: {advice}")
 
 
-def _checked_class(config: Mapping[str, Any], names: Collection[str], place: Path) -> str:
+def _checked_class(config: Mapping[str, Any], names: Collection[str], location: Path) -> str:
     name = str(config.get("_class_name"))
     if name not in names:
-        raise BackboneError(f"{place} names the class {name}: only {' and '.join(names)} can be loaded")
+        raise BackboneError(f"{location} names the class {name}: only {' and '.join(names)} can be loaded")
     return name
 
 
@@ -337,16 +337,16 @@ def _require(folder: Path, *parts: str) -> None:
         raise BackboneError(f"{folder} is not a complete backbone in diffusers layout: no folder {', '.join(missing)}")
 
 
-def _check_names(place: Path, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+def _check_names(location: Path, missing: Iterable[str], unexpected: Iterable[str]) -> None:
     for kind, names in (("lacks", sorted(missing)), ("also holds", sorted(unexpected))):
         if names:
             raise BackboneError(
-                f"{place} does not fit its configuration: it {kind} {len(names)} weights, the first being {names[0]}"
+                f"{location} does not fit its configuration: it {kind} {len(names)} weights, the first being {names[0]}"
             )
 
 
 @contextmanager
-def _explained(place: Path) -> Iterator[None]:
+def _explained(location: Path) -> Iterator[None]:
     """Converts a loader's exceptions into one line and suppresses its multi-line reports."""
     reports = logging.getLogger("diffusers")
     level = reports.level
@@ -354,7 +354,7 @@ def _explained(place: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise BackboneError(f"{place} cannot be read: {_reason(error)}") from error
+        raise BackboneError(f"{location} cannot be read: {_reason(error)}") from error
     finally:
         reports.setLevel(level)
 

@@ -81,15 +81,15 @@ class Block(nn.Module):
         """The same where some keys are hidden."""
         if alike:  # one row represents all unseen tokens
             order = torch.cat([seen.nonzero()[:, 0], (~seen).nonzero()[:1, 0]])
-            places = torch.where(seen, seen.cumsum(0) - 1, len(order) - 1)
+            ranks = torch.where(seen, seen.cumsum(0) - 1, len(order) - 1)
             projected = self._projected(x[:, order], math)
         else:
-            places, projected = None, self._projected(x, math)
+            ranks, projected = None, self._projected(x, math)
         mixed = torch.zeros_like(x)
         for group in window_groups(*shape, self.window, self.shifted, x.device):
             near, inside = near_tokens(group.height, group.width, self.positions, x.device)
             for tokens in group.tokens:
-                visible, rows = seen[tokens], tokens if places is None else places[tokens]
+                visible, rows = seen[tokens], tokens if ranks is None else ranks[tokens]
                 query, key, value = self._heads(projected[:, None, rows])
                 asking = torch.ones_like(visible) if wanted is None else wanted[tokens]
                 if alike and bool(visible.any()):
@@ -113,9 +113,9 @@ class Block(nn.Module):
         rows = []
         for row in range(height):
             top = max(0, row - REACH)
-            places, hidden = raster_rows(row - top, width, self.positions, x.device)
+            table_rows, hidden = raster_rows(row - top, width, self.positions, x.device)
             keys, values = (part[:, :, top : row + 1].flatten(2, 3) for part in (key, value))
-            scores = self._scores(query[:, :, row], keys, relative, places).masked_fill(hidden, MASKED)
+            scores = self._scores(query[:, :, row], keys, relative, table_rows).masked_fill(hidden, MASKED)
             rows.append(self._attended(scores, values, math).transpose(1, 2).flatten(2))
         return self._finished(x, torch.cat(rows, 1), math)
 
@@ -125,9 +125,9 @@ class Block(nn.Module):
         size = (batch, self.heads, *shape, weight.shape[1] // self.heads)
         return KeyCache(weight.new_zeros(size), weight.new_zeros(size))
 
-    def step(self, x: Tensor, relative: Tensor, place: tuple[int, int], cache: KeyCache, math: Arithmetic) -> Tensor:
+    def step(self, x: Tensor, relative: Tensor, position: tuple[int, int], cache: KeyCache, math: Arithmetic) -> Tensor:
         """in_raster_order for one position (B, 1, dim), whose key and value join the cache."""
-        row, column = place
+        row, column = position
         query, key, value = self._heads(self._projected(x, math))
         cache.keys[:, :, row, column], cache.values[:, :, row, column] = key[:, :, 0], value[:, :, 0]
         top, left = max(0, row - REACH), max(0, column - REACH)
@@ -136,8 +136,8 @@ class Block(nn.Module):
             torch.cat([part[:, :, top:row, left:right].flatten(2, 3), part[:, :, row, left : column + 1]], 2)
             for part in (cache.keys, cache.values)
         )
-        places = raster_keys(row - top, column - left, right - column - 1, self.positions, x.device)
-        attended = self._attended(self._scores(query, keys, relative, places), values, math)
+        table_rows = raster_keys(row - top, column - left, right - column - 1, self.positions, x.device)
+        attended = self._attended(self._scores(query, keys, relative, table_rows), values, math)
         return self._finished(x, _merged(attended), math)
 
     def _projected(self, x: Tensor, math: Arithmetic) -> Tensor:
@@ -148,9 +148,10 @@ class Block(nn.Module):
         split = projected.unflatten(-1, (3, self.heads, -1)).movedim((-3, -2), (0, 2))
         return split[0], split[1], split[2]
 
-    def _scores(self, query: Tensor, key: Tensor, relative: Tensor, places: Tensor) -> Tensor:
+    def _scores(self, query: Tensor, key: Tensor, relative: Tensor, table_rows: Tensor) -> Tensor:
         near = query @ relative.T
-        return query @ key.transpose(-1, -2) + near.gather(-1, places.expand(*near.shape[:-1], places.shape[-1]))
+        table_rows = table_rows.expand(*near.shape[:-1], table_rows.shape[-1])
+        return query @ key.transpose(-1, -2) + near.gather(-1, table_rows)
 
     def _in_window(
         self,
@@ -231,11 +232,11 @@ class Block(nn.Module):
         candidates = torch.cat(
             [scores.masked_fill(taken, MASKED), changed.masked_fill(~beside, MASKED), own.expand(*size, 1)], -1
         )
-        places = torch.cat(
+        value_indices = torch.cat(
             [best.expand(*size, -1), ranks.expand(*size, -1), ranks.new_full((1,), keys).expand(*size, 1)], -1
         )
         return math.attended(
-            candidates, torch.cat([value, value_own], -2), None, min(self.top_k, keys + 1), self.scale, places
+            candidates, torch.cat([value, value_own], -2), None, min(self.top_k, keys + 1), self.scale, value_indices
         )
 
     def _attended(self, scores: Tensor, value: Tensor, math: Arithmetic, own: Tensor | None = None) -> Tensor:

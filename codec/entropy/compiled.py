@@ -33,11 +33,11 @@ def _put(state, words, below, count):  # type: ignore[no-untyped-def]
     scale = state[0] >> PRECISION
     low = state[1] + scale * below
     if low < state[1]:  # the carry propagates into earlier words
-        place = np.int64(state[2]) - 1
-        while place >= 0 and words[place] == LOW_WORD:
-            words[place] = 0
-            place -= 1
-        words[place] += np.uint32(1)
+        index = np.int64(state[2]) - 1
+        while index >= 0 and words[index] == LOW_WORD:
+            words[index] = 0
+            index -= 1
+        words[index] += np.uint32(1)
     width = scale * count
     if width >> WORD == ZERO:
         words[np.int64(state[2])] = np.uint32(low >> WORD)
@@ -77,8 +77,8 @@ def _drop(state, words, below, count):  # type: ignore[no-untyped-def]
     scale = state[0] >> PRECISION
     offset, width = state[1] - scale * below, scale * count
     if width >> WORD == ZERO:
-        place = np.int64(state[2])
-        following = np.uint64(words[place]) if place < len(words) else ZERO
+        index = np.int64(state[2])
+        following = np.uint64(words[index]) if index < len(words) else ZERO
         state[2] += ONE
         offset, width = offset << WORD | following, width << WORD
     state[0], state[1] = width, offset

@@ -86,9 +86,9 @@ class RateTable(nn.Module):
 
     def table(self) -> Tensor:
         """(256, width), on the grid."""
-        place = torch.arange(ALPHA_CODES, device=self.knots.device) / KNOT_SPACING
-        left = place.long().clamp(max=len(self.knots) - 2)
-        rows = torch.lerp(self.knots[left], self.knots[left + 1], (place - left)[:, None])
+        knot = torch.arange(ALPHA_CODES, device=self.knots.device) / KNOT_SPACING
+        left = knot.long().clamp(max=len(self.knots) - 2)
+        rows = torch.lerp(self.knots[left], self.knots[left + 1], (knot - left)[:, None])
         return Simulated().snap(rows, self.grid)
 
     def forward(self, codes: Tensor, math: Arithmetic) -> Tensor:
@@ -189,7 +189,7 @@ class ContextNet(nn.Module):
         neighbors: Tensor,
         inverse: Tensor,
         codes: Tensor,
-        place: tuple[int, int],
+        position: tuple[int, int],
         caches: list[KeyCache],
         math: Arithmetic,
     ) -> Tensor:
@@ -197,7 +197,7 @@ class ContextNet(nn.Module):
         relative = math.snap(self.relative, ACTIVATION)
         x = self._embedded(neighbors, inverse, codes, math)
         for block, cache in zip(self._blocks(), caches, strict=True):
-            x = block.step(x, relative, place, cache, math)
+            x = block.step(x, relative, position, cache, math)
         return x
 
     def _embedded(self, symbols: Tensor, inverse: Tensor, codes: Tensor, math: Arithmetic) -> Tensor:
@@ -314,11 +314,11 @@ def _causal_neighbors(symbols: Tensor, shape: tuple[int, int]) -> Tensor:
     return torch.cat(shifted, -1).flatten(1, 2)
 
 
-def causal_neighbors(symbols: Tensor, shape: tuple[int, int], place: tuple[int, int]) -> Tensor:
+def causal_neighbors(symbols: Tensor, shape: tuple[int, int], position: tuple[int, int]) -> Tensor:
     """One position's row of the above, (B, 1, 16)."""
     near, width = [], shape[1]
     for v, h in NEIGHBORS:
-        row, column = place[0] + v, place[1] + h
+        row, column = position[0] + v, position[1] + h
         inside = row >= 0 and 0 <= column < width
         near.append(symbols[:, row * width + column] if inside else torch.zeros_like(symbols[:, 0]))
     return torch.cat(near, -1)[:, None]

@@ -84,18 +84,18 @@ class Arithmetic(Protocol):
         own: Tensor | None,
         count: int,
         scale: float,
-        places: Tensor | None = None,
+        indices: Tensor | None = None,
     ) -> Tensor:
         """Means (..., q, d) of the values (..., n, d), weighted by the softmax of scale * scores (..., q, n).
 
         Only the `count` largest scores of a query have weight; among equal scores the later win. With own
         (..., q, d), the last of n + 1 scores stands for a query's own value. `scores` may be overwritten.
-        With places, of the scores' shape, they are those of the values at these indices.
+        With indices, of the scores' shape, they are those of the values at these indices.
         """
         ...
 
-    def best(self, scores: Tensor, count: int, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The `count` largest scores along the last axis, or all, in any order: their indices (or places) and
+    def best(self, scores: Tensor, count: int, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The `count` largest scores along the last axis, or all, in any order: their indices (or `indices`) and
         values. `scores` may be overwritten."""
         ...
 
@@ -107,7 +107,7 @@ class _OnGrids(ABC):
     def snap_(self, x: Tensor, grid: Grid) -> Tensor: ...
 
     @abstractmethod
-    def best(self, scores: Tensor, count: int, places: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+    def best(self, scores: Tensor, count: int, indices: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
 
     @abstractmethod
     def exponentials(self, logits: Tensor) -> Tensor:
@@ -127,9 +127,9 @@ class _OnGrids(ABC):
         own: Tensor | None,
         count: int,
         scale: float,
-        places: Tensor | None = None,
+        indices: Tensor | None = None,
     ) -> Tensor:
-        kept, logits = self.best(scores, count, places)
+        kept, logits = self.best(scores, count, indices)
         weights = self.exponentials(logits * scale) * (logits > MASKED / 2)
         return self.snap_(self.mix(weights, kept, values, own) / weights.sum(-1, keepdim=True), ACTIVATION)
 
@@ -158,13 +158,13 @@ class Plain:
         own: Tensor | None,
         count: int,
         scale: float,
-        places: Tensor | None = None,
+        indices: Tensor | None = None,
     ) -> Tensor:
-        if own is not None or places is not None:
+        if own is not None or indices is not None:
             raise ValueError("the encoder hides no keys")
         return torch.softmax(scores.mul_(scale), -1) @ values
 
-    def best(self, scores: Tensor, count: int, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def best(self, scores: Tensor, count: int, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
         raise ValueError("the encoder chooses no keys")
 
 
@@ -192,10 +192,10 @@ class Simulated(_OnGrids):
     def leaky(self, x: Tensor) -> Tensor:
         return self.snap(F.leaky_relu(self.snap(x, ACTIVATION), SLOPE), ACTIVATION)
 
-    def best(self, scores: Tensor, count: int, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def best(self, scores: Tensor, count: int, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
         count = min(round(count * self.breadth), scores.shape[-1])
         kept = scores.detach().topk(count, -1, sorted=False).indices
-        return kept if places is None else places.gather(-1, kept), scores.gather(-1, kept)
+        return kept if indices is None else indices.gather(-1, kept), scores.gather(-1, kept)
 
     def exponentials(self, logits: Tensor) -> Tensor:
         return torch.exp(logits - logits.amax(-1, keepdim=True).detach())
@@ -239,10 +239,10 @@ class Exact(_OnGrids):
         units = F.leaky_relu_((x * ACTIVATION.units).round_().clamp_(-ACTIVATION.limit, ACTIVATION.limit), SLOPE)
         return units.round_().mul_(2.0**-ACTIVATION.fraction)
 
-    def best(self, scores: Tensor, count: int, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if places is None:
-            places = torch.arange(scores.shape[-1], device=scores.device)
-        positions = places.to(scores.dtype)
+    def best(self, scores: Tensor, count: int, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if indices is None:
+            indices = torch.arange(scores.shape[-1], device=scores.device)
+        positions = indices.to(scores.dtype)
         keys = torch.add(positions, scores, alpha=2**SCORE_FRACTION * POSITION_UNITS, out=scores)  # unique: no ties
         best = _largest(keys, min(count, scores.shape[-1]))
         units = torch.floor(best * (1 / POSITION_UNITS))

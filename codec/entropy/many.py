@@ -59,8 +59,8 @@ def prepare_many(
     for number, (rows, columns) in enumerate(tiles(*symbols[0].shape[1:])):
         tile = _Tile(np.stack([own[:, rows, columns] for own in symbols]), offsets[:, rows, columns])
         z = torch.from_numpy(np.stack([own[number] for own in hyper]))
-        for places, means, levels in network.passes(z, tile):
-            passes.append((tile.known[..., places], means, levels))
+        for positions, means, levels in network.passes(z, tile):
+            passes.append((tile.known[..., positions], means, levels))
 
     def code(picture: int) -> CodedStream:
         coder = _encoder(tables, compiled=compiled)
@@ -120,17 +120,17 @@ def decompress_many(
     offsets, cuts = symbol_offsets(model, symbols.shape[1:]), list(tiles(*shape))
     with _threads(len(readers)) as each:
 
-        def read_hyper(place: int) -> list[Symbols]:
+        def read_hyper(picture: int) -> list[Symbols]:
             found = []
             for rows, columns in cuts:
                 z_shape = model.hyper_shape(rows.stop - rows.start, columns.stop - columns.start)
-                found.append(readers[place].read(*priors.of(place, z_shape), HYPER_LIMIT).reshape(z_shape))
+                found.append(readers[picture].read(*priors.of(picture, z_shape), HYPER_LIMIT).reshape(z_shape))
             return found
 
-        def read(tile: _Tile, places: Numbers, means: Numbers, levels: Numbers) -> None:
-            def read_one(place: int) -> None:
-                found = readers[place].read(means[place].ravel(), levels[place].ravel())
-                tile.known[place][:, places] = found.reshape(CHANNELS, -1)
+        def read(tile: _Tile, positions: Numbers, means: Numbers, levels: Numbers) -> None:
+            def read_one(picture: int) -> None:
+                found = readers[picture].read(means[picture].ravel(), levels[picture].ravel())
+                tile.known[picture][:, positions] = found.reshape(CHANNELS, -1)
 
             each(read_one, range(len(readers)))
 
@@ -138,10 +138,10 @@ def decompress_many(
         for number, (rows, columns) in enumerate(cuts):
             tile = _Tile(symbols[:, :, rows, columns], offsets[:, rows, columns])
             z = torch.from_numpy(np.stack([own[number] for own in hyper]))
-            for places, means, levels in network.passes(z, tile):
-                read(tile, places, means, levels)
+            for positions, means, levels in network.passes(z, tile):
+                read(tile, positions, means, levels)
             symbols[:, :, rows, columns] = tile.symbols()
-        each(lambda place: readers[place].close(), range(len(readers)))
+        each(lambda picture: readers[picture].close(), range(len(readers)))
     return [reader.error or own for reader, own in zip(readers, symbols, strict=True)]
 
 
@@ -176,10 +176,10 @@ class _Priors:
     def __init__(self, means: Numbers, levels: Numbers) -> None:
         self._means, self._levels = means, levels
 
-    def of(self, place: int, shape: tuple[int, ...]) -> tuple[Numbers, Numbers]:
-        """A picture's, repeated for each place of a hyper-latent of this shape."""
+    def of(self, picture: int, shape: tuple[int, ...]) -> tuple[Numbers, Numbers]:
+        """A picture's, repeated for each position of a hyper-latent of this shape."""
         area = int(np.prod(shape[1:]))
-        return np.repeat(self._means[place], area), np.repeat(self._levels[place], area)
+        return np.repeat(self._means[picture], area), np.repeat(self._levels[picture], area)
 
 
 class _Network:
@@ -208,14 +208,14 @@ class _Network:
         """
         size, graphs = tile.size, _graphs(self._model)
         first = anchor_mask(*size)
-        places = first.nonzero()[:, 0].numpy()
+        positions = first.nonzero()[:, 0].numpy()
         hyper, *found = graphs.run(("first", size), self._first(size), self._filled(z), self._codes)
         means, levels = map(self._numbers, found)
-        yield places, means + tile.offsets[:, places], levels
-        places = (~first).nonzero()[:, 0].numpy()
+        yield positions, means + tile.offsets[:, positions], levels
+        positions = (~first).nonzero()[:, 0].numpy()
         seen = self._filled(tile.seen())
         means, levels = map(self._numbers, graphs.run(("second", size), self._second(size), hyper, seen, self._codes))
-        yield places, means + tile.offsets[:, places], levels
+        yield positions, means + tile.offsets[:, positions], levels
 
     def _filled(self, values: Tensor) -> Tensor:
         values = values.to(self._model.device)
@@ -228,11 +228,11 @@ class _Network:
 
     def _first(self, size: Size) -> Callable[..., tuple[Tensor, ...]]:
         model = self._model
-        places = anchor_mask(*size).nonzero()[:, 0].to(model.device)
+        positions = anchor_mask(*size).nonzero()[:, 0].to(model.device)
 
         def run(z: Tensor, codes: Tensor) -> tuple[Tensor, ...]:
             hyper = model.hyper(z, codes, size)
-            return hyper, *self._distributions(hyper.index_select(1, places), None, codes)
+            return hyper, *self._distributions(hyper.index_select(1, positions), None, codes)
 
         return run
 
@@ -240,11 +240,11 @@ class _Network:
         model = self._model
         first = anchor_mask(*size, model.device)
         wanted = ~first
-        places = wanted.nonzero()[:, 0]
+        positions = wanted.nonzero()[:, 0]
 
         def run(hyper: Tensor, seen: Tensor, codes: Tensor) -> tuple[Tensor, ...]:
             context = model.context(seen, codes, size, first, wanted)
-            return self._distributions(hyper.index_select(1, places), context, codes)
+            return self._distributions(hyper.index_select(1, positions), context, codes)
 
         return run
 

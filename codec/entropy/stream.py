@@ -89,13 +89,13 @@ def decompress(
     decoder = SymbolDecoder(tables, data, canonical=canonical)
     symbols = np.zeros((CHANNELS, *shape), np.int32)
     shift = symbol_offsets(model, symbols.shape)
-    places = [(rows, columns, _size(rows, columns)) for rows, columns in tiles(*shape)]
+    sized_tiles = [(rows, columns, _size(rows, columns)) for rows, columns in tiles(*shape)]
     hyper = []
-    for _, _, size in places:
+    for _, _, size in sized_tiles:
         z_shape = model.hyper_shape(*size)
         hyper.append(decoder.read(*_prior(model, codes, z_shape), HYPER_LIMIT).reshape(z_shape))
     read = _read_raster if model.settings.order == "serial" else _read_passes
-    for (rows, columns, size), z in zip(places, hyper, strict=True):
+    for (rows, columns, size), z in zip(sized_tiles, hyper, strict=True):
         unread = torch.zeros(1, size[0] * size[1], CHANNELS, dtype=torch.long)
         tokens = _Tokens(unread, _raster(shift[:, rows, columns]))
         read(decoder, model, tokens, model.hyper(torch.from_numpy(z)[None], codes, size), codes, size)
@@ -110,30 +110,30 @@ class _Tokens:
     def __init__(self, symbols: Tensor, offsets: Tensor) -> None:
         self.symbols, self.offsets = symbols, offsets
 
-    def seen(self, places: Tensor | slice = slice(None)) -> Tensor:
+    def seen(self, positions: Tensor | slice = slice(None)) -> Tensor:
         """Symbols at some positions as seen by the network, (1, n, 4) float64."""
-        return self.symbols[:, places] - self.offsets[:, places].double() * (1 / UNITS)
+        return self.symbols[:, positions] - self.offsets[:, positions].double() * (1 / UNITS)
 
 
 def _write_passes(
     encoder: SymbolEncoder, model: ExactEntropyModel, tokens: _Tokens, hyper: Tensor, codes: Tensor, shape: Size
 ) -> None:
     """A tile: the anchors, then the others; each channel by channel."""
-    for places, parameters in _passes(model, tokens, hyper, codes, shape):
-        means, levels = parameters.of_all(tokens.seen(places))
-        symbols, shift = (_flat(part[:, places].transpose(1, 2)) for part in (tokens.symbols, tokens.offsets))
+    for positions, parameters in _passes(model, tokens, hyper, codes, shape):
+        means, levels = parameters.of_all(tokens.seen(positions))
+        symbols, shift = (_flat(part[:, positions].transpose(1, 2)) for part in (tokens.symbols, tokens.offsets))
         encoder.write(symbols.astype(np.int32), _flat(means) + shift, _flat(levels))
 
 
 def _read_passes(
     decoder: SymbolDecoder, model: ExactEntropyModel, tokens: _Tokens, hyper: Tensor, codes: Tensor, shape: Size
 ) -> None:
-    for places, parameters in _passes(model, tokens, hyper, codes, shape):
+    for positions, parameters in _passes(model, tokens, hyper, codes, shape):
         for channel in range(CHANNELS):
-            means, levels = parameters.of_channel(tokens.seen(places), channel)
-            shift = _flat(tokens.offsets[:, places, channel])
+            means, levels = parameters.of_channel(tokens.seen(positions), channel)
+            shift = _flat(tokens.offsets[:, positions, channel])
             symbols = decoder.read(_flat(means) + shift, _flat(levels))
-            tokens.symbols[0, places, channel] = torch.from_numpy(symbols).long()
+            tokens.symbols[0, positions, channel] = torch.from_numpy(symbols).long()
 
 
 def _passes(
@@ -141,10 +141,13 @@ def _passes(
 ) -> Iterator[tuple[Tensor, Parameters]]:
     """Raster indices and distributions of both passes; the second uses the anchors in tokens when it is evaluated."""
     first = anchor_mask(*shape)
-    places = first.nonzero()[:, 0]
-    yield places, model.parameters(hyper[:, places], None, codes)
-    places = (~first).nonzero()[:, 0]
-    yield places, model.parameters(hyper[:, places], model.context(tokens.seen(), codes, shape, first, ~first), codes)
+    positions = first.nonzero()[:, 0]
+    yield positions, model.parameters(hyper[:, positions], None, codes)
+    positions = (~first).nonzero()[:, 0]
+    yield (
+        positions,
+        model.parameters(hyper[:, positions], model.context(tokens.seen(), codes, shape, first, ~first), codes),
+    )
 
 
 def _write_raster(
@@ -161,14 +164,14 @@ def _read_raster(
     decoder: SymbolDecoder, model: ExactEntropyModel, tokens: _Tokens, hyper: Tensor, codes: Tensor, shape: Size
 ) -> None:
     context, seen = model.raster(codes, shape), torch.zeros(tokens.symbols.shape, dtype=torch.float64)
-    for place in range(tokens.symbols.shape[1]):
-        parameters = model.parameters(hyper[:, place : place + 1], context(seen), codes)
+    for position in range(tokens.symbols.shape[1]):
+        parameters = model.parameters(hyper[:, position : position + 1], context(seen), codes)
         for channel in range(CHANNELS):
-            means, levels = parameters.of_channel(seen[:, place : place + 1], channel)
-            shift = int(tokens.offsets[0, place, channel])
+            means, levels = parameters.of_channel(seen[:, position : position + 1], channel)
+            shift = int(tokens.offsets[0, position, channel])
             symbol = int(decoder.read(_flat(means) + shift, _flat(levels))[0])
-            tokens.symbols[0, place, channel] = symbol
-            seen[0, place, channel] = symbol - shift / UNITS
+            tokens.symbols[0, position, channel] = symbol
+            seen[0, position, channel] = symbol - shift / UNITS
 
 
 def symbol_offsets(model: ExactEntropyModel, shape: tuple[int, ...]) -> NDArray[np.int64]:
@@ -189,7 +192,7 @@ def _raster(tile: NDArray[Any]) -> Tensor:
 def _prior(
     model: ExactEntropyModel, codes: Tensor, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The prior's means and levels, repeated for each place of a hyper-latent of this shape."""
+    """The prior's means and levels, repeated for each position of a hyper-latent of this shape."""
     area = int(np.prod(shape[1:]))
     means, levels = map(_flat, model.prior(codes))
     return np.repeat(means, area), np.repeat(levels, area)

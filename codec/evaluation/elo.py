@@ -77,11 +77,11 @@ class Games:
             raise SettingsError("no games between two methods: there is nothing to rate")
         if any(one == other for one, other in zip(first, second, strict=True)):
             raise SettingsError("a game of a method against itself is meaningless: remove it")
-        place = {player: index for index, player in enumerate(players)}
+        index_of = {player: index for index, player in enumerate(players)}
         return cls(
             players,
-            first=np.array([place[name] for name in first], np.int32),
-            second=np.array([place[name] for name in second], np.int32),
+            first=np.array([index_of[name] for name in first], np.int32),
+            second=np.array([index_of[name] for name in second], np.int32),
             score=np.array(score, np.float64),
             participant=np.unique(np.array(participant), return_inverse=True)[1].astype(np.int32),
             image=np.unique(np.array(image), return_inverse=True)[1].astype(np.int32),
@@ -138,7 +138,7 @@ class Result:
     @property
     def ranking(self) -> list[int]:
         """The players, best first."""
-        return [int(place) for place in np.argsort(-self.medians, kind="stable")]
+        return [int(player) for player in np.argsort(-self.medians, kind="stable")]
 
 
 def rate(games: Games, aggregation: Aggregation, settings: EloSettings = EloSettings()) -> Result:
@@ -234,15 +234,15 @@ def markdown(games: Games, results: Sequence[Result], settings: EloSettings) -> 
     ]
     for result in results:
         low, high = result.quartiles
-        for place in result.ranking:
+        for player in result.ranking:
             interval = "-"
             if (bounds := result.intervals) is not None:
-                interval = f"{bounds[0, place]:.0f} to {bounds[1, place]:.0f}"
+                interval = f"{bounds[0, player]:.0f} to {bounds[1, player]:.0f}"
             lines.append(
-                f"| {result.aggregation} | {result.k:.3g} | {result.players[place]} | {result.medians[place]:.0f} "
-                f"| {low[place]:.0f} to {high[place]:.0f} | {interval} |"
+                f"| {result.aggregation} | {result.k:.3g} | {result.players[player]} | {result.medians[player]:.0f} "
+                f"| {low[player]:.0f} to {high[player]:.0f} | {interval} |"
             )
-    names = [results[0].players[place] for place in results[0].ranking] if results else list(games.players)
+    names = [results[0].players[player] for player in results[0].ranking] if results else list(games.players)
     lines += ["", f"| games won against | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
     for name in names:
         row = games.players.index(name)
@@ -254,8 +254,8 @@ def markdown(games: Games, results: Sequence[Result], settings: EloSettings) -> 
     return "\n".join(lines) + "\n"
 
 
-def draw(results: Sequence[Result], places: Sequence[Path]) -> None:
-    """Box plots as in the supplement's Fig. 2, one panel an aggregation; the suffix of each place names its format.
+def draw(results: Sequence[Result], paths: Sequence[Path]) -> None:
+    """Box plots as in the supplement's Fig. 2, one panel an aggregation; the suffix of each path names its format.
 
     The box ends at the quartiles over the orders, whiskers reach the last value within 1.5 of its length. The bar
     beside it is the 95 % interval. Raises SettingsError where matplotlib is not installed.
@@ -278,12 +278,12 @@ def draw(results: Sequence[Result], places: Sequence[Path]) -> None:
             box.set(facecolor="#e9eef3", edgecolor="0.25", linewidth=1.0)
         if (bounds := result.intervals) is not None:
             axis.vlines(np.arange(len(order)) + 1.38, *bounds[:, order], color="#2b6cb0", linewidth=2.4)
-        axis.set_xticks(np.arange(len(order)) + 1, [result.players[place] for place in order])
+        axis.set_xticks(np.arange(len(order)) + 1, [result.players[player] for player in order])
         if max(map(len, result.players)) > 8:
             axis.tick_params(axis="x", rotation=30)
         axis.set_title(f"{result.aggregation} (K {result.k:.3g})", fontsize=11)
         axis.grid(axis="y", alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("Elo; bar: 95 % interval")
-    for place in places:
-        drawn.savefig(place, dpi=150)
+    for path in paths:
+        drawn.savefig(path, dpi=150)

@@ -87,10 +87,10 @@ class _History:
         return ""
 
     def whole(self) -> Iterator[Event]:
-        told = 0  # last run with its rows done
+        described = 0  # last run with its rows done
         for number in range(1, self._head.record + 1):
-            told = yield from self._record(number, told)
-        for run in range(told + 1, self._head.runs + 1):
+            described = yield from self._record(number, described)
+        for run in range(described + 1, self._head.runs + 1):
             yield from self._rows(run)
         if not self._head.record:
             yield from self._erasures_of_format_1()
@@ -114,8 +114,8 @@ class _History:
         identifier = uuid.uuid5(uuid.NAMESPACE_URL, name)
         return Event(identifier, term, time, detail, outcome, note, agents, objects)
 
-    def _record(self, number: int, told: int) -> Generator[Event, None, int]:
-        """Yields the events of a record; returns the last run with its rows done, which was `told` before.
+    def _record(self, number: int, described: int) -> Generator[Event, None, int]:
+        """Yields the events of a record; returns the last run with its rows done, which was `described` before.
 
         Tables and rewrites only move rows, which is not an event of a picture.
         """
@@ -131,7 +131,7 @@ class _History:
             sealed = run - bool(document["head"]["opened"])
             for earlier in range(1, sealed + 1):
                 yield from self._rows(earlier)
-            told = sealed
+            described = sealed
             yield from self._erasures_of_format_1()
             detail = "archive upgraded from format 1 to format 2 by adding a log; no picture was changed"
             yield self._event("migration", time, detail, agents, (whole,), of=name)
@@ -141,14 +141,14 @@ class _History:
             yield self._event("ingestion start", time, detail, _of(plan), _run(run), of=name)
         elif kind == "seal":
             yield from self._rows(run)
-            told = run
+            described = run
             yield self._sealed(run, time, name)
         elif kind == "forget":
             yield from self._forgotten(document, time, agents, name)
         elif kind in ("hold", "release"):
             detail = f"put on hold: {about['reason']}" if kind == "hold" else "hold released"
             yield self._event("policy assignment", time, detail, agents, (("key", about["key"]),), of=name)
-        return told
+        return described
 
     def _sealed(self, run: int, time: datetime.datetime, name: str) -> Event:
         plan, seal = log.plan(self._archive, self._head, run), log.seal(self._archive, self._head, run)

@@ -141,7 +141,7 @@ def html(report: Report) -> str:
     return environment.get_template("page.html.jinja").render(report=report, style=style, columns=text.columns)
 
 
-def markdown(report: Report, place: str) -> str:
+def markdown(report: Report, page: str) -> str:
     """Renders the summary: totals, then what needs attention."""
     total = report.total
     lines = [
@@ -161,7 +161,7 @@ def markdown(report: Report, place: str) -> str:
         if name == "left_out":  # one row per part
             count = len(set(zip(rows.column("archive").to_pylist(), rows.column("key").to_pylist(), strict=True)))
         lines.append(f"- {questions.QUESTIONS[name]} {f'{count:,} pictures' if count else 'None.'}")
-    return "\n".join([*lines, "", f"Page: `{place}`", ""])
+    return "\n".join([*lines, "", f"Page: `{page}`", ""])
 
 
 def _distribution(connection: duckdb.DuckDBPyConnection, name: str, bins: int) -> Chart | None:
@@ -169,8 +169,8 @@ def _distribution(connection: duckdb.DuckDBPyConnection, name: str, bins: int) -
     if not found:
         return None
     counts = [0] * bins
-    for *_, count, place in found:
-        counts[place] = count
+    for *_, count, bucket in found:
+        counts[bucket] = count
     title = METRICS[name][0]
     return Chart(title, charts.histogram(title, float(found[0][0]), float(found[0][1]), counts))
 
