@@ -404,7 +404,7 @@ def test_shards_of_a_run_that_no_record_opens_stop_before_they_are_taken_for_don
     stray = archive / layout.part(2, 0)
     stray.parent.mkdir(parents=True)
     stray.write_bytes((archive / layout.part(1, 0)).read_bytes())
-    with pytest.raises(ArchiveError, match="has shards, but no record opens this run; audit the archive"):
+    with pytest.raises(ArchiveError, match="has shards, but no record opened this run; audit the archive"):
         pack(source, archive, fake_bundle)
     stray.unlink()
     assert pack(source, archive, fake_bundle).runs == [2]
