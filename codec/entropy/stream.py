@@ -144,10 +144,8 @@ def _passes(
     positions = first.nonzero()[:, 0]
     yield positions, model.parameters(hyper[:, positions], None, codes)
     positions = (~first).nonzero()[:, 0]
-    yield (
-        positions,
-        model.parameters(hyper[:, positions], model.context(tokens.seen(), codes, shape, first, ~first), codes),
-    )
+    context = model.context(tokens.seen(), codes, shape, first, ~first)
+    yield positions, model.parameters(hyper[:, positions], context, codes)
 
 
 def _write_raster(

@@ -149,7 +149,7 @@ CASES: dict[str, tuple[Callable[[], bytes], Expected]] = {
     ),
     "anim3.webp": (animation, kept(Reason.FRAMES)),
     "contig-rgb-nir-4band.tif": (lambda: tiff(short(338, 0), samples=4), kept(Reason.COLORS)),
-    "gray2-trns.png": (lambda: png(2, 1, 2, 0, b"\x10", extra=(b"tRNS", b"\0\1")), compressed()),
+    "grey2-trns.png": (lambda: png(2, 1, 2, 0, b"\x10", extra=(b"tRNS", b"\0\1")), compressed()),
 }  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def test_damaged_streams_are_refused_as_by_constriction(tables: Tables) -> None:
             }.get(change, broken)
             own = outcome(SymbolDecoder, tables, bytes(broken), seed)
             found = outcome(CompiledDecoder, tables, bytes(broken), seed)
-            ends = ("longer than its symbols", "not the one that its symbols have")
+            ends = ("longer than its symbols", "not the canonical one of its symbols")
             if any(end in own for end in ends):
                 assert any(end in found for end in ends)
             else:
