@@ -55,7 +55,8 @@ def encode(
         for rows, columns in tiles(*whole.shape[2:])
     ]
     taken = sorted(pictures)
-    symbols, side = [whole[position] for position in taken], [[z[position] for z in hyper] for position in taken]
+    symbols = [whole[position] for position in taken]
+    side = [[z[position] for z in hyper] for position in taken]
     code = prepare_many(codec.entropy, codec.tables, symbols, side, codes[taken])
 
     def files() -> dict[int, "Encoded"]:

@@ -184,7 +184,9 @@ def info(
         missing = error
     with _naming(source):
         entries = bit_breakdown(file, entropy)
-    bits_of = {part: sum(entry.bits for entry in entries if entry.part == part) for part in [e.part for e in entries]}
+    bits_of: dict[str, int] = {}
+    for entry in entries:
+        bits_of[entry.part] = bits_of.get(entry.part, 0) + entry.bits
     lines = [(entry.name, entry.bits, entry.value) for entry in entries]
     lines += [(part, bits, f"{bits / (8 * len(data)):.2%} of the file") for part, bits in bits_of.items()]
     total, area = sum(bits_of.values()), file.width * file.height

@@ -172,7 +172,10 @@ def local_tars(location: str, cache: Path) -> str:
     store = Store(folder or ".")  # a bare name is a tar of the current folder
     if not tar and store.exists(layout.DATASET_PLAN) and not store.exists(layout.DATASET_MANIFEST):
         raise SettingsError(f"{store}: this dataset is incomplete; run shard-images again to finish it")
-    found = [store.item(tar)] if tar else [item for item in store.list() if item.name.endswith(".tar")]
+    if tar:
+        found = [store.item(tar)]
+    else:
+        found = [item for item in store.list() if item.name.endswith(".tar")]
     if not found:
         raise SettingsError(f"{store}: no tars here; create some with shard-images")
     if store.folder is not None:

@@ -77,7 +77,7 @@ def _joined(packet: bytes, extended: bytes) -> bytes | None:
         first, second = ElementTree.fromstring(packet), ElementTree.fromstring(extended)
     except (ElementTree.ParseError, ValueError):
         return None
-    into, added = (tree if tree.tag == f"{RDF}RDF" else tree.find(f".//{RDF}RDF") for tree in (first, second))
+    into, added = _rdf(first), _rdf(second)
     if into is None or added is None:
         return None
     for description in (*into, *added):
@@ -86,3 +86,8 @@ def _joined(packet: bytes, extended: bytes) -> bytes | None:
             description.remove(note)
     into.extend(added)
     return b'<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?>' + ElementTree.tostring(first) + b'<?xpacket end="w"?>'
+
+
+def _rdf(tree: ElementTree.Element) -> ElementTree.Element | None:
+    """The rdf:RDF element of a packet, with or without x:xmpmeta around it."""
+    return tree if tree.tag == f"{RDF}RDF" else tree.find(f".//{RDF}RDF")

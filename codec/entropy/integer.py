@@ -166,7 +166,10 @@ class ExactEntropyModel:
         position uses those before it. With `seen` and `wanted`, only of the wanted positions."""
         codes = codes.to(self.device)
         _, inverse, _ = self.constants.rows(codes, torch.float64)
-        seen, wanted = (None if mask is None else mask.to(self.device) for mask in (seen, wanted))
+        if seen is not None:
+            seen = seen.to(self.device)
+        if wanted is not None:
+            wanted = wanted.to(self.device)
         features: Tensor = self.network.context(
             symbols.to(self.device).double(), inverse, codes, shape, self.math, seen, wanted
         )

@@ -242,7 +242,10 @@ def markdown(games: Games, results: Sequence[Result], settings: EloSettings) -> 
                 f"| {result.aggregation} | {result.k:.3g} | {result.players[player]} | {result.medians[player]:.0f} "
                 f"| {low[player]:.0f} to {high[player]:.0f} | {interval} |"
             )
-    names = [results[0].players[player] for player in results[0].ranking] if results else list(games.players)
+    names = list(games.players)
+    if results:
+        best_first = results[0]
+        names = [best_first.players[player] for player in best_first.ranking]
     lines += ["", f"| games won against | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
     for name in names:
         row = games.players.index(name)

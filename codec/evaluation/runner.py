@@ -215,12 +215,17 @@ def measure(
     except (RuntimeError, MemoryError) as error:  # torch reports lack of memory as RuntimeError
         return [_failed(job, point, _line(error)) | described for point in job.points], [None] * len(rows), None
     measured = dict(zip(decoded, values, strict=True))
-    rows = [row | measured[row["setting"]] if row["status"] == "measured" else row for row in rows]
+    reconstructions: list[Pixels | None] = []
+    for row in rows:
+        is_measured = row["status"] == "measured"
+        if is_measured:
+            row |= measured[row["setting"]]
+        reconstructions.append(decoded.get(row["setting"]) if is_measured else None)
     if features is not None:
         features = {setting_name(setting): part for setting, part in zip(decoded, features["decoded"], strict=True)} | {
             "original": features["original"]
         }
-    return rows, [decoded.get(row["setting"]) if row["status"] == "measured" else None for row in rows], features
+    return rows, reconstructions, features
 
 
 def pictures_of(folder: Path) -> list[str]:

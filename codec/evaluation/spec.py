@@ -52,7 +52,8 @@ class EvaluationConfig:
             from codec.codec import Codec
 
             codec = Codec.load(self.bundle or None, device=self.device, backbone=self.backbone or None)
-            found = [ours(codec, self.qualities) if name == NAME else upper_bound(codec) for name in own] + found
+            makers = {NAME: lambda: ours(codec, self.qualities), UPPER_BOUND: lambda: upper_bound(codec)}
+            found = [makers[name]() for name in own] + found
         return found, missing
 
     def jobs(self, codecs: list[Baseline]) -> list[EvaluationJob]:

@@ -104,11 +104,11 @@ class Metrics:
             "dists": lambda: cast(nn.Module, self._dists)(first, others, self._vgg and self._vgg.finest(others)),
         }
         columns = {name: list(map(float, measure())) for name, measure in measures.items() if name not in undefined}
-        rows = [
-            {name: None if name in why else columns[name][index] for name in measures}
-            for index, why in enumerate(reasons)
-        ]
-        return [Quality(**row, reasons=why) for row, why in zip(rows, reasons, strict=True)]
+        found = []
+        for index, why in enumerate(reasons):
+            values = {name: None if name in why else columns[name][index] for name in measures}
+            found.append(Quality(**values, reasons=why))
+        return found
 
 
 def _reasons(original: NDArray[np.uint8], decoded: NDArray[np.uint8], wanted: Collection[str]) -> dict[str, str]:

@@ -220,5 +220,6 @@ def _head(document: dict[str, Any], record: int) -> ArchiveHead:
 
 
 def _table(document: Mapping[str, Any]) -> Table:
-    files, listed = (tuple(TableFile(**file) for file in document.get(kind, ())) for kind in ("files", "listed"))
+    files = tuple(TableFile(**file) for file in document.get("files", ()))
+    listed = tuple(TableFile(**file) for file in document.get("listed", ()))
     return Table(int(document["first_run"]), int(document["last_run"]), files, listed)

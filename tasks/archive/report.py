@@ -108,9 +108,12 @@ def _committed(archive: Store, head: ArchiveHead, keys: list[str]) -> list[Index
                 found = listing.read_row_group(group, columns=["key"]).column("key").to_pylist()
                 indices += [first + index for index, key in enumerate(found) if key in keys]
             first += about.num_rows
-    shards = [n for n, (start, stop) in enumerate(plan.shards) if any(start <= index < stop for index in indices)]
-    parts = [layout.part(plan.run, shard) for shard in shards]
-    return [IndexFile(name) for name in parts if archive.exists(name)]
+    found_parts = []
+    for shard, (start, stop) in enumerate(plan.shards):
+        part = layout.part(plan.run, shard)
+        if any(start <= index < stop for index in indices) and archive.exists(part):
+            found_parts.append(IndexFile(part))
+    return found_parts
 
 
 def parts_of(archive: Store, head: ArchiveHead, table: Table) -> list[IndexFile]:
@@ -203,16 +206,14 @@ def query(archive: Store, sql: str) -> list[dict[str, Any]]:
 def count(table: pa.Table) -> Totals:
     """Counts rows by status, source bytes and stored bytes; a stored file shared by several rows counts once."""
     statuses = table.column("status").to_pylist()
-    lacking = [None] * table.num_rows  # a column newer than the part
-    indices = (
-        table.column(name).to_pylist() if name in table.column_names else lacking
-        for name in ("tar", "offset", "length", "film_length")
-    )
-    files = {
-        (tar, offset): length + (film or 0)
-        for status, tar, offset, length, film in zip(statuses, *indices, strict=True)
-        if tar is not None and status != "unchanged"
-    }
+    columns = []
+    for name in ("tar", "offset", "length", "film_length"):
+        is_there = name in table.column_names  # a column may be newer than the part
+        columns.append(table.column(name).to_pylist() if is_there else [None] * table.num_rows)
+    files: dict[tuple[str, int], int] = {}
+    for status, tar, offset, length, film in zip(statuses, *columns, strict=True):
+        if tar is not None and status != "unchanged":
+            files[tar, offset] = length + (film or 0)
     return {
         "images": table.num_rows,
         **{status: statuses.count(status) for status in STATUSES},
@@ -241,7 +242,10 @@ def failures(archive: Store, run_numbers: Sequence[int], first: int) -> tuple[in
     """
     with parquet.database(rows=rows(archive, run_numbers)) as connection:
         found = list(connection.sql(sql).to_arrow_table().to_pylist())
-    return (found[0]["found"] if found else 0), [{k: v for k, v in row.items() if k != "found"} for row in found]
+    number = found[0]["found"] if found else 0  # the same in each row, also if LIMIT cut them
+    for row in found:
+        del row["found"]
+    return number, found
 
 
 def means(archive: Store, run_numbers: Sequence[int]) -> dict[str, float | None]:

@@ -190,17 +190,21 @@ class _Trial:
             for entry in entries:
                 for outcome, size, saved in self._judgement(encoder, entry):
                     found.setdefault(outcome, []).append((size, saved))
-        share = pictures / len(entries)
-        wholes = [
-            KeptWhole(
-                reason,
-                round(len(sizes) * share),
-                round(sum(size for size, _ in sizes) * share),
-                discard,
-                round(sum(saved for _, saved in sizes) * share) if discard and self._bpp else None,
+        scale = pictures / len(entries)  # the entries are a sample
+        wholes: list[KeptWhole] = []
+        for (reason, discard), outcomes in found.items():
+            size = sum(size for size, _ in outcomes)
+            saved = sum(saved for _, saved in outcomes)
+            can_be_saved = discard and self._bpp  # without a rate the .fdc file's size is unknown
+            wholes.append(
+                KeptWhole(
+                    reason,
+                    round(len(outcomes) * scale),
+                    round(size * scale),
+                    discard,
+                    round(saved * scale) if can_be_saved else None,
+                )
             )
-            for (reason, discard), sizes in found.items()
-        ]
         return sorted(wholes, key=lambda one: (-one.bytes, one.reason))
 
     def _judgement(self, encoder: Child, entry: Entry) -> Iterator[tuple[tuple[str, str | None], int, float]]:

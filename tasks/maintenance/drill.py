@@ -130,7 +130,12 @@ def _software(mirror: Store, home: Path) -> str:
     wheels = {name: folder for folder in folders for name in escrow.sums(mirror, folder) if name.endswith(".whl")}
     if not wheels:
         raise ArchiveError(f"{mirror}: has no software to restore with; copy escrow/software from the archive")
-    newest = max(wheels, key=lambda name: ([int(number) for number in re.findall(r"\d+", Path(name).name)], name))
+
+    def version(name: str) -> tuple[list[int], str]:
+        # Numbers compare as numbers, so that 0.10 is newer than 0.9.
+        return [int(number) for number in re.findall(r"\d+", Path(name).name)], name
+
+    newest = max(wheels, key=version)
     _copy(mirror, wheels[newest], home)
     with zipfile.ZipFile(home / newest) as wheel:
         wheel.extractall(home / "software")

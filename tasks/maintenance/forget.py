@@ -14,6 +14,7 @@ import pyarrow.compute
 
 from codec.errors import ArchiveError
 from tasks.archive import erasing, index_files, layout, log, redaction, report
+from tasks.archive.index_files import IndexFile
 from tasks.archive.log import ArchiveHead, Erasure
 from tasks.storage import parquet
 from tasks.storage.store import Store
@@ -125,12 +126,10 @@ def _plan(archive: Store, head: ArchiveHead, keys: list[str], *, redact: bool) -
         asked = {"keys": keys, "tars": list(tars), "redact": redact}
         changed = {(run, shard) for run, shard in connection.execute(_PARTS, asked).fetchall()}
         rows = connection.execute(_ROWS, {"keys": keys}).fetchall()[0][0]
-    parts = [
-        part
-        for run in sorted({run for run, _ in changed})
-        for part in report.parts(archive, head, run)
-        if (run, layout.shard_of(part.name)) in changed
-    ]
+    parts: list[IndexFile] = []
+    for run in sorted({run for run, _ in changed}):
+        of_run = report.parts(archive, head, run)
+        parts += [part for part in of_run if (run, layout.shard_of(part.name)) in changed]
     for part in parts:
         index_files.read(archive, part)  # unreadable objects are reported before anything is begun
     for tar in tars:

@@ -50,14 +50,15 @@ def read_commands(path: Path) -> list[Command]:
 
     Raises SettingsError for an invalid file.
     """
-    lists = ("settings", "points")
+    lists = {"settings", "points"}
     try:
         tables: dict[str, dict[str, Any]] = tomllib.loads(path.read_text())
-        fields: dict[str, dict[str, Any]] = {
-            name: {key: tuple(value) if key in lists else value for key, value in table.items()}
-            for name, table in tables.items()
-        }
-        return [Command(name, **described) for name, described in fields.items()]
+        commands = []
+        for name, table in tables.items():
+            for key in lists & table.keys():
+                table[key] = tuple(table[key])  # a Command is hashable
+            commands.append(Command(name, **table))
+        return commands
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"cannot read {path}: {error}") from None
     except (tomllib.TOMLDecodeError, TypeError, AttributeError) as error:

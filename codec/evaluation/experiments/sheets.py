@@ -76,9 +76,9 @@ def beside(rows: Sequence[EvaluationRow], ours: str) -> list[tuple[str, Evaluati
     chosen = [(NAME, mine)]
     for codec, found in files.items():
         if not codec.startswith((f"{NAME}-", UPPER_BOUND)):
-            enough = [row for row in found if row["bytes"] >= mine["bytes"]]
-            fitting = min(enough, key=lambda row: row["bytes"]) if enough else max(found, key=lambda row: row["bytes"])
-            chosen.append((codec, fitting))
+            by_size = sorted(found, key=lambda row: row["bytes"])
+            at_least_ours = [row for row in by_size if row["bytes"] >= mine["bytes"]]
+            chosen.append((codec, at_least_ours[0] if at_least_ours else by_size[-1]))
     ordered = [chosen[0], *sorted(chosen[1:], key=lambda item: item[1]["bytes"])]
     return [(f"{name}@{row['bpp']:.3f} ({100 * row['bytes'] / mine['bytes']:.0f} %)", row) for name, row in ordered]
 

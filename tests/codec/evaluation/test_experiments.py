@@ -145,5 +145,5 @@ def test_pictures_are_spread_over_the_folder_and_bad_files_are_passed_over(tmp_p
     paths[8].write_text("no picture")
     assert [path.stem for path in spread(paths, 3)] == ["00", "09", "16"]
     assert spread(paths[:2], 3) == paths[:2] and spread(paths[7:9], 2) == paths[7:8]
-    with pytest.raises(SettingsError, match="none of 1 files is a picture"):
+    with pytest.raises(SettingsError, match="none of 1 files is a readable picture"):
         spread(paths[8:9], 2)
