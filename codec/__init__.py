@@ -23,8 +23,9 @@ from codec.errors import (
 if TYPE_CHECKING:
     from codec.bundle import Bundle
     from codec.codec import Codec, Encoded
+    from codec.containers.writing import encode_png
     from codec.diffusion.backbone import Backbone
-    from codec.images import Picture, encode_png, read_image
+    from codec.images import Picture, read_image
     from codec.metrics.quality import Metrics, Quality
 
 __all__ = [
@@ -56,7 +57,7 @@ _HOMES = {
     "Metrics": "codec.metrics.quality",
     "Picture": "codec.images",
     "Quality": "codec.metrics.quality",
-    "encode_png": "codec.images",
+    "encode_png": "codec.containers.writing",
     "read_image": "codec.images",
 }
 

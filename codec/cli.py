@@ -140,7 +140,7 @@ def decode(
         raise typer.BadParameter(f"{output} must end in .png, the only supported output format")
     _check_output(output, force)
     data, file = _parsed(source)
-    from codec.images import encode_png
+    from codec.containers.writing import encode_png
 
     with _naming(source):
         codec = _codec(bundle, backbone, device, file)

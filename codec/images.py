@@ -122,20 +122,6 @@ def _loaded(source: bytes | str | Path, max_pixels: int) -> Iterator[tuple[Image
         raise ImageError(f"{name} is damaged or truncated: {reason}") from None
 
 
-def encode_png(picture: Picture | NDArray[np.uint8]) -> bytes:
-    """Encodes pixels (H, W, 3), or (H, W) gray, as a PNG file; a Picture upright, with all that PNG can hold.
-
-    A gray picture becomes a gray PNG. A profile that does not match the kind of pixels, which PNG forbids, is left out.
-    """
-    if isinstance(picture, Picture):
-        from codec.containers.writing import write  # which imports this module
-
-        return write(picture, "png")
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "PNG", compress_level=4)
-    return stream.getvalue()
-
-
 def to_tensor(pixels: NDArray[np.uint8]) -> "Tensor":
     """(H, W, 3) 8-bit -> (3, H, W) float32 in [-1, 1]."""
     import torch

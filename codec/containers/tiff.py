@@ -1,7 +1,6 @@
 """TIFF and BigTIFF (TIFF 6.0; Adobe's supplements; EXIF 3.0): every directory, every value, every strip."""
 
 import struct
-from dataclasses import dataclass
 from typing import Any
 
 from codec.containers import jpeg, tiff_metadata
@@ -21,6 +20,7 @@ from codec.containers.tiff_tags import (
     PICTURE,
     SILENT,
     TEXTS,
+    DirectoryEntry,
     Tag,
 )
 from codec.format.tags import MetadataBlock
@@ -36,17 +36,6 @@ POINTERS = (4, 13, 16, 18)
 HIDDEN = (Role.UNACCOUNTED, Role.TRAILER, Role.MOTION, Role.CREDENTIALS, Role.FRAMES, Role.PREVIEW)
 PHOTOMETRICS = {0, 1, 2, 3, 6}
 CFA, LINEAR_RAW = 32803, 34892
-
-
-@dataclass(frozen=True)
-class DirectoryEntry:
-    """A directory entry; its value lies at `offset` and has `size` bytes."""
-
-    tag: int
-    kind: int
-    count: int
-    offset: int
-    size: int
 
 
 def read(data: bytes) -> Structure:

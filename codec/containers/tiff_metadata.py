@@ -3,14 +3,11 @@
 import struct
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from codec.containers.exif import SIZES
-
-if TYPE_CHECKING:
-    from codec.containers.tiff import DirectoryEntry
+from codec.containers.tiff_tags import DirectoryEntry
 
 EXIF_POINTER, GPS_POINTER = 34665, 34853
 MAKER_NOTE, INTEROPERABILITY = 37500, 40965
@@ -22,9 +19,9 @@ UNITS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 1, 7: 1, 8: 2, 9: 4, 10: 4, 11: 4, 12:
 def exif_block(
     data: bytes,
     order: str,
-    texts: Mapping[int, "DirectoryEntry"],
-    exif: Mapping[int, "DirectoryEntry"],
-    gps: Mapping[int, "DirectoryEntry"],
+    texts: Mapping[int, DirectoryEntry],
+    exif: Mapping[int, DirectoryEntry],
+    gps: Mapping[int, DirectoryEntry],
 ) -> bytes:
     """Builds a little-endian EXIF block with equal values. Raises ValueError if a value cannot be moved or differs.
 
@@ -55,7 +52,7 @@ def _by_pillow(data: bytes, groups: list[list[int]]) -> list[list[str]]:
         raise ValueError(f"metadata that a second reader cannot read: {error}") from None
 
 
-def _values(data: bytes, order: str, entries: Mapping[int, "DirectoryEntry"]) -> Values:
+def _values(data: bytes, order: str, entries: Mapping[int, DirectoryEntry]) -> Values:
     found: Values = {}
     for tag, entry in entries.items():
         if entry.kind not in UNITS:

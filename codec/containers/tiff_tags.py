@@ -1,5 +1,18 @@
 """TIFF tags by their role (TIFF 6.0; EXIF 3.0; DNG 1.7; GeoTIFF 1.1; Adobe's technical notes)."""
 
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DirectoryEntry:
+    """A directory entry; its value lies at `offset` and has `size` bytes."""
+
+    tag: int
+    kind: int
+    count: int
+    offset: int
+    size: int
+
 
 class Tag:
     """Tags that the reader interprets."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from codec.containers import exif, gain_map, xmp
@@ -68,6 +69,18 @@ def write(picture: Picture, kind: Kind = "png", quality: int = DEFAULT_QUALITY) 
         "png": _png, "jpeg": _jpeg, "webp": _webp, "avif": _avif, "jxl": _jxl,
     }  # fmt: skip
     return writers[kind](shown, quality)
+
+
+def encode_png(picture: Picture | NDArray[np.uint8]) -> bytes:
+    """Encodes pixels (H, W, 3), or (H, W) gray, as a PNG file; a Picture upright, with all that PNG can hold.
+
+    A gray picture becomes a gray PNG. A profile that does not match the kind of pixels, which PNG forbids, is left out.
+    """
+    if isinstance(picture, Picture):
+        return write(picture, "png")
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG", compress_level=4)
+    return stream.getvalue()
 
 
 def left_behind(picture: Picture, kind: Kind) -> tuple[str, ...]:

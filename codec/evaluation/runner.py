@@ -16,9 +16,10 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from codec.containers.writing import encode_png
 from codec.errors import FdcError, SettingsError
 from codec.evaluation.baselines import Baseline, Pixels, largest_within
-from codec.images import encode_png, read_image
+from codec.images import read_image
 from codec.metrics.kernel_distance import Features, original_features, patch_features
 from codec.metrics.outside import SMALLEST_SIDE, ssimulacra2
 from codec.metrics.quality import Metrics

@@ -10,8 +10,9 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
 
+from codec.containers.writing import encode_png
 from codec.errors import FdcError
-from codec.images import Picture, encode_png
+from codec.images import Picture
 from tasks.study.gallery import Gallery
 from tasks.study.study import AlreadyAnswered, Choice, ForgedComparison, Study, UnknownParticipant
 

@@ -21,8 +21,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.containers.writing import encode_png
 from codec.errors import FdcError, SettingsError
-from codec.images import encode_png
 from tasks.study.gallery import Gallery, available, check
 
 SIDE = 512

@@ -16,7 +16,7 @@ import pytest
 from codec.bundle import Bundle
 from codec.containers.inspect import inspect
 from codec.containers.judgement import judge
-from codec.images import encode_png
+from codec.containers.writing import encode_png
 from tasks.processes.codec_process import Models
 from tests.benchmarks import (
     coded_length,

@@ -35,7 +35,7 @@ def test_shard_images_packs_what_the_plain_function_packs(tmp_path: Path, capsys
 def test_train_codec_ends_in_a_bundle_and_an_artifact_of_what_it_measured(
     tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from codec.images import encode_png
+    from codec.containers.writing import encode_png
 
     photos = {f"{seed}.png": encode_png(synthetic(48, 60, seed)) for seed in range(3)}
     shard_images.shard_images(str(folder(tmp_path / "s", photos)), str(tmp_path / "tars"))

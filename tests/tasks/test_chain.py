@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from codec.bundle import Bundle
-from codec.images import encode_png
+from codec.containers.writing import encode_png
 from tasks import dataset
 from tasks.archive.manifest import RunSettings
 from tasks.compress.runs import compress

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from codec.containers.writing import encode_png
 from codec.errors import SettingsError
 from codec.evaluation.baselines.baseline import Baseline, Pixels, UnavailableError
-from codec.images import encode_png, read_image
+from codec.images import read_image
 
 
 @dataclass(frozen=True)

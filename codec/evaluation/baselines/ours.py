@@ -29,7 +29,8 @@ def upper_bound(codec: "Codec") -> Baseline:
     """The autoencoder of this codec without quantization; a PNG replaces the missing file."""
     import torch
 
-    from codec.images import encode_png, read_image, to_pixels
+    from codec.containers.writing import encode_png
+    from codec.images import read_image, to_pixels
 
     def encode(pixels: Pixels, _: float) -> bytes:
         with torch.no_grad():

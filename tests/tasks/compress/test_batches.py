@@ -14,8 +14,8 @@ import pytest
 
 from codec import Codec, read_image
 from codec.bundle import Bundle
+from codec.containers.writing import encode_png
 from codec.errors import ArchiveError, SettingsError
-from codec.images import encode_png
 from tasks.archive import report
 from tasks.archive.manifest import RunSettings
 from tasks.compress.runs import compress

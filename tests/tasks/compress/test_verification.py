@@ -10,7 +10,7 @@ import pytest
 import codec.codec
 from codec import BitstreamError, Codec, read_image
 from codec.bundle import Bundle
-from codec.images import encode_png
+from codec.containers.writing import encode_png
 from codec.metrics.quality import psnr
 from tasks.archive.manifest import RunSettings
 from tasks.archive.tar import Tar
