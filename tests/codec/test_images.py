@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageCms
 
+from codec.containers.writing import encode_png
 from codec.errors import ImageLimitError
 from codec.images import (
     COLORS,
     COLORS_BEYOND,
     DEPTH,
     FRAMES,
-    encode_png,
     read_image,
     to_pixels,
     to_tensor,
