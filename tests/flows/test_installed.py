@@ -144,7 +144,7 @@ def test_an_archive_is_restored_from_its_own_escrow_without_network_prefect_or_c
     assert run(*NO_NETWORK, python, "-c", no_route, cwd=home) == "True\n"
     (told,) = [line for line in (software / "RESTORE.md").read_text().splitlines() if "restore(" in line]
     _, *arguments = shlex.split(told.replace("ARCHIVE", str(archive)).replace("FOLDER", str(home / "out")))
-    assert "RestoredFiles(images=2, failures=[]" in run(*NO_NETWORK, python, *arguments, cwd=home)
+    assert "Restored(images=2, failures=[]" in run(*NO_NETWORK, python, *arguments, cwd=home)
     with Image.open(home / "out" / "a" / "photo.png") as image:
         difference = np.abs(np.asarray(image).astype(int) - synthetic(40, 56))
     assert difference.mean() < 30
