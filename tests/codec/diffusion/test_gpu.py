@@ -43,7 +43,7 @@ def test_a_prepared_network_computes_the_same_and_leaves_the_original_as_it_was(
             results.append(parts(*pair, (64, 96), 2)[name]())
         assert near(results[1], results[0]), name
     assert [list(network.state_dict()) for network in plain] == before
-    with pytest.raises(ValueError, match="takes no attention_mask"):
+    with pytest.raises(ValueError, match="does not support attention_mask"):
         latent, prompt = torch.randn(1, 4, 8, 16).double(), torch.randn(1, 77, 32).double()
         prepared[1](latent, 1, encoder_hidden_states=prompt, attention_mask=torch.ones(1, 128))
 
