@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,12 @@ DATA = Path(os.environ.get("FDC_TEST_DATA", Path(__file__).parents[2] / "shared"
 
 OF_FIXTURE = {"server": "server", "bucket": "s3", "proxy": "s3", "cloud": "s3", "browser": "browser"}
 """The marker of every test that uses a fixture."""
+
+
+def pytest_configure() -> None:
+    """Handles SIGINT even if a shell started the tests in the background, where it is ignored, also by child processes."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
