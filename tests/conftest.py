@@ -21,7 +21,7 @@ OF_FIXTURE = {"server": "server", "bucket": "s3", "proxy": "s3", "cloud": "s3", 
 
 
 def pytest_configure() -> None:
-    """Handles SIGINT even if a shell started the tests in the background, where it is ignored, also by child processes."""
+    """Handles SIGINT even if a shell started the tests in the background, where they and their children ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
