@@ -10,6 +10,7 @@ import functools
 import hashlib
 import itertools
 import re
+import secrets
 import shutil
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +28,7 @@ from codec.errors import ArchiveError, BitstreamError, FdcError, ImageError, Set
 from codec.format.bitstream import parse
 from codec.images import Picture, read_image
 from tasks.archive import layout
-from tasks.storage.keys import extension_of, restored
+from tasks.storage.keys import extension_of, key_hash, restored
 
 MEMBER = re.compile(r"\d{6}-(?P<key_hash>[0-9a-f]{16})\.(?P<extension>[a-z0-9]{1,8})")
 """A member of a tar: its row, the head of the SHA-256 of its key, and its extension."""
@@ -117,13 +118,13 @@ def restore(
     tars = sorted(folder.glob(f"{layout.RUNS}/*/shards/*-*.tar"))
     if not tars:
         raise ArchiveError(f"{folder}: no tars of an archive here; give the folder of an archive")
-    wanted = None if keys is None else {_key_hash(key): key for key in keys}
+    wanted = None if keys is None else _by_hash(keys)
     failures: list[str] = []
     stored: Iterable[_Member] = (member for tar in tars for member in _members(tar, failures))
     if wanted is not None:
         stored = [member for member in stored if member.key_hash in wanted]
         last = {member.key_hash: member.tar for member in stored}
-        failures += [f"{key}: not found in any tar" for key_hash, key in wanted.items() if key_hash not in last]
+        failures += [f"{key}: not found in any tar" for digest, key in wanted.items() if digest not in last]
         stored = [member for member in stored if member.tar == last[member.key_hash]]
     files = 0
     for tar, members in itertools.groupby(stored, key=lambda member: member.tar):
@@ -145,7 +146,8 @@ def _members(tar: Path, failures: list[str]) -> Iterator[_Member]:
     try:
         with tarfile.open(tar, "r:") as opened:
             for info in opened:
-                if match := MEMBER.fullmatch(info.name):
+                match = MEMBER.fullmatch(info.name)
+                if match and info.isfile():  # links and folders are not of this package
                     yield _Member(tar, info, match["key_hash"], match["extension"])
     except (OSError, tarfile.TarError) as error:
         failures.append(f"{tar}: cannot be read to its end ({error}); restore it from a mirror")
@@ -169,21 +171,31 @@ def _destination(member: _Member, wanted: Mapping[str, str] | None, kind: str) -
 
 
 def _write(archive: Path, member: _Member, path: Path, kind: str | None, device: str) -> None:
-    """Returns a member unchanged, or decoded to a kind of picture. Raises FdcError, OSError."""
+    """Writes a member, unchanged or decoded to a kind of picture, as a whole file or not at all.
+
+    Raises FdcError, OSError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(member.tar, "r:") as opened:
-        content = cast(IO[bytes], opened.extractfile(member.info))
-        if kind is None:
-            with path.open("wb") as file:
+    unfinished = path.with_name(f".{secrets.token_hex(8)}")
+    try:
+        with tarfile.open(member.tar, "r:") as opened, unfinished.open("xb") as file:
+            content = cast(IO[bytes], opened.extractfile(member.info))
+            if kind is None:
                 shutil.copyfileobj(content, file)
-            return
-        data = content.read()
-    picture = decode(data, bundle=archive / layout.ESCROW, device=device)
-    path.write_bytes(write(picture, *parse_kind(kind)))
+            else:
+                picture = decode(content.read(), bundle=archive / layout.ESCROW, device=device)
+                file.write(write(picture, *parse_kind(kind)))
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
-def _key_hash(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
+def _by_hash(keys: Iterable[str]) -> dict[str, str]:
+    """Keys by their hashes. Raises SettingsError for one that is not text."""
+    try:
+        return {key_hash(key): key for key in keys}
+    except UnicodeEncodeError as error:
+        raise SettingsError(f"{error.object!r} is not a key: percent-escape bytes that are not UTF-8") from None
 
 
 def _checked(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

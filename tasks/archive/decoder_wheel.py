@@ -7,10 +7,12 @@ replaced by a module that raises ModuleNotFoundError and names fdcodec. Both dis
 an environment can have only one of them.
 """
 
+import argparse
 import re
 import sys
 from pathlib import Path
 
+from codec.errors import ArchiveError
 from tasks.archive import wheel
 
 NAME = "fdcodec-decoder"
@@ -61,8 +63,20 @@ def build() -> tuple[str, bytes]:
     return wheel.pack(NAME, installation.version, contents, {"METADATA": about.encode(), "licenses/LICENSE": license})
 
 
+def main() -> int:
+    """Parses the command line and builds. Returns 0, or 1 with one line on stderr."""
+    parser = argparse.ArgumentParser("python -m tasks.archive.decoder_wheel", description="Build fdcodec-decoder.")
+    parser.add_argument("folder", type=Path, help="an existing folder for the wheel")
+    folder = parser.parse_args().folder
+    try:
+        name, content = build()
+        (folder / name).write_bytes(content)
+    except (ArchiveError, OSError) as error:
+        print(f"error: cannot build a wheel in {folder}: {error}", file=sys.stderr)
+        return 1
+    print(folder / name)
+    return 0
+
+
 if __name__ == "__main__":
-    name, content = build()
-    path = Path(*sys.argv[1:]) / name
-    path.write_bytes(content)
-    print(path)
+    sys.exit(main())

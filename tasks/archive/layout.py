@@ -1,5 +1,7 @@
 """Names of all objects: picture keys, tar members, and every path in an archive or a training dataset."""
 
+import datetime
+
 ARCHIVE = "archive.json"
 RUNS = "runs"
 TABLES = "tables"
@@ -138,9 +140,20 @@ def table(number: int, index: int, sha256: str) -> str:
     return f"{TABLES}/{number:09d}/rows-{index:06d}-{sha256[:16]}.parquet"
 
 
-def audit(stamp: str) -> str:
-    """The findings of an audit, named by its start time."""
-    return f"{AUDITS}/{stamp}.parquet"
+_AUDIT = f"{AUDITS}/%Y%m%dT%H%M%S%fZ.parquet"
+
+
+def audit(time: datetime.datetime) -> str:
+    """The findings of an audit, named by its start time in UTC."""
+    return time.strftime(_AUDIT)
+
+
+def audit_time(name: str) -> datetime.datetime | None:
+    """The start time in the name of an audit's findings; None for another object."""
+    try:
+        return datetime.datetime.strptime(name, _AUDIT).replace(tzinfo=datetime.UTC)
+    except ValueError:
+        return None
 
 
 def store_record(sha256: str) -> str:

@@ -95,8 +95,8 @@ def audit(
     if repair_from:
         prepare(store)
     mirror = existing(repair_from) if repair_from else None
-    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%fZ")
-    name = layout.audit(stamp)
+    started = datetime.datetime.now(datetime.UTC)
+    name = layout.audit(started)
     with tempfile.TemporaryDirectory() as scratch, Decoders(store, models, verifier) as decoders:
         path = Path(scratch) / "findings.parquet"
         about = SCHEMA.with_metadata({"package_version": importlib.metadata.version("fdcodec")})

@@ -95,7 +95,8 @@ class _History:
         if not self._head.record:
             yield from self._erasures_of_format_1()
         for name in self._archive.children(layout.AUDITS):
-            yield from self._audit(f"{layout.AUDITS}/{name}")
+            if (time := layout.audit_time(f"{layout.AUDITS}/{name}")) is not None:
+                yield from self._audit(f"{layout.AUDITS}/{name}", time)
 
     def _event(
         self,
@@ -203,11 +204,8 @@ class _History:
             checked = "a second process decoded the same content" if row["verified"] else "not verified"
             yield self._event("compression", time, _compressed(row), agents, objects, of=of, note=checked)
 
-    def _audit(self, name: str) -> Iterator[Event]:
+    def _audit(self, name: str, time: datetime.datetime) -> Iterator[Event]:
         """Yields one fixity check for the whole audit, one for each problem, and the repairs."""
-        time = datetime.datetime.strptime(name, f"{layout.AUDITS}/%Y%m%dT%H%M%S%fZ.parquet").replace(
-            tzinfo=datetime.UTC
-        )
         with self._archive.open(name) as opened, pa.parquet.ParquetFile(opened) as file:
             about = file.schema_arrow.metadata or {}
             agents = (_software(about.get(b"package_version", b"").decode() or None),)

@@ -43,8 +43,11 @@ def export(archive: Store, output: Path | None) -> None:
     """Writes the events of an archive to standard output or to a file, which appears only when complete."""
     name = str(manifest.from_json(archive.read(layout.ARCHIVE), archive.uri(layout.ARCHIVE)).get("name", ""))
     if output is None:
-        write(name, events(archive), sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        try:
+            write(name, events(archive), sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            raise SettingsError(f"cannot write to standard output: {error.strerror}") from error
         return
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
     try:

@@ -104,7 +104,7 @@ class Bag:
 
     @staticmethod
     def members(members: Iterable[StoredFile]) -> tuple[StoredFile, ...]:
-        """Yields members with UTF-8 names, as manifests require; escapes other bytes, and what looks escaped."""
+        """Returns members with UTF-8 names, as manifests require; escapes other bytes, and what looks escaped."""
         return tuple(dataclasses.replace(member, target=key_of(member.target)) for member in members)
 
     def finish(self, not_restored: Sequence[str]) -> None:
@@ -134,7 +134,7 @@ class Bag:
         self._target.replace(DECLARATION, declaration)
 
     def _read_back(self) -> Iterator[tuple[StoredObject, str]]:
-        """Returns every file in data/ with the SHA-256 of its stored content."""
+        """Yields every file in data/ with the SHA-256 of its stored content."""
         items = self._target.list(DATA)
         with ThreadPoolExecutor(READERS) as pool:
             while some := list(itertools.islice(items, _AT_ONCE)):

@@ -60,7 +60,12 @@ def member(row: int, key: str, extension: str) -> str:
     >>> member(7, "photos/../a.b.jpg", "fdc")
     '000007-4f2783ee3f9b16a1.fdc'
     """
-    return f"{row:06d}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.{extension}"
+    return f"{row:06d}-{key_hash(key)}.{extension}"
+
+
+def key_hash(key: str) -> str:
+    """The first 16 hex digits of a key's SHA-256, as in the names of members."""
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def extension_of(key: str) -> str:

@@ -1,6 +1,9 @@
 """Archives come back by tars alone: no Parquet, no rows, the names from the keys that are given."""
 
 import hashlib
+import io
+import resource
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,3 +107,36 @@ def test_what_cannot_be_asked_is_refused_in_one_line(archive: Path, tmp_path: Pa
         encode(np.zeros((8, 8), np.uint8))
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     assert info(encode(tmp_path / "a.png"))["width"] == 8
+
+
+def test_links_and_folders_among_a_tars_members_are_no_files(archive: Path, tmp_path: Path) -> None:
+    tar = archive / layout.tar(1, 0, "0" * 64)
+    tar.parent.mkdir(parents=True)
+    with tarfile.open(tar, "w") as opened:
+        for row, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE)):
+            entry = tarfile.TarInfo(member(row, "a", "jpg"))
+            entry.type, entry.linkname = kind, "/etc/passwd"
+            opened.addfile(entry)
+        outside = tarfile.TarInfo("../../outside")
+        outside.size = 1
+        opened.addfile(outside, io.BytesIO(b"x"))
+    assert restore(archive, tmp_path / "out").files == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_could_not_be_written_to_its_end_is_not_there(archive: Path, tmp_path: Path) -> None:
+    add(archive, 1, {"large.mp4": ("mp4", b"film" * 100_000)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        done = restore(archive, tmp_path / "out", keys=["large.mp4"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert done.files == 0 and "File too large" in done.failures[0]
+    assert names(tmp_path / "out") == []
+
+
+def test_a_key_that_is_no_text_is_refused(archive: Path, tmp_path: Path) -> None:
+    add(archive, 1, {"a": ("bin", b"a")})
+    with pytest.raises(SettingsError, match="is not a key"):
+        restore(archive, tmp_path / "out", keys=["\udcff"])

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 import urllib.parse
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from tasks.archive import layout, log, report
 from tasks.compress.runs import close_run
 from tasks.maintenance import compaction, forget, holds, premis, upgrade
 from tasks.maintenance.audit import audit
+from tasks.maintenance.events import events
 from tasks.storage.store import Store
 from tests.support.archive_builder import folder, pack, png
 from tests.support.codecless_archives import make
@@ -214,3 +217,21 @@ def test_the_same_archive_gives_the_same_bytes_in_a_file_and_on_standard_output(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.xml", "a"]
     refused = CliRunner().invoke(app, ["events", str(tmp_path / "nothing")])
     assert refused.exit_code == 1 and "no archive here" in refused.output
+
+
+def test_a_foreign_file_among_the_audits_is_no_event(tmp_path: Path) -> None:
+    make(tmp_path / "a", RUNS)
+    before = list(events(Store(str(tmp_path / "a"))))
+    (tmp_path / "a" / "audits").mkdir()
+    (tmp_path / "a" / "audits" / "notes.txt").write_text("mine")
+    assert list(events(Store(str(tmp_path / "a")))) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_behind_standard_output_is_one_line(tmp_path: Path) -> None:
+    make(tmp_path / "a", RUNS)
+    command = [sys.executable, "-m", "flows.archive", "events", str(tmp_path / "a")]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot write to standard output: No space left on device\n"
