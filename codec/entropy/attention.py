@@ -33,8 +33,13 @@ class Block(nn.Module):
         self, dim: int, heads: int, mlp_ratio: int, top_k: int, positions: int, window: int, *, shifted: bool
     ) -> None:
         super().__init__()
-        self.heads, self.top_k, self.positions, self.window, self.shifted = heads, top_k, positions, window, shifted
-        self.scale = 2.0 ** -round(log2(dim / heads) / 2 - 0.25)  # a power of two near the usual one
+        self.heads = heads
+        self.top_k = top_k
+        self.positions = positions
+        self.window = window
+        self.shifted = shifted
+        # a power of two near the usual 1 / sqrt(dim / heads), so that scaled scores stay exact
+        self.scale = 2.0 ** -round(log2(dim / heads) / 2 - 0.25)
         self.project = nn.Linear(dim, 3 * dim, bias=False)
         self.merge = nn.Linear(dim, dim, bias=False)
         self.expand = nn.Linear(dim, mlp_ratio * dim)
@@ -59,7 +64,8 @@ class Block(nn.Module):
         """
         if seen is not None:
             return self._hidden_aware(x, relative, shape, math, seen, wanted, alike=alike)
-        projected, mixed = self._projected(x, math), torch.empty_like(x)
+        projected = self._projected(x, math)
+        mixed = torch.empty_like(x)
         for group in window_groups(*shape, self.window, self.shifted, x.device):
             near, inside = near_tokens(group.height, group.width, self.positions, x.device)
             for tokens in group.tokens.split(WINDOWS_AT_ONCE):
@@ -79,19 +85,23 @@ class Block(nn.Module):
         alike: bool,
     ) -> Tensor:
         """The same where some keys are hidden."""
-        if alike:  # one row represents all unseen tokens
+        ranks = None  # row of `projected` of each token, where that is not the token's own index
+        if alike:
+            # rows of the seen tokens, then one row that represents all unseen tokens
             order = torch.cat([seen.nonzero()[:, 0], (~seen).nonzero()[:1, 0]])
             ranks = torch.where(seen, seen.cumsum(0) - 1, len(order) - 1)
             projected = self._projected(x[:, order], math)
         else:
-            ranks, projected = None, self._projected(x, math)
+            projected = self._projected(x, math)
         mixed = torch.zeros_like(x)
         for group in window_groups(*shape, self.window, self.shifted, x.device):
             near, inside = near_tokens(group.height, group.width, self.positions, x.device)
             for tokens in group.tokens:
-                visible, rows = seen[tokens], tokens if ranks is None else ranks[tokens]
+                visible = seen[tokens]
+                rows = tokens if ranks is None else ranks[tokens]
                 query, key, value = self._heads(projected[:, None, rows])
                 asking = torch.ones_like(visible) if wanted is None else wanted[tokens]
+                # without a visible key the shared row of scores is empty, and the general way handles it
                 if alike and bool(visible.any()):
                     hidden = asking & ~visible
                     if bool(hidden.any()):
@@ -102,9 +112,10 @@ class Block(nn.Module):
                 if len(asked):
                     window = query, key, value, relative, near[asked], inside[asked], visible
                     mixed[:, tokens[asked]] = _merged(self._among_seen(*window, asked, math))[:, 0]
-        return (
-            self._finished(x, mixed, math) if wanted is None else self._finished(x[:, wanted], mixed[:, wanted], math)
-        )
+        if wanted is not None:
+            x = x[:, wanted]
+            mixed = mixed[:, wanted]
+        return self._finished(x, mixed, math)
 
     def in_raster_order(self, x: Tensor, relative: Tensor, shape: tuple[int, int], math: Arithmetic) -> Tensor:
         """Causal attention over a whole raster at once."""
@@ -114,7 +125,8 @@ class Block(nn.Module):
         for row in range(height):
             top = max(0, row - REACH)
             table_rows, hidden = raster_rows(row - top, width, self.positions, x.device)
-            keys, values = (part[:, :, top : row + 1].flatten(2, 3) for part in (key, value))
+            keys = key[:, :, top : row + 1].flatten(2, 3)
+            values = value[:, :, top : row + 1].flatten(2, 3)
             scores = self._scores(query[:, :, row], keys, relative, table_rows).masked_fill(hidden, MASKED)
             rows.append(self._attended(scores, values, math).transpose(1, 2).flatten(2))
         return self._finished(x, torch.cat(rows, 1), math)
@@ -129,13 +141,19 @@ class Block(nn.Module):
         """in_raster_order for one position (B, 1, dim), whose key and value join the cache."""
         row, column = position
         query, key, value = self._heads(self._projected(x, math))
-        cache.keys[:, :, row, column], cache.values[:, :, row, column] = key[:, :, 0], value[:, :, 0]
-        top, left = max(0, row - REACH), max(0, column - REACH)
+        cache.keys[:, :, row, column] = key[:, :, 0]
+        cache.values[:, :, row, column] = value[:, :, 0]
+        top = max(0, row - REACH)
+        left = max(0, column - REACH)
         right = min(cache.keys.shape[3], column + REACH + 1)
-        keys, values = (
-            torch.cat([part[:, :, top:row, left:right].flatten(2, 3), part[:, :, row, left : column + 1]], 2)
-            for part in (cache.keys, cache.values)
-        )
+
+        def before(part: Tensor) -> Tensor:
+            """The rows above within reach, then this row up to the position itself: the order of raster_keys."""
+            above = part[:, :, top:row, left:right].flatten(2, 3)
+            return torch.cat([above, part[:, :, row, left : column + 1]], 2)
+
+        keys = before(cache.keys)
+        values = before(cache.values)
         table_rows = raster_keys(row - top, column - left, right - column - 1, self.positions, x.device)
         attended = self._attended(self._scores(query, keys, relative, table_rows), values, math)
         return self._finished(x, _merged(attended), math)
@@ -165,8 +183,10 @@ class Block(nn.Module):
     ) -> Tensor:
         """(B, heads, W, n, dim / heads) thrice -> the same. Treats all keys as far, then corrects the near ones."""
         far = relative[-1]
+        # few keys are near, so one product covers all and the small differences are added where they belong
+        scores = query @ (key + far).transpose(-1, -2)
         nearness = query @ (relative[:-1] - far).T
-        scores = (query @ (key + far).transpose(-1, -2)).scatter_add_(-1, near.expand_as(nearness), nearness * inside)
+        scores.scatter_add_(-1, near.expand_as(nearness), nearness * inside)
         return self._attended(scores, value, math)
 
     def _among_seen(
@@ -183,17 +203,25 @@ class Block(nn.Module):
     ) -> Tensor:
         """The same for the queries with the indices `asking`, whose rows near and inside are; keys are those `visible`
         (n,) bool and the query's own."""
-        query, key_own, value_own = (part[..., asking, :] for part in (query, key, value))
-        key, value = (part[..., visible, :] for part in (key, value))
-        far, own_cell = relative[-1], relative[len(relative) // 2 - 1]
+        query = query[..., asking, :]
+        key_own = key[..., asking, :]
+        value_own = value[..., asking, :]
+        key = key[..., visible, :]
+        value = value[..., visible, :]
+        far = relative[-1]
+        own_cell = relative[len(relative) // 2 - 1]  # the middle of the diamond; the last row is "far"
         seen = visible[asking]
+        values_own = None
         if bool(seen.all()):  # their own keys are visible
-            scores, values_own = query @ (key + far).transpose(-1, -2), None
+            scores = query @ (key + far).transpose(-1, -2)
         else:
-            own = (query * (key_own + own_cell)).sum(-1, keepdim=True).masked_fill(seen[:, None], MASKED)
-            no_key = key.new_zeros((*key.shape[:-2], 1, key.shape[-1]))  # its scores are replaced by those of own keys
+            own = (query * (key_own + own_cell)).sum(-1, keepdim=True)
+            own = own.masked_fill(seen[:, None], MASKED)  # a visible query has its own key among the others already
+            # a zero key makes room for the column of own scores, without copying the whole matrix afterwards
+            no_key = key.new_zeros((*key.shape[:-2], 1, key.shape[-1]))
             scores = query @ torch.cat([key + far, no_key], -2).transpose(-1, -2)
-            scores[..., -1:], values_own = own, value_own
+            scores[..., -1:] = own
+            values_own = value_own
         if key.shape[-2]:
             ranks, beside, cells = _beside(near, inside, visible)
             nearness = query @ (relative[:-1][cells] - far).T * beside
@@ -217,27 +245,36 @@ class Block(nn.Module):
         query, contain the best far keys of every query.
         """
         one = int((~visible).nonzero()[0, 0])
-        query, key_own, value_own = (part[..., one : one + 1, :] for part in (query, key, value))
-        key, value = (part[..., visible, :] for part in (key, value))
-        far, own_cell, keys = relative[-1], relative[len(relative) // 2 - 1], key.shape[-2]
+        query = query[..., one : one + 1, :]
+        key_own = key[..., one : one + 1, :]
+        value_own = value[..., one : one + 1, :]
+        key = key[..., visible, :]
+        value = value[..., visible, :]
+        keys = key.shape[-2]
+        far = relative[-1]
+        own_cell = relative[len(relative) // 2 - 1]  # the middle of the diamond; the last row is "far"
+
+        # the shared row of scores, every key taken as far; of near keys the score differs by query
         ranks, beside, cells = _beside(near, inside, visible)
         common = query @ (key + far).transpose(-1, -2)
         changed = common[..., 0, ranks] + query @ (relative[:-1][cells] - far).T
         own = (query * (key_own + own_cell)).sum(-1, keepdim=True)
+
+        # where a query's near key is among the best of the shared row, its common score must not count as well
         best, scores = math.best(common, self.top_k + len(cells))
-        stands = torch.zeros(len(near), keys + 1, dtype=torch.bool, device=near.device)
-        stands.scatter_(1, ranks.where(beside, keys), True)
-        taken = stands[:, best[..., 0, :]].movedim(0, -2)
+        is_near = torch.zeros(len(near), keys + 1, dtype=torch.bool, device=near.device)
+        is_near.scatter_(1, ranks.where(beside, keys), True)  # column `keys` collects neighbors that do not exist
+        taken = is_near[:, best[..., 0, :]].movedim(0, -2)
+
+        # candidates of each query: the shared row's best, its near keys, its own key
         size = (*common.shape[:-2], len(near))
-        candidates = torch.cat(
-            [scores.masked_fill(taken, MASKED), changed.masked_fill(~beside, MASKED), own.expand(*size, 1)], -1
-        )
-        value_indices = torch.cat(
-            [best.expand(*size, -1), ranks.expand(*size, -1), ranks.new_full((1,), keys).expand(*size, 1)], -1
-        )
-        return math.attended(
-            candidates, torch.cat([value, value_own], -2), None, min(self.top_k, keys + 1), self.scale, value_indices
-        )
+        far_scores = scores.masked_fill(taken, MASKED)
+        near_scores = changed.masked_fill(~beside, MASKED)
+        candidates = torch.cat([far_scores, near_scores, own.expand(*size, 1)], -1)
+        own_index = ranks.new_full((1,), keys)
+        indices = torch.cat([best.expand(*size, -1), ranks.expand(*size, -1), own_index.expand(*size, 1)], -1)
+        values = torch.cat([value, value_own], -2)
+        return math.attended(candidates, values, None, min(self.top_k, keys + 1), self.scale, indices)
 
     def _attended(self, scores: Tensor, value: Tensor, math: Arithmetic, own: Tensor | None = None) -> Tensor:
         """Averages the values with the softmax of the top_k best scores. Overwrites the scores."""
@@ -257,6 +294,6 @@ def _merged(mixed: Tensor) -> Tensor:
 def _beside(near: Tensor, inside: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Visible keys near queries: their ranks among the visible (q, c), whether they exist, and the c cells."""
     beside = inside & visible[near]
-    cells = beside.any(0).nonzero()[:, 0]
+    cells = beside.any(0).nonzero()[:, 0]  # on a checkerboard half of the cells never have a visible key
     ranks = (visible.cumsum(0) - 1).clamp(min=0)
     return ranks[near[:, cells]], beside[:, cells], cells

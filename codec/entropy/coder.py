@@ -37,20 +37,27 @@ class SymbolEncoder:
         if symbols.size and np.abs(symbols).max() > SYMBOL_LIMIT:
             raise ValueError(f"a symbol's magnitude exceeds {SYMBOL_LIMIT}")
         whole, indices = table_of(means, levels)
-        residuals, radii = symbols - whole, self.tables.radii[levels]
-        encode, model = self._coder.encode, self.tables.model
+        residuals = symbols - whole
+        radii = self.tables.radii[levels]
+        # symbol by symbol: constriction encodes arrays only with tables of one size, and these differ by level
+        encode = self._coder.encode
+        model = self.tables.model
         for residual, radius, index in zip(residuals.tolist(), radii.tolist(), indices.tolist(), strict=True):
             if -radius <= residual <= radius:
                 encode(residual + radius, model(index))
-            else:
-                encode(2 * radius + 1, model(index))
-                self._escape(2 * (residual - radius - 1) if residual > 0 else 2 * (-residual - radius - 1) + 1)
+                continue
+            encode(2 * radius + 1, model(index))
+            beyond = abs(residual) - radius - 1
+            sign = 1 if residual < 0 else 0
+            self._escape(2 * beyond + sign)
 
     def _escape(self, value: int) -> None:
         """Exp-Golomb code of order zero: one zero per bit of value + 1 after the first, then value + 1."""
         width = (value + 1).bit_length()
-        for bit in [0] * (width - 1) + [(value + 1) >> i & 1 for i in reversed(range(width))]:
-            self._coder.encode(bit, _BIT)
+        for _ in range(width - 1):
+            self._coder.encode(0, _BIT)
+        for position in reversed(range(width)):
+            self._coder.encode((value + 1) >> position & 1, _BIT)
 
     @property
     def bits(self) -> int:
@@ -77,8 +84,11 @@ class SymbolDecoder:
             raise BitstreamError(f"the coded stream has {len(data)} bytes, not a multiple of 4; the file is damaged")
         if not data:
             raise BitstreamError("the coded stream is empty; the file is damaged")
-        self.tables, self._data, self._again = tables, data, again
-        self._room = 8.0 * len(data) + 1  # one more for rounding in the sum of logarithms
+        self.tables = tables
+        self._data = data
+        self._again = again
+        # information that the stream can still hold, in bits; one more for rounding in the sum of logarithms
+        self._room = 8.0 * len(data) + 1
 
     def read(self, means: NDArray[np.int64], levels: NDArray[np.int64], limit: int = SYMBOL_LIMIT) -> Symbols:
         """Decodes the next symbols, (n,) int32, of magnitudes up to limit. Raises BitstreamError for invalid streams.
@@ -90,6 +100,7 @@ class SymbolDecoder:
         entries, residuals = self._entries(indices, self.tables.radii[levels])
         counts = self.tables.counts[self.tables.starts[indices] + entries]
         self._room -= math.log2(TOTAL) * len(counts) - float(np.log2(counts).sum())
+        # without this check a truncated stream would decode to plausible symbols from zeros
         if self._room < 0:
             raise BitstreamError("the coded stream is shorter than its symbols; the file is damaged")
         symbols = whole + residuals
@@ -104,17 +115,24 @@ class SymbolDecoder:
         self, tables: NDArray[np.int64], radii: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Decodes the next entries of some tables and their residuals; escapes consume bits of the remaining room."""
-        entries, residuals = np.empty(len(tables), np.int64), np.empty(len(tables), np.int64)
-        decode, model = self._coder.decode, self.tables.model
+        entries = np.empty(len(tables), np.int64)
+        residuals = np.empty(len(tables), np.int64)
+        decode = self._coder.decode
+        model = self.tables.model
         try:
-            for place, (radius, index) in enumerate(zip(radii.tolist(), tables.tolist(), strict=True)):
-                entries[place] = entry = decode(model(index))
-                residuals[place] = entry - radius if entry <= 2 * radius else self._escaped(radius)
+            for position, (radius, index) in enumerate(zip(radii.tolist(), tables.tolist(), strict=True)):
+                entry = decode(model(index))
+                entries[position] = entry
+                if entry <= 2 * radius:
+                    residuals[position] = entry - radius
+                else:
+                    residuals[position] = self._escaped(radius)
         except AssertionError:  # the library's error for an invalid state
             raise BitstreamError("the coded stream is damaged: it holds a state that no encoder writes") from None
         return entries, residuals
 
     def _escaped(self, radius: int) -> int:
+        """The residual of an escape: the code counts magnitudes beyond the radius; its lowest bit is the sign."""
         width = 0
         while not self._coder.decode(_BIT):
             width += 1

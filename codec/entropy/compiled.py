@@ -20,11 +20,14 @@ HALF = np.uint64(2**23)
 WORD = np.uint64(32)
 LOW_WORD = np.uint64(2**32 - 1)
 FULL_RANGE = np.uint64(2**64 - 1)
-ZERO, ONE = np.uint64(0), np.uint64(1)
+ZERO = np.uint64(0)
+ONE = np.uint64(1)
 LONGEST = 1 + (2 * LONGEST_PREFIX + 1)
 """Upper bound on entries per symbol: an escape and its bits. An entry emits at most one word."""
-NO_STATE, NO_END = -1, -2
-"""Return values of decoding for an invalid state and for an endless escape."""
+NO_STATE = -1
+"""Return value of decoding for an invalid state."""
+NO_END = -2
+"""Return value of decoding for an endless escape."""
 
 
 @njit(nogil=True)
@@ -42,21 +45,27 @@ def _put(state, words, below, count):  # type: ignore[no-untyped-def]
     if width >> WORD == ZERO:
         words[np.int64(state[2])] = np.uint32(low >> WORD)
         state[2] += ONE
-        low, width = low << WORD, width << WORD
-    state[0], state[1] = width, low
+        low = low << WORD
+        width = width << WORD
+    state[0] = width
+    state[1] = low
 
 
 @njit(nogil=True)
 def _write(state, words, residuals, radii, tables, starts, below, counts):  # type: ignore[no-untyped-def]
     for i in range(len(residuals)):
-        residual, radius, start = residuals[i], radii[i], starts[tables[i]]
+        residual = residuals[i]
+        radius = radii[i]
+        start = starts[tables[i]]
         if -radius <= residual <= radius:
             entry = start + residual + radius
             _put(state, words, below[entry], counts[entry])
             continue
         entry = start + 2 * radius + 1
         _put(state, words, below[entry], counts[entry])
-        value = 2 * (residual - radius - 1) if residual > 0 else 2 * (-residual - radius - 1) + 1
+        value = 2 * (abs(residual) - radius - 1)
+        if residual < 0:
+            value += 1
         width = 0
         while (value + 1) >> (width + 1):
             width += 1
@@ -74,26 +83,34 @@ def _take(state, words):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def _drop(state, words, below, count):  # type: ignore[no-untyped-def]
+    """Removes an entry from the state and reads a word if one is due."""
     scale = state[0] >> PRECISION
-    offset, width = state[1] - scale * below, scale * count
+    offset = state[1] - scale * below
+    width = scale * count
     if width >> WORD == ZERO:
         index = np.int64(state[2])
-        following = np.uint64(words[index]) if index < len(words) else ZERO
+        following = np.uint64(words[index]) if index < len(words) else ZERO  # as constriction: zeros past the end
         state[2] += ONE
-        offset, width = offset << WORD | following, width << WORD
-    state[0], state[1] = width, offset
+        offset = offset << WORD | following
+        width = width << WORD
+    state[0] = width
+    state[1] = offset
 
 
 @njit(nogil=True)
 def _read(state, words, entries, residuals, radii, tables, starts, below, counts):  # type: ignore[no-untyped-def]
     """Fills entries and residuals. Returns the bits of escapes, or NO_STATE or NO_END."""
-    total, extra = ONE << PRECISION, 0
+    total = ONE << PRECISION
+    extra = 0
     for i in range(len(residuals)):
-        radius, start = radii[i], starts[tables[i]]
+        radius = radii[i]
+        start = starts[tables[i]]
         target = _take(state, words)
         if target >= total:
             return NO_STATE
-        low, high = 0, 2 * radius + 2
+        # bisection for the entry whose interval holds the target; the escape is entry 2 R + 1
+        low = 0
+        high = 2 * radius + 2
         while high - low > 1:
             middle = (low + high) // 2
             if below[start + middle] <= target:
@@ -105,7 +122,9 @@ def _read(state, words, entries, residuals, radii, tables, starts, below, counts
         if low <= 2 * radius:
             residuals[i] = low - radius
             continue
-        width, value = 0, 1
+        # an escape: `width` zeros, a one, and `width` bits of the value
+        width = 0
+        value = 1
         for position in range(2 * LONGEST_PREFIX + 1):
             target = _take(state, words)
             if target >= total:
@@ -151,7 +170,8 @@ class CompiledEncoder(SymbolEncoder):
     """A SymbolEncoder without constriction."""
 
     def __init__(self, tables: Tables) -> None:
-        self.tables, self._counts = tables, _of(tables)
+        self.tables = tables
+        self._counts = _of(tables)
         self._state = np.array([FULL_RANGE, ZERO, ZERO], np.uint64)
         self._words = np.zeros(1024, np.uint32)
 
@@ -160,7 +180,9 @@ class CompiledEncoder(SymbolEncoder):
         if symbols.size and np.abs(symbols).max() > SYMBOL_LIMIT:
             raise ValueError(f"a symbol's magnitude exceeds {SYMBOL_LIMIT}")
         whole, tables = table_of(means, levels)
-        residuals, radii = symbols - whole, self.tables.radii[levels]
+        residuals = symbols - whole
+        radii = self.tables.radii[levels]
+        # compiled code cannot grow the array, so there is room for the worst case beforehand
         escapes = int((np.abs(residuals) > radii).sum())
         room = int(self._state[2]) + len(residuals) + LONGEST * escapes + 2
         if room > len(self._words):
@@ -177,10 +199,12 @@ class CompiledEncoder(SymbolEncoder):
         """The stream: 32-bit words, little-endian."""
         width, low, count = (int(value) for value in self._state)
         before = self._words[:count].astype("<u4").tobytes()
-        if not count and width == int(FULL_RANGE) and not low:
+        is_untouched = not count and width == int(FULL_RANGE) and not low
+        if is_untouched:
             return b""
+        # the end of constriction's coder: the shortest words that lie in the last interval whatever follows them
         last = low + 2**32 - 1 >> 32
-        if last >> 32:  # a carry
+        if last >> 32:  # a carry: adds one to the words so far, taken as one big-endian number
             number = int.from_bytes(self._words[:count][::-1].astype("<u4").tobytes(), "little") + 1
             before = np.frombuffer(number.to_bytes(4 * count, "little"), "<u4")[::-1].tobytes()
         last &= 2**32 - 1
@@ -195,14 +219,17 @@ class CompiledDecoder(SymbolDecoder):
 
     def __init__(self, tables: Tables, data: bytes) -> None:
         self._begin(tables, data, CompiledEncoder(tables))
-        self._counts, self._words = _of(tables), np.frombuffer(data, "<u4").astype(np.uint32)
-        first = [int(word) for word in self._words[:2]] + [0]
-        self._state = np.array([FULL_RANGE, first[0] << 32 | first[1], 2], np.uint64)
+        self._counts = _of(tables)
+        self._words = np.frombuffer(data, "<u4").astype(np.uint32)
+        first = int(self._words[0])
+        second = int(self._words[1]) if len(self._words) > 1 else 0
+        self._state = np.array([FULL_RANGE, first << 32 | second, 2], np.uint64)
 
     def _entries(
         self, tables: NDArray[np.int64], radii: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        entries, residuals = np.empty(len(tables), np.int64), np.empty(len(tables), np.int64)
+        entries = np.empty(len(tables), np.int64)
+        residuals = np.empty(len(tables), np.int64)
         counts = self._counts
         extra = _read(
             self._state, self._words, entries, residuals, radii, tables, counts.starts, counts.below, counts.counts

@@ -18,7 +18,8 @@ FRACTIONS = 32
 """Positions of the mean between two integers."""
 LEVELS = 128
 """Log-spaced standard deviations."""
-SMALLEST_SIGMA, LARGEST_SIGMA = 0.06, 64.0
+SMALLEST_SIGMA = 0.06
+LARGEST_SIGMA = 64.0
 LEVEL_STEP = math.log(LARGEST_SIGMA / SMALLEST_SIGMA) / (LEVELS - 1)
 LEVELS_PER_UNIT = 16
 """Levels per unit of the network's scale output."""
@@ -75,8 +76,12 @@ class RateConstants:
 
     def rows(self, codes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 4) codes -> alpha, 1 / alpha and level, each (B, 1, 4) in ones."""
-        picked = [table.to(codes.device)[codes].to(dtype)[:, None] for table in (self.alpha, self.inverse, self.level)]
-        return picked[0] * (1 / TABLE_UNITS), picked[1] * (1 / TABLE_UNITS), picked[2] * (1 / LEVEL_UNITS)
+
+        def in_ones(table: Tensor, units: int) -> Tensor:
+            picked = table.to(codes.device)[codes].to(dtype)
+            return picked[:, None] * (1 / units)  # units are powers of two, so the product is exact
+
+        return in_ones(self.alpha, TABLE_UNITS), in_ones(self.inverse, TABLE_UNITS), in_ones(self.level, LEVEL_UNITS)
 
 
 def distributions(outputs: Tensor, alpha: Tensor, level: Tensor, math_: Arithmetic) -> tuple[Tensor, Tensor]:

@@ -27,8 +27,14 @@ NEIGHBORS = ((-1, -1), (-1, 0), (-1, 1), (0, -1))
 """Positions, as (row, column) offsets, whose symbols are the input of a position in raster order."""
 
 LARGEST = {
-    **{"dim": 2**20, "hyper_channels": 2**20, "depth": 64, "heads": 2**20, "mlp_ratio": 64, "top_k": 2**20},
-    **{"positions": 2**8, "halvings": 7},
+    "dim": 2**20,
+    "hyper_channels": 2**20,
+    "depth": 64,
+    "heads": 2**20,
+    "mlp_ratio": 64,
+    "top_k": 2**20,
+    "positions": 2**8,
+    "halvings": 7,
 }
 """Upper bounds on a network's sizes, so that absurd ones are refused early."""
 
@@ -87,7 +93,7 @@ class RateTable(nn.Module):
     def table(self) -> Tensor:
         """(256, width), on the grid."""
         knot = torch.arange(ALPHA_CODES, device=self.knots.device) / KNOT_SPACING
-        left = knot.long().clamp(max=len(self.knots) - 2)
+        left = knot.long().clamp(max=len(self.knots) - 2)  # code 255 is the last knot itself
         rows = torch.lerp(self.knots[left], self.knots[left + 1], (knot - left)[:, None])
         return Simulated().snap(rows, self.grid)
 
@@ -113,10 +119,10 @@ class HyperDecoder(nn.Module):
         self.relative = _relative_positions(settings)
         self.embed = nn.Linear(settings.hyper_channels, dim)
         self.rate = RateTable(dim)
-        self.blocks = nn.ModuleList(
-            settings.block(HYPER_WINDOW, shifted=bool(i % 2))
-            for i in range(settings.halvings + settings.finest_attention)
-        )
+        count = settings.halvings
+        if settings.finest_attention:
+            count += 1
+        self.blocks = nn.ModuleList(settings.block(HYPER_WINDOW, shifted=bool(i % 2)) for i in range(count))
         self.grow = nn.ModuleList(nn.Linear(9 * dim, 4 * dim) for _ in range(settings.halvings))
 
     def forward(self, z: Tensor, codes: Tensor, math: Arithmetic) -> Tensor:
@@ -128,9 +134,11 @@ class HyperDecoder(nn.Module):
         for i, block in enumerate(self.blocks):
             x = block(x, relative, (height, width), math)
             if i < len(self.grow):
-                x = math.snap_(self.grow[i](_neighborhoods(math.snap_(x, ACTIVATION), height, width)), RESIDUAL)
+                around = _neighborhoods(math.snap_(x, ACTIVATION), height, width)
+                x = math.snap_(self.grow[i](around), RESIDUAL)
                 x = _shuffle(x, height, width)
-                height, width = 2 * height, 2 * width
+                height *= 2
+                width *= 2
         return x
 
 
@@ -172,7 +180,8 @@ class ContextNet(nn.Module):
             # unseen tokens enter the first block as zeros; on a GPU the check costs more than it saves
             alike = self.shares_alike and isinstance(math, Exact) and x.device.type == "cpu"
             for block in blocks:
-                x, alike = block(x, relative, shape, math, seen, alike=alike), False
+                x = block(x, relative, shape, math, seen, alike=alike)
+                alike = False  # after one block a token knows its position
             x = last(x, relative, shape, math, seen, wanted, alike=alike)
         else:
             x = self._embedded(_causal_neighbors(symbols, shape), inverse, codes, math)
@@ -220,8 +229,10 @@ class ParameterNet(nn.Module):
         super().__init__()
         self.features = 2 * settings.dim
         self.conditioned = settings.channel_conditioning
-        self.inner = nn.Linear(self.features + 2 * CHANNELS * self.conditioned, self.features)
+        known = 2 * CHANNELS if self.conditioned else 0
+        self.inner = nn.Linear(self.features + known, self.features)
         self.outer = nn.Linear(self.features, 2 * CHANNELS)
+        # training starts at mean 0 and scale 1, so that the first steps have a finite rate
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
 
@@ -235,14 +246,18 @@ class ParameterNet(nn.Module):
         """The features' part of the first layer, (B, n, 2 dim); without context as with zeros."""
         weights = self.inner.weight[:, : self.features].split(self.features // 2, 1)
         base = F.linear(math.normalize(hyper), weights[0], self.inner.bias)
-        return base if context is None else _plus_linear(base, math.snap(context, ACTIVATION), weights[1])
+        if context is None:
+            return base
+        return _plus_linear(base, math.snap(context, ACTIVATION), weights[1])
 
     def channel(self, base: Tensor, symbols: Tensor, inverse: Tensor, channel: int, math: Arithmetic) -> Tensor:
         """(B, n, 2): mean and scale of a channel; uses only earlier channels of symbols (B, n, 4)."""
         if self.conditioned and channel:
             known = symbols[..., :channel]
             values = math.snap(torch.cat([known, known * inverse[..., :channel]], -1), ACTIVATION)
-            columns = [self.features + part * CHANNELS + i for part in (0, 1) for i in range(channel)]
+            # the layer has columns for all channels, first their symbols, then those divided by alpha
+            symbol_columns = torch.arange(channel) + self.features
+            columns = torch.cat([symbol_columns, symbol_columns + CHANNELS])
             base = _plus_linear(base, values, self.inner.weight[:, columns])
         hidden = math.leaky(base)
         rows = [channel, CHANNELS + channel]
@@ -272,7 +287,8 @@ class HyperEncoder(nn.Module):
 
     def forward(self, scaled: Tensor, inverse: Tensor, codes: Tensor, math: Arithmetic) -> Tensor:
         multiple = 2**self.halvings
-        bottom, right = -scaled.shape[-2] % multiple, -scaled.shape[-1] % multiple
+        bottom = -scaled.shape[-2] % multiple
+        right = -scaled.shape[-1] % multiple
         x = F.pad(scaled, (0, right, 0, bottom), mode="replicate")
         height, width = x.shape[-2:]
         tokens = x.flatten(2).transpose(1, 2)
@@ -301,9 +317,12 @@ class Entroformer(nn.Module):
 
     def decoder_modules(self) -> dict[str, nn.Module]:
         """The parts that encoder and decoder both run exactly."""
-        names: tuple[Literal["prior", "hyper_decoder", "context", "parameter_net"], ...]
-        names = ("prior", "hyper_decoder", "context", "parameter_net")
-        return {name: cast(nn.Module, getattr(self, name)) for name in names}
+        return {
+            "prior": self.prior,
+            "hyper_decoder": self.hyper_decoder,
+            "context": self.context,
+            "parameter_net": self.parameter_net,
+        }
 
 
 def _causal_neighbors(symbols: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -316,11 +335,15 @@ def _causal_neighbors(symbols: Tensor, shape: tuple[int, int]) -> Tensor:
 
 def causal_neighbors(symbols: Tensor, shape: tuple[int, int], position: tuple[int, int]) -> Tensor:
     """One position's row of the above, (B, 1, 16)."""
-    near, width = [], shape[1]
+    width = shape[1]
+    near = []
     for v, h in NEIGHBORS:
-        row, column = position[0] + v, position[1] + h
-        inside = row >= 0 and 0 <= column < width
-        near.append(symbols[:, row * width + column] if inside else torch.zeros_like(symbols[:, 0]))
+        row = position[0] + v
+        column = position[1] + h
+        if row >= 0 and 0 <= column < width:
+            near.append(symbols[:, row * width + column])
+        else:
+            near.append(torch.zeros_like(symbols[:, 0]))
     return torch.cat(near, -1)[:, None]
 
 

@@ -179,7 +179,8 @@ class Simulated(_OnGrids):
         clamped = x.clamp(-limit, limit)
         if not torch.is_grad_enabled():
             return clamped.mul_(grid.units).round_().mul_(1 / grid.units)
-        return clamped + (torch.round(clamped * grid.units) / grid.units - clamped).detach()
+        rounding = torch.round(clamped * grid.units) / grid.units - clamped
+        return clamped + rounding.detach()  # the gradient of `clamped`
 
     snap_ = snap
 
@@ -195,16 +196,23 @@ class Simulated(_OnGrids):
     def best(self, scores: Tensor, count: int, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
         count = min(round(count * self.breadth), scores.shape[-1])
         kept = scores.detach().topk(count, -1, sorted=False).indices
-        return kept if indices is None else indices.gather(-1, kept), scores.gather(-1, kept)
+        values = scores.gather(-1, kept)
+        if indices is not None:
+            kept = indices.gather(-1, kept)
+        return kept, values
 
     def exponentials(self, logits: Tensor) -> Tensor:
         return torch.exp(logits - logits.amax(-1, keepdim=True).detach())
 
     def mix(self, weights: Tensor, kept: Tensor, values: Tensor, own: Tensor | None) -> Tensor:
         keys = values.shape[-2]
-        spread = weights.new_zeros(*weights.shape[:-1], keys + (own is not None)).scatter_(-1, kept, weights)
+        columns = keys if own is None else keys + 1
+        # a dense product with zeros: gathering the kept values would be larger, and its gradient slower
+        spread = weights.new_zeros(*weights.shape[:-1], columns).scatter_(-1, kept, weights)
         mixed = spread[..., :keys] @ values
-        return mixed if own is None else mixed + spread[..., keys:] * own
+        if own is not None:
+            mixed = mixed + spread[..., keys:] * own
+        return mixed
 
 
 class Exact(_OnGrids):
@@ -236,14 +244,16 @@ class Exact(_OnGrids):
         return self.snap_(centered.div_(torch.sqrt(variance + RESIDUAL.units**-2)), ACTIVATION)
 
     def leaky(self, x: Tensor) -> Tensor:
-        units = F.leaky_relu_((x * ACTIVATION.units).round_().clamp_(-ACTIVATION.limit, ACTIVATION.limit), SLOPE)
+        units = (x * ACTIVATION.units).round_().clamp_(-ACTIVATION.limit, ACTIVATION.limit)
+        units = F.leaky_relu_(units, SLOPE)  # one correctly rounded product, then rounded to the grid below
         return units.round_().mul_(2.0**-ACTIVATION.fraction)
 
     def best(self, scores: Tensor, count: int, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if indices is None:
             indices = torch.arange(scores.shape[-1], device=scores.device)
+        # score and position in one number: the order is total, so every machine keeps the same keys among equal scores
         positions = indices.to(scores.dtype)
-        keys = torch.add(positions, scores, alpha=2**SCORE_FRACTION * POSITION_UNITS, out=scores)  # unique: no ties
+        keys = torch.add(positions, scores, alpha=2**SCORE_FRACTION * POSITION_UNITS, out=scores)
         best = _largest(keys, min(count, scores.shape[-1]))
         units = torch.floor(best * (1 / POSITION_UNITS))
         return (best - units * POSITION_UNITS).long(), units * 2.0**-SCORE_FRACTION
@@ -255,13 +265,17 @@ class Exact(_OnGrids):
 
     def mix(self, weights: Tensor, kept: Tensor, values: Tensor, own: Tensor | None) -> Tensor:
         if own is not None:
-            keys, queries = values.shape[-2], torch.arange(own.shape[-2], device=kept.device)
+            # every query's own value gets a row of its own, after those of the keys
+            keys = values.shape[-2]
+            queries = torch.arange(own.shape[-2], device=kept.device)
             values = torch.cat([values, own], -2)
             kept = torch.where(kept == keys, keys + queries[:, None], kept)
         size, width = values.shape[-2:]
+        # one table for all heads and windows, each of which starts at a multiple of its size
         starts = torch.arange(0, values.shape[:-2].numel() * size, size, device=kept.device)
         rows = (kept.flatten(0, -3) + starts[:, None, None]).flatten(0, 1)
-        table, factors = values.reshape(-1, width), weights.flatten(0, -2)
+        table = values.reshape(-1, width)
+        factors = weights.flatten(0, -2)
         mixed = F.embedding_bag(rows, table, per_sample_weights=factors, mode="sum")  # reads only the kept values
         return mixed.view(*weights.shape[:-1], width)
 

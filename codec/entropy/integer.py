@@ -35,6 +35,7 @@ from codec.errors import BundleError
 from codec.support.malloc import keep_freed_memory
 
 LARGEST_EXACT = 2**53
+"""Whole numbers below this are exact in float64, whatever the order of a sum."""
 WEIGHT = 15
 """Bits of a weight's magnitude, without sign."""
 LARGEST_WEIGHT_FRACTION = 20
@@ -81,6 +82,7 @@ def _to_units(x: Tensor, fraction: int, limit: int) -> Tensor:
 
 
 def _export_linear(path: str, linear: nn.Linear) -> dict[str, Tensor]:
+    """Weight, fraction and bias of a layer. The fraction is the finest at which the largest weight has 15 bits."""
     largest = float(linear.weight.detach().abs().max().clamp(min=2.0**-LARGEST_WEIGHT_FRACTION))
     fraction = min(LARGEST_WEIGHT_FRACTION, int((torch.tensor(2.0**WEIGHT - 1) / largest).log2().floor()))
     exported = {
@@ -103,15 +105,20 @@ def prove_bounds(integers: Mapping[str, Tensor], settings: EntroformerSettings) 
         if name.endswith(".weight"):
             sums = weight.double().abs().sum(1) * ACTIVATION.limit
             bias = integers.get(name.removesuffix("weight") + "bias")
-            bounds[name] = int((sums if bias is None else sums + bias.double().abs()).max())
+            if bias is not None:
+                sums += bias.double().abs()
+            bounds[name] = int(sums.max())
         elif name.endswith(".table"):
             bounds[name] = int(weight.double().abs().max()) * CHANNELS
-    head, table = settings.dim // settings.heads, integers["exponential"].double()
+    head = settings.dim // settings.heads
+    table = integers["exponential"].double()
+    # query times key, and query times the difference of two relative positions: 2 + 2 times head limit**2
     bounds["score"] = 4 * head * ACTIVATION.limit**2
-    bounds["sort key"] = (max(bounds["score"], 2 ** (20 + SCORE_FRACTION)) + 1) * POSITION_UNITS
+    masked = 2 ** (20 + SCORE_FRACTION)
+    bounds["sort key"] = (max(bounds["score"], masked) + 1) * POSITION_UNITS
     bounds["softmax numerator"] = int(table.max()) * ACTIVATION.limit * settings.top_k
     bounds["softmax denominator"] = EXPONENT_ONE * settings.top_k
-    bounds["squares"] = settings.dim * (2 * RESIDUAL.limit + 1) ** 2
+    bounds["squares"] = settings.dim * (2 * RESIDUAL.limit + 1) ** 2  # a value minus the mean: twice the limit
     bounds["alpha"] = int(integers["alpha"].max()) * 2**19
     for name, bound in bounds.items():
         if bound >= LARGEST_EXACT:
@@ -125,8 +132,9 @@ class ExactEntropyModel:
     """The exported network in exact arithmetic. All methods take and return whole numbers or dyadic fractions."""
 
     def __init__(self, integers: Mapping[str, Tensor], settings: EntroformerSettings, device: str = "cpu") -> None:
-        self.settings, self.device = settings, torch.device(device)
-        keep_freed_memory()
+        self.settings = settings
+        self.device = torch.device(device)
+        keep_freed_memory()  # before the first allocation that it helps
         try:
             self.math = Exact(integers["exponential"].to(self.device))
             self.constants = RateConstants(*(integers[name] for name in ("alpha", "inverse", "level")))
@@ -144,8 +152,9 @@ class ExactEntropyModel:
 
     def prior(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Alpha codes (B, 4) -> means in 1/32 and levels of the hyper-latent's channels, (B, Z) int64."""
-        one = self.constants.level_of_one
-        return _whole(*prior_distributions(self.network.prior(codes.to(self.device), self.math), one, self.math))
+        row = self.network.prior(codes.to(self.device), self.math)
+        mean, level = prior_distributions(row, self.constants.level_of_one, self.math)
+        return _whole(mean, level)
 
     def hyper(self, z: Tensor, codes: Tensor, shape: tuple[int, int]) -> Tensor:
         """Hyper-latent (B, Z, h', w') -> features of the latent's raster, (B, h w, dim)."""
@@ -180,25 +189,29 @@ class ExactEntropyModel:
         of the next position, equal to those of `context`."""
         codes = codes.to(self.device)
         _, inverse, _ = self.constants.rows(codes, torch.float64)
-        caches, places = self.network.context.caches(1, shape), itertools.product(range(shape[0]), range(shape[1]))
+        caches = self.network.context.caches(1, shape)
+        positions = itertools.product(range(shape[0]), range(shape[1]))
 
         def step(symbols: Tensor) -> Tensor:
-            place = next(places)
-            near = causal_neighbors(symbols, shape, place).to(self.device).double()
-            return self.network.context.step(near, inverse, codes, place, caches, self.math)
+            position = next(positions)
+            near = causal_neighbors(symbols, shape, position).to(self.device).double()
+            return self.network.context.step(near, inverse, codes, position, caches, self.math)
 
         return step
 
     def parameters(self, hyper: Tensor, context: Tensor | None, codes: Tensor) -> "Parameters":
         """Distributions from the features of n positions; no context in the first pass."""
-        return Parameters(self, self.network.parameter_net.base(hyper, context, self.math), codes.to(self.device))
+        base = self.network.parameter_net.base(hyper, context, self.math)
+        return Parameters(self, base, codes.to(self.device))
 
     @torch.no_grad()
     def known_answer(self) -> str:
         """SHA-256 of the outputs on a fixed pattern, the same on any machine. Covers cut windows and all parts."""
-        shape, codes = (37, 41), torch.tensor([[100, 128, 140, 170]])
+        shape = (37, 41)  # larger than a window, and a multiple of nothing
+        codes = torch.tensor([[100, 128, 140, 170]])
         hyper = self.hyper(_pattern(1, *self.hyper_shape(*shape)), codes, shape)
-        symbols, seen = _pattern(1, shape[0] * shape[1], CHANNELS), None
+        symbols = _pattern(1, shape[0] * shape[1], CHANNELS)
+        seen = None
         parts = [*self.prior(codes)]
         if self.settings.order == "parallel":
             seen = anchor_mask(*shape)
@@ -214,21 +227,29 @@ class Parameters:
     """Distributions of n positions: all at once for known symbols, or channel by channel in decoding."""
 
     def __init__(self, model: ExactEntropyModel, base: Tensor, codes: Tensor) -> None:
-        self.model, self.base = model, base
+        self.model = model
+        self.base = base
         self.alpha, self.inverse, self.level = model.constants.rows(codes, torch.float64)
 
     def of_channel(self, symbols: Tensor, channel: int) -> tuple[Tensor, Tensor]:
         """Means in 1/32 and levels (B, n) int64 of a channel, given the channels before it in symbols (B, n, 4)."""
-        net, math = self.model.network.parameter_net, self.model.math
+        net = self.model.network.parameter_net
+        math = self.model.math
         symbols = symbols.to(self.base.device).double()
         outputs = net.channel(self.base, symbols, self.inverse, channel, math)
-        alpha, level = (table[..., channel : channel + 1] for table in (self.alpha, self.level))
+        alpha = self.alpha[..., channel : channel + 1]
+        level = self.level[..., channel : channel + 1]
         mean, scale = _whole(*distributions(outputs, alpha, level, math))
         return mean[..., 0], scale[..., 0]
 
     def of_all(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
         """The same for all channels, (B, 4, n) each."""
-        means, levels = zip(*(self.of_channel(symbols, channel) for channel in range(CHANNELS)), strict=True)
+        means = []
+        levels = []
+        for channel in range(CHANNELS):
+            mean, level = self.of_channel(symbols, channel)
+            means.append(mean)
+            levels.append(level)
         return torch.stack(means, 1), torch.stack(levels, 1)
 
 
@@ -249,6 +270,7 @@ def trainable(integers: Mapping[str, Tensor], settings: EntroformerSettings) -> 
         if name.startswith("hyper_encoder"):
             continue
         if name.endswith(".knots"):
+            # a knot has the row of its alpha code; the codes between were interpolated before export
             rows = torch.arange(len(value)) * KNOT_SPACING
             value.copy_(exact[name.removesuffix("knots") + "table"][rows.clamp(max=ALPHA_CODES - 1)])
         else:
@@ -265,7 +287,7 @@ def _restore(integers: Mapping[str, Tensor], settings: EntroformerSettings) -> E
         network = Entroformer(settings).double().eval()
     del network.hyper_encoder
     for root, part in network.decoder_modules().items():
-        for name, module in list(part.named_modules()):
+        for name, module in list(part.named_modules()):  # a list, since rate tables are replaced on the way
             path = f"{root}.{name}" if name else root
             if isinstance(module, nn.Linear):
                 fraction = int(integers[f"{path}.fraction"])
@@ -276,8 +298,8 @@ def _restore(integers: Mapping[str, Tensor], settings: EntroformerSettings) -> E
             elif isinstance(module, RateTable):
                 shape = module.knots.new_empty(ALPHA_CODES, module.knots.shape[1])
                 table = FixedTable(_shaped(integers, f"{path}.table", shape) * 2.0**-module.grid.fraction, module.grid)
-                parent, _, leaf = path.rpartition(".")
-                setattr(network.get_submodule(parent) if parent else network, leaf, table)
+                parent, _, leaf = path.rpartition(".")  # get_submodule("") is the network itself
+                setattr(network.get_submodule(parent), leaf, table)
         relative = getattr(part, "relative", None)
         if relative is not None:
             part.relative = _frozen(_shaped(integers, f"{root}.relative", relative) * 2.0**-ACTIVATION.fraction)
@@ -289,6 +311,7 @@ def _frozen(values: Tensor) -> nn.Parameter:
 
 
 def _shaped(integers: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
+    """A tensor of the export as float64. Raises ValueError unless it has the shape of `like` and whole numbers."""
     values = integers[name]
     if values.shape != like.shape or values.is_floating_point():
         raise ValueError(

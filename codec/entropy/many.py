@@ -51,10 +51,16 @@ def prepare_many(
     symbols are (4, h, w) of one shape, hyper the hyper-latents of each one's tiles, codes (B, 4).
     """
     if not _together(model, len(symbols)):
-        every = list(zip(symbols, hyper, codes.split(1), strict=True))
-        return lambda: [compress(model, tables, own, list(z), code) for own, z, code in every]
-    network, compiled = _Network(model, codes), model.device.type in COMPILED_ON
-    priors, offsets = network.priors(), symbol_offsets(model, symbols[0].shape)
+
+        def one_by_one() -> list[CodedStream]:
+            every = zip(symbols, hyper, codes.split(1), strict=True)
+            return [compress(model, tables, own, list(z), code) for own, z, code in every]
+
+        return one_by_one
+    compiled = model.device.type in COMPILED_ON
+    network = _Network(model, codes)
+    priors = network.priors()
+    offsets = symbol_offsets(model, symbols[0].shape)
     passes = []
     for number, (rows, columns) in enumerate(tiles(*symbols[0].shape[1:])):
         tile = _Tile(np.stack([own[:, rows, columns] for own in symbols]), offsets[:, rows, columns])
@@ -105,19 +111,17 @@ def decompress_many(
     An invalid stream yields its error and does not affect the others.
     """
     if not _together(model, len(streams)):
-        found: list[Symbols | BitstreamError] = []
-        for data, code in zip(streams, codes.split(1), strict=True):
-            try:
-                found.append(decompress(model, tables, data, shape, code, canonical=canonical))
-            except BitstreamError as error:
-                found.append(error)
-        return found
+        return [
+            _decompressed(model, tables, data, shape, code, canonical=canonical)
+            for data, code in zip(streams, codes.split(1), strict=True)
+        ]
     compiled = canonical and model.device.type in COMPILED_ON
     readers = [_Reader(tables, data, canonical=canonical, compiled=compiled) for data in streams]
     network = _Network(model, codes)
     priors = network.priors()
     symbols = np.zeros((len(streams), CHANNELS, *shape), np.int32)
-    offsets, cuts = symbol_offsets(model, symbols.shape[1:]), list(tiles(*shape))
+    offsets = symbol_offsets(model, symbols.shape[1:])
+    cuts = list(tiles(*shape))
     with _threads(len(readers)) as each:
 
         def read_hyper(picture: int) -> list[Symbols]:
@@ -145,11 +149,21 @@ def decompress_many(
     return [reader.error or own for reader, own in zip(readers, symbols, strict=True)]
 
 
+def _decompressed(
+    model: ExactEntropyModel, tables: Tables, data: bytes, shape: Size, code: Tensor, *, canonical: bool
+) -> Symbols | BitstreamError:
+    try:
+        return decompress(model, tables, data, shape, code, canonical=canonical)
+    except BitstreamError as error:
+        return error
+
+
 def _together(model: ExactEntropyModel, count: int) -> bool:
     """Whether a model supports batches: parallel order and no channel conditioning."""
     settings = model.settings
-    alone = settings.order == "serial" or settings.channel_conditioning
-    return not alone and (count > 1 or model.device.type == "cuda")
+    if settings.order == "serial" or settings.channel_conditioning:
+        return False
+    return count > 1 or model.device.type == "cuda"  # on a GPU even one picture gains from graphs
 
 
 class _Tile:
@@ -174,7 +188,8 @@ class _Priors:
     """Means in 1/32 and levels of the hyper-latents' channels, (B, Z) each."""
 
     def __init__(self, means: Numbers, levels: Numbers) -> None:
-        self._means, self._levels = means, levels
+        self._means = means
+        self._levels = levels
 
     def of(self, picture: int, shape: tuple[int, ...]) -> tuple[Numbers, Numbers]:
         """A picture's, repeated for each position of a hyper-latent of this shape."""
@@ -190,9 +205,12 @@ class _Network:
     """
 
     def __init__(self, model: ExactEntropyModel, codes: Tensor) -> None:
-        self._model, self._count = model, len(codes)
+        self._model = model
+        self._count = len(codes)
         self._room = self._count
-        if model.device.type in GRAPHED_ON:
+        if (
+            model.device.type in GRAPHED_ON
+        ):  # each batch size needs a graph of its own; powers of two bound their number
             self._room = 1 << (self._count - 1).bit_length()
         self._codes = self._filled(codes)
 
@@ -206,22 +224,24 @@ class _Network:
 
         z is (B, Z, h', w'). The second pass uses the anchors, which are then known.
         """
-        size, graphs = tile.size, _graphs(self._model)
+        size = tile.size
+        graphs = _graphs(self._model)
         first = anchor_mask(*size)
         positions = first.nonzero()[:, 0].numpy()
-        hyper, *found = graphs.run(("first", size), self._first(size), self._filled(z), self._codes)
-        means, levels = map(self._numbers, found)
-        yield positions, means + tile.offsets[:, positions], levels
+        hyper, means, levels = graphs.run(("first", size), self._first(size), self._filled(z), self._codes)
+        yield positions, self._numbers(means) + tile.offsets[:, positions], self._numbers(levels)
+
         positions = (~first).nonzero()[:, 0].numpy()
-        seen = self._filled(tile.seen())
-        means, levels = map(self._numbers, graphs.run(("second", size), self._second(size), hyper, seen, self._codes))
-        yield positions, means + tile.offsets[:, positions], levels
+        seen = self._filled(tile.seen())  # after the yield: the caller has read the anchors by now
+        means, levels = graphs.run(("second", size), self._second(size), hyper, seen, self._codes)
+        yield positions, self._numbers(means) + tile.offsets[:, positions], self._numbers(levels)
 
     def _filled(self, values: Tensor) -> Tensor:
         values = values.to(self._model.device)
         if self._room == self._count:
             return values
-        return torch.cat([values, values[:1].expand(self._room - self._count, *values.shape[1:])])
+        filling = values[:1].expand(self._room - self._count, *values.shape[1:])
+        return torch.cat([values, filling])
 
     def _numbers(self, values: Tensor) -> Numbers:
         return values[: self._count].cpu().numpy().astype(np.int64)
@@ -251,7 +271,8 @@ class _Network:
     def _distributions(self, hyper: Tensor, context: Tensor | None, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Means in 1/32 and levels of all channels, (B, 4, n) int32."""
         model = self._model
-        net, math = model.network.parameter_net, model.math
+        net = model.network.parameter_net
+        math = model.math
         outputs = net.outer(math.leaky(net.base(hyper, context, math)))
         alpha, _, level = model.constants.rows(codes, torch.float64)
         means, levels = distributions(outputs, alpha, level, math)

@@ -27,6 +27,7 @@ def rounded(scaled: Tensor, dithered: bool) -> Tensor:
 def hyper_latent(model: Entroformer, scaled: Tensor, codes: Tensor, constants: RateConstants) -> Tensor:
     """alpha y (B, 4, h, w) -> whole hyper-latent symbols (B, Z, ceil(h/4), ceil(w/4)), gradient straight through."""
     _, inverse, _ = constants.rows(codes, scaled.dtype)
+    # only the encoder runs this network, so it needs no grids: the decoder reads the rounded result from the file
     z = straight_through_round(model.hyper_encoder(scaled, inverse, codes, Plain()))
     return z.clamp(-HYPER_LIMIT, HYPER_LIMIT)
 
@@ -59,14 +60,20 @@ def coded_bits(
     z_mean, z_level = prior_distributions(model.prior(codes, math), constants.level_of_one, math)
     hyper_bits = bits(z, z_mean[:, :, None, None], z_level[:, :, None, None]).flatten(1).sum(1)
 
-    shape, steps = (scaled.shape[-2], scaled.shape[-1]), 2**model.settings.halvings
-    hyper = crop_tokens(model.hyper_decoder(z, codes, math), (steps * z.shape[-2], steps * z.shape[-1]), shape)
-    symbols = rounded(scaled, model.settings.dither) if symbols is None else symbols
+    shape = (scaled.shape[-2], scaled.shape[-1])
+    step = 2**model.settings.halvings
+    # the hyper-latent covers whole squares of step x step latents, which may reach over the right and bottom border
+    full = (step * z.shape[-2], step * z.shape[-1])
+    hyper = crop_tokens(model.hyper_decoder(z, codes, math), full, shape)
+    if symbols is None:
+        symbols = rounded(scaled, model.settings.dither)
     tokens = symbols.flatten(2).transpose(1, 2)
     if model.settings.order == "serial":
         context = model.context(tokens, inverse, codes, shape, math)
     else:
-        seen = anchor_mask(*shape, scaled.device) if seen is None else seen.to(scaled.device)
+        seen = anchor_mask(*shape) if seen is None else seen
+        seen = seen.to(scaled.device)
+        # the first pass has no context, so the anchors' features are zeros
         context = model.context(tokens, inverse, codes, shape, math, seen) * ~seen[:, None]
     outputs = model.parameter_net(hyper, context, tokens, inverse, math)
     mean, scale = distributions(outputs, alpha, level, math)

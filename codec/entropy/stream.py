@@ -58,7 +58,8 @@ def compress(
     encoder: SymbolEncoder | None = None,
 ) -> CodedStream:
     """Symbols (4, h, w) int32, the hyper-latent (Z, h', w') of each tile, alpha codes (1, 4) -> stream."""
-    encoder = encoder or SymbolEncoder(tables)
+    if encoder is None:
+        encoder = SymbolEncoder(tables)
     for z in hyper:
         encoder.write(z.ravel(), *_prior(model, codes, z.shape))
     hyper_bits = encoder.bits
@@ -67,7 +68,8 @@ def compress(
     for (rows, columns), z in zip(tiles(*symbols.shape[1:]), hyper, strict=True):
         size = _size(rows, columns)
         tokens = _Tokens(_raster(symbols[:, rows, columns]), _raster(shift[:, rows, columns]))
-        write(encoder, model, tokens, model.hyper(torch.from_numpy(z)[None], codes, size), codes, size)
+        features = model.hyper(torch.from_numpy(z)[None], codes, size)
+        write(encoder, model, tokens, features, codes, size)
     data = encoder.finish()
     return CodedStream(data, hyper_bits, 8 * len(data) - hyper_bits)
 
@@ -89,16 +91,18 @@ def decompress(
     decoder = SymbolDecoder(tables, data, canonical=canonical)
     symbols = np.zeros((CHANNELS, *shape), np.int32)
     shift = symbol_offsets(model, symbols.shape)
-    sized_tiles = [(rows, columns, _size(rows, columns)) for rows, columns in tiles(*shape)]
+    # the stream has the hyper-latents of all tiles first, so a damaged one is found before the network runs
     hyper = []
-    for _, _, size in sized_tiles:
-        z_shape = model.hyper_shape(*size)
+    for rows, columns in tiles(*shape):
+        z_shape = model.hyper_shape(*_size(rows, columns))
         hyper.append(decoder.read(*_prior(model, codes, z_shape), HYPER_LIMIT).reshape(z_shape))
     read = _read_raster if model.settings.order == "serial" else _read_passes
-    for (rows, columns, size), z in zip(sized_tiles, hyper, strict=True):
+    for (rows, columns), z in zip(tiles(*shape), hyper, strict=True):
+        size = _size(rows, columns)
         unread = torch.zeros(1, size[0] * size[1], CHANNELS, dtype=torch.long)
         tokens = _Tokens(unread, _raster(shift[:, rows, columns]))
-        read(decoder, model, tokens, model.hyper(torch.from_numpy(z)[None], codes, size), codes, size)
+        features = model.hyper(torch.from_numpy(z)[None], codes, size)
+        read(decoder, model, tokens, features, codes, size)
         symbols[:, rows, columns] = tokens.symbols[0].T.reshape(CHANNELS, *size).numpy()
     decoder.close()
     return symbols
@@ -108,7 +112,8 @@ class _Tokens:
     """The symbols of a tile and their offsets in 1/32, (1, h w, 4) int64 each."""
 
     def __init__(self, symbols: Tensor, offsets: Tensor) -> None:
-        self.symbols, self.offsets = symbols, offsets
+        self.symbols = symbols
+        self.offsets = offsets
 
     def seen(self, positions: Tensor | slice = slice(None)) -> Tensor:
         """Symbols at some positions as seen by the network, (1, n, 4) float64."""
@@ -121,7 +126,9 @@ def _write_passes(
     """A tile: the anchors, then the others; each channel by channel."""
     for positions, parameters in _passes(model, tokens, hyper, codes, shape):
         means, levels = parameters.of_all(tokens.seen(positions))
-        symbols, shift = (_flat(part[:, positions].transpose(1, 2)) for part in (tokens.symbols, tokens.offsets))
+        # to channel by channel, the order in which the decoder needs them
+        symbols = _flat(tokens.symbols[:, positions].transpose(1, 2))
+        shift = _flat(tokens.offsets[:, positions].transpose(1, 2))
         encoder.write(symbols.astype(np.int32), _flat(means) + shift, _flat(levels))
 
 
@@ -153,7 +160,8 @@ def _write_raster(
 ) -> None:
     """A tile in raster order, the channels of a position one after the other."""
     seen = tokens.seen()
-    means, levels = model.parameters(hyper, model.context(seen, codes, shape), codes).of_all(seen)
+    context = model.context(seen, codes, shape)
+    means, levels = model.parameters(hyper, context, codes).of_all(seen)
     coded = _flat(means.transpose(1, 2)) + _flat(tokens.offsets)
     encoder.write(_flat(tokens.symbols).astype(np.int32), coded, _flat(levels.transpose(1, 2)))
 
@@ -161,7 +169,8 @@ def _write_raster(
 def _read_raster(
     decoder: SymbolDecoder, model: ExactEntropyModel, tokens: _Tokens, hyper: Tensor, codes: Tensor, shape: Size
 ) -> None:
-    context, seen = model.raster(codes, shape), torch.zeros(tokens.symbols.shape, dtype=torch.float64)
+    context = model.raster(codes, shape)
+    seen = torch.zeros(tokens.symbols.shape, dtype=torch.float64)
     for position in range(tokens.symbols.shape[1]):
         parameters = model.parameters(hyper[:, position : position + 1], context(seen), codes)
         for channel in range(CHANNELS):
@@ -174,8 +183,10 @@ def _read_raster(
 
 def symbol_offsets(model: ExactEntropyModel, shape: tuple[int, ...]) -> NDArray[np.int64]:
     """The offsets of all symbols, (4, h, w); zeros without dither."""
+    if not model.settings.dither:
+        return np.zeros(shape, np.int64)
     channels, height, width = shape
-    return offsets(channels, height, width) if model.settings.dither else np.zeros(shape, np.int64)
+    return offsets(channels, height, width)
 
 
 def _size(rows: slice, columns: slice) -> Size:

@@ -27,7 +27,8 @@ def radius(level: int) -> int:
 def layout() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Radii of the levels (128,), and where each table starts in the flat counts (128 * 32 + 1,), level-major."""
     radii = np.array([radius(level) for level in range(LEVELS)])
-    return radii, np.concatenate([[0], np.cumsum(np.repeat(2 * radii + 2, FRACTIONS))])
+    lengths = np.repeat(2 * radii + 2, FRACTIONS)  # residuals -R..R and the escape
+    return radii, np.concatenate([[0], np.cumsum(lengths)])
 
 
 def build_counts() -> NDArray[np.int32]:
@@ -40,6 +41,7 @@ def build_counts() -> NDArray[np.int32]:
             edges = np.arange(-radii[level], radii[level] + 2) - 0.5 - fraction / FRACTIONS
             below = np.array([0.5 * math.erfc(-edge / sigma / math.sqrt(2)) for edge in edges])
             above = np.array([0.5 * math.erfc(edge / sigma / math.sqrt(2)) for edge in edges])
+            # on each side of the mean the smaller tail is exact; differences of values near 1 would cancel
             mass = np.where(edges[:-1] < 0, np.diff(below), -np.diff(above))
             table = np.maximum(1, np.round(np.append(mass, 0.0) * TOTAL)).astype(np.int64)
             table[np.argmax(table)] += TOTAL - table.sum()
@@ -55,7 +57,8 @@ class Tables:
         self.radii, self.starts = layout()
         if counts.shape != (self.starts[-1],) or counts.dtype != np.int32:
             raise BundleError("the bundle's CDF tables do not have the layout of this format version")
-        if counts.min() < 1 or (np.add.reduceat(counts.astype(np.int64), self.starts[:-1]) != TOTAL).any():
+        sums = np.add.reduceat(counts.astype(np.int64), self.starts[:-1])
+        if counts.min() < 1 or (sums != TOTAL).any():
             raise BundleError("the bundle's CDF tables do not sum to 2**24")
         self.counts = counts
         self._models: dict[int, object] = {}

@@ -10,8 +10,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-WINDOW, HYPER_WINDOW = 32, 16
-"""Side of an attention window in tokens: of the context transformer, and of the hyper-encoder and hyper-decoder."""
+WINDOW = 32
+"""Side of the context transformer's attention windows in tokens."""
+HYPER_WINDOW = 16
+"""Side of the attention windows of the hyper-encoder and the hyper-decoder in tokens."""
 CPU = torch.device("cpu")
 REACH = 16
 """Rows above, and columns to each side, that a position sees in raster order."""
@@ -38,12 +40,16 @@ def window_groups(
     groups: dict[tuple[int, int], list[Tensor]] = {}
     for top, bottom in _cuts(height, window, shifted):
         for left, right in _cuts(width, window, shifted):
-            groups.setdefault((bottom - top, right - left), []).append(raster[top:bottom, left:right].flatten())
+            shape = (bottom - top, right - left)
+            groups.setdefault(shape, []).append(raster[top:bottom, left:right].flatten())
+    # at most nine shapes: inner windows, and those clipped by each border and corner
     return tuple(WindowGroup(torch.stack(tokens), *shape) for shape, tokens in groups.items())
 
 
 def _cuts(length: int, window: int, shifted: bool) -> list[tuple[int, int]]:
-    edges = sorted({0, length, *range(window // 2 if shifted else window, length, window)})
+    """(start, stop) of the windows along one axis."""
+    first = window // 2 if shifted else window
+    edges = [0, *range(first, length, window), length]
     return list(itertools.pairwise(edges))
 
 
@@ -66,14 +72,23 @@ def near_tokens(height: int, width: int, positions: int, device: torch.device = 
 
     Indices (n, cells - 1) into the window, and whether the token exists; if not, the index is the token's own.
     """
-    radius = positions // 2
-    side = range(-radius, radius + 1)
-    down, right = torch.tensor([(v, h) for v in side for h in side if abs(v) + abs(h) <= radius]).T
+    down, right = torch.tensor(_diamond(positions // 2)).T
     rows = torch.arange(height).repeat_interleave(width)[:, None] + down
     columns = torch.arange(width).repeat(height)[:, None] + right
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    # a missing neighbor needs some valid index; the caller multiplies what it reads there by `inside`
     own = torch.arange(height * width)[:, None]
     return torch.where(inside, rows * width + columns, own).to(device), inside.to(device)
+
+
+def _diamond(radius: int) -> list[tuple[int, int]]:
+    """Offsets (down, right) with |down| + |right| <= radius, in raster order: the order of the table's rows."""
+    offsets = []
+    for down in range(-radius, radius + 1):
+        reach = radius - abs(down)
+        for right in range(-reach, reach + 1):
+            offsets.append((down, right))
+    return offsets
 
 
 def cells_of(down: Tensor, right: Tensor, positions: int) -> Tensor:
@@ -81,14 +96,16 @@ def cells_of(down: Tensor, right: Tensor, positions: int) -> Tensor:
 
     Diamond cells are numbered in raster order of the offsets; the last is "far".
     """
-    radius, far = positions // 2, cells(positions) - 1
+    radius = positions // 2
+    far = cells(positions) - 1
     lookup = torch.full((2 * radius + 1, 2 * radius + 1), far)
-    side = range(-radius, radius + 1)
-    inside = [(v, h) for v in side for h in side if abs(v) + abs(h) <= radius]
-    for cell, (v, h) in enumerate(inside):
+    for cell, (v, h) in enumerate(_diamond(radius)):
         lookup[v + radius, h + radius] = cell
     near = (down.abs() + right.abs()) <= radius
-    return torch.where(near, lookup[down.clamp(-radius, radius) + radius, right.clamp(-radius, radius) + radius], far)
+    # clamped so that offsets outside the square are valid indices; `where` discards what they find
+    rows = down.clamp(-radius, radius) + radius
+    columns = right.clamp(-radius, radius) + radius
+    return torch.where(near, lookup[rows, columns], far)
 
 
 @lru_cache(maxsize=64)
@@ -99,15 +116,20 @@ def raster_rows(above: int, width: int, positions: int, device: torch.device = C
     than REACH columns away.
     """
     query = torch.arange(width)[:, None]
-    row, column = torch.arange(above + 1).repeat_interleave(width), torch.arange(width).repeat(above + 1)
-    hidden = ((column - query).abs() > REACH) | ((row == above) & (column > query))
-    return cells_of((row - above).expand(width, -1), column - query, positions).to(device), hidden.to(device)
+    row = torch.arange(above + 1).repeat_interleave(width)
+    column = torch.arange(width).repeat(above + 1)
+    too_far = (column - query).abs() > REACH
+    later = (row == above) & (column > query)
+    table_rows = cells_of((row - above).expand(width, -1), column - query, positions)
+    return table_rows.to(device), (too_far | later).to(device)
 
 
 @lru_cache(maxsize=1024)
 def raster_keys(above: int, left: int, right: int, positions: int, device: torch.device = CPU) -> Tensor:
     """Table rows (keys,) of the keys of one position in raster order: `above` rows from `left` columns before it to
     `right` after, then those before it in its own row, then itself."""
-    side, before = torch.arange(-left, right + 1), torch.arange(-left, 1)
-    down = torch.cat([torch.arange(-above, 0).repeat_interleave(len(side)), torch.zeros_like(before)])
-    return cells_of(down, torch.cat([side.repeat(above), before]), positions).to(device)
+    beside = torch.arange(-left, right + 1)
+    before = torch.arange(-left, 1)
+    down = torch.cat([torch.arange(-above, 0).repeat_interleave(len(beside)), torch.zeros_like(before)])
+    across = torch.cat([beside.repeat(above), before])
+    return cells_of(down, across, positions).to(device)
