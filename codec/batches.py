@@ -42,22 +42,27 @@ def encode(
     if not pictures:
         return dict
     _check("pictures", {picture.pixels.shape[:2] for picture in pictures.values()}, pictures, count)
-    free = np.full_like(next(iter(pictures.values())).pixels, GRAY)
-    pixels = [to_tensor(pictures[position].pixels if position in pictures else free) for position in range(count)]
-    y = codec.backbone.encode(torch.stack(pixels).to(codec.backbone.device))
+    gray = np.full_like(next(iter(pictures.values())).pixels, GRAY)
+    slots = []
+    for position in range(count):
+        pixels = pictures[position].pixels if position in pictures else gray
+        slots.append(to_tensor(pixels))
+    y = codec.backbone.encode(torch.stack(slots).to(codec.backbone.device))
+    # one latent at a time: the statistics behind the parameters must not depend on the batch
     parameters = [codec._parameters(own, quantizer.quality_of_code(quality_code)) for own in y.split(1)]
     scaled = torch.cat([own.alpha for own in parameters]).to(y.device) * y
     whole = _integers(quantizer.quantize(scaled, torch.ones(1, device=y.device), codec.dither(y)))
     codes = torch.cat([own.channel_codes for own in parameters])
     on_device = codes.to(y.device)
-    hyper = [
-        _integers(hyper_latent(codec.encoder, scaled[..., rows, columns], on_device, codec.constants).round())
-        for rows, columns in tiles(*whole.shape[2:])
-    ]
+    hyper = []
+    for rows, columns in tiles(*whole.shape[2:]):
+        z = hyper_latent(codec.encoder, scaled[..., rows, columns], on_device, codec.constants)
+        hyper.append(_integers(z.round()))
+    # from here on numbers are exact, so empty slots are left out
     taken = sorted(pictures)
     symbols = [whole[position] for position in taken]
-    side = [[z[position] for z in hyper] for position in taken]
-    code = prepare_many(codec.entropy, codec.tables, symbols, side, codes[taken])
+    hyper_by_picture = [[z[position] for z in hyper] for position in taken]
+    code = prepare_many(codec.entropy, codec.tables, symbols, hyper_by_picture, codes[taken])
 
     def files() -> dict[int, "Encoded"]:
         found = {}
@@ -105,7 +110,8 @@ def decode(codec: "Codec", files: Sequence[FdcFile]) -> list[Pixels]:
         alike[file.width, file.height, file.gray, _stepped(file)].append(position)
     pixels: dict[int, Pixels] = {}
     for (width, height, gray, _), positions in alike.items():
-        k = torch.from_numpy(np.stack([symbols[position] for position in positions])).to(codec.backbone.device).float()
+        together = np.stack([symbols[position] for position in positions])
+        k = torch.from_numpy(together).to(codec.backbone.device).float()
         parameters = [files[position].parameters for position in positions]
         pixels |= zip(positions, codec._restore(k, parameters, (height, width), gray), strict=True)
     return [pixels[position] for position in range(len(files))]
@@ -124,9 +130,11 @@ def reconstruct(
     for (gray, stepped), positions in alike.items():
         first = files[positions[0]]
         k = torch.zeros(count, *symbols[positions[0]].shape)
+        # empty slots need valid parameters, with a timestep if the others have one
         parameters = [QuantizationParameters(first.parameters.alpha_codes, int(stepped))] * count
         for position in positions:
-            k[position], parameters[position] = torch.from_numpy(symbols[position]), files[position].parameters
+            k[position] = torch.from_numpy(symbols[position])
+            parameters[position] = files[position].parameters
         pixels = codec._restore(k.to(codec.backbone.device), parameters, (first.height, first.width), gray)
         found |= {position: pixels[position] for position in positions}
     return found

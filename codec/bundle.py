@@ -43,13 +43,11 @@ MOST_STEPS = 1000
 LONGEST_CONFIG = 16 << 20
 BACKBONES = "backbones"
 """Folder next to bundles that holds backbones by content hash, as in an archive."""
-CONFIG, ENTROPY, ENCODER, PROMPT, BACKBONE = (
-    "bundle.json",
-    "entropy.safetensors",
-    "encoder.safetensors",
-    "prompt.safetensors",
-    "backbone",
-)
+CONFIG = "bundle.json"
+ENTROPY = "entropy.safetensors"
+ENCODER = "encoder.safetensors"
+PROMPT = "prompt.safetensors"
+BACKBONE = "backbone"
 
 
 @dataclass(frozen=True)
@@ -102,14 +100,17 @@ class Bundle:
             if len(text) > LONGEST_CONFIG:
                 raise ValueError(f"more than {LONGEST_CONFIG} bytes")
             data = json.loads(text)
-            canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))  # as written: settings may be added
-            return cls(path, _read_config(data, path), hashlib.sha256(canonical.encode()).hexdigest())
+            # of the data as written: hashing the dataclass would change every id when a setting is added
+            canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
+            bundle_id = hashlib.sha256(canonical.encode()).hexdigest()
+            return cls(path, _read_config(data, path), bundle_id)
 
     def checked(self) -> "Bundle":
         """Checks every file's hash against the configuration and returns this bundle. Raises BundleError."""
         for name, expected in self.config.files.items():
             with _explained(f"the bundle {self.path} is incomplete: {name!r} cannot be read"):
                 location = Path(name)
+                # a bundle may come from anywhere and must not make this process read other files
                 if location.is_absolute() or ".." in location.parts:
                     raise ValueError("it lies outside")
                 if not (self.path / location).is_file():
@@ -143,6 +144,7 @@ class Bundle:
             )
 
     def _refuse_unlisted(self, folder: Path) -> None:
+        # diffusers reads whatever it finds in a folder, so an unlisted file could replace hashed weights
         for file in folder.rglob("*"):
             name = file.relative_to(self.path).as_posix()
             if name not in self.config.files and not file.is_dir():
@@ -185,7 +187,9 @@ class Bundle:
         settings = self.config
         with _explained(f"the encoder of {self.path} cannot be read"):
             tensors = {name: value.float() for name, value in self._tensors(ENCODER).items()}
-            hyper, weights = _under("hyper_encoder.", tensors), _under("estimator.", tensors)
+            hyper = _under("hyper_encoder.", tensors)
+            weights = _under("estimator.", tensors)
+            # sizes first, on the meta device: a configuration may state a network of any size
             with torch.device("meta"):
                 _check_sizes(Entroformer(settings.entropy).hyper_encoder, hyper)
             model = Entroformer(settings.entropy)
@@ -221,9 +225,11 @@ def write_bundle(
     spool = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         if isinstance(entropy, Bundle):
-            integers, trained = load_file(entropy.path / ENTROPY), entropy.load_encoder()[0]
+            integers = load_file(entropy.path / ENTROPY)
+            trained, _ = entropy.load_encoder()
         else:
-            integers, trained = export(entropy) | {"counts": torch.from_numpy(build_counts())}, entropy
+            integers = export(entropy) | {"counts": torch.from_numpy(build_counts())}
+            trained = entropy
         save_file(integers, spool / ENTROPY)
         encoder = {f"hyper_encoder.{name}": value for name, value in trained.hyper_encoder.state_dict().items()}
         if estimator is not None:
@@ -234,19 +240,24 @@ def write_bundle(
         content_hash = backbone.content_hash
         if config.backbone_source == "embedded":
             backbone.save(spool / BACKBONE, dtype=torch.float16)
-            content_hash = Backbone.load(spool / BACKBONE).content_hash
-        files = sorted(file for file in spool.rglob("*") if file.is_file())
+            content_hash = Backbone.load(spool / BACKBONE).content_hash  # rounded weights are another backbone
+        hashes = {}
+        for file in sorted(spool.rglob("*")):
+            if file.is_file():
+                hashes[file.relative_to(spool).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
         config = dataclasses.replace(
             config,
             backbone_hash=content_hash,
             known_answer=_known_answer(integers, config.entropy),
-            files={file.relative_to(spool).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
+            files=hashes,
         )
         text = json.dumps({"format": FORMAT} | dataclasses.asdict(config), indent=1)
         (spool / CONFIG).write_text(text + "\n")
         (spool / "CARD.md").write_text(card or f"# {config.name}\n")
+        # mkdtemp makes a private folder, but a bundle is for everybody on the machine
         for file in spool.rglob("*"):
-            file.chmod(0o755 if file.is_dir() else 0o644)
+            mode = 0o755 if file.is_dir() else 0o644
+            file.chmod(mode)
         spool.chmod(0o755)
         spool.rename(folder)
     except BaseException:
@@ -277,10 +288,16 @@ def find_bundle(head: str, folders: Iterable[str | Path] = ()) -> Bundle:
                 if is_wanted:
                     return bundle.checked()
             except BundleError as error:
-                (wanted if is_wanted else others).append(error)
+                # a damaged copy of the wanted bundle explains the failure best, so it is named first
+                if is_wanted:
+                    wanted.append(error)
+                else:
+                    others.append(error)
     looked = ", ".join(map(str, locations))
     damaged = wanted + others
-    why = f"; {len(damaged)} there cannot be read, the first because {damaged[0]}" if damaged else ""
+    why = ""
+    if damaged:
+        why = f"; {len(damaged)} there cannot be read, the first because {damaged[0]}"
     raise BundleError(
         f"no bundle with id {head}... in {looked}; pass the folder of the bundle that wrote the file{why}"
     )
@@ -303,7 +320,9 @@ def _explained(what: str, *, only_unexpected: bool = True) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, FdcError) and only_unexpected:
             raise
-        text = " ".join(str(error).split()) if isinstance(error, FdcError | ValueError) else _named(error)
+        # our own errors and those of parsers are sentences; others mean little without their class
+        is_sentence = isinstance(error, FdcError | ValueError)
+        text = " ".join(str(error).split()) if is_sentence else _named(error)
         raise BundleError(f"{what}: {text}") from error
 
 

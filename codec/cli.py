@@ -44,7 +44,8 @@ app = typer.Typer(
 
 
 def _positive(value: float | Sequence[float] | None) -> Any:
-    for number in [value] if isinstance(value, float) else value or []:
+    numbers = [value] if isinstance(value, float) else value or []
+    for number in numbers:
         if not 0 < number < math.inf:
             raise typer.BadParameter(f"{number} is not a positive number")
     return value
@@ -96,8 +97,9 @@ def encode(
     force: Force = False,
 ) -> None:
     """Compress a picture. Transparency is kept without loss."""
-    constraint = min_psnr is not None or max_lpips is not None
-    if (quality is not None) + (target_bpp is not None) + constraint > 1:
+    has_constraint = min_psnr is not None or max_lpips is not None
+    goals = [quality is not None, target_bpp is not None, has_constraint]
+    if goals.count(True) > 1:
         raise typer.BadParameter(
             "choose one of --quality, --target-bpp, or quality constraints (--min-psnr, --max-lpips)"
         )
@@ -108,7 +110,7 @@ def encode(
     codec = _codec(bundle, backbone, device)
     if target_bpp is not None:
         encoded = codec.encode_to_bpp(picture, target_bpp)
-    elif constraint:
+    elif has_constraint:
         encoded = codec.encode_to_quality(picture, min_psnr_db=min_psnr, max_lpips=max_lpips)
     else:
         encoded = codec.encode(picture, quality=quality or DEFAULT_QUALITY)
@@ -177,7 +179,9 @@ def info(
     data, file = _parsed(source)
     from codec.format.breakdown import bit_breakdown
 
-    entropy, missing = None, None
+    # without its bundle a file still has a header and chunks to show
+    entropy = None
+    missing = None
     try:
         entropy = _entropy(bundle, file)
     except BundleError as error:
@@ -189,10 +193,13 @@ def info(
         bits_of[entry.part] = bits_of.get(entry.part, 0) + entry.bits
     lines = [(entry.name, entry.bits, entry.value) for entry in entries]
     lines += [(part, bits, f"{bits / (8 * len(data)):.2%} of the file") for part, bits in bits_of.items()]
-    total, area = sum(bits_of.values()), file.width * file.height
+    total = sum(bits_of.values())
+    area = file.width * file.height
     lines.append(("whole file", total, f"{len(data)} bytes, {total / area:.4f} bits per pixel"))
+    first_sum = len(entries)
+    last = len(lines) - 1
     for number, (name, bits, text) in enumerate(lines):
-        if number in (len(entries), len(lines) - 1):
+        if number in (first_sum, last):
             typer.echo()
         typer.echo(f"{name:<20} {bits:>9} bits  {text}")
     if missing and symbols:
@@ -250,12 +257,21 @@ def evaluate(
     from codec.evaluation.runner import RATES, evaluate
     from codec.evaluation.spec import EvaluationConfig
 
-    locations = str(commands or ""), bundle or "", backbone or "", device
-    points = tuple(bpp or RATES), tuple(quality or QUALITIES)
-    config = EvaluationConfig(str(folder), str(output), tuple(codecs or [NAME]), *points, *locations)
+    config = EvaluationConfig(
+        str(folder),
+        str(output),
+        tuple(codecs or [NAME]),
+        tuple(bpp or RATES),
+        tuple(quality or QUALITIES),
+        str(commands or ""),
+        bundle or "",
+        backbone or "",
+        device,
+    )
     found, missing = config.open()
-    jobs, progress = config.jobs(found), Console(stderr=True)
-    shown = rich.progress.track(jobs, "evaluate", console=progress, disable=not progress.is_terminal)
+    jobs = config.jobs(found)
+    terminal = Console(stderr=True)  # the report goes to stdout
+    shown = rich.progress.track(jobs, "evaluate", console=terminal, disable=not terminal.is_terminal)
     rows = evaluate(shown, output, device)
     typer.echo(write_report(output, [codec.name for codec in found], missing), nl=False)
     if all(row["status"] == "failed" for row in rows):
@@ -274,7 +290,9 @@ def _codec(bundle: str | None, backbone: str | None, device: str, file: "FdcFile
     from codec.codec import Codec
 
     _check_device(device)
-    found = find_bundle(file.bundle_id, [bundle] if bundle else []) if file else bundle
+    if file is None:
+        return Codec.load(bundle, device=device, backbone=backbone, remember=True)
+    found = find_bundle(file.bundle_id, [bundle] if bundle else [])
     return Codec.load(found, device=device, backbone=backbone, remember=True)
 
 
@@ -285,9 +303,11 @@ def _source(path: Path, metadata: str, discard: list[str] | None, *, strict: boo
 
     if metadata not in POLICIES:
         raise typer.BadParameter(f"--metadata knows {', '.join(POLICIES)}, not {metadata!r}")
-    if unknown := sorted(set(discard or ()) - set(DISCARDS)):
+    unknown = sorted(set(discard or ()) - set(DISCARDS))
+    if unknown:
         raise typer.BadParameter(f"--discard knows {', '.join(DISCARDS)}, not {unknown[0]!r}")
-    policy = Policy(metadata, frozenset(discard) if discard is not None else Policy().discard)  # type: ignore[arg-type]
+    discarded = Policy().discard if discard is None else frozenset(discard)
+    policy = Policy(metadata, discarded)  # type: ignore[arg-type]
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -66,8 +66,12 @@ class Codec:
         encoder: Entroformer,
         estimator: ParameterEstimator | None,
     ) -> None:
-        self.bundle, self.backbone, self.entropy, self.tables = bundle, backbone, entropy, tables
-        self.encoder, self.estimator = encoder, estimator
+        self.bundle = bundle
+        self.backbone = backbone
+        self.entropy = entropy
+        self.tables = tables
+        self.encoder = encoder
+        self.estimator = estimator
         self.constants = RateConstants.computed()
         if bundle.config.parameters == "learned" and estimator is None:
             raise BundleError(f"the bundle {bundle.path} needs an estimator for learned parameters but has none")
@@ -134,7 +138,8 @@ class Codec:
         """
         if not 0 < bits_per_pixel < float("inf"):
             raise SettingsError(f"a target of {bits_per_pixel} bits per pixel is impossible; give a positive number")
-        chunks, y = of_picture(picture), self._latent(picture)
+        chunks = of_picture(picture)
+        y = self._latent(picture)
         size = bits_per_pixel * picture.width * picture.height / 8
         return largest_within(lambda code: self._at_alpha(picture, chunks, y, code), size)
 
@@ -154,7 +159,8 @@ class Codec:
         SettingsError for an invalid one; otherwise as encode does.
         """
         constraint = QualityConstraint(min_psnr_db, max_lpips)
-        chunks, y = of_picture(picture), self._latent(picture)
+        chunks = of_picture(picture)
+        y = self._latent(picture)
         missed = quantizer.alpha_code_of_quality(above, self.bundle.config.alpha_at_one) if above else -1
         code = coarsest_reaching(constraint, picture.pixels, lambda code: self._preview(picture, y, code), missed)
         return self._at_alpha(picture, chunks, y, code)
@@ -225,8 +231,12 @@ class Codec:
         A slot's result does not depend on other slots. Raises ValueError for files of several sizes; otherwise as
         reconstruct does.
         """
-        parsed = {position: self._that_fits(*file, max_pixels) for position, file in files.items()}
-        return batches.reconstruct(self, parsed, {position: symbols for position, (_, symbols) in files.items()}, count)
+        parsed = {}
+        known = {}
+        for position, (data, symbols) in files.items():
+            parsed[position] = self._that_fits(data, symbols, max_pixels)
+            known[position] = symbols
+        return batches.reconstruct(self, parsed, known, count)
 
     def dither(self, latent: Tensor) -> Tensor:
         """The dither offsets of latents (B, 4, h, w), in bins; zeros if the bundle has no dither."""
@@ -254,8 +264,9 @@ class Codec:
     def _symbols(self, data: bytes, max_pixels: int) -> tuple[FdcFile, Symbols]:
         file = self._parsed(data, max_pixels)
         codes = file.parameters.channel_codes
-        canonical = file.version > 1
-        return file, decompress(self.entropy, self.tables, file.stream, file.latent_shape, codes, canonical=canonical)
+        canonical = file.version > 1  # streams of version 1 may have an extra word
+        symbols = decompress(self.entropy, self.tables, file.stream, file.latent_shape, codes, canonical=canonical)
+        return file, symbols
 
     def _restore(
         self, k: Tensor, parameters: Sequence[QuantizationParameters], size: tuple[int, int], gray: bool
@@ -266,7 +277,9 @@ class Codec:
         if parameters[0].timestep_code:
             t = torch.tensor([own.timestep for own in parameters], dtype=torch.float32, device=k.device)
             y_hat = denoise(self.backbone, y_hat, t, self.bundle.config.steps)
-        pixels, row = np.empty((len(k), *size, 3), np.uint8), 0
+        # band by band into 8 bits: a large picture in float32 would need a gigabyte per 85 megapixels
+        pixels = np.empty((len(k), *size, 3), np.uint8)
+        row = 0
         for band in self.backbone.decode_bands(y_hat, size):
             height = band.shape[-2]
             for position, picture in enumerate(band):
@@ -289,13 +302,15 @@ class Codec:
         config = self.bundle.config
         if config.parameters == "learned" and self.estimator is not None:
             alpha, t = self.estimator(y, torch.tensor([quality], device=y.device))
-            alphas = alpha.flatten().tolist()[:: 4 // config.adapter.alphas]
-            return QuantizationParameters(tuple(map(code_of_alpha, alphas)), quantizer.timestep_code(float(t)))
+            alphas = alpha.flatten().tolist()[:: 4 // config.adapter.alphas]  # one alpha is repeated four times
+            codes = tuple(map(code_of_alpha, alphas))
+            return QuantizationParameters(codes, quantizer.timestep_code(float(t)))
         return self._with_alpha(y, quantizer.alpha_code_of_quality(quality, config.alpha_at_one))
 
     def _with_alpha(self, y: Tensor, alpha_code: int) -> QuantizationParameters:
         config = self.bundle.config
         codes = quantizer.channel_codes(alpha_code, config.alpha_offsets)
+        # the estimator gives an alpha and a timestep together; at any other alpha the timestep is measured
         mode = "measured" if config.parameters == "learned" else config.parameters
         return quantizer.with_timestep(codes, y, self.dither(y), self.backbone, mode)
 
@@ -318,16 +333,16 @@ class Codec:
         quality_code: int,
         parameters: QuantizationParameters,
     ) -> Encoded:
+        # alpha is applied once: the hyper-encoder must see the values that are rounded, to the last bit
         scaled = parameters.alpha.to(y.device) * y
         whole = quantizer.quantize(scaled, torch.ones(1, device=y.device), self.dither(y))
         symbols = whole[0].cpu().numpy().astype(np.int32)
         codes = parameters.channel_codes
-        hyper = [
-            hyper_latent(self.encoder, scaled[..., rows, columns], codes.to(y.device), self.constants)[0]
-            for rows, columns in tiles(*symbols.shape[1:])
-        ]
-        side = [z.round().cpu().numpy().astype(np.int32) for z in hyper]
-        coded = compress(self.entropy, self.tables, symbols, side, codes)
+        hyper = []
+        for rows, columns in tiles(*symbols.shape[1:]):
+            z = hyper_latent(self.encoder, scaled[..., rows, columns], codes.to(y.device), self.constants)[0]
+            hyper.append(z.round().cpu().numpy().astype(np.int32))
+        coded = compress(self.entropy, self.tables, symbols, hyper, codes)
         return self._packed(picture, chunks, quality_code, parameters, symbols, coded)
 
     def _packed(
@@ -339,24 +354,24 @@ class Codec:
         symbols: Symbols,
         coded: CodedStream,
     ) -> Encoded:
-        bundle_id = self.bundle.id[:16]
         file = FdcFile(
-            picture.width,
-            picture.height,
-            picture.gray,
-            bundle_id,
-            quality_code,
-            parameters,
-            coded.data,
-            chunks,
-            picture.orientation,
+            width=picture.width,
+            height=picture.height,
+            gray=picture.gray,
+            bundle_id=self.bundle.id[:16],
+            quality_code=quality_code,
+            parameters=parameters,
+            stream=coded.data,
+            chunks=chunks,
+            orientation=picture.orientation,
         )
+        steps = self.bundle.config.steps if parameters.timestep_code else 0
         return Encoded(
             data=pack(file),
             content=_content(symbols, picture.width, picture.height, picture.gray, parameters),
             quality=file.quality,
             timestep=parameters.timestep,
-            steps=self.bundle.config.steps if parameters.timestep_code else 0,
+            steps=steps,
             latent_bits=coded.latent_bits,
             side_bits=coded.hyper_bits,
         )
@@ -373,7 +388,8 @@ def _quality_code(quality: float) -> int:
 
 
 def _check_size(picture: Picture) -> None:
-    width, height = picture.width, picture.height
+    width = picture.width
+    height = picture.height
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise ImageError(
             f"{width} x {height} pixels exceed the format's limits ({MAX_SIDE} a side, {MAX_PIXELS} in all)"

@@ -28,12 +28,19 @@ COLORS = np.stack(np.meshgrid(*[np.arange(0, 256, 17, dtype=np.uint8)] * 3), -1)
 """A picture of colors sampled over the RGB cube."""
 RGB_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr")
 """Modes that 8-bit RGB and an alpha plane represent exactly."""
-DEPTH, COLORS_BEYOND, FRAMES = "depth", "colors", "frames"
-"""Content that 8-bit sRGB pixels cannot represent."""
-BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
-"""Two TIFF tags, and the second one's value for inverted gray."""
-PNG_DEPTH, AVIF_DEEP = 24, 0x40
-"""The byte of a PNG file that states its bit depth, and the bit of an AVIF configuration for more than 8 bits."""
+# content that 8-bit sRGB pixels cannot represent
+DEPTH = "depth"
+COLORS_BEYOND = "colors"
+FRAMES = "frames"
+BITS_PER_SAMPLE = 258
+"""A TIFF tag."""
+PHOTOMETRIC = 262
+"""A TIFF tag, which is WHITE_IS_ZERO for inverted gray."""
+WHITE_IS_ZERO = 0
+PNG_DEPTH = 24
+"""The byte of a PNG file that states its bit depth."""
+AVIF_DEEP = 0x40
+"""The bit of an AVIF configuration (av1C) for more than 8 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +66,10 @@ class Picture:
     @property
     def exif(self) -> bytes | None:
         """The EXIF block, as a TIFF structure."""
-        return next((block.content for block in self.blocks if block.tag == EXIF), None)
+        for block in self.blocks:
+            if block.tag == EXIF:
+                return block.content
+        return None
 
     @property
     def width(self) -> int:
@@ -158,8 +168,13 @@ def _is_deep(image: ImageFile.ImageFile, data: bytes) -> bool:
         return bool(max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (1,))) > 8)
     if image.format == "AVIF":
         return bool(data[data.find(b"av1C") + 6] & AVIF_DEEP)
-    levels = image.tile[0].args if image.format == "PPM" else ()
-    return image.mode.startswith("I") or (isinstance(levels, tuple) and len(levels) == 2 and int(levels[1]) > 255)
+    if image.mode.startswith("I"):
+        return True
+    if image.format == "PPM":
+        # Pillow's decoder gets (mode, largest value) for color, and its name alone for 8 bits
+        levels = image.tile[0].args
+        return isinstance(levels, tuple) and len(levels) == 2 and int(levels[1]) > 255
+    return False
 
 
 def _normalize(image: Image.Image, name: str, reduced: str | None) -> Picture:
@@ -171,9 +186,18 @@ def _normalize(image: Image.Image, name: str, reduced: str | None) -> Picture:
         upright = _eight_bits(upright, *deep)
     alpha = _alpha(upright)
     converted, icc = _to_srgb(upright, icc)
-    gray, source_format = _is_gray(converted), image.format or "unknown"
-    blocks = (MetadataBlock(EXIF, exif.removeprefix(b"Exif\0\0")),) if exif else ()
-    return Picture(np.asarray(converted), gray, source_format, alpha, icc, 1, blocks, reduced)
+    blocks: tuple[MetadataBlock, ...] = ()
+    if exif:
+        blocks = (MetadataBlock(EXIF, exif.removeprefix(b"Exif\0\0")),)
+    return Picture(
+        np.asarray(converted),
+        gray=_is_gray(converted),
+        source_format=image.format or "unknown",
+        alpha=alpha,
+        icc=icc,
+        blocks=blocks,
+        reduced=reduced,
+    )
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -204,8 +228,10 @@ def _eight_bits(image: Image.Image, black: int, white: int) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     levels = np.rint((values - black) * (255 / (white - black))).clip(0, 255)
     gray = Image.fromarray(levels.astype(np.uint8))
-    if (transparent := image.info.get("transparency")) is not None:
-        gray.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        opacity = np.where(values == transparent, 0, 255).astype(np.uint8)
+        gray.putalpha(Image.fromarray(opacity))
     return gray
 
 
@@ -225,9 +251,13 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes 
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         mode = PROFILE_MODES[profile.profile.xcolor_space.strip()]
-        if (mode == "CMYK") != (image.mode == "CMYK") or (mode == "L" and not _is_gray(plain)):
+        # a profile for another kind of colors describes nothing here; it is kept, so that nothing is lost
+        is_of_other_inks = (mode == "CMYK") != (image.mode == "CMYK")
+        is_for_gray_only = mode == "L" and not _is_gray(plain)
+        if is_of_other_inks or is_for_gray_only:
             return plain, icc
-        return _converted(image.convert(mode) if mode != "RGB" else plain, profile), None
+        colors = plain if mode == "RGB" else image.convert(mode)
+        return _converted(colors, profile), None
     except (ImageCms.PyCMSError, OSError, ValueError, KeyError):
         return plain, icc
 

@@ -19,7 +19,8 @@ SIGNATURES = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 """Signatures of a bare codestream and of a container."""
 EFFORT = 3
 """libjxl effort, 1 to 10: at 7 a photo takes ten times as long for 7 % fewer bytes."""
-JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+JPEG = b"\xff\xd8\xff"
+PNG = b"\x89PNG\r\n\x1a\n"
 SILENT_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"sRGB", b"IDAT", b"IEND"}
 """PNG chunks that carry nothing besides sRGB pixels."""
 

@@ -121,7 +121,7 @@ class Backbone:
             network.to(device)
             if isinstance(network, MiniNetwork) and not self.on_gpu:  # a tenth faster than contiguous
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._prepared.clear()
+        self._prepared.clear()  # copies on the device that the networks leave
         self.schedule = self.schedule.to(device)
         self._mean, self._std = (part.to(device) for part in self._statistics)
         if self._prompt_embedding is not None:
@@ -167,11 +167,12 @@ class Backbone:
         precision of one model agree, while weights rounded to half precision are another backbone.
         """
         parts = {"vae": self.autoencoder, "unet": self.unet}
+        networks = {}
+        for part, network in parts.items():
+            settings = {key: network.config.get(key) for key in UNSEEN_IN_SHAPES}
+            networks[part] = [type(network).__name__, settings]
         header = {
-            "networks": {
-                part: [type(network).__name__, {key: network.config.get(key) for key in UNSEEN_IN_SHAPES}]
-                for part, network in parts.items()
-            },
+            "networks": networks,
             "schedule": dict(self.schedule.settings),
             "latents": [part.flatten().tolist() for part in self._statistics],
         }
@@ -222,7 +223,7 @@ class Backbone:
         autoencoder, dtype = self._network("autoencoder")
         row = 0
         for band in bands(pixels, _latent_size(size), self.tilings.decoder, scale=REDUCTION):
-            yield band[..., : height - row, :width]
+            yield band[..., : height - row, :width]  # without what the encoder added to reach multiples of 8
             row += band.shape[-2]
 
     def predict_noise(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -248,12 +249,14 @@ class Backbone:
         if self.prediction_type == "epsilon":
             return output
         alpha_bar = self.alpha_bar(t.double())[:, None, None, None]  # 1 - alpha_bar would lose digits in float32
-        signal, noise = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
+        signal = alpha_bar.sqrt().float()
+        noise = (1 - alpha_bar).sqrt().float()
         return signal * output + noise * x_t.float()
 
     def _network(self, part: Literal["autoencoder", "unet"]) -> tuple[Any, torch.dtype]:
         """The network to run, and its data type."""
         network = getattr(self, part)
+        # training needs the networks themselves: gradients do not flow through the prepared copies
         trained = torch.is_grad_enabled() or torch.is_autocast_enabled("cuda")
         if not self.on_gpu or trained or isinstance(network, MiniNetwork):
             return network, torch.float32

@@ -80,8 +80,11 @@ class _Norm(nn.Module):
 
     def __init__(self, source: nn.GroupNorm, *, silu: bool = False) -> None:
         super().__init__()
-        self.groups, self.eps, self.silu = source.num_groups, source.eps, silu
-        self.weight, self.bias = source.weight, source.bias
+        self.groups = source.num_groups
+        self.eps = source.eps
+        self.silu = silu
+        self.weight = source.weight
+        self.bias = source.bias
 
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
         if _fused(x):
@@ -100,15 +103,20 @@ class _Convolution(nn.Module):
 
     def __init__(self, source: nn.Conv2d, *, with_bias: bool = True) -> None:
         super().__init__()
-        self.stride, self.padding, self.dilation = source.stride, source.padding, source.dilation
-        outputs, inputs = source.out_channels, source.in_channels
-        self.outputs, self.extra_inputs = outputs, -inputs % ALIGNMENT
-        self.weight, self.bias = source.weight, source.bias if with_bias else None
-        if self.extra_inputs or outputs % ALIGNMENT:
-            filled = F.pad(source.weight.detach(), (0, 0, 0, 0, 0, self.extra_inputs, 0, -outputs % ALIGNMENT))
+        self.stride = source.stride
+        self.padding = source.padding
+        self.dilation = source.dilation
+        self.outputs = source.out_channels
+        self.extra_inputs = -source.in_channels % ALIGNMENT
+        self.weight = source.weight
+        self.bias = source.bias if with_bias else None
+        extra_outputs = -self.outputs % ALIGNMENT
+        if self.extra_inputs or extra_outputs:
+            # zeros contribute nothing; forward drops the extra outputs
+            filled = F.pad(source.weight.detach(), (0, 0, 0, 0, 0, self.extra_inputs, 0, extra_outputs))
             self.weight = nn.Parameter(filled.contiguous(memory_format=torch.channels_last), requires_grad=False)
             if self.bias is not None:
-                self.bias = nn.Parameter(F.pad(self.bias.detach(), (0, -outputs % ALIGNMENT)), requires_grad=False)
+                self.bias = nn.Parameter(F.pad(self.bias.detach(), (0, extra_outputs)), requires_grad=False)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if self.extra_inputs:
@@ -132,15 +140,20 @@ class _Residual(nn.Module):
 
     def __init__(self, source: ResnetBlock2D) -> None:
         super().__init__()
-        self.norm1, self.norm2 = _Norm(source.norm1, silu=True), _Norm(source.norm2, silu=True)
-        self.conv1, self.conv2 = _Convolution(source.conv1, with_bias=False), _Convolution(source.conv2)
-        self.time, self.shift = source.time_emb_proj, source.conv1.bias
+        self.norm1 = _Norm(source.norm1, silu=True)
+        self.norm2 = _Norm(source.norm2, silu=True)
+        self.conv1 = _Convolution(source.conv1, with_bias=False)
+        self.conv2 = _Convolution(source.conv2)
+        self.time = source.time_emb_proj
+        # the first convolution's bias and the time embedding are added together, inside the second normalization
+        self.shift = source.conv1.bias
         if self.time is not None:
             self.shift = nn.Parameter((self.time.bias + source.conv1.bias).detach(), requires_grad=False)
         self.shortcut = None
         if source.conv_shortcut is not None:
             self.shortcut = _Convolution(source.conv_shortcut, with_bias=False)
             if source.conv_shortcut.bias is not None:
+                # one sum with both biases after the second convolution
                 both = (source.conv2.bias + source.conv_shortcut.bias).detach()
                 self.conv2.bias = nn.Parameter(both, requires_grad=False)
 
@@ -151,7 +164,8 @@ class _Residual(nn.Module):
         else:
             shift = F.linear(F.silu(temb), self.time.weight, self.shift)
         hidden = self.norm2(self.conv1(self.norm1(x)), shift)
-        y: Tensor = self.conv2(hidden, x if self.shortcut is None else self.shortcut(x))
+        residual = x if self.shortcut is None else self.shortcut(x)
+        y: Tensor = self.conv2(hidden, residual)
         return y
 
 
@@ -202,7 +216,8 @@ class _Transformer(nn.Module):
     def __init__(self, source: Transformer2DModel) -> None:
         super().__init__()
         self.norm = _Norm(source.norm)
-        self.inwards, self.outwards = source.proj_in, source.proj_out
+        self.inwards = source.proj_in
+        self.outwards = source.proj_out
         self.blocks = source.transformer_blocks
         _replace(self.blocks)
 
@@ -225,10 +240,12 @@ class _Attention(nn.Module):
 
     def __init__(self, source: Attention) -> None:
         super().__init__()
-        self.heads, self.residual = source.heads, source.residual_connection
+        self.heads = source.heads
+        self.residual = source.residual_connection
         self.norm = None if source.group_norm is None else _Norm(source.group_norm)
-        projections, self.query = [source.to_q, source.to_k, source.to_v], None
-        if source.is_cross_attention:
+        projections = [source.to_q, source.to_k, source.to_v]
+        self.query = None
+        if source.is_cross_attention:  # queries come from other tokens than keys and values
             self.query = projections.pop(0)
         self.weight = nn.Parameter(torch.cat([part.weight.detach() for part in projections]), requires_grad=False)
         self.bias = None
@@ -246,8 +263,13 @@ class _Attention(nn.Module):
             query = self.query(tokens)
             context = tokens if encoder_hidden_states is None else encoder_hidden_states
             key, value = F.linear(context, self.weight, self.bias).chunk(2, -1)
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
-        y = self.outwards(_attend(query, key, value).transpose(1, 2).flatten(2))
+
+        def by_head(part: Tensor) -> Tensor:
+            split: Tensor = part.unflatten(-1, (self.heads, -1))
+            return split.transpose(1, 2)
+
+        attended = _attend(by_head(query), by_head(key), by_head(value))
+        y = self.outwards(attended.transpose(1, 2).flatten(2))
         y = _pixels(y, x) if x.ndim == 4 else y
         return y + x if self.residual else y
 

@@ -21,9 +21,11 @@ def group_norm(
 ) -> Tensor:
     """Group normalization of x + shift, then optionally SiLU; x (B, C, H, W) channels-last, shift (B, C) or (1, C)."""
     batch, channels, height, width = x.shape
-    pixels, columns = height * width, _columns(channels)
+    pixels = height * width
+    columns = _columns(channels)
     rows = ELEMENTS // columns
     blocks = channels // columns
+    # moments of chunks of pixels first, joined by a second kernel: a fixed order of summation without atomics
     chunk = rows * max(1, pixels * batch * blocks // (rows * PROGRAMS))
     splits = triton.cdiv(pixels, chunk)
     mean, spread = torch.empty((2, batch, splits, channels), dtype=torch.float32, device=x.device)
@@ -58,7 +60,8 @@ def group_norm(
 def add_(x: Tensor, bias: Tensor, residual: Tensor | None = None) -> Tensor:
     """x + bias + residual in place of x; x and residual (B, C, H, W) channels-last, bias (C,)."""
     channels = x.shape[1]
-    pixels, columns = x.numel() // channels, _columns(channels)
+    pixels = x.numel() // channels
+    columns = _columns(channels)
     rows = ELEMENTS // columns
     _add[triton.cdiv(pixels, rows), channels // columns](
         x,
@@ -77,7 +80,8 @@ def geglu(x: Tensor) -> Tensor:
     """The first half of the last axis times GELU of the second; x (..., 2 n) contiguous gives (..., n)."""
     width = x.shape[-1] // 2
     y = x.new_empty((*x.shape[:-1], width))
-    tokens, columns = y.numel() // width, _columns(width)
+    tokens = y.numel() // width
+    columns = _columns(width)
     rows = ELEMENTS // columns
     _geglu[triton.cdiv(tokens, rows), width // columns](x, y, tokens, width, ROWS=rows, COLUMNS=columns)
     return y
@@ -89,7 +93,8 @@ def upsample(x: Tensor) -> Tensor:
     y = torch.empty(
         (batch, channels, 2 * height, 2 * width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
     )
-    pixels, columns = batch * height * width, _columns(channels)
+    pixels = batch * height * width
+    columns = _columns(channels)
     rows = ELEMENTS // columns
     _upsample[triton.cdiv(pixels, rows), channels // columns](x, y, pixels, width, channels, ROWS=rows, COLUMNS=columns)
     return y
@@ -124,7 +129,8 @@ def _channel_moments(
 
     Sums are of differences to the chunk's first pixel, so that a large mean costs the deviations no precision.
     """
-    split, splits = tl.program_id(0), tl.num_programs(0)
+    split = tl.program_id(0)
+    splits = tl.num_programs(0)
     image = tl.program_id(2).to(tl.int64)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     x += image * pixels * channels
@@ -168,7 +174,8 @@ def _group_affine(
     LANES: tl.constexpr,
 ):
     """Scale and offset that normalize the channels of a group, from their moments in all chunks (Chan et al., 1983)."""
-    group, image = tl.program_id(0), tl.program_id(1)
+    group = tl.program_id(0)
+    image = tl.program_id(1)
     lanes = tl.arange(0, LANES)
     used = lanes < width
     channel = group * width + lanes
@@ -185,6 +192,7 @@ def _group_affine(
         means = tl.load(mean + index, mask=inside, other=0.0) + added[None, :]
         totals += tl.where(inside, count * means, 0.0)
     center = tl.sum(tl.sum(totals, axis=0), axis=0) / values
+    # a second pass for the variance around that center: one pass with squares would cancel for a large mean
     totals = tl.zeros((SPLITS, LANES), tl.float32)
     for first in range(0, splits, SPLITS):
         split = first + tl.arange(0, SPLITS)

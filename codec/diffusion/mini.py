@@ -154,7 +154,10 @@ class MiniAutoencoder(MiniNetwork):
         x = patches.flatten(1).double()
         mean = x.mean(0)
         values, vectors = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))
-        basis, deviation = vectors[:, -4:].flip(1), values[-4:].flip(0).sqrt()
+        # eigh sorts ascending; the largest four, largest first
+        basis = vectors[:, -4:].flip(1)
+        deviation = values[-4:].flip(0).sqrt()
+        # divided by the deviation, so that each channel of the latent begins with unit variance
         self.analysis.weight.copy_((basis / deviation).T.reshape(4, 3, 8, 8))
         cast(Tensor, self.analysis.bias).copy_(-(mean @ basis) / deviation)
         self.synthesis.weight.copy_((basis * deviation).T.reshape(4, 3, 8, 8))
@@ -164,13 +167,16 @@ class MiniAutoencoder(MiniNetwork):
     def encoder_reach(self) -> int:
         """Distance, in latents, at which a pixel can affect a latent."""
         half, quarter, eighth = cast(tuple[int, int, int], self.config["encoder_blocks"])
-        return math.ceil((2 * (1 + 2 * half) + 4 * 2 * quarter + 8 * (2 * eighth + 1)) / 8)
+        # each 3x3 convolution reaches one position of its resolution; a block has two
+        pixels = 2 * (1 + 2 * half) + 4 * 2 * quarter + 8 * (2 * eighth + 1)
+        return math.ceil(pixels / 8)
 
     @property
     def decoder_reach(self) -> int:
         """Distance, in latents, at which a latent can affect a pixel."""
         half, quarter, eighth = cast(tuple[int, int, int], self.config["decoder_blocks"])
-        return math.ceil((8 * (1 + 2 * eighth) + 4 * 2 * quarter + 2 * (2 * half + 1)) / 8)
+        pixels = 8 * (1 + 2 * eighth) + 4 * 2 * quarter + 2 * (2 * half + 1)
+        return math.ceil(pixels / 8)
 
     def encode(self, pixels: Tensor) -> EncoderOutput:
         mean, log_variance = self.encoder(pixels).chunk(2, 1)
@@ -206,8 +212,12 @@ class MiniUNet(MiniNetwork):
     def reach(self) -> int:
         """Distance, in latents, at which a latent can affect the prediction."""
         convolutions = 2 * int(self.config["blocks"])
-        fine, half, quarter = 2 * (1 + convolutions), 2 * convolutions, convolutions
-        strides, alignment = 1 + 2, 3
+        # convolutions at each resolution on the way down and up; the coarsest is passed once
+        fine = 2 * (1 + convolutions)
+        half = 2 * convolutions
+        quarter = convolutions
+        strides = 1 + 2
+        alignment = 3  # tiles start at multiples of 4
         return fine + 2 * half + 4 * quarter + strides + alignment
 
     def forward(
@@ -216,7 +226,8 @@ class MiniUNet(MiniNetwork):
         frequencies = torch.exp(-math.log(1000) * torch.arange(32, device=sample.device) / 32)
         angles = timestep.float()[:, None] * frequencies
         embedding = self.embed(torch.cat([angles.sin(), angles.cos()], 1))
-        h, skips = self.enter(sample), []
+        h = self.enter(sample)
+        skips = []
         for i, blocks in enumerate(self.down):
             for block in cast(nn.ModuleList, blocks):
                 h = block(h, embedding)

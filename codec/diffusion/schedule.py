@@ -73,7 +73,8 @@ class NoiseSchedule:
         """timestep_of of each alpha_bar, of any shape, in float64; without synchronizing with the device."""
         log_snr = torch.logit(alpha_bar.double())
         above = torch.searchsorted(-self.log_snr, -log_snr).clamp(1, TIMESTEPS - 1)
-        low, high = self.log_snr[above - 1], self.log_snr[above]
+        low = self.log_snr[above - 1]
+        high = self.log_snr[above]
         return (above - 1 + (log_snr - low) / (high - low)).clamp(0, TIMESTEPS - 1)
 
 

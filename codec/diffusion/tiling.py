@@ -48,10 +48,15 @@ class Tiling:
         if length <= self.side:
             return [slice(0, length)]
         count = -(-(length - self.overlap) // (self.side - self.overlap))
-        side = min(self.side, _rounded_up(-(-(length + (count - 1) * self.overlap) // count), self.multiple))
-        spare = _rounded_up(length, self.multiple) - side
-        starts = [i * spare // (count - 1) // self.multiple * self.multiple for i in range(count)]
-        return [slice(start, min(start + side, length)) for start in starts]
+        # the shortest tiles that still cover the length, so that no tile is a narrow remainder
+        even = -(-(length + (count - 1) * self.overlap) // count)
+        side = min(self.side, _rounded_up(even, self.multiple))
+        last = _rounded_up(length, self.multiple) - side
+        tiles = []
+        for i in range(count):
+            start = i * last // (count - 1) // self.multiple * self.multiple
+            tiles.append(slice(start, min(start + side, length)))
+        return tiles
 
 
 @dataclass(frozen=True)
@@ -83,9 +88,15 @@ def bands(
     network maps a tile's rows and columns, in latents, to (B, C, scale * rows, scale * columns). The bands are
     (B, C, any height, scale * w); only those of two rows of tiles are in memory at a time. Gradients flow.
     """
-    rows, columns = tiling.cut(size[0]), tiling.cut(size[1])
-    strips = (_beside([network(row, column) for column in columns], columns, tiling, scale) for row in rows)
-    return _joined(strips, rows, tiling, scale, dim=-2)
+    rows = tiling.cut(size[0])
+    columns = tiling.cut(size[1])
+
+    def strips() -> Iterator[Tensor]:
+        for row in rows:
+            tiles = [network(row, column) for column in columns]
+            yield _beside(tiles, columns, tiling, scale)
+
+    return _joined(strips(), rows, tiling, scale, dim=-2)
 
 
 def whole(
@@ -107,14 +118,17 @@ def _beside(tiles: list[Tensor], columns: list[slice], tiling: Tiling, scale: in
 
 def _joined(parts: Iterable[Tensor], spans: list[slice], tiling: Tiling, scale: int, dim: int) -> Iterator[Tensor]:
     """Yields parts to concatenate along dim: each without margins, blended with its predecessor."""
+    # seams are blended over [seam, seam + feather), in the middle of the overlap
     seams = [(after.start + before.stop - tiling.feather) // 2 for before, after in itertools.pairwise(spans)]
-    tail = None
+    tail = None  # the predecessor's output on the seam, kept until its successor is computed
     for part, span, left, right in zip(parts, spans, [None, *seams], [*seams, None], strict=True):
-        start, stop = span.start if left is None else left + tiling.feather, span.stop if right is None else right
+        start = span.start if left is None else left + tiling.feather
+        stop = span.stop if right is None else right
         if left is not None and tail is not None and tiling.feather:
             yield torch.lerp(tail, _part(part, span, left, start, scale, dim), _ramp(tail, dim))
         yield _part(part, span, start, stop, scale, dim)
-        tail = _part(part, span, stop, stop + tiling.feather, scale, dim) if right is not None else None
+        if right is not None:
+            tail = _part(part, span, stop, stop + tiling.feather, scale, dim)
 
 
 def _part(part: Tensor, span: slice, start: int, stop: int, scale: int, dim: int) -> Tensor:

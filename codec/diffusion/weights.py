@@ -118,7 +118,8 @@ def _read_folder(folder: Path, name: str, with_prompt: bool) -> PretrainedBackbo
 def _read_network(folder: Path, classes: Classes) -> "ModelMixin":
     config = _read_json(folder / "config.json")
     name = _checked_class(config, classes, folder)
-    kind, file = classes[name], folder / f"{WEIGHTS}.safetensors"
+    kind = classes[name]
+    file = folder / f"{WEIGHTS}.safetensors"
     if kind is None:
         if file.is_file():
             _refuse_other_sizes(config, _diffusers_class(name), read_tensors(file), folder)
@@ -131,19 +132,22 @@ def _read_network(folder: Path, classes: Classes) -> "ModelMixin":
 
 def _refuse_other_sizes(config: Mapping[str, Any], kind: Any, tensors: Mapping[str, Tensor], folder: Path) -> Any:
     """Builds the configured network on the meta device. Raises BackboneError if the tensors do not fit it."""
+    # numbers of layers first: a huge one would take minutes to build, even on the meta device
     for name, value in config.items():
         layers = [number for number in _numbers(value) if "blocks" in name or "layers" in name]
         if layers and max(layers) > len(tensors):
             raise BackboneError(f"{folder} states {max(layers)} {name}, and has {len(tensors)} weights")
     with _explained(folder), torch.device("meta"):
         network = kind.from_config(dict(config))
-    stated, found = network.state_dict(), sum(tensor.numel() for tensor in tensors.values())
+    stated = network.state_dict()
     for name in sorted(stated.keys() & tensors.keys()):
         if stated[name].shape != tensors[name].shape:
             raise BackboneError(
                 f"{folder} states {name} of {tuple(stated[name].shape)}, and has {tuple(tensors[name].shape)}"
             )
-    if (wanted := sum(tensor.numel() for tensor in stated.values())) > found:
+    wanted = sum(tensor.numel() for tensor in stated.values())
+    found = sum(tensor.numel() for tensor in tensors.values())
+    if wanted > found:
         _check_names(folder, stated.keys() - tensors.keys(), tensors.keys() - stated.keys())
         raise BackboneError(f"{folder} states {wanted} weights, and has {found}")
     return network
@@ -156,6 +160,7 @@ def _numbers(value: Any) -> list[float]:
 
 
 def _read_diffusers(folder: Path, name: str) -> "ModelMixin":
+    # full precision where the folder has both; [sb] are .safetensors and .bin
     half_only = any(folder.glob(f"{WEIGHTS}.fp16.*")) and not any(folder.glob(f"{WEIGHTS}.[sb]*"))
     kind = _diffusers_class(name)
     with _explained(folder):
@@ -185,15 +190,19 @@ def _read_file(path: Path, configuration: Path | None, with_prompt: bool) -> Pre
         tokens = SD21_EMPTY_PROMPT if configuration is None else _empty_prompt(configuration)
         return _embed(configs["text_encoder"], tokens, path, single_file.convert_open_clip_checkpoint)
 
-    return PretrainedBackbone(path.stem, autoencoder, unet, configs["scheduler"], embed_prompt if with_prompt else None)
+    prompt = embed_prompt if with_prompt else None
+    return PretrainedBackbone(path.stem, autoencoder, unet, configs["scheduler"], prompt)
 
 
 def _read_configuration(folder: Path | None) -> Mapping[str, Mapping[str, Any]]:
     if folder is None:
         return SD21_CONFIGURATION
     _require(folder, *SD21_CONFIGURATION)
-    names = {part: "scheduler_config.json" if part == "scheduler" else "config.json" for part in SD21_CONFIGURATION}
-    return {part: _read_json(folder / part / name) for part, name in names.items()}
+    configs = {}
+    for part in SD21_CONFIGURATION:
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        configs[part] = _read_json(folder / part / name)
+    return configs
 
 
 def _build(
@@ -205,7 +214,8 @@ def _build(
 ) -> "ModelMixin":
     from accelerate import init_empty_weights
 
-    kind = _diffusers_class(_checked_class(config, [name for name, ours in classes.items() if ours is None], path))
+    of_diffusers = [name for name, ours in classes.items() if ours is None]
+    kind = _diffusers_class(_checked_class(config, of_diffusers, path))
     with _explained(path):
         with init_empty_weights():
             network = kind.from_config(dict(config))
@@ -279,18 +289,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _download(repository: str, with_prompt: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    parts = ["vae/*", "unet/*", "scheduler/*"] + ["tokenizer/*", "text_encoder/*"] * with_prompt
+    folders = ["vae", "unet", "scheduler"]
+    if with_prompt:
+        folders += ["tokenizer", "text_encoder"]
+    wanted = ["LICENSE*", "README.md"]
+    for folder in folders:
+        wanted += [f"{folder}/*.{suffix}" for suffix in ("json", "txt", "safetensors")]
     try:
-        return Path(
-            snapshot_download(
-                repository,
-                allow_patterns=[
-                    *(f"{part}.{suffix}" for part in parts for suffix in ("json", "txt", "safetensors")),
-                    *("LICENSE*", "README.md"),
-                ],
-                ignore_patterns=["*.fp16.*", "*.non_ema.*"],
-            )
-        )
+        # a repository holds the weights several times over: halves, and those before the moving average
+        found = snapshot_download(repository, allow_patterns=wanted, ignore_patterns=["*.fp16.*", "*.non_ema.*"])
+        return Path(found)
     except Exception as error:
         raise BackboneError(
             f"{repository} is no local path, and the model hub did not return it ({_reason(error)}): check the path, "

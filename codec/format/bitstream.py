@@ -13,8 +13,12 @@ from codec.quantization.quantizer import LARGEST_TIMESTEP_CODE, QuantizationPara
 
 SIGNATURE = b"\x8fFDC\r\n\x1a\n"
 """A byte above 127, a name, CR LF, end-of-file and LF, so that a transfer in text mode damages it."""
-VERSION, MINOR = 2, 0
-FOUR_ALPHAS, GRAY = 1, 2
+VERSION = 2
+MINOR = 0
+FOUR_ALPHAS = 1
+"""Flag: each channel has its own alpha code."""
+GRAY = 2
+"""Flag: the picture has a single channel."""
 BUNDLE_ID_BYTES = 8
 MAX_SIDE = 2**20 - 1
 MAX_PIXELS = 2**30
@@ -62,17 +66,24 @@ class FdcFile:
     @property
     def upright_size(self) -> tuple[int, int]:
         """Width and height after the orientation is applied."""
-        return (self.height, self.width) if self.orientation > 4 else (self.width, self.height)
+        is_turned = self.orientation > 4  # 5 to 8 of EXIF exchange rows and columns
+        return (self.height, self.width) if is_turned else (self.width, self.height)
 
 
 def pack(file: FdcFile) -> bytes:
     """Serializes a version 2 file: header, stream, orientation, chunks, CRC32."""
     codes = file.parameters.alpha_codes
-    codes = codes[:1] if len(set(codes)) == 1 else codes
+    if len(set(codes)) == 1:  # four equal codes are written as one: a picture has one encoding only
+        codes = codes[:1]
+    flags = 0
+    if len(codes) == 4:
+        flags |= FOUR_ALPHAS
+    if file.gray:
+        flags |= GRAY
     body = b"".join(
         [
             SIGNATURE,
-            bytes([VERSION, MINOR, FOUR_ALPHAS * (len(codes) == 4) | GRAY * file.gray]),
+            bytes([VERSION, MINOR, flags]),
             bytes.fromhex(file.bundle_id),
             varint(file.width),
             varint(file.height),
@@ -102,15 +113,17 @@ def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> FdcFile:
             )
         raise BitstreamError("not an .fdc file: the signature is missing")
     reader = ByteReader(data, len(SIGNATURE))
-    version, minor = reader.byte("version"), reader.byte("minor version")
+    version = reader.byte("version")
+    minor = reader.byte("minor version")
     if version != VERSION:
         raise BitstreamError(f"format version {version} at byte 8 is not supported; this release reads 1 and {VERSION}")
-    reader.check()
+    reader.check()  # the checksum, before any field is trusted; another version may have another one
     flags = reader.byte("flags")
     if flags & ~(FOUR_ALPHAS | GRAY):
         raise BitstreamError(f"unknown flags {flags:#04x} at byte 10")
     bundle_id = reader.take(BUNDLE_ID_BYTES, "bundle id").hex()
-    width, height = reader.varint("width"), reader.varint("height")
+    width = reader.varint("width")
+    height = reader.varint("height")
     check_size(width, height, max_pixels)
     quality_code = reader.byte("quality code")
     parameters = parameters_of(reader, four=bool(flags & FOUR_ALPHAS))
@@ -122,9 +135,18 @@ def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> FdcFile:
         raise BitstreamError(f"orientation {orientation} at byte {reader.position - 1} is not 1 to 8")
     chunks, unknown = chunk_codes.read(reader, width, height, newer=minor > MINOR)
     return FdcFile(
-        width, height, bool(flags & GRAY), bundle_id, quality_code, parameters, stream, chunks, orientation, VERSION,
-        unknown, minor,
-    )  # fmt: skip
+        width=width,
+        height=height,
+        gray=bool(flags & GRAY),
+        bundle_id=bundle_id,
+        quality_code=quality_code,
+        parameters=parameters,
+        stream=stream,
+        chunks=chunks,
+        orientation=orientation,
+        unknown=unknown,
+        minor=minor,
+    )
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
@@ -161,5 +183,13 @@ def _version1(data: bytes, max_pixels: int) -> FdcFile:
     stream = head.reader.take(_stream_length(head.reader), "stream")
     chunks = version1.chunks(head)
     return FdcFile(
-        head.width, head.height, head.gray, head.bundle_id, head.quality_code, parameters, stream, chunks, 1, 1
-    )  # fmt: skip
+        width=head.width,
+        height=head.height,
+        gray=head.gray,
+        bundle_id=head.bundle_id,
+        quality_code=head.quality_code,
+        parameters=parameters,
+        stream=stream,
+        chunks=chunks,
+        version=1,
+    )

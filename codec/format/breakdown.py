@@ -63,7 +63,11 @@ def _header(file: FdcFile) -> list[tuple[Part, str, str, int]]:
     """Yields part, name, value and bytes of each field before the stream."""
     parameters = file.parameters
     alphas = ", ".join(f"{alpha_of_code(code):.4f} (code {code})" for code in parameters.alpha_codes)
-    flags = ["four alpha codes"] * (len(parameters.alpha_codes) == 4) + ["gray"] * file.gray
+    flags = []
+    if len(parameters.alpha_codes) == 4:
+        flags.append("four alpha codes")
+    if file.gray:
+        flags.append("gray")
     if file.version == 1:
         flags += [NAMES[chunk.tag] for chunk in file.chunks]
     signature: list[tuple[Part, str, str, int]] = [
@@ -96,10 +100,11 @@ def _frame_bytes(file: FdcFile, chunk: Chunk, index: int) -> int:
 def hyper_bits(file: FdcFile, model: ExactEntropyModel, tables: Tables) -> int:
     """Bits of the hyper-latents in the stream, found by decoding and re-encoding their symbols."""
     means, levels = (prior.flatten().cpu().numpy() for prior in model.prior(file.parameters.channel_codes))
-    decoder, encoder = SymbolDecoder(tables, file.stream), SymbolEncoder(tables)
+    decoder = SymbolDecoder(tables, file.stream)
+    encoder = SymbolEncoder(tables)
     for rows, columns in tiles(*file.latent_shape):
         _, height, width = model.hyper_shape(rows.stop - rows.start, columns.stop - columns.start)
-        priors = np.repeat(means, height * width), np.repeat(levels, height * width)
+        priors = (np.repeat(means, height * width), np.repeat(levels, height * width))
         encoder.write(decoder.read(*priors), *priors)
     return encoder.bits
 

@@ -74,7 +74,9 @@ def to_picture(
     chunks: Iterable[Chunk], pixels: NDArray[np.uint8], *, gray: bool, orientation: int, version: int
 ) -> Picture:
     """The picture with these stored colors (H, W, 3) and the chunks' content."""
-    alpha, icc, blocks = None, None, []
+    alpha = None
+    icc = None
+    blocks = []
     for chunk in chunks:
         if chunk.tag == ALPHA:
             alpha = np.frombuffer(chunk.content, np.uint8).reshape(pixels.shape[:2])
@@ -87,7 +89,8 @@ def to_picture(
 
 def written(chunks: Iterable[Chunk]) -> bytes:
     """Serializes chunks in file order."""
-    out, counts = [], dict.fromkeys(REPEATABLE, 0)
+    out = []
+    counts = dict.fromkeys(REPEATABLE, 0)
     for chunk in sorted(chunks, key=_order):
         payload = chunk.coded
         if chunk.tag in counts:
@@ -114,10 +117,12 @@ def read(reader: ByteReader, width: int, height: int, *, newer: bool) -> tuple[t
         tag = _tag(reader.take(4, "chunk's tag"), at)
         payload = ByteReader(reader.take(reader.varint(f"length of chunk {tag}"), f"chunk {tag}"))
         index = payload.varint(f"index of chunk {tag}") if tag in REPEATABLE else 0
-        position = (tag[0].islower(), tag, index)
+        position = (tag[0].islower(), tag, index)  # one order only, so that equal pictures have equal files
         if last is not None and position <= last:
             raise BitstreamError(f"chunk {tag} at byte {at} is repeated or out of order")
-        if tag in REPEATABLE and index != (last[2] + 1 if last is not None and last[1] == tag else 0):
+        follows_its_kind = last is not None and last[1] == tag
+        next_index = last[2] + 1 if last is not None and follows_its_kind else 0
+        if tag in REPEATABLE and index != next_index:  # a gap shows that a chunk was cut out
             raise BitstreamError(f"chunk {tag} at byte {at} has index {index}, which is not the next")
         last = position
         if tag not in KNOWN:
@@ -154,8 +159,12 @@ def code_alpha(plane: NDArray[np.uint8]) -> Chunk:
     """Codes a plane (H, W) in the smallest of three modes."""
     above = np.zeros_like(plane[:1])
     left = np.zeros_like(plane[:, :1])
-    ways = plane, np.diff(plane, axis=1, prepend=left), np.diff(plane, axis=0, prepend=above)
-    coded = [bytes([way]) + compressed(values.tobytes()) for way, values in enumerate(ways)]
+    by_mode = {
+        PLAIN: plane,
+        ALONG_ROWS: np.diff(plane, axis=1, prepend=left),
+        DOWN_COLUMNS: np.diff(plane, axis=0, prepend=above),
+    }
+    coded = [bytes([mode]) + compressed(values.tobytes()) for mode, values in by_mode.items()]
     return Chunk(ALPHA, min(coded, key=len), plane.tobytes())
 
 
@@ -168,7 +177,8 @@ def parse_alpha(coded: bytes, width: int, height: int) -> Chunk:
         raise BitstreamError(f"the alpha plane has {len(content)} values, not {width * height}; the file is damaged")
     if coded[0] != PLAIN:
         differences = np.frombuffer(content, np.uint8).reshape(height, width)
-        content = np.cumsum(differences, axis=1 if coded[0] == ALONG_ROWS else 0, dtype=np.uint8).tobytes()
+        axis = 1 if coded[0] == ALONG_ROWS else 0
+        content = np.cumsum(differences, axis=axis, dtype=np.uint8).tobytes()  # wraps modulo 256 as np.diff did
     return Chunk(ALPHA, coded, content)
 
 
@@ -186,7 +196,7 @@ def _decompressed(coded: bytes, limit: int, name: str) -> bytes:
     """Decompresses at most limit + 1 bytes."""
     decoder = _decoder()
     try:
-        content = decoder.decompress(coded, limit + 1)
+        content = decoder.decompress(coded, limit + 1)  # one byte more tells "too long" from "exactly the limit"
     except lzma.LZMAError:
         raise BitstreamError(f"the {name} is not LZMA2 data; the file is damaged") from None
     if len(content) > limit:

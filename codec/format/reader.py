@@ -9,7 +9,8 @@ class ByteReader:
     """A file being read; `place` is the offset of the next byte."""
 
     def __init__(self, data: bytes, position: int = 0) -> None:
-        self.data, self.position = data, position
+        self.data = data
+        self.position = position
 
     @property
     def left(self) -> int:

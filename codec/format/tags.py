@@ -7,11 +7,21 @@ says that a program which changes the pixels may copy the chunk unread.
 
 from dataclasses import dataclass
 
-ALPHA, ICC = "ALPH", "ICCP"
-"""Critical tags: transparency and the pixels' color profile."""
-EXIF, XMP, XMP_EXTENDED = "exIf", "xmPp", "xeXt"
-IPTC, PHOTOSHOP, COMMENT, TEXT = "ipTc", "psIr", "coMm", "teXt"
-RESOLUTION, AUXILIARY, PREVIEW, UNKNOWN = "phYs", "auXP", "prEV", "unKn"
+# critical: without transparency or the color profile a decoder would show other pixels
+ALPHA = "ALPH"
+ICC = "ICCP"
+# ancillary: a decoder may skip them
+EXIF = "exIf"
+XMP = "xmPp"
+XMP_EXTENDED = "xeXt"
+IPTC = "ipTc"
+PHOTOSHOP = "psIr"
+COMMENT = "coMm"
+TEXT = "teXt"
+RESOLUTION = "phYs"
+AUXILIARY = "auXP"
+PREVIEW = "prEV"
+UNKNOWN = "unKn"
 
 CRITICAL = (ALPHA, ICC)
 REPEATABLE = (COMMENT, TEXT, PHOTOSHOP, XMP_EXTENDED, AUXILIARY, UNKNOWN)

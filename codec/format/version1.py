@@ -8,7 +8,8 @@ from codec.format.reader import ByteReader
 from codec.format.tags import ALPHA, EXIF, ICC
 
 MAGIC = b"FDC\x01"
-FOUR_ALPHAS, GRAY = 1, 2
+FOUR_ALPHAS = 1
+GRAY = 2
 POSITIONS = {4: (ALPHA, "alpha plane"), 8: (ICC, "color profile"), 16: (EXIF, "EXIF block")}
 """The chunks in file order, by their flags."""
 

@@ -57,8 +57,9 @@ class Reached:
 
     def meets(self, constraint: QualityConstraint) -> bool:
         """Whether both bounds are met."""
-        faithful = constraint.min_psnr_db is None or self.psnr_db >= constraint.min_psnr_db
-        return faithful and (constraint.max_lpips is None or self.lpips <= constraint.max_lpips)
+        is_faithful = constraint.min_psnr_db is None or self.psnr_db >= constraint.min_psnr_db
+        is_similar = constraint.max_lpips is None or self.lpips <= constraint.max_lpips
+        return is_faithful and is_similar
 
 
 def largest_within(encode: Callable[[int], Finished], size: float) -> Finished:
@@ -67,17 +68,23 @@ def largest_within(encode: Callable[[int], Finished], size: float) -> Finished:
     If even the coarsest bins need more, returns their file, the smallest of all. Every trial is a real file: the first
     ones extrapolate a constant growth per code, the rest bisect.
     """
-    low, high, found = -1, FINEST + 1, None
-    code, growth, logs = MIDDLE, GROWTH, dict[int, float]()
+    found = None
+    low = -1  # fits, or lies before the first code
+    high = FINEST + 1  # too large, or lies after the last code
+    code = MIDDLE
+    growth = GROWTH
+    logs: dict[int, float] = {}  # log(bytes / size) of each code tried
     while high - low > 1:
         tried = encode(code)
         logs[code] = math.log(len(tried.data) / max(size, 1))
         if len(tried.data) <= size:
-            low, found = code, tried
+            low = code
+            found = tried
         else:
             high = code
         if low in logs and high in logs:
             growth = (logs[high] - logs[low]) / (high - low)
+        # bisection after some guesses bounds the number of trials where growth is irregular
         code = math.floor(code - logs[code] / growth) if len(logs) <= GUESSES else (low + high) // 2
         code = min(max(code, low + 1), high - 1)
     return found or encode(0)
@@ -127,7 +134,8 @@ def measure(constraint: QualityConstraint, original: Pixels, decoded: Pixels) ->
 
 
 def _refusal(constraint: QualityConstraint, seen: list[Reached]) -> str:
-    asked, best = [], []
+    asked = []
+    best = []
     if constraint.min_psnr_db is not None:
         asked.append(f"a PSNR of {constraint.min_psnr_db:g} dB")
         best.append(f"{max(quality.psnr_db for quality in seen):.2f} dB")

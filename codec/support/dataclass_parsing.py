@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 def build(kind: Any, data: Any, where: str) -> Any:
     """Converts parsed data to the annotated type. Raises ValueError that names the path of a bad value."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         if not isinstance(data, Mapping):
             raise ValueError(f"{where}: expected a table, found {data!r}")
@@ -30,7 +31,8 @@ def build(kind: Any, data: Any, where: str) -> Any:
     if origin in (Mapping, dict):
         if not isinstance(data, Mapping):
             raise ValueError(f"{where}: expected a table, found {data!r}")
-        return {build(arguments[0], k, where): build(arguments[1], v, f"{where}: {k}") for k, v in data.items()}
+        key_kind, value_kind = arguments
+        return {build(key_kind, key, where): build(value_kind, value, f"{where}: {key}") for key, value in data.items()}
     if origin is tuple:
         if not isinstance(data, list | tuple):
             raise ValueError(f"{where}: expected a list, found {data!r}")
@@ -39,8 +41,11 @@ def build(kind: Any, data: Any, where: str) -> Any:
         return tuple(build(arguments[0], value, where) for value in data)
     if isinstance(kind, types.UnionType):
         return data if data is None else build(arguments[0], data, where)
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+    is_bool = isinstance(data, bool)  # a bool is an int for isinstance, but true is no number in a settings file
+    if kind is float and isinstance(data, int) and not is_bool:
         return float(data)
-    if isinstance(kind, type) and (not isinstance(data, kind) or isinstance(data, bool) is not (kind is bool)):
-        raise ValueError(f"{where}: expected {kind.__name__}, found {data!r}")
+    if isinstance(kind, type):
+        fits = isinstance(data, kind) and is_bool == (kind is bool)
+        if not fits:
+            raise ValueError(f"{where}: expected {kind.__name__}, found {data!r}")
     return data

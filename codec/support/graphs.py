@@ -128,7 +128,8 @@ def _captured(function: Function, inputs: Tensors, pool: Any) -> _Graph:
     """Captures a function, after warm-up calls that let libraries choose kernels and record the indices."""
     with torch.cuda.device(inputs[0].device):
         own = tuple(given.clone() for given in inputs)
-        indices, side = Indices(), torch.cuda.Stream()
+        indices = Indices()
+        side = torch.cuda.Stream()  # torch requires warm-up calls off the stream that is current
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             with indices:

@@ -2,10 +2,15 @@
 
 import ctypes
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+# parameters of mallopt, from glibc's malloc.h
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+M_MMAP_MAX = -4
 LARGEST_FROM_HEAP = 32 * 2**20
 """glibc's largest threshold: larger tensors are still mapped and returned, unless mapping is off."""
-KEPT_BYTES, MOST_KEPT_BYTES = 512 * 2**20, 2**31 - 1
+KEPT_BYTES = 512 * 2**20
+MOST_KEPT_BYTES = 2**31 - 1
+"""mallopt takes an int."""
 
 _told: dict[int, int] = {}
 
@@ -30,6 +35,7 @@ def _tell(parameter: int, value: int) -> bool:
         return True
     try:
         done = bool(ctypes.CDLL(None).mallopt(parameter, value))
+    # musl and others have no mallopt, Windows no CDLL(None): computing is slower there, and as right
     except (AttributeError, OSError, TypeError):
         return False
     if done:

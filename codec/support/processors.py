@@ -9,9 +9,16 @@ OWN = Path("/proc/self/cgroup")
 
 def available() -> int:
     """At least one; a quota of 1.5 processors counts as one."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [quota for quota in (_quota(group) for group in _groups()) if quota is not None]
-    return max(1, min([allowed, *(int(quota) for quota in quotas)]))
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        allowed = len(os.sched_getaffinity(0))
+    else:
+        allowed = os.cpu_count() or 1
+    # every parent's quota holds as well: a container's limit is often set on a group above
+    for group in _groups():
+        quota = _quota(group)
+        if quota is not None:
+            allowed = min(allowed, int(quota))
+    return max(1, allowed)
 
 
 def _groups() -> list[Path]:
@@ -38,10 +45,12 @@ def _quota(group: Path) -> float | None:
     """A cgroup's quota in processors; None without a limit."""
     try:
         quota, period = (group / "cpu.max").read_text().split()
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # version 1 has two files instead
         try:
             quota = (group / "cpu.cfs_quota_us").read_text().strip()
             period = (group / "cpu.cfs_period_us").read_text().strip()
         except OSError:
             return None
-    return None if quota in ("max", "-1") else int(quota) / int(period)
+    if quota in ("max", "-1"):
+        return None
+    return int(quota) / int(period)

@@ -27,7 +27,7 @@ def recall(bundle_id: str, device: str) -> bool:
         age = time.time() - _path(bundle_id, device).stat().st_mtime
     except OSError:
         return False
-    return 0 <= age < LONGEST_SECONDS
+    return 0 <= age < LONGEST_SECONDS  # a negative age: the clock was set back, so the age is unknown
 
 
 def keep(bundle_id: str, device: str) -> None:
@@ -77,4 +77,7 @@ def _device(device: str) -> list[str]:
 def _built() -> Mapping[str, int]:
     """Size and time of torch's library, to tell builds of one version apart."""
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    return {"size": library.stat().st_size, "time": library.stat().st_mtime_ns} if library.exists() else {}
+    if not library.exists():
+        return {}
+    status = library.stat()
+    return {"size": status.st_size, "time": status.st_mtime_ns}

@@ -13,7 +13,8 @@ PASSIVE: Mapping[str, str] = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0
 
 def passive(environment: Mapping[str, str]) -> Mapping[str, str]:
     """The variables to add to an environment; none if it already sets a policy."""
-    return {} if any(name in environment for name in PASSIVE) else PASSIVE
+    is_set = any(name in environment for name in PASSIVE)
+    return {} if is_set else PASSIVE
 
 
 def wait_passively() -> None:
