@@ -34,7 +34,8 @@ from codec.quantization.quantizer import ParameterMode
 from codec.support import remembered
 from codec.support.dataclass_parsing import build
 
-FORMAT = 1
+FORMAT = 2
+"""Format of new bundles. Format 1 lacks the setting `grids` of the entropy model, which are wide then."""
 EMBEDDED = Path(__file__).parent / "bundles"
 DEFAULT_BUNDLE = EMBEDDED / "mini"
 LARGEST_OFFSET = 64
@@ -342,9 +343,9 @@ def _check_sizes(network: torch.nn.Module, tensors: Mapping[str, Tensor]) -> Non
 
 def _read_config(data: Any, path: Path) -> BundleConfig:
     try:
-        if data.pop("format") != FORMAT:
+        if data.pop("format") not in (1, FORMAT):
             raise BundleError(
-                f"the bundle {path} does not have format {FORMAT}: a newer release of fdcodec may read it"
+                f"the bundle {path} does not have format 1 or {FORMAT}: a newer release of fdcodec may read it"
             )
         config = cast(BundleConfig, build(BundleConfig, data, "settings"))
         if max(map(abs, config.alpha_offsets)) > LARGEST_OFFSET:

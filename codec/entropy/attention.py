@@ -11,7 +11,7 @@ from math import log2
 import torch
 from torch import Tensor, nn
 
-from codec.entropy.grids import ACTIVATION, MASKED, RESIDUAL, Arithmetic
+from codec.entropy.grids import RESIDUAL, Arithmetic
 from codec.entropy.windows import REACH, near_tokens, raster_keys, raster_rows, window_groups
 
 WINDOWS_AT_ONCE = 4
@@ -56,7 +56,7 @@ class Block(nn.Module):
         *,
         alike: bool = False,
     ) -> Tensor:
-        """Attention inside windows. relative is (cells, dim / heads) on the activation grid.
+        """Attention inside windows. relative is (cells, dim / heads) on the grid `heads`.
 
         seen (N,) bool, common to the batch: the tokens that others may attend to; all without it.
         wanted (N,) bool, with `seen` only: the tokens to return, (B, wanted, dim), when the others serve only as keys.
@@ -127,7 +127,7 @@ class Block(nn.Module):
             table_rows, hidden = raster_rows(row - top, width, self.positions, x.device)
             keys = key[:, :, top : row + 1].flatten(2, 3)
             values = value[:, :, top : row + 1].flatten(2, 3)
-            scores = self._scores(query[:, :, row], keys, relative, table_rows).masked_fill(hidden, MASKED)
+            scores = self._scores(query[:, :, row], keys, relative, table_rows).masked_fill(hidden, math.grids.masked)
             rows.append(self._attended(scores, values, math).transpose(1, 2).flatten(2))
         return self._finished(x, torch.cat(rows, 1), math)
 
@@ -159,7 +159,7 @@ class Block(nn.Module):
         return self._finished(x, _merged(attended), math)
 
     def _projected(self, x: Tensor, math: Arithmetic) -> Tensor:
-        return math.snap_(self.project(math.normalize(x)), ACTIVATION)
+        return math.snap_(self.project(math.normalize(x)), math.grids.heads)
 
     def _heads(self, projected: Tensor) -> tuple[Tensor, ...]:
         """(B, ..., n, 3 dim) -> queries, keys and values, (B, heads, ..., n, dim / heads) each."""
@@ -216,7 +216,9 @@ class Block(nn.Module):
             scores = query @ (key + far).transpose(-1, -2)
         else:
             own = (query * (key_own + own_cell)).sum(-1, keepdim=True)
-            own = own.masked_fill(seen[:, None], MASKED)  # a visible query has its own key among the others already
+            own = own.masked_fill(
+                seen[:, None], math.grids.masked
+            )  # a visible query has its own key among the others already
             # a zero key makes room for the column of own scores, without copying the whole matrix afterwards
             no_key = key.new_zeros((*key.shape[:-2], 1, key.shape[-1]))
             scores = query @ torch.cat([key + far, no_key], -2).transpose(-1, -2)
@@ -268,8 +270,8 @@ class Block(nn.Module):
 
         # candidates of each query: the shared row's best, its near keys, its own key
         size = (*common.shape[:-2], len(near))
-        far_scores = scores.masked_fill(taken, MASKED)
-        near_scores = changed.masked_fill(~beside, MASKED)
+        far_scores = scores.masked_fill(taken, math.grids.masked)
+        near_scores = changed.masked_fill(~beside, math.grids.masked)
         candidates = torch.cat([far_scores, near_scores, own.expand(*size, 1)], -1)
         own_index = ranks.new_full((1,), keys)
         indices = torch.cat([best.expand(*size, -1), ranks.expand(*size, -1), own_index.expand(*size, 1)], -1)

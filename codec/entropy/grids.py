@@ -2,15 +2,15 @@
 
 `Simulated` is the float arithmetic of training: values are rounded to the grids, gradients pass straight through.
 `Plain` has no grids, for computations of the encoder alone. `Exact` carries the same numbers as multiples of a
-power of two in float64. Each product and partial sum is such a multiple below 2**53 units, so any order of summation
-gives the same value on any machine; where a result is not on a grid (division, square root) it is one correctly rounded
-operation followed by rounding to a grid. Only + - * / sqrt, round, floor, comparison, gathering and table look-ups by
-integers occur.
+power of two. Each product and partial sum is such a multiple below 2**53 units, or below 2**24 with narrow grids, so
+that float64, or float32, holds it and any order of summation gives the same value on any machine. Where a result is not
+on a grid (division, square root) it is one correctly rounded operation in float64, followed by rounding to a grid. Only
++ - * / sqrt, round, floor, comparison, gathering and table look-ups by integers occur.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -20,12 +20,6 @@ EXPONENT_STEPS = 32
 """Table entries per unit of attention logit."""
 EXPONENT_ENTRIES = 512
 """Logits more than EXPONENT_ENTRIES / EXPONENT_STEPS below the best have zero weight."""
-EXPONENT_ONE = 2**20
-"""Table value of a logit difference of zero."""
-POSITION_UNITS = 2**13
-"""Upper bound on keys per attention window; the factor reserved for positions in sort keys."""
-MASKED = -(2.0**20)
-"""Score of a hidden key: below any real score, and exact as a sort key."""
 SLOPE = 0.2
 """Negative slope of the leaky rectifier."""
 
@@ -48,14 +42,104 @@ class Grid:
         return int(2 ** (self.bits - 1) - 1)
 
 
-ACTIVATION = Grid(16, 9)
 RESIDUAL = Grid(20, 9)
+"""The residual stream and the rate tables."""
 OUTPUT = Grid(20, 12)
-SCORE_FRACTION = 2 * ACTIVATION.fraction
+"""Mean and scale as the network gives them."""
+
+
+@dataclass(frozen=True)
+class Grids:
+    """The grids that a kind of bundle rounds to, by what is rounded, and the limits that follow from them."""
+
+    normalized: Grid
+    """Outputs of layer normalization, and the context features beside them."""
+    heads: Grid
+    """Queries, keys, values and relative positions."""
+    mixed: Grid
+    """Outputs of attention."""
+    hidden: Grid
+    """Outputs of the leaky rectifier."""
+    symbols: Grid
+    """Symbols as seen by the network, and the same divided by alpha."""
+    hyper: Grid
+    """Hyper-latent symbols."""
+    grown: Grid
+    """Inputs of the maps that double the resolution."""
+    weight_bits: int
+    """Bits of a weight's magnitude, without sign."""
+    fraction_by_row: bool
+    """Whether each row of a linear map has a power of two of its own, or all share one."""
+    exponent_one: int
+    """Value of the softmax table at a logit difference of zero."""
+    masked_units: int
+    """Magnitude of a hidden key's score, in units: real scores are smaller."""
+    most_keys: int
+    """Upper bound on keys of a query: the factor reserved for positions in sort keys."""
+    largest_key: int
+    """Sort keys are smaller in magnitude."""
+    largest_sum: int
+    """Sums in linear maps and attention are smaller in magnitude, in units."""
+
+    @property
+    def score_fraction(self) -> int:
+        """Fractional bits of an attention score."""
+        return 2 * self.heads.fraction
+
+    @property
+    def masked(self) -> float:
+        """Score of a hidden key: below any real score, and exact as a sort key."""
+        return -self.masked_units * 2.0**-self.score_fraction
+
+
+_ACTIVATION = Grid(16, 9)
+GridsName = Literal["wide", "narrow"]
+GRIDS: dict[GridsName, Grids] = {
+    "wide": Grids(
+        normalized=_ACTIVATION,
+        heads=_ACTIVATION,
+        mixed=_ACTIVATION,
+        hidden=_ACTIVATION,
+        symbols=_ACTIVATION,
+        hyper=_ACTIVATION,
+        grown=_ACTIVATION,
+        weight_bits=15,
+        fraction_by_row=False,
+        exponent_one=2**20,
+        masked_units=2**38,
+        most_keys=2**13,
+        largest_key=2**53,
+        largest_sum=2**53,
+    ),
+    # 8-bit queries and keys keep sort keys in 32 bits: NumPy partitions those eight times as fast as float64
+    "narrow": Grids(
+        normalized=Grid(11, 7),
+        heads=Grid(8, 4),
+        mixed=Grid(11, 7),
+        hidden=Grid(11, 7),
+        symbols=Grid(11, 5),
+        hyper=Grid(11, 4),
+        grown=Grid(9, 4),
+        weight_bits=7,
+        fraction_by_row=True,
+        exponent_one=2**11,
+        masked_units=2**21 - 2,
+        most_keys=2**10,
+        largest_key=2**31,
+        largest_sum=2**24,
+    ),
+}
+"""The grids of a bundle, by the name in its configuration (FORMAT.md, section 6)."""
+WIDE = GRIDS["wide"]
 
 
 class Arithmetic(Protocol):
     """The network's operations besides linear maps. Tensors keep their shape unless stated otherwise."""
+
+    @property
+    def grids(self) -> Grids:
+        """The grids that the network rounds to."""
+        ...
 
     def snap(self, x: Tensor, grid: Grid) -> Tensor:
         """Rounds to the grid and clamps to its limits."""
@@ -70,11 +154,11 @@ class Arithmetic(Protocol):
         ...
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Layer normalization over the last axis, without gain, on the activation grid."""
+        """Layer normalization over the last axis, without gain, on the grid `normalized`."""
         ...
 
     def leaky(self, x: Tensor) -> Tensor:
-        """Leaky rectifier of x rounded to the activation grid, on the same grid."""
+        """Leaky rectifier of x rounded to the grid `hidden`, on the same grid."""
         ...
 
     def attended(
@@ -103,6 +187,8 @@ class Arithmetic(Protocol):
 class _OnGrids(ABC):
     """Attention shared by the simulated and the exact arithmetic."""
 
+    grids: Grids
+
     @abstractmethod
     def snap_(self, x: Tensor, grid: Grid) -> Tensor: ...
 
@@ -120,6 +206,10 @@ class _OnGrids(ABC):
         With own (..., q, d), index n stands for a query's own value.
         """
 
+    def quotient(self, mixed: Tensor, total: Tensor) -> Tensor:
+        """mixed / total; overwritten by the caller."""
+        return mixed / total
+
     def attended(
         self,
         scores: Tensor,
@@ -130,12 +220,15 @@ class _OnGrids(ABC):
         indices: Tensor | None = None,
     ) -> Tensor:
         kept, logits = self.best(scores, count, indices)
-        weights = self.exponentials(logits * scale) * (logits > MASKED / 2)
-        return self.snap_(self.mix(weights, kept, values, own) / weights.sum(-1, keepdim=True), ACTIVATION)
+        weights = self.exponentials(logits * scale) * (logits > self.grids.masked)
+        mixed = self.mix(weights, kept, values, own)
+        return self.snap_(self.quotient(mixed, weights.sum(-1, keepdim=True)), self.grids.mixed)
 
 
 class Plain:
     """The encoder's own part, the hyper-encoder: no grids, and no key selection. Differentiable."""
+
+    grids = WIDE
 
     def snap(self, x: Tensor, grid: Grid) -> Tensor:
         return x
@@ -169,9 +262,13 @@ class Plain:
 
 
 class Simulated(_OnGrids):
-    """Training: differentiable, in the tensors' float type. `breadth` scales the number of kept keys."""
+    """Training: differentiable, in the tensors' float type. `breadth` scales the number of kept keys.
 
-    def __init__(self, breadth: float = 1.0) -> None:
+    Weights keep their precision: rounding them to the bits of an export changes a rate by less than 0.1 %.
+    """
+
+    def __init__(self, grids: Grids = WIDE, breadth: float = 1.0) -> None:
+        self.grids = grids
         self.breadth = breadth
 
     def snap(self, x: Tensor, grid: Grid) -> Tensor:
@@ -188,10 +285,11 @@ class Simulated(_OnGrids):
         return self.snap(x + y, grid)
 
     def normalize(self, x: Tensor) -> Tensor:
-        return self.snap(F.layer_norm(x, x.shape[-1:], eps=RESIDUAL.units**-2), ACTIVATION)
+        return self.snap(F.layer_norm(x, x.shape[-1:], eps=RESIDUAL.units**-2), self.grids.normalized)
 
     def leaky(self, x: Tensor) -> Tensor:
-        return self.snap(F.leaky_relu(self.snap(x, ACTIVATION), SLOPE), ACTIVATION)
+        rounded = self.snap(x, self.grids.hidden)
+        return self.snap(F.leaky_relu(rounded, SLOPE), self.grids.hidden)
 
     def best(self, scores: Tensor, count: int, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
         count = min(round(count * self.breadth), scores.shape[-1])
@@ -216,12 +314,20 @@ class Simulated(_OnGrids):
 
 
 class Exact(_OnGrids):
-    """Decoding: float64 tensors of whole units. `table` holds the EXPONENT_ENTRIES + 1 integers of the softmax."""
+    """Decoding: tensors of whole units. `table` holds the EXPONENT_ENTRIES + 1 integers of the softmax.
 
-    def __init__(self, table: Tensor) -> None:
-        if table.shape != (EXPONENT_ENTRIES + 1,) or int(table[0]) != EXPONENT_ONE or int(table[-1]) != 0:
+    The data type is float64, or float32 where that holds every sum: both give the same numbers. Narrow grids use
+    float32 on a CPU, where products are twice as fast; on a GPU it would gain nothing, and reduced precision (TF32)
+    could be switched on by other code.
+    """
+
+    def __init__(self, table: Tensor, grids: Grids = WIDE) -> None:
+        if table.shape != (EXPONENT_ENTRIES + 1,) or int(table[0]) != grids.exponent_one or int(table[-1]) != 0:
             raise ValueError("not an exponential table")
-        self.table = table.double()
+        self.grids = grids
+        fits_float32 = grids.largest_sum <= 2**24
+        self.dtype = torch.float32 if fits_float32 and table.device.type == "cpu" else torch.float64
+        self.table = table.to(self.dtype)
 
     def snap(self, x: Tensor, grid: Grid) -> Tensor:
         return self._snapped(x * grid.units, grid)
@@ -230,38 +336,51 @@ class Exact(_OnGrids):
         return self._snapped(x.mul_(grid.units), grid)
 
     def _snapped(self, units: Tensor, grid: Grid) -> Tensor:
-        return units.round_().clamp_(-grid.limit, grid.limit).mul_(2.0**-grid.fraction)
+        snapped = units.round_().clamp_(-grid.limit, grid.limit).mul_(2.0**-grid.fraction)
+        return snapped.to(self.dtype)  # every grid has fewer than 24 bits
 
     def plus(self, x: Tensor, y: Tensor, grid: Grid) -> Tensor:
         limit = grid.limit * 2.0**-grid.fraction
         return y.add_(x).clamp_(-limit, limit)
 
     def normalize(self, x: Tensor) -> Tensor:
-        count = torch.full((1,), float(x.shape[-1]), dtype=x.dtype, device=x.device)  # x / scalar is inexact on GPUs
-        mean = self.snap(x.sum(-1, keepdim=True) / count, RESIDUAL)
-        centered = x - mean
+        # a tensor as divisor: x / scalar is inexact on GPUs
+        count = torch.full((1,), float(x.shape[-1]), dtype=torch.float64, device=x.device)
+        mean = self.snap(x.sum(-1, keepdim=True, dtype=torch.float64) / count, RESIDUAL)
+        centered = (x - mean).double()  # squares have 42 bits
         variance = (centered * centered).sum(-1, keepdim=True) / count
-        return self.snap_(centered.div_(torch.sqrt(variance + RESIDUAL.units**-2)), ACTIVATION)
+        return self.snap_(centered.div_(torch.sqrt(variance + RESIDUAL.units**-2)), self.grids.normalized)
 
     def leaky(self, x: Tensor) -> Tensor:
-        units = (x * ACTIVATION.units).round_().clamp_(-ACTIVATION.limit, ACTIVATION.limit)
-        units = F.leaky_relu_(units, SLOPE)  # one correctly rounded product, then rounded to the grid below
-        return units.round_().mul_(2.0**-ACTIVATION.fraction)
+        grid = self.grids.hidden
+        units = (x * grid.units).round_().clamp_(-grid.limit, grid.limit)
+        # n / 5 is never halfway between two whole numbers, so its rounding in float32 or float64 does not matter
+        units = F.leaky_relu_(units, SLOPE)
+        return units.round_().mul_(2.0**-grid.fraction)
 
     def best(self, scores: Tensor, count: int, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if indices is None:
             indices = torch.arange(scores.shape[-1], device=scores.device)
         # score and position in one number: the order is total, so every machine keeps the same keys among equal scores
-        positions = indices.to(scores.dtype)
-        keys = torch.add(positions, scores, alpha=2**SCORE_FRACTION * POSITION_UNITS, out=scores)
-        best = _largest(keys, min(count, scores.shape[-1]))
-        units = torch.floor(best * (1 / POSITION_UNITS))
-        return (best - units * POSITION_UNITS).long(), units * 2.0**-SCORE_FRACTION
+        count = min(count, scores.shape[-1])
+        most, units_of_one = self.grids.most_keys, 2.0**self.grids.score_fraction
+        if self.grids.largest_key <= 2**31:
+            keys = scores.mul_(units_of_one).int().mul_(most).add_(indices.int())
+            best = _largest(keys, count)
+            units = torch.div(best, most, rounding_mode="floor")
+            return (best - units * most).long(), units.to(self.dtype).mul_(1 / units_of_one)
+        keys = torch.add(indices.to(scores.dtype), scores, alpha=units_of_one * most, out=scores)
+        best = _largest(keys, count)
+        units = torch.floor(best * (1 / most))
+        return (best - units * most).long(), units * (1 / units_of_one)
 
     def exponentials(self, logits: Tensor) -> Tensor:
         distance = logits.amax(-1, keepdim=True) - logits
         index = torch.round(distance * EXPONENT_STEPS).clamp_(max=EXPONENT_ENTRIES)
         return self.table.take(index.long())
+
+    def quotient(self, mixed: Tensor, total: Tensor) -> Tensor:
+        return mixed.double() / total.double()
 
     def mix(self, weights: Tensor, kept: Tensor, values: Tensor, own: Tensor | None) -> Tensor:
         if own is not None:
@@ -289,7 +408,7 @@ def _largest(keys: Tensor, count: int) -> Tensor:
     return keys[..., first:]
 
 
-def exponential_table() -> Tensor:
-    """The softmax table as int32: round(2**20 exp(-i / 32)) for i in 0..511, then a zero. Computed at export only."""
+def exponential_table(grids: Grids = WIDE) -> Tensor:
+    """The softmax table as int32: round(one exp(-i / 32)) for i in 0..511, then a zero. Computed at export only."""
     values = torch.exp(-torch.arange(EXPONENT_ENTRIES, dtype=torch.float64) / EXPONENT_STEPS)
-    return torch.cat([torch.round(EXPONENT_ONE * values), torch.zeros(1, dtype=torch.float64)]).int()
+    return torch.cat([torch.round(grids.exponent_one * values), torch.zeros(1, dtype=torch.float64)]).int()

@@ -18,27 +18,17 @@ from codec.entropy.entroformer import (
     RateTable,
     causal_neighbors,
 )
-from codec.entropy.grids import (
-    ACTIVATION,
-    EXPONENT_ONE,
-    POSITION_UNITS,
-    RESIDUAL,
-    SCORE_FRACTION,
-    Arithmetic,
-    Exact,
-    Grid,
-    exponential_table,
-)
+from codec.entropy.grids import RESIDUAL, Arithmetic, Exact, Grid, exponential_table
 from codec.entropy.rate import crop_tokens
 from codec.entropy.windows import anchor_mask
-from codec.errors import BundleError
+from codec.errors import BundleError, SettingsError
 from codec.support.malloc import keep_freed_memory
 
 LARGEST_EXACT = 2**53
 """Whole numbers below this are exact in float64, whatever the order of a sum."""
-WEIGHT = 15
-"""Bits of a weight's magnitude, without sign."""
 LARGEST_WEIGHT_FRACTION = 20
+SMALLEST_WEIGHT_FRACTION = -8
+"""A row whose sums need coarser weights is refused."""
 
 
 class FixedTable(nn.Module):
@@ -56,23 +46,26 @@ class FixedTable(nn.Module):
 
 
 def export(model: Entroformer) -> dict[str, Tensor]:
-    """Exports the shared parts as integer tensors: weights int16, biases and tables int32, and each weight's fraction.
+    """Exports the shared parts as integer tensors: weights int16, biases and tables int32, and fractions of weights.
 
-    Raises BundleError if a sum could leave the range in which float64 is exact.
+    Raises BundleError if a sum could leave the range in which the arithmetic is exact.
     """
-    integers: dict[str, Tensor] = {"exponential": exponential_table()}
+    grids = model.settings.arithmetic
+    integers: dict[str, Tensor] = {"exponential": exponential_table(grids)}
     constants = RateConstants.computed()
     integers |= {"alpha": constants.alpha, "inverse": constants.inverse, "level": constants.level}
     for root, part in model.decoder_modules().items():
         for name, module in part.named_modules():
             path = f"{root}.{name}" if name else root
-            if isinstance(module, nn.Linear):
-                integers |= _export_linear(path, module)
-            elif isinstance(module, RateTable):
+            if isinstance(module, RateTable):
                 integers[f"{path}.table"] = torch.round(module.table().detach().double() * module.grid.units).int()
         relative = getattr(part, "relative", None)
         if relative is not None:
-            integers[f"{root}.relative"] = _to_units(relative, ACTIVATION.fraction, ACTIVATION.limit).short()
+            integers[f"{root}.relative"] = _to_units(relative, grids.heads.fraction, grids.heads.limit).short()
+    for root, part in model.decoder_modules().items():
+        for name, module in part.named_modules():
+            if isinstance(module, nn.Linear):
+                integers |= _export_linear(f"{root}.{name}", module, integers, model.settings)
     prove_bounds(integers, model.settings)
     return integers
 
@@ -81,51 +74,120 @@ def _to_units(x: Tensor, fraction: int, limit: int) -> Tensor:
     return torch.round(x.detach().double() * 2.0**fraction).clamp(-limit, limit)
 
 
-def _export_linear(path: str, linear: nn.Linear) -> dict[str, Tensor]:
-    """Weight, fraction and bias of a layer. The fraction is the finest at which the largest weight has 15 bits."""
-    largest = float(linear.weight.detach().abs().max().clamp(min=2.0**-LARGEST_WEIGHT_FRACTION))
-    fraction = min(LARGEST_WEIGHT_FRACTION, int((torch.tensor(2.0**WEIGHT - 1) / largest).log2().floor()))
+def _export_linear(
+    path: str, linear: nn.Linear, integers: Mapping[str, Tensor], settings: EntroformerSettings
+) -> dict[str, Tensor]:
+    """Weight, fraction and bias of a map. The fraction is the finest at which the largest weight has its bits.
+
+    With a fraction for each row, it is also coarse enough for the row's sums.
+    """
+    grids = settings.arithmetic
+    weight = linear.weight.detach().double()
+    largest = weight.abs().amax(1) if grids.fraction_by_row else weight.abs().max()[None]
+    largest = largest.clamp(min=2.0**-LARGEST_WEIGHT_FRACTION)
+    fraction = ((2.0**grids.weight_bits - 1) / largest).log2().floor().clamp(max=LARGEST_WEIGHT_FRACTION)
+    while True:
+        exported = _rounded_map(path, linear, fraction, settings)
+        if not grids.fraction_by_row:
+            return exported
+        too_large = _largest_sums(path, {**integers, **exported}, settings) >= grids.largest_sum
+        if not bool(too_large.any()) or float(fraction.min()) < SMALLEST_WEIGHT_FRACTION:
+            return exported
+        fraction = fraction - too_large.double()
+
+
+def _rounded_map(path: str, linear: nn.Linear, fraction: Tensor, settings: EntroformerSettings) -> dict[str, Tensor]:
+    """A map's tensors with weights in units of 2^-fraction; fraction is (1,) or (outputs,)."""
+    grids = settings.arithmetic
+    units = 2.0 ** fraction[:, None]
+    most = 2**grids.weight_bits - 1
     exported = {
-        f"{path}.weight": _to_units(linear.weight, fraction, 2**WEIGHT - 1).short(),
-        f"{path}.fraction": torch.tensor([fraction], dtype=torch.int32),
+        f"{path}.weight": torch.round(linear.weight.detach().double() * units).clamp(-most, most).short(),
+        f"{path}.fraction": fraction.int(),
     }
     if linear.bias is not None:
-        exported[f"{path}.bias"] = _to_units(linear.bias, fraction + ACTIVATION.fraction, 2**31 - 1).int()
+        _, input_fraction = _inputs(path, linear.in_features, settings)
+        bias = torch.round(linear.bias.detach().double() * 2.0 ** (fraction + input_fraction))
+        exported[f"{path}.bias"] = bias.clamp(-(2**31 - 1), 2**31 - 1).int()
     return exported
 
 
+def _inputs(path: str, columns: int, settings: EntroformerSettings) -> tuple[Tensor, int]:
+    """Largest magnitude of each input of a map, (columns,) float64 in units of the finest grid, and its fraction."""
+    grids = settings.arithmetic
+    leaf = path.rpartition(".")[2]
+    kinds: list[tuple[Grid, int]]
+    if leaf in ("project", "expand"):
+        kinds = [(grids.normalized, columns)]
+    elif leaf == "merge":
+        kinds = [(grids.mixed, columns)]
+    elif leaf in ("contract", "outer"):
+        kinds = [(grids.hidden, columns)]
+    elif leaf == "inner":  # features, then the position's known symbols
+        features = min(columns, 2 * settings.dim)
+        kinds = [(grids.normalized, features), (grids.symbols, columns - features)]
+    elif path == "hyper_decoder.embed":
+        kinds = [(grids.hyper, columns)]
+    elif path == "context.embed":
+        kinds = [(grids.symbols, columns)]
+    else:
+        kinds = [(grids.grown, columns)]
+    finest = max(grid.fraction for grid, count in kinds if count)
+    limits = [torch.full((count,), grid.limit * 2.0 ** (finest - grid.fraction)) for grid, count in kinds]
+    return torch.cat(limits).double(), finest
+
+
+def _largest_sums(path: str, integers: Mapping[str, Tensor], settings: EntroformerSettings) -> Tensor:
+    """Largest possible magnitude of each output of a map, (outputs,) float64 in units of its products.
+
+    After `embed`, the rate table's row is added before the result is rounded.
+    """
+    weight = integers[f"{path}.weight"].double()
+    limits, input_fraction = _inputs(path, weight.shape[1], settings)
+    sums = weight.abs() @ limits
+    bias = integers.get(f"{path}.bias")
+    if bias is not None:
+        sums += bias.double().abs()
+    if path.endswith(".embed"):
+        finer = integers[f"{path}.fraction"].double() + input_fraction - RESIDUAL.fraction
+        rate = integers[f"{path.removesuffix('embed')}rate.table"].double().abs().amax(0)
+        # in units of the finer of both
+        sums = sums * 2.0 ** (-finer).clamp(min=0) + rate * 2.0 ** finer.clamp(min=0)
+    return sums
+
+
 def prove_bounds(integers: Mapping[str, Tensor], settings: EntroformerSettings) -> dict[str, int]:
-    """The largest possible magnitude of every sum, in units. Raises BundleError if one reaches 2**53.
+    """The largest possible magnitude of every sum, in units. Raises BundleError if one leaves the exact range.
 
     Linear maps: sum |w| max|x| + |b|. Attention: scores with their position in the sort key; numerator and denominator
     of the softmax over the kept keys. Layer norm: the sum and the sum of squares of centered residuals.
     """
-    bounds: dict[str, int] = {}
+    grids = settings.arithmetic
+    sums: dict[str, int] = {}
     for name, weight in integers.items():
         if name.endswith(".weight"):
-            sums = weight.double().abs().sum(1) * ACTIVATION.limit
-            bias = integers.get(name.removesuffix("weight") + "bias")
-            if bias is not None:
-                sums += bias.double().abs()
-            bounds[name] = int(sums.max())
+            sums[name] = int(_largest_sums(name.removesuffix(".weight"), integers, settings).max())
         elif name.endswith(".table"):
-            bounds[name] = int(weight.double().abs().max()) * CHANNELS
+            sums[name] = int(weight.double().abs().max()) * CHANNELS
     head = settings.dim // settings.heads
-    table = integers["exponential"].double()
+    largest_weight = int(integers["exponential"].double().max())
     # query times key, and query times the difference of two relative positions: 2 + 2 times head limit**2
-    bounds["score"] = 4 * head * ACTIVATION.limit**2
-    masked = 2 ** (20 + SCORE_FRACTION)
-    bounds["sort key"] = (max(bounds["score"], masked) + 1) * POSITION_UNITS
-    bounds["softmax numerator"] = int(table.max()) * ACTIVATION.limit * settings.top_k
-    bounds["softmax denominator"] = EXPONENT_ONE * settings.top_k
-    bounds["squares"] = settings.dim * (2 * RESIDUAL.limit + 1) ** 2  # a value minus the mean: twice the limit
-    bounds["alpha"] = int(integers["alpha"].max()) * 2**19
-    for name, bound in bounds.items():
-        if bound >= LARGEST_EXACT:
-            raise BundleError(
-                f"the entropy model cannot be exact: {name} may reach {bound}, beyond 2**53; train with smaller weights"
-            )
-    return bounds
+    sums["score"] = 4 * head * grids.heads.limit**2
+    sums["softmax numerator"] = largest_weight * grids.heads.limit * settings.top_k
+    sums["softmax denominator"] = grids.exponent_one * settings.top_k
+    keys = {"sort key": (max(sums["score"], grids.masked_units) + 1) * grids.most_keys}
+    in_float64 = {
+        "squares": settings.dim * (2 * RESIDUAL.limit + 1) ** 2,  # a value minus the mean: twice the limit
+        "alpha": int(integers["alpha"].max()) * 2**19,
+    }
+    for bounds, limit in ((sums, grids.largest_sum), (keys, grids.largest_key), (in_float64, LARGEST_EXACT)):
+        for name, bound in bounds.items():
+            if bound >= limit:
+                raise BundleError(
+                    f"the entropy model cannot be exact: {name} may reach {bound}, beyond 2**{limit.bit_length() - 1}; "
+                    "train with smaller weights"
+                )
+    return sums | keys | in_float64
 
 
 class ExactEntropyModel:
@@ -136,14 +198,25 @@ class ExactEntropyModel:
         self.device = torch.device(device)
         keep_freed_memory()  # before the first allocation that it helps
         try:
-            self.math = Exact(integers["exponential"].to(self.device))
+            self.math = Exact(integers["exponential"].to(self.device), settings.arithmetic)
             self.constants = RateConstants(*(integers[name] for name in ("alpha", "inverse", "level")))
             prove_bounds(integers, settings)
-            self.network = _restore(integers, settings).to(self.device)
+            self.network = _restore(integers, settings).to(self.device, self.math.dtype)
         except KeyError as error:
             raise BundleError(f"the bundle's entropy model is incomplete: tensor {error} is missing") from None
         except (ValueError, RuntimeError) as error:
             raise BundleError(f"the bundle's entropy model is not of this format version: {error}") from None
+
+    def _check_products(self) -> None:
+        """Raises SettingsError if this process computes float32 products with fewer bits than float32 has."""
+        if self.math.dtype != torch.float32:
+            return
+        is_reduced = torch.get_float32_matmul_precision() != "highest"
+        if is_reduced or torch.is_autocast_enabled(self.device.type):
+            raise SettingsError(
+                "float32 matrix products have reduced precision in this process, so the entropy model would not be "
+                'exact: call torch.set_float32_matmul_precision("highest"), and no autocast around the codec'
+            )
 
     def hyper_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Shape (Z, h, w) of the hyper-latent of a latent tile."""
@@ -152,6 +225,7 @@ class ExactEntropyModel:
 
     def prior(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Alpha codes (B, 4) -> means in 1/32 and levels of the hyper-latent's channels, (B, Z) int64."""
+        self._check_products()  # every use of the model begins with the prior
         row = self.network.prior(codes.to(self.device), self.math)
         mean, level = prior_distributions(row, self.constants.level_of_one, self.math)
         return _whole(mean, level)
@@ -290,11 +364,14 @@ def _restore(integers: Mapping[str, Tensor], settings: EntroformerSettings) -> E
         for name, module in list(part.named_modules()):  # a list, since rate tables are replaced on the way
             path = f"{root}.{name}" if name else root
             if isinstance(module, nn.Linear):
-                fraction = int(integers[f"{path}.fraction"])
-                module.weight = _frozen(_shaped(integers, f"{path}.weight", module.weight) * 2.0**-fraction)
+                rows = module.out_features if settings.arithmetic.fraction_by_row else 1
+                fraction = _shaped(integers, f"{path}.fraction", module.weight.new_empty(rows))
+                weight = _shaped(integers, f"{path}.weight", module.weight)
+                module.weight = _frozen(weight * 2.0 ** -fraction[:, None])
                 if module.bias is not None:
                     bias = _shaped(integers, f"{path}.bias", module.bias)
-                    module.bias = _frozen(bias * 2.0 ** -(fraction + ACTIVATION.fraction))
+                    _, input_fraction = _inputs(path, module.in_features, settings)
+                    module.bias = _frozen(bias * 2.0 ** -(fraction + input_fraction))
             elif isinstance(module, RateTable):
                 shape = module.knots.new_empty(ALPHA_CODES, module.knots.shape[1])
                 table = FixedTable(_shaped(integers, f"{path}.table", shape) * 2.0**-module.grid.fraction, module.grid)
@@ -302,7 +379,8 @@ def _restore(integers: Mapping[str, Tensor], settings: EntroformerSettings) -> E
                 setattr(network.get_submodule(parent), leaf, table)
         relative = getattr(part, "relative", None)
         if relative is not None:
-            part.relative = _frozen(_shaped(integers, f"{root}.relative", relative) * 2.0**-ACTIVATION.fraction)
+            units = 2.0**-settings.arithmetic.heads.fraction
+            part.relative = _frozen(_shaped(integers, f"{root}.relative", relative) * units)
     return network
 
 

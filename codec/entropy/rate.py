@@ -52,9 +52,10 @@ def coded_bits(
 
     scaled is alpha y, (B, 4, h, w); codes the alpha codes, (B, 4) long. For pretraining, `seen` (h w,) bool
     replaces the checkerboard's anchors. `symbols` (B, 4, h, w), without dither, replace the rounded latent, for example
-    alpha y with uniform noise. The arithmetic defaults to Simulated().
+    alpha y with uniform noise. The arithmetic defaults to Simulated with the model's grids.
     """
-    math = math or Simulated()
+    if math is None:
+        math = Simulated(model.settings.arithmetic)
     alpha, inverse, level = constants.rows(codes, scaled.dtype)
     z = hyper_latent(model, scaled, codes, constants)
     z_mean, z_level = prior_distributions(model.prior(codes, math), constants.level_of_one, math)

@@ -42,7 +42,11 @@ class EntropyStage(nn.Module):
         alpha = 2.0 ** ((codes - 128) / 32)
         scaled = alpha.view(-1, 1, 1, 1) * y
         seen = self._mask(y.shape[-2] * y.shape[-1], draws)
-        math = Simulated(2.0 ** draws.number(-1, 1)) if self.settings.random_top_k else None
+        math = (
+            Simulated(self.entropy.settings.arithmetic, 2.0 ** draws.number(-1, 1))
+            if self.settings.random_top_k
+            else None
+        )
         with _full_precision(y):
             codes = codes[:, None].expand(-1, 4)
             latent_bits, hyper_bits = coded_bits(

@@ -22,6 +22,7 @@ from tests.benchmarks import (
     coded_length,
     corpus,
     denoising_arms,
+    entropy_grids,
     entropy_speed,
     format_mutations,
     foundation,
@@ -169,6 +170,8 @@ def test_arms_and_lengths_are_measured_of_a_bundle_with_dither(printed: Printed,
     over = re.search(r"^\| 8 \| [\d.]+ \| \d+ \| \+([\d.]+)% \|", lengths, re.MULTILINE)
     assert over and float(over[1]) < 10
     assert "encode" in printed(entropy_speed.main, photos, "--bundle", bundle)
+    ratio = re.search(r"([\d.]+) of it", printed(entropy_grids.main, photos, "--bundle", bundle))
+    assert ratio and float(ratio[1]) > 0
 
 
 def test_the_corpus_sees_pictures_that_are_turned_or_of_other_colors(tmp_path: Path) -> None:

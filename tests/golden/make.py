@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 
 from codec import Codec, Picture
 from codec.bundle import Bundle
-from codec.entropy.entroformer import EntroformerSettings
-from codec.entropy.integer import ExactEntropyModel
+from codec.entropy.entroformer import Entroformer, EntroformerSettings
+from codec.entropy.integer import ExactEntropyModel, export
 from codec.errors import SettingsError
 from codec.format.bitstream import parse
 from codec.format.chunks import parse_content
@@ -55,10 +55,17 @@ DERIVED: Mapping[str, tuple[str, Mapping[str, bool]]] = {
     "coarse": ("conditioned", {"dither": True, "finest_attention": False}),
 }
 """Bundles that are others but for settings of their entropy model."""
+NARROW: Mapping[str, str] = {
+    "narrow": "dithered",
+    "narrow-conditioned": "conditioned",
+    "narrow-serial": "dithered-serial",
+}
+"""Bundles that are others with narrow grids: the same weights, rounded anew. For version 2 alone."""
 
 EXTREME: Mapping[str, tuple[str, Mapping[str, int]]] = {
     "extreme": ("dithered-conditioned", {}),
     "extreme-serial": ("dithered-serial", {"halvings": 1}),
+    "narrow-extreme": ("narrow-conditioned", {}),
 }
 """Bundles with larger weights than training gives, so that every clamp of the arithmetic acts. For version 2 alone."""
 ENLARGED = {"embed": 3, "project": 7, "merge": 6, "expand": 7, "contract": 5, "0": 4, "1": 4, "inner": 2, "outer": 5}
@@ -126,6 +133,22 @@ def derive(folder: Path, kind: str) -> None:
     config.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def narrow(folder: Path, kind: str) -> None:
+    """Write a bundle with narrow grids beside the one that it comes from."""
+    bundle = Path(shutil.copytree(folder / NARROW[kind], folder / kind))
+    wide = Bundle.open(bundle)
+    model = Entroformer(dataclasses.replace(wide.config.entropy, grids="narrow"))
+    model.load_state_dict(wide.trainable_entropy().state_dict())
+    counts = load_file(bundle / "entropy.safetensors")["counts"]
+    save_file(export(model) | {"counts": counts}, bundle / "entropy.safetensors")
+    content = json.loads((bundle / "bundle.json").read_text())
+    content["format"] = 2
+    content["entropy"]["grids"] = "narrow"
+    content["files"]["entropy.safetensors"] = hashlib.sha256((bundle / "entropy.safetensors").read_bytes()).hexdigest()
+    content["known_answer"] = computed_answer(bundle, model.settings)
+    (bundle / "bundle.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
 def enlarge(folder: Path, kind: str) -> None:
     """Write an extreme bundle beside the one that it comes from."""
     other, changes = EXTREME[kind]
@@ -175,12 +198,14 @@ def make_bundles(golden: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         frozen = bundles(folder, golden) if (golden / BUNDLES).exists() else {}
-        missing = [kind for kind in (*KINDS, *DERIVED, *EXTREME) if kind not in frozen]
+        missing = [kind for kind in (*KINDS, *DERIVED, *NARROW, *EXTREME) if kind not in frozen]
         for kind in missing:
             if kind in KINDS:
                 tiny_bundle(folder / kind, **KINDS[kind])
             elif kind in DERIVED:
                 derive(folder, kind)
+            elif kind in NARROW:
+                narrow(folder, kind)
             else:
                 enlarge(folder, kind)
         if missing:

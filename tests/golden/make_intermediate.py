@@ -1,6 +1,6 @@
 """python -m tests.golden.make_intermediate: writes version2/intermediate.json, the entropy network layer by layer.
 
-For one tile of 7 rows and 5 columns and each of five kinds of bundle: what the codec's exact arithmetic has after each
+For one tile of 7 rows and 5 columns and each of seven kinds of bundle: what the codec's exact arithmetic has after each
 step of section 6 of FORMAT.md, as a digest and the first values. A decoder whose symbols are wrong finds its first
 wrong layer here. The inputs are those of the known answer: the pattern P, alpha codes 100, 128, 140, 170.
 """
@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from codec.bundle import Bundle
-from codec.entropy.grids import ACTIVATION, RESIDUAL, Grid
+from codec.entropy.grids import RESIDUAL, Grid
 from codec.entropy.integer import ExactEntropyModel
 from codec.entropy.windows import anchor_mask
 from tests.golden.make import bundles
 from tests.golden.make_version2 import FOLDER
 
 FILE = FOLDER / "intermediate.json"
-KINDS = ("parallel", "conditioned", "serial", "coarse", "extreme")
+KINDS = ("parallel", "conditioned", "serial", "coarse", "extreme", "narrow", "narrow-extreme")
 SHAPE = (7, 5)
 CODES = (100, 128, 140, 170)
 FIRST = 12
@@ -56,16 +56,17 @@ def layers(bundle: Bundle) -> dict[str, dict[str, Any]]:
     def keep(name: str, values: Tensor, units: float = 1.0) -> None:
         found[name] = summary((values.double() * units).numpy())
 
+    grids = model.math.grids
     watch(model, keep)
     codes = torch.tensor([CODES])
     for name, values in zip(("prior m", "prior s"), model.prior(codes), strict=True):
         keep(name, values)
     hyper = model.hyper(pattern(1, *model.hyper_shape(*SHAPE)), codes, SHAPE)
-    keep("norm(hyper)", model.math.normalize(hyper), ACTIVATION.units)
+    keep("norm(hyper)", model.math.normalize(hyper), grids.normalized.units)
     symbols = pattern(1, SHAPE[0] * SHAPE[1], 4)
     parallel = model.settings.order == "parallel"
     context = model.context(symbols, codes, SHAPE, anchor_mask(*SHAPE) if parallel else None)
-    keep("snap(context, A)", model.math.snap(context, ACTIVATION), ACTIVATION.units)
+    keep("snap(context, A)", model.math.snap(context, grids.normalized), grids.normalized.units)
     passes = {"as anchors": None, "as others": context} if parallel else {"as any": context}
     for name, features in passes.items():
         means, levels = model.parameters(hyper, features, codes).of_all(symbols)
@@ -76,14 +77,16 @@ def layers(bundle: Bundle) -> dict[str, dict[str, Any]]:
 
 def watch(model: ExactEntropyModel, keep: Keep) -> None:
     """Have the blocks' steps kept while the network runs."""
+    grids = model.math.grids
     for net in ("hyper_decoder", "context"):
         for index, block in enumerate(model.network.get_submodule(f"{net}.blocks").children()):
             name = f"{net}.blocks.{index}"
             block.register_forward_pre_hook(partial(_entering, keep, f"{name} x", RESIDUAL))
             project = block.get_submodule("project")
             project.register_forward_hook(partial(_leaving, keep, f"{name} p", model))
-            block.get_submodule("merge").register_forward_pre_hook(partial(_entering, keep, f"{name} a", ACTIVATION))
-            block.get_submodule("contract").register_forward_pre_hook(partial(_entering, keep, f"{name} u", ACTIVATION))
+            merge, contract = block.get_submodule("merge"), block.get_submodule("contract")
+            merge.register_forward_pre_hook(partial(_entering, keep, f"{name} a", grids.mixed))
+            contract.register_forward_pre_hook(partial(_entering, keep, f"{name} u", grids.hidden))
 
 
 def _entering(keep: Keep, name: str, grid: Grid, module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -93,7 +96,8 @@ def _entering(keep: Keep, name: str, grid: Grid, module: nn.Module, inputs: tupl
 def _leaving(
     keep: Keep, name: str, model: ExactEntropyModel, module: nn.Module, inputs: tuple[Any, ...], output: Tensor
 ) -> None:
-    keep(name, model.math.snap(output, ACTIVATION), ACTIVATION.units)
+    grid = model.math.grids.heads
+    keep(name, model.math.snap(output, grid), grid.units)
 
 
 def make() -> str:

@@ -6,7 +6,7 @@ version2/expected.json      bundle, sizes, symbols and chunks of the first, and 
 
 Files whose names begin with version-1 are of that version, and are what no picture gives there. Symbols and chunks are
 given here, not computed from pictures, so that the files reach what no picture does. Their bundles are those of version
-1, and two extreme ones. Files that exist are never written again.
+1, three with narrow grids, and three extreme ones. Files that exist are never written again.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from codec.format.bitstream import FdcFile, pack, parse
 from codec.format.chunks import Chunk, code_alpha, compressed
 from codec.format.tags import ALPHA, NAMES, REPEATABLE
 from codec.quantization.quantizer import QuantizationParameters
-from tests.golden.make import DERIVED, EXTREME, EXTREME_CODE, GOLDEN, KINDS, bundles, make_bundles
+from tests.golden.make import DERIVED, EXTREME, EXTREME_CODE, GOLDEN, KINDS, NARROW, bundles, make_bundles
 from tests.support.version1 import as_version_1
 
 FOLDER = GOLDEN / "version2"
@@ -103,6 +103,10 @@ def read_files(frozen: dict[str, Bundle]) -> dict[str, tuple[str, bytes]]:
         pack(file(bundle, chunks=(chunk("exIf", start + bytes(2**20 - 300) + start),))),
     )
     files["contents-of-2-26"] = "parallel", pack(file(bundle, chunks=(LARGEST_CHUNK,) * 4))
+    for place, kind in enumerate(NARROW):
+        files[f"plain-{kind}"] = kind, pack(file(frozen[kind], seed=20 + place))
+        files[f"four-alphas-{kind}"] = kind, pack(file(frozen[kind], FOUR))
+        files[f"largest-{kind}"] = kind, pack(file(frozen[kind], stream=stream(frozen[kind], ONE, symbols, hyper)))
     for kind in EXTREME:
         files |= {f"{kind}-{seed}": (kind, extreme(frozen[kind], seed)) for seed in range(3)}
     return files | version_1_files(bundle)

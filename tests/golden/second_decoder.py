@@ -30,7 +30,13 @@ Bools = npt.NDArray[np.bool_]
 
 TILE, REACH, MAX_PIXELS = 128, 16, 100_000_000
 HALVES: Integers = np.array([0, 2**23, 2**24])
-A, S, O = (16, 9), (20, 9), (20, 12)  # noqa: E741
+S, O = (20, 9), (20, 12)  # noqa: E741
+GRIDS = {
+    "wide": dict.fromkeys("NQMHKZG", (16, 9)),
+    "narrow": {"N": (11, 7), "Q": (8, 4), "M": (11, 7), "H": (11, 7), "K": (11, 5), "Z": (11, 4), "G": (9, 4)},
+}
+INPUTS = {"project": "N", "merge": "M", "expand": "N", "contract": "H", "inner": "N", "outer": "H"}
+"""The grid of a linear map's inputs, by the last part of its name; of others see EntropyModel.input_grid."""
 
 
 @dataclass(frozen=True)
@@ -264,18 +270,6 @@ def snap(x: Floats, grid: tuple[int, int]) -> Floats:
     return np.clip(np.rint(x * 2.0**fraction), -most, most) * 2.0**-fraction
 
 
-def norm(x: Floats) -> Floats:
-    """Center and scale the last axis."""
-    d = x.shape[-1]
-    c = x - snap(x.sum(-1, keepdims=True) / d, S)
-    return snap(c / np.sqrt((c * c).sum(-1, keepdims=True) / d + 2.0**-18), A)
-
-
-def leaky(x: Floats) -> Floats:
-    """Apply the activation function."""
-    return snap(np.where(x >= 0, x, 0.2 * x), A)
-
-
 def windows(rows: int, columns: int, size: int, shifted: bool) -> Iterator[tuple[slice, slice]]:
     """Cut a tile into windows from its top left, the first ones half as wide and high if shifted."""
     first = size // 2 if shifted else size
@@ -295,7 +289,9 @@ class EntropyModel:
         """Read a bundle and check its entropy model's file."""
         content = json.loads((folder / "bundle.json").read_text("utf-8"))
         self.id = hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).digest()
+        require(content["format"] in (1, 2), f"{folder} has another format")
         self.settings, self.known_answer = content["entropy"], content["known_answer"]
+        self.grids = GRIDS[self.settings.get("grids", "wide")]
         data = (folder / "entropy.safetensors").read_bytes()
         checksum = content["files"]["entropy.safetensors"]
         require(hashlib.sha256(data).hexdigest() == checksum, f"{folder} has another entropy model than it states")
@@ -305,12 +301,34 @@ class EntropyModel:
         self.scale = 2.0 ** -np.rint(math.log2(self.size) / 2 - 0.25)
         self.maps: dict[str, tuple[Floats, Floats]] = {}
         for name in [key.removesuffix(".weight") for key in tensors if key.endswith(".weight")]:
-            unit = 2.0 ** -int(tensors[f"{name}.fraction"][0])
-            self.maps[name] = tensors[f"{name}.weight"].T * unit, tensors.get(f"{name}.bias", 0) * unit * 2.0**-9
+            unit = 2.0 ** -tensors[f"{name}.fraction"].astype(np.float64)
+            biases = tensors.get(f"{name}.bias", 0) * unit * 2.0 ** -self.grids[self.input_grid(name)][1]
+            self.maps[name] = tensors[f"{name}.weight"].T * unit, biases
         reach = self.settings["positions"] // 2
         v, h = np.mgrid[-reach - 1 : reach + 2, -reach - 1 : reach + 2]
         inside = abs(v) + abs(h) <= reach
         self.cells = np.where(inside, np.cumsum(inside).reshape(v.shape) - 1, inside.sum())
+
+    @staticmethod
+    def input_grid(name: str) -> str:
+        """Return the letter of the grid of a linear map's inputs."""
+        if name.endswith("embed"):
+            return "Z" if name.startswith("hyper") else "K"
+        return INPUTS.get(name.rpartition(".")[2], "G")
+
+    def snap(self, x: Floats, letter: str) -> Floats:
+        """Round to one of the grids that depend on the bundle."""
+        return snap(x, self.grids[letter])
+
+    def norm(self, x: Floats) -> Floats:
+        """Center and scale the last axis."""
+        d = x.shape[-1]
+        c = x - snap(x.sum(-1, keepdims=True) / d, S)
+        return self.snap(c / np.sqrt((c * c).sum(-1, keepdims=True) / d + 2.0**-18), "N")
+
+    def leaky(self, x: Floats) -> Floats:
+        """Apply the activation function."""
+        return self.snap(np.where(x >= 0, x, 0.2 * x), "H")
 
     def choose(self, codes: tuple[int, ...]) -> None:
         """Set the four channels' alpha codes."""
@@ -334,25 +352,26 @@ class EntropyModel:
         query, key, value = (part.reshape(-1, self.heads, self.size).swapaxes(0, 1) for part in parts)
         m, kept, most = key.shape[1], min(key.shape[1], self.settings["top_k"]), len(self.cells) // 2
         cell = self.cells[np.clip(v, -most, most) + most, np.clip(h, -most, most) + most][None]
-        near = np.take_along_axis(query @ self.tensors[f"{net}.relative"].T / 2**9, cell.repeat(self.heads, 0), 2)
-        units = ((query @ key.swapaxes(1, 2) + near) * 2**18).astype(np.int64)
+        unit = 2.0 ** -self.grids["Q"][1]
+        near = np.take_along_axis(query @ self.tensors[f"{net}.relative"].T * unit, cell.repeat(self.heads, 0), 2)
+        units = ((query @ key.swapaxes(1, 2) + near) / unit**2).astype(np.int64)
         ranked = np.where(allowed, units, -(2**45)) * m + np.arange(m)
         score, index = np.divmod(np.partition(ranked, m - kept, 2)[..., m - kept :], m)
-        distance = np.rint(32 * self.scale * 2.0**-18 * (score.max(2, keepdims=True) - score))
+        distance = np.rint(32 * self.scale * unit**2 * (score.max(2, keepdims=True) - score))
         weight = self.tensors["exponential"][np.minimum(512, distance).astype(np.int64)].astype(np.float64)
         total = (weight[:, :, None] @ value[np.arange(self.heads)[:, None, None], index])[:, :, 0]
-        return snap((total / weight.sum(2, keepdims=True)).swapaxes(0, 1).reshape(len(v), -1), A)
+        return self.snap((total / weight.sum(2, keepdims=True)).swapaxes(0, 1).reshape(len(v), -1), "M")
 
     def merge(self, name: str, x: Floats, a: Floats) -> Floats:
         """Do what a block does after its attention."""
         x = snap(x + snap(self.linear(f"{name}.merge", a), S), S)
-        u = leaky(snap(self.linear(f"{name}.expand", norm(x)), A))
+        u = self.leaky(self.snap(self.linear(f"{name}.expand", self.norm(x)), "H"))
         return snap(x + snap(self.linear(f"{name}.contract", u), S), S)
 
     def block(self, net: str, index: int, x: Floats, size: int) -> Floats:
         """Return x after a block with windows; in the context transformer keys are anchors and the query's own."""
         name, a = f"{net}.blocks.{index}", np.zeros_like(x)
-        parts = np.split(snap(self.linear(f"{name}.project", norm(x)), A), 3, -1)
+        parts = np.split(self.snap(self.linear(f"{name}.project", self.norm(x)), "Q"), 3, -1)
         for window in windows(x.shape[0], x.shape[1], size, index % 2 == 1):
             query, key, value = (part[window].reshape(-1, x.shape[2]) for part in parts)
             v, h = (axis[window].ravel() for axis in np.mgrid[: x.shape[0], : x.shape[1]])
@@ -378,29 +397,29 @@ class EntropyModel:
 
     def hyper_decoder(self, z: Integers, rows: int, columns: int) -> Floats:
         """Return norm(hyper) of a tile, rows x columns x d, from its hyper-latent."""
-        embedded = self.linear("hyper_decoder.embed", snap(np.moveaxis(z, 0, -1), A))
+        embedded = self.linear("hyper_decoder.embed", self.snap(np.moveaxis(z, 0, -1), "Z"))
         x = self.block("hyper_decoder", 0, snap(embedded + self.rate("hyper_decoder.rate.table"), S), 16)
         for index in range(self.settings["halvings"]):
             high, wide, d = x.shape
-            padded = np.pad(snap(x, A), ((1, 1), (1, 1), (0, 0)))
+            padded = np.pad(self.snap(x, "G"), ((1, 1), (1, 1), (0, 0)))
             near = [padded[v : v + high, h : h + wide] for v in range(3) for h in range(3)]
             x = snap(self.linear(f"hyper_decoder.grow.{index}", np.concatenate(near, -1)), S)
             x = x.reshape(high, wide, 2, 2, d).transpose(0, 2, 1, 3, 4).reshape(2 * high, 2 * wide, d)
             if index + 1 < self.settings["halvings"] or self.settings.get("finest_attention", True):
                 x = self.block("hyper_decoder", index + 1, x, 16)
-        return norm(x[:rows, :columns])
+        return self.norm(x[:rows, :columns])
 
     def embed(self, symbols: Floats) -> Floats:
         """Begin the context transformer with a position's four symbols or those of its four neighbors."""
         inputs = np.concatenate([symbols, symbols * np.tile(self.inverse, symbols.shape[-1] // 4)], -1)
-        return snap(self.linear("context.embed", snap(inputs, A)) + self.rate("context.rate.table"), S)
+        return snap(self.linear("context.embed", self.snap(inputs, "K")) + self.rate("context.rate.table"), S)
 
     def context(self, symbols: Floats) -> Floats:
         """Return the context of a tile in parallel order from its symbols, rows x columns x 4."""
         x = self.embed(symbols * anchors(*symbols.shape[:2])[:, :, None])
         for index in range(self.settings["depth"]):
             x = self.block("context", index, x, 32)
-        return snap(x, A)
+        return self.snap(x, "N")
 
     def serial_context(self, cache: Floats, symbols: Floats, v: int, h: int) -> Floats:
         """Return a position's serial context; `cache` has keys and values, depth x 2 x rows x columns x d."""
@@ -410,18 +429,19 @@ class EntropyModel:
         x = self.embed(symbols[[v, v, v, v + 1], [h, h + 1, h + 2, h]].reshape(1, 16))
         for index, (key, value) in enumerate(cache):
             name = f"context.blocks.{index}"
-            query, key[v, h], value[v, h] = np.split(snap(self.linear(f"{name}.project", norm(x)), A), 3, -1)
+            projected = self.snap(self.linear(f"{name}.project", self.norm(x)), "Q")
+            query, key[v, h], value[v, h] = np.split(projected, 3, -1)
             parts = [query, key[key_v, key_h], value[key_v, key_h]]
             x = self.merge(name, x, self.attend("context", parts, key_v[None] - v, key_h[None] - h))
-        return snap(x[0], A)
+        return self.snap(x[0], "N")
 
     def parameters(self, c: int, hyper: Floats, context: Floats, symbols: Floats) -> tuple[Integers, Integers]:
         """Return m and s of channel c of positions, given norm(hyper), the context and the symbols, ... x 4."""
         inputs = [hyper, context]
         if self.settings["channel_conditioning"]:
             known = np.where(np.arange(4) < c, symbols, 0)
-            inputs += [snap(known, A), snap(known * self.inverse, A)]
-        u = leaky(snap(self.linear("parameter_net.inner", np.concatenate(inputs, -1)), A))
+            inputs += [self.snap(known, "K"), self.snap(known * self.inverse, "K")]
+        u = self.leaky(self.snap(self.linear("parameter_net.inner", np.concatenate(inputs, -1)), "H"))
         out = snap(self.linear("parameter_net.outer", u)[..., [c, 4 + c]], O)
         m = 32 * snap(out[..., 0] * self.alpha[c], (22, 5))
         return m.astype(np.int64), self.level(out[..., 1], self.codes[c])

@@ -18,6 +18,7 @@ from tests.golden.make import (
     EXTREME,
     GOLDEN,
     KINDS,
+    NARROW,
     SYMBOLS,
     bundles,
     computed_answer,
@@ -56,7 +57,7 @@ def test_every_golden_file_is_listed_and_every_kind_has_all_pictures() -> None:
 
 def test_the_archive_has_the_bundle_of_every_kind_as_the_codec_computes_it(tmp_path: Path) -> None:
     frozen = bundles(tmp_path)
-    assert set(frozen) == {*KINDS, *DERIVED, *EXTREME}
+    assert set(frozen) == {*KINDS, *DERIVED, *NARROW, *EXTREME}
     stated = {kind: json.loads((bundle.path / "bundle.json").read_text()) for kind, bundle in frozen.items()}
     for kind in (*KINDS, *DERIVED):
         bundle = frozen[kind]

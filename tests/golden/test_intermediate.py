@@ -10,9 +10,9 @@ import pytest
 from codec.bundle import Bundle
 from tests.golden.make import bundles
 from tests.golden.make_intermediate import CODES, FILE, KINDS, SHAPE, make, summary
-from tests.golden.second_decoder import A, EntropyModel, Floats, snap
+from tests.golden.second_decoder import EntropyModel, Floats, S
 
-A_UNITS = S_UNITS = 2**9
+S_UNITS = 2.0 ** S[1]
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,15 @@ class Watched(EntropyModel):
         result = super().linear(name, x)
         block, _, step = name.rpartition(".")
         if step == "project":
-            self.keep(f"{block} p", snap(result, A) * A_UNITS)
-        if step in ("merge", "contract"):
-            self.keep(f"{block} {'a' if step == 'merge' else 'u'}", x * A_UNITS)
+            self.keep(f"{block} p", self.snap(result, "Q") * self.units("Q"))
+        if step == "merge":
+            self.keep(f"{block} a", x * self.units("M"))
+        if step == "contract":
+            self.keep(f"{block} u", x * self.units("H"))
         return result
+
+    def units(self, letter: str) -> float:
+        return float(2.0 ** self.grids[letter][1])
 
     def block(self, net: str, index: int, x: Floats, size: int) -> Floats:
         self.keep(f"{net}.blocks.{index} x", x * S_UNITS)
@@ -54,7 +59,7 @@ def by_second_decoder(model: Watched) -> dict[str, dict[str, Any]]:
     for name, values in zip(("prior m", "prior s"), model.prior(), strict=True):
         model.keep(name, values)
     hyper = model.hyper_decoder(z, rows, columns)
-    model.keep("norm(hyper)", hyper * A_UNITS)
+    model.keep("norm(hyper)", hyper * model.units("N"))
     if model.settings["order"] == "serial":
         cache, padded = np.zeros((model.settings["depth"], 2, *hyper.shape)), np.pad(symbols, ((1, 0), (1, 1), (0, 0)))
         serial = [model.serial_context(cache, padded, v, h) for v, h in np.ndindex(rows, columns)]
@@ -63,7 +68,7 @@ def by_second_decoder(model: Watched) -> dict[str, dict[str, Any]]:
     else:
         context = model.context(symbols)
         passes = {"as anchors": np.zeros_like(hyper), "as others": context}
-    model.keep("snap(context, A)", context * A_UNITS)
+    model.keep("snap(context, A)", context * model.units("N"))
     for name, features in passes.items():
         for channel in range(4):
             m, s = model.parameters(channel, hyper, features, symbols)

@@ -13,7 +13,7 @@ import torch
 from codec.bundle import DEFAULT_BUNDLE, Bundle
 from codec.entropy.stream import compress
 from tests.golden import second_decoder
-from tests.golden.make import DERIVED, EXTREME, GOLDEN, KINDS, SYMBOLS, bundles
+from tests.golden.make import DERIVED, EXTREME, GOLDEN, KINDS, NARROW, SYMBOLS, bundles
 from tests.golden.second_decoder import EntropyModel, File
 
 EXPECTED = json.loads((GOLDEN / SYMBOLS).read_text())
@@ -44,7 +44,7 @@ def test_a_decoder_written_from_the_format_alone_decodes_every_golden_file(
         assert (chunk and hashlib.sha256(chunk).hexdigest()) == expected[kind]
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *DERIVED, *EXTREME])
+@pytest.mark.parametrize("kind", [*KINDS, *DERIVED, *NARROW, *EXTREME])
 def test_it_computes_the_known_answers(kind: str, models: Mapping[str, EntropyModel]) -> None:
     assert second_decoder.known_answer(models[kind]) == models[kind].known_answer
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from codec.entropy.grids import ACTIVATION, Exact
+from codec.entropy.grids import Exact
 from codec.entropy.integer import ExactEntropyModel, export
 from codec.entropy.stream import compress, decompress
 from codec.entropy.tables import Tables, build_counts
@@ -22,7 +22,7 @@ from tests.support.tiny_bundles import TINY, tiny_entropy
 CODES = torch.tensor([[140, 120, 150, 133]])
 
 EXACT = {
-    # sums of products that stay below 2**53, in any order
+    # sums of products that stay below 2**53, or 2**24, in any order
     *("mm", "bmm", "addmm", "baddbmm", "sum", "dot", "mv", "_embedding_bag_forward_only"),
     # single operations that IEEE 754 rounds correctly; x / number is none: on a GPU it is x * (1 / number)
     *("add", "sub", "rsub", "mul", "div", "sqrt", "round", "floor", "clamp", "neg", "abs", "leaky_relu"),
@@ -39,10 +39,14 @@ EXACT = {
 
 
 class Watch(TorchDispatchMode):
-    """Notes every operation that is not known to be exact, and every floating type but float64."""
+    """Notes every operation that is not known to be exact, and every floating type that is not allowed.
 
-    def __init__(self) -> None:
+    Division and square root are of float64 alone.
+    """
+
+    def __init__(self, *allowed: torch.dtype) -> None:
         super().__init__()
+        self.allowed = {torch.float64, *allowed}
         self.found: set[str] = set()
         self.calls = 0
 
@@ -56,19 +60,21 @@ class Watch(TorchDispatchMode):
                 self.found.add("div by a number")
             if name not in EXACT:
                 self.found.add(name)
-            self.found |= {f"{name} in {dtype}" for dtype in floating if dtype != torch.float64}
+            allowed = {torch.float64} if name in ("div", "sqrt") else self.allowed
+            self.found |= {f"{name} in {dtype}" for dtype in floating if dtype not in allowed}
         return result
 
 
-def forbidden(order: str, dither: bool = False) -> set[str]:
+def forbidden(order: str, dither: bool = False, grids: str = "wide") -> set[str]:
     """What the exact path of a whole encoding and decoding calls that it must not."""
-    settings = dataclasses.replace(TINY, order=order, channel_conditioning=True, dither=dither)  # type: ignore[arg-type]
+    changes = {"order": order, "channel_conditioning": True, "dither": dither, "grids": grids}
+    settings = dataclasses.replace(TINY, **changes)  # type: ignore[arg-type]
     model = tiny_entropy(settings).requires_grad_(False)
     integers, tables = export(model), Tables(build_counts())
     symbols = (np.arange(4 * 9 * 35).reshape(4, 9, 35) * 7919 % 13 - 6).astype(np.int32)
     exact = ExactEntropyModel(integers, model.settings)
     z = np.ones(exact.hyper_shape(9, 35), np.int32)
-    with Watch() as watch:
+    with Watch(exact.math.dtype) as watch:
         exact.known_answer()
         data = compress(exact, tables, symbols, [z], CODES).data
         assert np.array_equal(decompress(exact, tables, data, (9, 35), CODES), symbols)
@@ -78,12 +84,13 @@ def forbidden(order: str, dither: bool = False) -> set[str]:
 
 @pytest.mark.parametrize("order", ["parallel", "serial"])
 @pytest.mark.parametrize("dither", [False, True])
-def test_the_exact_path_calls_only_exact_operations(order: str, dither: bool) -> None:
-    assert not forbidden(order, dither)
+@pytest.mark.parametrize("grids", ["wide", "narrow"])
+def test_the_exact_path_calls_only_exact_operations(order: str, dither: bool, grids: str) -> None:
+    assert not forbidden(order, dither, grids)
 
 
 def gelu(self: Exact, x: Tensor) -> Tensor:
-    return self.snap(F.gelu(x), ACTIVATION)
+    return self.snap(F.gelu(x), self.grids.hidden)
 
 
 def softmax(self: Exact, logits: Tensor) -> Tensor:
@@ -91,7 +98,7 @@ def softmax(self: Exact, logits: Tensor) -> Tensor:
 
 
 def divided(self: Exact, x: Tensor) -> Tensor:
-    return self.snap(x / 3.0, ACTIVATION)
+    return self.snap(x / 3.0, self.grids.hidden)
 
 
 def rounded_to_float32(self: Exact, x: Tensor) -> Tensor:

@@ -133,8 +133,10 @@ def test_masked_pretraining_hides_what_is_not_drawn_and_trains_every_weight() ->
     scaled = 2 * torch.randn(2, 4, 8, 8)
     seen = torch.rand(64) < 0.3
     bits = [
-        coded_bits(model, scaled, CODES.expand(2, -1), constants, seen=mask, math=Simulated(breadth))[0].sum().item()
-        for mask, breadth in ((seen, 1.0), (torch.zeros(64, dtype=torch.bool), 1.0), (seen, 0.5), (None, 1.0))
+        coded_bits(model, scaled, CODES.expand(2, -1), constants, seen=mask, math=Simulated(breadth=part))[0]
+        .sum()
+        .item()
+        for mask, part in ((seen, 1.0), (torch.zeros(64, dtype=torch.bool), 1.0), (seen, 0.5), (None, 1.0))
     ]
     assert len(set(bits)) == 4
     coded_bits(model, scaled, CODES.expand(2, -1), constants, seen=seen)[0].sum().backward()
