@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import codec.support.torchvision_shim  # noqa: F401
@@ -45,6 +45,10 @@ def has_bfloat16() -> bool:
     if torch.accelerator.is_available():
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _ignored(name: str, value: float, step: int) -> None:
+    """Takes the scalars of processes that do not log."""
 
 
 class Run:
@@ -192,7 +196,9 @@ class Run:
         return patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
 
     def _trainer(self, name: str, settings: StageSettings, stage: Stage, source: BatchSource) -> Trainer:
-        writer = SummaryWriter(str(self.output / "tensorboard")) if self.accelerator.is_main_process else None
+        scalar: Callable[[str, float, int], None] = _ignored
+        if self.accelerator.is_main_process:
+            scalar = SummaryWriter(str(self.output / "tensorboard")).add_scalar
         return Trainer(
             name,
             settings,
@@ -203,7 +209,7 @@ class Run:
             seed=self.settings.seed,
             checkpoint_every=self.settings.checkpoint_every,
             checkpoint_seconds=self.settings.checkpoint_seconds,
-            scalar=writer.add_scalar if writer else lambda *_: None,
+            scalar=scalar,
             deadline=self.deadline,
             held_out=self._crops(settings, self.held_out),
             held_out_seconds=self.settings.held_out_seconds,

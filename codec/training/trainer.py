@@ -147,8 +147,9 @@ class Trainer:
         """Logs the averaged weights' loss on fixed held-out crops with fixed draws."""
         if self.held_out is None:
             return
-        own = [value.detach().clone() for value in self.parameters.values()]
-        torch._foreach_copy_(list(self.parameters.values()), list(self.averages.values()))
+        parameters: list[Tensor] = list(self.parameters.values())
+        own = [value.detach().clone() for value in parameters]
+        torch._foreach_copy_(parameters, list(self.averages.values()))
         sums: dict[str, float] = {}
         for batch in range(HELD_OUT_BATCHES):
             # a step that computes every term, so that each look measures the same
@@ -156,10 +157,9 @@ class Trainer:
             loss, terms = self.stage(to_device(self.held_out.batch(batch), device), draws)
             for name, value in ({"loss": loss} | terms).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / HELD_OUT_BATCHES
-        torch._foreach_copy_(list(self.parameters.values()), own)
-        line = {"stage": self.name, "step": self.step, "held_out": {name: round(v, 6) for name, v in sums.items()}}
-        with (self.output / "progress.jsonl").open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+        torch._foreach_copy_(parameters, own)
+        held_out = {name: round(value, 6) for name, value in sums.items()}
+        self._record({"stage": self.name, "step": self.step, "held_out": held_out})
 
     def _loaders(self, device: torch.device) -> int:
         """Number of loader processes: a GPU consumes batches faster than one thread makes them."""
@@ -179,7 +179,8 @@ class Trainer:
     def _average(self) -> None:
         # at the start the average follows quickly, so that it forgets the initial weights
         decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.averages.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
+        weights = [value.detach() for value in self.parameters.values()]
+        torch._foreach_lerp_(list(self.averages.values()), weights, 1 - decay)
 
     def _log(self, values: Mapping[str, Tensor]) -> None:
         numbers = {name: round(float(value.detach()), 6) for name, value in values.items()}
@@ -189,9 +190,13 @@ class Trainer:
             )
         for name, number in numbers.items():
             self.scalar(f"{self.name}/{name}", number, self.step)
-        line = {"stage": self.name, "step": self.step, "steps": self.settings.steps} | numbers | self.pace.figures()
+        place = {"stage": self.name, "step": self.step, "steps": self.settings.steps}
+        self._record(place | numbers | self.pace.figures())
+
+    def _record(self, values: Mapping[str, Any]) -> None:
+        # one write per line: readers take a line without its end as unfinished
         with (self.output / "progress.jsonl").open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(json.dumps(values) + "\n")
 
     def _save(self) -> None:
         """The complete state that the next step depends on."""

@@ -135,12 +135,14 @@ def _chosen(mirror: Store, count: int, seed: str, folder: Path) -> list[_File]:
 
 def _software(mirror: Store, home: Path) -> str:
     """Unpacks the newest wheel of the mirror's escrow after checking all files next to it; returns its name."""
-    folders = [item.name.rpartition("/")[0] for item in mirror.list(layout.SOFTWARE) if item.name.endswith(layout.SUMS)]
     wheels = {}  # the folder of each
-    for folder in folders:
-        for name in escrow.sums(mirror, folder):
-            if name.endswith(".whl"):
-                wheels[name] = folder
+    for item in list(mirror.list(layout.SOFTWARE)):
+        if not item.name.endswith(layout.SUMS):
+            continue
+        folder = item.name.rpartition("/")[0]
+        for listed in escrow.sums(mirror, folder):
+            if listed.endswith(".whl"):
+                wheels[listed] = folder
     if not wheels:
         raise ArchiveError(f"{mirror}: has no software to restore with; copy escrow/software from the archive")
 
@@ -197,7 +199,10 @@ def _rows(archive: Store, files: list[_File]) -> dict[tuple[str, int], Row]:
         SELECT key, tar, "offset", sha256, content_sha256, codec, width, height FROM rows
         WHERE tar IN ({tars}) AND status <> 'unchanged'
     """
-    return {(row["tar"], row["offset"]): cast(Row, row) for row in report.query(archive, sql)}
+    rows = {}
+    for row in report.query(archive, sql):
+        rows[row["tar"], row["offset"]] = cast(Row, row)
+    return rows
 
 
 def _wrong(file: _File, row: Row | None, decoded: dict[str, Any]) -> tuple[str, str] | None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute
 
@@ -121,17 +122,22 @@ def _unfinished(head: ArchiveHead) -> int:
 def _companions(archive: Store, keys: list[str]) -> list[str]:
     """Returns kept keys of the same group, or folder and stem, as some keys."""
     with parquet.database(rows=report.rows(archive)) as connection:
-        return [key for (key,) in connection.execute(_COMPANIONS, {"keys": keys}).fetchall()]
+        return _found(connection, _COMPANIONS, keys=keys)
+
+
+def _found(connection: duckdb.DuckDBPyConnection, query: str, **parameters: object) -> list[str]:
+    """Returns the keys that a query selects."""
+    return [key for (key,) in connection.execute(query, parameters).fetchall()]
 
 
 def _plan(archive: Store, head: ArchiveHead, keys: list[str], *, redact: bool) -> Erasure:
     with parquet.database(rows=report.rows(archive)) as connection:
-        known = {key for (key,) in connection.execute(_KEYS, {"keys": keys, "redact": redact}).fetchall()}
-        missing = sorted(set(keys) - known)
+        known = _found(connection, _KEYS, keys=keys, redact=redact)
+        missing = sorted(set(keys) - set(known))
         if missing:
             raise ArchiveError(f"{archive}: has no picture under the key {missing[0]!r}; query the report for keys")
         # duplicates share one file, which the other key's rows would lose
-        same = [key for (key,) in connection.execute(_SAME_BYTES, {"keys": keys}).fetchall()]
+        same = _found(connection, _SAME_BYTES, keys=keys)
         if same:
             names = ", ".join(repr(key) for key in same)
             raise ArchiveError(f"{archive}: the same bytes are also kept under {names}; forget those keys as well")
@@ -139,15 +145,18 @@ def _plan(archive: Store, head: ArchiveHead, keys: list[str], *, redact: bool) -
         for tar, offset in connection.execute(_MEMBERS, {"keys": keys}).fetchall():
             tars.setdefault(tar, []).append(offset)
         asked = {"keys": keys, "tars": list(tars), "redact": redact}
-        changed = set(connection.execute(_PARTS, asked).fetchall())  # run and shard of each
+        shards: dict[int, set[int]] = {}  # of each run, those with rows to change
+        for run, shard in connection.execute(_PARTS, asked).fetchall():
+            shards.setdefault(run, set()).add(shard)
         [(rows,)] = connection.execute(_ROWS, {"keys": keys}).fetchall()
     parts: list[IndexFile] = []
-    for run in sorted({run for run, _ in changed}):
+    for run in sorted(shards):
         for part in report.parts(archive, head, run):
-            if (run, layout.shard_of(part.name)) in changed:
+            if layout.shard_of(part.name) in shards[run]:
                 parts.append(part)
+    # unreadable objects are reported before anything is begun: an erasure that cannot go on blocks all other commands
     for part in parts:
-        index_files.read(archive, part)  # unreadable objects are reported before anything is begun
+        index_files.read(archive, part)
     for tar in tars:
         if not archive.sha256(tar).startswith(layout.hash_of(tar)):  # its other members would be copied damaged
             raise ArchiveError(f"{archive.uri(tar)}: damaged; {log.REMEDY} before you forget")

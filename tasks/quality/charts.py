@@ -131,9 +131,12 @@ def density(title: str, x: Axis, y: Axis, cells: Sequence[tuple[float, float, in
 
 def lines(title: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Markup:
     """Draws a line per named series of points over integers, such as runs."""
-    points = [point for _, line in series for point in line]
-    numbers = [first for first, _ in points]
-    values = [second for _, second in points]
+    numbers: list[float] = []
+    values: list[float] = []
+    for _, line in series:
+        for first, second in line:
+            numbers.append(first)
+            values.append(second)
     x = across(min(numbers), max(numbers), whole=True)
     low = min(values)
     high = max(values)
@@ -145,7 +148,7 @@ def lines(title: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]
         path = " ".join(f"{x(first):.1f},{y(second):.1f}" for first, second in line)
         parts.append(f'<polyline class="line {style}" points="{path}"/>')
         for first, second in line:
-            label = Markup.escape(f"{name}, run {first:g}: {second:.4g}")
+            label = Markup.escape(f"{name}, run {first:g}: {second:.4g}")  # a name is part of an archive's path
             parts.append(
                 f'<circle class="mark {style}" cx="{x(first):.1f}" cy="{y(second):.1f}" r="2.6">'
                 f"<title>{label}</title></circle>"

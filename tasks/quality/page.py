@@ -108,9 +108,14 @@ def gather(
 ) -> Report:
     """Runs all questions on archives. Decodes the `worst` pictures by LPIPS, or by PSNR if LPIPS is missing."""
     with questions.database(locations) as connection:
-        answers = {name: connection.sql(questions.sql(name)).to_arrow_table() for name in questions.QUESTIONS}
+        answers = {}
+        for name in questions.QUESTIONS:
+            answers[name] = connection.sql(questions.sql(name)).to_arrow_table()
         savings = answers["savings"]
-        archives = [row["archive"] for row in savings.to_pylist() if row["archive"] and not row["folder"]]
+        archives = []
+        for row in savings.to_pylist():
+            if row["archive"] and not row["folder"]:  # the total of an archive
+                archives.append(row["archive"])
         if len(archives) == 1:  # its total, the second row, would repeat that of all archives
             answers["savings"] = pa.concat_tables([savings.slice(0, 1), savings.slice(2)])
         connection.execute(_LATEST)
@@ -118,9 +123,15 @@ def gather(
         measured = [name for name in METRICS if overview[name] is not None]
         # twice the square root of the number of values: a common rule of thumb
         bins = min(MOST_BINS, max(FEWEST_BINS, round(2 * overview["pictures"] ** 0.5)))
-        distributions = [_distribution(connection, name, bins) for name in measured]
-        against_rate = [_against_rate(connection, name) for name in measured if name != "bpp"]
-        trends = [_trend(answers["trends"], name) for name in (*measured, "failed")]
+        distributions = []
+        against_rate = []
+        trends = []
+        for name in measured:
+            distributions.append(_distribution(connection, name, bins))
+            trends.append(_trend(answers["trends"], name))
+            if name != "bpp":
+                against_rate.append(_against_rate(connection, name))
+        trends.append(_trend(answers["trends"], "failed"))
         worst_by = _worst_by(measured)
         rows = _worst(connection, worst_by, worst)
         made = datetime.datetime.now(datetime.UTC)
@@ -177,11 +188,15 @@ def markdown(report: Report, page: str) -> str:
         f"{text.shown('saved_percent', total['saved_percent'])} saved.",
         "",
     ]
-    medians = {name: value for name, value in report.overview.items() if name in METRICS and value is not None}
-    if medians:
-        headings = [METRICS[name][0] for name in medians]
-        values = [text.shown(name, value) for name, value in medians.items()]
-        lines += [f"| {' | '.join(headings)} |", "|---" * len(medians) + "|", f"| {' | '.join(values)} |", ""]
+    headings = []
+    medians = []
+    for name, value in report.overview.items():
+        if name in METRICS and value is not None:
+            label, _ = METRICS[name]
+            headings.append(label)
+            medians.append(text.shown(name, value))
+    if headings:
+        lines += [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|", f"| {' | '.join(medians)} |", ""]
     for name in ("failures", "fallbacks", "kept_whole", "left_out", "attention", "below_floor"):
         count = _pictures(name, report.answers[name])
         answer = f"{count:,} pictures" if count else "None."
@@ -192,8 +207,8 @@ def markdown(report: Report, page: str) -> str:
 def _pictures(question: str, rows: pa.Table) -> int:
     """The number of pictures in an answer."""
     if question == "left_out":  # one row per part
-        pictures = {(row["archive"], row["key"]) for row in rows.select(["archive", "key"]).to_pylist()}
-        return len(pictures)
+        pictures = rows.group_by(["archive", "key"]).aggregate([])
+        return int(pictures.num_rows)
     if "pictures" in rows.schema.names:  # grouped
         return sum(rows.column("pictures").to_pylist())
     return int(rows.num_rows)
@@ -216,8 +231,7 @@ def _against_rate(connection: duckdb.DuckDBPyConnection, name: str) -> Chart | N
     if not cells:
         return None
     title, lower_is_better = METRICS[name]
-    rates = [rate for rate, _, _ in cells]
-    values = [value for _, value, _ in cells]
+    rates, values, _counts = zip(*cells, strict=True)
     x = charts.across(min(rates), max(rates), log=True)
     y = charts.upwards(min(values), max(values), turned=lower_is_better)  # better is always higher up
     return Chart(f"{title} at bits per pixel", charts.density(title, x, y, cells))

@@ -74,10 +74,13 @@ def database(locations: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
     runs: list[dict[str, Any]] = []
     for number, store in enumerate(stores):
         head = log.read(store)
-        plans = [log.plan(store, head, run) for run in range(1, head.runs + 1)]
+        listings = []
+        for run in range(1, head.runs + 1):
+            plan = log.plan(store, head, run)
+            listings.append(plan.listing)
+            runs.append({"archive": str(store), **_described(plan)})
         tables[f"rows_{number}"] = report.rows(store)
-        tables[f"listings_{number}"] = parquet.dataset(store, [plan.listing for plan in plans], LISTING)
-        runs += [{"archive": str(store), **_described(plan)} for plan in plans]
+        tables[f"listings_{number}"] = parquet.dataset(store, listings, LISTING)
     with parquet.database(**tables) as connection:
         for view in ("rows", "listings"):
             parts = []

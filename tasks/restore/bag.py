@@ -100,7 +100,8 @@ class Bag:
             raise ArchiveError(
                 f"{self._target}: pictures were forgotten since this bag was begun; restore into an empty folder"
             )
-        self._asked["as_of"] = begun.get("as_of") if as_of is None else as_of
+        if as_of is None:  # not asked for, so the run that was the last one then
+            self._asked["as_of"] = begun.get("as_of")
         other = [name for name, value in self._asked.items() if begun.get(name) != value]
         if other:
             names = ", ".join(other)

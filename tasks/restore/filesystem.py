@@ -14,6 +14,7 @@ import os
 import tempfile
 import threading
 import weakref
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -76,7 +77,10 @@ class ArchiveFileSystem(AbstractFileSystem):
         """Lists the pictures and folders directly in a folder."""
         folder = self._strip_protocol(path)
         member = self._member(folder)
-        entries = self._children(folder) if member is None else [_file(member)]
+        if member is not None:  # fsspec: a file lists itself
+            entries = [_file(member)]
+        else:
+            entries = self._children(folder)
         if not entries and folder:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         if not detail:
@@ -91,7 +95,7 @@ class ArchiveFileSystem(AbstractFileSystem):
             return _file(member)
         if path and not self._children(path):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return {"name": path, "size": 0, "type": "directory"}
+        return _folder(path)
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> BinaryIO:
         if mode != "rb":
@@ -127,10 +131,15 @@ class ArchiveFileSystem(AbstractFileSystem):
         folder = f"{key_of(path)}/" if path else ""
         with parquet.database(rows=report.rows(self._archive)) as connection:
             keys = [key for (key,) in connection.execute(_FILES, {"folder": folder}).fetchall()]
-            inner = [name for (name,) in connection.execute(_FOLDERS, {"folder": folder}).fetchall()]
-        found = [_file(member) for member in selection.find(self._archive, keys, self._as_of)]
-        folders = [{"name": name_of(folder + name), "size": 0, "type": "directory"} for name in inner]
-        return folders + sorted(found, key=lambda entry: str(entry["name"]))
+            inner = connection.execute(_FOLDERS, {"folder": folder}).fetchall()
+        folders = [_folder(name_of(folder + name)) for (name,) in inner]
+        # the database is closed: `find` opens one of its own, and asks for the keys of this folder only
+        files = [_file(member) for member in selection.find(self._archive, keys, self._as_of)]
+        return folders + sorted(files, key=itemgetter("name"))
+
+
+def _folder(path: str) -> dict[str, Any]:
+    return {"name": path, "size": 0, "type": "directory"}
 
 
 def _file(member: StoredFile) -> dict[str, Any]:

@@ -109,12 +109,15 @@ def restore(
         progress.begin(pictures)
         if bag is not None:
             bag.begin()
-        location = Store(target).url if bag is None else bag.data
+        location = Store(target).url
+        if bag is not None:
+            location = bag.data
 
         def jobs() -> Iterator[RestoreJob]:
             for members in selection.by_tar(chosen, extension, groups=groups):
-                wanted = members if bag is None else bag.members(members)
-                yield RestoreJob(store.url, location, wanted, models, kind, as_of)
+                if bag is not None:
+                    members = bag.members(members)
+                yield RestoreJob(store.url, location, members, models, kind, as_of)
 
         if job_map is None:
             done = [restore_members(job, progress) for job in jobs()]

@@ -92,7 +92,7 @@ def games(path: Path) -> Games:
             first_line = str(error).splitlines()[0]
             raise SettingsError(f"{path}: neither a study nor its answers: {first_line}") from None
     # an Elo game: the score of the left side is 1 if it was chosen, else 0
-    scores = [1.0 if choice == "left" else 0.0 for choice in rows.column("choice").to_pylist()]
+    scores = [float(choice == "left") for choice in rows.column("choice").to_pylist()]
     return Games.of(
         rows.column("left").to_pylist(),
         rows.column("right").to_pylist(),

@@ -78,8 +78,14 @@ class StudyFolder:
             self._take_rows()
         else:
             self._take_folders()
-        self.images = sorted({image for image, _ in self._paths if image in self._originals})
-        self.methods = sorted({method for _, method in self._paths})
+        images: set[str] = set()
+        methods: set[str] = set()
+        for image, method in self._paths:
+            methods.add(method)
+            if image in self._originals:
+                images.add(image)
+        self.images = sorted(images)
+        self.methods = sorted(methods)
         if not self.images:
             raise SettingsError(f"{folder}: holds no reconstructions of pictures in {source}")
 
@@ -93,10 +99,11 @@ class StudyFolder:
         return read_image(self._paths[image, method])
 
     def _take_rows(self) -> None:
-        rows = []
+        rows: list[dict[str, Any]] = []
         for file in sorted((self._folder / ROWS).rglob("*.parquet")):
-            # rows without a picture were measured only
-            rows += [row for row in pyarrow.parquet.read_table(file).to_pylist() if row["picture"]]
+            for row in pyarrow.parquet.read_table(file).to_pylist():
+                if row["picture"]:  # others were measured only
+                    rows.append(row)
         points: dict[str, set[str]] = {}
         for row in rows:
             points.setdefault(row["codec"], set()).add(_point(row))

@@ -90,8 +90,11 @@ def train(training: Training, log: Callable[[str], None], progress: Callable[[di
     Raises TrainingError if the process fails, SettingsError for invalid settings, ArchiveError.
     """
     training.command()  # reports wrong settings before anything is copied
-    remote = RemoteOutput(training.output) if "://" in training.output else None
-    output = remote.folder if remote else Path(training.output)
+    remote: RemoteOutput | None = None
+    output = Path(training.output)
+    if "://" in training.output:
+        remote = RemoteOutput(training.output)
+        output = remote.folder
     record = output / "progress.jsonl"
     lines = _Lines(log)
     with _only_one(output) as lock:
@@ -192,6 +195,7 @@ def _follow(record: Path, seen: int, progress: Callable[[dict[str, Any]], None])
 
 def _stop(process: "subprocess.Popen[str]", reader: threading.Thread) -> None:
     """Stops the whole process group by SIGTERM, then SIGKILL. The reader ends with the last process of the group."""
+    # also if the trainer itself has ended: its loader processes may remain
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
