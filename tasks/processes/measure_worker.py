@@ -15,7 +15,7 @@ from tasks.processes.child import Frame, Handler, serve
 def _prepare() -> tuple[dict[str, Any], Handler]:
     fields: dict[str, Any] = json.loads(sys.argv[1])
     for name, value in fields.items():
-        if isinstance(value, list):  # JSON has no tuples, and a frozen config needs hashable fields
+        if isinstance(value, list):  # JSON has no tuples
             fields[name] = tuple(value)
     config = EvaluationConfig(**fields)
     codecs, _ = config.open()

@@ -64,7 +64,6 @@ def _walk(
                 is_folder = entry.is_dir(follow_symlinks=False)
                 closed(f"{name}/" if is_folder else name, error)
                 continue
-
             if status is not None and stat.S_ISREG(status.st_mode):
                 yield name, status
 
