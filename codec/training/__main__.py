@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import codec.support.torchvision_shim  # noqa: F401
@@ -18,7 +18,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from codec.bundle import Bundle, write_bundle
 from codec.diffusion.backbone import Backbone
+from codec.entropy.entroformer import Entroformer
 from codec.errors import FdcError, SettingsError
+from codec.quantization.estimator import ParameterEstimator
 from codec.training.card import write_card
 from codec.training.data import BatchSource, CropSampler, ShardedImages
 from codec.training.draws import Draws
@@ -32,6 +34,7 @@ from codec.training.trainer import EVERY_TERM, Stage, Trainer
 from codec.training.workspace import Workspace, measure_latents, put_in_place, recovered
 
 PATCH_CROPS = 64
+"""Number of crops whose patches initialize a new autoencoder."""
 STATISTICS_CROPS = 4096
 """Number of crops for latent statistics: with a few dozen the deviation is off by a tenth."""
 log = logging.getLogger("codec.training")
@@ -42,6 +45,10 @@ def has_bfloat16() -> bool:
     if torch.accelerator.is_available():
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _ignored(name: str, value: float, step: int) -> None:
+    """Takes the scalars of processes that do not log."""
 
 
 class Run:
@@ -55,10 +62,13 @@ class Run:
         output: Path,
         seconds: float = math.inf,
     ) -> None:
-        self.settings, self.output, self.deadline = settings, output, time.monotonic() + seconds
+        self.settings = settings
+        self.output = output
+        self.deadline = time.monotonic() + seconds
         on_cpu = not torch.accelerator.is_available()  # without this, CPU processes would train independently
-        precision = settings.mixed_precision if settings.mixed_precision == "no" or has_bfloat16() else "no"
-        if precision != settings.mixed_precision:
+        precision = settings.mixed_precision
+        if precision != "no" and not has_bfloat16():
+            precision = "no"
             log.info("this device has no bfloat16 arithmetic: training in float32")
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision)
         torch.backends.cudnn.benchmark = True  # every batch of a stage has the same size
@@ -73,7 +83,9 @@ class Run:
         if self.accelerator.is_main_process:
             (self.output / "settings.json").write_text(to_json(self.settings) + "\n")
         for name in names:
-            done, steps = self.output / "checkpoints" / f"{name}.done", self.settings.stages[name].steps
+            done = self.output / "checkpoints" / f"{name}.done"
+            steps = self.settings.stages[name].steps
+            # settings with more steps continue a finished stage
             if done.exists() and int(done.read_text()) >= steps:
                 log.info("stage %s: all %d steps are done", name, steps)
                 continue
@@ -81,6 +93,7 @@ class Run:
             if not self._stage(name, self.settings.stages[name]):
                 log.info("stage %s: time limit reached; run the same command to continue", name)
                 return False
+            # no process may begin the next stage before the main process has saved this one's results
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
                 done.write_text(str(steps))
@@ -89,43 +102,68 @@ class Run:
 
     def _stage(self, name: StageName, settings: StageSettings) -> bool:
         workspace = self.workspace
-        source = self._crops(settings)
+        crops = self._crops(settings)
         backbone = workspace.backbone(self._patches)
-        entropy, estimator = workspace.entropy(), workspace.estimator()
+        entropy = workspace.entropy()
+        estimator = workspace.estimator()
         if name in ("adapter", "joint", "end_to_end") and not workspace.has("entropy"):
             raise SettingsError(f"the {name} stage needs a trained entropy model: run the entropy stage first")
-        stage: Stage
-        match name:
-            case "autoencoder":
-                stage = AutoencoderStage(settings, backbone.autoencoder)
-            case "unet":
-                stage = UNetStage(settings, backbone)
-            case "decoder":
-                stage = DecoderStage(settings, backbone, dithered=workspace.config.entropy.dither)
-            case "entropy":
-                stage = EntropyStage(settings, backbone, entropy)
-            case "adapter" | "joint":
-                stage = AdapterStage(settings, backbone, entropy, estimator, joint=name == "joint")
-            case "end_to_end":
-                stage = EndToEndStage(settings, backbone, entropy, alpha_at_one=workspace.config.alpha_at_one)
-        latents = settings.cached_batches and name in ("unet", "entropy")
-        trainer = self._trainer(name, settings, stage, self._cached(source, backbone, settings) if latents else source)
+        stage = self._built(name, settings, backbone, entropy, estimator)
+        source: BatchSource = crops
+        if settings.cached_batches and name in ("unet", "entropy"):
+            source = self._cached(crops, backbone, settings)
+        trainer = self._trainer(name, settings, stage, source)
+        # expectations are those of the networks before the first step; a checkpoint has them
         if isinstance(stage, EndToEndStage) and not trainer.checkpoint.index.exists():
-            stage.calibrate(self._calibration(source, settings.calibration_crops))
+            stage.calibrate(self._calibration(crops, settings.calibration_crops))
         if not trainer.run():
             return False
-        if not self.accelerator.is_main_process:
-            return True
-        if name in ("autoencoder", "end_to_end"):
+        if self.accelerator.is_main_process:
+            self._save(name, crops, backbone, entropy, estimator)
+        return True
+
+    def _built(
+        self,
+        name: StageName,
+        settings: StageSettings,
+        backbone: Backbone,
+        entropy: Entroformer,
+        estimator: ParameterEstimator,
+    ) -> Stage:
+        config = self.workspace.config
+        match name:
+            case "autoencoder":
+                return AutoencoderStage(settings, backbone.autoencoder)
+            case "unet":
+                return UNetStage(settings, backbone)
+            case "decoder":
+                return DecoderStage(settings, backbone, dithered=config.entropy.dither)
+            case "entropy":
+                return EntropyStage(settings, backbone, entropy)
+            case "adapter" | "joint":
+                return AdapterStage(settings, backbone, entropy, estimator, joint=name == "joint")
+            case "end_to_end":
+                return EndToEndStage(settings, backbone, entropy, alpha_at_one=config.alpha_at_one)
+
+    def _save(
+        self,
+        name: StageName,
+        crops: CropSampler,
+        backbone: Backbone,
+        entropy: Entroformer,
+        estimator: ParameterEstimator,
+    ) -> None:
+        """Saves the networks that a stage has trained."""
+        workspace = self.workspace
+        if name in ("autoencoder", "end_to_end"):  # the encoder's latents have other statistics now
             backbone.autoencoder.to(self.accelerator.device)
-            backbone = measure_latents(backbone, self._batches(source, STATISTICS_CROPS))
+            backbone = measure_latents(backbone, self._batches(crops, STATISTICS_CROPS))
         if name in ("autoencoder", "unet", "decoder", "end_to_end"):
             workspace.save_backbone(backbone)
         if name in ("entropy", "joint", "end_to_end"):
             workspace.save("entropy", entropy)
         if name in ("adapter", "joint"):
             workspace.save("estimator", estimator)
-        return True
 
     def _crops(self, settings: StageSettings, images: ShardedImages | None = None) -> CropSampler:
         return CropSampler(
@@ -141,20 +179,26 @@ class Run:
 
     def _batches(self, crops: CropSampler, count: int) -> Iterator[torch.Tensor]:
         """Batches with at least `count` crops in total, drawn differently from every training step."""
-        for step in range(-(-count // crops.batch_size)):
+        batches = -(-count // crops.batch_size)  # rounded up
+        for step in range(batches):
             yield crops.batch(-1 - step).to(self.accelerator.device)
 
     def _calibration(self, crops: CropSampler, count: int) -> Iterator[tuple[torch.Tensor, Draws]]:
-        for target, batch in enumerate(self._batches(crops, count)):
-            yield batch, Draws(self.settings.seed, target * EVERY_TERM, device=self.accelerator.device)
+        for number, batch in enumerate(self._batches(crops, count)):
+            # draws of steps that compute every term
+            yield batch, Draws(self.settings.seed, number * EVERY_TERM, device=self.accelerator.device)
 
     def _patches(self) -> torch.Tensor:
         """8x8 patches of a few crops, to initialize a new autoencoder's linear path."""
-        crops = CropSampler(self.images, seed=self.settings.seed, batch_size=PATCH_CROPS, crop_size=96).batch(0)
-        return crops.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        sampler = CropSampler(self.images, seed=self.settings.seed, batch_size=PATCH_CROPS, crop_size=96)
+        rows_of_patches = sampler.batch(0).unfold(2, 8, 8)
+        patches = rows_of_patches.unfold(3, 8, 8)  # (crops, 3, 12, 12, 8, 8)
+        return patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
 
     def _trainer(self, name: str, settings: StageSettings, stage: Stage, source: BatchSource) -> Trainer:
-        writer = SummaryWriter(str(self.output / "tensorboard")) if self.accelerator.is_main_process else None
+        scalar: Callable[[str, float, int], None] = _ignored
+        if self.accelerator.is_main_process:
+            scalar = SummaryWriter(str(self.output / "tensorboard")).add_scalar
         return Trainer(
             name,
             settings,
@@ -165,7 +209,7 @@ class Run:
             seed=self.settings.seed,
             checkpoint_every=self.settings.checkpoint_every,
             checkpoint_seconds=self.settings.checkpoint_seconds,
-            scalar=writer.add_scalar if writer else lambda *_: None,
+            scalar=scalar,
             deadline=self.deadline,
             held_out=self._crops(settings, self.held_out),
             held_out_seconds=self.settings.held_out_seconds,
@@ -176,7 +220,8 @@ class Run:
 
         An earlier bundle is kept until the new one has been loaded and measured.
         """
-        workspace, settings = self.workspace, self.settings
+        workspace = self.workspace
+        settings = self.settings
         if not workspace.has("entropy"):
             log.info("no bundle: the entropy model is not trained yet")
             return None
@@ -184,13 +229,16 @@ class Run:
         if settings.parameters == "learned" and not learned:
             raise SettingsError("parameters = 'learned' needs the adapter stage; run it, or choose 'measured'")
         backbone = workspace.backbone(self._patches)
-        folder, target = self.output / ".bundle", recovered(self.output / "bundle")
+        folder = self.output / ".bundle"
+        target = recovered(self.output / "bundle")
         shutil.rmtree(folder, ignore_errors=True)
         estimator = workspace.estimator() if learned else None
         entropy = workspace.entropy_to_export()
         bundle = write_bundle(folder, workspace.config, entropy, backbone=backbone, estimator=estimator)
         count = min(settings.evaluation_images, len(self.held_out))
-        photos = [(self.held_out.key(-1 - i), self.held_out.read(-1 - i)) for i in range(count)]
+        photos = []
+        for number in range(1, count + 1):
+            photos.append((self.held_out.key(-number), self.held_out.read(-number)))
         rows = evaluate_bundle(folder, photos, settings.evaluation_qualities)
         table = averages(rows)
         (self.output / "evaluation.json").write_text(json.dumps(table, indent=1) + "\n")
@@ -212,7 +260,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        settings = read_settings(given.settings, dict(_pair(text) for text in given.set))
+        overrides = dict(_pair(text) for text in given.set)
+        settings = read_settings(given.settings, overrides)
         names = given.stage or list(settings.stages)
         unknown = [name for name in names if name not in settings.stages]
         if unknown:

@@ -16,6 +16,9 @@ def write_card(
     bundle: Bundle, settings: TrainingSettings, images: ShardedImages, table: Sequence[Mapping[str, object]]
 ) -> str:
     """Markdown: identity, data, settings of every stage, machine, and the held-out measurements."""
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    if torch.cuda.is_available():
+        machine += f", {torch.cuda.get_device_name()}"
     lines = [
         f"# {settings.name}",
         "",
@@ -23,8 +26,7 @@ def write_card(
         "",
         *(f"- {name}: {text}" for name, text in settings.details.items()),
         f"- photos seen: {len(images)}",
-        f"- machine: {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        f"- machine: {machine}",
         f"- made with `accelerate launch -m codec.training` and the settings listed here (seed {settings.seed})",
         "",
         *_stages(settings),
@@ -34,18 +36,23 @@ def write_card(
         "|---|---|---|---|---|---|---|---|---|",
     ]
     columns = ("quality", "photos", "bpp", "psnr_db", "ms_ssim", "lpips", "dists", "timestep", "hyper_share")
-    lines += ["| " + " | ".join(str(row[name]) for name in columns) + " |" for row in table]
+    for row in table:
+        cells = [str(row[name]) for name in columns]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _stages(settings: TrainingSettings) -> list[str]:
     """The table of stages; empty if a bundle was continued without training."""
     rows = [f"| {name} | {stage.steps} | {_changes(stage)} |" for name, stage in settings.stages.items()]
-    return ["| stage | steps | other than the defaults |", "|---|---|---|", *rows, ""] if rows else []
+    if not rows:
+        return []
+    return ["| stage | steps | other than the defaults |", "|---|---|---|", *rows, ""]
 
 
 def _changes(stage: StageSettings) -> str:
     """The settings of a stage that are not the defaults of codec/training/settings.py."""
     defaults = dataclasses.asdict(StageSettings(steps=stage.steps))
     chosen = dataclasses.asdict(stage)
-    return ", ".join(f"{name} {value}" for name, value in chosen.items() if value != defaults[name]) or "none"
+    changes = [f"{name} {value}" for name, value in chosen.items() if value != defaults[name]]
+    return ", ".join(changes) or "none"

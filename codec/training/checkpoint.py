@@ -39,6 +39,7 @@ class Checkpoint:
         spool = self.index.with_suffix(".spool")
         spool.write_text(json.dumps({"step": step, "pieces": pieces}) + "\n")
         os.replace(spool, self.index)  # noqa: PTH105
+        # only now: until then, the index in place names the old pieces
         for path in self.folder.glob(f"{self.stage}-*.safetensors"):
             if path.name not in pieces:
                 path.unlink()
@@ -60,7 +61,8 @@ def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     for name, tensor in tensors.items():
         if piece and size + tensor.nbytes > PIECE_BYTES:
             yield piece
-            piece, size = {}, 0
+            piece = {}
+            size = 0
         piece[name] = tensor.contiguous().cpu()
         size += tensor.nbytes
     yield piece

@@ -26,7 +26,9 @@ EXTENSIONS = frozenset(["jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff
 TRIES = 16
 """Photos tried for one crop before giving up on undecodable ones."""
 CACHED_PHOTOS = 8
+"""Decoded photos in memory, from which further crops are taken."""
 BATCHES_AHEAD = 2
+"""Batches that are prepared while one is used, for each process."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,13 @@ class ShardedImages:
     """Random access to the image members of WebDataset tars. Raises SettingsError if there are none."""
 
     def __init__(self, sources: Sequence[str | Path]) -> None:
-        tars = [tar for source in sources for tar in _tars(Path(source))]
-        self.members = [member for tar in tars for member in _index(tar)]
+        self.members: list[TarMember] = []
+        for source in sources:
+            for tar in _tars(Path(source)):
+                self.members += _index(tar)
         if not self.members:
-            raise SettingsError(
-                f"no photos in {', '.join(map(str, sources))}: give WebDataset tars, or folders of them"
-            )
+            names = ", ".join(str(source) for source in sources)
+            raise SettingsError(f"no photos in {names}: give WebDataset tars, or folders of them")
 
     def __len__(self) -> int:
         return len(self.members)
@@ -81,11 +84,17 @@ class CropSampler:
     ) -> None:
         if batch_size % crops_per_image:
             raise SettingsError(f"a batch of {batch_size} cannot hold {crops_per_image} crops of each photo")
-        self.images, self.seed, self.batch_size, self.crop_size = images, seed, batch_size, crop_size
-        self.crops_per_image, self.rescale, self.flip = crops_per_image, rescale, flip
+        self.images = images
+        self.seed = seed
+        self.batch_size = batch_size
+        self.crop_size = crop_size
+        self.crops_per_image = crops_per_image
+        self.rescale = rescale
+        self.flip = flip
         self._photo = lru_cache(maxsize=CACHED_PHOTOS)(self._decode)
 
     def __getstate__(self) -> dict[str, Any]:
+        # for loader processes: a cache cannot be pickled, and each process has its own
         return {name: value for name, value in vars(self).items() if name != "_photo"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -105,20 +114,27 @@ class CropSampler:
         return stacked.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
     def _crop(self, step: int, number: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        # SeedSequence takes no negative numbers, and steps outside of training are negative
         draws = np.random.default_rng(np.random.SeedSequence([self.seed, step % 2**64, number]))
         photo = self._photo_at((step * self.batch_size + number) // self.crops_per_image)
-        scale, size = draws.uniform(*self.rescale), self.crop_size
+        size = self.crop_size
+        scale = draws.uniform(*self.rescale)
         side = min(round(size / scale), photo.width, photo.height)
-        left, top = draws.integers(photo.width - side + 1), draws.integers(photo.height - side + 1)
-        box = (int(left), int(top), int(left) + side, int(top) + side)
+        # the order of these draws is part of what the seed determines
+        left = int(draws.integers(photo.width - side + 1))
+        top = int(draws.integers(photo.height - side + 1))
+        box = (left, top, left + side, top + side)
         crop = np.asarray(photo.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0))
-        return crop[:, ::-1] if self.flip and draws.random() < 0.5 else crop
+        if self.flip and draws.random() < 0.5:
+            return crop[:, ::-1]
+        return crop
 
     def _photo_at(self, position: int) -> Image.Image:
         """The photo at a position of the endless order; an undecodable one is replaced by the next."""
         for attempt in range(TRIES):
             epoch, number = divmod(position + attempt, len(self.images))
-            photo = self._photo(int(_order(self.seed, epoch, len(self.images))[number]))
+            order = _order(self.seed, epoch, len(self.images))
+            photo = self._photo(int(order[number]))
             if photo is not None:
                 return photo
         raise SettingsError(f"{TRIES} photos in a row cannot be decoded; check the shards with shard-images")
@@ -127,7 +143,7 @@ class CropSampler:
         try:
             with Image.open(io.BytesIO(self.images.read(index))) as image:
                 return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # all that Pillow raises for bad files
             return None
 
 
@@ -148,10 +164,12 @@ def prefetch(
     pool: Executor
     if processes:
         spawn = torch.multiprocessing.get_context("spawn")  # fork would copy locks held by other threads
-        pool, ahead = ProcessPoolExecutor(processes, spawn, _begin, (make,)), 2 * BATCHES_AHEAD * processes
-        make = _make
+        pool = ProcessPoolExecutor(processes, spawn, _begin, (make,))
+        ahead = 2 * BATCHES_AHEAD * processes
+        make = _make  # the source is sent to each process once, not with each step
     else:
-        pool, ahead = ThreadPoolExecutor(1, "batches"), BATCHES_AHEAD
+        pool = ThreadPoolExecutor(1, "batches")
+        ahead = BATCHES_AHEAD
     coming: deque[Future[Tensor]] = deque()
     try:
         for step in steps:
@@ -165,19 +183,20 @@ def prefetch(
 
 
 _made: dict[str, Callable[[int], Tensor]] = {}
+"""The batch source of a loader process: an executor's tasks see only their arguments and globals."""
 
 
 def _begin(make: Callable[[int], Tensor]) -> None:
     """Initializes a worker process: keeps the batch source, and exits when the parent does."""
     _made["batch"] = make
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # there is a process for each core
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # handled by the parent
     Thread(target=_end_with, args=(cast(BaseProcess, parent_process()),), daemon=True).start()
 
 
 def _end_with(parent: BaseProcess) -> None:
     parent.join()
-    os._exit(1)
+    os._exit(1)  # sys.exit would end this thread alone
 
 
 def _make(step: int) -> Tensor:
@@ -204,5 +223,9 @@ def _index(tar: Path) -> list[TarMember]:
             members = [entry for entry in opened if entry.isfile()]
     except (tarfile.TarError, OSError) as error:
         raise SettingsError(f"{tar} is not a complete tar: {error}") from None
-    wanted = [entry for entry in members if entry.name.rpartition(".")[2].lower() in EXTENSIONS]
-    return [TarMember(tar, entry.name, entry.offset_data, entry.size) for entry in wanted]
+    photos = []
+    for entry in members:
+        extension = entry.name.rpartition(".")[2].lower()
+        if extension in EXTENSIONS:
+            photos.append(TarMember(tar, entry.name, entry.offset_data, entry.size))
+    return photos

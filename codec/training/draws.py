@@ -15,8 +15,12 @@ class Draws:
         self, seed: int, step: int, *, rank: int = 0, world: int = 1, device: torch.device | str = "cpu"
     ) -> None:
         state = np.random.SeedSequence([seed, step]).generate_state(2, np.uint64)
+        # on the processor, whose generator gives the same numbers on every machine; 63 bits fit its signed seed
         self.generator = torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
-        self.step, self.rank, self.world, self.device = step, rank, world, device
+        self.step = step
+        self.rank = rank
+        self.world = world
+        self.device = device
 
     def uniform(self, batch: int, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """(batch, *shape) from the uniform density, batch being this process's share."""

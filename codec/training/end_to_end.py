@@ -65,7 +65,9 @@ class EndToEndStage(nn.Module):
                 f"the end_to_end stage trains the backbone itself, and {backbone.name} is not ours: it stays frozen; "
                 "run the stages entropy, adapter and joint"
             )
-        self.settings, self.backbone, self.alpha_at_one = settings, backbone, alpha_at_one
+        self.settings = settings
+        self.backbone = backbone
+        self.alpha_at_one = alpha_at_one
         self.autoencoder = backbone.autoencoder.requires_grad_(True)
         self.unet = cast(nn.Module, backbone.unet).requires_grad_(settings.train_unet)
         self.entropy = entropy.requires_grad_(True)
@@ -81,6 +83,7 @@ class EndToEndStage(nn.Module):
         quality = draws.log_uniform(len(pixels), *self.settings.quality)
         bpp, lossy, terms = self._coded(pixels, quality, draws, learning=training)
         level = quality.log2()
+        # what the networks lost at the start, at the lambda of each sample
         expected_bpp = _curve(self.state.log_bits, level).exp()
         scale = self.state.log_scale.exp().clone()
         expected = expected_bpp + quality * scale * _curve(self.state.distortions, level)
@@ -110,34 +113,44 @@ class EndToEndStage(nn.Module):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Bits per pixel (B,), distortion (B,), and the distortion's terms."""
         y = self._normalized(self.autoencoder.encode(pixels).latent_dist.mean, learning=learning)
+        # the file's code of alpha, in 1/32 octaves (FORMAT.md); alpha grows as the square root of lambda
         codes = (128 + 32 * (self.alpha_at_one * quality.sqrt()).log2()).round().clamp(0, 255).long()
         alpha = (2.0 ** ((codes - 128) / 32)).view(-1, 1, 1, 1)
         noise = draws.uniform(len(y), *y.shape[1:], low=-0.5, high=0.5)
         late = draws.step >= (1 - ROUNDED_SHARE) * self.settings.steps
         scaled = alpha * y
         with torch.autocast(y.device.type, enabled=False):  # the entropy model's grids are finer than half precision
-            seen = rounded(scaled, self.entropy.settings.dither) if late or not learning else scaled + noise
+            if late or not learning:
+                seen = rounded(scaled, self.entropy.settings.dither)
+            else:
+                seen = scaled + noise
+            channel_codes = codes[:, None].expand(-1, 4)  # one alpha for the four channels
             latent_bits, hyper_bits = coded_bits(
-                self.entropy, scaled.float(), codes[:, None].expand(-1, 4), self.constants, symbols=seen.float()
+                self.entropy, scaled.float(), channel_codes, self.constants, symbols=seen.float()
             )
         y_hat = seen / alpha
         error = (y_hat - y).detach().square().flatten(1).mean(1)
-        clean = clean_latent(self.backbone, y_hat, self.backbone.timesteps_of(1 / (1 + error)))
+        timestep = self.backbone.timesteps_of(1 / (1 + error))  # as the encoder measures it; latents have variance 1
+        clean = clean_latent(self.backbone, y_hat, timestep)
         decoded = self.autoencoder.decode(clean * self.state.std + self.state.mean).sample.float()
         lossy, terms = distortion(pixels, decoded, self.settings, draws, every_term=every_term)
-        return (latent_bits + hyper_bits) / (pixels.shape[-2] * pixels.shape[-1]), lossy, terms
+        bpp = (latent_bits + hyper_bits) / (pixels.shape[-2] * pixels.shape[-1])
+        return bpp, lossy, terms
 
     def _normalized(self, raw: Tensor, *, learning: bool) -> Tensor:
         """Latents in units of the running statistics, whose gradient is that of the batch's own."""
         if not learning:
             return (raw - self.state.mean) / self.state.std
-        mean, std = raw.mean((0, 2, 3), keepdim=True), raw.std((0, 2, 3), keepdim=True)
+        mean = raw.mean((0, 2, 3), keepdim=True)
+        std = raw.std((0, 2, 3), keepdim=True)
         with torch.no_grad():
+            # around the running mean, so that the spread between batches counts too
             variance = std.square() + (mean - self.state.mean).square()
             self.state.mean.lerp_(mean, STATISTICS_MOMENTUM)
             self.state.std.copy_(torch.lerp(self.state.std.square(), variance, STATISTICS_MOMENTUM).sqrt())
             stretch = std / self.state.std
             shift = (mean - self.state.mean) / self.state.std
+        # equals (raw - running mean) / running std; r and d of Ioffe 2017, section 3
         return (raw - mean) / std * stretch + shift
 
 
@@ -149,5 +162,6 @@ def _curve(coefficients: Tensor, level: Tensor) -> Tensor:
 def _fitted(level: Tensor, values: Tensor) -> Tensor:
     """The coefficients (3,) of the least squares polynomial through values (N,) at log2 lambda (N,)."""
     powers = torch.stack([torch.ones_like(level), level, level.square()], 1).double()
+    # the pseudoinverse also takes fewer distinct values of lambda than coefficients
     coefficients: Tensor = torch.linalg.pinv(powers) @ values.double()
     return coefficients.float()

@@ -12,7 +12,9 @@ HeldOutRow = dict[str, float | int | str | None]
 
 def evaluate_bundle(bundle: Path, photos: Sequence[tuple[str, bytes]], qualities: Iterable[float]) -> list[HeldOutRow]:
     """One row for each photo and quality; bpp is 8 * file bytes / pixels."""
-    codec, metrics, rows = Codec.load(bundle), Metrics("psnr", "ms-ssim", "lpips", "dists"), []
+    codec = Codec.load(bundle)
+    metrics = Metrics("psnr", "ms-ssim", "lpips", "dists")
+    rows = []
     for quality in qualities:
         for key, data in photos:
             picture = read_image(data)

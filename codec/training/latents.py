@@ -25,12 +25,23 @@ class CachedLatents:
         self, sampler: CropSampler, backbone: Backbone, batches: int, folder: Path, accelerator: Accelerator
     ) -> None:
         self.batches = batches
-        named = (sampler.seed, sampler.crop_size, sampler.batch_size, sampler.crops_per_image, len(sampler.images))
-        self.file = folder / f"{backbone.content_hash[:16]}-{batches}-{'-'.join(map(str, named))}.safetensors"
+        depends_on = (
+            backbone.content_hash[:16],
+            batches,
+            sampler.seed,
+            sampler.crop_size,
+            sampler.batch_size,
+            sampler.crops_per_image,
+            len(sampler.images),
+        )
+        name = "-".join(str(value) for value in depends_on)
+        self.file = folder / f"{name}.safetensors"
+        # one process encodes; the others wait below and read its file
         if accelerator.is_main_process and not self.file.exists():
             folder.mkdir(parents=True, exist_ok=True)
             spool = self.file.with_suffix(".spool")
-            save_file({str(step): _encoded(backbone, sampler.batch(step)) for step in range(batches)}, spool)
+            encoded = {str(step): _encoded(backbone, sampler.batch(step)) for step in range(batches)}
+            save_file(encoded, spool)
             os.replace(spool, self.file)  # noqa: PTH105
         accelerator.wait_for_everyone()
 
@@ -44,7 +55,7 @@ class CachedLatents:
 
 @lru_cache(maxsize=2)
 def _opened(file: Path) -> Any:
-    """Per process."""
+    """Opens a file once per process; its tensors are mapped, not read."""
     return safe_open(file, "pt")
 
 

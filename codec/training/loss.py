@@ -26,8 +26,10 @@ def distortion(
     mse = F.mse_loss(decoded, original, reduction="none").flatten(1).mean(1)
     loss = settings.pixel_l1 * l1 + settings.pixel_mse * mse
     terms = {"l1": l1.mean(), "mse": mse.mean()}
-    down, right = (int(draws.number(0, LARGEST_OFFSET + 1)) for _ in range(2))
-    seen, shown = original[..., down:, right:].float(), decoded[..., down:, right:].float()
+    down = int(draws.number(0, LARGEST_OFFSET + 1))
+    right = int(draws.number(0, LARGEST_OFFSET + 1))
+    seen = original[..., down:, right:].float()
+    shown = decoded[..., down:, right:].float()
     with torch.autocast(original.device.type, enabled=False):  # half precision distorts their gradients
         for_lpips = 1 if every_term else settings.perceptual_every
         for_dists = 1 if every_term else settings.structural_every

@@ -25,14 +25,18 @@ TRAILER = tarfile.RECORDSIZE
 def pack(images: ShardedImages, output: Path, *, size: int, side: int, seed: int) -> int:
     """Write square crops of `side` pixels into a tar of at most `size` bytes; returns how many fit."""
     crops = CropSampler(images, seed=seed, batch_size=1, crop_size=side, flip=False)
-    count, written, spool = 0, 0, output.with_suffix(".spool")
+    count = 0
+    written = 0
+    spool = output.with_suffix(".spool")
     with tarfile.open(spool, "w") as tar:
         while True:
-            pixels = ((crops.batch(count)[0].permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8)
+            crop = crops.batch(count)[0].permute(1, 2, 0).numpy()  # in [-1, 1]
+            pixels = ((crop + 1) * 127.5).round().astype(np.uint8)
             stream = io.BytesIO()
             Image.fromarray(pixels).save(stream, "JPEG", quality=95, subsampling=0)
             data = stream.getvalue()
-            written += BLOCK + -(-len(data) // BLOCK) * BLOCK
+            content_blocks = -(-len(data) // BLOCK)  # rounded up
+            written += BLOCK + content_blocks * BLOCK
             if written + TRAILER > size:
                 break
             member = tarfile.TarInfo(f"{count:06d}.jpg")

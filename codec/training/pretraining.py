@@ -34,13 +34,16 @@ class AutoencoderStage(nn.Module):
 
     def forward(self, pixels: Tensor, draws: Draws) -> Terms:
         posterior = self.autoencoder.encode(pixels).latent_dist
-        mean, batch = posterior.mean, len(pixels)
+        mean = posterior.mean
+        batch = len(pixels)
         deviation = mean.detach().std((0, 2, 3), keepdim=True)
+        # per sample: either noise as of a coarse bin, or the posterior's own, which the codec never draws
         noisy = (draws.uniform(batch, 1, 1, 1) < 0.5).float()
         level = draws.uniform(batch, 1, 1, 1, high=self.settings.latent_noise) * noisy
         latent = mean + draws.normal(batch, *mean.shape[1:]) * (level * deviation + posterior.std * (1 - noisy))
         decoded = self.autoencoder.decode(latent).sample
         loss, terms = distortion(pixels, decoded.float(), self.settings, draws)
+        # divergence from the standard normal density (Kingma and Welling 2014, appendix B), averaged over the latent
         kl = 0.5 * (mean.square() + posterior.var - 1 - posterior.logvar).flatten(1).mean(1)
         return (loss + self.settings.kl * kl).mean(), terms | {"kl": kl.mean()}
 
@@ -50,7 +53,8 @@ class UNetStage(nn.Module):
 
     def __init__(self, settings: StageSettings, backbone: Backbone) -> None:
         super().__init__()
-        self.settings, self.backbone = settings, backbone
+        self.settings = settings
+        self.backbone = backbone
         self.unet = cast(nn.Module, backbone.unet.requires_grad_(True))
         ends = torch.tensor([1.0, settings.largest_timestep], dtype=torch.float64, device=backbone.device)
         self.log_snr = torch.logit(backbone.alpha_bar(ends)).tolist()
@@ -64,7 +68,8 @@ class UNetStage(nn.Module):
         high, low = self.log_snr
         alpha_bar = torch.sigmoid(draws.uniform(len(y), low=low, high=high).double())
         t = self.backbone.timesteps_of(alpha_bar)
-        noise, mixing = draws.normal(len(y), *y.shape[1:]), alpha_bar.float().view(-1, 1, 1, 1)
+        noise = draws.normal(len(y), *y.shape[1:])
+        mixing = alpha_bar.float().view(-1, 1, 1, 1)
         x_t = mixing.sqrt() * y + (1 - mixing).sqrt() * noise
         loss = (self.backbone.predict_noise(x_t, t) - noise).square().mean()
         return loss, {"noise_mse": loss}
@@ -75,7 +80,9 @@ class DecoderStage(nn.Module):
 
     def __init__(self, settings: StageSettings, backbone: Backbone, *, dithered: bool) -> None:
         super().__init__()
-        self.settings, self.backbone, self.dithered = settings, backbone, dithered
+        self.settings = settings
+        self.backbone = backbone
+        self.dithered = dithered
         autoencoder = cast(MiniAutoencoder, backbone.autoencoder)
         self.parts = nn.ModuleDict({"decoder": autoencoder.decoder, "synthesis": autoencoder.synthesis})
         self.parts.requires_grad_(True)
@@ -96,7 +103,7 @@ class DecoderStage(nn.Module):
 
 def latents(backbone: Backbone, batch: Tensor) -> Tensor:
     """Cached latents (B, 4, h, w) as they are, pixels (B, 3, H, W) encoded without gradient."""
-    if batch.shape[1] == 4:
+    if batch.shape[1] == 4:  # channels of a latent; pixels have 3
         return batch
     with torch.no_grad():
         return backbone.encode(batch)

@@ -107,11 +107,15 @@ def read_settings(path: str | Path, overrides: Mapping[str, str] | None = None) 
     path = Path(path)
     try:
         text = path.read_text()
-        data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        if path.suffix == ".json":
+            data = json.loads(text)
+        else:
+            data = tomllib.loads(text)
     except OSError as error:
         raise SettingsError(f"cannot read settings {path}: {error.strerror}") from None
     except ValueError as error:
-        raise SettingsError(f"settings {path} are not valid {path.suffix.lstrip('.') or 'TOML'}: {error}") from None
+        kind = path.suffix.lstrip(".") or "TOML"
+        raise SettingsError(f"settings {path} are not valid {kind}: {error}") from None
     for name, value in (overrides or {}).items():
         *parents, leaf = name.split(".")
         target = data
@@ -119,7 +123,7 @@ def read_settings(path: str | Path, overrides: Mapping[str, str] | None = None) 
             target = target.setdefault(parent, {})
         try:
             target[leaf] = json.loads(value)
-        except ValueError:
+        except ValueError:  # a word, which need not be quoted on a command line
             target[leaf] = value
     try:
         return cast(TrainingSettings, build(TrainingSettings, data, str(path)))

@@ -18,6 +18,7 @@ from codec.training.pretraining import Terms, latents
 from codec.training.settings import StageSettings
 
 PIXELS_PER_POSITION = 64
+"""A latent has one position for 8 x 8 pixels."""
 
 
 class EntropyStage(nn.Module):
@@ -28,7 +29,8 @@ class EntropyStage(nn.Module):
 
     def __init__(self, settings: StageSettings, backbone: Backbone, entropy: Entroformer) -> None:
         super().__init__()
-        self.settings, self.backbone = settings, backbone
+        self.settings = settings
+        self.backbone = backbone
         self.entropy = entropy.requires_grad_(True)
         self.constants = RateConstants.computed().to(backbone.device)
 
@@ -38,15 +40,14 @@ class EntropyStage(nn.Module):
 
     def forward(self, batch: Tensor, draws: Draws) -> Terms:
         y = latents(self.backbone, batch)
+        # the file's codes of alpha, in 1/32 octaves (FORMAT.md), so that training sees the alphas of files
         codes = torch.round(128 + 32 * draws.log_uniform(len(y), *self.settings.alpha).log2()).long()
         alpha = 2.0 ** ((codes - 128) / 32)
         scaled = alpha.view(-1, 1, 1, 1) * y
         seen = self._mask(y.shape[-2] * y.shape[-1], draws)
-        math = (
-            Simulated(self.entropy.settings.arithmetic, 2.0 ** draws.number(-1, 1))
-            if self.settings.random_top_k
-            else None
-        )
+        math = None
+        if self.settings.random_top_k:
+            math = Simulated(self.entropy.settings.arithmetic, 2.0 ** draws.number(-1, 1))
         with _full_precision(y):
             codes = codes[:, None].expand(-1, 4)
             latent_bits, hyper_bits = coded_bits(
@@ -81,14 +82,19 @@ class AdapterStage(nn.Module):
         joint: bool,
     ) -> None:
         super().__init__()
-        self.settings, self.backbone, self.joint = settings, backbone, joint
+        self.settings = settings
+        self.backbone = backbone
+        self.joint = joint
         self.entropy = entropy.requires_grad_(joint)
         self.estimator = estimator.requires_grad_(True)
         self.constants = RateConstants.computed().to(backbone.device)
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:
-        return {"estimator": self.estimator} | ({"entropy": self.entropy} if self.joint else {})
+        modules: dict[str, nn.Module] = {"estimator": self.estimator}
+        if self.joint:
+            modules["entropy"] = self.entropy
+        return modules
 
     def forward(self, pixels: Tensor, draws: Draws) -> Terms:
         y = latents(self.backbone, pixels)
@@ -101,7 +107,8 @@ class AdapterStage(nn.Module):
             latent_bits, hyper_bits = coded_bits(self.entropy, (alpha * y).float(), codes, self.constants)
         bpp = (latent_bits + hyper_bits) / (pixels.shape[-2] * pixels.shape[-1])
         y_hat = rounded(alpha * y, self.entropy.settings.dither) / alpha
-        decoded = self.backbone.decode(clean_latent(self.backbone, y_hat, t), (pixels.shape[-2], pixels.shape[-1]))
+        clean = clean_latent(self.backbone, y_hat, t)
+        decoded = self.backbone.decode(clean, (pixels.shape[-2], pixels.shape[-1]))
         lossy, terms = distortion(pixels, decoded, self.settings, draws)
         loss = bpp + quality * lossy
         terms |= {"bpp": bpp.mean(), "alpha": alpha.mean(), "t": t.mean()}

@@ -19,6 +19,8 @@ from codec.training.draws import Draws, to_device
 from codec.training.settings import StageSettings
 
 HELD_OUT_BATCHES = 12
+LOG_SECONDS = 2.0
+"""Interval between records: a value on a GPU can only be read by waiting for it."""
 EVERY_TERM = 60
 """Steps divisible by this compute every loss term, regardless of perceptual_every and structural_every."""
 
@@ -54,22 +56,28 @@ class Trainer:
         held_out: BatchSource | None = None,
         held_out_seconds: float = math.inf,
     ) -> None:
-        self.name, self.settings, self.stage, self.source = name, settings, stage, source
-        self.accelerator, self.output, self.seed, self.scalar = accelerator, output, seed, scalar
-        self.checkpoint_every, self.checkpoint_seconds = checkpoint_every, checkpoint_seconds
-        self.deadline, self.checkpoint = deadline, Checkpoint(output / "checkpoints", name)
-        self.held_out, self.held_out_seconds = held_out, held_out_seconds
-        self.parameters = {
-            f"{module}.{parameter}": value
-            for module, trained in stage.trained.items()
-            for parameter, value in trained.named_parameters()
-            if value.requires_grad
-        }
-        self.buffers = {
-            f"{module}.{buffer}": value
-            for module, trained in stage.trained.items()
-            for buffer, value in trained.named_buffers()
-        }
+        self.name = name
+        self.settings = settings
+        self.stage = stage
+        self.source = source
+        self.accelerator = accelerator
+        self.output = output
+        self.seed = seed
+        self.scalar = scalar
+        self.checkpoint_every = checkpoint_every
+        self.checkpoint_seconds = checkpoint_seconds
+        self.deadline = deadline
+        self.checkpoint = Checkpoint(output / "checkpoints", name)
+        self.held_out = held_out
+        self.held_out_seconds = held_out_seconds
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.buffers: dict[str, Tensor] = {}
+        for module, trained in stage.trained.items():
+            for parameter_name, parameter in trained.named_parameters():
+                if parameter.requires_grad:
+                    self.parameters[f"{module}.{parameter_name}"] = parameter
+            for buffer_name, buffer in trained.named_buffers():
+                self.buffers[f"{module}.{buffer_name}"] = buffer
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
         )
@@ -80,31 +88,28 @@ class Trainer:
 
         Progress goes to progress.jsonl and the scalar log; checkpoints are atomic.
         """
-        main, settings = self.accelerator.is_main_process, self.settings
+        settings = self.settings
+        main = self.accelerator.is_main_process
+        device = self.accelerator.device
+        rank = self.accelerator.process_index
+        world = self.accelerator.num_processes
         self.averages = {name: value.detach().clone() for name, value in self.parameters.items()}
         self._resume()
         model, optimizer = self.accelerator.prepare(self.stage, self.optimizer)
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        saved, logged, looked, device = time.monotonic(), 0.0, time.monotonic(), self.accelerator.device
         steps = range(self.step, settings.steps)
+        saved = time.monotonic()
+        looked = time.monotonic()
+        logged = 0.0  # the first step is logged
         batches = prefetch(self.source, steps, rank=rank, world=world, processes=self._loaders(device))
         self.pace = Pace(settings.batch_size)
         with closing(batches):
             for batch in self.pace.watched(batches):
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(self.step, settings)
                 draws = Draws(self.seed, self.step, rank=rank, world=world, device=device)
-                loss, terms = model(to_device(batch, device), draws)
-                self.accelerator.backward(loss)
-                norm = self.accelerator.clip_grad_norm_(self.parameters.values(), settings.clip_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-                self._average()
-                self.step += 1
+                values = self._learn(model, optimizer, to_device(batch, device), draws)
                 last = self.step == settings.steps
-                if main and (time.monotonic() - logged > 2 or last):
+                if main and (time.monotonic() - logged > LOG_SECONDS or last):
                     logged = time.monotonic()
-                    self._log({"loss": loss} | terms | {"gradient_norm": norm})  # before clipping
+                    self._log(values)
                 if main and time.monotonic() - looked > self.held_out_seconds:
                     self._look(device)
                     looked = time.monotonic()
@@ -116,32 +121,52 @@ class Trainer:
                         self._save()
                 if late and not last:
                     return False
+        # the checkpoint keeps the weights themselves, from which a stage with more steps goes on
         with torch.no_grad():
             for name, value in self.parameters.items():
                 value.copy_(self.averages[name])
         return True
+
+    def _learn(self, model: Any, optimizer: Any, batch: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """Makes one step; returns the loss, its terms, and the gradient's norm before clipping."""
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.settings)
+        loss: Tensor
+        terms: dict[str, Tensor]
+        loss, terms = model(batch, draws)
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.parameters.values(), self.settings.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        self._average()
+        self.step += 1
+        return {"loss": loss} | terms | {"gradient_norm": norm}
 
     @torch.no_grad()
     def _look(self, device: torch.device) -> None:
         """Logs the averaged weights' loss on fixed held-out crops with fixed draws."""
         if self.held_out is None:
             return
-        own = [value.detach().clone() for value in self.parameters.values()]
-        torch._foreach_copy_(list(self.parameters.values()), list(self.averages.values()))
+        parameters: list[Tensor] = list(self.parameters.values())
+        own = [value.detach().clone() for value in parameters]
+        torch._foreach_copy_(parameters, list(self.averages.values()))
         sums: dict[str, float] = {}
         for batch in range(HELD_OUT_BATCHES):
+            # a step that computes every term, so that each look measures the same
             draws = Draws(self.seed, batch * EVERY_TERM, device=device)
             loss, terms = self.stage(to_device(self.held_out.batch(batch), device), draws)
             for name, value in ({"loss": loss} | terms).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / HELD_OUT_BATCHES
-        torch._foreach_copy_(list(self.parameters.values()), own)
-        line = {"stage": self.name, "step": self.step, "held_out": {name: round(v, 6) for name, v in sums.items()}}
-        with (self.output / "progress.jsonl").open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+        torch._foreach_copy_(parameters, own)
+        held_out = {name: round(value, 6) for name, value in sums.items()}
+        self._record({"stage": self.name, "step": self.step, "held_out": held_out})
 
     def _loaders(self, device: torch.device) -> int:
         """Number of loader processes: a GPU consumes batches faster than one thread makes them."""
-        return max(1, _processors() // self.accelerator.num_processes - 1) if device.type == "cuda" else 0
+        if device.type != "cuda":
+            return 0
+        share: int = _processors() // self.accelerator.num_processes
+        return max(1, share - 1)  # one core is the training process's own
 
     def _late(self) -> bool:
         """Whether the deadline has passed on any process; all processes agree at the same step."""
@@ -152,8 +177,10 @@ class Trainer:
         return bool(self.accelerator.check_trigger())
 
     def _average(self) -> None:
+        # at the start the average follows quickly, so that it forgets the initial weights
         decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.averages.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
+        weights = [value.detach() for value in self.parameters.values()]
+        torch._foreach_lerp_(list(self.averages.values()), weights, 1 - decay)
 
     def _log(self, values: Mapping[str, Tensor]) -> None:
         numbers = {name: round(float(value.detach()), 6) for name, value in values.items()}
@@ -163,22 +190,32 @@ class Trainer:
             )
         for name, number in numbers.items():
             self.scalar(f"{self.name}/{name}", number, self.step)
-        line = {"stage": self.name, "step": self.step, "steps": self.settings.steps} | numbers | self.pace.figures()
+        place = {"stage": self.name, "step": self.step, "steps": self.settings.steps}
+        self._record(place | numbers | self.pace.figures())
+
+    def _record(self, values: Mapping[str, Any]) -> None:
+        # one write per line: readers take a line without its end as unfinished
         with (self.output / "progress.jsonl").open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(json.dumps(values) + "\n")
 
     def _save(self) -> None:
         """The complete state that the next step depends on."""
         tensors: dict[str, Tensor] = {}
+        states: dict[int, dict[str, Any]] = self.optimizer.state_dict()["state"]
         for index, (name, value) in enumerate(self.parameters.items()):
-            tensors[f"weight/{name}"], tensors[f"average/{name}"] = value.detach(), self.averages[name]
-            state: dict[str, Any] = self.optimizer.state_dict()["state"].get(index, {})
-            tensors |= {f"{key}/{name}": state[key] for key in ("exp_avg", "exp_avg_sq") if key in state}
-        tensors |= {f"buffer/{name}": value for name, value in self.buffers.items()}
+            tensors[f"weight/{name}"] = value.detach()
+            tensors[f"average/{name}"] = self.averages[name]
+            state = states.get(index, {})  # empty for a parameter that had no gradient yet
+            for key in ("exp_avg", "exp_avg_sq"):
+                if key in state:
+                    tensors[f"{key}/{name}"] = state[key]
+        for name, buffer in self.buffers.items():
+            tensors[f"buffer/{name}"] = buffer
         self.checkpoint.save(self.step, tensors)
 
     def _resume(self) -> None:
-        if (found := self.checkpoint.load()) is None:
+        found = self.checkpoint.load()
+        if found is None:
             return
         self.step, tensors = found
         state: dict[int, dict[str, Tensor]] = {}
@@ -202,12 +239,14 @@ class Pace:
         self._begin()
 
     def _begin(self) -> None:
-        self._since, self._waited, self._batches = time.perf_counter(), 0.0, 0
+        self._since = time.perf_counter()
+        self._waited = 0.0
+        self._batches = 0
 
     def watched(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yields the batches and accumulates the time spent waiting for them."""
-        coming, asked = iter(batches), time.perf_counter()
-        for batch in coming:
+        asked = time.perf_counter()
+        for batch in batches:
             self._waited += time.perf_counter() - asked
             yield batch
             self._batches += 1
@@ -216,8 +255,9 @@ class Pace:
     def figures(self) -> dict[str, float]:
         """Samples per second over all processes, and the share of waiting, since the last call."""
         passed = max(time.perf_counter() - self._since, 1e-9)
+        batches = self._batches + 1  # the current one counts although the loop is not back yet
         rate = {
-            "samples_per_second": round((self._batches + 1) * self._batch_size / passed, 2),
+            "samples_per_second": round(batches * self._batch_size / passed, 2),
             "waiting": round(min(1.0, self._waited / passed), 4),
         }
         self._begin()
@@ -225,11 +265,14 @@ class Pace:
 
 
 def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux: the cores that this process may use
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def learning_rate(step: int, settings: StageSettings) -> float:
     """Linear warm-up, then cosine decay to final_learning_rate times the peak."""
     warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
     cosine = 0.5 * (1 + math.cos(math.pi * step / max(1, settings.steps)))
-    return settings.learning_rate * warm * (settings.final_learning_rate + (1 - settings.final_learning_rate) * cosine)
+    final = settings.final_learning_rate
+    return settings.learning_rate * warm * (final + (1 - final) * cosine)

@@ -35,7 +35,7 @@ Network = TypeVar("Network", bound=nn.Module)
 def put_in_place(made: Path, target: Path) -> None:
     """Replaces a folder by another. After a kill at any point, `recovered` finds one of them complete."""
     before = _before(target)
-    recovered(target)
+    recovered(target)  # else a folder that a kill left aside would be deleted next
     shutil.rmtree(before, ignore_errors=True)
     if target.exists():
         target.rename(before)
@@ -76,18 +76,19 @@ class Workspace:
 
     def save_backbone(self, backbone: Backbone) -> None:
         """Replaces the backbone being trained."""
-        spool, made = self.folder / ".backbone", self.folder / "backbone"
+        spool = self.folder / ".backbone"
+        made = self.folder / "backbone"
         shutil.rmtree(spool, ignore_errors=True)
         backbone.save(spool)
         put_in_place(spool, made)
 
     def entropy(self) -> Entroformer:
         """The entropy model so far."""
-        torch.manual_seed(self.settings.seed)
+        torch.manual_seed(self.settings.seed)  # for weights that are new
         if not self.settings.start:
             return self._load("entropy", Entroformer(self.config.entropy))
-        start = self._start()
-        return self._load("entropy", dataclasses.replace(start, config=self.config).trainable_entropy())
+        start = dataclasses.replace(self._start(), config=self.config)
+        return self._load("entropy", start.trainable_entropy())
 
     def entropy_to_export(self) -> Entroformer | Bundle:
         """The entropy model of an earlier stage, or of the start bundle. Raises SettingsError if the latter has an
@@ -102,9 +103,11 @@ class Workspace:
     def estimator(self) -> ParameterEstimator:
         """The parameter estimator so far."""
         torch.manual_seed(self.settings.seed)
-        fresh = ParameterEstimator(self.config.adapter)
-        started = self._start().load_encoder()[1] if self.settings.start else None
-        return self._load("estimator", started or fresh)
+        estimator = ParameterEstimator(self.config.adapter)
+        if self.settings.start:
+            _, started = self._start().load_encoder()
+            estimator = started or estimator  # a bundle without the adapter stage has none
+        return self._load("estimator", estimator)
 
     @property
     def config(self) -> BundleConfig:
@@ -133,12 +136,18 @@ class Workspace:
         """Whether this network is trained, by an earlier stage or in the start bundle."""
         if (self.folder / f"{name}.safetensors").exists():
             return True
-        return bool(self.settings.start) and (name == "entropy" or self._start().load_encoder()[1] is not None)
+        if not self.settings.start:
+            return False
+        if name == "entropy":  # every bundle has one
+            return True
+        _, estimator = self._start().load_encoder()
+        return estimator is not None
 
     def save(self, name: str, network: nn.Module) -> None:
         """Replaces a network's weights."""
         spool = self.folder / f".{name}.safetensors"
-        save_file({key: value.contiguous().cpu() for key, value in network.state_dict().items()}, spool)
+        weights = {key: value.contiguous().cpu() for key, value in network.state_dict().items()}
+        save_file(weights, spool)
         os.replace(spool, self.folder / f"{name}.safetensors")  # noqa: PTH105
 
     def _start(self) -> Bundle:
@@ -155,7 +164,8 @@ class Workspace:
 def new_backbone(patches: Tensor, seed: int) -> Backbone:
     """An untrained mini backbone around the principal components of (N, 3, 8, 8) patches, with SD's noise schedule."""
     torch.manual_seed(seed)
-    autoencoder, unet = MiniAutoencoder(), MiniUNet()
+    autoencoder = MiniAutoencoder()
+    unet = MiniUNet()
     autoencoder.start_from_patches(patches)
     schedule = NoiseSchedule.from_config(SD21_CONFIGURATION["scheduler"] | {"prediction_type": "epsilon"})
     return Backbone(autoencoder, unet, schedule, name="mini")
@@ -165,8 +175,11 @@ def new_backbone(patches: Tensor, seed: int) -> Backbone:
 def measure_latents(backbone: Backbone, batches: Iterable[Tensor]) -> Backbone:
     """The mini backbone with each latent channel's mean and deviation over the batches in its configuration."""
     autoencoder = backbone.autoencoder
-    means = [autoencoder.encode(pixels).latent_dist.mean.transpose(0, 1).flatten(1) for pixels in batches]
-    values = torch.cat(means, 1)
+    values_of_batches = []
+    for pixels in batches:
+        means = autoencoder.encode(pixels).latent_dist.mean
+        values_of_batches.append(means.transpose(0, 1).flatten(1))
+    values = torch.cat(values_of_batches, 1)  # (channels, positions of all crops)
     autoencoder.config.update(
         latents_mean=[round(value, 6) for value in values.mean(1).tolist()],
         latents_std=[round(value, 6) for value in values.std(1).tolist()],

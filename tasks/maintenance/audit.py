@@ -16,14 +16,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
 
 from codec.errors import ArchiveError, SettingsError
-from tasks.archive import escrow, format1, index_files, layout, log, manifest, report, tables
+from tasks.archive import escrow, format1, index_files, layout, log, report, tables
 from tasks.archive.decoders import Decoders
 from tasks.archive.erasing import tar_of
 from tasks.archive.index_files import DamagedError, IndexFile
@@ -31,20 +31,29 @@ from tasks.archive.log import Table
 from tasks.archive.manifest import Manifest
 from tasks.archive.opening import existing, prepare
 from tasks.archive.schema import Row, present
-from tasks.maintenance import left_over
+from tasks.maintenance import checks, left_over
+from tasks.maintenance.checks import Wrong
 from tasks.maintenance.findings import SCHEMA, Findings
 from tasks.maintenance.left_over import Disposition
-from tasks.maintenance.objects import Objects, Wrong
+from tasks.maintenance.objects import Objects
+from tasks.processes.child import Child
 from tasks.processes.codec_process import Models, decodes, verifier
 from tasks.progress import SILENT, Progress
 from tasks.storage import parquet
-from tasks.storage.store import PIECE, NotFoundError, ReadOnlyError, StorageError, Store, sha256_of
+from tasks.storage.store import PIECE, NotFoundError, ReadOnlyError, StorageError, Store
 
 LOGGER = logging.getLogger(__name__)
 SECONDS = 1800.0
+"""How long one file may take to decode."""
 DAY = 86_400.0
-OURS = tuple(
-    f"{folder}/" for folder in (layout.ESCROW, layout.AUDITS, layout.REPORTS, layout.LOG, layout.PLACES, format1.FORGET)
+"""Age in seconds at which an incomplete upload is aborted: no command uploads one object for so long."""
+OURS = (
+    f"{layout.ESCROW}/",
+    f"{layout.AUDITS}/",
+    f"{layout.REPORTS}/",
+    f"{layout.LOG}/",
+    f"{layout.PLACES}/",
+    f"{format1.FORGET}/",
 )
 """Folders in which unreferenced objects are not findings."""
 SAME = ["key", "version", "run", "status", "tar", "offset", "length", "sha256", "film_offset", "film_length"]
@@ -90,6 +99,7 @@ def audit(
     if not 0 < sample <= 1:
         raise SettingsError(f"sample must be above 0 and at most 1, not {sample}")
     store = Store(archive)
+    # with a mirror, archive.json itself may be what is to be repaired; its runs show that this is an archive
     if not repair_from or not store.children(layout.RUNS):
         store = existing(archive)
     if repair_from:
@@ -114,14 +124,22 @@ def audit(
                     progress=progress,
                 ).whole()
             finally:
+                # also after an error: what was found until then is worth keeping
                 notes.flush()
                 writer.close()
-                try:
-                    store.publish(name, path)
-                except ReadOnlyError as error:
+                if not _published(store, name, path):
                     name = ""
-                    LOGGER.warning("the findings cannot be written to the archive: %s", error)
     return Audited(notes.objects, notes.pictures, notes.found, notes.repaired, notes.problems, name)
+
+
+def _published(store: Store, name: str, path: Path) -> bool:
+    """Publishes the findings; returns False if the archive is read-only, which may still be audited."""
+    try:
+        store.publish(name, path)
+    except ReadOnlyError as error:
+        LOGGER.warning("the findings cannot be written to the archive: %s", error)
+        return False
+    return True
 
 
 @dataclass(kw_only=True)
@@ -135,20 +153,25 @@ class _Audit(Objects):
     def whole(self) -> None:
         """Checks the whole archive."""
         self.objects = {item.name: item.size for item in self.archive.list()}
-        self.check(layout.ARCHIVE, _no_document)
+        self.check(layout.ARCHIVE, checks.no_document)
         for name in sorted(self.objects):
             if name.startswith(f"{layout.ESCROW}/") and name.endswith(f"/{layout.SUMS}"):
                 self.escrow(name)
-        last = max(log.number(store) for store in (self.archive, self.mirror) if store is not None)
-        records = [self.check(layout.record(number), _no_document) for number in range(1, last + 1)]
-        if not all(records[-1:]):
-            return  # the head is unknown
+        last = log.number(self.archive)
+        if self.mirror is not None:  # the archive may have lost its last records
+            last = max(last, log.number(self.mirror))
+        is_whole = True
+        for number in range(1, last + 1):
+            is_whole = self.check(layout.record(number), checks.no_document)
+        if not is_whole:
+            return  # the last record states the head, and without it nothing is known to be named
         self.head = log.read(self.archive)
         self.named |= set(self.head.retired)
         for table in self.head.tables:
             self.table(table)
         for run in range(1, self.head.runs + 1):
             self.run(run)
+        # after all checks, which fill `named`
         for name in sorted(self.objects.keys() - self.named):
             if not name.startswith(OURS):
                 self.unnamed(name)
@@ -158,7 +181,7 @@ class _Audit(Objects):
 
     def table(self, table: Table) -> None:
         """Checks a table, and that it has exactly the rows of its runs' parts."""
-        whole = [self.check(file.name, _not_hashed(file.sha256)) for file in tables.every_file([table])]
+        whole = [self.check(file.name, checks.not_hashed(file.sha256)) for file in tables.every_file([table])]
         if not all(whole):
             return
         try:
@@ -166,41 +189,57 @@ class _Audit(Objects):
             tabled = report.batches(self.archive, self.head, table.files, SAME)
             kept = report.batches(self.archive, self.head, parts, SAME)
             with parquet.database(tabled=tabled, kept=kept) as connection:
-                for key, run, name in connection.execute(_DIFFERENCES).fetchall():
-                    detail = f"its row of run {run} is only in the {name}; run `flows.archive compact ARCHIVE --afresh`"
-                    self.notes.add(table.files[0].name if table.files else layout.TABLES, "damaged", detail, key=key)
+                differences = connection.execute(_DIFFERENCES).fetchall()
         except ArchiveError:
             return  # damaged parts and seals are findings of their run
+        blamed = table.files[0].name if table.files else layout.TABLES
+        for key, run, side in differences:
+            detail = f"its row of run {run} is only in the {side}; run `flows.archive compact ARCHIVE --afresh`"
+            self.notes.add(blamed, "damaged", detail, key=key)
 
     def run(self, run: int) -> None:
         """Checks one run; other objects in the folder of an open run are work in progress."""
+        is_open = run not in self.head.sealed
         seal: dict[str, Any] = {}
-        folder = f"{layout.run(run)}/"
-        planned, wrong = self.head.opened, cast(Wrong, _no_document)
-        if run in self.head.sealed:
-            found = [name for name in self.objects if name.startswith(f"{folder}manifest")]
-            planned = found[0] if len(found) == 1 else layout.manifest_of_format_1(run)
-            if self.check(self.head.seal(run), _no_document):
-                seal = log.seal(self.archive, self.head, run)
-                planned, wrong = log.manifest_of(seal, run), _not_hashed(seal["manifest"]["sha256"])
+        if not is_open and self.check(self.head.seal(run), checks.no_document):
+            seal = log.seal(self.archive, self.head, run)
+        planned, wrong = self.manifest(run, seal)
         if not self.check(planned, wrong):
-            self.named |= {name for name in self.objects if name.startswith(folder)}
+            self.name_all(layout.run(run))  # without its plan, nothing in the folder can be called unreferenced
             return
         plan = Manifest.from_bytes(self.archive.read(planned), self.archive.uri(planned))
-        self.check(plan.listing, _not_hashed(plan.listing_sha256))
+        self.check(plan.listing, checks.not_hashed(plan.listing_sha256))
         self.escrow(f"{layout.escrow(plan.bundle_id)}/{layout.SUMS}")
-        parts = [IndexFile(layout.part(run, shard)) for shard in range(len(plan.shards))]
-        if run not in self.head.sealed:
+        if is_open:
             parts = report.parts(self.archive, self.head, run)
-            self.named |= {name for name in self.objects if name.startswith(folder)}
+            self.name_all(layout.run(run))
         elif seal:
             parts = [IndexFile(part["name"], part["sha256"]) for part in seal["parts"]]
+        else:  # the seal is damaged
+            parts = [IndexFile(layout.part(run, shard)) for shard in range(len(plan.shards))]
         for part in parts:
-            if self.check(part.name, _not_hashed(part.sha256) if part.sha256 else self.no_part(part)):
+            wrong = checks.not_hashed(part.sha256) if part.sha256 else self.no_part(part)
+            if self.check(part.name, wrong):
                 self.part(part)
-            else:
+            else:  # it may name any tar of its shard
                 shard = f"{layout.shards(run)}/{layout.shard_of(part.name):06d}-"
                 self.named |= {tar for tar in self.objects if tar.startswith(shard)}
+
+    def manifest(self, run: int, seal: dict[str, Any]) -> tuple[str, Wrong]:
+        """Returns the name of a run's manifest and its check. `seal` is empty for an open run or a damaged seal."""
+        if seal:
+            return log.manifest_of(seal, run), checks.not_hashed(seal["manifest"]["sha256"])
+        if run not in self.head.sealed:
+            return self.head.opened, checks.no_document
+        # only the seal names it, but usually the folder has just one; losers of a race leave others
+        found = [name for name in self.objects if name.startswith(f"{layout.run(run)}/manifest")]
+        if len(found) == 1:
+            return found[0], checks.no_document
+        return layout.manifest_of_format_1(run), checks.no_document
+
+    def name_all(self, folder: str) -> None:
+        """Counts all objects of a folder as referenced."""
+        self.named |= {name for name in self.objects if name.startswith(f"{folder}/")}
 
     def no_part(self, part: IndexFile) -> Wrong:
         """Returns the check for a part that no seal names yet."""
@@ -227,9 +266,11 @@ class _Audit(Objects):
 
     def escrow(self, listed: str) -> None:
         """Checks a SHA256SUMS of the escrow and the files that it names, once."""
-        if listed not in self.named and self.check(listed, _no_sums):
-            for name, sha256 in escrow.sums(self.archive, listed.rpartition("/")[0]).items():
-                self.check(name, _not_hashed(sha256))
+        if listed in self.named or not self.check(listed, checks.no_sums):
+            return
+        folder = listed.rpartition("/")[0]
+        for name, sha256 in escrow.sums(self.archive, folder).items():
+            self.check(name, checks.not_hashed(sha256))
 
     def part(self, file: IndexFile) -> None:
         """Checks the objects that the rows of a part name."""
@@ -242,40 +283,46 @@ class _Audit(Objects):
             return
         own = tar_of(part)
         rows = part.filter(pa.compute.field("tar").is_valid()).to_pylist()
+        # tars of other shards, in which duplicates and unchanged pictures are; their own parts check their content
         for tar in sorted({row["tar"] for row in rows} - {own}):
             if tar not in self.objects and not self.was_replaced(tar):
                 self.notes.add(tar, "missing", f"rows of {name} refer to it")
-        if own:
-            files = {row["offset"]: row for row in rows if row["tar"] == own}
-            self.tar(own, list((files | {row["offset"]: row for row in map(_film, files.values()) if row}).values()))
+        if not own:
+            return
+        # by offset, since duplicates share a file
+        files = {row["offset"]: row for row in rows if row["tar"] == own}
+        films = [_film(row) for row in files.values() if row.get("film_offset") is not None]
+        for film in films:
+            files[film["offset"]] = film
+        self.tar(own, list(files.values()))
 
     def tar(self, name: str, rows: list[Row]) -> None:
         """Checks a tar and its files; hashes the whole tar if all pictures are selected."""
-        wrong = _not_named(name)
+        wrong = checks.not_named(name)
         self.named.add(name)
         whole = self.sample >= 1
         if whole or name not in self.objects:
             self.check(name, wrong)
             if not self.archive.exists(name):
                 return
-        chosen = rows if whole else self.draw.sample(rows, max(1, round(self.sample * len(rows))))
+        chosen = rows
+        if not whole:
+            count = max(1, round(self.sample * len(rows)))  # at least one of each tar
+            chosen = self.draw.sample(rows, count)
         self.progress.begin(len(chosen))
-        repaired: bool | None = None
+        repaired: bool | None = None  # not tried yet: one repair replaces the whole tar
         for row in chosen:
-            digest, data = hashlib.sha256(), b""
             try:
-                for piece in self.member(name, row, whole):
-                    digest.update(piece)
-                    if row["content_sha256"] is not None:  # decoded files fit into memory
-                        data += piece
+                sha256, data = self.hashed(name, row, whole)
             except (NotFoundError, FileNotFoundError):
                 if not self.was_replaced(name):
                     raise
                 return
-            if digest.hexdigest() == row["sha256"]:
+            if sha256 == row["sha256"]:
                 self.content(name, row, data)
             else:
                 if repaired is None:
+                    # a whole tar was repaired above, as far as that is possible
                     repaired = not whole and self.repair(name, wrong)
                 detail = f"its bytes do not match its row, at byte {row['offset']}"
                 self.notes.add(name, "damaged", detail, key=row["key"], repaired=repaired)
@@ -284,69 +331,66 @@ class _Audit(Objects):
             self.notes.add(name)
         self.progress.note(f"{name}: {len(chosen)} pictures")
 
+    def hashed(self, tar: str, row: Row, whole: bool) -> tuple[str, bytes]:
+        """Returns the SHA-256 of a row's file, and its bytes if it is to be decoded: such files fit into memory."""
+        digest = hashlib.sha256()
+        data = b""
+        for piece in self.member(tar, row, whole):
+            digest.update(piece)
+            if row["content_sha256"] is not None:
+                data += piece
+        return digest.hexdigest(), data
+
     def member(self, tar: str, row: Row, whole: bool) -> Iterator[bytes]:
         """Yields the bytes of a row's file in pieces; fewer or none if the tar is truncated."""
-        offset, length = present(row["offset"]), present(row["length"])
+        offset = present(row["offset"])
+        length = present(row["length"])
         if not whole:
             try:
                 yield from self.archive.pieces(tar, length, start=offset)
             except StorageError:
+                # a store refuses a range beyond the end: damage of this tar, not a failure of the store
                 if self.archive.size(tar) >= offset + length:
                     raise
             return
         with self.local(self.archive, tar).open("rb") as file:
             file.seek(offset)
-            while length and (piece := file.read(min(PIECE, length))):
+            while length:
+                piece = file.read(min(PIECE, length))
+                if not piece:
+                    return
                 length -= len(piece)
                 yield piece
 
     def content(self, tar: str, row: Row, data: bytes) -> None:
         """Records a file with correct bytes, after decoding it if it was encoded."""
-        bundle_id = row["bundle_id"]
-        if row["content_sha256"] is not None and bundle_id is not None and bundle_id not in self.useless:
-            try:
-                decoder = self.decoders.get(bundle_id)
-            except ArchiveError as error:
-                self.useless.add(bundle_id)
-                self.notes.add(layout.escrow(bundle_id), "damaged", str(error))
-                self.content(tar, row, data)
-                return
-            if not decodes(decoder, data, row["content_sha256"], seconds=SECONDS):
+        content_sha256 = row["content_sha256"]
+        if content_sha256 is not None:
+            decoder = self.decoder(row["bundle_id"])
+            if decoder is not None and not decodes(decoder, data, content_sha256, seconds=SECONDS):
                 detail = f"does not decode to the encoded content, at byte {row['offset']}"
                 self.notes.add(tar, "undecodable", detail, key=row["key"])
                 return
         self.notes.add(tar, key=row["key"])
 
+    def decoder(self, bundle_id: str | None) -> Child | None:
+        """Returns the decoder of a bundle; None if it cannot be loaded, which is recorded once."""
+        if bundle_id is None or bundle_id in self.useless:
+            return None
+        try:
+            return self.decoders.get(bundle_id)
+        except ArchiveError as error:
+            self.useless.add(bundle_id)
+            self.notes.add(layout.escrow(bundle_id), "damaged", str(error))
+            return None
 
-def _no_document(path: Path) -> str:
-    try:
-        manifest.from_json(path.read_bytes(), "")
-    except ArchiveError as error:
-        return str(error).removeprefix(": ").partition(";")[0]
-    return ""
 
-
-def _film(row: Row) -> Row | None:
+def _film(row: Row) -> Row:
     """Returns the video next to a picture as a row, which is checked like a file of its own."""
-    if row.get("film_offset") is None:
-        return None
     film = row.copy()
-    film["offset"], film["length"] = row["film_offset"], row["film_length"]
+    film["offset"] = row["film_offset"]
+    film["length"] = row["film_length"]
     film["sha256"] = row["film_sha256"]
-    film["content_sha256"] = film["film_offset"] = None  # original bytes, never decoded
+    film["content_sha256"] = None  # original bytes, never decoded
+    film["film_offset"] = None
     return film
-
-
-def _no_sums(path: Path) -> str:
-    return "" if escrow.is_whole(path.read_bytes()) else "not a valid SHA256SUMS, or damaged"
-
-
-def _not_hashed(sha256: str) -> Wrong:
-    return lambda path: (
-        "" if sha256_of(path) == sha256 else "its content does not match the hash of the object that names it"
-    )
-
-
-def _not_named(tar: str) -> Wrong:
-    head = layout.hash_of(tar)
-    return lambda path: "" if sha256_of(path).startswith(head) else "its content does not match the hash in its name"

@@ -18,5 +18,6 @@ def compact(archive: Store, *, afresh: bool = False) -> ArchiveHead:
         if not last or (not afresh and len(head.tables) == 1 and head.tabled == last):
             return head
         after = replace(head, tables=tables.whole(archive, head, afresh=afresh))
-        if (compacted := tables.retire(archive, head, after, "compact")) is not None:
+        compacted = tables.retire(archive, head, after, "compact")
+        if compacted is not None:  # else another record came first, and the tables are built from the new head
             return compacted

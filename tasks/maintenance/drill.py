@@ -26,6 +26,7 @@ from tasks.progress import SILENT, Progress
 from tasks.storage.store import Store, sha256_of
 
 SECONDS = 3600.0
+"""How long the mirror's software may take."""
 TAR = re.compile(rf"{layout.RUNS}/\d+/shards/\d+-[0-9a-f]+\.tar")
 DECODE = """
 import hashlib, json, pathlib, sys
@@ -81,21 +82,27 @@ def drill(archive: str, mirror: str, *, pictures: int = 20, seed: str = "", prog
     Stored bytes must match the hash in their row; .fdc files must decode to its symbols and size. Raises ArchiveError
     if there is no archive, or if the mirror has no tars or damaged software.
     """
-    own, copy = existing(archive), Store(mirror)
+    own = existing(archive)
+    copy = Store(mirror)
     progress.begin(pictures)
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
         (home / "files").mkdir()
         files = _chosen(copy, pictures, seed, home / "files")
         wheel = _software(copy, home)
-        decoded = _decoded(copy, home) if list((home / "files").glob("*.fdc")) else {"files": {}, "errors": {}}
+        decoded: dict[str, Any] = {"files": {}, "errors": {}}
+        if any((home / "files").glob("*.fdc")):
+            decoded = _decoded(copy, home)
+        # only now: nothing above may depend on the archive that the mirror replaces
         rows = _rows(own, files)
         problems = []
         for file in files:
             row = rows.get((file.tar, file.offset))
-            if wrong := _wrong(file, row, decoded):
+            wrong = _wrong(file, row, decoded)
+            if wrong is not None:
+                reason, error = wrong
                 key = row["key"] if row else file.member
-                problems.append({"key": key, "reason": wrong[0], "error": wrong[1], "tar": copy.uri(file.tar)})
+                problems.append({"key": key, "reason": reason, "error": error, "tar": copy.uri(file.tar)})
             progress.advance(1)
     return Drilled(wheel, len(files), problems)
 
@@ -110,12 +117,14 @@ def _chosen(mirror: Store, count: int, seed: str, folder: Path) -> list[_File]:
     tars = sorted(tars, key=lambda name: _order(seed, name))[:count]
     if not tars:
         raise ArchiveError(f"{mirror}: holds no tars; a mirror is a plain copy of the archive")
+    each = -(-count // len(tars))  # rounded up; the surplus is cut at the end
     files: list[_File] = []
     for tar in tars:
         with mirror.open(tar) as stream, tarfile.open(fileobj=stream, mode="r:") as opened:
             members = [member for member in opened.getmembers() if member.isfile()]
             members.sort(key=lambda member: _order(seed, f"{tar}/{member.name}"))
-            for member in members[: -(-count // len(tars))]:
+            for member in members[:each]:
+                # numbered, since names inside different tars may be equal
                 path = folder / f"{len(files):06d}{Path(member.name).suffix}"
                 content = opened.extractfile(member)
                 assert content is not None
@@ -126,14 +135,21 @@ def _chosen(mirror: Store, count: int, seed: str, folder: Path) -> list[_File]:
 
 def _software(mirror: Store, home: Path) -> str:
     """Unpacks the newest wheel of the mirror's escrow after checking all files next to it; returns its name."""
-    folders = [item.name.rpartition("/")[0] for item in mirror.list(layout.SOFTWARE) if item.name.endswith(layout.SUMS)]
-    wheels = {name: folder for folder in folders for name in escrow.sums(mirror, folder) if name.endswith(".whl")}
+    wheels = {}  # the folder of each
+    for item in list(mirror.list(layout.SOFTWARE)):
+        if not item.name.endswith(layout.SUMS):
+            continue
+        folder = item.name.rpartition("/")[0]
+        for listed in escrow.sums(mirror, folder):
+            if listed.endswith(".whl"):
+                wheels[listed] = folder
     if not wheels:
         raise ArchiveError(f"{mirror}: has no software to restore with; copy escrow/software from the archive")
 
     def version(name: str) -> tuple[list[int], str]:
-        # Numbers compare as numbers, so that 0.10 is newer than 0.9.
-        return [int(number) for number in re.findall(r"\d+", Path(name).name)], name
+        # numbers compare as numbers, so that 0.10 is newer than 0.9
+        numbers = re.findall(r"\d+", Path(name).name)
+        return [int(number) for number in numbers], name
 
     newest = max(wheels, key=version)
     _copy(mirror, wheels[newest], home)
@@ -166,21 +182,27 @@ def _decoded(mirror: Store, home: Path) -> dict[str, Any]:
         command, cwd=home, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
     )
     if run.returncode:
-        last = (run.stderr.strip().splitlines() or ["no message"])[-1]
+        messages = run.stderr.strip().splitlines()
+        last = messages[-1] if messages else "no message"  # a traceback ends with its error
         raise ArchiveError(f"{mirror}: its software ended with status {run.returncode}: {last}")
     found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    # a drill with the installed package would prove nothing about the mirror
     if not Path(found["codec"]).is_relative_to(home / "software"):
         raise ArchiveError(f"{mirror}: the files were decoded not by its software, but by {found['codec']}")
     return found
 
 
 def _rows(archive: Store, files: list[_File]) -> dict[tuple[str, int], Row]:
-    tars = ", ".join(f"'{tar}'" for tar in sorted({file.tar for file in files}))
+    names = sorted({file.tar for file in files})
+    tars = ", ".join(f"'{name}'" for name in names)  # they match TAR, so they contain no quotes
     sql = f"""
         SELECT key, tar, "offset", sha256, content_sha256, codec, width, height FROM rows
         WHERE tar IN ({tars}) AND status <> 'unchanged'
     """
-    return {(row["tar"], row["offset"]): cast(Row, row) for row in report.query(archive, sql)}
+    rows = {}
+    for row in report.query(archive, sql):
+        rows[row["tar"], row["offset"]] = cast(Row, row)
+    return rows
 
 
 def _wrong(file: _File, row: Row | None, decoded: dict[str, Any]) -> tuple[str, str] | None:
@@ -194,7 +216,9 @@ def _wrong(file: _File, row: Row | None, decoded: dict[str, Any]) -> tuple[str, 
     answer = decoded["files"].get(file.path.name)
     if answer is None:
         return "undecodable", decoded["errors"].get(file.path.name, "no bundle decodes it")
-    sides = sorted((answer["width"], answer["height"])) == sorted((present(row["width"]), present(row["height"])))
-    if answer["content"] != row["content_sha256"] or not sides:
+    # `decode` does not apply the orientation, and the row has the size of the upright picture
+    decoded_sides = sorted((answer["width"], answer["height"]))
+    expected_sides = sorted((present(row["width"]), present(row["height"])))
+    if answer["content"] != row["content_sha256"] or decoded_sides != expected_sides:
         return "other_symbols", f"does not decode to the encoded content, at byte {file.offset}"
     return None

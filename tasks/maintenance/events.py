@@ -10,6 +10,7 @@ Event types are terms of the Library of Congress: http://id.loc.gov/vocabulary/p
 import datetime
 import json
 import uuid
+from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -75,15 +76,18 @@ def events(archive: Store) -> Iterator[Event]:
 
 class _History:
     def __init__(self, archive: Store, head: ArchiveHead) -> None:
-        self._archive, self._head = archive, head
+        self._archive = archive
+        self._head = head
         self._name = _document(archive, layout.ARCHIVE).get("name", "")
         self._origin = self._first_row()
 
     def _first_row(self) -> str:
         """Time of the first row, in microseconds: distinguishes archives of equal name, and never changes."""
         for run in range(1, self._head.runs + 1):
-            for part in report.parts(self._archive, self._head, run)[:1]:
-                return str(index_files.read(self._archive, part).column("created_at")[0])
+            parts = report.parts(self._archive, self._head, run)
+            if parts:
+                first = index_files.read(self._archive, parts[0])
+                return str(first.column("created_at")[0])
         return ""
 
     def whole(self) -> Iterator[Event]:
@@ -94,9 +98,11 @@ class _History:
             yield from self._rows(run)
         if not self._head.record:
             yield from self._erasures_of_format_1()
-        for name in self._archive.children(layout.AUDITS):
-            if (time := layout.audit_time(f"{layout.AUDITS}/{name}")) is not None:
-                yield from self._audit(f"{layout.AUDITS}/{name}", time)
+        for child in self._archive.children(layout.AUDITS):
+            name = f"{layout.AUDITS}/{child}"
+            time = layout.audit_time(name)
+            if time is not None:  # someone else's file may lie here
+                yield from self._audit(name, time)
 
     def _event(
         self,
@@ -111,6 +117,7 @@ class _History:
         note: str = "",
     ) -> Event:
         """Builds an event; `of` distinguishes it from events of the same type and objects."""
+        # derived from content, so that a second export has the same identifiers
         name = json.dumps([self._name, self._origin, term, of, objects])
         identifier = uuid.uuid5(uuid.NAMESPACE_URL, name)
         return Event(identifier, term, time, detail, outcome, note, agents, objects)
@@ -122,14 +129,17 @@ class _History:
         """
         name = layout.record(number)
         document = _document(self._archive, name)
-        kind, about = document["kind"], document["about"]
+        kind = document["kind"]
+        about = document["about"]
         run = document["head"]["runs"]  # in records that open or seal a run, the number of that run
         time = _utc(self._archive.modified(name))
-        agents, whole = (_software(document.get("package_version")),), ("archive", self._name)
+        agents = (_software(document.get("package_version")),)
+        whole = ("archive", self._name)
         if kind == "create":
             yield self._event("creation", time, "archive created", agents, (whole,), of=name)
         elif kind == "upgrade":
-            sealed = run - bool(document["head"]["opened"])
+            # runs before the upgrade have no records of their own
+            sealed = run - 1 if document["head"]["opened"] else run
             for earlier in range(1, sealed + 1):
                 yield from self._rows(earlier)
             described = sealed
@@ -146,26 +156,35 @@ class _History:
             yield self._sealed(run, time, name)
         elif kind == "forget":
             yield from self._forgotten(document, time, agents, name)
-        elif kind in ("hold", "release"):
-            detail = f"put on hold: {about['reason']}" if kind == "hold" else "hold released"
-            yield self._event("policy assignment", time, detail, agents, (("key", about["key"]),), of=name)
+        elif kind == "hold":
+            held = (("key", about["key"]),)
+            yield self._event("policy assignment", time, f"put on hold: {about['reason']}", agents, held, of=name)
+        elif kind == "release":
+            held = (("key", about["key"]),)
+            yield self._event("policy assignment", time, "hold released", agents, held, of=name)
         return described
 
     def _sealed(self, run: int, time: datetime.datetime, name: str) -> Event:
-        plan, seal = log.plan(self._archive, self._head, run), log.seal(self._archive, self._head, run)
+        plan = log.plan(self._archive, self._head, run)
+        seal = log.seal(self._archive, self._head, run)
         detail = f"run sealed: {len(seal['parts'])} of {len(plan.shards)} shards"
         if "closed" not in seal:
             return self._event("ingestion end", time, detail, _of(plan), _run(run), of=name)
-        note = f"closed without shards {', '.join(map(str, seal['closed']['missing']))}: {seal['closed']['reason']}"
+        closed = seal["closed"]
+        missing = ", ".join(str(shard) for shard in closed["missing"])
+        note = f"closed without shards {missing}: {closed['reason']}"
         return self._event("ingestion end", time, detail, _of(plan), _run(run), of=name, outcome="warning", note=note)
 
     def _forgotten(
         self, document: Fields, time: datetime.datetime, agents: tuple[Agent, ...], name: str
     ) -> Iterator[Event]:
         """Yields a deletion for each key of an erasure, and a redaction if a pseudonym replaced the key."""
+        outcome = "success"
+        note = ""
         unfinished = self._head.erasure
-        ended = unfinished is None or unfinished.number != document["record"]
-        outcome, note = ("success", "") if ended else ("warning", "begun, but not finished yet")
+        if unfinished is not None and unfinished.number == document["record"]:
+            outcome = "warning"
+            note = "begun, but not finished yet"
         redacted = (document["head"]["erasure"] or {}).get("redacted", False)
         for key in document["about"]["keys"]:
             objects = (("key", key),)
@@ -191,8 +210,10 @@ class _History:
                 yield from self._row(row, plan)
 
     def _row(self, row: Fields, plan: Manifest) -> Iterator[Event]:
-        agents, key = _of(plan), ("key", row["key"])
-        time, of = row["created_at"], str(row["created_at"])
+        agents = _of(plan)
+        key = ("key", row["key"])
+        time = row["created_at"]
+        of = str(time)
         stored = (("object", row["tar"]),) if row["tar"] else ()
         detail = f"read {row['source_uri']}: {row['source_bytes']} bytes"
         if row["source_sha256"]:
@@ -200,7 +221,8 @@ class _History:
         outcome = "fail" if row["status"] == "failed" else "success"
         objects = (*_run(row["run"]), key, *stored)
         yield self._event("ingestion", time, detail, agents, objects, of=of, outcome=outcome, note=_became(row))
-        if row["status"] in ("compressed", "fallback") and row["codec"] in ("fdc", "jxl") and not row["duplicate_of"]:
+        was_stored = row["status"] in ("compressed", "fallback") and not row["duplicate_of"]
+        if was_stored and row["codec"] in ("fdc", "jxl"):
             checked = "a second process decoded the same content" if row["verified"] else "not verified"
             yield self._event("compression", time, _compressed(row), agents, objects, of=of, note=checked)
 
@@ -208,34 +230,50 @@ class _History:
         """Yields one fixity check for the whole audit, one for each problem, and the repairs."""
         with self._archive.open(name) as opened, pa.parquet.ParquetFile(opened) as file:
             about = file.schema_arrow.metadata or {}
-            agents = (_software(about.get(b"package_version", b"").decode() or None),)
-            looked, states, bad = 0, dict[str, int](), 0
-            for batch in file.iter_batches(BATCH, columns=["state", "repaired"]):
-                for state, repaired in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                    looked += 1
-                    states[state] = states.get(state, 0) + 1
-                    bad += state != "ok" and not repaired
-            found = looked - states.get("ok", 0)
-            outcome = "fail" if bad else "warning" if found else "success"
-            note = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-            detail = f"audit of the archive: {looked} objects and pictures checked"
-            objects = (("archive", self._name), ("object", name))
-            yield self._event("fixity check", time, detail, agents, objects, of=name, outcome=outcome, note=note)
+            version = about.get(b"package_version", b"").decode()
+            agents = (_software(version or None),)
+            yield self._whole_audit(file, time, agents, name)
             for batch in file.iter_batches(BATCH):
                 for row in batch.to_pylist():
                     if row["state"] != "ok":
                         yield from self._finding(row, time, agents, name)
 
+    def _whole_audit(
+        self, file: pa.parquet.ParquetFile, time: datetime.datetime, agents: tuple[Agent, ...], name: str
+    ) -> Event:
+        states = Counter[str]()
+        unrepaired = 0
+        for batch in file.iter_batches(BATCH, columns=["state", "repaired"]):
+            for row in batch.to_pylist():
+                states[row["state"]] += 1
+                if row["state"] != "ok" and not row["repaired"]:
+                    unrepaired += 1
+        looked = states.total()
+        if unrepaired:
+            outcome = "fail"
+        elif looked > states["ok"]:
+            outcome = "warning"
+        else:
+            outcome = "success"
+        note = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        detail = f"audit of the archive: {looked} objects and pictures checked"
+        objects = (("archive", self._name), ("object", name))
+        return self._event("fixity check", time, detail, agents, objects, of=name, outcome=outcome, note=note)
+
     def _finding(self, row: Fields, time: datetime.datetime, agents: tuple[Agent, ...], name: str) -> Iterator[Event]:
-        objects = (("object", row["name"]), *((("key", row["key"]),) if row["key"] is not None else ()))
+        objects: tuple[tuple[str, str], ...] = (("object", row["name"]),)
+        if row["key"] is not None:
+            objects += (("key", row["key"]),)
         of = f"{name} {row['state']} {row['detail']}"
         detail = f"{row['state']}: {row['detail']}"
-        if row["state"] not in SWEPT:
-            yield self._event("fixity check", time, detail, agents, objects, of=of, outcome="fail")
+        if row["state"] in SWEPT:  # no picture's object was damaged
+            if row["repaired"]:
+                yield self._event("deletion", time, detail, agents, objects, of=of)
+            return
+        yield self._event("fixity check", time, detail, agents, objects, of=of, outcome="fail")
         if row["repaired"]:
-            term = "deletion" if row["state"] in SWEPT else "recovery"
-            detail = detail if row["state"] in SWEPT else "replaced by the mirror's object after a check of its hash"
-            yield self._event(term, time, detail, agents, objects, of=of)
+            detail = "replaced by the mirror's object after a check of its hash"
+            yield self._event("recovery", time, detail, agents, objects, of=of)
 
 
 def _document(archive: Store, name: str) -> Fields:
@@ -244,7 +282,9 @@ def _document(archive: Store, name: str) -> Fields:
 
 def _software(version: str | None) -> Agent:
     """Returns this package as an agent; records and audits before release 0.2 do not state the version."""
-    return Agent("software", f"fdcodec {version}" if version else "fdcodec")
+    if not version:
+        return Agent("software", "fdcodec")
+    return Agent("software", f"fdcodec {version}")
 
 
 def _of(plan: Manifest) -> tuple[Agent, ...]:
@@ -269,8 +309,10 @@ def _became(row: Fields) -> str:
         return "forgotten since"
     if row["duplicate_of"] is not None:
         return f"duplicate of {row['duplicate_of']}, stored once"
-    place = f"{row['length']} bytes at byte {row['offset']}"
-    return f"{place}, {row['codec']}" + (f", kept whole: {row['reason']}" if row["status"] == "fallback" else "")
+    stored = f"{row['length']} bytes at byte {row['offset']}, {row['codec']}"
+    if row["status"] == "fallback":
+        return f"{stored}, kept whole: {row['reason']}"
+    return stored
 
 
 def _compressed(row: Fields) -> str:

@@ -6,7 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet
 
 BATCH = 10_000
+"""Findings in memory before they are written, and read at once."""
 KEPT = 1000
+"""Problems that the result of an audit has itself; the file has all."""
 
 STATES = {
     "ok": "matches its hash, name and format",
@@ -17,11 +19,12 @@ STATES = {
     "left_over": "was left by a killed or late command and can no longer come into use; removed",
     "dangling": "was an incomplete upload of a killed writer; aborted",
 }
+_OF_STATE = "; ".join(f"{state}: {meaning}" for state, meaning in STATES.items())
 SCHEMA = pa.schema(
     [
         pa.field("name", pa.string(), False, {"description": "object, relative to the archive"}),
         pa.field("key", pa.string(), True, {"description": "picture, if the finding is about one file of a tar"}),
-        pa.field("state", pa.string(), False, {"description": "; ".join(f"{k}: {v}" for k, v in STATES.items())}),
+        pa.field("state", pa.string(), False, {"description": _OF_STATE}),
         pa.field("detail", pa.string(), True, {"description": "the problem in one line"}),
         pa.field("repaired", pa.bool_(), False, {"description": "whether the problem was repaired"}),
     ]
@@ -32,9 +35,13 @@ class Findings:
     """Writes and counts findings as they arrive, and keeps the first problems."""
 
     def __init__(self, writer: pa.parquet.ParquetWriter) -> None:
-        self.objects = self.pictures = self.found = self.repaired = 0
+        self.objects = 0
+        self.pictures = 0
+        self.found = 0
+        self.repaired = 0
         self.problems: list[dict[str, Any]] = []
-        self._writer, self._waiting = writer, list[dict[str, Any]]()
+        self._writer = writer
+        self._waiting: list[dict[str, Any]] = []
 
     def add(
         self, name: str, state: str = "ok", detail: str | None = None, *, key: str | None = None, repaired: bool = False
@@ -45,7 +52,8 @@ class Findings:
             self.objects += 1
         else:
             self.pictures += 1
-        self.repaired += repaired
+        if repaired:
+            self.repaired += 1
         if state != "ok":
             self.found += 1
             if len(self.problems) < KEPT:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute
 
@@ -64,6 +65,7 @@ def forget(
     """
     erased = 0
     while True:
+        # counted before it is finished: afterwards the head no longer has it
         erased += _unfinished(log.read(archive))
         head = erasing.finish(archive)
         wanted = _not_done(archive, keys, redact=redact)
@@ -73,19 +75,23 @@ def forget(
             raise ArchiveError(
                 f"{archive}: run {head.open_run} is open; finish it with compress-archive or close-run first"
             )
-        if companions != "leave" and (others := _companions(archive, wanted)):
-            if companions == "refuse":
+        if companions != "leave":
+            others = _companions(archive, wanted)
+            if others and companions == "refuse":
+                names = ", ".join(repr(key) for key in others)
                 raise ArchiveError(
-                    f"{archive}: {', '.join(map(repr, others))} are companions of the keys to forget; set --group to "
+                    f"{archive}: {names} are companions of the keys to forget; set --group to "
                     "forget them too, or --only-this to keep them"
                 )
             wanted = sorted({*wanted, *others})
-        if on_hold := [key for key in wanted if key in head.holds]:
-            raise ArchiveError(
-                f"{archive}: {on_hold[0]!r} is on hold ({head.holds[on_hold[0]]}); release the hold first"
-            )
+        # after the companions, which may be on hold themselves
+        on_hold = [key for key in wanted if key in head.holds]
+        if on_hold:
+            held = on_hold[0]
+            raise ArchiveError(f"{archive}: {held!r} is on hold ({head.holds[held]}); release the hold first")
         plan = _plan(archive, head, wanted, redact=redact)
         begun = replace(head, erasures=head.erasures + 1, erasure=plan)
+        # if another record came first, the plan may be outdated: it is made again from the new head
         if log.append(archive, head, "forget", begun, keys=list(plan.keys)):
             erasing.finish(archive)
             return erased + plan.rows
@@ -93,51 +99,72 @@ def forget(
 
 def _not_done(archive: Store, keys: Sequence[str], *, redact: bool) -> list[str]:
     """Returns the keys that are not yet forgotten or, with `redact`, not yet redacted."""
-    rows = report.lookup(archive, [*keys, *map(redaction.pseudonym, keys)])
-    forgotten = set(rows.filter(pa.compute.field("status") == "forgotten").column("key").to_pylist())
-    done = {key for key in keys if redaction.pseudonym(key) in forgotten}
-    done |= {key for key in forgotten if redaction.is_pseudonym(key) or not redact}
-    return sorted(set(keys) - done)
+    pseudonyms = {key: redaction.pseudonym(key) for key in keys}
+    rows = report.lookup(archive, [*keys, *pseudonyms.values()])
+    tombstones = rows.filter(pa.compute.field("status") == "forgotten")
+    forgotten = set(tombstones.column("key").to_pylist())
+    open_keys = set()
+    for key, pseudonym in pseudonyms.items():
+        is_redacted = pseudonym in forgotten or (key in forgotten and redaction.is_pseudonym(key))
+        is_forgotten = key in forgotten
+        if not is_redacted and (redact or not is_forgotten):
+            open_keys.add(key)
+    return sorted(open_keys)
 
 
 def _unfinished(head: ArchiveHead) -> int:
     """Returns the number of rows that the unfinished erasure of a head turns into tombstones."""
-    return head.erasure.rows if head.erasure is not None else 0
+    if head.erasure is None:
+        return 0
+    return head.erasure.rows
 
 
 def _companions(archive: Store, keys: list[str]) -> list[str]:
     """Returns kept keys of the same group, or folder and stem, as some keys."""
     with parquet.database(rows=report.rows(archive)) as connection:
-        return [key for (key,) in connection.execute(_COMPANIONS, {"keys": keys}).fetchall()]
+        return _found(connection, _COMPANIONS, keys=keys)
+
+
+def _found(connection: duckdb.DuckDBPyConnection, query: str, **parameters: object) -> list[str]:
+    """Returns the keys that a query selects."""
+    return [key for (key,) in connection.execute(query, parameters).fetchall()]
 
 
 def _plan(archive: Store, head: ArchiveHead, keys: list[str], *, redact: bool) -> Erasure:
     with parquet.database(rows=report.rows(archive)) as connection:
-        known = {key for (key,) in connection.execute(_KEYS, {"keys": keys, "redact": redact}).fetchall()}
-        if missing := sorted(set(keys) - known):
+        known = _found(connection, _KEYS, keys=keys, redact=redact)
+        missing = sorted(set(keys) - set(known))
+        if missing:
             raise ArchiveError(f"{archive}: has no picture under the key {missing[0]!r}; query the report for keys")
-        if same := [key for (key,) in connection.execute(_SAME_BYTES, {"keys": keys}).fetchall()]:
-            raise ArchiveError(
-                f"{archive}: the same bytes are also kept under {', '.join(map(repr, same))}; forget those keys as well"
-            )
+        # duplicates share one file, which the other key's rows would lose
+        same = _found(connection, _SAME_BYTES, keys=keys)
+        if same:
+            names = ", ".join(repr(key) for key in same)
+            raise ArchiveError(f"{archive}: the same bytes are also kept under {names}; forget those keys as well")
         tars: dict[str, list[int]] = {}
         for tar, offset in connection.execute(_MEMBERS, {"keys": keys}).fetchall():
             tars.setdefault(tar, []).append(offset)
         asked = {"keys": keys, "tars": list(tars), "redact": redact}
-        changed = {(run, shard) for run, shard in connection.execute(_PARTS, asked).fetchall()}
-        rows = connection.execute(_ROWS, {"keys": keys}).fetchall()[0][0]
+        shards: dict[int, set[int]] = {}  # of each run, those with rows to change
+        for run, shard in connection.execute(_PARTS, asked).fetchall():
+            shards.setdefault(run, set()).add(shard)
+        [(rows,)] = connection.execute(_ROWS, {"keys": keys}).fetchall()
     parts: list[IndexFile] = []
-    for run in sorted({run for run, _ in changed}):
-        of_run = report.parts(archive, head, run)
-        parts += [part for part in of_run if (run, layout.shard_of(part.name)) in changed]
+    for run in sorted(shards):
+        for part in report.parts(archive, head, run):
+            if layout.shard_of(part.name) in shards[run]:
+                parts.append(part)
+    # unreadable objects are reported before anything is begun: an erasure that cannot go on blocks all other commands
     for part in parts:
-        index_files.read(archive, part)  # unreadable objects are reported before anything is begun
+        index_files.read(archive, part)
     for tar in tars:
         if not archive.sha256(tar).startswith(layout.hash_of(tar)):  # its other members would be copied damaged
             raise ArchiveError(f"{archive.uri(tar)}: damaged; {log.REMEDY} before you forget")
     offsets = {tar: tuple(found) for tar, found in tars.items()}
     plan = Erasure(head.record + 1, rows, tuple(keys), offsets, tuple(part.name for part in parts))
     if redact:
-        pseudonyms = tuple(map(redaction.pseudonym, keys))
-        return replace(plan, keys=pseudonyms, redacted=True, listings=redaction.runs_that_list(archive, head, keys))
+        # the record stays in the log, so it must not have the keys either
+        pseudonyms = tuple(redaction.pseudonym(key) for key in keys)
+        listings = redaction.runs_that_list(archive, head, keys)
+        return replace(plan, keys=pseudonyms, redacted=True, listings=listings)
     return plan

@@ -20,6 +20,7 @@ def hold(archive: Store, key: str, reason: str) -> None:
         if not set(rows.column("status").to_pylist()) & {"fallback", "compressed"}:
             raise ArchiveError(f"{archive}: has no picture under the key {key!r}; query the report for keys")
         after = replace(head, holds={**head.holds, key: reason.strip()})
+        # fails if another record came first, such as the erasure of this key: then all is decided again
         if log.append(archive, head, "hold", after, key=key, reason=reason.strip()):
             return
 

@@ -11,9 +11,19 @@ from tasks.storage.store import ReadOnlyError, Store
 SWEPT_AFTER = 7 * 86_400.0
 """Age in seconds, by the store's clock, at which the audit removes leftovers."""
 _LEFT_OVER = re.compile(
-    r"runs/\d{6}/(shards/\d{6}-[0-9a-f]{16}(-\d+)?\.tar|report/part-\d{6}(-[0-9a-f]{16})?\.parquet"
-    r"|complete(-[0-9a-f]{16})?\.json|manifest-[0-9a-f]{16}\.json|listing-[0-9a-f]{64}\.parquet)"
-    r"|tables/(CURRENT\.json|\d+/(claim\.json|rows-\d{6}-[0-9a-f]{16}\.parquet))"
+    "|".join(
+        (
+            r"runs/\d{6}/shards/\d{6}-[0-9a-f]{16}(-\d+)?\.tar",
+            r"runs/\d{6}/report/part-\d{6}(-[0-9a-f]{16})?\.parquet",
+            r"runs/\d{6}/complete(-[0-9a-f]{16})?\.json",
+            r"runs/\d{6}/manifest-[0-9a-f]{16}\.json",
+            r"runs/\d{6}/listing-[0-9a-f]{64}\.parquet",
+            r"tables/\d+/rows-\d{6}-[0-9a-f]{16}\.parquet",
+            # of format 1
+            r"tables/CURRENT\.json",
+            r"tables/\d+/claim\.json",
+        )
+    )
 )
 """Names of objects that commands write and that may remain unreferenced."""
 
@@ -36,13 +46,19 @@ def disposition(archive: Store, head: ArchiveHead, name: str) -> Disposition:
         return Disposition.AT_WORK
     if _age(archive, name) < SWEPT_AFTER:
         return Disposition.YOUNG
-    return Disposition.HELD if _is_held(archive, head, name) else Disposition.OLD
+    if _is_held(archive, head, name):
+        return Disposition.HELD
+    return Disposition.OLD
 
 
 def _may_be_at_work(head: ArchiveHead, name: str) -> bool:
     """Whether a running command may still refer to an object: one of an open run, or of an unfinished erasure."""
     if name.startswith(f"{layout.TABLES}/"):
-        return name != format1.CURRENT and int(name.split("/")[1]) > head.record
+        if name == format1.CURRENT:
+            return False
+        # a table is written before the record of its number
+        record = int(name.split("/")[1])
+        return record > head.record
     return head.erasure is not None or layout.run_of(name) not in head.sealed
 
 
@@ -58,5 +74,5 @@ def _is_held(archive: Store, head: ArchiveHead, name: str) -> bool:
     if not head.holds or not re.search(r"^runs/.*/(shards|report)/", name):
         return False
     rows = report.lookup(archive, head.holds)
-    shards = set(zip(rows.column("run").to_pylist(), rows.column("shard").to_pylist(), strict=True))
-    return (layout.run_of(name), layout.shard_of(name)) in shards
+    wanted = {"run": layout.run_of(name), "shard": layout.shard_of(name)}
+    return wanted in rows.select(["run", "shard"]).to_pylist()

@@ -1,17 +1,14 @@
 """Checks the objects of an archive, and repairs them from a mirror."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.archive import erasing, layout, log
 from tasks.archive.log import ArchiveHead
+from tasks.maintenance.checks import Wrong
 from tasks.maintenance.findings import Findings
 from tasks.storage.store import NotFoundError, StorageError, Store
-
-Wrong = Callable[[Path], str]
-"""Returns the problem of a file in one line; empty if there is none."""
 
 
 @dataclass(kw_only=True)
@@ -53,7 +50,9 @@ class Objects:
             detail = wrong(self.local(store, name))
         except (NotFoundError, FileNotFoundError):
             return "missing", "nothing is stored here"
-        return ("damaged", detail) if detail else None
+        if not detail:
+            return None
+        return "damaged", detail
 
     def repair(self, name: str, wrong: Wrong) -> bool:
         """Replaces a missing or damaged object by the mirror's, if that is valid."""
@@ -75,9 +74,9 @@ class Objects:
 
     def is_in_force(self, head: ArchiveHead, name: str) -> bool:
         """Whether a head still names an object; only objects of runs and tables are ever erased."""
-        return not name.startswith((f"{layout.RUNS}/", f"{layout.TABLES}/")) or erasing.in_force(
-            self.archive, head, name
-        )
+        if not name.startswith((f"{layout.RUNS}/", f"{layout.TABLES}/")):
+            return True
+        return erasing.in_force(self.archive, head, name)
 
     def local(self, store: Store, name: str) -> Path:
         """Returns a local file with the content of an object, cached until the next object is requested."""
@@ -85,7 +84,7 @@ class Objects:
             return store.folder / name
         path = self.scratch / "object"
         if self.fetched != (store.url, name):
-            self.fetched = ("", "")
+            self.fetched = ("", "")  # in case the copy fails half-way
             with store.open(name) as source, path.open("wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 20)
             self.fetched = (store.url, name)

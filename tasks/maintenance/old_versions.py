@@ -9,8 +9,14 @@ def remaining(archive: Store) -> dict[str, list[str]]:
 
     Raises StorageError if the store does not list versions. Reads the whole log, unlike other commands.
     """
-    old = {name: archive.old_versions(name) for name in _removed(archive)} if archive.has_etags else {}
-    return {name: versions for name, versions in old.items() if versions}
+    if not archive.has_etags:  # no bucket, so no versions
+        return {}
+    found = {}
+    for name in _removed(archive):
+        versions = archive.old_versions(name)
+        if versions:
+            found[name] = versions
+    return found
 
 
 def purge(archive: Store, found: dict[str, list[str]]) -> None:
@@ -24,13 +30,18 @@ def _removed(archive: Store) -> list[str]:
     names: list[str] = []
     has_redacted = False
     head = log.read(archive)
-    for number in range(1, head.record + 1) if head.erasures else ():
+    if not head.erasures:
+        return []
+    for number in range(1, head.record + 1):
         name = layout.record(number)
         document = manifest.from_json(archive.read(name), archive.uri(name))
         if document["kind"] == "rewritten":
-            names += document["head"]["erasure"]["remove"]
-            has_redacted = has_redacted or document["head"]["erasure"].get("redacted", False)
+            erasure = document["head"]["erasure"]
+            names += erasure["remove"]
+            if erasure.get("redacted", False):
+                has_redacted = True
+    # a redaction replaced records and findings of audits that had the key, under their old names
     if has_redacted:
-        names += map(layout.record, range(1, head.record + 1))
+        names += [layout.record(number) for number in range(1, head.record + 1)]
         names += [f"{layout.AUDITS}/{name}" for name in archive.children(layout.AUDITS)]
     return names

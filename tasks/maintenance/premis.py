@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
 from typing import IO
 from xml.etree import ElementTree
@@ -41,7 +42,8 @@ _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uff
 
 def export(archive: Store, output: Path | None) -> None:
     """Writes the events of an archive to standard output or to a file, which appears only when complete."""
-    name = str(manifest.from_json(archive.read(layout.ARCHIVE), archive.uri(layout.ARCHIVE)).get("name", ""))
+    about = manifest.from_json(archive.read(layout.ARCHIVE), archive.uri(layout.ARCHIVE))
+    name = str(about.get("name", ""))
     if output is None:
         try:
             write(name, events(archive), sys.stdout.buffer)
@@ -49,6 +51,7 @@ def export(archive: Store, output: Path | None) -> None:
         except OSError as error:
             raise SettingsError(f"cannot write to standard output: {error.strerror}") from error
         return
+    # hidden and with the process's number: two exports to one file do not mix
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -70,11 +73,12 @@ def write(archive: str, history: Iterable[Event], target: IO[bytes]) -> None:
     entity = ElementTree.Element("object", {"xsi:type": "intellectualEntity"})
     _identify(entity, "object", "archive", archive)
     _put(entity, target)
+    # PREMIS has agents after events, so they are collected while events are streamed
     agents = set[Agent]()
     for event in history:
         _put(_event(event), target)
         agents.update(event.agents)
-    for agent in sorted(agents, key=lambda agent: (agent.kind, agent.value)):
+    for agent in sorted(agents, key=attrgetter("kind", "value")):
         _put(_agent(agent), target)
     target.write(b"</premis>\n")
 
@@ -101,7 +105,10 @@ def _event(event: Event) -> ElementTree.Element:
 def _agent(agent: Agent) -> ElementTree.Element:
     element = ElementTree.Element("agent")
     _identify(element, "agent", agent.kind, agent.value)
-    name, _, version = agent.value.partition(" ") if agent.kind == "software" else ("codec bundle", "", "")
+    name = "codec bundle"
+    version = ""
+    if agent.kind == "software":
+        name, _, version = agent.value.partition(" ")
     _add(element, "agentName", name)
     _add(element, "agentType", "software")
     if version:
@@ -111,17 +118,24 @@ def _agent(agent: Agent) -> ElementTree.Element:
 
 def _identify(parent: ElementTree.Element, what: str, kind: str, name: str) -> None:
     """Writes an identifier. Names with characters that XML cannot contain are percent-encoded, as their type states."""
-    plain = _NOT_PLAIN.search(name) is None and name == name.strip()
+    identifier_type = f"fdcodec {kind}"
+    # readers of XML strip blanks at both ends
+    is_plain = _NOT_PLAIN.search(name) is None and name == name.strip()
+    if not is_plain:
+        identifier_type += ", percent-encoded"
+        name = _encoded(name.replace("%", "%25"))
     element = ElementTree.SubElement(parent, f"{what}Identifier")
-    _add(element, f"{what}IdentifierType", f"fdcodec {kind}" if plain else f"fdcodec {kind}, percent-encoded")
-    _add(element, f"{what}IdentifierValue", name if plain else _encoded(name.replace("%", "%25")))
+    _add(element, f"{what}IdentifierType", identifier_type)
+    _add(element, f"{what}IdentifierValue", name)
 
 
 def _encoded(text: str) -> str:
     """Percent-encodes the UTF-8 of characters that XML cannot contain, and of leading and trailing blanks."""
     text = _NOT_PLAIN.sub(lambda found: _escapes(found[0]), text)
     inner = text.strip()
-    before, _, after = text.partition(inner) if inner else (text, "", "")
+    if not inner:
+        return _escapes(text)
+    before, _, after = text.partition(inner)
     return _escapes(before) + inner + _escapes(after)
 
 

@@ -10,9 +10,9 @@ from tasks.archive.schema import STATUSES
 from tasks.storage import parquet
 from tasks.storage.store import Store
 
+_BY_STATUS = ", ".join(f"count(*) FILTER (status = '{status}') AS {status}" for status in STATUSES)
 _RUNS = f"""
-    SELECT run, count(*) AS images_done, count(DISTINCT shard) AS shards_done,
-           {", ".join(f"count(*) FILTER (status = '{status}') AS {status}" for status in STATUSES)},
+    SELECT run, count(*) AS images_done, count(DISTINCT shard) AS shards_done, {_BY_STATUS},
            sum(source_bytes)::BIGINT AS source_bytes, max(created_at)::VARCHAR AS last_commit
     FROM rows GROUP BY run
 """
@@ -26,6 +26,7 @@ _FAILING = """
            list_sort(list(DISTINCT reason) FILTER (status = 'failed')) AS reasons
     FROM rows GROUP BY run, shard HAVING failed > 0 ORDER BY run, shard
 """
+# a rate: rows after the first, by the time since the first
 _LAST_HOUR = """
     SELECT (count(*) - 1) / nullif(epoch(max(created_at) - min(created_at)), 0)
     FROM rows WHERE run = $run
@@ -66,11 +67,16 @@ def status(archive: str) -> Status:
         stored = dict(connection.execute(_STORED).fetchall())
         failing = connection.sql(_FAILING).to_arrow_table().to_pylist()
         head = log.read(store)
-        runs = [_run(store, head, run, done.get(run, {}), stored.get(run, 0)) for run in range(1, head.runs + 1)]
-        rate = left = None
+        runs = []
+        for run in range(1, head.runs + 1):
+            runs.append(_run(store, head, run, done.get(run, {}), stored.get(run, 0)))
+        rate: float | None = None
+        left: float | None = None
         if runs and runs[-1]["state"] == "open":
-            rate = connection.execute(_LAST_HOUR, {"run": runs[-1]["run"]}).fetchall()[0][0]
-            left = (runs[-1]["images"] - runs[-1]["images_done"]) / rate if rate else None
+            last = runs[-1]
+            [(rate,)] = connection.execute(_LAST_HOUR, {"run": last["run"]}).fetchall()
+            if rate:  # null for a single row or a single moment
+                left = (last["images"] - last["images_done"]) / rate
     return Status(str(store), runs, rate, left, failing, head.tabled, int(head.erasure is not None))
 
 
@@ -79,13 +85,9 @@ def _run(archive: Store, head: ArchiveHead, run: int, done: dict[str, Any], stor
     state = "open"
     if run in head.sealed:
         state = "closed" if "closed" in log.seal(archive, head, run) else "sealed"
-    counts = ("shards_done", "images_done", *STATUSES, "source_bytes")
-    return {
-        "run": run,
-        "state": state,
-        "shards": len(plan.shards),
-        "images": plan.images,
-        **{name: done.get(name, 0) for name in counts},
-        "stored_bytes": stored,
-        "last_commit": done.get("last_commit"),
-    }
+    about = {"run": run, "state": state, "shards": len(plan.shards), "images": plan.images}
+    for name in ("shards_done", "images_done", *STATUSES, "source_bytes"):
+        about[name] = done.get(name, 0)  # a run without committed rows is absent from the query
+    about["stored_bytes"] = stored
+    about["last_commit"] = done.get("last_commit")
+    return about

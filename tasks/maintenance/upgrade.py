@@ -16,10 +16,12 @@ def upgrade(archive: Store) -> ArchiveHead:
     head = log.read(archive)
     if head.record:
         return head
-    if unfinished := format1.unfinished_erasure(archive):
+    unfinished = format1.unfinished_erasure(archive)
+    if unfinished:
         raise ArchiveError(f"{archive.uri(unfinished)}: unfinished erasure; finish it with the release that began it")
     where = archive.uri(layout.ARCHIVE)
     document = manifest.from_json(archive.read(layout.ARCHIVE), where)
+    # first, so that no older release writes next to the log; a call after a kill finds it done
     if document["format"] != manifest.FORMAT:
         archive.replace(layout.ARCHIVE, manifest.to_json(document | {"format": manifest.FORMAT}))
     log.append(archive, head, "upgrade", head)

@@ -31,4 +31,6 @@ def attempted(encode: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
 
 def _line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return text if isinstance(error, FdcError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, FdcError):
+        return text
+    return f"{type(error).__name__}: {text}"  # messages of others, such as KeyError's, say little alone

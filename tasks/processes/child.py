@@ -28,6 +28,7 @@ from tasks.processes.requests import Request, RequestError
 
 LOGGER = logging.getLogger(__name__)
 START_SECONDS = 600.0
+"""How long a child may take to load its models."""
 GIVEN = re.compile(
     "PATH|LANG|LANGUAGE|LC_.*|TZ|OMP_.*|GOMP_.*|MKL_.*|KMP_.*|CUDA_.*|NVIDIA_.*|LD_LIBRARY_PATH|PYTHON.*|VIRTUAL_ENV"
     "|HF_HUB_OFFLINE|SSL_CERT_FILE|DO_NOT_TRACK|COVERAGE_.*"
@@ -44,6 +45,7 @@ END_SECONDS = 10.0
 WATCH_SECONDS = 0.1
 """How often the memory of a busy child is checked."""
 TOLD_TO_END = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+"""Signals from outside, which say nothing about the picture at work."""
 Frame = tuple[dict[str, Any], bytes]
 Handler = Callable[[dict[str, Any], bytes], Frame]
 
@@ -55,9 +57,15 @@ class ChildDied(Exception):
         self.reason = {-signal.SIGALRM: "timeout", -signal.SIGKILL: "killed"}.get(status, "crashed")
         if late:
             self.reason = "timeout"
+        super().__init__(self._explained(status, greedy))
+
+    def _explained(self, status: int, greedy: bool) -> str:
+        if greedy:
+            return "took more memory than image_memory allows"
+        if self.reason == "timeout":
+            return "took too long"
         how = signal.Signals(-status).name if status < 0 else f"status {status}"
-        why = "took too long" if self.reason == "timeout" else f"its process ended with {how}"
-        super().__init__("took more memory than image_memory allows" if greedy else why)
+        return f"its process ended with {how}"
 
 
 def send(stream: BinaryIO, header: dict[str, Any], payload: bytes = b"") -> None:
@@ -74,7 +82,9 @@ def receive(stream: BinaryIO) -> Frame | None:
     header = json.loads(line)
     length = header.pop("bytes")
     payload = stream.read(length)
-    return (header, payload) if len(payload) == length else None
+    if len(payload) != length:
+        return None
+    return header, payload
 
 
 class Child:
@@ -93,7 +103,8 @@ class Child:
         memory: int | None = None,
         environment: Collection[str] = (),
     ) -> None:
-        self._name, self._memory = module.rpartition(".")[2], memory
+        self._name = module.rpartition(".")[2]
+        self._memory = memory
         self._command = [sys.executable, "-m", module, *arguments]
         self._given = {name for name in os.environ if GIVEN.fullmatch(name) or name in environment}
         self._threads = str(threads)
@@ -119,9 +130,8 @@ class Child:
         if self._greeting is None:
             answer = receive(_pipe(process.stdout))
             if answer is None:
-                raise ArchiveError(
-                    f"`python {' '.join(self._command[1:])}` ended with status {self._reap()} at its start"
-                )
+                command = " ".join(self._command[1:])
+                raise ArchiveError(f"`python {command}` ended with status {self._reap()} at its start")
             self._greeting = answer[0]
         if "error" in self._greeting:
             raise ArchiveError(self._greeting["error"])
@@ -138,9 +148,11 @@ class Child:
             LOGGER.warning("%s ended with status %d while idle; starting a new one", self._name, status)
         self.greeting()
         process = cast("subprocess.Popen[bytes]", self._process)
+        header = {**request.header(), "seconds": seconds, "memory": self._memory}
         with _deadline(process, seconds + GRACE_SECONDS) as late:
+            # a child that dies while it reads: its missing answer tells below
             with suppress(BrokenPipeError):
-                send(_pipe(process.stdin), {**request.header(), "seconds": seconds, "memory": self._memory}, payload)
+                send(_pipe(process.stdin), header, payload)
             greedy = self._wait(process)
             answer = receive(_pipe(process.stdout))
         if answer is None:
@@ -150,9 +162,12 @@ class Child:
             death = ChildDied(status, greedy, late=late.is_set())
             LOGGER.warning("%s, asked to %s: %s", self._name, request.do, death)
             raise death
-        if refusal := answer[0].get("refused"):
+        about, _ = answer
+        refusal = about.get("refused")
+        if refusal:
             raise ArchiveError(f"{self._name}: {refusal}")
-        if missing := answer[0].pop("not_granted", None):
+        missing = about.pop("not_granted", None)
+        if missing:
             _say_once(missing)
         return answer
 
@@ -163,7 +178,9 @@ class Child:
         home = self._scratch.name
         caches = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
         own = {name: os.environ[name] for name in self._given if name in os.environ}
-        own |= {name: os.environ.get(name) or f"{caches}/{folder}" for name, folder in CACHES.items()}
+        # named, since the libraries would look for their models below the empty home
+        for name, folder in CACHES.items():
+            own[name] = os.environ.get(name) or f"{caches}/{folder}"
         own |= dict.fromkeys(("HOME", "TMPDIR", "TRITON_CACHE_DIR"), home)
         own |= passive(own)
         return own | {"OMP_NUM_THREADS": self._threads, "MKL_NUM_THREADS": self._threads}
@@ -180,6 +197,7 @@ class Child:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         self._greeting = None
+        # before the first picture is decoded: the child runs as the same user and could read our keys from /proc
         confinement.hide()
         environment = self._environment()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child handles it silently
@@ -229,7 +247,7 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
     requests = sys.stdin.buffer
     answers = cast(BinaryIO, os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)
-    with suppress(OSError):
+    with suppress(OSError):  # not Linux, or not permitted
         Path("/proc/self/oom_score_adj").write_text("1000")
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the current request and so the wait of the parent
@@ -242,10 +260,11 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
         return
     signal.setitimer(signal.ITIMER_REAL, 0)
     confined = False
-    with suppress(BrokenPipeError):
+    with suppress(BrokenPipeError):  # the parent has ended
         send(answers, greeting)
         while request := receive(requests):
             header, payload = request
+            # uncaught, the alarm ends the process even inside a library that never returns to Python
             signal.setitimer(signal.ITIMER_REAL, header.pop("seconds"))
             memory = header.pop("memory", None)
             not_granted = None
@@ -257,7 +276,8 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Handler]]) -> None:
             except RequestError as error:
                 answer = {"refused": str(error)}, b""
             if not_granted:
-                answer = ({**answer[0], "not_granted": not_granted}, answer[1])
+                about, data = answer
+                answer = {**about, "not_granted": not_granted}, data
             signal.setitimer(signal.ITIMER_REAL, 0)
             send(answers, *answer)
 
@@ -280,7 +300,9 @@ def _confine(memory: int | None) -> list[str]:
     """Drops the rights that a decoder does not need. Returns the protections that the system does not support."""
     models = [argument for argument in sys.argv[1:] if argument and Path(argument).exists()]
     missing = confinement.confine(models, os.environ.get("TMPDIR", ""))
-    if memory is not None and not any("cuda" in argument for argument in sys.argv):
+    # CUDA maps far more address space than the memory it uses
+    uses_cuda = any("cuda" in argument for argument in sys.argv)
+    if memory is not None and not uses_cuda:
         confinement.limit_address_space(2 * memory + SPACE_BEYOND)
     return missing
 
@@ -297,7 +319,8 @@ def _say_once(missing: Sequence[str]) -> None:
 def _resident(pid: int) -> int:
     """Returns the memory of a process in bytes; 0 if the system does not report it."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        resident_pages = Path(f"/proc/{pid}/statm").read_text().split()[1]  # proc(5)
+        return int(resident_pages) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
         return 0
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from codec.images import Picture
 
 CODEC = "codec.codec:Codec"
+"""The class that a child loads, as module:name; tests name a substitute."""
 
 
 class Asked(Protocol):
@@ -98,8 +99,9 @@ def verifier(models: Models, *, on_card: bool = False) -> Child:
 
     Before it accepts a file, it reproduces its bundle's known answer on that device.
     """
-    arguments = (models if on_card else replace(models, device="cpu")).arguments()
-    return Child("tasks.processes.verify_worker", arguments, models.threads, models.memory, models.child_env)
+    if not on_card:
+        models = replace(models, device="cpu")
+    return Child("tasks.processes.verify_worker", models.arguments(), models.threads, models.memory, models.child_env)
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,13 @@ def decodes(child: Asked, data: bytes, content: str, *, seconds: float) -> bool:
 
 def decodes_claim(child: Asked, claim: Claim, *, seconds: float) -> bool:
     """`decodes` with the fingerprint compared too."""
-    for _ in range(2):
+    for _attempt in range(2):
         try:
             answer, _ = child.ask(Verify(), claim.data, seconds=seconds)
         except ChildDied:
             continue
         return _agrees(claim, answer)
+    # a file that ends two processes must not be committed
     return False
 
 
@@ -135,15 +138,20 @@ def decodes_each(child: Asked, claims: Sequence[Claim], *, seconds: float) -> li
     if not claims:
         return []
     request = VerifyMany([len(claim.data) for claim in claims])
+    together = b"".join(claim.data for claim in claims)
     try:
-        answer, _ = child.ask(request, b"".join(claim.data for claim in claims), seconds=seconds * len(claims))
-    except ChildDied:
+        answer, _ = child.ask(request, together, seconds=seconds * len(claims))
+    except ChildDied:  # by one of the files: the others are good
         return [decodes_claim(child, claim, seconds=seconds) for claim in claims]
     return [_agrees(claim, one) for claim, one in zip(claims, answer["answers"], strict=True)]
 
 
 def _agrees(claim: Claim, answer: dict[str, Any]) -> bool:
-    return answer.get("content") == claim.content and claim.fingerprint in (None, answer.get("fingerprint"))
+    if answer.get("content") != claim.content:
+        return False
+    if claim.fingerprint is None:  # JPEG XL, or a caller that compares the symbols alone
+        return True
+    return claim.fingerprint == answer.get("fingerprint")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -166,7 +174,8 @@ def load(arguments: argparse.Namespace) -> Coder:
 
 def digest(symbols: NDArray[np.int32]) -> str:
     """Returns the SHA-256 of symbols (channel, row, column) as little-endian 32-bit integers."""
-    return hashlib.sha256(np.ascontiguousarray(symbols, dtype="<i4").tobytes()).hexdigest()
+    integers = np.ascontiguousarray(symbols, dtype="<i4")
+    return hashlib.sha256(integers.tobytes()).hexdigest()
 
 
 def greeting(codec: Coder, arguments: argparse.Namespace) -> dict[str, Any]:

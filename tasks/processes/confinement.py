@@ -14,29 +14,69 @@ import struct
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-NO_NEW_PRIVILEGES, SET_SECCOMP, FILTER = 38, 22, 2
-CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
-"""Landlock's system call numbers, the same on every architecture."""
-EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
+# <linux/prctl.h>
+SET_DUMPABLE = 4
+NO_NEW_PRIVILEGES = 38
+
+# Landlock: its system call numbers, which are the same on every architecture, and <linux/landlock.h>
+CREATE_RULESET = 444
+ADD_RULE = 445
+RESTRICT_SELF = 446
+ASK_VERSION = 1  # flag of CREATE_RULESET
+BENEATH = 1  # kind of rule: a path and all below it
+EXECUTE = 1 << 0
+WRITE_FILE = 1 << 1
+READ_FILE = 1 << 2
+READ_DIR = 1 << 3
+DEVICE_CONTROL = 1 << 15  # ioctl, since ABI 5
 RIGHTS_OF_ABI = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 """Number of file rights in each version of Landlock."""
-NETWORK_OF_ABI, SCOPES_OF_ABI = 4, 6
-BENEATH = 1
+NETWORK_OF_ABI = 4
+"""First version that restricts TCP: bind and connect."""
+SCOPES_OF_ABI = 6
+"""First version that restricts abstract Unix sockets and signals to other processes."""
+
 SYSTEM = (
-    *("/usr", "/lib", "/lib64", "/lib32", "/bin", "/etc/ld.so.cache", "/etc/localtime", "/etc/nsswitch.conf"),
-    *("/etc/passwd", "/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/sys/devices/system", "/sys/fs/cgroup"),
-    *("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/sys/vm", "/proc/driver/nvidia"),
+    # programs and shared libraries
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/lib32",
+    "/bin",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    # the C library looks up the user's name and home here
+    "/etc/nsswitch.conf",
+    "/etc/passwd",
+    "/dev/null",
+    "/dev/zero",
+    "/dev/urandom",
+    "/dev/random",
+    # number of processors, their quota, free memory
+    "/sys/devices/system",
+    "/sys/fs/cgroup",
+    "/proc/self",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/sys/vm",
+    "/proc/driver/nvidia",
 )
+"""Files and folders of the system that a decoder may read."""
 DEVICES = ("/dev/null", "/dev/nvidia*", "/dev/dri/*")
 """Device files that may also be written, if they exist: a GPU is controlled through them."""
 CACHES = ("TORCH_HOME", "HF_HOME", "XDG_CACHE_HOME")
 SOCKET_CALLS = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
 """The audit architecture, and the number of socket(2)."""
 SECCOMP = {"x86_64": 317, "aarch64": 277}
-OTHER_CALLS, IO_URING = 0x40000000, 425
-"""First system call of x32, and io_uring_setup(2), which can create sockets too."""
+"""The number of seccomp(2)."""
+OTHER_CALLS = 0x40000000
+"""First system call of x32, a second set of numbers for the same calls."""
+IO_URING = 425
+"""io_uring_setup(2), which can create sockets too."""
 OPEN_FILES = 1024
 
 
@@ -46,10 +86,11 @@ def confine(readable: Iterable[str] = (), scratch: str = "") -> list[str]:
     `readable`: further readable files and folders, such as models; `scratch`: the writable folder.
     """
     steps: tuple[tuple[str, Callable[[], None]], ...] = (
-        ("core files", lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0))),
+        ("core files", _without_core_files),
         ("open files", _limit_files),
-        ("new privileges", lambda: _prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)),
-        ("files of others (Landlock)", lambda: _landlock([*_own(), *readable], scratch)),
+        # before the next two, which the kernel grants an ordinary user only after it
+        ("new privileges", partial(_prctl, NO_NEW_PRIVILEGES, 1, 0, 0, 0)),
+        ("files of others (Landlock)", partial(_landlock, readable, scratch)),
         ("sockets (seccomp)", _without_sockets),
     )
     missing = []
@@ -63,54 +104,80 @@ def confine(readable: Iterable[str] = (), scratch: str = "") -> list[str]:
 
 def limit_address_space(memory: int) -> None:
     """Limits the address space of this process to its current size plus this many bytes."""
-    with suppress(OSError, ValueError):
-        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        wanted = mapped + memory
-        resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    with suppress(OSError, ValueError):  # not Linux; the parent watches the memory too
+        mapped_pages = Path("/proc/self/statm").read_text().split()[0]  # proc(5)
+        mapped = int(mapped_pages) * os.sysconf("SC_PAGE_SIZE")
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        soft = _within(hard, mapped + memory)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def hide() -> None:
     """Prevents other processes of the user from reading this one, whose environment has keys (PR_SET_DUMPABLE)."""
     with suppress(OSError, AttributeError):
-        _prctl(4, 0, 0, 0, 0)
+        _prctl(SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _own() -> list[str]:
     """Lists the folders of Python, of its packages, including linked ones (uv), and of model caches."""
-    paths = [sys.prefix, sys.base_prefix, *(path or "." for path in sys.path)]
-    for folder in sys.path:
-        with suppress(OSError), os.scandir(folder or ".") as entries:
+    folders = [folder or "." for folder in sys.path]  # an empty entry is the current folder
+    paths = [sys.prefix, sys.base_prefix, *folders]
+    for folder in folders:
+        # Landlock's rules are about what a link leads to, so a linked package needs one of its own
+        with suppress(OSError), os.scandir(folder) as entries:
             paths += [entry.path for entry in entries if entry.is_symlink()]
-    return [*paths, *SYSTEM, *(os.environ[name] for name in CACHES if os.environ.get(name))]
+    paths += SYSTEM
+    for name in CACHES:
+        cache = os.environ.get(name)
+        if cache:
+            paths.append(cache)
+    return paths
+
+
+def _without_core_files() -> None:
+    """Forbids core files, which would leave a picture's pixels and the process's memory on disk."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _limit_files() -> None:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = _within(hard, OPEN_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+
+
+def _within(hard: int, wanted: int) -> int:
+    """Returns the wanted limit, lowered to the hard one: setrlimit refuses more."""
+    if hard == resource.RLIM_INFINITY:  # -1
+        return wanted
+    return min(wanted, hard)
 
 
 def _prctl(*arguments: int) -> None:
-    _checked(ctypes.CDLL(None, use_errno=True).prctl(*(ctypes.c_ulong(value) for value in arguments)))
+    longs = [ctypes.c_ulong(value) for value in arguments]  # as int, the upper halves would be undefined
+    _checked(ctypes.CDLL(None, use_errno=True).prctl(*longs))
 
 
 def _landlock(readable: Iterable[str], scratch: str) -> None:
+    """Denies all file access but reading Python's files and `readable`, writing to `scratch`, and using devices."""
     libc = ctypes.CDLL(None, use_errno=True)
-    abi = _checked(libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), 1))
+    abi = _checked(libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ASK_VERSION))
     files = (1 << RIGHTS_OF_ABI.get(abi, 16)) - 1
-    network, scopes = (3 if abi >= NETWORK_OF_ABI else 0), (3 if abi >= SCOPES_OF_ABI else 0)
-    attributes = struct.pack("=QQQ", files, network, scopes)
-    attributes = attributes[: 24 if abi >= SCOPES_OF_ABI else 16 if abi >= NETWORK_OF_ABI else 8]
+    # struct landlock_ruleset_attr: what is named here and allowed by no rule is denied. Rights that the kernel does not
+    # know, and bytes beyond its own structure, are refused.
+    attributes = struct.pack("=Q", files)
+    if abi >= NETWORK_OF_ABI:
+        attributes += struct.pack("=Q", 0b11)
+    if abi >= SCOPES_OF_ABI:
+        attributes += struct.pack("=Q", 0b11)
     rules = _checked(libc.syscall(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0))
     try:
-        for path in dict.fromkeys(readable):
+        for path in dict.fromkeys([*_own(), *readable]):
             _allow(libc, rules, Path(path), READ_FILE | READ_DIR | EXECUTE)
         if scratch:
             _allow(libc, rules, Path(scratch), files)
         for pattern in DEVICES:
             for device in Path("/").glob(pattern.removeprefix("/")):
-                _allow(libc, rules, device, (READ_FILE | WRITE_FILE | 1 << 15) & files)  # with ioctl, since ABI 5
+                _allow(libc, rules, device, (READ_FILE | WRITE_FILE | DEVICE_CONTROL) & files)
         _checked(libc.syscall(RESTRICT_SELF, rules, 0))
     finally:
         os.close(rules)
@@ -121,10 +188,10 @@ def _allow(libc: ctypes.CDLL, rules: int, path: Path, rights: int) -> None:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EACCES, errno.ENOTDIR):
-            return
+            return  # nothing to allow
         raise
     try:
-        if not path.is_dir():
+        if not path.is_dir():  # the kernel refuses rights of folders for a file
             rights &= ~READ_DIR
         _checked(libc.syscall(ADD_RULE, rules, BENEATH, struct.pack("=Qi", rights, descriptor), 0))
     finally:
@@ -136,23 +203,28 @@ def _without_sockets() -> None:
     if platform.machine() not in SOCKET_CALLS:
         raise OSError(errno.ENOSYS, f"no filter for {platform.machine()}")
     architecture, call = SOCKET_CALLS[platform.machine()]
-    load, equal, at_least, leave = 0x20, 0x15, 0x35, 0x06  # of linux/bpf_common.h
-    allowed, refused = 0x7FFF0000, 0x00050000 | errno.EACCES
-    program = b"".join(
-        struct.pack("=HBBI", *step)
-        for step in (
-            (load, 0, 0, 4),
-            (equal, 0, 5, architecture),
-            (load, 0, 0, 0),
-            (at_least, 3, 0, OTHER_CALLS),
-            (equal, 2, 0, call),
-            (equal, 1, 0, IO_URING),
-            (leave, 0, 0, allowed),
-            (leave, 0, 0, refused),
-        )
+    # operations of <linux/bpf_common.h>
+    load = 0x20
+    equal = 0x15
+    at_least = 0x35
+    leave = 0x06
+    # results of <linux/seccomp.h>: SECCOMP_RET_ALLOW, and SECCOMP_RET_ERRNO with its number
+    allowed = 0x7FFF0000
+    refused = 0x00050000 | errno.EACCES
+    # struct sock_filter: operation, steps to skip if true, steps to skip if false, operand
+    steps = (
+        (load, 0, 0, 4),  # seccomp_data.arch
+        (equal, 0, 5, architecture),  # another architecture has other numbers: refuse all
+        (load, 0, 0, 0),  # seccomp_data.nr
+        (at_least, 3, 0, OTHER_CALLS),
+        (equal, 2, 0, call),
+        (equal, 1, 0, IO_URING),
+        (leave, 0, 0, allowed),
+        (leave, 0, 0, refused),
     )
+    program = b"".join(struct.pack("=HBBI", *step) for step in steps)
     code = ctypes.create_string_buffer(program, len(program))
-    head = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
+    head = struct.pack("@HP", len(steps), ctypes.addressof(code))  # struct sock_fprog
     libc = ctypes.CDLL(None, use_errno=True)
     _checked(libc.syscall(SECCOMP[platform.machine()], 1, 1, head))  # SECCOMP_SET_MODE_FILTER, for all threads
 

@@ -66,14 +66,18 @@ class Batch:
 
 def encode_many(worker: "Worker", request: EncodeMany, payload: bytes) -> Frame:
     """Returns the answers for all members of a request, in order, their concatenated files, and the timeline."""
-    members, start = [], 0
+    members = []
+    start = 0
     for entry in request.entries:
         members.append(BatchMember(entry.request, payload[start : start + entry.length], entry.position))
         start += entry.length
     stages = _Stages(worker, request.count, request.seconds_each)
     read = staged(stages.read, members, threads=min(READERS, processors.available()), waiting=request.count)
     batches = stages.composed(read)
-    for _ in staged(stages.measure, staged(stages.code, staged(stages.networks, batches))):
+    # while one batch is in the networks, the one before it is in the range coders
+    through_networks = staged(stages.networks, batches)
+    coded = staged(stages.code, through_networks)
+    for _ in staged(stages.measure, coded):
         still_at_work(request.seconds_each)
     answers = [member.answer | {"length": len(member.data)} for member in members]
     spans = [list(span) for span in stages.timeline.spans]
@@ -87,7 +91,9 @@ class _Stages:
     """
 
     def __init__(self, worker: "Worker", count: int, seconds: float) -> None:
-        self._worker, self._count, self._seconds = worker, count, seconds
+        self._worker = worker
+        self._count = count
+        self._seconds = seconds
         self._codec = threading.Lock()
         self.timeline = Timeline()
 
@@ -113,10 +119,7 @@ class _Stages:
                 yield Batch([member], 1)
                 continue
             batches = waiting[member.picture.width, member.picture.height]
-            batch = next((one for one in batches if member.position not in one), None)
-            if batch is None:
-                batch = {}
-                batches.append(batch)
+            batch = _first_without(batches, member.position)
             batch[member.position] = member
             if len(batch) == self._count:
                 batches.remove(batch)
@@ -127,7 +130,8 @@ class _Stages:
 
     def _alone(self, member: BatchMember) -> bool:
         """Whether a picture is encoded alone: if it is large, or if its rate or quality is searched for."""
-        return member.request.searches or member.picture.width * member.picture.height > LARGEST_TOGETHER
+        pixels = member.picture.width * member.picture.height
+        return member.request.searches or pixels > LARGEST_TOGETHER
 
     def networks(self, batch: Batch) -> Batch:
         """Runs the networks for a batch. If that fails, the next stage encodes its members one by one."""
@@ -163,11 +167,12 @@ class _Stages:
                     self._by_itself(member)
         batch.seconds += spent.seconds
         for member in batch.members:
-            if member.encoded is not None and member.found is not None:
-                about = member.answer | {"encode_seconds": batch.seconds / len(batch.members)}
-                member.answer, member.data = self._worker.answer_on(
-                    member.found, len(member.source), about, member.encoded
-                )
+            if member.encoded is None or member.found is None:
+                continue
+            # the batch took its time as a whole, so each file gets an equal share
+            about = member.answer | {"encode_seconds": batch.seconds / len(batch.members)}
+            size = len(member.source)
+            member.answer, member.data = self._worker.answer_on(member.found, size, about, member.encoded)
         return batch
 
     def _by_itself(self, member: BatchMember) -> None:
@@ -192,7 +197,9 @@ class _Stages:
                 for member in wanted:
                     self._measured(member, batch.count, decoded.get(member.position))
         for member in batch.members:
-            member.found = member.encoded = None  # its pixels are no longer needed
+            # its pixels are no longer needed
+            member.found = None
+            member.encoded = None
         return batch
 
     def _measured(self, member: BatchMember, count: int, decoded: TimedPixels | None) -> None:
@@ -201,6 +208,7 @@ class _Stages:
             own = self._worker.measure(member.request, member.picture, member.encoded, timed)
             return member.answer | own, member.data
 
+        # a file that cannot be measured is not committed: `answered` leaves out its data
         member.answer, member.data = answered(measure)
 
     def _decoded(self, members: list[BatchMember], count: int) -> dict[int, TimedPixels]:
@@ -216,16 +224,28 @@ class _Stages:
 
         As for a single picture, the stream is decoded here unless another process does that.
         """
-        codec, first, started = self._worker.codec, members[0], time.perf_counter()
+        codec = self._worker.codec
+        first = members[0]  # `verify` is a setting of the run, so the same for all
+        started = time.perf_counter()
         with self._codec:
             if self._alone(first):
                 return {first.position: self._worker.decoded(first.request, first.encoded)}
             files = {member.position: (member.data, member.encoded.symbols) for member in members}
             if not first.request.verify:
-                for member, found in zip(members, codec.contents([own.data for own in members]), strict=True):
+                decoded = codec.contents([member.data for member in members])
+                for member, found in zip(members, decoded, strict=True):
                     if isinstance(found, Exception):
                         raise found
                     files[member.position] = (member.data, found.symbols)
             pixels = codec.reconstruct_many(files, count)
         seconds = (time.perf_counter() - started) / len(members)
         return {position: (own, seconds) for position, own in pixels.items()}
+
+
+def _first_without(batches: list[dict[int, BatchMember]], position: int) -> dict[int, BatchMember]:
+    """Returns the first batch in which a position is free; adds one if there is none."""
+    for batch in batches:
+        if position not in batch:
+            return batch
+    batches.append({})
+    return batches[-1]

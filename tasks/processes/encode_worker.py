@@ -31,8 +31,7 @@ from tasks.processes.encode_batches import encode_many
 from tasks.processes.requests import Decode, Encode, EncodeMany, Judge, Request, SaveBackbone, Transcode, read
 
 TimedPixels = tuple[NDArray[np.uint8], float]
-
-
+"""Decoded pixels (height, width, 3), and the seconds that decoding took."""
 ANSWERED: tuple[type[Request], ...] = (Encode, EncodeMany, Judge, Transcode, Decode, SaveBackbone)
 
 
@@ -71,16 +70,10 @@ class Worker:
         if found.picture is None:
             return about, b""
         picture = found.picture
-        decoded: TimedPixels | None = None
-
-        def encoded() -> Any:
-            nonlocal decoded
-            made, decoded = self.encoded(request, picture)
-            return made
-
-        made, why = attempted(encoded)
-        if made is None:
+        result, why = attempted(lambda: self.encoded(request, picture))
+        if result is None:
             return about | why, b""
+        made, decoded = result
         about["encode_seconds"] = time.perf_counter() - started
         answer, data = self.answer_on(found, len(source), about, made)
         if data:
@@ -98,7 +91,11 @@ class Worker:
     def answer_on(self, found: SourceImage, size: int, about: dict[str, Any], encoded: Any) -> Frame:
         """Returns the answer for a source of `size` bytes and its file, which is omitted unless it is smaller."""
         film = found.verdict.film
-        if len(encoded.data) + (film[1] if film else 0) >= size:
+        stored = len(encoded.data)
+        if film:  # offset and length of the video that a motion photo contains; it is stored unchanged
+            _, film_length = film
+            stored += film_length
+        if stored >= size:
             return about | {"fallback": "would_grow"}, b""
         answer = about | {
             "film": film,
@@ -119,12 +116,14 @@ class Worker:
         """Predicts the result for a source from its structure and its decoded pixels, without encoding it."""
         found = read_source(source, _policy(request))
         verdict = found.verdict
+        reason = None if verdict.reason is None else str(verdict.reason)
         about = _about(found) | {
             "carried": list(verdict.carried),
             "discarded_parts": list(verdict.discarded),
             "film": verdict.film,
+            "reason": reason,
         }
-        return about | {"reason": None if verdict.reason is None else str(verdict.reason)}, b""
+        return about, b""
 
     def encoded(self, request: Encode, picture: Picture) -> tuple[Any, TimedPixels | None]:
         """Encodes the file as requested, or the smallest one that meets the constraint; returns its pixels if decoded.
@@ -141,9 +140,10 @@ class Worker:
         decoded = self.decoded(request, encoded)
         if measure(constraint, picture.pixels, decoded[0]).meets(constraint):
             return encoded, decoded
-        return self.codec.encode_to_quality(
+        better = self.codec.encode_to_quality(
             picture, min_psnr_db=constraint.min_psnr_db, max_lpips=constraint.max_lpips, above=encoded.quality
-        ), None
+        )
+        return better, None
 
     def decoded(self, request: Encode, encoded: Any) -> TimedPixels:
         """Decodes the file; returns its colors and the time in seconds.
@@ -167,15 +167,16 @@ class Worker:
             return {}
         pixels, seconds = decoded or self.decoded(request, encoded)
         unsampled = [name for name in self.metrics.names if name not in request.metrics]
-        shown = (_shown(picture, values) for values in (picture.pixels, pixels))
-        quality = self.metrics.measure(*shown, leave_out=unsampled)
-        reasons = {**quality.reasons} | {FIELDS[name]: UNSAMPLED for name in unsampled}
-        return {
-            **{field: getattr(quality, field) for field in FIELDS.values()},
-            "lpips_net": None if quality.lpips is None else "alex",
-            "not_measured": "; ".join(f"{field}: {why}" for field, why in sorted(reasons.items())) or None,
-            "decode_seconds": seconds,
-        }
+        quality = self.metrics.measure(_shown(picture, picture.pixels), _shown(picture, pixels), leave_out=unsampled)
+        reasons = dict(quality.reasons)
+        for name in unsampled:
+            reasons[FIELDS[name]] = UNSAMPLED
+        not_measured = [f"{field}: {why}" for field, why in sorted(reasons.items())]
+        answer = {field: getattr(quality, field) for field in FIELDS.values()}
+        answer["lpips_net"] = None if quality.lpips is None else "alex"
+        answer["not_measured"] = "; ".join(not_measured) or None
+        answer["decode_seconds"] = seconds
+        return answer
 
     def transcode(self, source: bytes) -> Frame:
         """Encodes the source as lossless JPEG XL, with the hash of its decoding; nothing if that is not smaller."""
@@ -188,7 +189,8 @@ class Worker:
         """Saves the bundle's backbone to a folder, with the license texts of its weights."""
         from codec.diffusion import weights  # imports torch, which the codec must do first
 
-        source, folder = request.source or self.codec.bundle.backbone_location(), Path(request.folder)
+        source = request.source or self.codec.bundle.backbone_location()
+        folder = Path(request.folder)
         licenses = weights.licenses(source)
         if not licenses:
             raise BackboneError(
@@ -204,9 +206,10 @@ class Worker:
         """Decodes an .fdc file to the requested kind of picture, or a JPEG XL file to its source."""
         if lossless.is_jpeg_xl(data):
             file = lossless.restore(data)
-            if request.kind is None:
+            if request.kind is None:  # the source itself, byte for byte
                 picture = read_image(file)
                 return {"width": picture.width, "height": picture.height}, file
+            # a source that the structural reader keeps whole may still be shown
             found = read_source(file).picture or read_image(file)
         else:
             found = self.codec.decode_picture(data)

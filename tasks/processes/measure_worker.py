@@ -14,12 +14,15 @@ from tasks.processes.child import Frame, Handler, serve
 
 def _prepare() -> tuple[dict[str, Any], Handler]:
     fields: dict[str, Any] = json.loads(sys.argv[1])
-    fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    for name, value in fields.items():
+        if isinstance(value, list):  # JSON has no tuples
+            fields[name] = tuple(value)
     config = EvaluationConfig(**fields)
     codecs, _ = config.open()
     jobs = {(job.image, job.baseline.name): job for job in config.jobs(codecs)}
     keep_freed_memory(large=True)
-    evaluation, meters = Evaluation(Path(config.output)), Meters(config.device)
+    evaluation = Evaluation(Path(config.output))
+    meters = Meters(config.device)
 
     def handle(header: dict[str, Any], _payload: bytes) -> Frame:
         request = requests.read(header, requests.Measure)

@@ -77,9 +77,10 @@ class EncodeMany(Request):
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Self:
         """Builds the request and its entries, which are mappings in JSON."""
-        entries = [
-            BatchEntry(Encode.of(entry["request"]), entry["position"], entry["length"]) for entry in fields["entries"]
-        ]
+        entries = []
+        for entry in fields["entries"]:
+            request = Encode.of(entry["request"])
+            entries.append(BatchEntry(request, entry["position"], entry["length"]))
         return cls(**{**fields, "entries": entries})
 
 
@@ -147,9 +148,10 @@ def read(header: Mapping[str, Any], *known: type[Asked]) -> Asked:
     """Parses the request in a header. Raises RequestError for an unknown verb or wrong fields."""
     fields = dict(header)
     verb = fields.pop("do", None)
-    request = next((kind for kind in known if kind.do == verb), None)
+    by_verb = {kind.do: kind for kind in known}
+    request = by_verb.get(verb)
     if request is None:
-        verbs = ", ".join(kind.do for kind in known)
+        verbs = ", ".join(by_verb)
         raise RequestError(f"unknown request {verb!r}; this process answers {verbs}")
     try:
         return request.of(fields)

@@ -31,11 +31,13 @@ def staged(
         try:
             for item in items:
                 pending.append(pool.submit(function, item))
+                # bounded, since each result may hold a picture's pixels
                 if len(pending) > threads + waiting:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
         finally:
+            # after an error, or if the caller takes no more
             pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -56,7 +58,8 @@ class Timeline:
     @contextmanager
     def during(self, stage: str) -> Iterator[Spent]:
         """Records the duration of the context."""
-        spent, began = Spent(), time.monotonic()
+        spent = Spent()
+        began = time.monotonic()
         try:
             yield spent
         finally:

@@ -27,17 +27,28 @@ class _Verifier:
         request = read(header, Verify, VerifyMany)
         if not isinstance(request, VerifyMany):
             return self._answer(payload), b""
-        files, start = [], 0
+        files = []
+        start = 0
         for length in request.lengths:
             files.append(payload[start : start + length])
             start += length
-        together = [data for data in files if not lossless.is_jpeg_xl(data)]
         try:
-            found = iter([_of_content(content) for content in self._decoder.contents(together)])
-            answers = [self._answer(data) if lossless.is_jpeg_xl(data) else next(found) for data in files]
+            answers = self._answer_together(files)
         except Exception:  # caused by any of the files: each is decoded alone next
             answers = [self._answer(data) for data in files]
         return {"answers": answers}, b""
+
+    def _answer_together(self, files: list[bytes]) -> list[dict[str, Any]]:
+        """Answers for each file in order; the .fdc files are decoded in one call, which is faster."""
+        streams = [data for data in files if not lossless.is_jpeg_xl(data)]
+        contents = iter(self._decoder.contents(streams))
+        answers = []
+        for data in files:
+            if lossless.is_jpeg_xl(data):
+                answers.append(self._answer(data))
+            else:
+                answers.append(_of_content(next(contents)))
+        return answers
 
     def _answer(self, data: bytes) -> dict[str, Any]:
         try:

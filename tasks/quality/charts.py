@@ -1,6 +1,6 @@
 """Small charts as inline SVG, colored by the page's style sheet, so that they follow its light or dark scheme.
 
-All are 340 x 190 units with the plot in BOX, and scale with their column on the page.
+All are WIDTH x HEIGHT units, and scale with their column on the page.
 """
 
 import math
@@ -9,8 +9,13 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-WIDTH, HEIGHT = 340, 190
-LEFT, TOP, RIGHT, BOTTOM = 44, 12, 328, 160
+WIDTH = 340
+HEIGHT = 190
+# the plot; labels are to its left and below
+LEFT = 44
+TOP = 12
+RIGHT = 328
+BOTTOM = 160
 SERIES = 6
 """Number of distinct line colors."""
 
@@ -34,22 +39,41 @@ class Axis:
         return (self.end - self.start) / (self._scaled(self.high) - self._scaled(self.low))
 
     def _scaled(self, value: float) -> float:
-        return math.log(value) if self.log else value
+        if self.log:
+            return math.log(value)
+        return value
 
     def ticks(self) -> list[float]:
         """Returns a few round values in the range."""
         if self.log:
-            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            values = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
-            values = [value for value in values if self.low <= value <= self.high]
+            values = self._ticks_of_decades()
             if len(values) > 2:
                 return values
+        # a short logarithmic range has few round values of decades, and is close to linear
         raw = (self.high - self.low) / 5
-        unit = 10.0 ** math.floor(math.log10(raw))
-        step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= raw)
-        step = max(step, 1.0) if self.whole else step
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        step = 10.0 ** math.floor(math.log10(raw))
+        for factor in (1, 2, 5, 10):
+            if factor * step >= raw:
+                step *= factor
+                break
+        if self.whole:
+            step = max(step, 1.0)
+        # ends that are ticks stay, although their quotients are rounded
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
         return [number * step for number in range(first, last + 1)]
+
+    def _ticks_of_decades(self) -> list[float]:
+        """1, 2 and 5 times the powers of ten in the range."""
+        lowest = math.floor(math.log10(self.low))
+        highest = math.ceil(math.log10(self.high))
+        values = []
+        for decade in range(lowest, highest + 1):
+            for step in (1, 2, 5):
+                value = step * 10.0**decade
+                if self.low <= value <= self.high:
+                    values.append(value)
+        return values
 
 
 def across(low: float, high: float, *, log: bool = False, whole: bool = False) -> Axis:
@@ -66,22 +90,29 @@ def upwards(low: float, high: float, *, turned: bool = False, whole: bool = Fals
 def _widened(low: float, high: float, log: bool) -> tuple[float, float]:
     if low < high:
         return low, high
-    return (low / 1.5, high * 1.5) if log else (low - max(abs(low), 1) / 10, high + max(abs(high), 1) / 10)
+    if log:
+        return low / 1.5, high * 1.5
+    return low - max(abs(low), 1) / 10, high + max(abs(high), 1) / 10
 
 
 def histogram(title: str, low: float, high: float, counts: Sequence[int]) -> Markup:
     """Draws bars of equal width over low..high."""
-    x, y = across(low, high), upwards(0, max(counts), whole=True)
+    x = across(low, high)
+    y = upwards(0, max(counts), whole=True)
     width = (x.high - x.low) / len(counts)
     parts = []
     for number, count in enumerate(counts):
-        if count:
-            start, end = x(x.low + number * width), x(x.low + (number + 1) * width)
-            label = f"{x.low + number * width:.4g} to {x.low + (number + 1) * width:.4g}: {count}"
-            parts.append(
-                f'<rect class="bar" x="{start + 0.5:.1f}" y="{y(count):.1f}" width="{max(end - start - 1, 0.8):.1f}" '
-                f'height="{BOTTOM - y(count):.1f}"><title>{label}</title></rect>'
-            )
+        if not count:
+            continue
+        from_value = x.low + number * width
+        to_value = x.low + (number + 1) * width
+        start = x(from_value)
+        drawn_width = max(x(to_value) - start - 1, 0.8)  # a gap of one unit, but never an invisible bar
+        label = f"{from_value:.4g} to {to_value:.4g}: {count}"
+        parts.append(
+            f'<rect class="bar" x="{start + 0.5:.1f}" y="{y(count):.1f}" width="{drawn_width:.1f}" '
+            f'height="{BOTTOM - y(count):.1f}"><title>{label}</title></rect>'
+        )
     return _chart(title, x, y, "".join(parts))
 
 
@@ -90,7 +121,7 @@ def density(title: str, x: Axis, y: Axis, cells: Sequence[tuple[float, float, in
     most = max(count for *_, count in cells)
     parts = []
     for column, row, count in cells:
-        share = math.sqrt(count / most)
+        share = math.sqrt(count / most)  # else all but the fullest cells would vanish
         parts.append(
             f'<circle class="dot" cx="{x(column):.1f}" cy="{y(row):.1f}" r="{1.4 + 1.6 * share:.2f}" '
             f'opacity="{0.35 + 0.65 * share:.2f}"/>'
@@ -100,9 +131,15 @@ def density(title: str, x: Axis, y: Axis, cells: Sequence[tuple[float, float, in
 
 def lines(title: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Markup:
     """Draws a line per named series of points over integers, such as runs."""
-    points = [point for _, line in series for point in line]
-    x = across(min(first for first, _ in points), max(first for first, _ in points), whole=True)
-    low, high = min(second for _, second in points), max(second for _, second in points)
+    numbers: list[float] = []
+    values: list[float] = []
+    for _, line in series:
+        for first, second in line:
+            numbers.append(first)
+            values.append(second)
+    x = across(min(numbers), max(numbers), whole=True)
+    low = min(values)
+    high = max(values)
     room = (high - low) * 0.1
     y = upwards(low - room, high + room)
     parts = []
@@ -111,7 +148,7 @@ def lines(title: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]
         path = " ".join(f"{x(first):.1f},{y(second):.1f}" for first, second in line)
         parts.append(f'<polyline class="line {style}" points="{path}"/>')
         for first, second in line:
-            label = Markup.escape(f"{name}, run {first:g}: {second:.4g}")
+            label = Markup.escape(f"{name}, run {first:g}: {second:.4g}")  # a name is part of an archive's path
             parts.append(
                 f'<circle class="mark {style}" cx="{x(first):.1f}" cy="{y(second):.1f}" r="2.6">'
                 f"<title>{label}</title></circle>"
@@ -134,4 +171,6 @@ def _chart(title: str, x: Axis, y: Axis, inside: str) -> Markup:
 
 
 def _short(value: float) -> str:
-    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.10g}"
+    if abs(value) >= 10_000:
+        return f"{value / 1000:g}k"
+    return f"{value:.10g}"  # without the last digits, in which a multiple of 0.1 differs from it

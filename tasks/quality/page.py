@@ -18,8 +18,12 @@ from tasks.quality.thumbnails import RowOfArchive, ThumbnailPair, pairs
 
 SHOWN = 30
 """Most rows of an answer shown on the page."""
-MOST_BINS, FEWEST_BINS = 36, 8
-GRID = (64, 44)
+MOST_BINS = 36
+FEWEST_BINS = 8
+COLUMNS = 64
+"""Cells of a density chart from left to right."""
+LINES = 44
+"""Cells of a density chart from top to bottom."""
 
 METRICS = {
     "bpp": ("Bits per pixel", False),
@@ -104,37 +108,71 @@ def gather(
 ) -> Report:
     """Runs all questions on archives. Decodes the `worst` pictures by LPIPS, or by PSNR if LPIPS is missing."""
     with questions.database(locations) as connection:
-        answers = {name: connection.sql(questions.sql(name)).to_arrow_table() for name in questions.QUESTIONS}
-        archives = [row["archive"] for row in answers["savings"].to_pylist() if row["archive"] and not row["folder"]]
-        if len(archives) == 1:  # its total row is the overview
-            answers["savings"] = pa.concat_tables([answers["savings"].slice(0, 1), answers["savings"].slice(2)])
+        answers = {}
+        for name in questions.QUESTIONS:
+            answers[name] = connection.sql(questions.sql(name)).to_arrow_table()
+        savings = answers["savings"]
+        archives = []
+        for row in savings.to_pylist():
+            if row["archive"] and not row["folder"]:  # the total of an archive
+                archives.append(row["archive"])
+        if len(archives) == 1:  # its total, the second row, would repeat that of all archives
+            answers["savings"] = pa.concat_tables([savings.slice(0, 1), savings.slice(2)])
         connection.execute(_LATEST)
         overview = connection.sql(_OVERVIEW).to_arrow_table().to_pylist()[0]
-        bins = min(MOST_BINS, max(FEWEST_BINS, round(2 * overview["pictures"] ** 0.5)))
         measured = [name for name in METRICS if overview[name] is not None]
-        worst_by = next((name for name in ("lpips", "psnr_db") if name in measured), "")
+        # twice the square root of the number of values: a common rule of thumb
+        bins = min(MOST_BINS, max(FEWEST_BINS, round(2 * overview["pictures"] ** 0.5)))
+        distributions = []
+        against_rate = []
+        trends = []
+        for name in measured:
+            distributions.append(_distribution(connection, name, bins))
+            trends.append(_trend(answers["trends"], name))
+            if name != "bpp":
+                against_rate.append(_against_rate(connection, name))
+        trends.append(_trend(answers["trends"], "failed"))
+        worst_by = _worst_by(measured)
         rows = _worst(connection, worst_by, worst)
-        report = Report(
-            archives=archives,
-            made=datetime.datetime.now(datetime.UTC),
-            overview=overview,
-            answers=answers,
-            distributions=[chart for name in measured if (chart := _distribution(connection, name, bins))],
-            against_rate=[chart for name in measured if name != "bpp" and (chart := _against_rate(connection, name))],
-            trends=[chart for name in (*measured, "failed") if (chart := _trend(answers["trends"], name))],
-            worst_by=METRICS[worst_by][0].partition(",")[0] if worst_by else "",
-            worst=[],
-        )
-    return Report(**{**vars(report), "worst": pairs(rows, models, progress)})
+        made = datetime.datetime.now(datetime.UTC)
+    # after the database is closed: decoding takes long
+    worst_pairs = pairs(rows, models, progress)
+    return Report(
+        archives=archives,
+        made=made,
+        overview=overview,
+        answers=answers,
+        distributions=_drawn(distributions),
+        against_rate=_drawn(against_rate),
+        trends=_drawn(trends),
+        worst_by=METRICS[worst_by][0].partition(",")[0] if worst_by else "",
+        worst=worst_pairs,
+    )
+
+
+def _worst_by(measured: Sequence[str]) -> str:
+    """The metric that finds the worst pictures; empty if neither was measured. LPIPS is closer to what people see."""
+    for name in ("lpips", "psnr_db"):
+        if name in measured:
+            return name
+    return ""
+
+
+def _drawn(found: Sequence[Chart | None]) -> list[Chart]:
+    """Returns the charts that have values."""
+    return [chart for chart in found if chart is not None]
 
 
 def html(report: Report) -> str:
     """Renders the page. Styles, charts and thumbnails are embedded; its content security policy forbids requests."""
     here = Path(__file__).parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+        loader=jinja2.FileSystemLoader(here),
+        autoescape=True,  # keys and errors come from strangers' files
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,  # a misspelled name is an error, not an empty cell
+    )
     environment.filters.update(shown=text.shown, size=text.size, data_uri=text.data_uri)
     environment.globals.update(metrics=METRICS, asked=questions.QUESTIONS, most=SHOWN)
     style = Markup((here / "page.css").read_text(encoding="utf-8"))
@@ -150,18 +188,30 @@ def markdown(report: Report, page: str) -> str:
         f"{text.shown('saved_percent', total['saved_percent'])} saved.",
         "",
     ]
-    medians = {name: value for name, value in report.overview.items() if name in METRICS and value is not None}
-    if medians:
-        lines += [f"| {' | '.join(METRICS[name][0] for name in medians)} |", "|---" * len(medians) + "|"]
-        lines += [f"| {' | '.join(text.shown(name, value) for name, value in medians.items())} |", ""]
+    headings = []
+    medians = []
+    for name, value in report.overview.items():
+        if name in METRICS and value is not None:
+            label, _ = METRICS[name]
+            headings.append(label)
+            medians.append(text.shown(name, value))
+    if headings:
+        lines += [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|", f"| {' | '.join(medians)} |", ""]
     for name in ("failures", "fallbacks", "kept_whole", "left_out", "attention", "below_floor"):
-        rows = report.answers[name]
-        names = rows.schema.names
-        count = sum(rows.column("pictures").to_pylist()) if "pictures" in names else rows.num_rows
-        if name == "left_out":  # one row per part
-            count = len(set(zip(rows.column("archive").to_pylist(), rows.column("key").to_pylist(), strict=True)))
-        lines.append(f"- {questions.QUESTIONS[name]} {f'{count:,} pictures' if count else 'None.'}")
+        count = _pictures(name, report.answers[name])
+        answer = f"{count:,} pictures" if count else "None."
+        lines.append(f"- {questions.QUESTIONS[name]} {answer}")
     return "\n".join([*lines, "", f"Page: `{page}`", ""])
+
+
+def _pictures(question: str, rows: pa.Table) -> int:
+    """The number of pictures in an answer."""
+    if question == "left_out":  # one row per part
+        pictures = rows.group_by(["archive", "key"]).aggregate([])
+        return int(pictures.num_rows)
+    if "pictures" in rows.schema.names:  # grouped
+        return sum(rows.column("pictures").to_pylist())
+    return int(rows.num_rows)
 
 
 def _distribution(connection: duckdb.DuckDBPyConnection, name: str, bins: int) -> Chart | None:
@@ -171,27 +221,32 @@ def _distribution(connection: duckdb.DuckDBPyConnection, name: str, bins: int) -
     counts = [0] * bins
     for *_, count, bucket in found:
         counts[bucket] = count
-    title = METRICS[name][0]
-    return Chart(title, charts.histogram(title, float(found[0][0]), float(found[0][1]), counts))
+    title, _lower_is_better = METRICS[name]
+    low, high, *_ = found[0]  # the same in every row
+    return Chart(title, charts.histogram(title, float(low), float(high), counts))
 
 
 def _against_rate(connection: duckdb.DuckDBPyConnection, name: str) -> Chart | None:
-    cells = connection.sql(_CELLS.format(name=name, columns=GRID[0], lines=GRID[1])).fetchall()
+    cells = connection.sql(_CELLS.format(name=name, columns=COLUMNS, lines=LINES)).fetchall()
     if not cells:
         return None
-    title, lower = METRICS[name]
-    rates, values = [cell[0] for cell in cells], [cell[1] for cell in cells]
-    x, y = charts.across(min(rates), max(rates), log=True), charts.upwards(min(values), max(values), turned=lower)
+    title, lower_is_better = METRICS[name]
+    rates, values, _counts = zip(*cells, strict=True)
+    x = charts.across(min(rates), max(rates), log=True)
+    y = charts.upwards(min(values), max(values), turned=lower_is_better)  # better is always higher up
     return Chart(f"{title} at bits per pixel", charts.density(title, x, y, cells))
 
 
 def _trend(trends: pa.Table, name: str) -> Chart | None:
     series: dict[str, list[tuple[float, float]]] = {}
     for row in trends.to_pylist():
-        value = 100 * row["failed"] / row["pictures"] if name == "failed" else row[name]
+        value = row[name]
+        if name == "failed":
+            value = 100 * row["failed"] / row["pictures"]
         if value is not None:
             series.setdefault(row["archive"], []).append((row["run"], value))
-    if max(map(len, series.values()), default=0) < 2:
+    longest = max((len(line) for line in series.values()), default=0)
+    if longest < 2:  # one run is no trend
         return None
     title = "Failed, %" if name == "failed" else METRICS[name][0]
     return Chart(title, charts.lines(title, list(series.items())[: charts.SERIES]))
@@ -200,5 +255,6 @@ def _trend(trends: pa.Table, name: str) -> Chart | None:
 def _worst(connection: duckdb.DuckDBPyConnection, name: str, most: int) -> list[RowOfArchive]:
     if not name or most < 1:
         return []
-    order = "DESC" if METRICS[name][1] else "ASC"
+    _, lower_is_better = METRICS[name]
+    order = "DESC" if lower_is_better else "ASC"
     return list(connection.sql(_WORST.format(name=name, order=order, most=most)).to_arrow_table().to_pylist())

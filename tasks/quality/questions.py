@@ -52,7 +52,9 @@ def answer(locations: str | Sequence[str], question: str, **variables: float) ->
     >>> answer("s3://bucket/archive", "below_floor", min_psnr_db=30).to_pandas()
     """
     text = sql(question)
-    with database([locations] if isinstance(locations, str) else locations) as connection:
+    if isinstance(locations, str):
+        locations = [locations]
+    with database(locations) as connection:
         for name, value in variables.items():
             connection.execute(f"SET VARIABLE {_identifier(name)} = {float(value)!r}")
         return connection.sql(text).to_arrow_table()
@@ -61,37 +63,50 @@ def answer(locations: str | Sequence[str], question: str, **variables: float) ->
 @contextmanager
 def database(locations: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
     """Opens DuckDB with the three views over archives. Raises ArchiveError for a location without an archive."""
-    stores = list({store.url: store for store in map(existing, locations)}.values())
+    by_url = {}  # an archive given twice counts once
+    for location in locations:
+        store = existing(location)
+        by_url[store.url] = store
+    stores = list(by_url.values())
     if not stores:
         raise SettingsError("name at least one archive")
     tables: dict[str, pyarrow.dataset.Dataset] = {}
     runs: list[dict[str, Any]] = []
     for number, store in enumerate(stores):
         head = log.read(store)
-        plans = [log.plan(store, head, run) for run in range(1, head.runs + 1)]
+        listings = []
+        for run in range(1, head.runs + 1):
+            plan = log.plan(store, head, run)
+            listings.append(plan.listing)
+            runs.append({"archive": str(store), **_described(plan)})
         tables[f"rows_{number}"] = report.rows(store)
-        tables[f"listings_{number}"] = parquet.dataset(store, [plan.listing for plan in plans], LISTING)
-        runs += [{"archive": str(store), **_described(plan)} for plan in plans]
+        tables[f"listings_{number}"] = parquet.dataset(store, listings, LISTING)
     with parquet.database(**tables) as connection:
         for view in ("rows", "listings"):
-            parts = [f"SELECT {_literal(str(store))} AS archive, * FROM {view}_{n}" for n, store in enumerate(stores)]
-            connection.execute(f"CREATE VIEW {view} AS {' UNION ALL '.join(parts)}")
-        connection.register(
-            "runs", pa.Table.from_pylist(runs or [{"archive": "", **_described(_NONE)}]).slice(0, len(runs))
-        )
+            parts = []
+            for number, store in enumerate(stores):
+                parts.append(f"SELECT {_literal(str(store))} AS archive, * FROM {view}_{number}")
+            union = " UNION ALL ".join(parts)
+            connection.execute(f"CREATE VIEW {view} AS {union}")
+        connection.register("runs", _table(runs))
         yield connection
 
 
 _NONE = manifest.Manifest(0, None, "", "", "", 0, False, (), manifest.RunSettings(), "")
-"""An empty table, for the columns of a view of an archive without runs."""
+"""A manifest of no run, for the columns of a view of an archive without runs."""
+
+
+def _table(runs: list[dict[str, Any]]) -> pa.Table:
+    if not runs:  # pyarrow takes the columns from the rows
+        return pa.Table.from_pylist([{"archive": "", **_described(_NONE)}]).slice(0, 0)
+    return pa.Table.from_pylist(runs)
 
 
 def _described(plan: manifest.Manifest) -> dict[str, Any]:
-    names = ("run", "parent", "source", "bundle_id", "package_version", "gone")
-    return {name: getattr(plan, name) for name in names} | {
-        "images": plan.images,
-        "settings": dataclasses.asdict(plan.settings),
-    }
+    names = ("run", "parent", "source", "bundle_id", "package_version", "gone", "images")
+    about = {name: getattr(plan, name) for name in names}
+    about["settings"] = dataclasses.asdict(plan.settings)
+    return about
 
 
 def _literal(text: str) -> str:

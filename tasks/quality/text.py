@@ -30,11 +30,13 @@ class Column:
 
 def columns(answer: pa.Table, many: bool) -> list[Column]:
     """Selects the columns to show; the archive only if there are several."""
-    return [
-        Column(field.name, LABELS.get(field.name, field.name.replace("_", " ")), _number(field.type))
-        for field in answer.schema
-        if many or field.name != "archive"
-    ]
+    chosen = []
+    for field in answer.schema:
+        if field.name == "archive" and not many:
+            continue
+        label = LABELS.get(field.name, field.name.replace("_", " "))
+        chosen.append(Column(field.name, label, _number(field.type)))
+    return chosen
 
 
 def _number(kind: pa.DataType) -> bool:
@@ -54,11 +56,13 @@ def shown(name: str, value: Any) -> str:
     if name == "saved_percent":
         return f"{value:.1f} %"
     if isinstance(value, float):
-        return f"{value:,.{DECIMALS[name]}f}" if name in DECIMALS else f"{value:,.6g}"
+        if name in DECIMALS:
+            return f"{value:,.{DECIMALS[name]}f}"
+        return f"{value:,.6g}"
     if isinstance(value, int) and name != "run":
         return f"{value:,}"
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        return ", ".join(str(item) for item in value)
     return str(value)
 
 
@@ -73,7 +77,9 @@ def size(count: int) -> str:
         if abs(value) < 1000 or unit == UNITS[-1]:
             break
         value /= 1000
-    return f"{count} bytes" if unit == UNITS[0] else f"{value:.3g} {unit}"
+    if unit == UNITS[0]:
+        return f"{count} bytes"
+    return f"{value:.3g} {unit}"
 
 
 def data_uri(webp: bytes) -> str:

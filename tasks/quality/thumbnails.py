@@ -18,7 +18,9 @@ from tasks.storage.store import Store
 LARGEST = 20_000
 """Most bytes of a thumbnail."""
 SIDE = 360
+"""Most pixels of its longer side."""
 QUALITIES = (82, 70, 55, 40, 25)
+"""WebP qualities, tried from the best on."""
 
 
 class RowOfArchive(Row):
@@ -54,7 +56,8 @@ def pairs(rows: Sequence[RowOfArchive], models: Models, progress: Progress = SIL
             location = row["archive"]
             if location not in opened:
                 opened[location] = stack.enter_context(Pictures(Store(location), models))
-            found.append(ThumbnailPair(row, _of(opened[location].original, row), _of(opened[location].stored, row)))
+            pictures = opened[location]
+            found.append(ThumbnailPair(row, _of(pictures.original, row), _of(pictures.stored, row)))
             progress.advance(1)
     return found
 

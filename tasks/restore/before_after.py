@@ -31,7 +31,8 @@ class Pictures:
     """
 
     def __init__(self, archive: Store, models: Models = Models("")) -> None:  # noqa: B008  # frozen
-        self._archive, self._lock = archive, threading.Lock()
+        self._archive = archive
+        self._lock = threading.Lock()  # a decoder answers one request at a time
         self._decoders = Decoders(archive, models, worker)
 
     def __enter__(self) -> Self:
@@ -44,11 +45,13 @@ class Pictures:
         """Reads the source of a row; raises ArchiveError if its content has changed since."""
         address, start = part_of(row["source_uri"])
         root, name = root_and_name(name_of(address))
-        store, size = Store(root), row["source_bytes"]
+        store = Store(root)
+        size = row["source_bytes"]
         if start is not None:
             data = store.read_range(name, start, size)
         else:
-            store.item(name)
+            store.item(name)  # raises if an empty source is gone, of which nothing is read
+            # one byte more than the row says: a source that grew has another hash, and is read no further
             data = b"".join(store.pieces(name, size + 1)) if size else b""
         if hashlib.sha256(data).hexdigest() != row["source_sha256"]:
             raise ArchiveError(f"{row['source_uri']}: changed since it was compressed")

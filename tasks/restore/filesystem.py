@@ -14,6 +14,7 @@ import os
 import tempfile
 import threading
 import weakref
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,9 +31,10 @@ from tasks.storage.keys import key_of, name_of
 
 _KEYS = "SELECT DISTINCT key FROM rows WHERE tar IS NOT NULL AND starts_with(key, $folder)"
 _FILES = f"{_KEYS} AND NOT contains(substr(key, length($folder) + 1), '/')"
-_FOLDERS = f"SELECT DISTINCT split_part(substr(key, length($folder) + 1), '/', 1) AS name FROM ({_KEYS}) " + (
-    "WHERE contains(substr(key, length($folder) + 1), '/') ORDER BY name"
-)
+_FOLDERS = f"""
+    SELECT DISTINCT split_part(substr(key, length($folder) + 1), '/', 1) AS name FROM ({_KEYS})
+    WHERE contains(substr(key, length($folder) + 1), '/') ORDER BY name
+"""
 
 
 class ArchiveFileSystem(AbstractFileSystem):
@@ -54,28 +56,36 @@ class ArchiveFileSystem(AbstractFileSystem):
         as_of: int | None = None,
         **options: Any,
     ) -> None:
-        model_options = {
-            name: options.pop(name) for name in ("device", "backbone", "threads", "codec") if name in options
-        }
+        model_options = {}
+        for name in ("device", "backbone", "threads", "codec"):
+            if name in options:
+                model_options[name] = options.pop(name)
         super().__init__(**options)
         if target_options:
             raise ValueError(
                 f"{', '.join(target_options)}: not supported; set credentials and options in the environment"
             )
-        self._archive = existing(fo if target_protocol == "file" else f"{target_protocol}://{fo}")
+        location = fo if target_protocol == "file" else f"{target_protocol}://{fo}"
+        self._archive = existing(location)
         self._as_of = as_of
         self._decoders = Decoders(self._archive, Models("", **model_options), worker)
         self._one_at_a_time = threading.Lock()
+        # fsspec has no call that closes a file system
         weakref.finalize(self, self._decoders.close)
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         """Lists the pictures and folders directly in a folder."""
         folder = self._strip_protocol(path)
         member = self._member(folder)
-        entries = self._children(folder) if member is None else [_file(member)]
+        if member is not None:  # fsspec: a file lists itself
+            entries = [_file(member)]
+        else:
+            entries = self._children(folder)
         if not entries and folder:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return entries if detail else [entry["name"] for entry in entries]
+        if not detail:
+            return [entry["name"] for entry in entries]
+        return entries
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Returns name and type and, for a picture, its key, width and height."""
@@ -85,7 +95,7 @@ class ArchiveFileSystem(AbstractFileSystem):
             return _file(member)
         if path and not self._children(path):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return {"name": path, "size": 0, "type": "directory"}
+        return _folder(path)
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> BinaryIO:
         if mode != "rb":
@@ -109,20 +119,27 @@ class ArchiveFileSystem(AbstractFileSystem):
     def _member(self, path: str) -> StoredFile | None:
         """Finds the picture that restore-archive would write to a path: its key is the path without added `.png`."""
         keys = [key_of(path)]
+        # the extension may be the key's own or an added one, and is repeated where names conflict
         while keys[-1].lower().endswith((".png", ".mp4")):
             keys.append(keys[-1][:-4])
-        return next(
-            (member for member in selection.find(self._archive, keys, self._as_of) if member.target == path), None
-        )
+        for member in selection.find(self._archive, keys, self._as_of):
+            if member.target == path:
+                return member
+        return None
 
     def _children(self, path: str) -> list[dict[str, Any]]:
         folder = f"{key_of(path)}/" if path else ""
         with parquet.database(rows=report.rows(self._archive)) as connection:
             keys = [key for (key,) in connection.execute(_FILES, {"folder": folder}).fetchall()]
-            inner = [name for (name,) in connection.execute(_FOLDERS, {"folder": folder}).fetchall()]
-        found = [_file(member) for member in selection.find(self._archive, keys, self._as_of)]
-        folders = [{"name": name_of(folder + name), "size": 0, "type": "directory"} for name in inner]
-        return folders + sorted(found, key=lambda entry: str(entry["name"]))
+            inner = connection.execute(_FOLDERS, {"folder": folder}).fetchall()
+        folders = [_folder(name_of(folder + name)) for (name,) in inner]
+        # the database is closed: `find` opens one of its own, and asks for the keys of this folder only
+        files = [_file(member) for member in selection.find(self._archive, keys, self._as_of)]
+        return folders + sorted(files, key=itemgetter("name"))
+
+
+def _folder(path: str) -> dict[str, Any]:
+    return {"name": path, "size": 0, "type": "directory"}
 
 
 def _file(member: StoredFile) -> dict[str, Any]:

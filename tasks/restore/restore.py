@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -91,7 +92,8 @@ def restore(
     """
     if as_of is not None and as_of_source is not None:
         raise SettingsError("as_of and as_of_source are mutually exclusive; set only one")
-    store, extension = existing(archive), _extension(kind)
+    store = existing(archive)
+    extension = _extension(kind)
     as_listed = as_of_source is not None
     if as_listed:
         as_of = as_of_source
@@ -101,33 +103,44 @@ def restore(
         as_of = bag.as_of
     damaged: list[str] = []
     with selection.choose(store, keys, as_of, damaged, as_listed=as_listed) as chosen:
-        if not damaged:
+        if not damaged:  # else a key may be in a damaged part
             selection.refuse_missing(store, chosen, keys)
-        progress.begin(chosen.execute("SELECT count(*) FROM chosen").fetchall()[0][0])
+        [(pictures,)] = chosen.execute("SELECT count(*) FROM chosen").fetchall()
+        progress.begin(pictures)
         if bag is not None:
             bag.begin()
-        location = Store(target).url if bag is None else bag.data
+        location = Store(target).url
+        if bag is not None:
+            location = bag.data
 
         def jobs() -> Iterator[RestoreJob]:
             for members in selection.by_tar(chosen, extension, groups=groups):
-                wanted = members if bag is None else bag.members(members)
-                yield RestoreJob(store.url, location, wanted, models, kind, as_of)
+                if bag is not None:
+                    members = bag.members(members)
+                yield RestoreJob(store.url, location, members, models, kind, as_of)
 
         if job_map is None:
             done = [restore_members(job, progress) for job in jobs()]
         else:
             done = list(job_map(jobs()))
-    left_behind: collections.Counter[str] = collections.Counter()
-    for part in done:
-        left_behind.update(part.left_behind)
-    failures = [failure for part in done for failure in part.failures]
-    failures += [
-        Failure("?", store.uri(name), f"{name}: damaged, so its pictures are unknown; {REMEDY}") for name in damaged
-    ]
-    restored = Restored(sum(part.images for part in done), failures, dict(sorted(left_behind.items())))
+    restored = _total(done)
+    for name in damaged:
+        error = f"{name}: damaged, so its pictures are unknown; {REMEDY}"
+        restored.failures.append(Failure("?", store.uri(name), error))
     if bag is not None:
         bag.finish(restored.errors)
     return restored
+
+
+def _total(done: Sequence[Restored]) -> Restored:
+    images = 0
+    failures: list[Failure] = []
+    left_behind: collections.Counter[str] = collections.Counter()
+    for part in done:
+        images += part.images
+        failures += part.failures
+        left_behind.update(part.left_behind)
+    return Restored(images, failures, dict(sorted(left_behind.items())))
 
 
 def _copy(archive: Store, member: StoredFile, target: Store) -> None:
@@ -139,7 +152,8 @@ def _copy(archive: Store, member: StoredFile, target: Store) -> None:
 
 
 def _extension(kind: str | None) -> str:
-    return EXTENSIONS[parse_kind(kind or "png")[0]]
+    file_format, _quality = parse_kind(kind or "png")
+    return EXTENSIONS[file_format]
 
 
 def _set_time(target: Store, member: StoredFile) -> None:
@@ -151,19 +165,21 @@ def _set_time(target: Store, member: StoredFile) -> None:
 
 def restore_members(job: RestoreJob, progress: Progress = SILENT) -> Restored:
     """Restores the members of one tar; a damaged member is a failure and does not stop the others."""
-    archive, target = Store(job.archive), Store(job.target)
+    archive = Store(job.archive)
+    target = Store(job.target)
     failures: list[Failure] = []
     left_behind: collections.Counter[str] = collections.Counter()
     pictures = 0
     with Decoders(archive, job.models, worker) as decoders:
         for member in job.members:
+            count = 0 if member.source_format == FILM else 1  # a video counts with its picture
             try:
                 left_behind.update(_write(archive, target, member, job, decoders))
-                pictures += member.source_format != FILM
+                pictures += count
             except ArchiveError as error:
                 failures.append(Failure(member.key, archive.uri(member.tar), str(error)))
             finally:
-                progress.advance(int(member.source_format != FILM))
+                progress.advance(count)
     return Restored(pictures, failures, dict(left_behind))
 
 
@@ -171,16 +187,17 @@ def _write(archive: Store, target: Store, member: StoredFile, job: RestoreJob, d
     """Restores one member; returns the parts that the file format cannot contain. Raises ArchiveError."""
     without: list[str] = []
     if is_large(member):
-        _read(archive, member, job.as_of, lambda found: _copy(archive, found, target))
-    else:
-        data = _read(archive, member, job.as_of, lambda found: read_member(archive, found))
-        if member.source_format == FILM:
-            data = playable(data)
-        elif member.codec != "original":
-            data, without = decoded(decoders.get(member.bundle_id), member, data, job.kind)
-            if member.film and selection.rejoined(_extension(job.kind), member.source_format):
-                data += _read(archive, member.film, job.as_of, lambda found: read_member(archive, found))
-        target.replace(member.target, data)
+        _read(archive, member, job.as_of, partial(_copy, archive, target=target))
+        _set_time(target, member)
+        return without
+    data = _read(archive, member, job.as_of, partial(read_member, archive))
+    if member.source_format == FILM:
+        data = playable(data)
+    elif member.codec != "original":
+        data, without = decoded(decoders.get(member.bundle_id), member, data, job.kind)
+        if member.film and selection.rejoined(_extension(job.kind), member.source_format):
+            data += _read(archive, member.film, job.as_of, partial(read_member, archive))
+    target.replace(member.target, data)
     _set_time(target, member)
     return without
 
@@ -192,7 +209,9 @@ def _read(archive: Store, member: StoredFile, as_of: int | None, read: Callable[
     except NotFoundError:
         found = selection.find(archive, [member.key], as_of)
         wants_film = member.source_format == FILM
-        for now in found:
-            if (now.source_format == FILM) == wants_film and now.tar != member.tar:
+        for now in found:  # a picture and its video have one key
+            is_film = now.source_format == FILM
+            if is_film == wants_film and now.tar != member.tar:
+                # under the name chosen before, which took all other keys into account
                 return read(dataclasses.replace(now, target=member.target))
         raise

@@ -9,6 +9,7 @@ import itertools
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 import duckdb
@@ -23,8 +24,11 @@ from tasks.storage.keys import restored
 from tasks.storage.store import Store
 
 BATCH = 10_000
+"""Rows in memory at once."""
 LAST_RUN = 2**31 - 1
+"""Later than any run: the column has 32 bits."""
 JPEGS = ("JPEG", "MPO")
+"""Source formats whose lossless transcode gives the same bytes back."""
 OF_A_FILM = {"codec": "original", "source_format": FILM}
 
 _CHOSEN = """
@@ -60,8 +64,11 @@ _BY_TAR = 'SELECT * FROM chosen ORDER BY bundle_id, tar, "offset", key'
 
 def find(archive: Store, keys: Sequence[str], as_of: int | None = None) -> list[StoredFile]:
     """Returns the members with the last kept version of some keys, and their targets; skips unknown keys."""
+    found: list[StoredFile] = []
     with choose(archive, keys, as_of) as chosen:
-        return [member for members in by_tar(chosen) for member in members]
+        for members in by_tar(chosen):
+            found += members
+    return found
 
 
 @contextmanager
@@ -78,15 +85,25 @@ def choose(
     If `damaged` is given, damaged parts of the report are appended to it, and their rows are omitted. With `as_listed`,
     keys that were gone from the source when run `as_of` listed it are also omitted.
     """
-    head = log.read(archive) if as_of is not None else ArchiveHead()
-    if as_of is not None and not 1 <= as_of <= head.runs:
-        raise ArchiveError(f"{archive}: holds no run {as_of}; `status` lists its runs")
-    rows = report.rows(archive, damaged=damaged) if keys is None else report.lookup(archive, keys, damaged=damaged)
-    parameters = {"as_of": LAST_RUN if as_of is None else as_of, "keys": keys if keys is None else list(keys)}
+    head = ArchiveHead()
+    if as_of is not None:
+        head = log.read(archive)
+        if not 1 <= as_of <= head.runs:
+            raise ArchiveError(f"{archive}: holds no run {as_of}; `status` lists its runs")
+    if keys is None:
+        rows = report.rows(archive, damaged=damaged)
+    else:
+        rows = report.lookup(archive, keys, damaged=damaged)
+    parameters = {
+        "as_of": LAST_RUN if as_of is None else as_of,
+        "keys": None if keys is None else list(keys),
+    }
     with parquet.database(rows=rows) as connection:
         connection.execute(_CHOSEN, parameters)
         if as_listed:
-            connection.register("listings", tables.listed(archive, dataclasses.replace(head, tables=()), 1, as_of))
+            # from the frozen listings, not from the index of them that tables keep for planning
+            without_tables = dataclasses.replace(head, tables=())
+            connection.register("listings", tables.listed(archive, without_tables, 1, as_of))
             connection.execute(_NOT_LISTED)
         yield connection
 
@@ -96,7 +113,8 @@ def refuse_missing(archive: Store, chosen: duckdb.DuckDBPyConnection, keys: Sequ
     if keys is None:
         return
     found = {key for (key,) in chosen.execute("SELECT key FROM chosen").fetchall()}
-    if missing := sorted(set(keys) - found):
+    missing = sorted(set(keys) - found)
+    if missing:
         more = f", nor under {len(missing) - 1} others given" if len(missing) > 1 else ""
         raise ArchiveError(f"{archive}: holds no picture under the key {missing[0]!r}{more}; query the report for keys")
 
@@ -110,7 +128,7 @@ def by_tar(
     their companions keep a common stem. Names that differ only in case or Unicode form are made distinct.
     """
     targets = _targets_of_conflicts(chosen, extension, groups=groups)
-    for _, group in itertools.groupby(_rows(chosen), key=lambda row: (row["bundle_id"], row["tar"])):
+    for _, group in itertools.groupby(_rows(chosen), key=itemgetter("bundle_id", "tar")):
         members: list[StoredFile] = []
         for row in group:
             members += _members(row, targets, extension)
@@ -153,6 +171,7 @@ def rejoined(extension: str, source_format: str | None) -> bool:
 
 
 def _target(row: dict[str, Any], extension: str, *, groups: bool = False) -> str:
+    """The name of a picture or video if no other key is in its way."""
     if row["source_format"] == FILM:
         extension = "mp4"
     elif _as_it_was(row["codec"], row["source_format"]):
@@ -179,10 +198,13 @@ def _targets(
     """
     names: dict[tuple[str, bool], str] = {}
     taken: set[str] = set(folders)
-    films = [row | OF_A_FILM for row in rows if row["film_length"] and not rejoined(extension, row["source_format"])]
+    films = []
+    for row in rows:
+        if row["film_length"] and not rejoined(extension, row["source_format"]):
+            films.append(row | OF_A_FILM)
 
     def precedence(row: dict[str, Any]) -> tuple[bool, bool, str]:
-        # Whoever comes first keeps the plain name: originals before decoded pictures, videos last.
+        # whoever comes first keeps the plain name: originals before decoded pictures, videos last
         is_original = _as_it_was(row["codec"], row["source_format"])
         return row["source_format"] == FILM, not is_original, row["key"]
 

@@ -10,6 +10,7 @@ from tasks.processes.requests import Decode
 from tasks.storage.store import Store
 
 SECONDS = 1800.0
+"""How long one file may take to decode."""
 LARGE = 1 << 28
 """Size in bytes above which an unchanged file is spooled to disk instead of read into memory."""
 FILM = "MP4"
@@ -86,8 +87,9 @@ def copy_member(archive: Store, member: StoredFile, path: Path) -> None:
 
 def playable(film: bytes) -> bytes:
     """Returns a video from its first box on, without bytes that a camera put before it."""
+    # ISO/IEC 14496-12: a file begins with the box `ftyp`, and a box with four bytes of length before its name
     name = film.find(b"ftyp", 0, 1 << 12)
-    start = max(0, name - 4)  # a box begins with four bytes of length before its name
+    start = max(0, name - 4)
     return film[start:]
 
 
@@ -103,6 +105,7 @@ def decoded(decoder: Child, member: StoredFile, data: bytes, kind: str | None = 
         raise ArchiveError(f"cannot be decoded: {death}") from death
     if "fallback" in answer:
         raise ArchiveError(f"cannot be decoded: {answer['error']}")
+    # a decoder that gives another picture must not pass for a success
     if (answer["width"], answer["height"]) != (member.width, member.height):
         raise ArchiveError(f"decodes to {answer['width']}x{answer['height']}, not {member.width}x{member.height}")
     return png, answer.get("left_behind", [])

@@ -8,8 +8,19 @@ from typing import Any
 from codec.errors import ArchiveError
 
 UNREADABLE = (
-    *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),
-    *(errno.EIO, errno.EBADMSG, errno.ENXIO, errno.EINVAL, errno.EFBIG),
+    # the name does not lead to a file that we may open
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    # the file is there, but its bytes are not
+    errno.EIO,
+    errno.EBADMSG,
+    errno.ENXIO,
+    errno.EINVAL,
+    errno.EFBIG,
 )
 """Errno values that mean the file itself cannot be read."""
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -34,8 +45,11 @@ class NotFoundError(ArchiveError):
 
 def reply(error: BaseException) -> dict[str, Any]:
     """An S3 server's response; empty for any other error."""
+    # s3fs translates botocore's errors into OSErrors; the response stays with the cause
     found = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}  # errors of web clients have a response too, of another type
+    return found
 
 
 def code(error: BaseException) -> str:
@@ -58,16 +72,21 @@ def denies_writing(error: BaseException) -> bool:
 
 def reason(error: BaseException) -> str:
     """Returns the cause of an error in one line: code and status if an S3 server sends no message."""
-    if found := reply(error):
+    found = reply(error)
+    if found:
+        # Ceph sends no message
         said = str(found.get("Error", {}).get("Message") or code(error) or "no reason stated")
-        return without_secrets(f"{said.partition(chr(10))[0]} (HTTP {http_status(error)})")
-    return without_secrets(getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__)
+        first_line = said.partition("\n")[0]
+        return without_secrets(f"{first_line} (HTTP {http_status(error)})")
+    said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    return without_secrets(said or type(error).__name__)
 
 
 def without_secrets(text: str) -> str:
     """Removes passwords in URLs and secret values of the environment from a text."""
     text = re.sub(r"://[^/@\s]*@", "://", text)
     for variable in _SECRET_VARIABLES:
-        if value := os.environ.get(variable):
+        value = os.environ.get(variable)
+        if value:
             text = text.replace(value, "***")
     return text

@@ -11,8 +11,11 @@ from typing import Any
 import aiohttp
 from fsspec.asyn import sync
 
-CONNECT_SECONDS, SILENT_SECONDS = 10.0, 60.0
-"""Timeouts in seconds: to connect, and to wait for the next bytes."""
+CONNECT_SECONDS = 10.0
+"""Longest time to connect."""
+SILENT_SECONDS = 60.0
+"""Longest wait for the next bytes."""
+# the Content-Length of a compressed reply would not be the file's size
 _PLAIN = {"Accept-Encoding": "identity"}
 _TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
@@ -32,12 +35,20 @@ def pieces(fs: Any, url: str, most: int, length: int, start: int = 0) -> Iterato
     """Yields and reads at most `most` bytes of a file from `start` on, in pieces of `length`. Raises OSError."""
     reply = sync(fs.loop, _get, fs, url)
     try:
-        while start and (skipped := sync(fs.loop, _exactly, reply, min(length, start))):
+        # no range is requested, since servers may ignore it: the bytes before `start` are read and dropped
+        while start:
+            skipped = sync(fs.loop, _exactly, reply, min(length, start))
+            if not skipped:
+                break
             start -= len(skipped)
-        while most and (piece := sync(fs.loop, _exactly, reply, min(length, most))):
+        while most:
+            piece = sync(fs.loop, _exactly, reply, min(length, most))
+            if not piece:
+                break
             most -= len(piece)
             yield piece
     finally:
+        # the reply belongs to fsspec's event loop, which runs in another thread
         fs.loop.call_soon_threadsafe(reply.close)
 
 
@@ -53,9 +64,12 @@ def answers(fs: Any, url: str) -> bool:
 async def _head(fs: Any, url: str) -> tuple[int | None, str]:
     session = await fs.set_session()
     async with session.head(fs.encode_url(url), headers=_PLAIN, allow_redirects=True) as reply:
-        if reply.ok and (size := _size(reply)) is not None:
-            return size, _stamp(reply)
-    async with session.get(fs.encode_url(url), headers=_PLAIN) as reply:  # some servers refuse HEAD or omit the size
+        if reply.ok:
+            size = _size(reply)
+            if size is not None:
+                return size, _stamp(reply)
+    # some servers refuse HEAD or omit the size
+    async with session.get(fs.encode_url(url), headers=_PLAIN) as reply:
         _check(reply)
         return _size(reply), _stamp(reply)
 
@@ -74,7 +88,10 @@ async def _get(fs: Any, url: str) -> aiohttp.ClientResponse:
 async def _exactly(reply: aiohttp.ClientResponse, length: int) -> bytes:
     """Reads this many bytes, fewer at the end."""
     found = bytearray()
-    while len(found) < length and (some := await reply.content.read(length - len(found))):
+    while len(found) < length:
+        some = await reply.content.read(length - len(found))
+        if not some:
+            break
         found += some
     return bytes(found)
 
@@ -87,7 +104,10 @@ async def _status(fs: Any, url: str) -> int:
 
 def _size(reply: aiohttp.ClientResponse) -> int | None:
     """The content length; None for a compressed response, whose header counts compressed bytes."""
-    return reply.content_length if reply.headers.get("Content-Encoding", "identity") == "identity" else None
+    encoding = reply.headers.get("Content-Encoding", "identity")
+    if encoding != "identity":
+        return None
+    return reply.content_length
 
 
 def _stamp(reply: aiohttp.ClientResponse) -> str:
@@ -101,6 +121,7 @@ def _check(reply: aiohttp.ClientResponse) -> None:
     said = f"HTTP {status} {reply.reason or ''}".strip()
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
         raise FileNotFoundError(errno.ENOENT, said)
+    # EACCES is about this file alone and costs it its row; other errors count as a failure of the whole store
     if status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _TRY_AGAIN:
         raise PermissionError(errno.EACCES, said)
     raise OSError(errno.EREMOTEIO, said)

@@ -7,11 +7,8 @@ import urllib.parse
 from pathlib import PurePosixPath
 
 UNFINISHED = ".unfinished"
-
-
+"""Suffix of the temporary files of writers; listings skip them."""
 _READS_AS_ESCAPE = re.compile(rb"%(?=[0-9A-Fa-f]{2})")
-
-
 _UNSAFE_PARTS = {"": "%00", ".": "%2E", "..": "%2E%2E"}
 
 
@@ -21,10 +18,14 @@ def key_of(name: str) -> str:
     Bytes that are not UTF-8 become percent escapes; a percent sign that would read as an escape becomes `%25`.
     """
     raw = _READS_AS_ESCAPE.sub(b"%25", os.fsencode(name))
-    return "".join(
-        f"%{ord(character) - 0xDC00:02X}" if "\udc80" <= character <= "\udcff" else character
-        for character in raw.decode("utf-8", "surrogateescape")
-    )
+    characters = []
+    for character in raw.decode("utf-8", "surrogateescape"):
+        # PEP 383: byte 0x80..0xff that is not UTF-8 is decoded as U+DC80..U+DCFF
+        if "\udc80" <= character <= "\udcff":
+            byte = ord(character) - 0xDC00
+            character = f"%{byte:02X}"
+        characters.append(character)
+    return "".join(characters)
 
 
 def name_of(key: str) -> str:
@@ -39,7 +40,10 @@ def part_of(uri: str) -> tuple[str, int | None]:
     ('s3://bucket/000000.tar', 512)
     """
     address, found, extent = uri.rpartition("#bytes=")
-    return (address, int(extent.partition("-")[0])) if found else (uri, None)
+    if not found:
+        return uri, None
+    offset = extent.partition("-")[0]
+    return address, int(offset)
 
 
 def root_and_name(address: str) -> tuple[str, str]:
@@ -50,7 +54,10 @@ def root_and_name(address: str) -> tuple[str, str]:
     """
     scheme, _, rest = address.partition("://")
     authority = rest.partition("/")[0]
-    root = f"{scheme}://{authority}" if authority else f"{scheme}:///"
+    if authority:
+        root = f"{scheme}://{authority}"
+    else:  # file:///folder
+        root = f"{scheme}:///"
     return root, address[len(root) :].removeprefix("/")
 
 
@@ -71,7 +78,9 @@ def key_hash(key: str) -> str:
 def extension_of(key: str) -> str:
     """The lowercase extension of a key, letters and digits only; `bin` without one."""
     extension = PurePosixPath(key).suffix[1:].lower()
-    return extension if re.fullmatch(r"[a-z0-9]{1,8}", extension) else "bin"
+    if not re.fullmatch(r"[a-z0-9]{1,8}", extension):
+        return "bin"
+    return extension
 
 
 def restored(key: str, extension: str | None) -> str:
@@ -80,7 +89,10 @@ def restored(key: str, extension: str | None) -> str:
     `extension` is appended unless the key already ends in it; None keeps the key unchanged. Empty, `.` and `..` parts
     are percent-escaped, so that no key escapes the target folder.
     """
-    parts = [_UNSAFE_PARTS.get(part, part).replace("\0", "%00") for part in name_of(key).split("/")]
+    parts = []
+    for part in name_of(key).split("/"):
+        safe = _UNSAFE_PARTS.get(part, part)
+        parts.append(safe.replace("\0", "%00"))  # no file system takes a NUL
     path = "/".join(parts)
     if extension is None or path.lower().endswith(f".{extension}"):
         return path

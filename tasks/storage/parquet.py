@@ -13,8 +13,6 @@ from tasks.storage.store import Store
 
 MEMORY = "256MB"
 """Memory that DuckDB may use before it spills to disk."""
-
-
 THREADS = 2
 """Each thread takes its part of that memory."""
 
@@ -28,15 +26,13 @@ def dataset(archive: Store, paths: list[str], schema: pa.Schema) -> pyarrow.data
 
 def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Returns a table with the columns of a schema; missing columns are null."""
-    return pa.Table.from_arrays(
-        [
-            table.column(field.name).cast(field.type)
-            if field.name in table.column_names
-            else pa.nulls(table.num_rows, field.type)
-            for field in schema
-        ],
-        schema=schema,
-    )
+    columns = []
+    for field in schema:
+        if field.name in table.column_names:
+            columns.append(table.column(field.name).cast(field.type))
+        else:  # written before the schema got this column
+            columns.append(pa.nulls(table.num_rows, field.type))
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 @contextmanager
@@ -50,14 +46,13 @@ def database(**views: Any) -> Iterator[duckdb.DuckDBPyConnection]:
             "temp_directory": f"{folder}/spilled",
             "memory_limit": MEMORY,
             "threads": THREADS,
-            "preserve_insertion_order": False,
+            "preserve_insertion_order": False,  # keeping it would buffer results in memory
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }
         with duckdb.connect(f"{folder}/tables.duckdb", config=config) as connection:
-            connection.execute(
-                "SET enable_progress_bar = false"
-            )  # in a spawned process DuckDB assumes an interactive user
+            # in a spawned process DuckDB assumes an interactive user
+            connection.execute("SET enable_progress_bar = false")
             for name, table in views.items():
                 connection.register(name, table)
             yield connection

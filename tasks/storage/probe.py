@@ -8,8 +8,10 @@ from codec.errors import ArchiveError
 from tasks.storage import errors
 from tasks.storage.store import StorageError, Store
 
-FIRST, AGAIN = 5, 2
-"""Rounds when an archive is created, and when it is found in a new location."""
+FIRST = 5
+"""Rounds when an archive is created."""
+AGAIN = 2
+"""Rounds when an archive is found in a new location."""
 REFUSED = ("NotImplemented", "InvalidArgument", "InvalidRequest")
 """Error codes of servers that recognize the header but do not support it."""
 
@@ -25,13 +27,16 @@ def probe(store: Store, rounds: int = FIRST) -> str:
     the two, so both are tested.
     """
     if store.folder is not None:
-        ways, how = {"hard links": False}, "exclusive creation by link"
+        ways = {"hard links": False}
+        how = "exclusive creation by link"
     elif store.has_etags:
         ways = {"If-None-Match on PUT": False, "If-None-Match on CompleteMultipartUpload": True}
         how = "exclusive creation by If-None-Match"
     else:
-        ways, how = {"exclusive creation": False}, "exclusive creation"
+        ways = {"exclusive creation": False}
+        how = "exclusive creation"
     for way, in_parts in ways.items():
+        # one round may end well by chance: in a store that looks and then writes, the two writers need not meet
         for _ in range(rounds):
             if not one_wins(store, in_parts):
                 raise NotExclusiveError(
@@ -44,8 +49,10 @@ def probe(store: Store, rounds: int = FIRST) -> str:
 
 def one_wins(store: Store, in_parts: bool) -> bool:
     """Whether exactly one of two simultaneous writers creates a name; with `in_parts`, by a multipart upload."""
-    name, contents, together = f"probe-{secrets.token_hex(8)}", (b"first", b"second"), threading.Barrier(2)
-    writer = Store(store.url)
+    name = f"probe-{secrets.token_hex(8)}"
+    contents = (b"first", b"second")
+    together = threading.Barrier(2)
+    writer = Store(store.url)  # without a claim, which publishes by replacing
     if in_parts:
         writer.largest_put = 0
 
@@ -56,7 +63,9 @@ def one_wins(store: Store, in_parts: bool) -> bool:
     try:
         with ThreadPoolExecutor(2) as writers:
             won = list(writers.map(create, contents))
-        return sum(won) == 1 and store.read(name) == contents[won.index(True)]
+        if won.count(True) != 1:
+            return False
+        return store.read(name) == contents[won.index(True)]
     except StorageError as error:
         if errors.code(error.__cause__ or error) in REFUSED:
             return False

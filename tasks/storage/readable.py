@@ -22,8 +22,9 @@ from tasks.storage.errors import NotFoundError, ReadOnlyError, StorageError, Unr
 from tasks.storage.keys import UNFINISHED, key_of
 
 CHUNK = 4 << 20
+"""Bytes per read of an open file."""
 PIECE = 8 << 20
-"""Bytes per read of an object that does not fit into memory."""
+"""Bytes per request for an object that does not fit into memory."""
 LARGEST_UNSAID = 10**9
 """Most bytes read to find the size of a file whose server does not state it."""
 
@@ -52,16 +53,21 @@ class ReadableStore:
         with self._naming_errors("open", ""):
             options = http.options() if url.startswith(("http://", "https://")) else {}
             self._fs, root = fsspec.url_to_fs(url, use_listings_cache=False, **options)
-        self._root = root.rstrip("/")
-        protocols = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
+        self._root: str = root.rstrip("/")
+        protocols = self._fs.protocol
+        if isinstance(protocols, str):  # fsspec: a name or a tuple of names
+            protocols = (protocols,)
         self.folder = Path(root) if "file" in protocols else None
-        self.has_etags, self._is_web = "s3" in protocols, "http" in protocols
+        self.has_etags = "s3" in protocols
+        self._is_web = "http" in protocols
         if self.has_etags:
             s3.settle(self._fs)
         self.url = cast(str, self._fs.unstrip_protocol(self._root or root))
 
     def __str__(self) -> str:
-        return self.url if self.folder is None else str(self.folder)
+        if self.folder is None:
+            return self.url
+        return str(self.folder)
 
     def uri(self, name: str) -> str:
         """The URI of a name: valid UTF-8 for any name, without credentials."""
@@ -70,15 +76,20 @@ class ReadableStore:
     def identity(self) -> str:
         """Identifies this location among copies: its URL and, on S3, the endpoint and the server."""
         with self._naming_errors("open", ""):
-            return f"{s3.server(self._fs, self._root)} {self.url}" if self.has_etags else self.url
+            if not self.has_etags:
+                return self.url
+            # one URL may mean different servers by the environment, and a server's behavior may change with a release
+            return f"{s3.server(self._fs, self._root)} {self.url}"
 
     def read(self, name: str) -> bytes:
         """Reads all bytes of a name in one request. Raises NotFoundError, StorageError."""
-        one_request = {"max_concurrency": 1} if self.has_etags else {}  # otherwise s3fs requests the size first
+        path = self._path(name)
         with self._naming_errors("read", name):
             if self._is_web:
-                return b"".join(http.pieces(self._fs, self._path(name), sys.maxsize, PIECE))
-            return cast(bytes, self._fs.cat_file(self._path(name), **one_request))
+                return b"".join(http.pieces(self._fs, path, sys.maxsize, PIECE))
+            if self.has_etags:  # with more than one at a time s3fs requests the size first
+                return cast(bytes, self._fs.cat_file(path, max_concurrency=1))
+            return cast(bytes, self._fs.cat_file(path))
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         """Reads `length` bytes from `offset` in one request. Raises StorageError if there are fewer."""
@@ -102,7 +113,9 @@ class ReadableStore:
                 return
             end = start + most
             while start < end:
-                asked = end - start if end - start <= length + 1 else length
+                remaining = end - start
+                # the last request may ask for one byte more, so that none begins at the end of the object
+                asked = remaining if remaining <= length + 1 else length
                 piece = cast(bytes, self._fs.cat_file(self._path(name), start=start, end=start + asked))
                 start += len(piece)
                 yield piece
@@ -130,11 +143,15 @@ class ReadableStore:
                 return StoredObject(name, *s3.head(self._fs, self._path(name)))
             if self._is_web:
                 size, stamp = http.head(self._fs, self._path(name))
-                return StoredObject(name, self._counted(name) if size is None else size, stamp)
+                if size is None:
+                    size = self._counted(name)
+                return StoredObject(name, size, stamp)
             return _item(name, self._fs.info(self._path(name)))
 
     def _counted(self, name: str) -> int:
-        size = sum(map(len, self.pieces(name, LARGEST_UNSAID + 1)))
+        size = 0
+        for piece in self.pieces(name, LARGEST_UNSAID + 1):
+            size += len(piece)
         if size > LARGEST_UNSAID:
             raise OSError(errno.EFBIG, f"has no stated size and is larger than {LARGEST_UNSAID} bytes")
         return size
@@ -147,7 +164,7 @@ class ReadableStore:
             return s3.answers(self._fs, self._root)
         try:
             self._fs.ls(self._root or "/", detail=False)
-        except PermissionError:
+        except PermissionError:  # an answer, about this folder alone
             return True
         except Exception:  # each client library has its own base exception
             return False
@@ -182,7 +199,9 @@ class ReadableStore:
 
     def fetch(self, name: str, path: Path) -> str:
         """Copies an object into a local file in pieces and returns the SHA-256 of the copied bytes."""
-        digest, most = hashlib.sha256(), sys.maxsize if self._is_web else self.size(name) + 1
+        digest = hashlib.sha256()
+        # a web server may not know the size; elsewhere one byte more than the size shows a file that grew
+        most = sys.maxsize if self._is_web else self.size(name) + 1
         with path.open("wb") as copy:
             for piece in self.pieces(name, most):
                 digest.update(piece)
@@ -195,12 +214,15 @@ class ReadableStore:
             if self.has_etags:
                 found = s3.children(self._fs, self._prefixed(prefix))
             else:
-                try:
-                    paths = self._fs.ls(self._prefixed(prefix), detail=False)
-                except FileNotFoundError:
-                    return []
-                found = [path.rstrip("/").rpartition("/")[2] for path in paths]
+                found = self._names_in(self._prefixed(prefix))
         return sorted(name for name in found if not name.endswith(UNFINISHED))
+
+    def _names_in(self, folder: str) -> builtins.list[str]:
+        try:
+            paths = self._fs.ls(folder, detail=False)
+        except FileNotFoundError:
+            return []
+        return [path.rstrip("/").rpartition("/")[2] for path in paths]
 
     def arrow(self) -> pyarrow.fs.FileSystem:
         """This store as a pyarrow file system with the same names."""
@@ -238,15 +260,20 @@ class ReadableStore:
             else:
                 try:
                     yield from self._below(info["name"], closed)
-                except OSError as error:
+                except OSError as error:  # one closed folder does not end the listing
                     closed(f"{name.rstrip('/')}/", error)
 
     def _name(self, path: str) -> str:
         inside = path.removeprefix(f"{self._root}/")
-        return inside if inside != path else path.removeprefix(self._root).lstrip("/")
+        if inside != path:
+            return inside
+        # a file system whose listings write the root otherwise than its URL
+        return path.removeprefix(self._root).lstrip("/")
 
     def _prefixed(self, folder: str) -> str:
-        return self._path(folder) if folder else self._root
+        if not folder:
+            return self._root
+        return self._path(folder)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -255,7 +282,7 @@ class ReadableStore:
     def _naming_errors(self, verb: str, name: str) -> Iterator[None]:
         try:
             yield
-        except (ArchiveError, GeneratorExit):
+        except ArchiveError:  # names its location already
             raise
         except Exception as error:  # each client library has its own base exception
             raise self._named(error, verb, name) from error
@@ -264,7 +291,10 @@ class ReadableStore:
         if errors.code(error) == "NoSuchBucket":  # clients report a missing bucket like a missing object
             bucket = errors.without_secrets(self.url.removesuffix(self._root) + self._root.partition("/")[0])
             return StorageError(f"{bucket}: this bucket does not exist; create it, or correct the name")
-        where = errors.without_secrets(key_of(f"{self._given.rstrip('/')}/{name}" if name else self._given))
+        where = self._given
+        if name:
+            where = f"{where.rstrip('/')}/{name}"
+        where = errors.without_secrets(key_of(where))
         if isinstance(error, FileNotFoundError) and verb == "read":
             return NotFoundError(f"{where}: not found")
         kind = StorageError
@@ -276,8 +306,10 @@ class ReadableStore:
 
     def _is_own(self, error: Exception) -> bool:
         """Whether the object, and not its store, caused a read failure."""
-        if self.has_etags and (denied := s3.denied(error)) is not None:
-            return denied
+        if self.has_etags:
+            denied = s3.denied(error)
+            if denied is not None:
+                return denied
         if self.folder is not None or self._is_web:
             return isinstance(error, OSError) and error.errno in errors.UNREADABLE
         return isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError))
@@ -285,10 +317,14 @@ class ReadableStore:
 
 def _local_item(name: str, status: os.stat_result) -> StoredObject:
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "no file")
+        raise OSError(errno.EINVAL, "no file")  # a folder, a socket or a device
     return StoredObject(name, status.st_size, str(status.st_mtime_ns))
 
 
 def _item(name: str, info: dict[str, Any]) -> StoredObject:
-    stamps = (info.get(field) for field in ("ETag", "etag", "mtime", "LastModified", "updated", "created"))
-    return StoredObject(name, int(info["size"]), next((str(stamp).strip('"') for stamp in stamps if stamp), ""))
+    # each fsspec file system calls it otherwise; what depends on content is best, a time of creation worst
+    for field in ("ETag", "etag", "mtime", "LastModified", "updated", "created"):
+        stamp = info.get(field)
+        if stamp:
+            return StoredObject(name, int(info["size"]), str(stamp).strip('"'))
+    return StoredObject(name, int(info["size"]), "")

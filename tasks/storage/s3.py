@@ -23,7 +23,7 @@ def settle(fs: Any) -> None:
     not support, and checks a range against the checksum of the whole object, which some servers send with it.
     """
     ours = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
-    fs.config_kwargs = ours | fs.config_kwargs
+    fs.config_kwargs = ours | fs.config_kwargs  # options that the user gave win
 
     def split(path: str) -> tuple[str, str, None]:
         bucket, key = fs._find_bucket_key(path.removeprefix("s3://").removeprefix("s3a://"))
@@ -35,7 +35,9 @@ def settle(fs: Any) -> None:
 def denied(error: BaseException) -> bool | None:
     """Whether one object, and not the endpoint or the credentials, caused an error; None if S3 did not answer."""
     code = errors.code(error)
-    return code in DENIED if code else None
+    if not code:
+        return None
+    return code in DENIED
 
 
 def answers(fs: Any, folder: str) -> bool:
@@ -44,7 +46,7 @@ def answers(fs: Any, folder: str) -> bool:
     try:
         fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
     except Exception as error:  # each layer of the client has its own exceptions
-        return errors.code(error) in DENIED
+        return errors.code(error) in DENIED  # credentials may read objects without the right to list them
     return True
 
 
@@ -83,7 +85,8 @@ def children(fs: Any, folder: str) -> list[str]:
     for page in _pages(fs, "list_objects_v2", Bucket=bucket, Prefix=prefix, Delimiter="/"):
         found += [entry["Key"] for entry in page.get("Contents", ())]
         found += [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
-    return [name for name in (key.removeprefix(prefix).rstrip("/") for key in found) if name]
+    names = [key.removeprefix(prefix).rstrip("/") for key in found]
+    return [name for name in names if name]  # the object that marks the folder itself leaves an empty name
 
 
 def abort_uploads(fs: Any, folder: str, older_than: float) -> list[str]:
@@ -113,6 +116,7 @@ def versions(fs: Any, path: str) -> list[str]:
     for page in _pages_if_implemented(fs, "list_object_versions", Bucket=bucket, Prefix=key):
         old = [entry for entry in page.get("Versions", ()) if not entry["IsLatest"]]
         entries = (*old, *page.get("DeleteMarkers", ()))
+        # a prefix also matches longer names
         found += [entry["VersionId"] for entry in entries if entry["Key"] == key]
     return found
 
@@ -135,12 +139,16 @@ def retained_until(fs: Any, path: str, version: str) -> str | None:
     if found.get("ObjectLockLegalHoldStatus") == "ON":
         return "a legal hold ends"
     until = found.get("ObjectLockRetainUntilDate")
-    return str(until.date()) if until is not None else None
+    if until is None:
+        return None
+    return str(until.date())
 
 
 def _split(fs: Any, folder: str) -> tuple[str, str]:
     bucket, key, _ = fs.split_path(folder)
-    return bucket, f"{key}/" if key else ""
+    if not key:  # the whole bucket
+        return bucket, ""
+    return bucket, f"{key}/"
 
 
 def _pages_if_implemented(fs: Any, call: str, **request: Any) -> Iterator[dict[str, Any]]:
@@ -158,6 +166,8 @@ def _pages(fs: Any, call: str, **request: Any) -> Iterator[dict[str, Any]]:
         yield page
         if not page.get("IsTruncated"):
             return
+        # each kind of listing has markers of its own; those of the next page go into the next request
         for marker in ("ContinuationToken", "KeyMarker", "UploadIdMarker", "VersionIdMarker"):
-            if following := page.get(f"Next{marker}"):
+            following = page.get(f"Next{marker}")
+            if following:
                 request[marker] = following

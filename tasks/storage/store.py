@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 CONFLICT_WAITS = (0.1, 0.3, 1.0, 3.0)
+"""Seconds between attempts to create a name while other requests about it are under way."""
 LOGGER = logging.getLogger(__name__)
 
 
@@ -39,7 +40,7 @@ class Store(ReadableStore):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._claim = ("", "")
-        self._checks_uploads: bool | None = None
+        self._checks_uploads: bool | None = None  # not asked yet
 
     def publish(self, name: str, content: bytes | Path) -> bool:
         """Writes bytes or a local file under a new name; the commit function.
@@ -55,6 +56,7 @@ class Store(ReadableStore):
                 return True
             except Exception as error:  # whatever the client raised, the store itself knows the result
                 stands = self._stands(name, content)
+                # a lost reply looks like a lost race, but the name holds our bytes
                 if stands:
                     return True
                 refused = isinstance(error, FileExistsError) or errors.http_status(error) == 412
@@ -97,24 +99,35 @@ class Store(ReadableStore):
         size = content.stat().st_size if isinstance(content, Path) else len(content)
         if self.size(name) != size:
             return ""
-        with self._naming_errors("verify", name):
-            stored, crc = uploads.checksums(self._fs, self._path(name)) if self.has_etags else ("", "")
-            if (stored or crc) and self._checks():
-                if stored == uploads.checksum_of(sha256_of(content)):
-                    return "checksum"
-                if stored == uploads.composite_of(content):
-                    return "composite"
-                if crc and crc == uploads.crc64nvme_of(content):
-                    return "crc64nvme"
+        if self.has_etags:
+            with self._naming_errors("verify", name):
+                matching = self._matching_checksum(name, content)
+            if matching:
+                return matching
         # no checksum, or parts of another size: a copy made by another tool
-        return "read_back" if self.sha256(name) == sha256_of(content) else ""
+        if self.sha256(name) != sha256_of(content):
+            return ""
+        return "read_back"
+
+    def _matching_checksum(self, name: str, content: bytes | Path) -> str:
+        """Which checksum of an S3 server matches this content; empty if it has none, or none that counts."""
+        stored, crc = uploads.checksums(self._fs, self._path(name))
+        # a server that only stores what it is sent proves nothing about its bytes
+        if not (stored or crc) or not self._checks():
+            return ""
+        if stored == uploads.checksum_of(sha256_of(content)):
+            return "checksum"
+        if stored == uploads.composite_of(content):
+            return "composite"
+        if crc and crc == uploads.crc64nvme_of(content):
+            return "crc64nvme"
+        return ""
 
     def _checks(self) -> bool:
         """Whether the S3 server checks uploads against the SHA-256 sent with them; some servers only store it."""
         if self._checks_uploads is None:
-            self._checks_uploads = uploads.refuses_a_wrong_checksum(
-                self._fs, self._path(f"probe-{secrets.token_hex(8)}")
-            )
+            probe = self._path(f"probe-{secrets.token_hex(8)}")
+            self._checks_uploads = uploads.refuses_a_wrong_checksum(self._fs, probe)
         return self._checks_uploads
 
     @property
@@ -148,6 +161,7 @@ class Store(ReadableStore):
             if self.folder is not None:
                 with local.spooled(self.folder / name, content) as spooled:
                     spooled.replace(self.folder / name)
+                # a rename survives a power failure only after its folder is synced
                 local.sync((self.folder / name).parent)
             elif self.has_etags:
                 uploads.put(self._fs, self._path(name), content, create=False, largest_put=self.largest_put)
@@ -166,6 +180,7 @@ class Store(ReadableStore):
 
     def age(self, name: str) -> float:
         """Returns the age of a name in seconds by the store's clock. Raises NotFoundError, StorageError."""
+        # the store's clock is asked by writing: this machine's may be wrong
         probe = f"probe-{secrets.token_hex(8)}"
         self.replace(probe, b"")
         try:
@@ -183,7 +198,9 @@ class Store(ReadableStore):
     def remove_version(self, name: str, version: str) -> None:
         """Permanently deletes one version of a name. Raises StorageError, also if the store must retain it."""
         with self._naming_errors("delete a version of", name):
-            if until := s3.retained_until(self._fs, self._path(name), version):
+            # asked first, since servers answer a refused deletion with no date
+            until = s3.retained_until(self._fs, self._path(name), version)
+            if until:
                 raise StorageError(f"{self.uri(name)}: the bucket must retain a version until {until}; purge it then")
             s3.remove_version(self._fs, self._path(name), version)
 

@@ -13,9 +13,14 @@ from typing import Any
 
 from tasks.storage import errors
 
-PART, LARGEST_PUT, MOST_PARTS = 50 << 20, 100 << 20, 10_000
-"""Bytes of a part, most bytes of one PUT request, and most parts that S3 allows."""
+PART = 50 << 20
+"""Bytes of a part of an upload."""
+LARGEST_PUT = 100 << 20
+"""Most bytes of one PUT request; larger content is uploaded in parts."""
+MOST_PARTS = 10_000
+"""Most parts of an upload that S3 allows."""
 PARTS_AT_ONCE = 4
+"""Parts in memory and on their way."""
 
 
 def put(fs: Any, path: str, content: bytes | Path, *, create: bool, largest_put: int) -> None:
@@ -25,7 +30,8 @@ def put(fs: Any, path: str, content: bytes | Path, *, create: bool, largest_put:
     failed upload is aborted.
     """
     bucket, key, _ = fs.split_path(path)
-    target, condition = {"Bucket": bucket, "Key": key}, {"IfNoneMatch": "*"} if create else {}
+    target = {"Bucket": bucket, "Key": key}
+    condition = {"IfNoneMatch": "*"} if create else {}
     size = _size(content)
     if size <= largest_put:
         fs.call_s3("put_object", **target, **condition, **_checked(_piece(content, 0, size)))
@@ -43,6 +49,7 @@ def put(fs: Any, path: str, content: bytes | Path, *, create: bool, largest_put:
     try:
         with ThreadPoolExecutor(PARTS_AT_ONCE) as senders:
             parts = list(senders.map(send, starts))
+        # S3 takes the condition here alone: parts have no name before the upload is completed
         fs.call_s3("complete_multipart_upload", **upload, **condition, MultipartUpload={"Parts": parts})
     except BaseException:
         with suppress(Exception):  # leftover parts are aborted later too
@@ -95,7 +102,7 @@ def refuses_a_wrong_checksum(fs: Any, path: str) -> bool:
         if errors.http_status(error) != HTTPStatus.BAD_REQUEST:
             raise
         return True
-    fs.rm_file(path)
+    fs.rm_file(path)  # the server took the wrong bytes
     return False
 
 
@@ -106,11 +113,14 @@ def _checked(body: bytes) -> dict[str, Any]:
 
 
 def _part_length(size: int) -> int:
-    return max(PART, -(-size // MOST_PARTS))
+    smallest = -(-size // MOST_PARTS)  # rounded up
+    return max(PART, smallest)
 
 
 def _size(content: bytes | Path) -> int:
-    return len(content) if isinstance(content, bytes) else content.stat().st_size
+    if isinstance(content, bytes):
+        return len(content)
+    return content.stat().st_size
 
 
 def _piece(content: bytes | Path, start: int, length: int) -> bytes:

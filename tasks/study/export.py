@@ -9,7 +9,9 @@ from codec.errors import SettingsError
 from codec.evaluation.elo import Games
 from tasks.study.study import DATABASE, Study
 
-ANSWERS, IMAGES, TABLE = "answers.parquet", "images.parquet", "images.md"
+ANSWERS = "answers.parquet"
+IMAGES = "images.parquet"
+TABLE = "images.md"
 
 _ANSWERS = """
     SELECT participant, position, image, "left", "right", choice,
@@ -51,22 +53,31 @@ IMAGE_SCHEMA = pa.schema(
 
 def export(study: Study) -> list[Path]:
     """Writes answers, images and the table of bit rates into the study's folder. Returns their paths."""
-    paths = [study.folder / name for name in (ANSWERS, IMAGES, TABLE)]
+    answers_path = study.folder / ANSWERS
+    images_path = study.folder / IMAGES
+    table_path = study.folder / TABLE
     images = _table(study, _IMAGES, IMAGE_SCHEMA)
-    pyarrow.parquet.write_table(_table(study, _ANSWERS, ANSWER_SCHEMA), paths[0])
-    pyarrow.parquet.write_table(images, paths[1])
-    paths[2].write_text(bitrates(images), encoding="utf-8")
-    return paths
+    pyarrow.parquet.write_table(_table(study, _ANSWERS, ANSWER_SCHEMA), answers_path)
+    pyarrow.parquet.write_table(images, images_path)
+    table_path.write_text(bitrates(images), encoding="utf-8")
+    return [answers_path, images_path, table_path]
 
 
 def bitrates(images: pa.Table) -> str:
     """Formats the bits per pixel of every method on every image, as in the supplement's Table 1."""
-    found = {(row["method"], row["image"]): row["bpp"] for row in images.to_pylist() if row["method"]}
+    found = {}
+    for row in images.to_pylist():
+        if row["method"]:  # not an original
+            found[row["method"], row["image"]] = row["bpp"]
+    methods = sorted({method for method, _ in found})
     names = sorted({image for _, image in found})
     lines = [f"| bpp | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
-    for method in sorted({method for method, _ in found}):
-        cells = [found.get((method, image)) for image in names]
-        lines.append(f"| {method} | {' | '.join('-' if bpp is None else f'{bpp:.3g}' for bpp in cells)} |")
+    for method in methods:
+        cells = []
+        for image in names:
+            bpp = found.get((method, image))
+            cells.append("-" if bpp is None else f"{bpp:.3g}")
+        lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -78,14 +89,21 @@ def games(path: Path) -> Games:
         try:
             rows = pyarrow.parquet.read_table(path, columns=["left", "right", "choice", "participant", "image"])
         except (OSError, pa.ArrowInvalid) as error:
-            raise SettingsError(f"{path}: neither a study nor its answers: {str(error).splitlines()[0]}") from None
-    left, right, choice, participant, image = (
-        rows.column(name).to_pylist() for name in ("left", "right", "choice", "participant", "image")
+            first_line = str(error).splitlines()[0]
+            raise SettingsError(f"{path}: neither a study nor its answers: {first_line}") from None
+    # an Elo game: the score of the left side is 1 if it was chosen, else 0
+    scores = [float(choice == "left") for choice in rows.column("choice").to_pylist()]
+    return Games.of(
+        rows.column("left").to_pylist(),
+        rows.column("right").to_pylist(),
+        scores,
+        rows.column("participant").to_pylist(),
+        rows.column("image").to_pylist(),
     )
-    return Games.of(left, right, [float(chosen == "left") for chosen in choice], participant, image)
 
 
 def _table(study: Study, sql: str, schema: pa.Schema) -> pa.Table:
     with study.database() as database:
-        rows = database.execute(sql).fetchall()
-    return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema)
+        found = database.execute(sql).fetchall()
+    rows = [dict(zip(schema.names, values, strict=True)) for values in found]
+    return pa.Table.from_pylist(rows, schema)

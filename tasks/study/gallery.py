@@ -25,7 +25,9 @@ from tasks.restore.before_after import Pictures
 from tasks.storage import parquet
 from tasks.storage.store import Store
 
-ROWS, ORIGINALS = "rows", "originals"
+# folders of an evaluation, or of one made by hand
+ROWS = "rows"
+ORIGINALS = "originals"
 FIGURES = ("bpp", "psnr_db", "ms_ssim", "lpips", "lpips_alex", "lpips_vgg", "dists")
 """Columns shown next to a reconstruction."""
 SUFFIXES = {f".{name.lower()}" for name in FORMATS} | {".jpg", ".tif"}
@@ -58,21 +60,32 @@ class StudyFolder:
     """
 
     def __init__(self, folder: Path, originals: Path | None = None) -> None:
-        self._folder, source = folder.resolve(), (originals or folder / ORIGINALS).resolve()
+        self._folder = folder.resolve()
+        source = (originals or folder / ORIGINALS).resolve()
         for needed in (folder, source):
             if not needed.is_dir():
                 raise SettingsError(
                     f"{needed}: folder does not exist; name the originals of an evaluation with --originals"
                 )
-        self._originals = {name: path for path in _pictures(source, source) for name in _names(path, source)}
+        # rows name an image with its extension; reconstructions made by hand may have another one
+        self._originals: dict[str, Path] = {}
+        for path in _pictures(source, source):
+            for name in _names(path, source):
+                self._originals[name] = path
         self._paths: dict[tuple[str, str], Path] = {}
         self._figures: dict[tuple[str, str], Figures] = {}
         if (folder / ROWS).is_dir():
             self._take_rows()
         else:
             self._take_folders()
-        self.images = sorted({image for image, _ in self._paths if image in self._originals})
-        self.methods = sorted({method for _, method in self._paths})
+        images: set[str] = set()
+        methods: set[str] = set()
+        for image, method in self._paths:
+            methods.add(method)
+            if image in self._originals:
+                images.add(image)
+        self.images = sorted(images)
+        self.methods = sorted(methods)
         if not self.images:
             raise SettingsError(f"{folder}: holds no reconstructions of pictures in {source}")
 
@@ -86,34 +99,47 @@ class StudyFolder:
         return read_image(self._paths[image, method])
 
     def _take_rows(self) -> None:
-        files = sorted((self._folder / ROWS).rglob("*.parquet"))
-        rows = [row for file in files for row in pyarrow.parquet.read_table(file).to_pylist() if row["picture"]]
+        rows: list[dict[str, Any]] = []
+        for file in sorted((self._folder / ROWS).rglob("*.parquet")):
+            for row in pyarrow.parquet.read_table(file).to_pylist():
+                if row["picture"]:  # others were measured only
+                    rows.append(row)
         points: dict[str, set[str]] = {}
         for row in rows:
             points.setdefault(row["codec"], set()).add(_point(row))
         for row in rows:
-            method = row["codec"] if len(points[row["codec"]]) == 1 else f"{row['codec']} {_point(row)}"
+            method = row["codec"]
+            if len(points[method]) > 1:  # each rate is a method of its own
+                method = f"{method} {_point(row)}"
             key = (row["image"], method)
             self._paths[key] = _inside(self._folder, self._folder / row["picture"])
-            self._figures[key] = {name: row[name] for name in FIGURES if row.get(name) is not None}
+            self._figures[key] = _figures(row)
 
     def _take_folders(self) -> None:
-        for folder in sorted(path for path in self._folder.iterdir() if path.is_dir() and path.name != ORIGINALS):
+        folders = [path for path in self._folder.iterdir() if path.is_dir() and path.name != ORIGINALS]
+        for folder in sorted(folders):
             for path in _pictures(self._folder, folder):
-                key = (_names(path, folder)[1], folder.name)
-                self._paths[key], self._figures[key] = path, {}
+                _, name = _names(path, folder)
+                key = (name, folder.name)
+                self._paths[key] = path
+                self._figures[key] = {}
 
 
 class Archives:
     """Archives of the same sources, one method each; a context manager that owns their decoders."""
 
     def __init__(self, locations: Sequence[str], models: Models) -> None:
-        self._locations, self._models = locations, models
-        self._stores = {_short(store.url, locations): store for store in map(existing, locations)}
+        self._locations = locations
+        self._models = models
+        self._stores: dict[str, Store] = {}
+        for location in locations:
+            store = existing(location)
+            self._stores[_short(store.url, locations)] = store
         self._rows: dict[str, _Latest] = {}
         self._pictures: dict[str, Pictures] = {}
         self.methods = list(self._stores)
         self.images: list[str] = []
+        # a page asks for each picture again and again; a cache per instance ends with it
         self.original = functools.lru_cache(DECODED)(self._original)
         self.reconstruction = functools.lru_cache(DECODED)(self._reconstruction)
 
@@ -122,10 +148,13 @@ class Archives:
             for method, store in self._stores.items():
                 self._rows[method] = stack.enter_context(_latest(store))
                 self._pictures[method] = stack.enter_context(Pictures(store, self._models))
-            self.images = sorted({key for rows in self._rows.values() for key in rows.images()})
+            images: set[str] = set()
+            for rows in self._rows.values():
+                images.update(rows.images())
+            self.images = sorted(images)
             if not self.images:
                 raise ArchiveError(f"{', '.join(self._locations)}: holds no pictures yet")
-            self._stack = stack.pop_all()
+            self._stack = stack.pop_all()  # all opened: `__exit__` closes them instead of this block
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,11 +162,16 @@ class Archives:
 
     def figures(self, image: str, method: str) -> Figures | None:
         row = self._rows[method].get(image)
-        return None if row is None else {name: row[name] for name in FIGURES if row.get(name) is not None}  # type: ignore[literal-required]
+        if row is None:
+            return None
+        return _figures(row)
 
     def _original(self, image: str) -> Picture:
-        found = ((self._pictures[method], self._rows[method].get(image)) for method in self.methods)
-        return next(pictures.original(row) for pictures, row in found if row is not None)
+        for method in self.methods:  # all have the same source
+            row = self._rows[method].get(image)
+            if row is not None:
+                return self._pictures[method].original(row)
+        raise ArchiveError(f"no archive holds {image}")
 
     def _reconstruction(self, image: str, method: str) -> Picture:
         row = self._rows[method].get(image)
@@ -147,8 +181,10 @@ class Archives:
 
 def opened(locations: Sequence[str], originals: Path | None, models: Models, stack: ExitStack) -> Gallery:
     """Opens the gallery of one evaluation folder, or of one or more archives, which `stack` closes."""
-    if len(locations) == 1 and Path(locations[0]).is_dir() and not (Path(locations[0]) / layout.ARCHIVE).is_file():
-        return StudyFolder(Path(locations[0]), originals)
+    if len(locations) == 1:
+        folder = Path(locations[0])
+        if folder.is_dir() and not (folder / layout.ARCHIVE).is_file():
+            return StudyFolder(folder, originals)
     return stack.enter_context(Archives(locations, models))
 
 
@@ -165,12 +201,15 @@ class _Latest:
         self._connection = connection
 
     def images(self) -> list[str]:
-        return [key for (key,) in self._connection.cursor().execute("SELECT key FROM latest").fetchall()]
+        # a cursor for each query: threads of the server must not share one
+        found = self._connection.cursor().execute("SELECT key FROM latest").fetchall()
+        return [key for (key,) in found]
 
     def get(self, key: str) -> Row | None:
         """Returns the row of a key; None if it does not exist."""
         found = self._connection.cursor().sql("SELECT * FROM latest WHERE key = $key", params={"key": key})
-        return next(iter(found.to_arrow_table().to_pylist()), None)
+        rows: list[Row] = found.to_arrow_table().to_pylist()
+        return rows[0] if rows else None
 
 
 @contextmanager
@@ -181,15 +220,23 @@ def _latest(archive: Store) -> Iterator[_Latest]:
 
 
 def _short(url: str, locations: Sequence[str]) -> str:
+    """The last part of an archive's URL; the whole URL if two archives share that."""
     name = url.rstrip("/").rpartition("/")[2]
     ends = [location.rstrip("/").rpartition("/")[2] for location in locations]
-    return name if ends.count(name) <= 1 else url
+    if ends.count(name) > 1:
+        return url
+    return name
+
+
+def _figures(row: Mapping[str, Any]) -> Figures:
+    """Selects the figures that were measured."""
+    return {name: row[name] for name in FIGURES if row.get(name) is not None}
 
 
 def _pictures(root: Path, folder: Path) -> list[Path]:
     """Lists the picture files below a folder of the root. Refuses links that lead out of the root."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return [_inside(root, path) for path in found]
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    return [_inside(root, path) for path in sorted(found)]
 
 
 def _names(path: Path, folder: Path) -> tuple[str, str]:
@@ -200,7 +247,9 @@ def _names(path: Path, folder: Path) -> tuple[str, str]:
 
 def _point(row: Mapping[str, Any]) -> str:
     """Formats the requested rate, or else the codec's own setting."""
-    return f"at {row['asked_bpp']:g}" if row["asked_bpp"] is not None else f"{row['setting']:g}"
+    if row["asked_bpp"] is not None:
+        return f"at {row['asked_bpp']:g}"
+    return f"{row['setting']:g}"
 
 
 def _inside(root: Path, path: Path) -> Path:
@@ -221,9 +270,17 @@ def check(gallery: Gallery, kind: str, chosen: Sequence[str]) -> list[str]:
     `fdcodec 8` also names a method if only one bundle was measured.
     """
     there = gallery.images if kind == "images" else gallery.methods
-    short = [_BUNDLE.sub("", name) for name in there]
-    named = {name: known for name, known in zip(short, there, strict=True) if short.count(name) == 1}
-    named = {**(named if kind == "methods" else {}), **{known: known for known in there}}
-    if missing := [name for name in chosen if name not in named]:
+    by_name: dict[str, str] = {}
+    if kind == "methods":
+        short_names = [_BUNDLE.sub("", method) for method in there]
+        for short_name, method in zip(short_names, there, strict=True):
+            if short_names.count(short_name) == 1:
+                by_name[short_name] = method
+    for name in there:  # after the short names, since a full name always means itself
+        by_name[name] = name
+    missing = [name for name in chosen if name not in by_name]
+    if missing:
         raise SettingsError(f"no {kind} {', '.join(missing)} here; there are {', '.join(there[:20])}")
-    return list(dict.fromkeys(named[name] for name in chosen)) or list(there)
+    if not chosen:
+        return list(there)
+    return list(dict.fromkeys(by_name[name] for name in chosen))

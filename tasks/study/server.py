@@ -17,6 +17,7 @@ from tasks.study.gallery import Gallery
 from tasks.study.study import AlreadyAnswered, Choice, ForgedComparison, Study, UnknownParticipant
 
 PAGE = Path(__file__).parent / "page"
+# pages load nothing from elsewhere, and names of pictures, which strangers chose, cannot become scripts
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'"
 HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 STATUS: dict[type[Exception], int] = {UnknownParticipant: 403, ForgedComparison: 403, AlreadyAnswered: 409}
@@ -62,7 +63,7 @@ def study_app(study: Study) -> FastAPI:
 def viewer_app(gallery: Gallery) -> FastAPI:
     """Creates the viewer of a gallery, which numbers images and methods by position."""
     app = _app("viewer.html")
-    edition = secrets.token_hex(4)
+    edition = secrets.token_hex(4)  # in URLs of pictures, so that browsers cache none of an earlier gallery
     numbers = {image: number for number, image in enumerate(gallery.images)}
 
     @app.get("/api/gallery")
@@ -71,11 +72,13 @@ def viewer_app(gallery: Gallery) -> FastAPI:
 
     @app.get("/api/images")
     def search(find: str = "") -> list[dict[str, Any]]:
-        exact = [find] if find in numbers else []
-        found = (image for image in gallery.images if find.lower() in image.lower() and image != find)
-        return [
-            {"number": numbers[image], "name": image} for image, _ in zip((*exact, *found), range(FOUND), strict=False)
-        ]
+        found = [find] if find in numbers else []  # an exact name comes first
+        for image in gallery.images:
+            if len(found) == FOUND:
+                break
+            if image != find and find.lower() in image.lower():
+                found.append(image)
+        return [{"number": numbers[image], "name": image} for image in found]
 
     @app.get("/api/images/{number}")
     def image(number: int) -> dict[str, Any]:
@@ -88,7 +91,8 @@ def viewer_app(gallery: Gallery) -> FastAPI:
 
     @app.get("/pictures/{number}/{method}.png")
     def reconstruction(number: int, method: int) -> Response:
-        name, chosen = _at(gallery.images, number), _at(gallery.methods, method)
+        name = _at(gallery.images, number)
+        chosen = _at(gallery.methods, method)
         if gallery.figures(name, chosen) is None:
             raise HTTPException(404, f"{chosen} has no reconstruction of {name}")
         return _png(gallery.reconstruction(name, chosen))
@@ -112,7 +116,7 @@ def _app(page: str) -> FastAPI:
     async def guarded(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
         response = await call(request)
         for name, value in HEADERS.items():
-            response.headers.setdefault(name, value)
+            response.headers.setdefault(name, value)  # pictures of the viewer may be cached
         return response
 
     return app
@@ -126,6 +130,5 @@ def _at(names: list[str], number: int) -> str:
 
 def _png(picture: Picture) -> Response:
     """Encodes a PNG response that may be cached, since its URL names the gallery's edition."""
-    return Response(
-        encode_png(picture.pixels), media_type="image/png", headers={"Cache-Control": "private, max-age=3600"}
-    )
+    headers = {"Cache-Control": "private, max-age=3600"}
+    return Response(encode_png(picture.pixels), media_type="image/png", headers=headers)

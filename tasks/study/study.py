@@ -26,7 +26,9 @@ from codec.errors import FdcError, SettingsError
 from tasks.study.gallery import Gallery, available, check
 
 SIDE = 512
-DATABASE, CROPS = "study.sqlite", "crops"
+"""Pixels of a crop's side: three of them are next to each other on the page."""
+DATABASE = "study.sqlite"
+CROPS = "crops"
 ORIGINAL = ""
 """The method name of originals in the table of images."""
 
@@ -97,19 +99,25 @@ class Study:
         Each participant gets `per_participant` random comparisons; all pairs of methods on all images if None.
         Raises SettingsError for a folder in use, and for methods without all images in the size of the originals.
         """
-        methods, images = check(gallery, "methods", methods), check(gallery, "images", images)
+        methods = check(gallery, "methods", methods)
+        images = check(gallery, "images", images)
         if len(methods) < 2:
             raise SettingsError("a study needs at least two methods")
         unfinished = folder / f"{DATABASE}.unfinished"
         (folder / CROPS).mkdir(parents=True, exist_ok=True)
-        if foreign := {path.name for path in folder.iterdir()} - {CROPS, unfinished.name}:
+        # these two are what an interrupted call leaves
+        foreign = {path.name for path in folder.iterdir()} - {CROPS, unfinished.name}
+        if foreign:
             raise SettingsError(f"{folder}: holds {min(foreign)} already; name a new folder")
         unfinished.unlink(missing_ok=True)
-        rows = [row for image in images for row in _frozen(folder / CROPS, gallery, image, methods)]
+        rows: list[list[object]] = []
+        for image in images:
+            rows += _frozen(folder / CROPS, gallery, image, methods)
         with _connected(unfinished) as database:
             database.executescript(_TABLES)
-            database.executemany(f"INSERT INTO images VALUES ({', '.join('?' * 9)})", rows)
+            database.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             database.execute("INSERT INTO settings VALUES (?)", [per_participant])
+        # last: a folder with this file is a complete study
         unfinished.rename(folder / DATABASE)
         return cls(folder, choose)
 
@@ -121,11 +129,13 @@ class Study:
     def participants(self) -> list[str]:
         """Lists the participants."""
         with self.database() as database:
-            return [name for (name,) in database.execute("SELECT name FROM participants ORDER BY name")]
+            found = database.execute("SELECT name FROM participants ORDER BY name").fetchall()
+        return [name for (name,) in found]
 
     def state(self, participant: str) -> State:
         """Returns the progress of a participant; the first call draws the comparisons. Raises UnknownParticipant."""
         with self.database() as database:
+            # takes the write lock now: two first requests of one participant must not both draw
             database.execute("BEGIN IMMEDIATE")
             if database.execute("SELECT 1 FROM participants WHERE name = ?", [participant]).fetchone() is None:
                 raise UnknownParticipant("unknown participant; ask the organizer of the study")
@@ -143,6 +153,7 @@ class Study:
             database.execute("BEGIN IMMEDIATE")
             now = _state(database, participant)
             if now.comparison != comparison:
+                # answered in another tab or by a repeated click, or an ID that this participant was never shown
                 own = database.execute(
                     "SELECT answers.comparison FROM comparisons LEFT JOIN answers ON comparison = id "
                     "WHERE id = ? AND participant = ?",
@@ -157,7 +168,8 @@ class Study:
 
     def crop(self, comparison: str, side: Choice | Literal["original"]) -> Path:
         """Returns the PNG on one side of a comparison. Raises ForgedComparison for an unknown ID."""
-        method = f'"{side}"' if side != "original" else f"'{ORIGINAL}'"
+        # a column of the comparison, or a constant; the server's types let no other text through
+        method = f"'{ORIGINAL}'" if side == "original" else f'"{side}"'
         with self.database() as database:
             row = database.execute(
                 f"SELECT crop FROM comparisons JOIN images USING (image) WHERE id = ? AND method = {method}",
@@ -175,11 +187,17 @@ class Study:
 
     def _draw(self, database: sqlite3.Connection, participant: str) -> None:
         methods: dict[str, list[str]] = {}
-        for image, method in database.execute("SELECT image, method FROM images WHERE method <> ? ORDER BY 1, 2", [""]):
+        query = "SELECT image, method FROM images WHERE method <> ? ORDER BY 1, 2"
+        for image, method in database.execute(query, [ORIGINAL]):
             methods.setdefault(image, []).append(method)
-        pairs = [(image, pair) for image in methods for pair in itertools.combinations(methods[image], 2)]
+        pairs = []
+        for image, of_image in methods.items():
+            for pair in itertools.combinations(of_image, 2):
+                pairs.append((image, pair))
         (most,) = database.execute("SELECT per_participant FROM settings").fetchone()
-        drawn = self._choose.sample(pairs, min(most or len(pairs), len(pairs)))
+        count = min(most or len(pairs), len(pairs))
+        # in random order, with random sides, against effects of fatigue and habit
+        drawn = self._choose.sample(pairs, count)
         for position, (image, pair) in enumerate(drawn):
             sides = self._choose.sample(pair, 2)
             values = [secrets.token_urlsafe(12), participant, position, image, *sides]
@@ -204,7 +222,9 @@ def _state(database: sqlite3.Connection, participant: str) -> State:
         [participant],
     ).fetchall()
     waiting = [comparison for comparison, answered in rows if not answered]
-    return State(len(rows) - len(waiting), len(rows), waiting[0] if waiting else None)
+    done = len(rows) - len(waiting)
+    following = waiting[0] if waiting else None
+    return State(done, len(rows), following)
 
 
 def _frozen(crops: Path, gallery: Gallery, image: str, methods: Sequence[str]) -> list[list[object]]:
@@ -216,19 +236,28 @@ def _frozen(crops: Path, gallery: Gallery, image: str, methods: Sequence[str]) -
             raise SettingsError(f"{method} has no reconstruction of {image}; leave one of them out")
         pixels = gallery.reconstruction(image, method).pixels
         if pixels.shape != original.shape:
-            sizes = [f"{shape[1]}x{shape[0]}" for shape in (pixels.shape, original.shape)]
             raise SettingsError(
-                f"{image} by {method} is {sizes[0]}, its original {sizes[1]}: not a reconstruction of the whole image"
+                f"{image} by {method} is {_size(pixels)}, its original {_size(original)}: "
+                "not a reconstruction of the whole image"
             )
-        bpp = (gallery.figures(image, method) or {}).get("bpp")
+        figures = gallery.figures(image, method) or {}
+        bpp = figures.get("bpp")
         rows.append(_row(crops, image, method, bpp, pixels))
     return rows
 
 
 def _row(crops: Path, image: str, method: str, bpp: float | None, pixels: NDArray[np.uint8]) -> list[object]:
     height, width, _ = pixels.shape
-    left, top = max(0, (width - SIDE) // 2), max(0, (height - SIDE) // 2)
-    png = encode_png(np.ascontiguousarray(pixels[top : top + SIDE, left : left + SIDE]))
+    left = max(0, (width - SIDE) // 2)
+    top = max(0, (height - SIDE) // 2)
+    crop = np.ascontiguousarray(pixels[top : top + SIDE, left : left + SIDE])
+    png = encode_png(crop)
     name = hashlib.sha256(png).hexdigest()
     (crops / f"{name}.png").write_bytes(png)
-    return [image, method, bpp, width, height, left, top, hashlib.sha256(pixels.tobytes()).hexdigest(), name]
+    pixels_sha256 = hashlib.sha256(pixels.tobytes()).hexdigest()
+    return [image, method, bpp, width, height, left, top, pixels_sha256, name]
+
+
+def _size(pixels: NDArray[np.uint8]) -> str:
+    height, width, _ = pixels.shape
+    return f"{width}x{height}"

@@ -20,13 +20,20 @@ from tasks.dataset import local_tars
 from tasks.storage.store import Store
 from tasks.training.remote_output import RemoteOutput
 
-ONE_PROCESS = (
-    "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --num_cpu_threads_per_process "
-    f"{processors.available()}"
-).split()
+# stated, since accelerate would take other values from a settings file in the user's home
+ONE_PROCESS = [
+    *("--num_processes", "1"),
+    *("--num_machines", "1"),
+    *("--mixed_precision", "no"),
+    *("--dynamo_backend", "no"),
+    *("--num_cpu_threads_per_process", str(processors.available())),
+]
 REASON = re.compile(r"(\[rank\d+\]: )?(codec\.training|[\w.]+(Error|Exception)\b)")
+"""A line with the cause of a failure: ours, or the last one of a traceback."""
 STOP_SECONDS = 20.0
+"""How long the process may take to end after SIGTERM."""
 POLL_SECONDS = 0.5
+"""How often progress is read."""
 SETTINGS = Path(__file__).parents[2] / "codec" / "training" / "settings"
 
 
@@ -52,10 +59,14 @@ class Training:
         if self.accelerate and not Path(self.accelerate).is_file():
             raise SettingsError(f"accelerate settings file not found: {self.accelerate}; see infra/accelerate for some")
         launch = [sys.executable, "-m", "accelerate.commands.launch"]
-        launch += ["--config_file", self.accelerate] if self.accelerate else ONE_PROCESS
+        if self.accelerate:
+            launch += ["--config_file", self.accelerate]
+        else:
+            launch += ONE_PROCESS
         options = [settings_file(self.settings), "--data", *self.shards, "--output", self.output]
         for name, values in (("--held-out", self.held_out), ("--stage", self.stages), ("--set", self.overrides)):
-            options += [name, *values] if values else []
+            if values:
+                options += [name, *values]
         return [*launch, "--module", self.module, *options]
 
 
@@ -79,21 +90,25 @@ def train(training: Training, log: Callable[[str], None], progress: Callable[[di
     Raises TrainingError if the process fails, SettingsError for invalid settings, ArchiveError.
     """
     training.command()  # reports wrong settings before anything is copied
-    remote = RemoteOutput(training.output) if "://" in training.output else None
-    output = remote.folder if remote else Path(training.output)
-    record, lines = output / "progress.jsonl", _Lines(log)
+    remote: RemoteOutput | None = None
+    output = Path(training.output)
+    if "://" in training.output:
+        remote = RemoteOutput(training.output)
+        output = remote.folder
+    record = output / "progress.jsonl"
+    lines = _Lines(log)
     with _only_one(output) as lock:
         if remote:
             remote.fetch()
         shards = [local_tars(location, output / "data") for location in training.shards]
         held_out = [local_tars(location, output / "data") for location in training.held_out]
-        seen = record.stat().st_size if record.exists() else 0
+        seen = record.stat().st_size if record.exists() else 0  # records of earlier calls were reported by them
         process = subprocess.Popen(
             replace(training, shards=shards, held_out=held_out, output=str(output)).command(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,
+            start_new_session=True,  # a group of its own, so that `_stop` reaches accelerate's children too
             pass_fds=[lock],
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
@@ -104,15 +119,13 @@ def train(training: Training, log: Callable[[str], None], progress: Callable[[di
                 seen = _follow(record, seen, progress)
                 if remote and remote.checkpoint_is_new():
                     remote.send()
-                try:
+                with suppress(subprocess.TimeoutExpired):
                     process.wait(POLL_SECONDS)
-                except subprocess.TimeoutExpired:
-                    continue
         finally:
             _stop(process, reader)
         if remote:
             remote.send()
-    _follow(record, seen, progress)
+    _follow(record, seen, progress)  # what was written after the last look
     bundle = output / "bundle"
     if process.returncode:
         raise TrainingError(f"training ended with status {process.returncode}: {lines.reason}")
@@ -143,7 +156,9 @@ class _Lines:
     """Relays the output of a process, and keeps the line with the cause of a failure."""
 
     def __init__(self, log: Callable[[str], None]) -> None:
-        self._log, self._first_error, self._last = log, "", "no message"
+        self._log = log
+        self._first_error = ""
+        self._last = "no message"
 
     @property
     def reason(self) -> str:
@@ -155,11 +170,13 @@ class _Lines:
         assert process.stdout is not None
         with process.stdout as lines:
             for line in lines:
-                if text := line.rstrip():
-                    self._last = text
-                    self._log(text)
-                    if REASON.match(text) and not self._first_error:
-                        self._first_error = text
+                text = line.rstrip()
+                if not text:
+                    continue
+                self._last = text
+                self._log(text)
+                if REASON.match(text) and not self._first_error:
+                    self._first_error = text
 
 
 def _follow(record: Path, seen: int, progress: Callable[[dict[str, Any]], None]) -> int:
@@ -169,7 +186,7 @@ def _follow(record: Path, seen: int, progress: Callable[[dict[str, Any]], None])
     with record.open("rb") as stream:
         stream.seek(seen)
         for line in stream:
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n"):  # still being written
                 break
             seen += len(line)
             progress(json.loads(line))
@@ -178,6 +195,7 @@ def _follow(record: Path, seen: int, progress: Callable[[dict[str, Any]], None])
 
 def _stop(process: "subprocess.Popen[str]", reader: threading.Thread) -> None:
     """Stops the whole process group by SIGTERM, then SIGKILL. The reader ends with the last process of the group."""
+    # also if the trainer itself has ended: its loader processes may remain
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)

@@ -17,4 +17,5 @@ class RemoteOutput(WorkingCopy):
         return any(self._sent.get(name) != content for name, content in self._vouching().items())
 
     def _overtaken(self, vouching: dict[str, bytes]) -> bool:
+        # a newer index: the training has deleted pieces that the older one lists
         return vouching != self._vouching()

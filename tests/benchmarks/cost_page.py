@@ -158,9 +158,9 @@ def _introduction(load: float) -> list[str]:
         "# What a million photos cost",
         "",
         "Made by `python -m tests.benchmarks.cost_page PHOTOS -o infra/docs/cost.md`; do not edit. Embedded default,",
-        "lambda 8, default metrics, one worker of one thread: processor seconds of additional photos, so loading models is",
-        f"left out. Measured on {os.cpu_count()} {platform.machine()} cores, load average {load:.1f} beforehand: processor",
-        "seconds grow under load. Photos are mosaics of PHOTOS, stored as JPEG (quality 92).",
+        "lambda 8, default metrics, one worker of one thread: processor seconds of additional photos, so loading models",
+        f"is left out. Measured on {os.cpu_count()} {platform.machine()} cores, load average {load:.1f} beforehand:",
+        "processor seconds grow under load. Photos are mosaics of PHOTOS, stored as JPEG (quality 92).",
         "",
     ]
 
@@ -196,8 +196,8 @@ def _days(costs: Mapping[str, Cost]) -> list[str]:
         *lines,
         "",
         "Cores are taken to be as fast as the measured one and to be fed without waiting; hyper-threads are not cores.",
-        "The audit reads and decodes every picture; with `--sample 0.02` it takes about a fiftieth. One H100: not measured",
-        "yet; `python -m tests.benchmarks.gpu` gives its megapixels a second",
+        "The audit reads and decodes every picture; with `--sample 0.02` it takes about a fiftieth. One H100: not",
+        "measured yet; `python -m tests.benchmarks.gpu` gives its megapixels a second",
         "([gpu.md](../../tests/benchmarks/results/gpu.md)).",
         "",
     ]
