@@ -158,8 +158,8 @@ def _introduction(load: float) -> list[str]:
         "# What a million photos cost",
         "",
         "Made by `python -m tests.benchmarks.cost_page PHOTOS -o infra/docs/cost.md`; do not edit. Embedded default,",
-        "lambda 8, default metrics, one worker of one thread: processor seconds of additional photos, so loading models",
-        f"is left out. Measured on {os.cpu_count()} {platform.machine()} cores, load average {load:.1f} beforehand:",
+        "lambda 8, default metrics, one worker of one thread: processor seconds of additional photos, without loading",
+        f"models. Measured on {os.cpu_count()} {platform.machine()} cores, load average {load:.1f} beforehand:",
         "processor seconds grow under load. Photos are mosaics of PHOTOS, stored as JPEG (quality 92).",
         "",
     ]
