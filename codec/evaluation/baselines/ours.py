@@ -7,7 +7,8 @@ from codec.evaluation.baselines.baseline import Baseline, Pixels
 if TYPE_CHECKING:
     from codec.codec import Codec
 
-NAME, UPPER_BOUND = "fdcodec", "autoencoder"
+NAME = "fdcodec"
+UPPER_BOUND = "autoencoder"
 QUALITIES = (1.0, 2.0, 4.0, 8.0, 32.0, 256.0)
 """Lambdas at which this codec is measured."""
 
