@@ -54,7 +54,7 @@ def color(name: str, names: Sequence[str] = ()) -> str:
 def figure(width: float, height: float) -> Any:
     """An empty white figure of this size in inches. Raises SettingsError if matplotlib is not installed."""
     try:
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure  # not pyplot, which would keep every figure in memory
     except ImportError as error:
         raise SettingsError(f"{error}: pip install 'fdcodec[evaluate]', then run again; rows are kept") from None
 
@@ -121,8 +121,7 @@ def _curve(
     if not points:
         return
     width = 3 if codec == ours else 1.6
-    rates = [bpp for bpp, _ in points]
-    values = [value for _, value in points]
+    rates, values = zip(*points, strict=True)
     style = {"color": color(codec, order), "linewidth": width, "markersize": 2 * width + 1}
     axis.plot(rates, values, "o-", label=codec, **style)
 
@@ -144,8 +143,7 @@ def draw_published(compared: Comparison, path: Path, ours: str) -> None:
         )
     label: str | None = f"{ours}, measured, lambda rising"
     for number, photo in enumerate(published.PHOTOS):
-        rows = [row for row in compared.measured if row["codec"] == ours and Path(row["image"]).stem == photo]
-        rates = [row["bpp"] for row in rows]
+        rates = compared.rates_of(ours, photo)
         beside = [number + 0.25] * len(rates)
         axis.plot(beside, rates, "o-", markersize=4, color=color(ours), label=label)
         label = None  # once in the legend
@@ -157,7 +155,10 @@ def draw_published(compared: Comparison, path: Path, ours: str) -> None:
 
 
 def _axis(axis: Any, title: str, *, reversed_: bool) -> None:
-    axis.set(xscale="log", xlabel="bits per pixel, whole file", title=title + (", reversed" if reversed_ else ""))
+    if reversed_:
+        title += ", reversed"
+    axis.set(xscale="log", xlabel="bits per pixel, whole file", title=title)
+    # Powers of ten alone, matplotlib's ticks of a log axis, would be one or two.
     low, high = axis.get_xlim()
     ticks = [bpp for bpp in TICKS if low <= bpp <= high]
     axis.set_xticks(ticks, [f"{bpp:g}" for bpp in ticks])

@@ -11,7 +11,7 @@ from codec.errors import SettingsError
 from codec.evaluation import plots, published
 from codec.evaluation.baselines.ours import NAME
 from codec.evaluation.experiments import folder_of
-from codec.evaluation.runner import Evaluation, EvaluationRow, setting_name, write_parquet
+from codec.evaluation.runner import Evaluation, setting_name, write_parquet
 from codec.evaluation.tables import Comparison, markdown, plain
 from codec.metrics.kernel_distance import NETWORK, PATCH, Features, kernel_distance
 
@@ -40,6 +40,7 @@ def write_report(folder: Path, codecs: Sequence[str], missing: Mapping[str, str]
     `missing` maps codecs that did not run to the reason. Raises SettingsError if nothing was measured.
     """
     evaluation = Evaluation(folder)
+    # The folder may hold rows of other bundles and of codecs that were not asked for.
     compared = Comparison(row for row in evaluation.rows() if row["codec"] in codecs)
     if not compared.rows:
         raise SettingsError(f"{folder} has no rows of {', '.join(codecs) or 'any codec'}")
@@ -99,7 +100,10 @@ def realism_of(evaluation: Evaluation, compared: Comparison) -> list[tuple[str, 
         return []
     curves = []
     for (codec, *_), rows in compared.points().items():
-        of_image = {row["image"]: row for row in rows if row["bpp"] is not None and (codec, row["image"]) in features}
+        of_image = {}
+        for row in rows:
+            if row["bpp"] is not None and (codec, row["image"]) in features:
+                of_image[row["image"]] = row
         # A set of other pictures would have another distance: such a point does not compare.
         if set(of_image) != large:
             continue
@@ -142,7 +146,7 @@ def _published(compared: Comparison, ours: str) -> str:
     ]
     for number, photo in enumerate(published.PHOTOS):
         figures = " | ".join(f"{values[number]:g}" for values in published.BITS_PER_PIXEL.values())
-        rates = [row["bpp"] for row in compared.measured if row["codec"] == ours and _photo(row) == photo]
+        rates = compared.rates_of(ours, photo)
         measured = f"{min(rates):.4f} to {max(rates):.4f}" if rates else "-"
         lines.append(f"| {photo} | {figures} | {measured} |")
     lines += ["", "![Published and measured bit rates](published.png)"]
@@ -151,9 +155,4 @@ def _published(compared: Comparison, ours: str) -> str:
 
 def _measured_of_table(compared: Comparison, ours: str) -> bool:
     """Whether any photo of the published table was measured with this codec."""
-    return any(row["codec"] == ours and _photo(row) in published.PHOTOS for row in compared.measured)
-
-
-def _photo(row: EvaluationRow) -> str:
-    """The name of a row's picture without folder and suffix, as the published table names it."""
-    return Path(row["image"]).stem
+    return any(compared.rates_of(ours, photo) for photo in published.PHOTOS)

@@ -85,6 +85,7 @@ class Evaluation:
         rows_file = self._rows_file(job.baseline.name, job.image)
         if not rows_file.exists():
             return True
+        # Point by point: an evaluation may be run again with more rates or qualities.
         done = {_point(row) for row in read_rows([rows_file]) if row["status"] == "measured"}
         return not done.issuperset(job.points)
 
@@ -224,6 +225,7 @@ def measure(
     except (RuntimeError, MemoryError) as error:  # torch reports lack of memory as RuntimeError
         failed = [row | described for row in _all_failed(job, _line(error))]
         return failed, [None] * len(failed), None
+    # By setting: rows of two rates may share one file.
     measured = dict(zip(decoded, values, strict=True))
     reconstructions: list[Pixels | None] = []
     for row in rows:
@@ -252,7 +254,7 @@ def _coded_rows(job: EvaluationJob, original: Pixels) -> tuple[list[EvaluationRo
             started = time.perf_counter()
             pixels = job.baseline.decode(data)
             ended = time.perf_counter()
-            if pixels.shape != original.shape:
+            if pixels.shape != original.shape:  # metrics would compare it with other places, or fail for all points
                 raise SettingsError(f"decoded to {pixels.shape} instead of {original.shape}")
         except Exception as error:  # any exception of a codec costs only this row
             rows.append(_failed(job, point, _line(error)))
@@ -298,9 +300,13 @@ def evaluate(jobs: Iterable[EvaluationJob], folder: Path, device: str = "cpu") -
 
 
 def jobs(pictures: Path, codecs: Iterable[Baseline], rates: Sequence[float]) -> list[EvaluationJob]:
-    """Yields every picture with every codec, picture by picture, since results of an original are cached."""
+    """Every picture with every codec, picture by picture, since results of an original are cached."""
     chosen = list(codecs)
-    return [EvaluationJob(pictures, image, baseline, rates) for image in pictures_of(pictures) for baseline in chosen]
+    found = []
+    for image in pictures_of(pictures):
+        for baseline in chosen:
+            found.append(EvaluationJob(pictures, image, baseline, rates))
+    return found
 
 
 def read_rows(row_files: Sequence[Path]) -> list[EvaluationRow]:
@@ -321,8 +327,10 @@ def read_rows(row_files: Sequence[Path]) -> list[EvaluationRow]:
 def write_parquet(rows: Sequence[EvaluationRow], path: Path) -> None:
     """Writes the rows, one column each of COLUMNS. Raises SettingsError where that fails."""
     declared = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
-    marks = ", ".join("?" for _ in COLUMNS)
-    values = [[row.get(name) for name in COLUMNS] for row in rows]
+    marks = ", ".join(["?"] * len(COLUMNS))
+    values = []
+    for row in rows:
+        values.append([row.get(name) for name in COLUMNS])
     target = str(path).replace("'", "''")  # COPY takes no parameter for its file
     try:
         with duckdb.connect() as database:

@@ -33,6 +33,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if not Path(self.pictures).is_dir():
             raise SettingsError(f"{self.pictures} is not a folder with files")
+        # The next run would measure the reconstructions as pictures.
         if Path(self.output).resolve().is_relative_to(Path(self.pictures).resolve()):
             raise SettingsError(f"{self.output} is in the folder of pictures: give a folder outside of it")
         try:

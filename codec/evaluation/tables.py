@@ -7,6 +7,7 @@ autoencoder without quantization, which has no file: the upper bound of a codec.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -50,6 +51,7 @@ class Comparison:
             if row["bpp"] is None:
                 self._upper_bounds.setdefault(row["codec"], []).append(row)
             else:
+                # By setting: two rates may be met by the same file, which is one point of the curve.
                 self._points.setdefault((row["codec"], row["image"]), {})[row["setting"]] = row
 
     @property
@@ -83,6 +85,14 @@ class Comparison:
             return codec, rate or 0, setting or 0
 
         return {point: found[point] for point in sorted(found, key=order)}
+
+    def rates_of(self, codec: str, photo: str) -> list[float]:
+        """Bits per pixel of a codec's files of the photo with this name, without folder and suffix."""
+        rates = []
+        for row in self.measured:
+            if row["codec"] == codec and Path(row["image"]).stem == photo:
+                rates.append(row["bpp"])
+        return rates
 
     def curve(self, codec: str, image: str, metric: Metric) -> tuple[list[float], list[float]]:
         """Bits per pixel and values of a photo; points at which the metric is undefined are left out."""

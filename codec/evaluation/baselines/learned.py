@@ -105,7 +105,7 @@ def makers() -> dict[str, Callable[[], Baseline]]:
 
 def _present(weights: Mapping[int, str]) -> tuple[float, ...]:
     """The qualities whose weights are in torch.hub's folder. Raises UnavailableError if there are none."""
-    folder = Path(torch.hub.get_dir(), "checkpoints")
+    folder = Path(torch.hub.get_dir(), "checkpoints")  # where the packages would download them to
     found = tuple(float(quality) for quality, name in sorted(weights.items()) if (folder / name).exists())
     if not found:
         raise UnavailableError(f"no weights in {folder}: it has none of {', '.join(weights.values())}")

@@ -21,7 +21,7 @@ def ours(codec: "Codec", qualities: tuple[float, ...] = QUALITIES) -> Baseline:
     def encode(pixels: Pixels, setting: float) -> bytes:
         return codec.encode(Picture(pixels), quality=setting).data
 
-    settings = tuple(map(quality_of_code, range(QUALITY_CODES)))
+    settings = tuple(map(quality_of_code, range(QUALITY_CODES)))  # a file states lambda by its code
     version = f"bundle {codec.bundle.id}, {codec.bundle.config.name}, setting = lambda"
     return Baseline(f"{NAME}-{codec.bundle.id[:8]}", version, settings, encode, codec.decode, qualities)
 

@@ -70,7 +70,7 @@ def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
 
 
 def _title(name: str) -> str:
-    """A name without link syntax: the report prefixes links with the folder."""
+    """A name without link syntax, since the report prefixes links with the folder."""
     return plain(name).replace("(", "\\(")
 
 
@@ -90,7 +90,10 @@ def beside(rows: Sequence[EvaluationRow], ours: str) -> list[tuple[str, Evaluati
         by_size = sorted(found, key=lambda row: row["bytes"])
         # At least our size, so that no comparison flatters us.
         at_least_ours = [row for row in by_size if row["bytes"] >= mine["bytes"]]
-        others.append((codec, at_least_ours[0] if at_least_ours else by_size[-1]))
+        row = by_size[-1]
+        if at_least_ours:
+            row = at_least_ours[0]
+        others.append((codec, row))
     others.sort(key=lambda item: item[1]["bytes"])
     labeled = []
     for name, row in [(NAME, mine), *others]:

@@ -59,7 +59,7 @@ def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
     lines += ["", "| metric | files | best | within | mean miss | largest miss |", "|---" * 6 + "|"]
     for metric, (label, form, near) in LABELS.items():
         misses = [miss(group, metric) for group in groups]
-        exact = len([value for value in misses if value == 0])
+        exact = misses.count(0)
         within = len([value for value in misses if value <= near])
         mean = format(fmean(misses), form)
         worst = format(max(misses), form)
@@ -152,12 +152,10 @@ def _draw(points: Sequence[Point], path: Path) -> None:
 def _panel(axis: Any, points: Sequence[Point], metric: str, norm: Any) -> Any:
     """A picture's points by rate: forced timesteps as colored dots, which are returned, predicted ones as circles."""
     forced = [point for point in points if not point.predicted]
-    values = [getattr(point, metric) for point in forced]
+    rates, values = _coordinates(forced, metric)
     timesteps = [point.timestep for point in forced]
-    dots = axis.scatter([p.bpp for p in forced], values, c=timesteps, cmap="viridis", norm=norm, s=34, zorder=2)
-    own = [point for point in points if point.predicted]
-    rates = [point.bpp for point in own]
-    values = [getattr(point, metric) for point in own]
+    dots = axis.scatter(rates, values, c=timesteps, cmap="viridis", norm=norm, s=34, zorder=2)
+    rates, values = _coordinates([point for point in points if point.predicted], metric)
     axis.plot(rates, values, "-", color=PREDICTED, linewidth=1, zorder=1)
     axis.scatter(
         rates,
@@ -172,3 +170,13 @@ def _panel(axis: Any, points: Sequence[Point], metric: str, norm: Any) -> Any:
     axis.set(xlabel="bits per pixel, whole file")
     axis.grid(alpha=0.3)
     return dots
+
+
+def _coordinates(points: Sequence[Point], metric: str) -> tuple[list[float], list[float]]:
+    """The rates and values of points."""
+    rates = []
+    values = []
+    for point in points:
+        rates.append(point.bpp)
+        values.append(getattr(point, metric))
+    return rates, values
