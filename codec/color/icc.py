@@ -17,7 +17,13 @@ HEADER = 128
 D50 = (0.9642, 1.0, 0.8249)
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 TABLE_TAGS = (b"A2B0", b"A2B1", b"A2B2", b"D2B0", b"D2B1", b"D2B2", b"D2B3")
+"""Tags that take precedence over matrix and curves."""
+MATRIX_TAGS = (b"rXYZ", b"gXYZ", b"bXYZ")
+CURVE_TAGS = (b"rTRC", b"gTRC", b"bTRC")
+PARAMETERS = (1, 3, 4, 5, 7)
+"""Number of parameters of each kind of parametric curve (section 10.18)."""
 LARGEST_TAG = 1 << 20
+MOST_TAGS = 100
 
 
 @dataclass(frozen=True)
@@ -37,15 +43,18 @@ def read(profile: bytes) -> MatrixProfile | None:
     """
     tags = _tags(profile)
     space = profile[16:20]
+    connection_space = profile[20:24]
     if any(tag in tags for tag in TABLE_TAGS):
         return None
     if space == b"GRAY" and b"kTRC" in tags:
         return MatrixProfile(None, (_curve(tags[b"kTRC"]),))
-    wanted = (b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC")
-    if space != b"RGB " or profile[20:24] != b"XYZ " or not all(tag in tags for tag in wanted):
+    if space != b"RGB " or connection_space != b"XYZ ":
         return None
-    colorants = np.stack([_xyz(tags[tag]) for tag in wanted[:3]], axis=1)
-    return MatrixProfile(colorants, tuple(_curve(tags[tag]) for tag in wanted[3:]))
+    if not all(tag in tags for tag in MATRIX_TAGS + CURVE_TAGS):
+        return None
+    colorants = np.stack([_xyz(tags[tag]) for tag in MATRIX_TAGS], axis=1)
+    curves = tuple(_curve(tags[tag]) for tag in CURVE_TAGS)
+    return MatrixProfile(colorants, curves)
 
 
 def build(description: str, white: tuple[float, float], primaries: NDArray[np.float64], curve: bytes) -> bytes:
@@ -55,15 +64,15 @@ def build(description: str, white: tuple[float, float], primaries: NDArray[np.fl
     """
     to_d50 = adaptation(white)
     columns = to_d50 @ colorants(white, primaries)
-    text = description.encode("utf-16-be")
-    localized = b"mluc" + struct.pack(">IIIHHII", 0, 1, 12, 0x656E, 0x5553, len(text), 28) + text
-    free = "no copyright".encode("utf-16-be")
-    rights = b"mluc" + struct.pack(">IIIHHII", 0, 1, 12, 0x656E, 0x5553, len(free), 28) + free
-    tags: dict[bytes, bytes] = {b"desc": localized, b"cprt": rights, b"wtpt": _xyz_tag(D50)}
-    tags[b"chad"] = b"sf32" + bytes(4) + b"".join(_fixed(value) for value in to_d50.flatten())
-    for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), columns.T, strict=True):
+    tags: dict[bytes, bytes] = {}
+    tags[b"desc"] = _text_tag(description)
+    tags[b"cprt"] = _text_tag("no copyright")
+    # The white point of a display is D50 in version 4; chad holds the adaptation from its own.
+    tags[b"wtpt"] = _xyz_tag(D50)
+    tags[b"chad"] = b"sf32" + bytes(4) + _fixed(*to_d50.flatten())
+    for name, column in zip(MATRIX_TAGS, columns.T, strict=True):
         tags[name] = _xyz_tag(column)
-    for name in (b"rTRC", b"gTRC", b"bTRC"):
+    for name in CURVE_TAGS:
         tags[name] = curve
     return _assembled(tags)
 
@@ -72,7 +81,7 @@ def parametric(gamma: float, a: float = 1, b: float = 0, c: float = 0, d: float 
     """Builds a curve tag: (a x + b) ** gamma from x = d on, c x below (type 3); a plain power where d is 0 (type 0)."""
     if d == 0:
         return b"para" + bytes(4) + struct.pack(">HH", 0, 0) + _fixed(gamma)
-    return b"para" + bytes(4) + struct.pack(">HH", 3, 0) + b"".join(_fixed(value) for value in (gamma, a, b, c, d))
+    return b"para" + bytes(4) + struct.pack(">HH", 3, 0) + _fixed(gamma, a, b, c, d)
 
 
 def _assembled(tags: Mapping[bytes, bytes]) -> bytes:
@@ -84,20 +93,21 @@ def _assembled(tags: Mapping[bytes, bytes]) -> bytes:
     for name, content in tags.items():
         if content not in offsets:
             offsets[content] = start + len(body)
-            body += content + bytes(-len(content) % 4)
+            body += content + bytes(-len(content) % 4)  # tags begin at multiples of 4
         table += name + struct.pack(">II", offsets[content], len(content))
     size = start + len(body)
     header = struct.pack(">I4sI4s4s4s", size, bytes(4), 0x04400000, b"mntr", b"RGB ", b"XYZ ")
+    # A fixed date: equal color spaces must give equal bytes.
     header += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28)
-    header += b"".join(_fixed(value) for value in D50)
+    header += _fixed(*D50)
     return header + bytes(HEADER - len(header)) + table + body
 
 
 def _tags(profile: bytes) -> dict[bytes, bytes]:
     if len(profile) < HEADER + 4 or profile[36:40] != b"acsp":
         raise ValueError("not an ICC profile")
-    count = struct.unpack_from(">I", profile, HEADER)[0]
-    if count > 100 or HEADER + 4 + 12 * count > len(profile):
+    (count,) = struct.unpack_from(">I", profile, HEADER)
+    if count > MOST_TAGS or HEADER + 4 + 12 * count > len(profile):
         raise ValueError("a tag table that exceeds the profile")
     found = {}
     for entry in range(count):
@@ -116,33 +126,46 @@ def _xyz(tag: bytes) -> NDArray[np.float64]:
 
 def _curve(tag: bytes) -> Curve:
     """A curv or para tag as samples (sections 10.6 and 10.18)."""
+    if len(tag) >= 12 and tag[:4] == b"curv":
+        return _sampled_curve(tag)
+    if len(tag) >= 12 and tag[:4] == b"para":
+        return _parametric_curve(tag)
+    raise ValueError("a curve of an unknown kind")
+
+
+def _sampled_curve(tag: bytes) -> Curve:
     x = np.linspace(0, 1, CURVE_POINTS)
-    if tag[:4] == b"curv" and len(tag) >= 12:
-        count = struct.unpack_from(">I", tag, 8)[0]
-        if 12 + 2 * count > len(tag):
-            raise ValueError("a truncated curve")
-        if count == 0:
-            return x
-        values = np.frombuffer(tag, ">u2", count, 12).astype(np.float64)
-        if count == 1:
-            return np.asarray(x ** (values[0] / 256))
-        return np.interp(x, np.linspace(0, 1, count), values / 65535)
-    if tag[:4] != b"para" or len(tag) < 12:
-        raise ValueError("a curve of an unknown kind")
-    kind = struct.unpack_from(">H", tag, 8)[0]
-    counts = (1, 3, 4, 5, 7)
-    if kind >= len(counts) or len(tag) < 12 + 4 * counts[kind]:
+    (count,) = struct.unpack_from(">I", tag, 8)
+    if 12 + 2 * count > len(tag):
+        raise ValueError("a truncated curve")
+    if count == 0:  # the identity
+        return x
+    values = np.frombuffer(tag, ">u2", count, 12).astype(np.float64)
+    if count == 1:  # a gamma with 8 bits after the point
+        return np.asarray(x ** (values[0] / 256))
+    return np.interp(x, np.linspace(0, 1, count), values / 65535)
+
+
+def _parametric_curve(tag: bytes) -> Curve:
+    """One of five functions, with their parameters named as in section 10.18."""
+    x = np.linspace(0, 1, CURVE_POINTS)
+    (kind,) = struct.unpack_from(">H", tag, 8)
+    if kind >= len(PARAMETERS) or len(tag) < 12 + 4 * PARAMETERS[kind]:
         raise ValueError("a parametric curve of an unknown kind")
-    p = [*(np.frombuffer(tag, ">i4", counts[kind], 12) / 65536), *[0.0] * 7]
-    gamma, a, b, c, d, e, f = p[:7] if kind else (p[0], 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    parameters = np.frombuffer(tag, ">i4", PARAMETERS[kind], 12) / 65536
+    if kind == 0:
+        return np.asarray(np.clip(x ** parameters[0], 0, 1))
+    gamma, a, b, *rest = parameters
     if kind in (1, 2):
+        offset = rest[0] if kind == 2 else 0.0
         start = -b / a if a else 0.0
-        offset = c if kind == 2 else 0.0
-        low, high = np.full_like(x, offset), np.maximum(a * x + b, 0) ** gamma + offset
-        return np.clip(np.where(x >= start, high, low), 0, 1)
-    tail = f if kind == 4 else 0.0
-    offset = e if kind == 4 else 0.0
-    return np.clip(np.where(x >= d, np.maximum(a * x + b, 0) ** gamma + offset, c * x + tail), 0, 1)
+        power = np.maximum(a * x + b, 0) ** gamma + offset
+        return np.clip(np.where(x >= start, power, offset), 0, 1)
+    c, d, *offsets = rest
+    e, f = offsets or (0.0, 0.0)  # kind 4 has two more, the offset of each part
+    power = np.maximum(a * x + b, 0) ** gamma + e
+    linear = c * x + f
+    return np.asarray(np.clip(np.where(x >= d, power, linear), 0, 1))
 
 
 def _white_xyz(white: tuple[float, float]) -> NDArray[np.float64]:
@@ -163,9 +186,16 @@ def colorants(white: tuple[float, float], primaries: NDArray[np.float64]) -> NDA
     return np.asarray(directions * np.linalg.solve(directions, _white_xyz(white)))
 
 
-def _fixed(value: float) -> bytes:
-    return struct.pack(">i", round(value * 65536))
+def _fixed(*values: float) -> bytes:
+    """Numbers with 16 bits after the point (s15Fixed16Number)."""
+    return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+
+def _text_tag(text: str) -> bytes:
+    """A multi-localized text with one entry, in US English (section 10.15)."""
+    encoded = text.encode("utf-16-be")
+    return b"mluc" + struct.pack(">IIIHHII", 0, 1, 12, 0x656E, 0x5553, len(encoded), 28) + encoded
 
 
 def _xyz_tag(value: "tuple[float, ...] | NDArray[np.float64]") -> bytes:
-    return b"XYZ " + bytes(4) + b"".join(_fixed(float(part)) for part in value)
+    return b"XYZ " + bytes(4) + _fixed(*value)

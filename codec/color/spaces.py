@@ -15,7 +15,9 @@ from PIL import Image, ImageCms
 from codec.color import icc
 from codec.color.icc import CURVE_POINTS, Curve
 
-SRGB, DISPLAY_P3, ADOBE_RGB = "sRGB", "Display P3", "Adobe RGB"
+SRGB = "sRGB"
+DISPLAY_P3 = "Display P3"
+ADOBE_RGB = "Adobe RGB"
 LARGEST_DEVIATION = 0.1
 """Largest difference, in linear light, between a tone curve and sRGB's."""
 D65 = (0.3127, 0.329)
@@ -34,8 +36,16 @@ POWERS = {4: 2.2}
 SRGB_LIKE = (1, 6, 13, 14, 15)
 """Transfer characteristics that viewers display like sRGB's: BT.709 and its relatives, and sRGB itself."""
 UNSPECIFIED = 2
+BT709 = 1
+DISPLAY_P3_CODE = 12
+SRGB_TRANSFER = 13
 WIDEST = np.array(PRIMARIES[9]).reshape(3, 2)
+"""BT.2020's primaries."""
 ADOBE_PRIMARIES = (0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
+SRGB_CHROMATICITIES = (*D65, *PRIMARIES[BT709])
+ADOBE_CHROMATICITIES = (*D65, *ADOBE_PRIMARIES)
+SAME_CHROMATICITY = 0.003
+"""Largest difference of x or y, since files round them differently."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,20 +85,27 @@ def of_profile(profile: bytes, image: Image.Image) -> Space:
         found = icc.read(profile)
     except ValueError:
         return Space("unusable profile", profile)
-    if found is not None and _near_srgb(found.curves) and (found.colorants is None or _real(found.colorants)):
-        return PLAIN if _is_srgb(found) else Space(_name(found), profile)
-    what = "uses tables" if found is None else "has a tone curve or primaries far from those of sRGB"
-    raise ColorsError(f"its profile {what}")
+    if found is None:
+        raise ColorsError("its profile uses tables")
+    displayable = found.colorants is None or _real(found.colorants)
+    if not displayable or not _near_srgb(found.curves):
+        raise ColorsError("its profile has a tone curve or primaries far from those of sRGB")
+    if _is_srgb(found):
+        return PLAIN
+    return Space(_name(found), profile)
 
 
 def of_cicp(primaries: int, transfer: int) -> Space:
     """The space of H.273 code points. Raises ColorsError for HDR, linear and unknown ones."""
-    primaries = 1 if primaries == UNSPECIFIED else primaries
-    transfer = 13 if transfer == UNSPECIFIED else transfer
+    # Viewers take what is not specified for sRGB.
+    if primaries == UNSPECIFIED:
+        primaries = BT709
+    if transfer == UNSPECIFIED:
+        transfer = SRGB_TRANSFER
     if primaries not in PRIMARIES:
         raise ColorsError(f"color primaries {primaries} of H.273 are not supported")
     if transfer in SRGB_LIKE:
-        if primaries in (1, 5, 6, 7):
+        if primaries in (1, 5, 6, 7):  # BT.709's, and those of older television standards, which differ little
             return PLAIN
         curve = _srgb_tag()
     elif transfer in POWERS:
@@ -96,7 +113,7 @@ def of_cicp(primaries: int, transfer: int) -> Space:
     else:
         raise ColorsError(f"transfer characteristics {transfer} of H.273 (HDR, linear or log) are not supported")
     white = FILM_WHITE if primaries == 11 else D65
-    name = DISPLAY_P3 if primaries == 12 else f"H.273 primaries {primaries}"
+    name = DISPLAY_P3 if primaries == DISPLAY_P3_CODE else f"H.273 primaries {primaries}"
     return Space(name, icc.build(name, white, np.array(PRIMARIES[primaries]).reshape(3, 2), curve))
 
 
@@ -105,19 +122,27 @@ def of_chromaticities(values: tuple[float, ...] | None, gamma: float | None) -> 
 
     Raises ColorsError if the gamma is far from sRGB's, or the primaries are invalid.
     """
-    exponent = 1 / gamma if gamma else None
-    near = exponent is None or 2.15 <= exponent <= 2.25
-    usual = values is None or _close(values, (*D65, *PRIMARIES[1]), 0.003)
-    if near and usual:
+    chromaticities = values or SRGB_CHROMATICITIES
+    exponent = None
+    if gamma:
+        exponent = 1 / gamma
+    near = exponent is None or 2.15 <= exponent <= 2.25  # 2.2 stands for sRGB's curve in PNG
+    if near and _close(chromaticities, SRGB_CHROMATICITIES, SAME_CHROMATICITY):
         return PLAIN
-    points = np.array((*D65, *PRIMARIES[1]) if values is None else values).reshape(4, 2)
-    if not (points[:, 1] > 0.01).all() or abs(float(np.linalg.det(np.c_[points[1:], np.ones(3)]))) < 1e-3:
+    points = np.array(chromaticities).reshape(4, 2)
+    # XYZ divides by y, and primaries on a line span no colors.
+    triangle = abs(float(np.linalg.det(np.c_[points[1:], np.ones(3)])))
+    if not (points[:, 1] > 0.01).all() or triangle < 1e-3:
         raise ColorsError("its chromaticities are invalid")
-    x = np.linspace(0, 1, CURVE_POINTS)
-    if exponent is not None and not _near_srgb((np.asarray(x**exponent),)):
-        raise ColorsError(f"its gamma of {gamma:.3f} is far from that of sRGB")
-    curve = icc.parametric(exponent) if exponent else _srgb_tag()
-    name = ADOBE_RGB if values and _close(values, (*D65, *ADOBE_PRIMARIES), 0.003) else "chromaticities of its file"
+    curve = _srgb_tag()
+    if exponent is not None:
+        x = np.linspace(0, 1, CURVE_POINTS)
+        if not _near_srgb((np.asarray(x**exponent),)):
+            raise ColorsError(f"its gamma of {gamma:.3f} is far from that of sRGB")
+        curve = icc.parametric(exponent)
+    name = "chromaticities of its file"
+    if _close(chromaticities, ADOBE_CHROMATICITIES, SAME_CHROMATICITY):
+        name = ADOBE_RGB
     white = (float(points[0, 0]), float(points[0, 1]))
     return Space(name, icc.build(name, white, points[1:], curve))
 
@@ -132,7 +157,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         target = ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image.convert(kind), source, target, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):
-        return image.convert("RGB")
+        return image.convert("RGB")  # viewers ignore a profile that they cannot read
     return cast(Image.Image, converted)
 
 
@@ -156,27 +181,34 @@ def _real(colorants: NDArray[np.float64]) -> bool:
     if (np.abs(total) < 1e-9).any():
         return False
     points = (adapted[:2] / total).T
+    # Barycentric coordinates: a point outside the triangle has a negative one.
     weights = np.linalg.solve(np.c_[WIDEST, np.ones(3)].T, np.c_[points, np.ones(3)].T)
     return bool((weights > -0.03).all())
 
 
 def _is_srgb(found: icc.MatrixProfile) -> bool:
-    if max(float(np.abs(curve - srgb_curve()).max()) for curve in found.curves) > 0.004:
+    """Whether a profile says no more than sRGB, up to rounding."""
+    deviation = max(float(np.abs(curve - srgb_curve()).max()) for curve in found.curves)
+    if deviation > 0.004:
         return False
     if found.colorants is None:
         return True
-    expected = _to_d50() @ icc.colorants(D65, np.array(PRIMARIES[1]).reshape(3, 2))
-    return bool(np.abs(found.colorants - expected).max() <= 0.003)
+    return bool(np.abs(found.colorants - _colorants_d50(PRIMARIES[BT709])).max() <= 0.003)
 
 
 def _name(found: icc.MatrixProfile) -> str:
     if found.colorants is None:
         return "gray"
-    for name, primaries in ((DISPLAY_P3, PRIMARIES[12]), (ADOBE_RGB, ADOBE_PRIMARIES), (SRGB, PRIMARIES[1])):
-        expected = _to_d50() @ icc.colorants(D65, np.array(primaries).reshape(3, 2))
-        if np.abs(found.colorants - expected).max() <= 0.005:
+    named = ((DISPLAY_P3, PRIMARIES[DISPLAY_P3_CODE]), (ADOBE_RGB, ADOBE_PRIMARIES), (SRGB, PRIMARIES[BT709]))
+    for name, primaries in named:
+        if np.abs(found.colorants - _colorants_d50(primaries)).max() <= 0.005:
             return name
     return "RGB of its profile"
+
+
+def _colorants_d50(primaries: tuple[float, ...]) -> NDArray[np.float64]:
+    """XYZ of primaries with the white D65, relative to D50 as in profiles."""
+    return np.asarray(_to_d50() @ icc.colorants(D65, np.array(primaries).reshape(3, 2)))
 
 
 def _to_d50() -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from codec.containers.builder import Broken, unpack
 
 MOST_BOXES = 10_000
+"""Upper bound on boxes in one range: real files have few, and a hostile one could consist of empty boxes."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,14 @@ def boxes(data: bytes, start: int, stop: int) -> Iterator[Box]:
             raise Broken(f"{stop - position} bytes at byte {position} are not a box")
         size, kind = unpack(">I4s", data, position)
         body = position + 8
-        if size == 1:
+        if size == 1:  # a 64-bit size follows the type (4.2.2)
             (size,) = unpack(">Q", data, body)
             body += 8
-        end = stop if size == 0 else position + size
+        if size == 0:  # the box extends to the end
+            end = stop
+        else:
+            end = position + size
+        # A size below that of the header itself would make the walk stand still or go back.
         if end > stop or end < body:
             raise Broken(f"box {kind!r} at byte {position} does not fit")
         yield Box(kind, position, body, end)
@@ -45,4 +50,7 @@ def boxes(data: bytes, start: int, stop: int) -> Iterator[Box]:
 
 def children(data: bytes, box: Box, *, full: bool = False) -> Iterator[Box]:
     """Yields the boxes inside a box; a full box starts with a version and flags."""
-    return boxes(data, box.body + (4 if full else 0), box.end)
+    start = box.body
+    if full:
+        start += 4
+    return boxes(data, start, box.end)

@@ -13,7 +13,6 @@ MOST_UNKNOWN = 1 << 20
 
 MOST_BLOCKS = 1000
 """Upper bound on collected blocks; an .fdc file holds fewer."""
-PADDING = {True: Role.SILENT, False: Role.TRAILER}
 
 
 class Broken(Exception):
@@ -24,7 +23,9 @@ class Builder:
     """Collects the parts of one file."""
 
     def __init__(self, data: bytes, container: str, media_type: str) -> None:
-        self.data, self.container, self.media_type = data, container, media_type
+        self.data = data
+        self.container = container
+        self.media_type = media_type
         self.parts: list[Part] = []
         self.blocks: list[MetadataBlock] = []
         self.keep: list[tuple[str, str]] = []
@@ -37,20 +38,26 @@ class Builder:
 
     def part(self, offset: int, length: int, name: str, role: Role) -> None:
         """Adds a named part, clipped to the file."""
+        # A truncated file states lengths beyond its end.
         length = max(0, min(length, len(self.data) - offset))
-        if length:
+        if length > 0:
             self.parts.append(Part(offset, length, name, role))
 
     def carry(self, tag: str, content: bytes) -> None:
         """Carries metadata as a block. Most kinds may occur once; an empty block is carried as unknown metadata."""
         if not content:
+            # Dropping it would lose the fact that the source had it.
             self.unknown(f"{self.container} empty {tag}", b"")
-        elif tag not in REPEATABLE and any(block.tag == tag for block in self.blocks):
-            self.keep_for(Reason.METADATA, f"several blocks {tag}")
-        elif len(self.blocks) >= MOST_BLOCKS:
+            return
+        if tag not in REPEATABLE:
+            repeated = any(block.tag == tag for block in self.blocks)
+            if repeated:
+                self.keep_for(Reason.METADATA, f"several blocks {tag}")
+                return
+        if len(self.blocks) >= MOST_BLOCKS:
             self._too_much()
-        else:
-            self.blocks.append(MetadataBlock(tag, content))
+            return
+        self.blocks.append(MetadataBlock(tag, content))
 
     def unknown(self, name: str, content: bytes) -> None:
         """Carries metadata of an unknown kind, up to MOST_UNKNOWN bytes in total."""
@@ -61,6 +68,7 @@ class Builder:
             self.blocks.append(MetadataBlock("unKn", name.encode() + b"\0" + content))
 
     def _too_much(self) -> None:
+        # Once is enough: a hostile file may have a hundred thousand such blocks.
         if not self._above:
             self.keep_for(
                 Reason.METADATA, f"more than {MOST_BLOCKS} blocks, or {MOST_UNKNOWN} bytes of unknown metadata"
@@ -73,14 +81,22 @@ class Builder:
 
     def behind(self, start: int) -> None:
         """Names the bytes from `start` to the end of the file that have no part yet: padding or a trailer."""
-        inside = sorted((part.offset, part.offset + part.length) for part in self.parts)
+        taken = sorted((part.offset, part.offset + part.length) for part in self.parts)
+        taken.append((len(self.data), len(self.data)))  # so that the gap before the end of the file is seen too
         position = start
-        for offset, end in [*inside, (len(self.data), len(self.data))]:
+        for offset, end in taken:
             if offset > position:
-                rest = self.data[position:offset]
-                padding = rest.count(0) == len(rest) or rest.count(0xFF) == len(rest)
-                self.part(position, len(rest), "padding" if padding else "bytes behind", PADDING[padding])
+                self._gap(position, offset)
             position = max(position, end)
+
+    def _gap(self, start: int, stop: int) -> None:
+        """Names bytes without a part: padding if all are 00 or all are FF, otherwise a trailer."""
+        rest = self.data[start:stop]
+        # One of these bytes repeated carries no information.
+        if rest.count(0) == len(rest) or rest.count(0xFF) == len(rest):
+            self.part(start, len(rest), "padding", Role.SILENT)
+        else:
+            self.part(start, len(rest), "bytes behind", Role.TRAILER)
 
     def build(self) -> Structure:
         """Returns the structure. Bytes without a part become padding if they are zero and `unaccounted` otherwise."""

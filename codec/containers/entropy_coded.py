@@ -16,7 +16,9 @@ SHORTEST_RUN = 16
 def end_of_scan(data: bytes, start: int) -> int | None:
     """Offset of the first marker after `start` that is neither a restart nor a stuffed byte; None if there is none."""
     found = MARKER.search(data, start)
-    return found.start() if found else None
+    if found is None:
+        return None
+    return found.start()
 
 
 def wiped(data: bytes, start: int, end: int, header: bytes, symbols: Mapping[int, int]) -> int | None:
@@ -27,13 +29,24 @@ def wiped(data: bytes, start: int, end: int, header: bytes, symbols: Mapping[int
     of the scan, sixteen zero bytes in a row are forty equal coefficients, and more likely lost bytes.
     """
     position = data.find(bytes(SHORTEST_RUN), start, end)
-    if position < 0 or not header or len(header) < 4 + 2 * header[0]:
+    if position < 0:
         return None
-    first, _, approximation = header[1 + 2 * header[0] :][:3]
-    if approximation >> 4 or (first == 0 and header[2 + 2 * header[0]] == 0):
-        return None  # refinement scans are raw bits, and DC scans do not show whether a block is flat
-    used = [symbols.get(header[2 + 2 * component] & 15) for component in range(header[0])]
-    return position if any(symbol is not None and symbol & 15 for symbol in used) else None
+    if not header or len(header) < 4 + 2 * header[0]:
+        return None
+    # SOS (B.2.3): the number of components, two bytes each, then the scan's first and last coefficient and Ah, Al.
+    components = header[0]
+    first, last, approximation = header[1 + 2 * components :][:3]
+    if approximation >> 4:
+        return None  # a refinement scan consists of raw bits
+    if first == 0 and last == 0:
+        return None  # a DC scan does not show whether a block is flat
+    for component in range(components):
+        ac_table = header[2 + 2 * component] & 15
+        symbol = symbols.get(ac_table)
+        # The low four bits are the size of a coefficient; 0 means that zeros end a block.
+        if symbol is not None and symbol & 15:
+            return position
+    return None
 
 
 def symbols_of_zeros(table: bytes) -> dict[int, int]:
@@ -41,10 +54,13 @@ def symbols_of_zeros(table: bytes) -> dict[int, int]:
     found: dict[int, int] = {}
     position = 0
     while position < len(table):
+        # Each table (B.2.4.2): class and number, sixteen counts of codes by length, then the symbols in that order.
         total = sum(table[position + 1 : position + 17])
         if position + 17 + total > len(table):
             raise Broken("Huffman tables that do not match their segment's length")
-        if table[position] >> 4 and total:
-            found[table[position] & 15] = table[position + 17]
+        is_ac = table[position] >> 4
+        number = table[position] & 15
+        if is_ac and total:
+            found[number] = table[position + 17]  # the first code is all zeros (C.2)
         position += 17 + total
     return found

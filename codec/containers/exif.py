@@ -2,9 +2,16 @@
 
 import struct
 
-ORIENTATION, GPS_DIRECTORY, EXIF_DIRECTORY, MAKER_NOTE = 0x0112, 0x8825, 0x8769, 0x927C
-SHORT, LONG = 3, 4
-SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+ORIENTATION = 0x0112
+GPS_DIRECTORY = 0x8825
+EXIF_DIRECTORY = 0x8769
+MAKER_NOTE = 0x927C
+SHORT = 3
+LONG = 4
+IFD = 13
+"""A 32-bit offset of a directory, in place of LONG (Adobe's TIFF technical notes)."""
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, IFD: 4}
+"""Bytes of a value by its type (TIFF 6.0, section 2)."""
 
 
 def orientation(block: bytes) -> int:
@@ -12,10 +19,11 @@ def orientation(block: bytes) -> int:
     position = _entry(block, ORIENTATION)
     if position is None:
         return 1
-    order = _order(block)
-    kind = struct.unpack_from(f"{order}H", block, position + 2)[0]
-    value = struct.unpack_from(f"{order}{'H' if kind == SHORT else 'I'}", block, position + 8)[0]
-    return value if kind in (SHORT, LONG) and 1 <= value <= 8 else 1
+    kind, form = _integer_form(block, position)
+    (value,) = struct.unpack_from(form, block, position + 8)
+    if kind not in (SHORT, LONG) or not 1 <= value <= 8:
+        return 1  # not a value that EXIF defines
+    return int(value)
 
 
 def upright(block: bytes) -> bytes:
@@ -23,18 +31,32 @@ def upright(block: bytes) -> bytes:
     position = _entry(block, ORIENTATION)
     if position is None or orientation(block) == 1:
         return block
-    order = _order(block)
-    kind = struct.unpack_from(f"{order}H", block, position + 2)[0]
-    value = struct.pack(f"{order}{'H' if kind == SHORT else 'I'}", 1)
+    _, form = _integer_form(block, position)
+    value = struct.pack(form, 1)
     return block[: position + 8] + value + block[position + 8 + len(value) :]
+
+
+def _integer_form(block: bytes, position: int) -> tuple[int, str]:
+    """The type of the entry at `position`, and the struct format of its value as an integer."""
+    order = _order(block)
+    (kind,) = struct.unpack_from(f"{order}H", block, position + 2)
+    if kind == SHORT:
+        return kind, f"{order}H"
+    return kind, f"{order}I"
 
 
 def of_resolution(content: bytes) -> bytes:
     """Returns an EXIF block with the same resolution as a phYs block."""
     unit, across, across_of, down, down_of = struct.unpack("<B4I", content)
-    if unit == 3:  # EXIF has no meters
-        unit, across_of, down_of = 2, across_of * 100, down_of * 100
-    fields = struct.pack("<HHIIHHIIHHIHH", 0x011A, 5, 1, 50, 0x011B, 5, 1, 58, 0x0128, 3, 1, unit + 1, 0)
+    if unit == 3:  # EXIF has no meters: per centimeter instead
+        unit = 2
+        across_of *= 100
+        down_of *= 100
+    # XResolution and YResolution are RATIONAL, at bytes 50 and 58, behind the directory; ResolutionUnit is SHORT.
+    fields = struct.pack("<HHII", 0x011A, 5, 1, 50)
+    fields += struct.pack("<HHII", 0x011B, 5, 1, 58)
+    fields += struct.pack("<HHIHH", 0x0128, SHORT, 1, unit + 1, 0)
+    # The factor above may exceed 32 bits.
     values = [min(value, 0xFFFFFFFF) for value in (across, across_of, down, down_of)]
     return b"II*\0" + struct.pack("<IH", 8, 3) + fields + bytes(4) + struct.pack("<4I", *values)
 
@@ -46,12 +68,13 @@ def maker_note(block: bytes) -> bytes | None:
     if position is None:
         return None
     try:
-        for inner in _entries(block, order, struct.unpack_from(f"{order}I", block, position + 8)[0]):
+        (directory,) = struct.unpack_from(f"{order}I", block, position + 8)
+        for inner in _entries(block, order, directory):
             tag, _, count, value = struct.unpack_from(f"{order}HHII", block, inner)
             if tag == MAKER_NOTE:
                 return block[value : value + count]
     except struct.error:
-        pass
+        return None  # the note only serves to find a photo's video: a broken block has none
     return None
 
 
@@ -65,18 +88,25 @@ def without_location(block: bytes) -> bytes | None:
         return None
     out = bytearray(block)
     try:
-        first = struct.unpack_from(f"{order}I", block, 4)[0]
+        (first,) = struct.unpack_from(f"{order}I", block, 4)
         for position in _entries(block, order, first):
             tag, kind, _, value = struct.unpack_from(f"{order}HHII", block, position)
             if tag == GPS_DIRECTORY:
                 _blank_directory(out, block, order, value)
-            elif tag == EXIF_DIRECTORY and kind in (LONG, 13):
-                for inner in _entries(block, order, value):
-                    if struct.unpack_from(f"{order}H", block, inner)[0] == MAKER_NOTE:
-                        _blank_value(out, block, order, inner)
+            elif tag == EXIF_DIRECTORY and kind in (LONG, IFD):
+                _blank_maker_note(out, block, order, value)
     except (struct.error, ValueError):
+        # What cannot be parsed cannot be searched for a place either: the caller drops the block.
         return None
     return bytes(out)
+
+
+def _blank_maker_note(out: bytearray, block: bytes, order: str, directory: int) -> None:
+    """Blanks the MakerNote of an EXIF directory: its format is the camera's own, and it may hold a place."""
+    for position in _entries(block, order, directory):
+        (tag,) = struct.unpack_from(f"{order}H", block, position)
+        if tag == MAKER_NOTE:
+            _blank_value(out, block, order, position)
 
 
 def _blank_directory(out: bytearray, block: bytes, order: str, start: int) -> None:
@@ -88,15 +118,23 @@ def _blank_directory(out: bytearray, block: bytes, order: str, start: int) -> No
 def _blank_value(out: bytearray, block: bytes, order: str, position: int) -> None:
     _, kind, count, value = struct.unpack_from(f"{order}HHII", block, position)
     size = SIZES.get(kind, 1) * count
-    if size > 4:
-        if value + size > len(block):
-            raise ValueError("a value outside the block")
-        out[value : value + size] = bytes(size)
-    struct.pack_into(f"{order}II", out, position + 4, 0 if size > 4 else count, 0)
+    if size <= 4:  # the value stands in the entry itself
+        struct.pack_into(f"{order}II", out, position + 4, count, 0)
+        return
+    if value + size > len(block):
+        raise ValueError("a value outside the block")
+    out[value : value + size] = bytes(size)
+    # Count 0: readers do not look for a value at offset 0.
+    struct.pack_into(f"{order}II", out, position + 4, 0, 0)
 
 
 def _order(block: bytes) -> str:
-    return {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4], "")
+    """The byte order as a prefix for struct; empty if the block does not begin like TIFF."""
+    if block[:4] == b"II*\0":
+        return "<"
+    if block[:4] == b"MM\0*":
+        return ">"
+    return ""
 
 
 def _entry(block: bytes, tag: int) -> int | None:
@@ -105,9 +143,10 @@ def _entry(block: bytes, tag: int) -> int | None:
     if not order:
         return None
     try:
-        first = struct.unpack_from(f"{order}I", block, 4)[0]
+        (first,) = struct.unpack_from(f"{order}I", block, 4)
         for position in _entries(block, order, first):
-            if struct.unpack_from(f"{order}H", block, position)[0] == tag:
+            (found,) = struct.unpack_from(f"{order}H", block, position)
+            if found == tag:
                 return position
     except struct.error:
         return None
@@ -115,7 +154,8 @@ def _entry(block: bytes, tag: int) -> int | None:
 
 
 def _entries(block: bytes, order: str, start: int) -> list[int]:
-    count = struct.unpack_from(f"{order}H", block, start)[0]
+    """Offsets of a directory's entries. Raises struct.error if it exceeds the block."""
+    (count,) = struct.unpack_from(f"{order}H", block, start)
     positions = [start + 2 + 12 * number for number in range(count)]
     if positions and positions[-1] + 12 > len(block):
         raise struct.error("a directory that exceeds the block")

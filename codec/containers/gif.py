@@ -3,12 +3,21 @@
 from codec.containers.builder import Broken, Builder, unpack
 from codec.containers.structure import Role, Structure
 
-EXTENSION, IMAGE, TRAILER = 0x21, 0x2C, 0x3B
-GRAPHIC, COMMENT, TEXT, APPLICATION = 0xF9, 0xFE, 0x01, 0xFF
+EXTENSION = 0x21
+IMAGE = 0x2C
+TRAILER = 0x3B
+GRAPHIC = 0xF9
+COMMENT = 0xFE
+TEXT = 0x01
+APPLICATION = 0xFF
 LOOPS = (b"NETSCAPE2.0", b"ANIMEXTS1.0")
-XMP, MAGIC = b"XMP DataXMP", b"\x01\xff\xfe"
+XMP = b"XMP DataXMP"
+MAGIC = b"\x01\xff\xfe"
+MAGIC_LENGTH = 258
 """An XMP packet is stored raw, not in sub-blocks; 258 trailing bytes lead any reader to its end (XMP part 3, 1.1.2)."""
 MOST_BLOCKS = 100_000
+SQUARE_PIXELS = (0, 49)
+"""Values of the pixel aspect ratio that mean 1: not stated, and (49 + 15) / 64."""
 
 
 def read(data: bytes) -> Structure:
@@ -42,28 +51,36 @@ class _GifReader(Builder):
     def _screen(self) -> int:
         width, height, flags, _, aspect = unpack("<HHBBB", self.data, 6)
         self.fields |= {"width": width, "height": height}
-        length = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+        length = 13 + _color_table(flags)
         self.part(0, length, "header", Role.PIXELS)
-        if aspect not in (0, 49):
+        if aspect not in SQUARE_PIXELS:
             self.unknown("GIF aspect", bytes([aspect]))
         return length
 
     def _block(self, position: int, kind: int) -> int:
+        """Names the block at `position` and returns the offset after it."""
         if kind == IMAGE:
-            left, top, width, height, flags = unpack("<HHHHB", self.data, position + 1)
-            body = position + 10 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
-            end = self._sub_blocks(body + 1)[1]
-            self.images += 1
-            self.part(position, end - position, "image", Role.PIXELS if self.images == 1 else Role.FRAMES)
-            whole = (left, top, width, height) == (0, 0, self.fields["width"], self.fields["height"])
-            if self.images == 1 and not whole:
-                self.irregular.append("its first image does not fill the logical screen")
-            return end
+            return self._image(position)
         if kind != EXTENSION:
             raise Broken(f"an unknown block {kind:02X} at byte {position}")
         (label,) = unpack("B", self.data, position + 1)
         content, end = self._sub_blocks(position + 2)
-        self.part(position, end - position, f"extension {label:02X}", self._extension(position, end, label, content))
+        role = self._extension(position, end, label, content)
+        self.part(position, end - position, f"extension {label:02X}", role)
+        return end
+
+    def _image(self, position: int) -> int:
+        left, top, width, height, flags = unpack("<HHHHB", self.data, position + 1)
+        body = position + 10 + _color_table(flags)
+        _, end = self._sub_blocks(body + 1)  # after the smallest code size of its LZW data
+        self.images += 1
+        if self.images > 1:
+            self.part(position, end - position, "image", Role.FRAMES)
+            return end
+        self.part(position, end - position, "image", Role.PIXELS)
+        # Decoders fill the rest of the screen in different ways.
+        if (left, top, width, height) != (0, 0, self.fields["width"], self.fields["height"]):
+            self.irregular.append("its first image does not fill the logical screen")
         return end
 
     def _extension(self, position: int, end: int, label: int, content: bytes) -> Role:
@@ -75,12 +92,14 @@ class _GifReader(Builder):
             self.carry("coMm", content)
             return Role.METADATA
         head = content[:11]
+        # How often an animation repeats says nothing about one picture; a longer block could hide something.
         if label == APPLICATION and head in LOOPS and len(content) <= 16:
             return Role.SILENT
-        if label == APPLICATION and head == XMP and self.data[end - 258 : end - 255] == MAGIC:
-            self.carry("xmPp", self.data[position + 14 : end - 258])
+        packet_end = end - MAGIC_LENGTH
+        if label == APPLICATION and head == XMP and self.data[packet_end : packet_end + len(MAGIC)] == MAGIC:
+            self.carry("xmPp", self.data[position + 14 : packet_end])
             return Role.METADATA
-        if label == TEXT:
+        if label == TEXT:  # text that the decoder would have to draw into the picture
             return Role.UNACCOUNTED
         self.unknown(f"GIF {label:02X}", self.data[position + 2 : end])  # with the lengths of its blocks
         return Role.METADATA
@@ -94,3 +113,10 @@ class _GifReader(Builder):
                 return b"".join(pieces), position + 1
             pieces.append(self.data[position + 1 : position + 1 + length])
             position += 1 + length
+
+
+def _color_table(flags: int) -> int:
+    """Length of a color table in bytes: 3 for each of 2 ** (n + 1) colors, n in the low bits; 0 without the flag."""
+    if not flags & 0x80:
+        return 0
+    return 3 << (flags & 7) + 1

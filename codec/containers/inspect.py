@@ -10,6 +10,7 @@ from codec.containers.structure import Role, Structure
 from codec.errors import ImageError, NotAnImageError
 
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1"}
+"""Brands of ISO/IEC 23008-12; other files of boxes are videos."""
 AVIF_BRANDS = {b"avif", b"avis"}
 RAW_SIGNATURES = (
     (0, b"FUJIFILMCCD-RAW", "RAF"),
@@ -62,8 +63,9 @@ def inspect(data: bytes) -> Structure:
     try:
         return _sized(_read(data))
     except ImageError:
-        raise
+        raise  # before ValueError below
     except (Broken, struct.error, LookupError, ValueError, ArithmeticError, RecursionError) as error:
+        # A hostile file may break a reader where it has no check of its own. The file is then kept whole.
         return _whole(data, _container(data), "application/octet-stream", Reason.DAMAGED, str(error) or "unreadable")
 
 
@@ -75,6 +77,7 @@ def _sized(structure: Structure) -> Structure:
 
 
 def _read(data: bytes) -> Structure:
+    """Chooses the reader by signature; formats with the weakest signatures come last."""
     head = data[:32]
     if head.startswith(b"\xff\xd8"):
         return jpeg.read(data)
@@ -85,7 +88,7 @@ def _read(data: bytes) -> Structure:
     if head.startswith((b"GIF87a", b"GIF89a")):
         return gif.read(data)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") and len(data) >= 16:
-        if head[8:11] == b"CR\x02":
+        if head[8:11] == b"CR\x02":  # Canon's raw files are TIFF with a second signature
             return _whole(data, "CR2", "image/x-canon-cr2", Reason.RAW, "a camera raw file")
         return _camera(data, tiff.read(data))
     if head[4:8] == b"ftyp":
@@ -100,15 +103,17 @@ def _read(data: bytes) -> Structure:
     for signature, name, media_type in UNREAD:
         if head.startswith(signature):
             return _whole(data, name, media_type, Reason.UNSUPPORTED, f"{name} is not supported")
-    text = data[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = data[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()  # without UTF-8's byte order mark
     if text.startswith(MARKUP) and b"<svg" in text:
         return _whole(data, "SVG", "image/svg+xml", Reason.UNSUPPORTED, "SVG is not supported")
     return _simple(data)
 
 
 def _simple(data: bytes) -> Structure:
+    """Formats of one or two characteristic bytes: plausible fields of their headers confirm them."""
     head = data[:32]
-    if head.startswith(b"BM") and len(data) > 26 and int.from_bytes(data[14:18], "little") in simple.BMP_HEADERS:
+    bmp_header = int.from_bytes(data[14:18], "little")
+    if head.startswith(b"BM") and len(data) > 26 and bmp_header in simple.BMP_HEADERS:
         return simple.read_bmp(data)
     if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in (b" ", b"\n", b"\t", b"\r", b"#"):
         return simple.read_netpbm(data)
@@ -125,9 +130,13 @@ def _boxes(data: bytes) -> Structure:
     brand = data[8:12]
     if brand == b"crx ":
         return _whole(data, "CR3", "image/x-canon-cr3", Reason.RAW, "a camera raw file")
-    first = next(bmff.boxes(data[: 1 << 16], 0, min(len(data), int.from_bytes(data[:4], "big") or len(data))))
+    # Only the ftyp box is read: a size of 0 means that it extends to the end of the file.
+    stated = int.from_bytes(data[:4], "big")
+    stop = min(len(data), stated or len(data))
+    first = next(bmff.boxes(data[: 1 << 16], 0, stop))
     brands = {data[position : position + 4] for position in range(first.body, first.end, 4)}
-    if (brands | {brand}) & (HEIF_BRANDS | AVIF_BRANDS):
+    brands.add(brand)
+    if brands & (HEIF_BRANDS | AVIF_BRANDS):
         return heif.read(data)
     raise NotAnImageError(f"a video or another ISO-BMFF file (brand {brand.decode('latin-1')})")
 
@@ -142,7 +151,11 @@ def _camera(data: bytes, structure: Structure) -> Structure:
 
 
 def _container(data: bytes) -> str:
-    return "JPEG" if data.startswith(b"\xff\xd8") else "PNG" if data.startswith(png.SIGNATURE) else "unknown"
+    if data.startswith(b"\xff\xd8"):
+        return "JPEG"
+    if data.startswith(png.SIGNATURE):
+        return "PNG"
+    return "unknown"
 
 
 def _whole(data: bytes, container: str, media_type: str, reason: Reason, why: str) -> Structure:

@@ -9,8 +9,17 @@ from codec.containers.structure import Role, Structure
 
 CONTAINER = b"\0\0\0\x0cjP  \r\n\x87\n"
 CODESTREAM = b"\xff\x4f\xff\x51"
-SRGB, GRAY, SYCC = 16, 17, 18
-TILE_PART, SAMPLES, COMMENT, END = 0xFF90, 0xFF93, 0xFF64, b"\xff\xd9"
+SRGB = 16
+GRAY = 17
+SYCC = 18
+TILE_PART = 0xFF90
+SAMPLES = 0xFF93
+COMMENT = 0xFF64
+END = b"\xff\xd9"
+XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+EXIF_UUID = b"JpgTiffExif->JP2"
+GEO_UUID = bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03")
+"""GeoJP2."""
 KNOWN_SEGMENTS = {
     0xFF50,
     0xFF51,
@@ -61,12 +70,13 @@ class _Jp2Reader(Builder):
             if box.kind in seen and box.kind in (b"jP  ", b"ftyp", b"jp2h"):
                 self.irregular.append(f"a second box {box.name}")
             seen.add(box.kind)
+            # The header comes before the codestream (I.5.3), whose reader needs to know of alpha.
             if box.kind == b"jp2h":
                 self._header(box)
                 role = Role.PIXELS
             elif box.kind == b"jp2c":
                 self._codestream(box.body, box.end)
-                length = box.body - box.offset
+                length = box.body - box.offset  # its content has a part of its own
             elif box.kind == b"xml ":
                 role = Role.METADATA
                 self.unknown("JP2 xml ", self.data[box.body : box.end])
@@ -90,12 +100,12 @@ class _Jp2Reader(Builder):
                 raise
 
     def _identified(self, content: bytes) -> None:
-        xmp, exif = bytes.fromhex("be7acfcb97a942e89c71999491e3afac"), b"JpgTiffExif->JP2"
-        if content.startswith(xmp):
+        """Carries the content of a uuid box, which begins with its 16-byte identifier."""
+        if content.startswith(XMP_UUID):
             self.carry("xmPp", content[16:])
-        elif content.startswith(exif):
+        elif content.startswith(EXIF_UUID):
             self.carry("exIf", content[16:].removeprefix(b"Exif\0\0"))
-        elif content.startswith(bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03")):
+        elif content.startswith(GEO_UUID):
             self.keep_for(Reason.METADATA, "a georeference")
         else:
             self.unknown("JP2 uuid", content)
@@ -106,18 +116,23 @@ class _Jp2Reader(Builder):
             if box.kind not in KNOWN_IN_HEADER:
                 self.keep_for(Reason.COLORS, f"header box {box.name}")
             elif box.kind == b"colr" and len(content) > 3:
-                if content[0] == 1:
-                    space = int.from_bytes(content[3:7], "big")
-                    if space not in (SRGB, GRAY, SYCC):
-                        self.keep_for(Reason.COLORS, f"color space {space}")
-                elif content[0] == 2:
-                    self.fields["icc"] = content[3:]
-                else:
-                    self.keep_for(Reason.COLORS, "an unknown color specification")
+                self._color(content)
             elif box.kind == b"res ":
                 self.unknown("JP2 res ", content)
             elif box.kind == b"cdef":
                 self.alpha = True
+
+    def _color(self, content: bytes) -> None:
+        """A color specification (I.5.3.3): 1 enumerates a space, 2 holds an ICC profile."""
+        method = content[0]
+        if method == 2:
+            self.fields["icc"] = content[3:]
+        elif method != 1:
+            self.keep_for(Reason.COLORS, "an unknown color specification")
+        else:
+            space = int.from_bytes(content[3:7], "big")
+            if space not in (SRGB, GRAY, SYCC):
+                self.keep_for(Reason.COLORS, f"color space {space}")
 
     def _codestream(self, start: int, stop: int) -> None:
         """Names a codestream: its main header marker by marker, then its tile-parts by their stated lengths."""
@@ -130,11 +145,17 @@ class _Jp2Reader(Builder):
         self._size(start)
         position = self._segments(start + 2, stop, TILE_PART)
         for _ in range(MOST_TILE_PARTS):
-            if unpack(">H", self.data, position)[0] != TILE_PART:
+            (marker,) = unpack(">H", self.data, position)
+            if marker != TILE_PART:
                 break
             (length,) = unpack(">I", self.data, position + 6)
-            end = position + length if length else stop - 2  # the last tile-part may extend to the end marker
-            if end > stop or self._segments(position + 12, end, SAMPLES) > end:
+            if length:
+                end = position + length
+            else:
+                end = stop - 2  # the last tile-part may extend to the end marker (A.4.2)
+            if end > stop:
+                raise Broken("a tile-part that exceeds the codestream")
+            if self._segments(position + 12, end, SAMPLES) > end:
                 raise Broken("a tile-part that exceeds the codestream")
             position = end
         if self.data[position : position + 2] != END or position + 2 > stop:
@@ -146,7 +167,10 @@ class _Jp2Reader(Builder):
 
     def _segments(self, position: int, stop: int, until: int) -> int:
         """Walks a header up to a marker and returns its offset. Comments are carried."""
-        while (kind := unpack(">H", self.data, position)[0]) != until:
+        while True:
+            (kind,) = unpack(">H", self.data, position)
+            if kind == until:
+                return position
             (length,) = unpack(">H", self.data, position + 2)
             if kind < 0xFF00 or length < 2 or position + 2 + length > stop:
                 raise Broken(f"no marker at byte {position} of a header in the codestream")
@@ -155,10 +179,9 @@ class _Jp2Reader(Builder):
             elif kind not in KNOWN_SEGMENTS:
                 self.irregular.append(f"an unknown marker {kind:04X} in the codestream")
             position += 2 + length
-        return position
 
     def _comment(self, content: bytes) -> None:
-        if content[:2] == b"\0\1":
+        if content[:2] == b"\0\1":  # Latin text; 0 means binary (A.9.2)
             self.carry("coMm", content[2:])
         else:
             self.unknown("JP2 COM", content)
@@ -172,8 +195,12 @@ class _Jp2Reader(Builder):
             self.keep_for(Reason.COLORS, f"{components} components")
         for component in range(min(components, 4)):
             depth, across, down = unpack(">BBB", self.data, start + 42 + 3 * component)
-            if (depth & 0x7F) + 1 > 8:
-                self.fields["bits"] = (depth & 0x7F) + 1
-                self.keep_for(Reason.DEPTH, f"samples of {(depth & 0x7F) + 1} bits")
-            if depth & 0x80 or (component in (0, 3) and (across, down) != (1, 1)):
+            signed = depth & 0x80
+            bits = (depth & 0x7F) + 1
+            if bits > 8:
+                self.fields["bits"] = bits
+                self.keep_for(Reason.DEPTH, f"samples of {bits} bits")
+            # Chroma may be subsampled; luma and alpha may not.
+            subsampled = component in (0, 3) and (across, down) != (1, 1)
+            if signed or subsampled:
                 self.keep_for(Reason.COLORS, "signed or subsampled components")

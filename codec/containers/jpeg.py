@@ -9,17 +9,30 @@ from codec.containers.builder import Broken, Builder, resolution, unpack
 from codec.containers.reasons import Reason
 from codec.containers.structure import Role, Structure
 
-SOI, EOI, SOS, DNL, COM = 0xD8, 0xD9, 0xDA, 0xDC, 0xFE
+SOI = 0xD8
+EOI = 0xD9
+SOS = 0xDA
+DNL = 0xDC
+COM = 0xFE
 FRAMES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
 OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE}
 """Lossless, hierarchical and arithmetic-coded frames."""
-DHT, DQT, DRI = 0xC4, 0xDB, 0xDD
+DHT = 0xC4
+DQT = 0xDB
+DRI = 0xDD
 TABLES = {DHT: "DHT", DQT: "DQT", DRI: "DRI"}
 STANDALONE = {0x01, *range(0xD0, 0xD8)}
+"""TEM and restart markers, which have no length."""
 MOST_SEGMENTS = 20_000
-EXIF, XMP, XMP_MORE = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
-ICC, MPF, GAIN_MAP = b"ICC_PROFILE\0", b"MPF\0", b"urn:iso:std:iso:ts:21496:-1\0"
-PHOTOSHOP, JFIF, JFXX, ADOBE = b"Photoshop 3.0\0", b"JFIF\0", b"JFXX\0", b"Adobe"
+EXIF = b"Exif\0\0"
+XMP = b"http://ns.adobe.com/xap/1.0/\0"
+XMP_MORE = b"http://ns.adobe.com/xmp/extension/\0"
+ICC = b"ICC_PROFILE\0"
+MPF = b"MPF\0"
+PHOTOSHOP = b"Photoshop 3.0\0"
+JFIF = b"JFIF\0"
+JFXX = b"JFXX\0"
+ADOBE = b"Adobe"
 FILM_WITHIN = 4096
 """A motion photo's video begins within this many bytes after the picture."""
 
@@ -52,7 +65,9 @@ class _JpegReader(Builder):
         self.scans = 0
         self.headed = False
         self.codes_of_zeros: dict[int, int] = {}
+        """The symbol of the code of zeros by AC table, for entropy_coded.wiped."""
         self.signed: set[bytes] = set()
+        """Box numbers of content credentials."""
 
     def segments(self) -> None:
         """Walk from SOI to EOI."""
@@ -78,24 +93,20 @@ class _JpegReader(Builder):
         return self.build()
 
     def _segment(self, position: int) -> int:
+        """Names the segment at `position`, with its scan if it starts one. Returns the offset after it."""
         data = self.data
         if position >= len(data):
             raise Broken("the file ends without an end of image")
         if data[position] != 0xFF:
-            following = data.find(b"\xff", position)
-            end = len(data) if following < 0 else following
+            # Decoders skip such bytes up to the next marker.
+            end = data.find(b"\xff", position)
+            if end < 0:
+                end = len(data)
             self.part(position, end - position, "bytes between segments", Role.UNACCOUNTED)
             self.irregular.append(f"{end - position} bytes between segments, at byte {position}")
             return end
-        start = position
-        while position < len(data) and data[position] == 0xFF:
-            position += 1
-        if position >= len(data):
-            raise Broken("the file ends inside a marker")
-        marker = data[position]
-        if position - start > 1:
-            self.part(start, position - 1 - start, "fill", Role.SILENT)
-            start = position - 1
+        start = self._fill(position)
+        marker = data[start + 1]
         if marker == EOI:
             self.part(start, 2, "EOI", Role.SILENT)
             self.ended = start + 2
@@ -109,11 +120,25 @@ class _JpegReader(Builder):
             self.irregular.append(f"a stuffed byte between segments, at byte {start}")
             return start + 2
         (length,) = unpack(">H", data, start + 2)
-        end = start + 2 + length
+        end = int(start + 2 + length)
         if length < 2 or end > len(data):
             raise Broken(f"segment {marker:02X} at byte {start} does not fit into the file")
         self._named(marker, start, data[start + 4 : end])
-        return self._scan(start, end) if marker == SOS else end
+        if marker == SOS:
+            return self._scan(start, end)
+        return end
+
+    def _fill(self, start: int) -> int:
+        """Names the fill bytes FF that may precede a marker (B.1.1.2). Returns the offset of its own FF."""
+        position = start
+        while position < len(self.data) and self.data[position] == 0xFF:
+            position += 1
+        if position >= len(self.data):
+            raise Broken("the file ends inside a marker")
+        marker_at = position - 1
+        if marker_at > start:
+            self.part(start, marker_at - start, "fill", Role.SILENT)
+        return marker_at
 
     def _named(self, marker: int, start: int, content: bytes) -> None:
         """Names the segment at `start` and records its content."""
@@ -128,12 +153,13 @@ class _JpegReader(Builder):
             self.part(start, length, f"SOF {marker:02X}", Role.PIXELS)
             self._frame(content)
             self.keep_for(Reason.UNSUPPORTED, "lossless, hierarchical or arithmetic coding")
-        elif marker in (SOS, DNL):
-            self.part(start, length, "SOS" if marker == SOS else "DNL", Role.PIXELS)
-            if marker == SOS and (not content or not 1 <= content[0] <= 4 or len(content) != 4 + 2 * content[0]):
+        elif marker == SOS:
+            self.part(start, length, "SOS", Role.PIXELS)
+            if not _is_scan_header(content):
                 self.irregular.append("a scan header whose length does not match its components")
-            if marker == DNL:
-                self.keep_for(Reason.UNSUPPORTED, "the height follows the first scan")
+        elif marker == DNL:
+            self.part(start, length, "DNL", Role.PIXELS)
+            self.keep_for(Reason.UNSUPPORTED, "the height follows the first scan")
         elif marker == COM:
             self.part(start, length, "COM", Role.METADATA)
             self.carry("coMm", content)
@@ -144,10 +170,12 @@ class _JpegReader(Builder):
             self.irregular.append(f"unknown segment {marker:02X} at byte {start}")
 
     def _application(self, marker: int, start: int, content: bytes) -> None:
-        name, length = f"APP{marker - 0xE0}", len(content) + 4
+        """Names an APP segment by the signature in it, and carries its content."""
+        name = f"APP{marker - 0xE0}"
         role = Role.METADATA
         if marker == 0xE0 and content.startswith(JFIF):
-            name, role = "APP0 JFIF", self._jfif(content)
+            name = "APP0 JFIF"
+            role = self._jfif(content)
         elif marker == 0xE0 and content.startswith(JFXX):
             name = "APP0 JFXX"
             if self.frame is None and _is_thumbnail(content[5:]):
@@ -167,7 +195,8 @@ class _JpegReader(Builder):
             name = "APP1 extended XMP"
             self.carry("xeXt", content[len(XMP_MORE) :])
         elif marker == 0xE2 and content.startswith(ICC) and len(content) >= 14:
-            name, role = "APP2 ICC", Role.PIXELS
+            name = "APP2 ICC"
+            role = Role.PIXELS
             self._profile(content)
         elif marker == 0xE2 and content.startswith(MPF):
             name = "APP2 MPF"
@@ -176,29 +205,36 @@ class _JpegReader(Builder):
             name = "APP13 Photoshop"
             self.carry("psIr", content)
         elif marker == 0xEE and content.startswith(ADOBE) and len(content) >= 12:
-            name, role = "APP14 Adobe", Role.PIXELS
+            name = "APP14 Adobe"
+            role = Role.PIXELS
             if len(content) > 12 or self.adobe is not None:
                 self.unknown("JPEG APP14", content)
-            self.adobe = content[11] if self.adobe is None else self.adobe
+            if self.adobe is None:
+                self.adobe = content[11]  # the color transform
         elif marker == 0xEB and content.startswith(b"JP") and (content[2:4] in self.signed or b"c2pa" in content):
-            name, role = "APP11 C2PA", Role.CREDENTIALS
+            name = "APP11 C2PA"
+            role = Role.CREDENTIALS
             self.signed.add(content[2:4])  # the box number, which continuation segments repeat
         else:
             self.unknown(f"JPEG {name}", content)
-        self.part(start, length, name, role)
+        self.part(start, len(content) + 4, name, role)
 
     def _jfif(self, content: bytes) -> Role:
         if len(content) < 14:
             self.irregular.append("a truncated JFIF header")
             return Role.UNACCOUNTED
         unit, horizontal, vertical, columns, rows = struct.unpack_from(">BHHBB", content, 7)
-        first, self.headed = not self.headed, True
-        if len(content) != 14 + 3 * columns * rows or unit > 2 or not first:
+        repeated = self.headed
+        self.headed = True
+        # An uncompressed RGB thumbnail follows the 14 bytes.
+        if len(content) != 14 + 3 * columns * rows or unit > 2 or repeated:
             self.unknown("JPEG APP0", content)
             return Role.METADATA
-        if unit or horizontal != vertical:
+        if unit or horizontal != vertical:  # otherwise it says no more than that pixels are square
             self.carry("phYs", resolution(unit, (horizontal, 1), (vertical, 1)))
-        return Role.PREVIEW if columns and rows else Role.METADATA
+        if columns and rows:
+            return Role.PREVIEW
+        return Role.METADATA
 
     def _tables(self, marker: int, content: bytes) -> None:
         """Checks that coding tables fill their segments, so that nothing else can hide in them (T.81, B.2.4)."""
@@ -208,7 +244,8 @@ class _JpegReader(Builder):
             elif marker == DQT:
                 position = 0
                 while position < len(content):
-                    position += 129 if content[position] >> 4 else 65
+                    sixteen_bits = content[position] >> 4
+                    position += 1 + (128 if sixteen_bits else 64)
                 if position != len(content):
                     raise Broken("quantization tables that do not match their segment's length")
             elif marker == DRI and len(content) != 2:
@@ -221,7 +258,7 @@ class _JpegReader(Builder):
         self.unknown("JPEG APP2", content)
         if self.mpf_at:
             self.keep_for(Reason.METADATA, "several lists of pictures")
-        self.mpf_at = start + 4 + len(MPF)
+        self.mpf_at = start + 4 + len(MPF)  # the list's TIFF header, from which its offsets count
         try:
             self.further = mpf.entries(content[len(MPF) :])
         except Broken as broken:
@@ -263,17 +300,22 @@ class _JpegReader(Builder):
         return end
 
     def _profile(self, content: bytes) -> None:
-        number, count = content[12], content[13]
+        """Collects a piece of the color profile: its number from 1, and the number of pieces (ICC.1, annex B.4)."""
+        number = content[12]
+        count = content[13]
         if number in self.profile or (self.profile_count and count != self.profile_count):
             self.irregular.append("contradictory pieces of its color profile")
-        self.profile[number], self.profile_count = content[14:], count
+        self.profile[number] = content[14:]
+        self.profile_count = count
 
     def _color(self) -> None:
         if self.profile:
-            if sorted(self.profile) == list(range(1, self.profile_count + 1)):
-                self.fields["icc"] = b"".join(self.profile[number] for number in sorted(self.profile))
+            numbers = sorted(self.profile)  # the pieces may come in any order
+            if numbers == list(range(1, self.profile_count + 1)):
+                self.fields["icc"] = b"".join(self.profile[number] for number in numbers)
             else:
                 self.irregular.append("a color profile with missing pieces")
+        # Three components are RGB (0) or YCbCr (1); other values are for four.
         if self.frame and self.frame.components == 3 and self.adobe not in (None, 0, 1):
             self.irregular.append(f"color transform {self.adobe} with three components")
 
@@ -284,6 +326,7 @@ class _JpegReader(Builder):
         for entry in sorted(self.further, key=lambda entry: entry.offset):
             if not entry.primary:
                 position = self._further(entry, position, packets)
+        # After the listed pictures, whose bytes could look like a video's.
         film = self._film(position)
         if film is not None:
             self.part(*film, "film", Role.MOTION)
@@ -291,7 +334,8 @@ class _JpegReader(Builder):
 
     def _further(self, entry: mpf.MultiPictureEntry, free: int, packets: bytes) -> int:
         """Names a further picture, which must follow the earlier ones. Returns the offset of its end."""
-        start, size = self.mpf_at + entry.offset, entry.size
+        start = self.mpf_at + entry.offset
+        size = entry.size
         picture = self.data[start : start + size]
         if start < free or len(picture) != size or not picture.startswith(b"\xff\xd8\xff"):
             self.keep_for(Reason.METADATA, "its list of pictures names a missing one")
@@ -319,23 +363,38 @@ class _JpegReader(Builder):
 
         Samsung writes a short record before the video, so the first box may start a little later.
         """
-        found = self.data.find(b"ftyp", start, start + FILM_WITHIN)
-        if found - 4 < start:
+        first_box = self.data.find(b"ftyp", start, start + FILM_WITHIN) - 4  # its size precedes its type
+        if first_box < start:
             return None
-        end = found - 4
+        end = first_box
         try:
-            for box in boxes(self.data, found - 4, len(self.data)):
+            for box in boxes(self.data, first_box, len(self.data)):
                 end = box.end
         except Broken:
             pass  # bytes after the last whole box are a trailer
-        return (found - 4, end - found + 4) if end > found else None
+        if end == first_box:  # not even the first box is whole
+            return None
+        return first_box, end - first_box
+
+
+def _is_scan_header(content: bytes) -> bool:
+    """Whether the content of an SOS segment has 1 to 4 components and the length that they require (B.2.3)."""
+    if not content:
+        return False
+    components = content[0]
+    return 1 <= components <= 4 and len(content) == 4 + 2 * components
 
 
 def _is_thumbnail(extension: bytes) -> bool:
     """Whether a JFXX segment holds just a thumbnail: JPEG, palette or RGB (JFIF 1.02)."""
     if extension[:3] == b"\x10\xff\xd8":
         return extension[-2:] == b"\xff\xd9"
-    palette = {0x11: 768, 0x13: 0}.get(extension[0]) if len(extension) > 3 else None
-    if palette is None:
+    if len(extension) <= 3:
         return False
-    return len(extension) == 3 + palette + extension[1] * extension[2] * (1 if palette else 3)
+    kind = extension[0]
+    pixels = extension[1] * extension[2]
+    if kind == 0x11:  # a palette of 256 colors, then a byte for each pixel
+        return len(extension) == 3 + 768 + pixels
+    if kind == 0x13:
+        return len(extension) == 3 + 3 * pixels
+    return False

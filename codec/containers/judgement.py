@@ -17,6 +17,7 @@ DISCARDS = {
     "content-credentials": Role.CREDENTIALS,
 }
 """Parts that an owner may agree to leave out, by the names of `--discard`."""
+DISCARD_OF_ROLE = {role: name for name, role in DISCARDS.items()}
 OF_ROLE = {
     Role.FRAMES: Reason.FRAMES,
     Role.MOTION: Reason.TRAILING_DATA,
@@ -31,8 +32,14 @@ FIRST = (
 )  # fmt: skip
 """Precedence of reasons when there are several."""
 LOCATIONS = re.compile(rb"(?i)gps|<[a-z]+:(city|country|state|location|sublocation)|LocationCreated|LocationShown")
-MOST_BLOCKS, LARGEST_BLOCK, ALL_BLOCKS = 250, 1 << 24, 1 << 26
-"""Limits of an .fdc file: number of blocks, bytes of one block, bytes of all."""
+MOST_BLOCKS = 250
+"""Limit of an .fdc file: number of blocks."""
+LARGEST_BLOCK = 1 << 24
+"""Limit of an .fdc file: bytes of one block."""
+ALL_BLOCKS = 1 << 26
+"""Limit of an .fdc file: bytes of all blocks."""
+SEARCHED = ("xmPp", "xeXt", "ipTc", "psIr", "teXt", "unKn", AUXILIARY)
+"""Blocks that are searched for LOCATIONS as bytes."""
 MetadataPolicy = Literal["all", "no-location", "none"]
 POLICIES: tuple[str, ...] = get_args(MetadataPolicy)
 
@@ -65,32 +72,37 @@ class Verdict:
 
 def judge(structure: Structure, policy: Policy = Policy()) -> Verdict:  # frozen
     """Judges a structure: kept whole for its gravest reason, or compressed with its blocks."""
+    # Of several explanations for one reason the first is shown: reversed, so that it is the last to be set.
     reasons = {Reason(reason): why for reason, why in reversed(structure.keep)}
     if structure.damage:
         reasons[Reason.DAMAGED] = structure.damage[0]
     if structure.irregular:
         reasons.setdefault(Reason.IRREGULAR, structure.irregular[0])
+    film = None
+    if policy.film_beside and "motion" not in policy.discard:
+        film = _film(structure.parts)
     left_out = set()
-    film = _film(structure.parts) if policy.film_beside and "motion" not in policy.discard else None
     for part in structure.parts:
         if film and film[0] <= part.offset < film[0] + film[1]:
-            continue
-        discard = next((name for name, role in DISCARDS.items() if role is part.role), None)
-        if discard in policy.discard and discard is not None:
-            left_out.add(discard)
+            continue  # stored beside the .fdc file, so nothing is lost
+        name = DISCARD_OF_ROLE.get(part.role)
+        if name in policy.discard and name is not None:
+            left_out.add(name)
         elif part.role in OF_ROLE:
             reasons.setdefault(OF_ROLE[part.role], f"{part.name}, {part.length} bytes at byte {part.offset}")
     blocks = structure.blocks
     if "gain-map" in left_out:
+        # Without the gain maps, the list that locates them would point to nothing.
         blocks = tuple(block for block in blocks if block.tag != AUXILIARY and not lists_pictures(block))
-    blocks, removed, failure = _allowed(blocks, policy.metadata)
-    if failure or (failure := _too_much(blocks)):
-        reasons.setdefault(Reason.METADATA, failure)
-    reason = next((reason for reason in FIRST if reason in reasons), None)
+    blocks, removed = _allowed(blocks, policy.metadata)
+    too_much = _too_much(blocks)
+    if too_much:
+        reasons.setdefault(Reason.METADATA, too_much)
+    for reason in FIRST:
+        if reason in reasons:
+            return Verdict(reason, reasons[reason], (), (), ())
     carried = tuple(sorted({block.tag for block in blocks}))
     discarded = tuple(sorted(left_out | removed))
-    if reason is not None:
-        return Verdict(reason, reasons[reason], (), (), ())
     return Verdict(None, "", carried, discarded, blocks, film)
 
 
@@ -99,18 +111,22 @@ def _film(parts: tuple[Part, ...]) -> tuple[int, int] | None:
     films = [number for number, part in enumerate(parts) if part.role is Role.MOTION]
     if len(films) != 1:
         return None
-    first = last = films[0]
-    while parts[first - 1].role is Role.TRAILER:
+    first = films[0]
+    while parts[first - 1].role is Role.TRAILER:  # ends at the signature at the latest
         first -= 1
+    last = films[0]
     while last + 1 < len(parts) and parts[last + 1].role is Role.TRAILER:
         last += 1
-    return parts[first].offset, parts[last].offset + parts[last].length - parts[first].offset
+    start = parts[first].offset
+    return start, parts[last].offset + parts[last].length - start
 
 
 def _too_much(blocks: tuple[MetadataBlock, ...]) -> str:
+    """What exceeds the limits of an .fdc file; empty if nothing does."""
     sizes = [len(block.content) for block in blocks]
-    if len(sizes) > MOST_BLOCKS or max(sizes, default=0) > LARGEST_BLOCK or sum(sizes) > ALL_BLOCKS:
-        return f"{sum(sizes)} bytes of metadata in {len(sizes)} blocks, more than an .fdc file holds"
+    total = sum(sizes)
+    if len(sizes) > MOST_BLOCKS or max(sizes, default=0) > LARGEST_BLOCK or total > ALL_BLOCKS:
+        return f"{total} bytes of metadata in {len(sizes)} blocks, more than an .fdc file holds"
     return ""
 
 
@@ -118,8 +134,10 @@ def _compressed_text(block: MetadataBlock) -> bool:
     """Whether a block is a compressed PNG text."""
     if block.tag != "teXt":
         return False
-    _, _, rest = block.content.partition(b"\0")
-    return block.content.startswith(b"zTXt") or (block.content.startswith(b"iTXt") and rest[:1] == b"\x01")
+    if block.content.startswith(b"zTXt"):
+        return True
+    _, _, after_keyword = block.content.partition(b"\0")
+    return block.content.startswith(b"iTXt") and after_keyword[:1] == b"\x01"
 
 
 def lists_pictures(block: MetadataBlock) -> bool:
@@ -127,15 +145,20 @@ def lists_pictures(block: MetadataBlock) -> bool:
     return block.tag == "unKn" and block.content.startswith(b"JPEG APP2\0MPF\0")
 
 
-def _allowed(
-    blocks: tuple[MetadataBlock, ...], policy: MetadataPolicy
-) -> tuple[tuple[MetadataBlock, ...], set[str], str]:
-    """The blocks that the policy keeps, the names of what it removes, and why it cannot be applied, if so."""
+def _allowed(blocks: tuple[MetadataBlock, ...], policy: MetadataPolicy) -> tuple[tuple[MetadataBlock, ...], set[str]]:
+    """The blocks that the policy keeps, and the names of what it removes."""
     if policy == "all":
-        return blocks, set(), ""
+        return blocks, set()
     if policy == "none":
-        own = tuple(block for block in blocks if block.tag in (AUXILIARY,))
-        return own, {"metadata"} if len(own) < len(blocks) else set(), ""
+        pictures = tuple(block for block in blocks if block.tag == AUXILIARY)
+        if len(pictures) == len(blocks):
+            return pictures, set()
+        return pictures, {"metadata"}
+    return _without_location(blocks)
+
+
+def _without_location(blocks: tuple[MetadataBlock, ...]) -> tuple[tuple[MetadataBlock, ...], set[str]]:
+    """The blocks without places, and the names of what is removed: in doubt a whole block."""
     allowed: list[MetadataBlock] = []
     removed: set[str] = set()
     for block in blocks:
@@ -147,12 +170,10 @@ def _allowed(
             if content != block.content:
                 removed.add("location")
             allowed.append(MetadataBlock(block.tag, content))
-        elif block.tag in ("xmPp", "xeXt", "ipTc", "psIr", "teXt", "unKn", AUXILIARY) and LOCATIONS.search(
-            block.content
-        ):
+        elif block.tag in SEARCHED and LOCATIONS.search(block.content):
             removed.add("location")
         elif block.tag in ("ipTc", "psIr", "unKn") or _compressed_text(block):
-            removed.add("metadata")  # these are not searched for locations
+            removed.add("metadata")  # the search does not see into binary fields and compressed text
         else:
             allowed.append(block)
-    return tuple(allowed), removed, ""
+    return tuple(allowed), removed

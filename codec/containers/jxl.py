@@ -30,6 +30,9 @@ def read(data: bytes) -> Structure:
 class _JxlReader(Builder):
     def __init__(self, data: bytes) -> None:
         super().__init__(data, "JXL", "image/jxl")
+        self.coded = b""
+        """The beginning of the codestream, at least HEAD bytes if it has as many."""
+        self.ended = True
 
     def walk(self) -> None:
         """A bare codestream is one part; in a container each box is named."""
@@ -37,54 +40,65 @@ class _JxlReader(Builder):
             self.part(0, len(self.data), "codestream", Role.PIXELS)
             self._head(self.data[:HEAD])
             return
-        coded, ended, end = b"", True, 0
+        end = 0
         seen: set[bytes] = set()
         for box in self._boxes():
             end = box.end
-            if box.kind in seen & SINGLE:
+            if box.kind in seen and box.kind in SINGLE:
                 self.keep_for(Reason.FRAMES, f"a second box {box.name}")
             seen.add(box.kind)
-            content, length = self.data[box.body : box.end], box.end - box.offset
-            role = Role.METADATA
-            match box.kind:
-                case b"JXL " | b"ftyp" | b"jxll" if len(content) <= BRANDS:
-                    role = Role.SILENT
-                case b"jxlc" | b"jxlp":
-                    role = Role.PIXELS
-                    partial = box.kind == b"jxlp"
-                    ended = not partial or (len(content) >= 4 and bool(content[0] & 0x80))
-                    if len(coded) < HEAD:
-                        coded += content[4 if partial else 0 :][:HEAD]
-                case b"jbrd":
-                    role = Role.PIXELS
-                case b"Exif" if len(content) > 4:
-                    skipped = int.from_bytes(content[:4], "big")
-                    self.carry("exIf", content[4 + skipped :])
-                    if content[4 : 4 + skipped] not in (b"", b"Exif\0\0"):
-                        self.keep_for(Reason.METADATA, "bytes before its EXIF block")
-                case b"xml ":
-                    self.carry("xmPp", content)
-                case b"jumb":
-                    role = Role.CREDENTIALS if b"c2pa" in content else Role.METADATA
-                    if role is Role.METADATA:
-                        self.unknown("JXL jumb", content)
-                case b"brob" | b"jhgm":
-                    role = Role.UNACCOUNTED
-                    self.keep_for(Reason.METADATA, "compressed metadata or a gain map")
-                case _:
-                    self.unknown(f"JXL {box.name}", content)
-            self.part(box.offset, length, box.name, role)
+            role = self._box(box.kind, box.name, self.data[box.body : box.end])
+            self.part(box.offset, box.end - box.offset, box.name, role)
         self.behind(end)
-        if not ended or {b"jxlc", b"jxlp"} <= seen:
+        if not self.ended or {b"jxlc", b"jxlp"} <= seen:
             self.damage.append("a codestream in pieces without the last one, or in two forms")
-        self._head(coded)
+        self._head(self.coded)
+
+    def _box(self, kind: bytes, name: str, content: bytes) -> Role:
+        match kind:
+            case b"JXL " | b"ftyp" | b"jxll" if len(content) <= BRANDS:
+                return Role.SILENT
+            case b"jxlc":
+                self.ended = True
+                self._collect(content)
+                return Role.PIXELS
+            case b"jxlp":
+                # A piece begins with its number, 32 bits; the highest bit marks the last one.
+                self.ended = len(content) >= 4 and bool(content[0] & 0x80)
+                self._collect(content[4:])
+                return Role.PIXELS
+            case b"jbrd":  # what a decoder needs to restore the JPEG byte for byte
+                return Role.PIXELS
+            case b"Exif" if len(content) > 4:
+                skipped = int.from_bytes(content[:4], "big")  # offset of the TIFF header
+                self.carry("exIf", content[4 + skipped :])
+                if content[4 : 4 + skipped] not in (b"", b"Exif\0\0"):
+                    self.keep_for(Reason.METADATA, "bytes before its EXIF block")
+            case b"xml ":
+                self.carry("xmPp", content)
+            case b"jumb":
+                if b"c2pa" in content:
+                    return Role.CREDENTIALS
+                self.unknown("JXL jumb", content)
+            case b"brob" | b"jhgm":
+                self.keep_for(Reason.METADATA, "compressed metadata or a gain map")
+                return Role.UNACCOUNTED
+            case _:
+                self.unknown(f"JXL {name}", content)
+        return Role.METADATA
+
+    def _collect(self, piece: bytes) -> None:
+        # The first pieces may be short, and the head may cross them.
+        if len(self.coded) < HEAD:
+            self.coded += piece[:HEAD]
 
     def _boxes(self) -> Iterator[Box]:
         """Top-level boxes. Bytes after the last whole box are a trailer if a codestream came before."""
         coded = False
         try:
             for box in boxes(self.data, 0, len(self.data)):
-                coded = coded or box.kind in (b"jxlc", b"jxlp")
+                if box.kind in (b"jxlc", b"jxlp"):
+                    coded = True
                 yield box
         except Broken:
             if not coded:

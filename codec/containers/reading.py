@@ -2,7 +2,6 @@
 
 import io
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -43,9 +42,13 @@ class SourceImage:
     def size(self) -> tuple[int, int] | None:
         """Width and height after the orientation is applied; None if unknown."""
         about = self.structure
-        if about is None or not 0 < about.width < LARGEST_SIDE or not 0 < about.height < LARGEST_SIDE:
+        if about is None:
             return None
-        return (about.height, about.width) if about.orientation > 4 else (about.width, about.height)
+        if not 0 < about.width < LARGEST_SIDE or not 0 < about.height < LARGEST_SIDE:
+            return None
+        if about.orientation > 4:  # a quarter turn swaps the sides
+            return about.height, about.width
+        return about.width, about.height
 
 
 class _KeptError(Exception):
@@ -76,6 +79,7 @@ def read_source(data: bytes, policy: Policy = Policy(), *, max_pixels: int = MAX
     try:
         inner = _transcoded(structure, data)
         if inner is not None:
+            # Pixels of the JPEG, as its own decoder gives them.
             return _of_transcoded(structure, verdict, inner, policy, max_pixels)
         image = _decoded(structure, data)
         space = _space(structure, image)
@@ -103,6 +107,7 @@ def read_leniently(data: bytes, policy: Policy = Policy()) -> tuple[Picture, str
     if reason in REFUSED or source.structure is None:
         raise _refusal(source.verdict)
     if reason in (Reason.DEPTH, Reason.COLORS, Reason.FRAMES):
+        # The strict decoding below would refuse these; the general loader converts them.
         picture = replace(read_image(data), blocks=_carried(source.structure))
         return picture, f"{MEANINGS[reason]} ({detail})"
     try:
@@ -123,7 +128,7 @@ def check_source(data: bytes) -> tuple[str, int, int]:
     if source.verdict.reason in REFUSED or source.structure is None:
         raise _refusal(source.verdict)
     if source.picture is None or source.size is None:
-        return check_image(data)
+        return check_image(data)  # kept whole for its metadata or the like: not decoded yet
     return source.structure.container, *source.size
 
 
@@ -146,7 +151,9 @@ def _fallback(reason: Reason, why: str) -> Verdict:
 
 def _transcoded(structure: Structure, data: bytes) -> bytes | None:
     """The JPEG from which a JPEG XL file was transcoded, or None."""
-    if structure.container != "JXL" or not any(part.name == "jbrd" for part in structure.parts):
+    if structure.container != "JXL":
+        return None
+    if not any(part.name == "jbrd" for part in structure.parts):
         return None
     import imagecodecs
 
@@ -170,14 +177,19 @@ def _of_transcoded(
     added = tuple(block for block in verdict.blocks if block.tag not in own)
     picture = replace(source.picture, blocks=source.picture.blocks + added, source_format="JXL")
     both = replace(source.verdict, blocks=picture.blocks)
-    return SourceImage(replace(structure, orientation=picture.orientation), both, picture, source.coded_space)
+    # Viewers show the JPEG, turned as its EXIF says.
+    turned = replace(structure, orientation=picture.orientation)
+    return SourceImage(turned, both, picture, source.coded_space)
 
 
 def _decoded(structure: Structure, data: bytes) -> Image.Image:
     """Decodes the pixels as stored. Raises _KeptError."""
-    reader: Callable[[bytes], Image.Image] | None = {"JPEG": _jpeg, "HEIF": _heif, "JXL": _jxl}.get(structure.container)
-    if reader is not None:
-        image = reader(data)
+    if structure.container == "JPEG":
+        image = _jpeg(data)
+    elif structure.container == "HEIF":
+        image = _heif(data)
+    elif structure.container == "JXL":
+        image = _jxl(data)
     else:
         image = _with_pillow(structure, data)
     stored = (structure.width, structure.height)
@@ -199,9 +211,13 @@ def _jpeg(data: bytes) -> Image.Image:
         gray = kind == "Gray"
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "GRAY" if gray else "RGB", strict=True)
     except ValueError as error:
-        mild = str(error).startswith(MILD)
-        raise _KeptError(Reason.IRREGULAR if mild else Reason.DAMAGED, f"libjpeg: {error}") from None
-    return Image.fromarray(pixels[..., 0] if gray else pixels)
+        reason = Reason.DAMAGED
+        if str(error).startswith(MILD):
+            reason = Reason.IRREGULAR
+        raise _KeptError(reason, f"libjpeg: {error}") from None
+    if gray:
+        pixels = pixels[..., 0]
+    return Image.fromarray(pixels)
 
 
 def _heif(data: bytes) -> Image.Image:
@@ -225,9 +241,14 @@ def _jxl(data: bytes) -> Image.Image:
         raise _KeptError(Reason.DAMAGED, f"libjxl: {error}") from None
     if pixels.dtype != np.uint8 or pixels.ndim > 3:
         raise _KeptError(Reason.DEPTH, f"samples of type {pixels.dtype}")
-    if pixels.ndim == 3 and pixels.shape[2] not in (1, 2, 3, 4):
-        raise _KeptError(Reason.COLORS, f"{pixels.shape[2]} channels")
-    return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+    if pixels.ndim == 2:
+        return Image.fromarray(pixels)
+    channels = pixels.shape[2]
+    if channels not in (1, 2, 3, 4):
+        raise _KeptError(Reason.COLORS, f"{channels} channels")
+    if channels == 1:
+        pixels = pixels[..., 0]
+    return Image.fromarray(pixels)
 
 
 PIXEL_CHUNKS = {"signature", "IHDR", "PLTE", "tRNS", "IDAT", "IEND"}
@@ -236,10 +257,11 @@ PIXEL_CHUNKS = {"signature", "IHDR", "PLTE", "tRNS", "IDAT", "IEND"}
 
 def _with_pillow(structure: Structure, data: bytes) -> Image.Image:
     if structure.container == "PNG":
-        parts = (part for part in structure.parts if part.name in PIXEL_CHUNKS)
+        parts = [part for part in structure.parts if part.name in PIXEL_CHUNKS]
         data = b"".join(data[part.offset : part.offset + part.length] for part in parts)
     try:
         with warnings.catch_warnings():
+            # Pillow warns of broken metadata, which the structure has already judged.
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=(PLUGINS[structure.container],))
             image.load()
@@ -247,9 +269,9 @@ def _with_pillow(structure: Structure, data: bytes) -> Image.Image:
         raise _KeptError(Reason.UNSUPPORTED, f"{structure.container} is not supported") from None
     except UnidentifiedImageError:
         raise _KeptError(Reason.UNSUPPORTED, f"an unsupported kind of {structure.container}") from None
+    except MemoryError:
+        raise  # says nothing about the file
     except Exception as error:  # decoders raise any exception on damaged files
-        if isinstance(error, MemoryError):
-            raise
         raise _KeptError(Reason.DAMAGED, f"{type(error).__name__}: {error}") from None
     if getattr(image, "n_frames", 1) > 1:
         raise _KeptError(Reason.FRAMES, "several pictures")
@@ -258,10 +280,11 @@ def _with_pillow(structure: Structure, data: bytes) -> Image.Image:
 
 def _space(structure: Structure, image: Image.Image) -> Space:
     """The color space in which viewers show the pixels. Raises ColorsError."""
-    plain = image if image.mode in ("RGB", "L") else image.convert("RGB")
+    # In PNG code points take precedence over the profile (third edition, section 4.3), elsewhere the profile does.
     if structure.container == "PNG" and structure.cicp is not None:
         return _of_code(structure)
     if structure.icc is not None:
+        plain = image if image.mode in ("RGB", "L") else image.convert("RGB")
         return spaces.of_profile(structure.icc, plain)
     if structure.cicp is not None:
         return _of_code(structure)
@@ -280,7 +303,9 @@ def _of_code(structure: Structure) -> Space:
 def _picture(structure: Structure, image: Image.Image, space: Space, verdict: Verdict) -> Picture:
     alpha = _alpha(structure, image)
     pixels = np.asarray(image.convert("RGB"))
-    turned = 1 if structure.container in ("HEIF", "JXL") else structure.orientation
+    turned = structure.orientation
+    if structure.container in ("HEIF", "JXL"):
+        turned = 1  # their decoders have turned the pixels
     return Picture(
         pixels,
         gray=bool((pixels == pixels[..., :1]).all()),
@@ -298,9 +323,12 @@ def _alpha(structure: Structure, image: Image.Image) -> NDArray[np.uint8] | None
     if structure.container == "PNG" and image.mode in ("1", "L") and isinstance(transparent, int):
         # Pillow scales gray of 1, 2 and 4 bits to 8 but leaves the transparent value as the file has it.
         values = np.asarray(image.convert("L"))
-        alpha = np.where(values == transparent * 255 // (2**structure.bits - 1), 0, 255).astype(np.uint8)
+        scaled = transparent * 255 // (2**structure.bits - 1)
+        alpha = np.where(values == scaled, 0, 255).astype(np.uint8)
     elif image.has_transparency_data:
         alpha = np.asarray(image.convert("RGBA").getchannel("A"))
     else:
         return None
-    return alpha if (alpha < 255).any() else None
+    if not (alpha < 255).any():
+        return None
+    return alpha

@@ -92,9 +92,12 @@ def covered(data: bytes, parts: Iterable[Part]) -> tuple[Part, ...]:
     shared bytes belong to the first.
     """
     whole: list[Part] = []
-    position, size = 0, len(data)
+    position = 0
+    size = len(data)
+    # The longest first of those that begin at one byte: the others lie in it.
     for part in sorted(parts, key=lambda part: (part.offset, -part.length)):
-        start, stop = max(part.offset, position), min(part.offset + part.length, size)
+        start = max(part.offset, position)
+        stop = min(part.offset + part.length, size)
         if start > position:
             whole.append(_gap(position, start, data))
         if stop > start:
@@ -106,7 +109,7 @@ def covered(data: bytes, parts: Iterable[Part]) -> tuple[Part, ...]:
 
 
 def _gap(start: int, stop: int, data: bytes) -> Part:
-    empty = data.count(0, start, stop) == stop - start
-    return Part(
-        start, stop - start, "padding" if empty else "unknown bytes", Role.SILENT if empty else Role.UNACCOUNTED
-    )
+    length = stop - start
+    if data.count(0, start, stop) == length:
+        return Part(start, length, "padding", Role.SILENT)
+    return Part(start, length, "unknown bytes", Role.UNACCOUNTED)

@@ -7,10 +7,15 @@ from codec.containers.builder import Broken, Builder, unpack
 from codec.containers.reasons import Reason
 from codec.containers.structure import Role, Structure
 
-ANIMATED, XMP, EXIF, ALPHA, ICC = 0x02, 0x04, 0x08, 0x10, 0x20
+ANIMATED = 0x02
+XMP = 0x04
+EXIF = 0x08
+ALPHA = 0x10
+ICC = 0x20
 FLAGS = {b"EXIF": EXIF, b"XMP ": XMP, b"ICCP": ICC, b"ALPH": ALPHA, b"ANIM": ANIMATED}
 MOST_CHUNKS = 20_000
 SHORTEST_RUN = 20
+"""Length of a run of zero bytes that counts as lost data."""
 BITS_A_BLOCK = 6
 """A lossy picture with fewer bits per 16 x 16 pixels may be flat, and flat pictures may contain runs of zeros."""
 
@@ -54,6 +59,7 @@ class _WebpReader(Builder):
         self._check()
 
     def _chunk(self, position: int, stop: int) -> int:
+        """Names the chunk at `position` and its padding; returns the offset after both."""
         kind, length = unpack("<4sI", self.data, position)
         end = position + 8 + length
         if end > stop:
@@ -62,13 +68,17 @@ class _WebpReader(Builder):
         if length % 2 and end < stop:
             if self.data[end]:
                 self.irregular.append(f"a nonzero padding byte at byte {end}")
-            self.part(end, 1, "padding", Role.UNACCOUNTED if self.data[end] else Role.SILENT)
-        self.part(position, 8 + length, kind.decode("latin-1"), self._named(position, kind, content))
+                self.part(end, 1, "padding", Role.UNACCOUNTED)
+            else:
+                self.part(end, 1, "padding", Role.SILENT)
+        role = self._named(position, kind, content)
+        self.part(position, 8 + length, kind.decode("latin-1"), role)
         self.seen.add(kind)
         return int(end + length % 2)
 
     def _named(self, position: int, kind: bytes, content: bytes) -> Role:
-        if kind in self.seen and kind not in (b"ANMF",):
+        """Carries or records the content of a chunk, and returns its role."""
+        if kind in self.seen and kind != b"ANMF":  # an animation has one of these for each frame
             self.irregular.append(f"a second chunk {kind.decode('latin-1')}")
             return Role.UNACCOUNTED
         match kind:
@@ -83,7 +93,7 @@ class _WebpReader(Builder):
             case b"ICCP":
                 self.fields["icc"] = content or None
             case b"EXIF":
-                block = content.removeprefix(b"Exif\0\0")
+                block = content.removeprefix(b"Exif\0\0")  # which some writers copy from JPEG
                 self.carry("exIf", block)
                 self.fields["orientation"] = exif.orientation(block)
                 if block != content:
@@ -107,27 +117,37 @@ class _WebpReader(Builder):
         if len(content) < 10:
             return
         self.flags = content[0]
-        self.canvas = (1 + int.from_bytes(content[4:7], "little"), 1 + int.from_bytes(content[7:10], "little"))
+        # Sides are stored minus 1 in 24 bits each (section 2.7.1).
+        width = 1 + int.from_bytes(content[4:7], "little")
+        height = 1 + int.from_bytes(content[7:10], "little")
+        self.canvas = (width, height)
 
     def _lossy(self, position: int, content: bytes) -> None:
+        """Checks the frame header of a VP8 bitstream (RFC 6386, section 9.1)."""
         if len(content) < 10 or content[3:6] != b"\x9d\x01\x2a" or content[0] & 1:
             raise Broken(f"no VP8 key frame at byte {position}")
         across, down = struct.unpack_from("<HH", content, 6)
-        if (across | down) >> 14 or not content[0] & 0x10:
+        scaled = (across | down) >> 14
+        shown = content[0] & 0x10
+        if scaled or not shown:
             self.irregular.append("a scaled or hidden picture")
-        width, height = across & 0x3FFF, down & 0x3FFF
+        width = across & 0x3FFF
+        height = down & 0x3FFF
         self._size(width, height)
-        first = int.from_bytes(content[:3], "little") >> 5
-        if not 0 < first <= len(content) - 10:
+        first_partition = int.from_bytes(content[:3], "little") >> 5
+        if not 0 < first_partition <= len(content) - 10:
             raise Broken("the first VP8 partition exceeds its chunk")
         blocks = -(-width // 16) * -(-height // 16)
+        may_be_flat = 8 * len(content) <= BITS_A_BLOCK * blocks
+        # A run up to the last byte may be the coder's own flush.
         run = content.find(bytes(SHORTEST_RUN), 10)
-        if 0 <= run < len(content) - SHORTEST_RUN - 1 and 8 * len(content) > BITS_A_BLOCK * blocks:
+        if 0 <= run < len(content) - SHORTEST_RUN - 1 and not may_be_flat:
             self.damage.append(f"zeros that no encoder wrote, at byte {position + 8 + run}")
 
     def _lossless(self, content: bytes) -> None:
         if len(content) < 5 or content[0] != 0x2F:
             raise Broken("not a VP8L bitstream")
+        # Width and height minus 1 in 14 bits each, whether alpha is used, and a version that must be 0.
         bits = int.from_bytes(content[1:5], "little")
         self._size((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
         if bits >> 29:
@@ -145,9 +165,10 @@ class _WebpReader(Builder):
             self.damage.append("no picture")
         if len(pictures) > 1:
             self.keep_for(Reason.FRAMES, "several pictures")
-        if b"ALPH" in self.seen and (b"VP8 " not in self.seen or not (self.flags or 0) & ALPHA):
+        announced = (self.flags or 0) & ALPHA
+        if b"ALPH" in self.seen and (b"VP8 " not in self.seen or not announced):
             self.irregular.append("an alpha plane without a picture")
-        if self.canvas and not self.fields["width"]:
+        if self.canvas and not self.fields["width"]:  # an animation: its frames are not read
             self.fields |= {"width": self.canvas[0], "height": self.canvas[1]}
         if self.flags is None:
             if self.seen & set(FLAGS):
@@ -159,7 +180,8 @@ class _WebpReader(Builder):
         for kind, flag in FLAGS.items():
             if kind == b"ALPH":
                 continue  # VP8L contains its alpha
-            if (kind in self.seen) != bool(self.flags & flag):
+            stated = bool(self.flags & flag)
+            if stated != (kind in self.seen):
                 self.irregular.append(f"the extended header and chunk {kind.decode()} contradict each other")
         if self.flags & ANIMATED and b"ANMF" not in self.seen:
             self.keep_for(Reason.FRAMES, "an animation without frames")

@@ -8,21 +8,19 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from codec.containers import exif, gain_map, xmp
+from codec.containers import exif, gain_map, png_chunks, xmp
 from codec.containers.judgement import lists_pictures
 from codec.errors import SettingsError
 from codec.format.tags import NAMES, MetadataBlock
 from codec.images import Picture
 
 Kind = Literal["png", "jpeg", "webp", "avif", "jxl"]
-OF_STORAGE = (b"PLTE", b"hIST", b"bKGD", b"sBIT")
-"""PNG chunks whose form depends on how the source stored its pixels, which differs from how they are written."""
 KINDS: tuple[str, ...] = get_args(Kind)
 SUFFIXES = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp", "avif": "avif", "jxl": "jxl"}
 """File kinds by extension."""
@@ -30,11 +28,11 @@ EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp", "avif": "avif", "jxl"
 """Extensions by file kind."""
 DEFAULT_QUALITY = 92
 LARGEST_SEGMENT = 65533
+XMP_SIGNATURE = b"http://ns.adobe.com/xap/1.0/\0"
+EXTENDED_XMP_SIGNATURE = b"http://ns.adobe.com/xmp/extension/\0"
 EVERYWHERE = ("exIf", "xmPp", "xeXt", "phYs")
 """Blocks that every file kind can hold."""
 LARGEST_TEXT = 1 << 20
-METERS = {1: 0.0254, 2: 0.01, 3: 1.0}
-"""Meters of each unit of resolution."""
 TURNS = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT,),
     3: (Image.Transpose.ROTATE_180,),
@@ -49,11 +47,14 @@ TURNS = {
 
 def upright(picture: Picture) -> Picture:
     """Returns the picture as a viewer shows it: rotated, with orientation 1 in its EXIF and XMP."""
+    # Even for orientation 1: the blocks of a picture that its decoder has turned may still say otherwise.
     blocks = _upright_blocks(picture.blocks, TURNS.get(picture.orientation, ()))
     if picture.orientation == 1:
         return replace(picture, blocks=blocks)
     pixels = np.asarray(_turned(Image.fromarray(picture.pixels), picture.orientation))
-    alpha = None if picture.alpha is None else np.asarray(_turned(Image.fromarray(picture.alpha), picture.orientation))
+    alpha = None
+    if picture.alpha is not None:
+        alpha = np.asarray(_turned(Image.fromarray(picture.alpha), picture.orientation))
     return replace(picture, pixels=pixels, alpha=alpha, orientation=1, blocks=blocks)
 
 
@@ -95,26 +96,39 @@ def left_behind(picture: Picture, kind: Kind) -> tuple[str, ...]:
 
 def _can_carry(block: MetadataBlock, kind: Kind) -> bool:
     if lists_pictures(block):
-        return True  # dropped together with them
+        return True  # written anew, or dropped together with the pictures
     if kind == "jpeg":
-        name = block.content.partition(b"\0")[0]
+        return _jpeg_can_carry(block)
+    if kind == "png":
         if block.tag == "unKn":
-            return name.startswith(b"JPEG APP")
-        return gain_map.is_one(block) or block.tag in ("phYs", "xmPp") or any(_jpeg_segments([block]))
-    if block.tag == "unKn" and kind == "png":
-        return block.content.startswith(b"PNG ")
-    return block.tag in EVERYWHERE or (kind == "png" and block.tag in ("teXt", "coMm", "ipTc", "psIr"))
+            return block.content.startswith(b"PNG ")
+        return block.tag in (*EVERYWHERE, "teXt", "coMm", "ipTc", "psIr")
+    return block.tag in EVERYWHERE
+
+
+def _jpeg_can_carry(block: MetadataBlock) -> bool:
+    if block.tag == "unKn":
+        name, _, _ = block.content.partition(b"\0")
+        return name.startswith(b"JPEG APP")
+    if block.tag in ("phYs", "xmPp") or gain_map.is_one(block):
+        return True
+    return any(_jpeg_segments([block]))  # empty if the content is too long for a segment
 
 
 def parse_kind(text: str) -> tuple[Kind, int]:
     """Parses `jpeg`, `jpeg:90`, ... into kind and quality. Raises SettingsError."""
     name, _, number = text.partition(":")
     kind = SUFFIXES.get(name.lower())
-    if kind is None or (number and not (number.isdecimal() and 1 <= int(number) <= 100)):
+    if kind is None or (number and not _is_quality(number)):
         raise SettingsError(
             f"{text!r} is not a file kind; choose one of {', '.join(KINDS)}, or add a quality, as in jpeg:90"
         )
-    return kind, int(number) if number else DEFAULT_QUALITY  # type: ignore[return-value]
+    quality = int(number) if number else DEFAULT_QUALITY
+    return cast(Kind, kind), quality
+
+
+def _is_quality(text: str) -> bool:
+    return text.isdecimal() and 1 <= int(text) <= 100
 
 
 def _turned(image: Image.Image, orientation: int) -> Image.Image:
@@ -125,19 +139,27 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
 
 def _upright_blocks(blocks: Sequence[MetadataBlock], turns: Sequence[Image.Transpose]) -> tuple[MetadataBlock, ...]:
     """The blocks of an upright picture. Gain maps are rotated too, which changes the length stated in XMP."""
-    shown = tuple(gain_map.turned(block, turns) if turns and gain_map.is_one(block) else block for block in blocks)
-    return tuple(_upright_block(block, list(zip(blocks, shown, strict=True))) for block in shown)
+    turned_maps: list[tuple[MetadataBlock, MetadataBlock]] = []
+    shown: list[MetadataBlock] = []
+    for block in blocks:
+        if turns and gain_map.is_one(block):
+            turned = gain_map.turned(block, turns)
+            turned_maps.append((block, turned))
+            shown.append(turned)
+        else:
+            shown.append(block)
+    return tuple(_upright_block(block, turned_maps) for block in shown)
 
 
-def _upright_block(block: MetadataBlock, pairs: Sequence[tuple[MetadataBlock, MetadataBlock]]) -> MetadataBlock:
+def _upright_block(block: MetadataBlock, turned_maps: Sequence[tuple[MetadataBlock, MetadataBlock]]) -> MetadataBlock:
     content = block.content
     if block.tag == "exIf":
         content = exif.upright(content)
     elif block.tag in ("xmPp", "xeXt", "teXt"):
         content = xmp.upright(content)
-        for old, new in pairs:
-            if old is not new and block.tag == "xmPp":
-                content = gain_map.resized(content, old, new)
+    if block.tag == "xmPp":
+        for old, new in turned_maps:
+            content = gain_map.resized(content, old, new)
     return MetadataBlock(block.tag, content)
 
 
@@ -145,22 +167,31 @@ def _image(picture: Picture, *, alpha: bool) -> tuple[Image.Image, bytes | None]
     """Pixels for Pillow, grayscale if all are gray and the profile allows it, and the profile if it fits."""
     space = (picture.icc or b"")[16:20]
     gray = picture.gray and space in (b"", b"GRAY")
-    image = Image.fromarray(np.ascontiguousarray(picture.pixels[..., 0]) if gray else picture.pixels)
+    if gray:
+        image = Image.fromarray(np.ascontiguousarray(picture.pixels[..., 0]))
+    else:
+        image = Image.fromarray(picture.pixels)
     if picture.alpha is not None and alpha:
         image.putalpha(Image.fromarray(picture.alpha))
-    return image, picture.icc if space == (b"GRAY" if gray else b"RGB ") else None
+    fitting = b"GRAY" if gray else b"RGB "
+    if space != fitting:  # PNG forbids a profile of another kind, and viewers ignore it
+        return image, None
+    return image, picture.icc
 
 
 def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    """Encodes with Pillow. Options that are None are left out, since not all of its writers take None."""
+    given = {name: value for name, value in options.items() if value is not None}
     stream = io.BytesIO()
-    image.save(stream, kind, **{name: value for name, value in options.items() if value is not None})
+    image.save(stream, kind, **given)
     return stream.getvalue()
 
 
 def _png(picture: Picture, _: int) -> bytes:
     image, icc = _image(picture, alpha=True)
     data = _saved(image, "PNG", compress_level=4, icc_profile=icc)
-    chunks = b"".join(_png_chunk(*pair) for block in _one_packet(picture) for pair in _png_chunks(block))
+    chunks = b"".join(png_chunks.of_block(block) for block in _one_packet(picture))
+    # Some chunks must come before the image data; a chunk begins with the four bytes of its length.
     first = data.index(b"IDAT") - 4
     return data[:first] + chunks + data[first:]
 
@@ -169,52 +200,9 @@ def _one_packet(picture: Picture) -> tuple[MetadataBlock, ...]:
     """Returns the blocks with extended XMP merged into the standard packet."""
     blocks = tuple(block for block in picture.blocks if block.tag not in ("xmPp", "xeXt"))
     packet = xmp.whole(picture.blocks)
-    return blocks if packet is None else (*blocks, MetadataBlock("xmPp", packet))
-
-
-def _png_chunks(block: MetadataBlock) -> Iterable[tuple[bytes, bytes]]:
-    content = block.content
-    match block.tag:
-        case "exIf":
-            yield b"eXIf", content
-        case "xmPp":
-            yield b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + content
-        case "teXt":
-            yield content[:4], content[4:]
-        case "coMm":
-            yield b"tEXt", b"Comment\0" + content.replace(b"\0", b" ")
-        case "ipTc":
-            yield b"zTXt", _raw_profile(b"iptc", content)
-        case "psIr":
-            yield b"zTXt", _raw_profile(b"8bim", content.removeprefix(b"Photoshop 3.0\0"))
-        case "phYs":
-            yield from _png_resolution(content)
-        case "unKn":
-            name, _, data = content.partition(b"\0")
-            if name.startswith(b"PNG ") and len(name) == 8 and name[4:] not in OF_STORAGE:
-                yield name[4:], data
-
-
-def _png_resolution(content: bytes) -> Iterable[tuple[bytes, bytes]]:
-    unit, across, across_of, down, down_of = struct.unpack("<B4I", content)
-    if across_of and down_of:
-        meters = METERS.get(unit, 1.0)
-        values = [round(across / across_of / meters), round(down / down_of / meters)]
-        if all(0 < value < 1 << 31 for value in values):
-            yield b"pHYs", struct.pack(">IIB", *values, 1 if unit else 0)
-
-
-def _raw_profile(kind: bytes, content: bytes) -> bytes:
-    """Hexadecimal text, as ImageMagick and ExifTool store blocks for which PNG has no chunk."""
-    digits = content.hex().encode()
-    lines = b"\n".join(digits[begin : begin + 72] for begin in range(0, len(digits), 72))
-    text = b"\n" + kind + b"\n" + str(len(content)).rjust(8).encode() + b"\n" + lines + b"\n"
-    return b"Raw profile type " + kind + b"\0\0" + zlib.compress(text)
-
-
-def _png_chunk(kind: bytes, content: bytes) -> bytes:
-    body = kind + content
-    return struct.pack(">I", len(content)) + body + zlib.crc32(body).to_bytes(4, "big")
+    if packet is None:
+        return blocks
+    return (*blocks, MetadataBlock("xmPp", packet))
 
 
 def _jpeg(picture: Picture, quality: int) -> bytes:
@@ -223,17 +211,28 @@ def _jpeg(picture: Picture, quality: int) -> bytes:
         below = Image.new("RGBA", image.size, "white")
         below.alpha_composite(image.convert("RGBA"))
         image = below.convert("L" if image.mode == "LA" else "RGB")
-    data = _saved(image, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2, icc_profile=icc)
+    subsampling = 0 if quality >= 90 else 2  # 4:4:4 or 4:2:0
+    data = _saved(image, "JPEG", quality=quality, subsampling=subsampling, icc_profile=icc)
+    # The segments go between SOI with JFIF, which must be first, and the rest.
     header = 2 + 2 + struct.unpack_from(">H", data, 4)[0]
     start = data[:header]
-    resolution = next((block.content for block in picture.blocks if block.tag == "phYs"), None)
+    resolution = _content(picture.blocks, "phYs")
     if resolution is not None and data[6:11] == b"JFIF\0":
         start = start[:13] + _jfif_density(resolution, start[13:18]) + start[18:]
     segments = b"".join(_jpeg_segments(picture.blocks))
     return gain_map.joined(start + segments, data[header:], picture.blocks)
 
 
+def _content(blocks: Iterable[MetadataBlock], tag: str) -> bytes | None:
+    """The content of the first block with this tag."""
+    for block in blocks:
+        if block.tag == tag:
+            return block.content
+    return None
+
+
 def _jfif_density(content: bytes, default: bytes) -> bytes:
+    """Unit and densities of a JFIF header; the default if they do not fit into 16 bits."""
     unit, across, across_of, down, down_of = struct.unpack("<B4I", content)
     if not across_of or not down_of:
         return default
@@ -245,47 +244,56 @@ def _jfif_density(content: bytes, default: bytes) -> bytes:
 
 
 def _jpeg_segments(blocks: Iterable[MetadataBlock]) -> Iterable[bytes]:
+    """The segments for these blocks; an empty one for content that does not fit."""
     for block in blocks:
         content = block.content
         match block.tag:
             case "exIf":
                 yield _segment(0xE1, b"Exif\0\0" + content)
             case "xmPp":
-                standard, portions = (content, []) if len(content) <= xmp.LARGEST_PACKET else xmp.split(content)
-                yield _segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + standard)
+                if len(content) <= xmp.LARGEST_PACKET:
+                    yield _segment(0xE1, XMP_SIGNATURE + content)
+                    continue
+                standard, portions = xmp.split(content)
+                yield _segment(0xE1, XMP_SIGNATURE + standard)
                 for portion in portions:
-                    yield _segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + portion)
+                    yield _segment(0xE1, EXTENDED_XMP_SIGNATURE + portion)
             case "xeXt":
-                yield _segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + content)
+                yield _segment(0xE1, EXTENDED_XMP_SIGNATURE + content)
             case "psIr":
                 yield _segment(0xED, content)
             case "ipTc":
+                # Photoshop's image resource 0x0404, padded to an even length.
                 record = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(content)) + content + bytes(len(content) % 2)
                 yield _segment(0xED, b"Photoshop 3.0\0" + record)
             case "coMm":
                 yield _segment(0xFE, content)
             case "teXt":
-                if text := _plain_text(content):
+                text = _plain_text(content)
+                if text:
                     yield _segment(0xFE, text)
             case "unKn":
                 name, _, data = content.partition(b"\0")
+                # gain_map.joined writes a list of pictures of its own: the old one has other offsets.
                 if name.startswith(b"JPEG APP") and not data.startswith(b"MPF\0"):
                     yield _segment(0xE0 + int(name[8:]), data)
 
 
 def _plain_text(content: bytes) -> bytes:
     """`keyword: text` of a PNG text; empty if it is broken or too long for a comment."""
-    kind, (keyword, _, rest) = content[:4], content[4:].partition(b"\0")
-    packed = kind == b"zTXt"
-    if packed:
-        rest = rest[1:]
+    kind = content[:4]
+    keyword, _, rest = content[4:].partition(b"\0")
+    packed = False
+    if kind == b"zTXt":
+        packed = True
+        rest = rest[1:]  # without the compression method
     elif kind == b"iTXt":
-        packed, rest = rest[:1] == b"\1", rest[2:]
-        for _ in range(2):  # language, translated keyword
-            rest = rest.partition(b"\0")[2]
+        packed = rest[:1] == b"\1"
+        _, _, rest = rest[2:].partition(b"\0")  # without the language
+        _, _, rest = rest.partition(b"\0")  # without the translated keyword
     if packed:
         try:
-            rest = zlib.decompressobj().decompress(rest, LARGEST_TEXT)
+            rest = zlib.decompressobj().decompress(rest, LARGEST_TEXT)  # no more: it may be a decompression bomb
         except zlib.error:
             return b""
     return keyword + b": " + rest
@@ -309,16 +317,22 @@ def _avif(picture: Picture, quality: int) -> bytes:
 
 
 def _exif_and_xmp(picture: Picture) -> dict[str, bytes | None]:
+    """Options of Pillow's writers."""
     block = _exif(picture)
-    return {"exif": b"Exif\0\0" + block if block else None, "xmp": xmp.whole(picture.blocks)}
+    packet = xmp.whole(picture.blocks)
+    if not block:
+        return {"exif": None, "xmp": packet}
+    return {"exif": b"Exif\0\0" + block, "xmp": packet}
 
 
 def _exif(picture: Picture) -> bytes | None:
     """The EXIF block, or one that states the resolution if the picture has nothing else."""
     found = {block.tag: block.content for block in picture.blocks}
-    if "exIf" not in found and "phYs" in found:
-        return exif.of_resolution(found["phYs"])
-    return found.get("exIf")
+    if "exIf" in found:
+        return found["exIf"]
+    if "phYs" in found:
+        return exif.of_resolution(found["phYs"])  # these formats have no field for it
+    return None
 
 
 def _jxl(picture: Picture, _: int) -> bytes:
@@ -329,10 +343,15 @@ def _jxl(picture: Picture, _: int) -> bytes:
         raise SettingsError("JPEG XL is written in sRGB only; choose png, webp or avif for this picture")
     image, _icc = _image(picture, alpha=True)
     coded = bytes(imagecodecs.jpegxl_encode(np.asarray(image), lossless=True, effort=3, numthreads=1))
-    block, packet = _exif(picture), xmp.whole(picture.blocks)
-    boxes = [(b"JXL ", b"\r\n\x87\n"), (b"ftyp", b"jxl \0\0\0\0jxl "), (b"jxlc", coded)]
+    data = _box(b"JXL ", b"\r\n\x87\n") + _box(b"ftyp", b"jxl \0\0\0\0jxl ") + _box(b"jxlc", coded)
+    block = _exif(picture)
     if block:
-        boxes.append((b"Exif", bytes(4) + block))
+        data += _box(b"Exif", bytes(4) + block)  # after the offset of the TIFF header
+    packet = xmp.whole(picture.blocks)
     if packet:
-        boxes.append((b"xml ", packet))
-    return b"".join(struct.pack(">I", 8 + len(content)) + kind + content for kind, content in boxes)
+        data += _box(b"xml ", packet)
+    return data
+
+
+def _box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + kind + content

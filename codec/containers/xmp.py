@@ -34,25 +34,31 @@ def whole(blocks: Sequence[MetadataBlock]) -> bytes | None:
 
     Returns the standard packet if they cannot be merged.
     """
-    packet = next((block.content for block in blocks if block.tag == "xmPp"), None)
-    if packet is None:
+    packets = [block.content for block in blocks if block.tag == "xmPp"]
+    if not packets:
         return None
+    packet = packets[0]  # at most one: the tag is not repeatable
     extended = _assembled(packet, [block.content for block in blocks if block.tag == "xeXt"])
-    return packet if extended is None else _joined(packet, extended) or packet
+    if extended is None:
+        return packet
+    return _joined(packet, extended) or packet
 
 
 def joins(blocks: Sequence[MetadataBlock]) -> bool:
     """Whether `whole` contains everything in the extended portions."""
-    return not any(block.tag == "xeXt" for block in blocks) or b"HasExtendedXMP" not in (whole(blocks) or b"")
+    if not any(block.tag == "xeXt" for block in blocks):
+        return True
+    # Merging removes the property that names the extended packet.
+    return b"HasExtendedXMP" not in (whole(blocks) or b"")
 
 
 def split(packet: bytes) -> tuple[bytes, list[bytes]]:
     """Splits a packet into a standard packet that fits into JPEG and extended portions."""
     digest = hashlib.md5(packet, usedforsecurity=False).hexdigest().upper().encode()
-    portions = [
-        digest + struct.pack(">II", len(packet), position) + packet[position : position + PORTION]
-        for position in range(0, len(packet), PORTION)
-    ]
+    portions = []
+    for position in range(0, len(packet), PORTION):
+        head = digest + struct.pack(">II", len(packet), position)
+        portions.append(head + packet[position : position + PORTION])
     return STANDARD % digest, portions
 
 
@@ -61,23 +67,27 @@ def _assembled(packet: bytes, portions: Iterable[bytes]) -> bytes | None:
     pieces: dict[int, bytes] = {}
     size = 0
     for portion in portions:
+        # Portions of another packet, left by an editor, have another digest in their first 32 bytes.
         if len(portion) >= 40 and portion[:32] in packet:
             size, position = struct.unpack_from(">II", portion, 32)
             pieces[position] = portion[40:]
     content = b"".join(pieces[position] for position in sorted(pieces))
-    return content if pieces and len(content) == size else None
+    if not pieces or len(content) != size:
+        return None
+    return content
 
 
 def _joined(packet: bytes, extended: bytes) -> bytes | None:
+    """One packet with the descriptions of both; None if one of them is not RDF in well-formed XML."""
     try:
         for source in (packet, extended):
-            for _, (prefix, name) in ElementTree.iterparse(BytesIO(source), ["start-ns"]):
-                if prefix and not re.fullmatch(r"ns\d+|xml", prefix):
-                    ElementTree.register_namespace(prefix, name)
-        first, second = ElementTree.fromstring(packet), ElementTree.fromstring(extended)
+            _register_namespaces(source)
+        first = ElementTree.fromstring(packet)
+        second = ElementTree.fromstring(extended)
     except (ElementTree.ParseError, ValueError):
         return None
-    into, added = _rdf(first), _rdf(second)
+    into = _rdf(first)
+    added = _rdf(second)
     if into is None or added is None:
         return None
     for description in (*into, *added):
@@ -88,6 +98,15 @@ def _joined(packet: bytes, extended: bytes) -> bytes | None:
     return b'<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?>' + ElementTree.tostring(first) + b'<?xpacket end="w"?>'
 
 
+def _register_namespaces(packet: bytes) -> None:
+    """Keeps the packet's prefixes: ElementTree would write ns0, ns1, ..., which some readers do not understand."""
+    for _, (prefix, name) in ElementTree.iterparse(BytesIO(packet), ["start-ns"]):
+        if prefix and not re.fullmatch(r"ns\d+|xml", prefix):  # ElementTree refuses ns0 and the like, and knows xml
+            ElementTree.register_namespace(prefix, name)
+
+
 def _rdf(tree: ElementTree.Element) -> ElementTree.Element | None:
     """The rdf:RDF element of a packet, with or without x:xmpmeta around it."""
-    return tree if tree.tag == f"{RDF}RDF" else tree.find(f".//{RDF}RDF")
+    if tree.tag == f"{RDF}RDF":
+        return tree
+    return tree.find(f".//{RDF}RDF")

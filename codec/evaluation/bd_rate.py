@@ -13,7 +13,8 @@ def at_rate(rates: Numbers, values: Numbers, rate: float) -> float | None:
     if not len(rates) or not min(rates) <= rate <= max(rates):
         return None
     order = np.argsort(rates)
-    return float(np.interp(np.log(rate), np.log(np.asarray(rates)[order]), np.asarray(values)[order]))
+    log_rates = np.log(np.asarray(rates)[order])
+    return float(np.interp(np.log(rate), log_rates, np.asarray(values)[order]))
 
 
 def log_rate_difference(rates: Numbers, qualities: Numbers, other_rates: Numbers, other: Numbers) -> float | None:
@@ -24,8 +25,11 @@ def log_rate_difference(rates: Numbers, qualities: Numbers, other_rates: Numbers
     """
     from scipy.interpolate import PchipInterpolator  # only evaluations pay for its import
 
-    (x, y), (u, v) = _front(rates, qualities), _front(other_rates, other)
-    low, high = max(x[0], u[0]), min(x[-1], u[-1])
+    x, y = _front(rates, qualities)
+    u, v = _front(other_rates, other)
+    # Only over the qualities that both curves reach: nothing is extrapolated.
+    low = max(x[0], u[0])
+    high = min(x[-1], u[-1])
     if not low < high:
         return None
     area = PchipInterpolator(x, y).integrate(low, high) - PchipInterpolator(u, v).integrate(low, high)
@@ -35,7 +39,9 @@ def log_rate_difference(rates: Numbers, qualities: Numbers, other_rates: Numbers
 def bd_rate(rates: Numbers, qualities: Numbers, other_rates: Numbers, other: Numbers) -> float | None:
     """How many per cent more bits the first curve needs at equal quality: log_rate_difference in other words."""
     difference = log_rate_difference(rates, qualities, other_rates, other)
-    return None if difference is None else 100 * float(np.expm1(difference))
+    if difference is None:
+        return None
+    return 100 * float(np.expm1(difference))
 
 
 def bootstrap_interval(
@@ -51,9 +57,11 @@ def bootstrap_interval(
 
 def _front(rates: Numbers, qualities: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Rising qualities, and the logarithms of the rates at which each is first reached."""
-    kept: list[tuple[float, float]] = []
+    reached: list[float] = []
+    log_rates: list[float] = []
+    # Of points at one rate, the best first: the others then add nothing.
     for rate, quality in sorted(zip(rates, qualities, strict=True), key=lambda point: (point[0], -point[1])):
-        if not kept or quality > kept[-1][0]:
-            kept.append((quality, float(np.log(rate))))
-    x, y = zip(*kept, strict=True)
-    return np.array(x), np.array(y)
+        if not reached or quality > reached[-1]:
+            reached.append(quality)
+            log_rates.append(float(np.log(rate)))
+    return np.array(reached), np.array(log_rates)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,8 +75,9 @@ class Games:
         players = tuple(sorted({*first, *second}))
         if len(players) < 2:
             raise SettingsError("no games between two methods: there is nothing to rate")
-        if any(one == other for one, other in zip(first, second, strict=True)):
-            raise SettingsError("a game of a method against itself is meaningless: remove it")
+        for one, other in zip(first, second, strict=True):
+            if one == other:
+                raise SettingsError("a game of a method against itself is meaningless: remove it")
         index_of = {player: index for index, player in enumerate(players)}
         return cls(
             players,
@@ -132,8 +133,10 @@ class Result:
     @property
     def intervals(self) -> NDArray[np.float64] | None:
         """(2, players): percentile bootstrap, 95 %."""
+        if self.resampled is None:
+            return None
         tail = (1 - CONFIDENCE) / 2
-        return None if self.resampled is None else np.quantile(self.resampled, [tail, 1 - tail], axis=0)
+        return np.quantile(self.resampled, [tail, 1 - tail], axis=0)
 
     @property
     def ranking(self) -> list[int]:
@@ -142,17 +145,14 @@ class Result:
 
 
 def rate(games: Games, aggregation: Aggregation, settings: EloSettings = EloSettings()) -> Result:
-    """Replay the games in random orders, and random studies made of the same units."""
+    """Replays the games in random orders, and random studies made of the same units."""
     random = np.random.default_rng(settings.seed)
     if aggregation == "every game":
-        orders = _shuffled(random, len(games), settings.orders)
-        ratings = one_by_one(games, orders, settings.k, settings.start)
-        resampled = None
-        if games.participant.max() > 0:
-            again = _resampled_games(random, games.participant, settings.orders)
-            resampled = one_by_one(games, again, settings.k, settings.start)
-        return Result(aggregation, games.players, settings.k, ratings, resampled)
-    scored = games.tally(games.participant if aggregation == "per participant" else games.image)
+        return _rate_every_game(games, settings, random)
+    if aggregation == "per participant":
+        scored = games.tally(games.participant)
+    else:
+        scored = games.tally(games.image)
     k = settings.group_k or min(settings.k, _largest_k(scored))
     orders = _shuffled(random, len(scored), settings.orders)
     ratings = in_groups(scored, orders, k, settings.start)
@@ -163,18 +163,34 @@ def rate(games: Games, aggregation: Aggregation, settings: EloSettings = EloSett
     return Result(aggregation, games.players, k, ratings, resampled)
 
 
+def _rate_every_game(games: Games, settings: EloSettings, random: np.random.Generator) -> Result:
+    orders = _shuffled(random, len(games), settings.orders)
+    ratings = one_by_one(games, orders, settings.k, settings.start)
+    resampled = None
+    # Participants are drawn, not games: those of one person are not independent.
+    if games.participant.max() > 0:
+        again = _resampled_games(random, games.participant, settings.orders)
+        resampled = one_by_one(games, again, settings.k, settings.start)
+    return Result("every game", games.players, settings.k, ratings, resampled)
+
+
 def one_by_one(games: Games, orders: Indices, k: float, start: float) -> Ratings:
     """Ratings (orders, players) after the games in each row of `orders`, updated after every game; -1 is skipped.
 
     All rows play their next game at the same time.
     """
-    rows = np.arange(len(orders))
-    rating = np.full((len(games.players), len(orders)), start, np.float64)
-    flat = rating.reshape(-1)
-    first, second = (np.append(side, end) * len(orders) for side, end in ((games.first, 0), (games.second, 1)))
-    score, gain = np.append(games.score, 0), np.append(np.full(len(games), k, np.float64), 0)
+    count = len(orders)
+    rows = np.arange(count)
+    rating = np.full((len(games.players), count), start, np.float64)
+    flat = rating.reshape(-1)  # a view: player p's rating in row r is at p * count + r
+    # Index -1 picks the last element: a game of players 0 and 1 that gains nothing.
+    first = np.append(games.first, 0) * count
+    second = np.append(games.second, 1) * count
+    score = np.append(games.score, 0)
+    gain = np.append(np.full(len(games), k, np.float64), 0)
     for game in np.ascontiguousarray(orders.T):
-        one, other = first[game] + rows, second[game] + rows
+        one = first[game] + rows
+        other = second[game] + rows
         expected = 1 / (1 + np.exp(SCALE * (flat[other] - flat[one])))
         change = gain[game] * (score[game] - expected)
         flat[one] += change
@@ -211,9 +227,11 @@ def _shuffled(random: np.random.Generator, length: int, orders: int) -> Indices:
 
 def _resampled_games(random: np.random.Generator, participant: Indices, orders: int) -> Indices:
     """Random orders of the games of participants drawn with replacement, shorter ones filled with -1."""
-    own = [np.flatnonzero(participant == one).astype(np.int32) for one in range(int(participant.max()) + 1)]
-    drawn = random.integers(len(own), size=(orders, len(own)))
-    lengths = np.array([len(games) for games in own])[drawn].sum(1)
+    participants = int(participant.max()) + 1
+    own = [np.flatnonzero(participant == one).astype(np.int32) for one in range(participants)]
+    drawn = random.integers(participants, size=(orders, participants))
+    counts = np.array([len(games) for games in own])
+    lengths = counts[drawn].sum(1)
     sequences = np.full((orders, int(lengths.max())), -1, np.int32)
     for row, chosen, length in zip(sequences, drawn, lengths, strict=True):
         row[:length] = np.concatenate([own[one] for one in chosen])
@@ -222,39 +240,52 @@ def _resampled_games(random: np.random.Generator, participant: Indices, orders: 
 
 def markdown(games: Games, results: Sequence[Result], settings: EloSettings) -> str:
     """Formats the ratings and the numbers of games won as tables."""
-    about = (
-        f"{len(games)} games, {int(games.participant.max()) + 1} participants, {int(games.image.max()) + 1} images; "
-        f"{settings.orders} random orders, start {settings.start:g}."
-    )
+    participants = int(games.participant.max()) + 1
+    images = int(games.image.max()) + 1
     lines = [
-        about,
+        f"{len(games)} games, {participants} participants, {images} images; "
+        f"{settings.orders} random orders, start {settings.start:g}.",
         "",
         "| aggregation | K | method | median | quartiles | 95 % interval |",
         "|---|---|---|---|---|---|",
     ]
     for result in results:
-        low, high = result.quartiles
-        for player in result.ranking:
-            interval = "-"
-            if (bounds := result.intervals) is not None:
-                interval = f"{bounds[0, player]:.0f} to {bounds[1, player]:.0f}"
-            lines.append(
-                f"| {result.aggregation} | {result.k:.3g} | {result.players[player]} | {result.medians[player]:.0f} "
-                f"| {low[player]:.0f} to {high[player]:.0f} | {interval} |"
-            )
+        lines += _rating_lines(result)
     names = list(games.players)
     if results:
         best_first = results[0]
         names = [best_first.players[player] for player in best_first.ranking]
     lines += ["", f"| games won against | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
     for name in names:
-        row = games.players.index(name)
-        cells = []
-        for other in map(games.players.index, names):
-            played = games.wins[row, other] + games.wins[other, row]
-            cells.append(f"{games.wins[row, other]:g} of {played:g}" if played else "-")
+        cells = [_won(games, name, other) for other in names]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _rating_lines(result: Result) -> list[str]:
+    """A line of the table for each player, best first."""
+    medians = result.medians
+    low, high = result.quartiles
+    bounds = result.intervals
+    lines = []
+    for player in result.ranking:
+        interval = "-"
+        if bounds is not None:
+            interval = f"{bounds[0, player]:.0f} to {bounds[1, player]:.0f}"
+        lines.append(
+            f"| {result.aggregation} | {result.k:.3g} | {result.players[player]} | {medians[player]:.0f} "
+            f"| {low[player]:.0f} to {high[player]:.0f} | {interval} |"
+        )
+    return lines
+
+
+def _won(games: Games, name: str, other: str) -> str:
+    row = games.players.index(name)
+    column = games.players.index(other)
+    played = games.wins[row, column] + games.wins[column, row]
+    if not played:
+        return "-"
+    return f"{games.wins[row, column]:g} of {played:g}"
 
 
 def draw(results: Sequence[Result], paths: Sequence[Path]) -> None:
@@ -265,28 +296,37 @@ def draw(results: Sequence[Result], paths: Sequence[Path]) -> None:
     """
     drawn = figure(4.2 * len(results), 4.0)
     panels = drawn.subplots(1, len(results), squeeze=False, sharey=True)[0]
-    order = results[0].ranking
-    line = {"color": "0.25", "linewidth": 1.0}
+    order = results[0].ranking  # the same in all panels, so that a method stands in one column
     for axis, result in zip(panels, results, strict=True):
-        boxes = axis.boxplot(
-            result.ratings[:, order],
-            whis=1.5,
-            showfliers=False,
-            widths=0.5,
-            patch_artist=True,
-            medianprops={"color": "#b3261e", "linewidth": 1.6},
-            **{f"{part}props": line for part in ("whisker", "cap")},
-        )
-        for box in boxes["boxes"]:
-            box.set(facecolor="#e9eef3", edgecolor="0.25", linewidth=1.0)
-        if (bounds := result.intervals) is not None:
-            axis.vlines(np.arange(len(order)) + 1.38, *bounds[:, order], color="#2b6cb0", linewidth=2.4)
-        axis.set_xticks(np.arange(len(order)) + 1, [result.players[player] for player in order])
-        if max(map(len, result.players)) > 8:
-            axis.tick_params(axis="x", rotation=30)
-        axis.set_title(f"{result.aggregation} (K {result.k:.3g})", fontsize=11)
-        axis.grid(axis="y", alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+        _panel(axis, result, order)
     panels[0].set_ylabel("Elo; bar: 95 % interval")
     for path in paths:
         drawn.savefig(path, dpi=150)
+
+
+def _panel(axis: Any, result: Result, order: Sequence[int]) -> None:
+    """The boxes of one aggregation."""
+    line = {"color": "0.25", "linewidth": 1.0}
+    boxes = axis.boxplot(
+        result.ratings[:, order],
+        whis=1.5,
+        showfliers=False,
+        widths=0.5,
+        patch_artist=True,
+        medianprops={"color": "#b3261e", "linewidth": 1.6},
+        whiskerprops=line,
+        capprops=line,
+    )
+    for box in boxes["boxes"]:
+        box.set(facecolor="#e9eef3", edgecolor="0.25", linewidth=1.0)
+    positions = np.arange(len(order)) + 1  # where boxplot puts them
+    bounds = result.intervals
+    if bounds is not None:
+        low, high = bounds[:, order]
+        axis.vlines(positions + 0.38, low, high, color="#2b6cb0", linewidth=2.4)
+    axis.set_xticks(positions, [result.players[player] for player in order])
+    if max(map(len, result.players)) > 8:  # long names would run into each other
+        axis.tick_params(axis="x", rotation=30)
+    axis.set_title(f"{result.aggregation} (K {result.k:.3g})", fontsize=11)
+    axis.grid(axis="y", alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)

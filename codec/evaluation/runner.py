@@ -22,7 +22,7 @@ from codec.evaluation.baselines import Baseline, Pixels, largest_within
 from codec.images import read_image
 from codec.metrics.kernel_distance import Features, original_features, patch_features
 from codec.metrics.outside import SMALLEST_SIDE, ssimulacra2
-from codec.metrics.quality import Metrics
+from codec.metrics.quality import Metrics, Quality
 
 EvaluationRow = dict[str, Any]
 """A row of an evaluation: COLUMNS has its names and types. Tables choose metrics by name."""
@@ -69,8 +69,9 @@ class EvaluationJob:
     @property
     def points(self) -> list[tuple[float | None, float | None]]:
         """(rate, None) or (None, setting)."""
-        own = self.baseline.points
-        return [(None, setting) for setting in own] if own else [(rate, None) for rate in self.rates]
+        if self.baseline.points:
+            return [(None, setting) for setting in self.baseline.points]
+        return [(rate, None) for rate in self.rates]
 
 
 class Evaluation:
@@ -84,6 +85,7 @@ class Evaluation:
         rows_file = self._rows_file(job.baseline.name, job.image)
         if not rows_file.exists():
             return True
+        # Point by point: an evaluation may be run again with more rates or qualities.
         done = {_point(row) for row in read_rows([rows_file]) if row["status"] == "measured"}
         return not done.issuperset(job.points)
 
@@ -92,6 +94,7 @@ class Evaluation:
         rows, decoded, features = measure(job, meters)
         rows_file = self._rows_file(job.baseline.name, job.image)
         rows_file.parent.mkdir(parents=True, exist_ok=True)
+        # The rows last: they mark the job as done, and refer to the pictures.
         for row, pixels in zip(rows, decoded, strict=True):
             if pixels is not None:
                 row["picture"] = _picture(row)
@@ -105,13 +108,15 @@ class Evaluation:
 
     def fail(self, job: EvaluationJob, error: str) -> None:
         """Stores failed rows for a job that crashed its process."""
-        self.write(job, [_failed(job, point, error) for point in job.points])
+        self.write(job, _all_failed(job, error))
 
     def write(self, job: EvaluationJob, rows: Sequence[EvaluationRow]) -> None:
         """Replaces the rows of a job."""
         rows_file = self._rows_file(job.baseline.name, job.image)
         rows_file.parent.mkdir(parents=True, exist_ok=True)
-        write_parquet(rows, partial := rows_file.with_suffix(".partial"))
+        # Renamed when whole: the file marks the job as done.
+        partial = rows_file.with_suffix(".partial")
+        write_parquet(rows, partial)
         partial.replace(rows_file)
 
     def rows_of(self, job: EvaluationJob) -> list[EvaluationRow]:
@@ -147,18 +152,31 @@ class Meters:
         """The metric columns of each reconstruction, `error` saying why one is undefined; the features of patches."""
         with patch_features(self.device) as seen:
             measured = self._metrics.measure_all(original, decoded)
-        rows = []
-        for quality, pixels in zip(measured, decoded, strict=True):
-            reasons = {"lpips_alex" if name == "lpips" else name: why for name, why in quality.reasons.items()}
-            outside = ssimulacra2(original, pixels)
-            if outside is None:
-                reasons["ssimulacra2"] = f"side below {SMALLEST_SIDE}"
-            values = {"psnr_db": quality.psnr_db, "ms_ssim": quality.ms_ssim, "dists": quality.dists}
-            values |= {"lpips_alex": quality.lpips, "lpips_vgg": quality.lpips_vgg, "ssimulacra2": outside}
-            rows.append({**values, "error": "; ".join(f"{name}: {why}" for name, why in reasons.items()) or None})
+        rows = [_metric_columns(quality, original, pixels) for quality, pixels in zip(measured, decoded, strict=True)]
+        # Nothing is seen of a picture that is measured in tiles, or is smaller than a patch.
         if not seen or not seen[0].size:
             return rows, None
         return rows, {"original": original_features(original, self.device), "decoded": np.concatenate(seen)}
+
+
+def _metric_columns(quality: Quality, original: Pixels, decoded: Pixels) -> EvaluationRow:
+    """The metrics of one reconstruction by column; `error` says why one is undefined."""
+    row: EvaluationRow = {
+        "psnr_db": quality.psnr_db,
+        "ms_ssim": quality.ms_ssim,
+        "dists": quality.dists,
+        "lpips_alex": quality.lpips,
+        "lpips_vgg": quality.lpips_vgg,
+        "ssimulacra2": ssimulacra2(original, decoded),
+    }
+    reasons = []
+    for name, why in quality.reasons.items():
+        column = "lpips_alex" if name == "lpips" else name
+        reasons.append(f"{column}: {why}")
+    if row["ssimulacra2"] is None:
+        reasons.append(f"ssimulacra2: side below {SMALLEST_SIDE}")
+    row["error"] = "; ".join(reasons) or None
+    return row
 
 
 @dataclass
@@ -170,9 +188,11 @@ class _Files:
     made: dict[float, tuple[bytes, float]] = field(default_factory=dict)
 
     def at(self, setting: float) -> tuple[bytes, float]:
+        """The file at a setting, and the seconds of its encoding."""
         if setting not in self.made:
             started = time.perf_counter()
-            self.made[setting] = self.baseline.encode(self.pixels, setting), time.perf_counter() - started
+            data = self.baseline.encode(self.pixels, setting)
+            self.made[setting] = (data, time.perf_counter() - started)
         return self.made[setting]
 
     def setting(self, rate: float | None, setting: float | None) -> float:
@@ -181,8 +201,13 @@ class _Files:
             return setting
         assert rate is not None
         size = rate * self.pixels.shape[0] * self.pixels.shape[1] / 8
+        # Files made for other rates narrow the search.
         known = {setting: len(data) for setting, (data, _) in self.made.items()}
-        return largest_within(self.baseline.settings, size, lambda setting: len(self.at(setting)[0]), known, ENOUGH)
+        return largest_within(self.baseline.settings, size, self._length, known, ENOUGH)
+
+    def _length(self, setting: float) -> int:
+        data, _ = self.at(setting)
+        return len(data)
 
 
 def measure(
@@ -192,9 +217,36 @@ def measure(
     try:
         picture = read_image(job.pictures / job.image)
     except FdcError as error:
-        return [_failed(job, point, _line(error)) for point in job.points], [None] * len(job.points), None
-    files, decoded, rows = _Files(job.baseline, picture.pixels), dict[float, Pixels](), list[EvaluationRow]()
+        return _all_failed(job, _line(error)), [None] * len(job.points), None
     described = {"source_format": picture.source_format, "width": picture.width, "height": picture.height}
+    rows, decoded = _coded_rows(job, picture.pixels)
+    try:
+        values, features = meters.measure(picture.pixels, list(decoded.values()))
+    except (RuntimeError, MemoryError) as error:  # torch reports lack of memory as RuntimeError
+        failed = [row | described for row in _all_failed(job, _line(error))]
+        return failed, [None] * len(failed), None
+    # By setting: rows of two rates may share one file.
+    measured = dict(zip(decoded, values, strict=True))
+    reconstructions: list[Pixels | None] = []
+    for row in rows:
+        row |= described
+        if row["status"] == "measured":
+            row |= measured[row["setting"]]
+            reconstructions.append(decoded[row["setting"]])
+        else:
+            reconstructions.append(None)
+    if features is None:
+        return rows, reconstructions, None
+    named = {setting_name(setting): part for setting, part in zip(decoded, features["decoded"], strict=True)}
+    named["original"] = features["original"]
+    return rows, reconstructions, named
+
+
+def _coded_rows(job: EvaluationJob, original: Pixels) -> tuple[list[EvaluationRow], dict[float, Pixels]]:
+    """A row for each point, without metrics, and the reconstructions by setting; several points may share one."""
+    files = _Files(job.baseline, original)
+    decoded: dict[float, Pixels] = {}
+    rows: list[EvaluationRow] = []
     for point in job.points:
         try:
             setting = files.setting(*point)
@@ -202,37 +254,33 @@ def measure(
             started = time.perf_counter()
             pixels = job.baseline.decode(data)
             ended = time.perf_counter()
-            if pixels.shape != picture.pixels.shape:
-                raise SettingsError(f"decoded to {pixels.shape} instead of {picture.pixels.shape}")
-            row = _row(job, point) | {"setting": setting, "encode_seconds": seconds}
-            if not job.baseline.lossless_latent:
-                row |= {"bytes": len(data), "bpp": 8 * len(data) / (picture.width * picture.height)}
-            rows.append(row | {"status": "measured", "decode_seconds": ended - started} | described)
-            decoded[setting] = pixels
+            if pixels.shape != original.shape:  # metrics would compare it with other places, or fail for all points
+                raise SettingsError(f"decoded to {pixels.shape} instead of {original.shape}")
         except Exception as error:  # any exception of a codec costs only this row
-            rows.append(_failed(job, point, _line(error)) | described)
-    try:
-        values, features = meters.measure(picture.pixels, list(decoded.values()))
-    except (RuntimeError, MemoryError) as error:  # torch reports lack of memory as RuntimeError
-        return [_failed(job, point, _line(error)) | described for point in job.points], [None] * len(rows), None
-    measured = dict(zip(decoded, values, strict=True))
-    reconstructions: list[Pixels | None] = []
-    for row in rows:
-        is_measured = row["status"] == "measured"
-        if is_measured:
-            row |= measured[row["setting"]]
-        reconstructions.append(decoded.get(row["setting"]) if is_measured else None)
-    if features is not None:
-        features = {setting_name(setting): part for setting, part in zip(decoded, features["decoded"], strict=True)} | {
-            "original": features["original"]
-        }
-    return rows, reconstructions, features
+            rows.append(_failed(job, point, _line(error)))
+            continue
+        row = _row(job, point) | {"status": "measured", "setting": setting}
+        row |= {"encode_seconds": seconds, "decode_seconds": ended - started}
+        if not job.baseline.lossless_latent:
+            height, width, _ = original.shape
+            row |= {"bytes": len(data), "bpp": 8 * len(data) / (width * height)}
+        rows.append(row)
+        decoded[setting] = pixels
+    return rows, decoded
+
+
+def _all_failed(job: EvaluationJob, error: str) -> list[EvaluationRow]:
+    return [_failed(job, point, error) for point in job.points]
 
 
 def pictures_of(folder: Path) -> list[str]:
     """The files of a folder, recursively, without hidden ones. Raises SettingsError if there are none."""
-    paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
-    found = [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
+    found = []
+    for path in sorted(folder.rglob("*")):
+        below = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in below.parts)
+        if path.is_file() and not hidden:
+            found.append(below.as_posix())
     if not found:
         raise SettingsError(f"{folder} is not a folder with files")
     return found
@@ -240,19 +288,25 @@ def pictures_of(folder: Path) -> list[str]:
 
 def evaluate(jobs: Iterable[EvaluationJob], folder: Path, device: str = "cpu") -> list[EvaluationRow]:
     """Runs the unfinished jobs one after the other and returns the rows of all."""
-    evaluation, meters, rows = Evaluation(folder), None, list[EvaluationRow]()
+    evaluation = Evaluation(folder)
+    meters: Meters | None = None
+    rows: list[EvaluationRow] = []
     for job in jobs:
         if evaluation.pending(job):
-            meters = meters or Meters(device)
+            meters = meters or Meters(device)  # no networks if all jobs are done
             evaluation.measure(job, meters)
         rows += evaluation.rows_of(job)
     return rows
 
 
 def jobs(pictures: Path, codecs: Iterable[Baseline], rates: Sequence[float]) -> list[EvaluationJob]:
-    """Yields every picture with every codec, picture by picture, since results of an original are cached."""
+    """Every picture with every codec, picture by picture, since results of an original are cached."""
     chosen = list(codecs)
-    return [EvaluationJob(pictures, image, baseline, rates) for image in pictures_of(pictures) for baseline in chosen]
+    found = []
+    for image in pictures_of(pictures):
+        for baseline in chosen:
+            found.append(EvaluationJob(pictures, image, baseline, rates))
+    return found
 
 
 def read_rows(row_files: Sequence[Path]) -> list[EvaluationRow]:
@@ -262,20 +316,26 @@ def read_rows(row_files: Sequence[Path]) -> list[EvaluationRow]:
     with duckdb.connect() as database:
         files = list(map(str, row_files))
         found = database.execute("SELECT * FROM read_parquet(?, union_by_name = true)", [files])
-        there = [column[0] for column in found.description or ()]
-        rows = [dict(zip(there, values, strict=True)) for values in found.fetchall()]
-    return [{name: row.get(name) for name in COLUMNS} for row in rows]
+        names = [column[0] for column in found.description or ()]
+        rows = []
+        for values in found.fetchall():
+            row = dict(zip(names, values, strict=True))
+            rows.append({name: row.get(name) for name in COLUMNS})  # older files lack newer columns
+    return rows
 
 
 def write_parquet(rows: Sequence[EvaluationRow], path: Path) -> None:
-    """Write the rows, one column each of COLUMNS. Raises SettingsError where that fails."""
+    """Writes the rows, one column each of COLUMNS. Raises SettingsError where that fails."""
     declared = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
-    row_files = ", ".join("?" for _ in COLUMNS)
-    target = str(path).replace("'", "''")
+    marks = ", ".join(["?"] * len(COLUMNS))
+    values = []
+    for row in rows:
+        values.append([row.get(name) for name in COLUMNS])
+    target = str(path).replace("'", "''")  # COPY takes no parameter for its file
     try:
         with duckdb.connect() as database:
             database.execute(f"CREATE TABLE report ({declared})")
-            database.executemany(f"INSERT INTO report VALUES ({row_files})", [[*map(row.get, COLUMNS)] for row in rows])
+            database.executemany(f"INSERT INTO report VALUES ({marks})", values)
             database.execute(f"COPY report TO '{target}' (FORMAT parquet)")
     except duckdb.Error as error:
         raise SettingsError(f"cannot write the report: {str(error).splitlines()[0]}") from None
@@ -288,8 +348,13 @@ def setting_name(setting: float) -> str:
 
 def _row(job: EvaluationJob, point: tuple[float | None, float | None]) -> EvaluationRow:
     rate, setting = point
-    names = {"image": job.image, "codec": job.baseline.name, "version": job.baseline.version}
-    return dict.fromkeys(COLUMNS) | names | {"asked_bpp": rate, "setting": setting}
+    row: EvaluationRow = dict.fromkeys(COLUMNS)
+    row["image"] = job.image
+    row["codec"] = job.baseline.name
+    row["version"] = job.baseline.version
+    row["asked_bpp"] = rate
+    row["setting"] = setting
+    return row
 
 
 def _failed(job: EvaluationJob, point: tuple[float | None, float | None], error: str) -> EvaluationRow:
@@ -297,15 +362,23 @@ def _failed(job: EvaluationJob, point: tuple[float | None, float | None], error:
 
 
 def _point(row: EvaluationRow) -> tuple[float | None, float | None]:
-    return (row["asked_bpp"], None) if row["asked_bpp"] is not None else (None, row["setting"])
+    """The point at which a row was measured, as EvaluationJob.points lists it."""
+    if row["asked_bpp"] is not None:
+        return row["asked_bpp"], None
+    return None, row["setting"]
 
 
 def _picture(row: EvaluationRow) -> str:
     """Path of a reconstruction, shared by rows of one setting."""
-    name = row["image"] if row["image"].endswith(".png") else f"{row['image']}.png"
+    name = row["image"]
+    if not name.endswith(".png"):
+        name += ".png"
     return f"pictures/{row['codec']}/{setting_name(row['setting'])}/{name}"
 
 
 def _line(error: BaseException) -> str:
+    """An exception in one line; other people's with its type, since their texts assume it."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, FdcError) else f"{type(error).__name__}: {text}".rstrip(": ")
+    if isinstance(error, FdcError):
+        return text
+    return f"{type(error).__name__}: {text}".rstrip(": ")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from codec.errors import SettingsError
 from codec.evaluation.baselines import NAMES, Baseline, available
-from codec.evaluation.baselines.external import read_commands
+from codec.evaluation.baselines.external import Command, read_commands
 from codec.evaluation.baselines.ours import NAME, QUALITIES, UPPER_BOUND, ours, upper_bound
 from codec.evaluation.runner import RATES, EvaluationJob, jobs
 
@@ -33,6 +33,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if not Path(self.pictures).is_dir():
             raise SettingsError(f"{self.pictures} is not a folder with files")
+        # The next run would measure the reconstructions as pictures.
         if Path(self.output).resolve().is_relative_to(Path(self.pictures).resolve()):
             raise SettingsError(f"{self.output} is in the folder of pictures: give a folder outside of it")
         try:
@@ -42,19 +43,28 @@ class EvaluationConfig:
 
     def open(self) -> tuple[list[Baseline], dict[str, str]]:
         """The codecs that run here, and for each other one why not. Raises SettingsError, BundleError."""
-        commands = read_commands(Path(self.commands)) if self.commands else []
-        names = dict.fromkeys(self.codecs)
+        commands: list[Command] = []
+        if self.commands:
+            commands = read_commands(Path(self.commands))
+        names = list(self.codecs)
         if ALL in names:
-            names = dict.fromkeys([NAME, UPPER_BOUND, *NAMES, *(command.name for command in commands)])
+            names = [NAME, UPPER_BOUND, *NAMES, *(command.name for command in commands)]
+        names = list(dict.fromkeys(names))  # each once, in order
         own = [name for name in names if name in (NAME, UPPER_BOUND)]
-        found, missing = available([name for name in names if name not in own], commands)
-        if own:
-            from codec.codec import Codec
+        others = [name for name in names if name not in own]
+        found, missing = available(others, commands)
+        if not own:
+            return found, missing
+        from codec.codec import Codec  # a comparison of other codecs needs no bundle
 
-            codec = Codec.load(self.bundle or None, device=self.device, backbone=self.backbone or None)
-            makers = {NAME: lambda: ours(codec, self.qualities), UPPER_BOUND: lambda: upper_bound(codec)}
-            found = [makers[name]() for name in own] + found
-        return found, missing
+        codec = Codec.load(self.bundle or None, device=self.device, backbone=self.backbone or None)
+        first: list[Baseline] = []
+        for name in own:
+            if name == NAME:
+                first.append(ours(codec, self.qualities))
+            else:
+                first.append(upper_bound(codec))
+        return first + found, missing
 
     def jobs(self, codecs: list[Baseline]) -> list[EvaluationJob]:
         """Every picture with every codec."""

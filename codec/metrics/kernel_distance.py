@@ -36,18 +36,23 @@ def patch_features(device: str) -> Iterator[list[Features]]:
     """
     seen: list[Features] = []
     network = lpips_network("vgg", device)
-    handle = network.deepest.register_forward_hook(lambda _module, _inputs, output: seen.append(_patches(output)))
+
+    def collect(_module: object, _inputs: object, output: Tensor) -> None:
+        seen.append(_patches(output))
+
+    handle = network.deepest.register_forward_hook(collect)
     try:
         yield seen
     finally:
-        handle.remove()
+        handle.remove()  # the network is shared, and would go on collecting
 
 
 @torch.no_grad()
 def original_features(original: NDArray[np.uint8], device: str) -> Features:
     """The features (patches, 512) of an original (H, W, 3); free right after measuring LPIPS (VGG) with it."""
     network = lpips_network("vgg", device)
-    features: Features = _patches(network.original_stages(to_tensor(original)[None].to(device))[-1])[0]
+    stages = network.original_stages(to_tensor(original)[None].to(device))
+    features: Features = _patches(stages[-1])[0]
     return features
 
 
@@ -60,10 +65,14 @@ def kernel_distance(first: Features, second: Features) -> float | None:
     count, width = first.shape
     if count < 2:
         return None
-    x, y = first.astype(np.float64), second.astype(np.float64)
+    x = first.astype(np.float64)
+    y = second.astype(np.float64)
+    among_originals = (x @ x.T / width + 1) ** 3
+    among_decoded = (y @ y.T / width + 1) ** 3
+    across = (x @ y.T / width + 1) ** 3
+    # Pairs (i, i) of `across` are left out too: an original and its own reconstruction are no independent draw.
     others = ~np.eye(count, dtype=bool)
-    within, without, across = ((a @ b.T / width + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
-    return float((within + without - 2 * across)[others].mean())
+    return float((among_originals + among_decoded - 2 * across)[others].mean())
 
 
 def _patches(features: Tensor) -> Features:
@@ -71,4 +80,5 @@ def _patches(features: Tensor) -> Features:
     side = PATCH // STRIDE
     if min(features.shape[-2:]) < side:
         return np.zeros((len(features), 0, features.shape[1]), np.float32)
-    return cast(Features, F.avg_pool2d(features, side).flatten(2).transpose(1, 2).cpu().numpy())
+    means = F.avg_pool2d(features, side)  # whole patches only: what is left at right and bottom is dropped
+    return cast(Features, means.flatten(2).transpose(1, 2).cpu().numpy())

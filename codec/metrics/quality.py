@@ -1,7 +1,7 @@
 """Quality of 8-bit reconstructions: PSNR, MS-SSIM, LPIPS, DISTS; None with a reason if undefined."""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_msssim import ms_ssim
-from torch import Tensor, nn
+from torch import Tensor
 
 from codec.images import to_tensor
 from codec.metrics import tiled
@@ -18,9 +18,12 @@ from codec.metrics.perceptual import Dists, Lpips, dists_network, lpips_network
 
 SMALLEST_SIDE = {"ms_ssim": 161, "lpips": 31, "lpips_vgg": 16, "dists": 16}
 """Smallest side each metric supports: five scales of an 11-pixel window; networks: one cell in the last feature map."""
-WHOLE_PIXELS, TOGETHER_PIXELS = 1_000_000, 2_500_000
-"""Largest pictures that networks process whole: a single pair (2.4 GB per megapixel), and pairs that share an
-original's features. Larger pictures are measured in tiles, in at most 2 GB in addition to the pictures."""
+WHOLE_PIXELS = 1_000_000
+"""Largest single pair that networks process whole, at 2.4 GB per megapixel. Larger pictures are measured in tiles, in
+at most 2 GB in addition to the pictures."""
+TOGETHER_PIXELS = 2_500_000
+"""The same for pairs that share an original's features."""
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -44,30 +47,38 @@ class Metrics:
     """
 
     def __init__(self, *names: str, device: str = "cpu") -> None:
-        self.names, self.device = chosen(names or (ALL,)), device
-        self._alex = lpips_network("alex", device) if "lpips" in self.names else None
-        self._vgg = lpips_network("vgg", device) if "lpips-vgg" in self.names else None
-        self._dists = dists_network(device) if "dists" in self.names else None
+        self.names = chosen(names or (ALL,))
+        self.device = device
+        # Only what is needed: loading a network costs time and memory.
+        self._alex: Lpips | None = None
+        self._vgg: Lpips | None = None
+        self._dists: Dists | None = None
+        if "lpips" in self.names:
+            self._alex = lpips_network("alex", device)
+        if "lpips-vgg" in self.names:
+            self._vgg = lpips_network("vgg", device)
+        if "dists" in self.names:
+            self._dists = dists_network(device)
 
-    def measure(
-        self, original: NDArray[np.uint8], decoded: NDArray[np.uint8], *, leave_out: Collection[str] = ()
-    ) -> Quality:
+    def measure(self, original: Pixels, decoded: Pixels, *, leave_out: Collection[str] = ()) -> Quality:
         """Compares two 8-bit (H, W, 3) pictures of the same size. Raises ValueError otherwise."""
         _check(original, decoded)
-        wanted = [name for name in self.names if name not in leave_out]
-        return next(iter(self._measured(original, [decoded], wanted, WHOLE_PIXELS)))
+        (quality,) = self._measured(original, [decoded], self._without(leave_out), WHOLE_PIXELS)
+        return quality
 
     def measure_all(
-        self, original: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]], *, leave_out: Collection[str] = ()
+        self, original: Pixels, decoded: Sequence[Pixels], *, leave_out: Collection[str] = ()
     ) -> list[Quality]:
         """Compares several reconstructions with one original, whose features are computed once per batch."""
         for pixels in decoded:
             _check(original, pixels)
-        wanted = [name for name in self.names if name not in leave_out]
-        return list(self._measured(original, decoded, wanted, TOGETHER_PIXELS))
+        return list(self._measured(original, decoded, self._without(leave_out), TOGETHER_PIXELS))
+
+    def _without(self, leave_out: Collection[str]) -> list[str]:
+        return [name for name in self.names if name not in leave_out]
 
     def _measured(
-        self, original: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]], wanted: Collection[str], whole: int
+        self, original: Pixels, decoded: Sequence[Pixels], wanted: Collection[str], whole: int
     ) -> Iterator[Quality]:
         """Measures pictures of at most `whole` pixels in batches, larger ones in tiles."""
         if original.shape[0] * original.shape[1] > whole:
@@ -75,43 +86,67 @@ class Metrics:
                 yield self._tiled(original, pixels, wanted)
             return
         for batch in _batches(decoded):
-            yield from self._measure(original, batch, wanted)
+            yield from self._together(original, batch, wanted)
 
-    def _tiled(self, original: NDArray[np.uint8], decoded: NDArray[np.uint8], wanted: Collection[str]) -> Quality:
-        why, pair = _reasons(original, decoded, wanted), (original, decoded, self.device)
-        measures: dict[str, Callable[[], float]] = {
-            "psnr_db": lambda: psnr(original, decoded),
-            "ms_ssim": lambda: tiled.ms_ssim(*pair),
-            "lpips": lambda: tiled.lpips_distance(cast(Lpips, self._alex), *pair),
-            "lpips_vgg": lambda: tiled.lpips_distance(cast(Lpips, self._vgg), *pair),
-            "dists": lambda: tiled.dists_distance(cast(Dists, self._dists), *pair),
-        }
-        return Quality(**{name: measure() for name, measure in measures.items() if name not in why}, reasons=why)
+    def _tiled(self, original: Pixels, decoded: Pixels, wanted: Collection[str]) -> Quality:
+        why = _reasons(original, decoded, wanted)
+        values = {}
+        for name in FIELDS.values():
+            if name not in why:
+                values[name] = self._tiled_value(name, original, decoded)
+        return Quality(**values, reasons=why)
+
+    def _tiled_value(self, name: str, original: Pixels, decoded: Pixels) -> float:
+        match name:
+            case "psnr_db":
+                return psnr(original, decoded)
+            case "ms_ssim":
+                return tiled.ms_ssim(original, decoded, self.device)
+            case "lpips":
+                return tiled.lpips_distance(cast(Lpips, self._alex), original, decoded, self.device)
+            case "lpips_vgg":
+                return tiled.lpips_distance(cast(Lpips, self._vgg), original, decoded, self.device)
+            case _:
+                return tiled.dists_distance(cast(Dists, self._dists), original, decoded, self.device)
 
     @torch.no_grad()
-    def _measure(
-        self, original: NDArray[np.uint8], decoded: Sequence[NDArray[np.uint8]], wanted: Collection[str]
-    ) -> list[Quality]:
+    def _together(self, original: Pixels, decoded: Sequence[Pixels], wanted: Collection[str]) -> list[Quality]:
+        """Measures pictures in one batch. A metric is computed for all if it is defined for one of them."""
         reasons = [_reasons(original, pixels, wanted) for pixels in decoded]
-        undefined, shared = set.intersection(*map(set, reasons)), {"lpips-vgg", "dists"} <= set(wanted)
+        undefined = set.intersection(*map(set, reasons))
+        columns: dict[str, list[float]] = {}
+        if "psnr_db" not in undefined:
+            columns["psnr_db"] = [psnr(original, pixels) for pixels in decoded]
         first = to_tensor(original)[None].to(self.device)
         others = torch.stack([to_tensor(pixels) for pixels in decoded]).to(self.device)
-        measures: dict[str, Callable[[], Sequence[float] | Tensor]] = {
-            "psnr_db": lambda: [psnr(original, pixels) for pixels in decoded],
-            "ms_ssim": lambda: _ms_ssim(first.expand_as(others), others),
-            "lpips": lambda: cast(nn.Module, self._alex)(first, others),
-            "lpips_vgg": lambda: cast(nn.Module, self._vgg)(first, others, keep_finest=shared),
-            "dists": lambda: cast(nn.Module, self._dists)(first, others, self._vgg and self._vgg.finest(others)),
-        }
-        columns = {name: list(map(float, measure())) for name, measure in measures.items() if name not in undefined}
+        for name in FIELDS.values():
+            if name != "psnr_db" and name not in undefined:
+                values = self._batch_values(name, first, others, wanted)
+                columns[name] = [float(value) for value in values]
         found = []
         for index, why in enumerate(reasons):
-            values = {name: None if name in why else columns[name][index] for name in measures}
-            found.append(Quality(**values, reasons=why))
+            own = {name: column[index] for name, column in columns.items() if name not in why}
+            found.append(Quality(**own, reasons=why))
         return found
 
+    def _batch_values(self, name: str, first: Tensor, others: Tensor, wanted: Collection[str]) -> Tensor:
+        """One metric of each pair, (B,): `first` (1, 3, H, W) with `others` (B, 3, H, W), in [-1, 1]."""
+        values: Tensor
+        if name == "ms_ssim":
+            values = _ms_ssim(first.expand_as(others), others)
+        elif name == "lpips":
+            values = cast(Lpips, self._alex)(first, others)
+        elif name == "lpips_vgg":
+            # Measured before DISTS, whose network begins with the same stage of VGG16.
+            shared = "lpips-vgg" in wanted and "dists" in wanted
+            values = cast(Lpips, self._vgg)(first, others, keep_finest=shared)
+        else:
+            finest = None if self._vgg is None else self._vgg.finest(others)
+            values = cast(Dists, self._dists)(first, others, finest)
+        return values
 
-def _reasons(original: NDArray[np.uint8], decoded: NDArray[np.uint8], wanted: Collection[str]) -> dict[str, str]:
+
+def _reasons(original: Pixels, decoded: Pixels, wanted: Collection[str]) -> dict[str, str]:
     """The reason for each metric of this pair that is None."""
     reasons = {FIELDS[name]: NOT_MEASURED for name in FIELDS if name not in wanted}
     if np.array_equal(original, decoded):
@@ -123,13 +158,16 @@ def _reasons(original: NDArray[np.uint8], decoded: NDArray[np.uint8], wanted: Co
     return reasons
 
 
-def psnr(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> float:
+def psnr(original: Pixels, decoded: Pixels) -> float:
     """Peak signal-to-noise ratio in dB over all pixels and channels; infinite for identical pictures."""
     error = 0
-    for top in range(0, len(original), tiled.ROWS):  # in integers: exact
+    # Bands of rows bound the memory; integers are exact, so the bands do not change the sum.
+    for top in range(0, len(original), tiled.ROWS):
         difference = np.subtract(original[top : top + tiled.ROWS], decoded[top : top + tiled.ROWS], dtype=np.int64)
         error += int(np.square(difference).sum())
-    return 10 * math.log10(255**2 * original.size / error) if error else math.inf
+    if not error:
+        return math.inf
+    return 10 * math.log10(255**2 * original.size / error)
 
 
 def _ms_ssim(first: Tensor, second: Tensor) -> Tensor:
@@ -137,17 +175,20 @@ def _ms_ssim(first: Tensor, second: Tensor) -> Tensor:
     return cast(Tensor, ms_ssim(127.5 * (first + 1), 127.5 * (second + 1), data_range=255, size_average=False))
 
 
-def _batches(decoded: Sequence[NDArray[np.uint8]]) -> Iterator[Sequence[NDArray[np.uint8]]]:
-    """Number of pictures per batch that fits, at least one."""
-    if decoded:
-        together = max(1, TOGETHER_PIXELS // max(1, decoded[0].shape[0] * decoded[0].shape[1]))
-        for start in range(0, len(decoded), together):
-            yield decoded[start : start + together]
+def _batches(decoded: Sequence[Pixels]) -> Iterator[Sequence[Pixels]]:
+    """Yields as many pictures at a time as fit into TOGETHER_PIXELS, at least one."""
+    if not decoded:
+        return
+    height, width = decoded[0].shape[:2]
+    together = max(1, TOGETHER_PIXELS // max(1, height * width))
+    for start in range(0, len(decoded), together):
+        yield decoded[start : start + together]
 
 
-def _check(original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> None:
+def _check(original: Pixels, decoded: Pixels) -> None:
     same = original.shape == decoded.shape and original.dtype == decoded.dtype
-    if not (same and original.dtype == np.uint8 and original.ndim == 3 and original.shape[2] == 3):
+    colors = original.dtype == np.uint8 and original.ndim == 3 and original.shape[2] == 3
+    if not same or not colors:
         raise ValueError(
             "metrics compare two 8-bit (H, W, 3) pictures of one size, not "
             f"{original.dtype} {original.shape} and {decoded.dtype} {decoded.shape}"

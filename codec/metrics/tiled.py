@@ -25,7 +25,9 @@ from codec.metrics.perceptual import Dists, Lpips
 
 Pixels = NDArray[np.uint8]
 
-CORE, BORDER, GRID = 768, 128, 16
+CORE = 768
+BORDER = 128
+GRID = 16
 ROWS = 64
 """Rows that are summed at a time."""
 STRIDES = {"alex": (4, 8, 16, 16, 16), "vgg": (1, 2, 4, 8, 16)}
@@ -47,7 +49,10 @@ class Span:
 
     def counted(self, stride: int) -> slice:
         """The used part of the tile's features, one cell per `stride` pixels."""
-        return slice((self.first - self.start) // stride, None if self.ends else (self.last - self.start) // stride)
+        first = (self.first - self.start) // stride
+        if self.ends:  # the last cell may be a partial one, which a division would drop
+            return slice(first, None)
+        return slice(first, (self.last - self.start) // stride)
 
 
 def spans(length: int) -> list[Span]:
@@ -55,25 +60,32 @@ def spans(length: int) -> list[Span]:
     if length <= CORE + 2 * BORDER:
         return [Span(0, length, 0, length, True)]
     count = -(-length // CORE)
-    edges = [GRID * round(index * length / count / GRID) for index in range(count)] + [length]
-    return [
-        Span(max(0, first - BORDER), min(length, last + BORDER), first, last, last == length)
-        for first, last in itertools.pairwise(edges)
-    ]
+    edges = [GRID * round(index * length / count / GRID) for index in range(count)]
+    edges.append(length)
+    found = []
+    for first, last in itertools.pairwise(edges):
+        start = max(0, first - BORDER)
+        stop = min(length, last + BORDER)
+        found.append(Span(start, stop, first, last, last == length))
+    return found
 
 
 @torch.no_grad()
 def lpips_distance(network: Lpips, original: Pixels, decoded: Pixels, device: str) -> float:
     """The network's value for the whole pictures."""
-    trunk, strides = network.network.net, STRIDES[network.net]
+    trunk = network.network.net
+    heads = network.network.lins
+    strides = STRIDES[network.net]
     stages = [getattr(trunk, f"slice{number}") for number in range(1, len(strides) + 1)]
-    sums, cells = np.zeros(len(stages)), np.zeros(len(stages))
+    sums = np.zeros(len(stages))
+    cells = np.zeros(len(stages))
     for rows, columns, pair in _tiles(original, decoded, device):
         features = [network.network.scaling_layer(pixels) for pixels in pair]
-        for number, (stage, head, stride) in enumerate(zip(stages, network.network.lins, strides, strict=True)):
+        for number, stage in enumerate(stages):
             _advance(features, stage)
-            for x, y in _counted(features, rows, columns, stride):
-                distances = head((lpips.normalize_tensor(x) - lpips.normalize_tensor(y)) ** 2)
+            for x, y in _counted(features, rows, columns, strides[number]):
+                difference = lpips.normalize_tensor(x) - lpips.normalize_tensor(y)
+                distances = heads[number](difference**2)
                 sums[number] += float(distances.double().sum())
                 cells[number] += distances.numel()
     return float((sums / cells).sum())
@@ -91,12 +103,15 @@ def dists_distance(network: Dists, original: Pixels, decoded: Pixels, device: st
             _advance(features, stage)
             for x, y in _counted(features, rows, columns, stride):
                 total.add(x[0].flatten(1), y[0].flatten(1))
+            # DISTS compares the pixels themselves first; only the network's stages see normalized ones.
             if total is totals[0]:
                 features = [(x - network.mean) / network.std for x in features]
-    weights = network.alpha.double().sum() + network.beta.double().sum()
+    alphas = _split(network, network.alpha)
+    betas = _split(network, network.beta)
     alike = torch.zeros((), dtype=torch.float64, device=device)
-    for total, alpha, beta in zip(totals, _split(network, network.alpha), _split(network, network.beta), strict=True):
+    for total, alpha, beta in zip(totals, alphas, betas, strict=True):
         alike += (alpha * total.texture()).sum() + (beta * total.structure()).sum()
+    weights = network.alpha.double().sum() + network.beta.double().sum()
     return 1 - float(alike / weights)
 
 
@@ -109,7 +124,8 @@ class _Moments:
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Features (channels, places)."""
-        x, y = x.double(), y.double()
+        x = x.double()
+        y = y.double()
         self._cells += x.shape[1]
         self._sums += torch.stack([part.sum(1) for part in (x, y, x * x, y * y, x * y)])
 
@@ -136,8 +152,9 @@ def _tiles(original: Pixels, decoded: Pixels, device: str) -> Iterator[tuple[Spa
     height, width, _ = original.shape
     for rows in spans(height):
         for columns in spans(width):
-            part = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
-            yield rows, columns, [to_tensor(pixels[part])[None].to(device) for pixels in (original, decoded)]
+            part = (slice(rows.start, rows.stop), slice(columns.start, columns.stop))
+            pair = [to_tensor(pixels[part])[None].to(device) for pixels in (original, decoded)]
+            yield rows, columns, pair
 
 
 def _advance(features: list[Tensor], stage: nn.Module) -> None:
@@ -149,8 +166,8 @@ def _advance(features: list[Tensor], stage: nn.Module) -> None:
 def _counted(features: list[Tensor], rows: Span, columns: Span, stride: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields the used features of both pictures, some rows at a time."""
     part = (..., rows.counted(stride), columns.counted(stride))
-    first, second = (x[part].float().split(ROWS, -2) for x in features)
-    yield from zip(first, second, strict=True)
+    first, second = features
+    yield from zip(first[part].float().split(ROWS, -2), second[part].float().split(ROWS, -2), strict=True)
 
 
 @torch.no_grad()
@@ -159,12 +176,13 @@ def ms_ssim(original: Pixels, decoded: Pixels, device: str) -> float:
     pair = [torch.from_numpy(np.ascontiguousarray(pixels)).movedim(2, 0)[None] for pixels in (original, decoded)]
     window = _fspecial_gauss_1d(WINDOW, 1.5).repeat(3, 1, 1, 1)
     factors = []
-    for number, weight in enumerate(SCALES):
-        similarity, contrast = _similarities(pair, window, device)
-        last = number == len(SCALES) - 1
-        factors.append((similarity if last else contrast).relu() ** weight)
-        if not last:
-            pair = [_halved(pixels, device) for pixels in pair]
+    # Contrast and structure at each scale, luminance at the coarsest alone (equation 7).
+    for weight in SCALES[:-1]:
+        _, contrast = _similarities(pair, window, device)
+        factors.append(contrast.relu() ** weight)
+        pair = [_halved(pixels, device) for pixels in pair]
+    similarity, _ = _similarities(pair, window, device)
+    factors.append(similarity.relu() ** SCALES[-1])
     return float(torch.stack(factors).prod(0).mean())
 
 
@@ -186,6 +204,7 @@ def _halved(pixels: Tensor, device: str) -> Tensor:
     height, width = pixels.shape[-2:]
     odd = height % 2
     halves = []
+    # Bands of even height, so that no pair of rows is torn; for an odd height the first one begins in the padding.
     for top in range(-odd, height, 2 * ROWS):
         band = pixels[..., max(0, top) : top + 2 * ROWS, :].to(device).float()
         band = F.pad(band, (0, 0, max(0, -top), 0))

@@ -4,6 +4,7 @@ A codec whose library, plug-in, weights or program is missing is listed as unava
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from codec.errors import SettingsError
 from codec.evaluation.baselines import classical, external, learned
@@ -18,7 +19,7 @@ _MAKERS: dict[str, Callable[[], Baseline]] = {
     "jpeg-xl": classical.jpeg_xl,
     "webp": classical.webp,
     "jpeg": classical.jpeg,
-    "bpg": lambda: external.external(external.BPG),
+    "bpg": partial(external.external, external.BPG),
     **learned.makers(),
 }
 NAMES = tuple(_MAKERS)
@@ -36,9 +37,13 @@ def available(
     for command in commands:
         if command.name in makers:
             raise SettingsError(f"the name {command.name!r} is taken; rename the external codec")
-        makers[command.name] = lambda command=command: external.external(command)  # type: ignore[misc]
-    found, missing = [], {}
-    for name in makers if names is None else dict.fromkeys(names):
+        makers[command.name] = partial(external.external, command)
+    chosen = list(makers)
+    if names is not None:
+        chosen = list(dict.fromkeys(names))  # each once, in order
+    found = []
+    missing = {}
+    for name in chosen:
         if name not in makers:
             raise SettingsError(f"there is no codec {name!r} to compare with; choose from {', '.join(makers)}")
         try:

@@ -58,9 +58,20 @@ def largest_within(
     Sizes grow by nearly equal factors, so the first guesses interpolate their logarithms. `known` has the sizes of
     earlier files by setting. A file of `enough` times the size ends the search.
     """
-    sizes = {index: known[setting] for index, setting in enumerate(settings) if known and setting in known}
-    low = max((index for index, made in sizes.items() if made <= size), default=0)
-    high = min((index for index in sizes if index > low), default=len(settings))
+    sizes: dict[int, int] = {}
+    for index, setting in enumerate(settings):
+        if known and setting in known:
+            sizes[index] = known[setting]
+    # The answer is at `low` or above, and below `high`.
+    low = 0
+    for index, made in sizes.items():
+        if made <= size:
+            low = index
+    high = len(settings)
+    for index in sizes:
+        if index > low:
+            high = index
+            break
 
     def fits(index: int) -> bool:
         if index not in sizes:
@@ -73,6 +84,7 @@ def largest_within(
         if high - low <= 1 or sizes[low] >= enough * size:
             break
         index = (low + high) // 2
+        # Sizes that do not follow the rule would make guesses creep: after GUESSES of them bisection is surer.
         if high in sizes and trial <= GUESSES and sizes[high] > sizes[low] > 0:
             index = low + math.floor((high - low) * math.log(size / sizes[low]) / math.log(sizes[high] / sizes[low]))
             index = min(max(index, low + 1), high - 1)

@@ -34,6 +34,7 @@ def jpeg_xl() -> Baseline:
     def decode(data: bytes) -> Pixels:
         return np.asarray(library.jpegxl_decode(data), np.uint8)
 
+    # From 25, the library's largest, by eight steps an octave.
     distances = tuple(round(25 * 2 ** (-step / 8), 3) for step in range(65))
     version = f"{library.jpegxl_version()} in imagecodecs {library.__version__}, effort 7, setting = distance"
     return Baseline("jpeg-xl", version, distances, encode, decode)
@@ -47,8 +48,9 @@ def hevc() -> Baseline:
 
     def encode(pixels: Pixels, setting: float) -> bytes:
         height, width, _ = pixels.shape
+        image = library.from_bytes("RGB", (width, height), pixels.tobytes())
         stream = io.BytesIO()
-        library.from_bytes("RGB", (width, height), pixels.tobytes()).save(stream, quality=int(setting), chroma=420)
+        image.save(stream, quality=int(setting), chroma=420)
         return stream.getvalue()
 
     def decode(data: bytes) -> Pixels:
@@ -68,6 +70,9 @@ def _pillow(name: str, feature: str, library: str, settings: Iterable[float], op
         Image.fromarray(pixels).save(stream, name.upper(), quality=int(setting), **options)
         return stream.getvalue()
 
+    def decode(data: bytes) -> Pixels:
+        return read_image(data).pixels
+
     described = ", ".join(f"{key} {value}" for key, value in options.items())
     version = f"{library} {features.version(library)} in Pillow {PIL.__version__}, {described}"
-    return Baseline(name, version, tuple(settings), encode, lambda data: read_image(data).pixels)
+    return Baseline(name, version, tuple(settings), encode, decode)

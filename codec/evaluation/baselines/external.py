@@ -51,13 +51,13 @@ def read_commands(path: Path) -> list[Command]:
 
     Raises SettingsError for an invalid file.
     """
-    lists = {"settings", "points"}
     try:
         tables: dict[str, dict[str, Any]] = tomllib.loads(path.read_text())
         commands = []
         for name, table in tables.items():
-            for key in lists & table.keys():
-                table[key] = tuple(table[key])  # a Command is hashable
+            for key in ("settings", "points"):
+                if key in table:
+                    table[key] = tuple(table[key])  # a Command is hashable
             commands.append(Command(name, **table))
         return commands
     except (OSError, UnicodeDecodeError) as error:
@@ -71,7 +71,8 @@ def read_commands(path: Path) -> list[Command]:
 def external(command: Command) -> Baseline:
     """A codec that runs as two programs. Raises UnavailableError if one is not on PATH."""
     for template in (command.encode, command.decode):
-        if not shutil.which(program := shlex.split(template)[0]):
+        program = shlex.split(template)[0]
+        if not shutil.which(program):
             raise UnavailableError(f"the program {program} is not on PATH")
 
     def encode(pixels: Pixels, setting: float) -> bytes:
@@ -86,8 +87,10 @@ def external(command: Command) -> Baseline:
 def _run(command: Command, template: str, data: bytes, read: str, written: str, setting: float) -> bytes:
     """Runs a command on the data. Raises SettingsError if it fails, writes nothing or exceeds its time."""
     with tempfile.TemporaryDirectory() as scratch:
-        source, target = Path(scratch, f"in{read}"), Path(scratch, f"out{written}")
+        source = Path(scratch, f"in{read}")
+        target = Path(scratch, f"out{written}")
         source.write_bytes(data)
+        # Split first: a path with spaces stays one argument.
         words = [part.format(input=source, output=target, setting=setting) for part in shlex.split(template)]
         try:
             subprocess.run(words, check=True, capture_output=True, timeout=command.seconds)
@@ -96,7 +99,8 @@ def _run(command: Command, template: str, data: bytes, read: str, written: str, 
             reason = f"did not end within {command.seconds:g} s"
         except subprocess.CalledProcessError as error:
             said = error.stderr.decode(errors="replace").strip().splitlines()
-            reason = f"ended with status {error.returncode}: {said[-1] if said else 'it said nothing'}"
+            last_line = said[-1] if said else "it said nothing"
+            reason = f"ended with status {error.returncode}: {last_line}"
         except OSError as error:
             reason = f"wrote no file ({error.strerror})"
     raise SettingsError(f"{words[0]} of {command.name} {reason}")

@@ -6,7 +6,7 @@ sizes, and the package's strings with their lengths.
 
 import struct
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,8 @@ ARCHITECTURES = (
     "elic2022-official",
 )
 """CompressAI's models, trained for mean squared error."""
-MSILLM_WEIGHTS = {
-    quality: f"msillm_target_{rate}bpp.ckpt" for quality, rate in enumerate((0.035, 0.07, 0.14, 0.3, 0.45, 0.9), 1)
-}
+MSILLM_RATES = (0.035, 0.07, 0.14, 0.3, 0.45, 0.9)
+MSILLM_WEIGHTS = {quality: f"msillm_target_{rate}bpp.ckpt" for quality, rate in enumerate(MSILLM_RATES, 1)}
 STRIDE = 64
 """Required divisor of a picture's sides in CompressAI's models."""
 HEADER = struct.Struct("<BHHHHB")
@@ -40,14 +39,13 @@ def compressai(architecture: str) -> Baseline:
     """A model of CompressAI's zoo; its setting is the zoo's quality."""
     package = module("compressai", "compressai")
     zoo = module("compressai.zoo", "compressai")
-    urls: Mapping[int, str] = (
-        module("compressai.zoo.image", "compressai").model_urls.get(architecture, {}).get("mse", {})
-    )
+    model_urls: Mapping[str, Any] = module("compressai.zoo.image", "compressai").model_urls
+    urls: Mapping[int, str] = model_urls.get(architecture, {}).get("mse", {})
     if architecture not in zoo.models or not urls:
         raise UnavailableError(f"compressai {package.__version__} has no trained {architecture}")
     qualities = _present({quality: Path(url).name for quality, url in urls.items()})
 
-    @lru_cache(1)
+    @lru_cache(1)  # one at a time: the models are large, and settings come in order
     def model(quality: int) -> Any:
         loaded = zoo.models[architecture](quality, metric="mse", pretrained=True).eval()
         loaded.update()
@@ -56,7 +54,8 @@ def compressai(architecture: str) -> Baseline:
     def encode(pixels: Pixels, setting: float) -> bytes:
         with torch.no_grad():
             made = model(int(setting)).compress(continued(_unit(pixels), STRIDE))
-        return _pack(int(setting), pixels, tuple(made["shape"]), [strings[0] for strings in made["strings"]])
+        strings = [batch[0] for batch in made["strings"]]
+        return _pack(int(setting), pixels, tuple(made["shape"]), strings)
 
     def decode(data: bytes) -> Pixels:
         quality, size, shape, strings = _unpack(data)
@@ -99,13 +98,14 @@ def msillm() -> Baseline:
 
 def makers() -> dict[str, Callable[[], Baseline]]:
     """Constructors of learned codecs by name."""
-    zoo = {name: lambda name=name: compressai(name) for name in ARCHITECTURES}
-    return {**zoo, "ms-illm": msillm}
+    found: dict[str, Callable[[], Baseline]] = {name: partial(compressai, name) for name in ARCHITECTURES}
+    found["ms-illm"] = msillm
+    return found
 
 
 def _present(weights: Mapping[int, str]) -> tuple[float, ...]:
     """The qualities whose weights are in torch.hub's folder. Raises UnavailableError if there are none."""
-    folder = Path(torch.hub.get_dir(), "checkpoints")
+    folder = Path(torch.hub.get_dir(), "checkpoints")  # where the packages would download them to
     found = tuple(float(quality) for quality, name in sorted(weights.items()) if (folder / name).exists())
     if not found:
         raise UnavailableError(f"no weights in {folder}: it has none of {', '.join(weights.values())}")
@@ -113,14 +113,17 @@ def _present(weights: Mapping[int, str]) -> tuple[float, ...]:
 
 
 def _pack(quality: int, pixels: Pixels, shape: tuple[int, int], strings: list[bytes]) -> bytes:
-    header = HEADER.pack(quality, *pixels.shape[:2], *shape, len(strings))
-    return header + b"".join(struct.pack("<I", len(string)) + string for string in strings)
+    data = HEADER.pack(quality, *pixels.shape[:2], *shape, len(strings))
+    for string in strings:
+        data += struct.pack("<I", len(string)) + string
+    return data
 
 
 def _unpack(data: bytes) -> tuple[int, tuple[int, int], tuple[int, int], list[bytes]]:
     try:
         quality, height, width, rows, columns, count = HEADER.unpack_from(data)
-        position, strings = HEADER.size, []
+        position = HEADER.size
+        strings = []
         for _ in range(count):
             (length,) = struct.unpack_from("<I", data, position)
             strings.append(data[position + 4 : position + 4 + length])

@@ -7,7 +7,8 @@ from codec.evaluation.baselines.baseline import Baseline, Pixels
 if TYPE_CHECKING:
     from codec.codec import Codec
 
-NAME, UPPER_BOUND = "fdcodec", "autoencoder"
+NAME = "fdcodec"
+UPPER_BOUND = "autoencoder"
 QUALITIES = (1.0, 2.0, 4.0, 8.0, 32.0, 256.0)
 """Lambdas at which this codec is measured."""
 
@@ -20,7 +21,7 @@ def ours(codec: "Codec", qualities: tuple[float, ...] = QUALITIES) -> Baseline:
     def encode(pixels: Pixels, setting: float) -> bytes:
         return codec.encode(Picture(pixels), quality=setting).data
 
-    settings = tuple(map(quality_of_code, range(QUALITY_CODES)))
+    settings = tuple(map(quality_of_code, range(QUALITY_CODES)))  # a file states lambda by its code
     version = f"bundle {codec.bundle.id}, {codec.bundle.config.name}, setting = lambda"
     return Baseline(f"{NAME}-{codec.bundle.id[:8]}", version, settings, encode, codec.decode, qualities)
 

@@ -29,6 +29,7 @@ def run(name: str, config: EvaluationConfig) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         pictures = [Path(config.pictures) / image for image in pictures_of(Path(config.pictures))]
         text = importlib.import_module(f"codec.evaluation.experiments.{name}").run(codec, pictures, folder)
+        # Renamed when whole: the page says that the experiment is done.
         partial = said.with_suffix(".partial")
         partial.write_text(text)
         partial.replace(said)
@@ -46,11 +47,22 @@ def spread(pictures: Sequence[Path], count: int) -> list[Path]:
     Raises SettingsError if none is readable.
     """
     kept = min(count, len(pictures))
-    parts = [pictures[n * len(pictures) // kept : (n + 1) * len(pictures) // kept] for n in range(kept)]
-    found = [next((picture for picture in part if _readable(picture)), None) for part in parts]
-    if not any(found):
+    found = []
+    for number in range(kept):
+        part = pictures[number * len(pictures) // kept : (number + 1) * len(pictures) // kept]
+        picture = _first_readable(part)
+        if picture is not None:
+            found.append(picture)
+    if not found:
         raise SettingsError(f"none of {len(pictures)} files is a readable picture")
-    return [picture for picture in found if picture is not None]
+    return found
+
+
+def _first_readable(pictures: Sequence[Path]) -> Path | None:
+    for picture in pictures:
+        if _readable(picture):
+            return picture
+    return None
 
 
 def _readable(picture: Path) -> bool:

@@ -34,6 +34,7 @@ def coded(codec: Codec, source: Path, quality: float) -> Coded:
     """Encodes a picture at lambda."""
     picture = read_image(source)
     encoded = codec.encode(picture, quality=quality)
+    # As the decoder does: alpha in the quantized form that the file has.
     alpha = parse(encoded.data).parameters.alpha.to(codec.backbone.device)
     symbols = torch.from_numpy(encoded.symbols)[None].to(codec.backbone.device, torch.float32)
     return Coded(picture, encoded, alpha, dequantize(symbols, alpha, codec.dither(symbols)))

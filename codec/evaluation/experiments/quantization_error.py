@@ -14,37 +14,38 @@ from codec.evaluation.plots import color, figure, save
 QUALITIES = (1.0, 8.0, 64.0)
 PICTURES = 8
 BINS = 64
+WITH = {True: "with", False: "without"}
 
 
 def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
     """Draws quantization_error.png and .svg."""
-    chosen, errors = spread(pictures, PICTURES), dict[tuple[float, bool], NDArray[np.float64]]()
+    chosen = spread(pictures, PICTURES)
+    errors: dict[tuple[float, bool], NDArray[np.float64]] = {}
     for quality in QUALITIES:
         scaled = [scaled_latent(codec, source, quality) for source in chosen]
         for dither in (False, True):
-            errors[quality, dither] = np.concatenate([error(x, dither, seed) for seed, x in enumerate(scaled)])
+            # Another seed for each picture: with one alone, all would share their offsets.
+            parts = [error(x, dither, seed) for seed, x in enumerate(scaled)]
+            errors[quality, dither] = np.concatenate(parts)
     _draw(errors, folder / "quantization_error")
+    used = "it" if codec.entropy.settings.dither else "none"
     lines = [
         "## Quantization error beside the uniform density (section C)",
         "",
         f"{len(chosen)} pictures, all latent values;",
-    ]
-    lines += [
-        "the error in units of a bin's width. The Kolmogorov-Smirnov statistic is the largest distance between its"
-    ]
-    lines += [
-        "distribution and the uniform one; variance is in units of the uniform one's, 1/12. Dither is subtractive; this"
-    ]
-    lines += [
-        f"codec's files use {'it' if codec.entropy.settings.dither else 'none'}.",
+        "the error in units of a bin's width. The Kolmogorov-Smirnov statistic is the largest distance between its",
+        "distribution and the uniform one; variance is in units of the uniform one's, 1/12. "
+        "Dither is subtractive; this",
+        f"codec's files use {used}.",
         "",
         "| lambda | dither | values | KS statistic | variance x 12 |",
         "|---" * 5 + "|",
     ]
     for (quality, dither), values in errors.items():
         cells = f"{len(values)} | {ks_statistic(values):.4f} | {12 * float(np.var(values)):.3f}"
-        lines.append(f"| {quality:g} | {'with' if dither else 'without'} | {cells} |")
-    return "\n".join([*lines, "", "![Quantization error](quantization_error.png)"]) + "\n"
+        lines.append(f"| {quality:g} | {WITH[dither]} | {cells} |")
+    lines += ["", "![Quantization error](quantization_error.png)"]
+    return "\n".join(lines) + "\n"
 
 
 def scaled_latent(codec: Codec, source: Path, quality: float) -> NDArray[np.float64]:
@@ -56,7 +57,10 @@ def scaled_latent(codec: Codec, source: Path, quality: float) -> NDArray[np.floa
 
 def error(scaled: NDArray[np.float64], dither: bool, seed: int = 0) -> NDArray[np.float64]:
     """The rounding error, in -0.5..0.5; with dither, round(x + u) - u - x for a shared u uniform in -0.5..0.5."""
-    u = np.random.default_rng(seed).uniform(-0.5, 0.5, scaled.shape) if dither else np.zeros_like(scaled)
+    if dither:
+        u = np.random.default_rng(seed).uniform(-0.5, 0.5, scaled.shape)
+    else:
+        u = np.zeros_like(scaled)
     return np.round(scaled + u) - u - scaled
 
 
@@ -71,10 +75,16 @@ def _draw(errors: dict[tuple[float, bool], NDArray[np.float64]], path: Path) -> 
     drawn = figure(4.6 * len(QUALITIES), 7)
     axes = drawn.subplots(2, len(QUALITIES), sharey=True)
     for (quality, dither), values in errors.items():
-        axis = axes[int(dither), QUALITIES.index(quality)]
-        axis.hist(values, BINS, range=(-0.5, 0.5), density=True, color=color("avif" if dither else "hevc"), alpha=0.75)
+        column = QUALITIES.index(quality)
+        if dither:
+            axis = axes[1, column]
+            fill = color("avif")
+        else:
+            axis = axes[0, column]
+            fill = color("hevc")
+        axis.hist(values, BINS, range=(-0.5, 0.5), density=True, color=fill, alpha=0.75)
         axis.axhline(1, color="black", linewidth=1.2, linestyle="--", label="uniform density")
-        axis.set_title(f"λ {quality:g}, {'with' if dither else 'without'} dither: KS {ks_statistic(values):.4f}")
+        axis.set_title(f"λ {quality:g}, {WITH[dither]} dither: KS {ks_statistic(values):.4f}")
         axis.set(xlabel="error / bin width", xlim=(-0.5, 0.5))
         axis.grid(alpha=0.3)
     for row in axes:

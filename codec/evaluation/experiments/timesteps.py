@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from codec.codec import Codec
 from codec.evaluation.experiments import spread
@@ -42,54 +43,75 @@ class Point:
 def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
     """Draws timesteps.png and .svg; the tables state how often and by how much the prediction misses the best."""
     chosen = spread(pictures, PICTURES)
-    points = [point for source in chosen for point in sweep(codec, source)]
+    points: list[Point] = []
+    for source in chosen:
+        points += sweep(codec, source)
     _draw(points, folder / "timesteps")
-    lines = [HEADING.format(len(chosen), len(QUALITIES), codec.bundle.config.steps)]
-    lines += ["| lambda | bpp | predicted t | best t, PSNR | miss (dB) | best t, LPIPS | miss |", "|---" * 7 + "|"]
-    misses = {metric: [miss(group, metric) for group in _groups(points)] for metric in ("psnr_db", "lpips")}
+    groups = _groups(points)
+    lines = [
+        HEADING.format(len(chosen), len(QUALITIES), codec.bundle.config.steps),
+        "| lambda | bpp | predicted t | best t, PSNR | miss (dB) | best t, LPIPS | miss |",
+        "|---" * 7 + "|",
+    ]
     for quality in QUALITIES:
-        groups = [group for group in _groups(points) if group[0].quality == quality]
-        cells = [
-            f"{fmean(group[0].bpp for group in groups):.3f}",
-            _range(p.timestep for g in groups for p in g if p.predicted),
-        ]
-        for metric, form in (("psnr_db", ".3f"), ("lpips", ".4f")):
-            cells += [_range(best(group, metric).timestep for group in groups)]
-            cells += [format(fmean(miss(group, metric) for group in groups), form)]
+        cells = _cells([group for group in groups if group[0].quality == quality])
         lines.append(f"| {quality:g} | {' | '.join(cells)} |")
     lines += ["", "| metric | files | best | within | mean miss | largest miss |", "|---" * 6 + "|"]
     for metric, (label, form, near) in LABELS.items():
-        values, times = misses[metric], sum(value == 0 for value in misses[metric])
-        worst, mean = max(values), fmean(values)
-        within = f"{sum(value <= near for value in values)} of {near:g}"
-        lines.append(f"| {label} | {len(values)} | {times} | {within} | {mean:{form}} | {worst:{form}} |")
-    return "\n".join([*lines, "", "![Forced timesteps](timesteps.png)"]) + "\n"
+        misses = [miss(group, metric) for group in groups]
+        exact = misses.count(0)
+        within = len([value for value in misses if value <= near])
+        mean = format(fmean(misses), form)
+        worst = format(max(misses), form)
+        lines.append(f"| {label} | {len(misses)} | {exact} | {within} of {near:g} | {mean} | {worst} |")
+    lines += ["", "![Forced timesteps](timesteps.png)"]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(groups: Sequence[Sequence[Point]]) -> list[str]:
+    """The cells of one lambda: rate and predicted timesteps of its files, then best timestep and miss by metric."""
+    bpp = fmean(group[0].bpp for group in groups)
+    cells = [f"{bpp:.3f}", _range(_predicted(group).timestep for group in groups)]
+    for metric, (_, form, _) in LABELS.items():
+        cells.append(_range(best(group, metric).timestep for group in groups))
+        cells.append(format(fmean(miss(group, metric) for group in groups), form))
+    return cells
 
 
 def sweep(codec: Codec, source: Path) -> list[Point]:
     """A picture's files of all qualities, decoded from all timesteps including the predicted one."""
-    metrics, points = Metrics("psnr", "lpips"), []
+    metrics = Metrics("psnr", "lpips")
+    points = []
     for quality in QUALITIES:
         file = coded(codec, source, quality)
         predicted = file.encoded.timestep
         timesteps = sorted({*TIMESTEPS, predicted})
         decoded = [restored(codec, file, t, codec.bundle.config.steps) for t in timesteps]
-        for t, measured in zip(timesteps, metrics.measure_all(file.picture.pixels, decoded), strict=True):
-            if measured.psnr_db is not None and measured.lpips is not None:
-                values = (measured.psnr_db, measured.lpips)
-                points.append(Point(source.name, quality, file.bpp, t, t == predicted, *values))
+        found = metrics.measure_all(file.picture.pixels, decoded)
+        for t, measured in zip(timesteps, found, strict=True):
+            if measured.psnr_db is None or measured.lpips is None:
+                continue  # a picture too small for LPIPS
+            points.append(Point(source.name, quality, file.bpp, t, t == predicted, measured.psnr_db, measured.lpips))
     return points
 
 
 def best(group: Sequence[Point], metric: str) -> Point:
     """The point with the least distortion."""
-    return max(group, key=lambda point: point.psnr_db if metric == "psnr_db" else -point.lpips)
+    if metric == "psnr_db":
+        return max(group, key=lambda point: point.psnr_db)
+    return min(group, key=lambda point: point.lpips)
 
 
 def miss(group: Sequence[Point], metric: str) -> float:
     """The gain of the best timestep over the predicted one."""
-    (predicted,) = (point for point in group if point.predicted)
-    return abs(float(getattr(best(group, metric), metric) - getattr(predicted, metric)))
+    gained = getattr(best(group, metric), metric) - getattr(_predicted(group), metric)
+    return abs(float(gained))
+
+
+def _predicted(group: Sequence[Point]) -> Point:
+    """The point at the timestep of the file itself, of which there is exactly one."""
+    (predicted,) = [point for point in group if point.predicted]
+    return predicted
 
 
 def _groups(points: Sequence[Point]) -> list[list[Point]]:
@@ -102,7 +124,9 @@ def _groups(points: Sequence[Point]) -> list[list[Point]]:
 
 def _range(values: Iterable[float]) -> str:
     found = sorted(values)
-    return f"{found[0]:.0f} to {found[-1]:.0f}" if found[0] != found[-1] else f"{found[0]:.0f}"
+    if found[0] == found[-1]:
+        return f"{found[0]:.0f}"
+    return f"{found[0]:.0f} to {found[-1]:.0f}"
 
 
 def _draw(points: Sequence[Point], path: Path) -> None:
@@ -111,24 +135,48 @@ def _draw(points: Sequence[Point], path: Path) -> None:
     names = list(dict.fromkeys(point.picture for point in points))
     drawn = figure(5.2 * len(names), 9)
     grid = drawn.subplots(2, len(names), squeeze=False)
-    colors = {"cmap": "viridis", "norm": PowerNorm(0.5, 0, max(TIMESTEPS)), "s": 34, "zorder": 2}
+    norm = PowerNorm(0.5, 0, max(TIMESTEPS))  # the timesteps crowd at 0
     for column, name in enumerate(names):
-        for axis, (metric, label) in zip(
-            grid[:, column], (("psnr_db", "PSNR (dB)"), ("lpips", "LPIPS (AlexNet), reversed")), strict=True
-        ):
-            mine = [point for point in points if point.picture == name]
-            forced, own = ([p for p in mine if p.predicted == chosen] for chosen in (False, True))
-            dots = axis.scatter([p.bpp for p in forced], [getattr(p, metric) for p in forced],
-                                c=[p.timestep for p in forced], **colors)  # fmt: skip
-            axis.plot(
-                [p.bpp for p in own], [getattr(p, metric) for p in own], "-", color=PREDICTED, linewidth=1, zorder=1
-            )
-            axis.scatter([p.bpp for p in own], [getattr(p, metric) for p in own], s=90, facecolors="none",
-                         edgecolors=PREDICTED, linewidths=2, zorder=3, label="predicted timestep")  # fmt: skip
-            axis.set(xlabel="bits per pixel, whole file", ylabel=label, title=name)
-            axis.grid(alpha=0.3)
-            if metric == "lpips":
-                axis.invert_yaxis()
+        mine = [point for point in points if point.picture == name]
+        _panel(grid[0, column], mine, "psnr_db", norm)
+        grid[0, column].set(ylabel="PSNR (dB)", title=name)
+        dots = _panel(grid[1, column], mine, "lpips", norm)
+        grid[1, column].set(ylabel="LPIPS (AlexNet), reversed", title=name)
+        grid[1, column].invert_yaxis()
     grid[0, 0].legend(loc="lower right")
-    drawn.colorbar(dots, ax=grid, label="forced timestep", shrink=0.8, ticks=[t for t in TIMESTEPS if t not in (5, 10)])
+    ticks = [t for t in TIMESTEPS if t not in (5, 10)]  # their labels would overlap that of 0
+    drawn.colorbar(dots, ax=grid, label="forced timestep", shrink=0.8, ticks=ticks)
     save(drawn, path)
+
+
+def _panel(axis: Any, points: Sequence[Point], metric: str, norm: Any) -> Any:
+    """A picture's points by rate: forced timesteps as colored dots, which are returned, predicted ones as circles."""
+    forced = [point for point in points if not point.predicted]
+    rates, values = _coordinates(forced, metric)
+    timesteps = [point.timestep for point in forced]
+    dots = axis.scatter(rates, values, c=timesteps, cmap="viridis", norm=norm, s=34, zorder=2)
+    rates, values = _coordinates([point for point in points if point.predicted], metric)
+    axis.plot(rates, values, "-", color=PREDICTED, linewidth=1, zorder=1)
+    axis.scatter(
+        rates,
+        values,
+        s=90,
+        facecolors="none",
+        edgecolors=PREDICTED,
+        linewidths=2,
+        zorder=3,
+        label="predicted timestep",
+    )
+    axis.set(xlabel="bits per pixel, whole file")
+    axis.grid(alpha=0.3)
+    return dots
+
+
+def _coordinates(points: Sequence[Point], metric: str) -> tuple[list[float], list[float]]:
+    """The rates and values of points."""
+    rates = []
+    values = []
+    for point in points:
+        rates.append(point.bpp)
+        values.append(getattr(point, metric))
+    return rates, values
