@@ -242,10 +242,15 @@ class _TiffReader(Builder):
     def _planes(self, entries: dict[int, DirectoryEntry]) -> list[int]:
         """Bits per pixel of each plane: one for each sample, or a single one with all of them."""
         samples = self._number(entries, Tag.SAMPLES, 1)
+        if samples > MOST_PLANES:  # before anything of that length is made: a file may state four billion
+            raise Broken(f"a directory with {samples} samples a pixel")
         bits = self._optional_numbers(entries, Tag.BITS, [1])
         if self._number(entries, Tag.PLANAR, 1) == 2:
             return [sum(bits[:1])] * samples
-        return [sum((bits * samples)[:samples])]  # some writers state the bits of the first sample only
+        stated = bits[:samples]
+        if len(stated) < samples:  # some writers state the bits of the first sample only
+            stated = (stated * samples)[:samples]
+        return [sum(stated)]
 
     def _plain(self, entries: dict[int, DirectoryEntry], name: str) -> None:
         """Checks type and count of tags about pixels, so that nothing else can hide in them."""

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 
 import pytest
 from PIL import Image
@@ -129,6 +130,18 @@ def test_metadata_inside_a_jpeg_strip_keeps_the_file() -> None:
         data = tiff(*entries, samples=1, behind=strip)
         data = data[:8] + bytes(32) + data[40:]
         assert reason(data) is expected
+
+
+@pytest.mark.parametrize("planar", [1, 2])
+def test_a_stated_number_of_samples_allocates_nothing(planar: int) -> None:
+    samples = (277, 4, 1, struct.pack("<I", 2**24))
+    data = tiff(samples, short(284, planar))
+    tracemalloc.start()
+    try:
+        assert reason(data) is Reason.DAMAGED
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
 
 
 def test_circles_and_hostile_numbers_end() -> None:
