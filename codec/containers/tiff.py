@@ -38,6 +38,8 @@ PALETTE = 3
 YCBCR = 6
 JPEG = 7
 MOST_PLANES = 64
+MOST_SAMPLES = 2**16 - 1
+"""SamplesPerPixel is a 16-bit number (TIFF 6.0)."""
 POINTERS = (4, 13, 16, 18)
 """Types of an offset."""
 HIDDEN = (Role.UNACCOUNTED, Role.TRAILER, Role.MOTION, Role.CREDENTIALS, Role.FRAMES, Role.PREVIEW)
@@ -242,7 +244,7 @@ class _TiffReader(Builder):
     def _planes(self, entries: dict[int, DirectoryEntry]) -> list[int]:
         """Bits per pixel of each plane: one for each sample, or a single one with all of them."""
         samples = self._number(entries, Tag.SAMPLES, 1)
-        if samples > MOST_PLANES:  # before anything of that length is made: a file may state four billion
+        if samples > MOST_SAMPLES:  # before anything of that length is made: a file may state four billion
             raise Broken(f"a directory with {samples} samples a pixel")
         bits = self._optional_numbers(entries, Tag.BITS, [1])
         if self._number(entries, Tag.PLANAR, 1) == 2:
