@@ -68,10 +68,13 @@ def _excluded_packages(every: Iterable[str], included: Iterable[str]) -> list[st
     """Returns the folders of excluded packages, sorted, without those below another excluded package."""
     packages = {str(Path(name).parent) for name in every if name.endswith("/__init__.py")}
     present = {str(Path(name).parent) for name in included}
+    excluded = []
     # A package takes precedence over a module of the same name, so the modules that are made from these do not hide the
     # packages of fdcodec.
-    absent = packages - present
-    return sorted(folder for folder in absent if str(Path(folder).parent) in {".", *present})
+    for folder in sorted(packages - present):
+        if str(Path(folder).parent) in {".", *present}:
+            excluded.append(folder)
+    return excluded
 
 
 def _metadata(installation: importlib.metadata.Distribution) -> str:

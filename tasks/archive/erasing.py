@@ -116,7 +116,9 @@ def _rewrite(archive: Store, head: ArchiveHead, erasure: Erasure) -> None:
 
 def _rewritten(archive: Store, head: ArchiveHead, erasure: Erasure, made: list[str]) -> ArchiveHead:
     """Returns the head with the new names; appends each name to `made` as soon as it is published."""
-    moved = {tar: _without(archive, tar, offsets, erasure.number, made) for tar, offsets in erasure.tars.items()}
+    moved: dict[str, _Moved] = {}
+    for tar, offsets in erasure.tars.items():
+        moved[tar] = _without(archive, tar, offsets, erasure.number, made)
     change = _Change(erasure, moved)
     parts: dict[str, dict[str, Any]] = {}
     for name in erasure.parts:
@@ -159,10 +161,13 @@ def in_force(archive: Store, head: ArchiveHead, name: str) -> bool:
     if layout.is_listing(name):
         return log.plan(archive, head, run).listing == name
     shard = layout.shard_of(name)
-    named = [part for part in report.parts(archive, head, run) if layout.shard_of(part.name) == shard]
-    if name.endswith(".parquet"):
-        return name in [part.name for part in named]
-    return any(tar_of(index_files.read(archive, part)) == name for part in named)
+    for part in report.parts(archive, head, run):
+        if layout.shard_of(part.name) != shard:
+            continue
+        if name.endswith(".parquet"):
+            return part.name == name
+        return tar_of(index_files.read(archive, part)) == name
+    return False  # the run was closed without this shard
 
 
 def tar_of(part: pa.Table) -> str:

@@ -164,6 +164,7 @@ def is_whole(listed: bytes) -> bool:
     """Whether a SHA256SUMS is well-formed and matches its own hash, which format 1 does not state."""
     lines, mark, own = listed.decode(errors="replace").partition(OWN_HASH)
     well_formed = all(re.fullmatch(r"[0-9a-f]{64}  .+", line) for line in lines.splitlines())
+    # An empty list would vouch for a folder without any file.
     return well_formed and bool(lines) and (not mark or own == f"{sha256_of(lines.encode())}\n")
 
 

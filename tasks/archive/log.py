@@ -201,7 +201,8 @@ def without_log(archive: Store) -> ArchiveHead:
 
 
 def _document(head: ArchiveHead) -> dict[str, Any]:
-    document = dataclasses.asdict(head) | {"seals": {str(run): name for run, name in head.seals.items()}}
+    document = dataclasses.asdict(head)
+    document["seals"] = {str(run): name for run, name in head.seals.items()}  # keys of JSON are strings
     del document["record"]
     return document
 

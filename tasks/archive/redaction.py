@@ -150,21 +150,23 @@ def _without(value: Any, redacted: Collection[str]) -> Any:
 def _remove_plans(archive: Store, head: ArchiveHead, redacted: Collection[str]) -> None:
     """Removes listings with redacted keys that never came into force, and cannot since the erasure began."""
     in_force = {log.plan(archive, head, run).listing for run in range(1, head.runs + 1)}
-    names = [item.name for item in archive.list(f"{layout.RUNS}/") if layout.is_listing(item.name)]
-    for name in names:
-        if name in in_force:
+    for item in list(archive.list(f"{layout.RUNS}/")):  # at once: the loop removes some of them
+        if not layout.is_listing(item.name) or item.name in in_force:
             continue
-        with archive.open(name) as file:
+        with archive.open(item.name) as file:
             keys = pa.parquet.read_table(file, columns=["key"]).column("key").to_pylist()
         if any(pseudonym(key) in redacted for key in keys):
-            archive.remove(name)
+            archive.remove(item.name)
 
 
 def _redact_findings(archive: Store, name: str, redacted: Collection[str]) -> None:
     with archive.open(name) as file:
         table = pa.parquet.read_table(file)
     rows = table.to_pylist()
-    keys = {row["key"] for row in rows if row["key"] is not None and pseudonym(row["key"]) in redacted}
+    keys = set()
+    for row in rows:
+        if row["key"] is not None and pseudonym(row["key"]) in redacted:
+            keys.add(row["key"])
     for row in rows:
         for key in keys:
             if row["key"] == key:

@@ -90,7 +90,10 @@ def lookup(archive: Store, keys: Iterable[str], *, damaged: list[str] | None = N
 
 
 def _sources(archive: Store, head: ArchiveHead, run_numbers: Sequence[int] | None) -> list[Table | IndexFile]:
-    """Returns the tables that cover only wanted runs, and the parts of the other wanted runs."""
+    """Returns the tables that cover only wanted runs, and the parts of the other wanted runs.
+
+    A table that also covers other runs would need a filter, and is passed over.
+    """
     if run_numbers is None:
         run_numbers = range(1, head.runs + 1)
     wanted = set(run_numbers)
@@ -115,7 +118,8 @@ def _committed(archive: Store, head: ArchiveHead, keys: list[str]) -> list[Index
     found_parts = []
     for shard, (start, stop) in enumerate(plan.shards):
         part = layout.part(plan.run, shard)
-        if any(start <= index < stop for index in indices) and archive.exists(part):
+        has_key = any(start <= index < stop for index in indices)
+        if has_key and archive.exists(part):  # the shard may not be done yet
             found_parts.append(IndexFile(part))
     return found_parts
 

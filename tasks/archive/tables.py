@@ -24,7 +24,7 @@ from tasks.storage.store import Store, sha256_of
 
 FACTOR = 4
 ROWS_PER_FILE = 100_000
-ROWS_SORTED_AT_ONCE = 2_000_000
+ROWS_SORTED_AT_ONCE = 2_000_000  # a bound on memory, not on rows
 LISTED = pa.schema(
     [
         pa.field("key", pa.string(), False),

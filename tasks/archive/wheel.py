@@ -30,7 +30,9 @@ def build() -> tuple[str, bytes]:
     installation = installed()
     contents: dict[str, bytes] = {}
     for package in PACKAGES:
-        contents.update((name, content) for name, content in files(package) if not name.startswith(BUNDLES))
+        for name, content in files(package):
+            if not name.startswith(BUNDLES):
+                contents[name] = content
     metadata: dict[str, bytes] = {}
     for name in KEPT_METADATA:
         text = installation.read_text(name) or ""
@@ -84,13 +86,13 @@ def folder(package: str) -> Path:
 def files(package: str) -> list[tuple[str, bytes]]:
     """Returns name and content of each file of a package, sorted by name."""
     root = folder(package)
-    paths = sorted(path.relative_to(root.parent) for path in root.rglob("*") if path.is_file())
     found = []
-    for path in paths:
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root.parent)
         # Caches and hidden files depend on what was run here, and the wheel must not.
-        if any(part.startswith((".", "__pycache__")) for part in path.parts):
-            continue
-        found.append((path.as_posix(), (root.parent / path).read_bytes()))
+        is_left_over = any(part.startswith((".", "__pycache__")) for part in name.parts)
+        if path.is_file() and not is_left_over:
+            found.append((name.as_posix(), path.read_bytes()))
     return found
 
 
