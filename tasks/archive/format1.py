@@ -54,7 +54,7 @@ def _tables(archive: Store, erasures: int) -> list[dict[str, Any]]:
     """Returns the compacted report as one table; none if an erasure followed it or its list is damaged."""
     try:
         document = manifest.from_json(archive.read(CURRENT), archive.uri(CURRENT))
-        # The first releases compacted before there were erasures, and stated no number of them.
+        # Tables of the first releases do not state how many erasures they include.
         if document.get("erasures") not in (None, erasures):
             return []
         return [{"first_run": 1, "last_run": document["runs"], "files": document["files"]}]

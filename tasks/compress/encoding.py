@@ -83,7 +83,7 @@ class Encoding:
         def together(window: list[Read]) -> list[Read]:
             return self._together(window, keys)
 
-        # Each stage is a thread: the next sources are read, and the files before verified, while the GPU encodes.
+        # Each stage is a thread: while the GPU encodes a window, the next one is read, and the last one is verified.
         reads = staged(self._read, numbered, waiting=batch)
         encoded = staged(together, windows.windows(reads, batch))
         for window in staged(self._verify, encoded):
