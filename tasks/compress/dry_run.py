@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow.dataset
 
 from codec.containers.judgement import DISCARDS
@@ -118,8 +117,15 @@ def predict(
             count, size = connection.execute(
                 "SELECT count(*), coalesce(sum(size), 0)::BIGINT FROM listing WHERE state NOT IN ('gone', 'excluded')"
             ).fetchall()[0]
-            to_encode = _sample(connection, min(SAMPLES, count))
-            to_judge = _sample(connection, min(JUDGED, count))
+
+            # Nested, since a function with DuckDB's type in its signature must not be in this module: after an error,
+            # Prefect keeps the module until exit, when DuckDB would report leaks.
+            def sample(samples: int) -> list[Entry]:
+                found = connection.sql(_SAMPLES, params={"samples": samples})
+                return list(found.to_arrow_table().to_pylist())
+
+            to_encode = sample(min(SAMPLES, count))
+            to_judge = sample(min(JUDGED, count))
         trial = _Trial(pictures, settings, models)
         rows, seconds = trial.encoded(head.runs + 1, to_encode, Path(scratch), progress)
         wholes = trial.judged(to_judge, count)
@@ -149,11 +155,6 @@ def predict(
         judged=len(to_judge),
         kept_whole=tuple(wholes),
     )
-
-
-def _sample(connection: duckdb.DuckDBPyConnection, samples: int) -> list[Entry]:
-    """Returns entries of the listing, spread evenly over the sizes."""
-    return list(connection.sql(_SAMPLES, params={"samples": samples}).to_arrow_table().to_pylist())
 
 
 def _stored(rows: list[Row]) -> int:
