@@ -11,7 +11,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 # On a busy machine, a temporary server needs more than the default 20 seconds to create its database.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
-os.environ["PREFECT_RESULTS_DEFAULT_SERIALIZER"] = "json"
+os.environ["PREFECT_RESULTS_DEFAULT_SERIALIZER"] = "json"  # whoever can write results could run code by a pickle
 # A run sends one heartbeat a minute; infra/crashed.yaml marks a run without heartbeats as crashed.
 os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "60")
 # Each state change retries an unreachable server after 2, 4 and 8 seconds; a failing run has four state changes.

@@ -1,5 +1,6 @@
 """python -m flows.audit_archive ARCHIVE: checks that an archive is complete, undamaged and decodable."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from prefect import flow
@@ -33,23 +34,41 @@ def audit_archive(
         device: cpu, cuda or cuda:N.
         threads: Computing threads.
     """
-    archive, mirror = command.resolved(archive), command.resolved(repair_from) if repair_from else ""
+    archive = command.resolved(archive)
+    mirror = command.resolved(repair_from) if repair_from else ""
     models = Models("", device, backbone, threads)
     logger = direct.logger()
     logger.info("auditing %s, %g of its pictures", archive, sample)
     with followed("auditing") as progress:
         found = audit(archive, sample=sample, seed=seed, repair_from=mirror, models=models, progress=progress)
-    row: dict[str, Any] = {"objects": found.objects, "pictures": found.pictures, "problems": found.found}
-    row |= {"repaired": found.repaired, "findings": found.findings}
-    left = [problem for problem in found.problems if not problem["repaired"]]
+    row: dict[str, Any] = {
+        "objects": found.objects,
+        "pictures": found.pictures,
+        "problems": found.found,
+        "repaired": found.repaired,
+        "findings": found.findings,
+    }
     direct.table([row], key="audit-archive", description=archive)
-    logger.info("done: %d objects, %d pictures, %d problems, %d repaired", *list(row.values())[:4])
-    failures = [
-        {"key": problem["key"] or problem["name"], "reason": problem["state"], "error": problem["detail"]}
-        | {"object": problem["name"]}
-        for problem in left
-    ]
+    logger.info(
+        "done: %d objects, %d pictures, %d problems, %d repaired",
+        found.objects,
+        found.pictures,
+        found.found,
+        found.repaired,
+    )
+    left = [problem for problem in found.problems if not problem["repaired"]]
+    failures = [_failure(problem) for problem in left]
+    # By the counts: an audit names only the first of very many problems.
     return outcome.damage(row | {"left": left[:SHOWN]}, failures, found.found - found.repaired, archive)
+
+
+def _failure(problem: Mapping[str, Any]) -> outcome.Failure:
+    return {
+        "key": problem["key"] or problem["name"],
+        "reason": problem["state"],
+        "error": problem["detail"],
+        "object": problem["name"],
+    }
 
 
 def show(row: dict[str, Any]) -> int:
@@ -57,7 +76,8 @@ def show(row: dict[str, Any]) -> int:
     left = row.pop("left")
     command.show_table("audit-archive", row)
     for problem in left:
-        picture = f" ({problem['key']})" if problem["key"] is not None else ""
+        # An object such as a table belongs to no picture.
+        picture = "" if problem["key"] is None else f" ({problem['key']})"
         print(f"{problem['state']}: {problem['name']}{picture}: {problem['detail']}")
     return command.FAILED_ROWS if row["problems"] > row["repaired"] else command.DONE
 

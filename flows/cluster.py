@@ -49,7 +49,7 @@ def dask_runner(workers: int, device: str, address: str = "") -> Iterator[tuple[
         raise SettingsError("engine dask is not installed: pip install 'fdcodec[dask]'") from None
     gpu = {"GPU": 1} if device.startswith("cuda") else {}
     with ExitStack() as stack:
-        if gpu:
+        if gpu:  # without it, Dask would send shards to workers that have no GPU
             stack.enter_context(dask.annotate(resources=gpu))
         server = get_client(sync_client=True).api_url  # the workers report to this run's server, even a temporary one
         stack.enter_context(temporary_settings({PREFECT_API_URL: str(server)}))
@@ -62,10 +62,11 @@ def dask_runner(workers: int, device: str, address: str = "") -> Iterator[tuple[
                 "n_workers": workers,
                 "threads_per_worker": 1,
                 "host": "127.0.0.1",
-                "dashboard_address": "127.0.0.1:0",
+                "dashboard_address": "127.0.0.1:0",  # port 0: any free one, so that two runs do not collide
+                "resources": gpu,
             }
             stack.enter_context(dask.config.set(CALM))
-            yield workers, DaskTaskRunner(cluster_kwargs=local | {"resources": gpu})
+            yield workers, DaskTaskRunner(cluster_kwargs=local)
 
 
 @contextmanager
@@ -85,7 +86,7 @@ def dask_logs_silenced() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
+            logger.setLevel(logging.CRITICAL + 1)  # above the highest level that any line has
         yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
@@ -95,14 +96,21 @@ def dask_logs_silenced() -> Iterator[None]:
 def check(address: str) -> None:
     """Raises SettingsError for an address that is neither on the loopback interface nor TLS."""
     given = urlsplit(address if "://" in address else f"tcp://{address}")
-    try:
-        loopback = given.hostname == "localhost" or ipaddress.ip_address(given.hostname or "").is_loopback
-    except ValueError:
-        loopback = False
-    if given.scheme != "tls" and not (given.scheme == "tcp" and loopback):
+    if given.scheme == "tls":
+        return
+    if given.scheme != "tcp" or not _is_loopback(given.hostname or ""):
         raise SettingsError(
             f"{address}: anybody who reaches a Dask scheduler controls its workers; use a tls:// address, or 127.0.0.1"
         )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name, which may resolve to anything
+        return False
 
 
 def _workers_at(address: str) -> int:
@@ -114,7 +122,7 @@ def _workers_at(address: str) -> int:
             workers = client.scheduler_info(n_workers=-1)["workers"]
     except (OSError, TypeError, ValueError) as error:  # TypeError: TLS without certificates
         raise SettingsError(f"{address}: cannot connect to a Dask scheduler: {error}") from error
-    for worker in workers:
+    for worker in workers:  # each listens at an address of its own
         check(worker)
     if not workers:
         raise SettingsError(f"{address}: this Dask scheduler has no workers; start some with `dask worker`")

@@ -34,9 +34,14 @@ from tasks.archive import opening
 from tasks.compress import process_pair
 from tasks.progress import Progress
 
-DONE, FATAL, FAILED_ROWS, INTERRUPTED = 0, 1, 2, 130
+# Exit statuses. 130 is that of a shell for a command which SIGINT ended: 128 + 2.
+DONE = 0
+FATAL = 1
+FAILED_ROWS = 2
+INTERRUPTED = 130
 SECONDS_TO_STOP = 5.0
 PASSWORD = re.compile(r"[\w+.-]+://[^/@]*:[^/@]*@")
+"""The start of a URL with a user and a password."""
 
 
 def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False) -> None:
@@ -46,25 +51,21 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
     is printed in one line with exit status 1. Log lines appear in the terminal only with `logs` or --verbose.
     """
     if not logs:
-        for logger in (logging.getLogger(), *map(logging.getLogger, LOGGERS)):
-            for handler in logger.handlers:
-                if isinstance(handler, PrefectConsoleHandler):
-                    handler.setLevel(logging.CRITICAL)
-
+        _set_console_level(logging.CRITICAL)
     show_warnings()
     logging.raiseExceptions = False  # no error per line after the console or the server is lost
     _watch_signals()
 
     def command(verbose: bool = False, direct: bool = False, **parameters: Any) -> None:
         if verbose:
-            _tell_all()
+            _set_console_level(logging.NOTSET)  # shows retries, restarted processes, lost races
         try:
             _refuse_passwords(parameters)
             with _server_there():
                 result = _called_directly(flow, parameters) if direct else flow(**parameters)
-        except (TerminationSignal, Terminated):
+        except (TerminationSignal, Terminated):  # whichever of the two handlers was first
             raise typer.Exit(128 + signal.SIGTERM) from None
-        except outcome.DamageError as damage:
+        except outcome.DamageError as damage:  # the run failed, but its result is what `show` prints
             result = damage.row
         except FdcError as error:
             typer.echo(f"error: {error}", err=True)
@@ -75,13 +76,23 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
         raise typer.Exit(show(result))
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(help=inspect.cleandoc(flow.fn.__doc__ or "").partition("\n\nArgs:")[0])(_with_options(command, flow.fn))
+    docstring = inspect.cleandoc(flow.fn.__doc__ or "")
+    summary = docstring.partition("\n\nArgs:")[0]  # the arguments have their own help
+    app.command(help=summary)(_with_options(command, flow.fn))
     app()
 
 
 def _called_directly(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Any:
     with directly():
         return flow.fn(**parameters)
+
+
+def _set_console_level(level: int) -> None:
+    """Sets the lowest level of log lines that the terminal shows; the server gets all of them."""
+    for logger in (logging.getLogger(), *map(logging.getLogger, LOGGERS)):
+        for handler in logger.handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.setLevel(level)
 
 
 def show_warnings() -> None:
@@ -95,7 +106,8 @@ def _let_go(error: BaseException | None) -> None:
     """Clears the frames of an error and its causes: Prefect keeps them until exit, when DuckDB would fail."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
-        error.__traceback__, error = None, error.__context__
+        error.__traceback__ = None
+        error = error.__context__
 
 
 class ServerError(SettingsError):
@@ -118,9 +130,9 @@ def _watch_signals() -> None:
 
 
 def _say_interrupted() -> None:
-    with suppress(OSError):
+    with suppress(OSError):  # the terminal may be what is gone
         typer.echo("interrupted; run the same command to resume", err=True)
-    logging.disable(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)  # threads that are cut off would log errors after the last line
 
 
 @contextmanager
@@ -129,6 +141,7 @@ def stopping_soon(tell: Callable[[], None]) -> Iterator[None]:
 
     Otherwise its threads would first finish their shards, which may take an hour. No effect without a deployment.
     """
+    # Only the main thread may set a wakeup file descriptor.
     if not deployment.id or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -142,6 +155,8 @@ def stopping_soon(tell: Callable[[], None]) -> Iterator[None]:
 
 def _stop_soon(tell: Callable[[], None]) -> tuple[int, int]:
     """Watches for signals in a thread. Returns the previous and the new wakeup file descriptor."""
+    # Python runs handlers only in the main thread, which may be waiting for a shard or a server; this byte comes at
+    # once.
     arrivals, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
     before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
@@ -151,21 +166,16 @@ def _stop_soon(tell: Callable[[], None]) -> tuple[int, int]:
 
 def _wait_for_signals(arrivals: int, tell: Callable[[], None]) -> None:
     """Ends the process: the temporary server was interrupted too, and Prefect would wait minutes for its answers."""
-    while (number := os.read(arrivals, 1)) and number[0] not in (signal.SIGINT, signal.SIGTERM):
-        continue
-    if number:
-        tell()
-        time.sleep(SECONDS_TO_STOP)
-        os._exit(128 + number[0])
-    os.close(arrivals)
-
-
-def _tell_all() -> None:
-    """Shows log lines in the terminal: retries, restarted processes, lost races."""
-    for logger in (logging.getLogger(), *map(logging.getLogger, LOGGERS)):
-        for handler in logger.handlers:
-            if isinstance(handler, PrefectConsoleHandler):
-                handler.setLevel(logging.NOTSET)
+    while True:
+        number = os.read(arrivals, 1)  # Python writes the number of each signal as a byte
+        if not number:  # the other end was closed: the run is over
+            os.close(arrivals)
+            return
+        if number[0] in (signal.SIGINT, signal.SIGTERM):
+            break
+    tell()
+    time.sleep(SECONDS_TO_STOP)  # for a run that ends by itself, in order
+    os._exit(128 + number[0])
 
 
 @contextmanager
@@ -174,6 +184,7 @@ def _server_there() -> Iterator[None]:
     try:
         yield
     except (httpx.TransportError, RuntimeError) as error:
+        # Prefect raises a bare RuntimeError if the server is missing from the beginning.
         if isinstance(error, RuntimeError) and not str(error).startswith("Failed to reach API"):
             raise
         url = PREFECT_API_URL.value() or "a temporary one"
@@ -191,32 +202,38 @@ def _leave(status: int) -> None:
 def _refuse_passwords(parameters: Mapping[str, Any]) -> None:
     """Raises SettingsError for a URL with a password before Prefect stores the parameters of the run."""
     for name, value in parameters.items():
-        for text in value if isinstance(value, list) else [value]:
+        values = value if isinstance(value, list) else [value]
+        for text in values:
             if isinstance(text, str) and PASSWORD.match(text):
                 raise SettingsError(f"{name}: Prefect would store the password in this URL; use the environment")
 
 
 def _with_options(command: Callable[..., None], function: Callable[..., Any]) -> Callable[..., None]:
     """Gives the command the signature of the function, with a help text per parameter."""
-    hints, helps = get_type_hints(function), parameter_docstrings(inspect.getdoc(function))
+    hints = get_type_hints(function)
+    helps = parameter_docstrings(inspect.getdoc(function))
     parameters = []
     for name, parameter in inspect.signature(function).parameters.items():
         kind: Any = typer.Argument if parameter.default is inspect.Parameter.empty else typer.Option
-        named = [f"--{name.rstrip('_')}"] if name.endswith("_") else []  # a keyword of Python
-        hint: Any = Annotated[(hints[name], kind(*named, help=helps.get(name)))]
+        names = []
+        if name.endswith("_"):  # a keyword of Python, such as as_
+            names.append(f"--{name.rstrip('_')}")
+        hint: Any = Annotated[(hints[name], kind(*names, help=helps.get(name)))]
         parameters.append(parameter.replace(annotation=hint))
-    about: Any = Annotated[bool, typer.Option("--verbose", help="Show log lines, including retries and lost races.")]
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters.append(inspect.Parameter("verbose", keyword, default=False, annotation=about))
-    about = Annotated[
-        bool, typer.Option("--direct", help="Run without a Prefect server, which will not record this run.")
-    ]
-    parameters.append(inspect.Parameter("direct", keyword, default=False, annotation=about))
+    parameters.append(_switch("verbose", "Show log lines, including retries and lost races."))
+    parameters.append(_switch("direct", "Run without a Prefect server, which will not record this run."))
+    # A partial is a new object, so that the signature of `command` itself does not change.
     wrapped: Any = functools.partial(command)
     wrapped.__signature__ = inspect.Signature(parameters)
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     wrapped.__name__ = function.__name__
     return cast(Callable[..., None], wrapped)
+
+
+def _switch(name: str, text: str) -> inspect.Parameter:
+    """An option of every command that is off by default, with its help text."""
+    hint: Any = Annotated[bool, typer.Option(f"--{name}", help=text)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=hint)
 
 
 def resolved(location: str) -> str:
@@ -241,7 +258,9 @@ class _Bar(Progress):
     """A progress bar of rich; several runs add up. A pickled copy is silent."""
 
     def __init__(self, shown: rich.progress.Progress, what: str) -> None:
-        self._shown, self._task, self._total = shown, shown.add_task(what, total=None), 0
+        self._shown = shown
+        self._task = shown.add_task(what, total=None)
+        self._total = 0
 
     def begin(self, images: int) -> None:
         self._total += images
@@ -250,6 +269,7 @@ class _Bar(Progress):
     def advance(self, images: int) -> None:
         self._shown.advance(self._task, images)
 
+    # Dask pickles what a task is called with, and a terminal cannot follow into another process.
     def __reduce__(self) -> tuple[type[Progress], tuple[()]]:
         return Progress, ()
 
@@ -286,6 +306,13 @@ def show_table(title: str, row: Mapping[str, Any]) -> None:
     """Prints a record as a table of two columns; None is a dash."""
     table = Table("", title, header_style="bold")
     for name, value in row.items():
-        shown = "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-        table.add_row(name.replace("_", " "), shown)
+        table.add_row(name.replace("_", " "), _shown(value))
     Console().print(table)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return str(value)

@@ -120,30 +120,35 @@ def compress_archive(
         threads=threads,
         batch=batch,
     )
-    source, archive = command.resolved(source), command.resolved(archive)
+    source = command.resolved(source)
+    archive = command.resolved(archive)
     models = Models(bundle, device, backbone, child_env=tuple(child_env or ()))
     count = mapping.workers(workers, threads, device)
     if plan:
         with command.bar("sampling") as bar:
-            return asdict(
-                predict(
-                    source, archive, settings, models=models, workers=count, allow_shrink=allow_shrink, progress=bar
-                )
+            predicted = predict(
+                source, archive, settings, models=models, workers=count, allow_shrink=allow_shrink, progress=bar
             )
+        return asdict(predicted)
     logger = direct.logger()
     logger.info("compressing %s into %s with %d workers", source, archive, count)
     shards = mapping.engine(engine, count, address=dask_address, device=device)
     with followed("compressing") as progress, shards as (count, runner):
-        mapped = partial(mapping.on(runner, mapping.shard_map), workers=count, progress=progress)
-        run = partial(compress, source, archive, settings, models=models, shard_map=mapped, progress=progress)
-        done = run(
+        done = compress(
+            source,
+            archive,
+            settings,
+            models=models,
             resume=resume,
             retry_failed=retry_failed,
             recheck=recheck,
             allow_shrink=allow_shrink,
             single_writer=single_writer,
+            shard_map=partial(mapping.on(runner, mapping.shard_map), workers=count, progress=progress),
+            progress=progress,
         )
     row = {"runs": str(done.runs), **done.totals, **report.means(Store(archive), done.runs)}
+    # Of the runs of this call alone: failures of earlier runs were reported by their own.
     found, failures = report.failures(Store(archive), done.runs, outcome.KEPT)
     row["to_look_at"] = found
     logger.info("done: %d pictures in runs %s, %d to look at", row["images"], done.runs, found)
@@ -153,24 +158,26 @@ def compress_archive(
 
 def show(row: dict[str, Any]) -> int:
     """Prints the totals and the first pictures that need attention; the exit status is 2 if there are any."""
-    if "hours" in row:
-        kept_whole = row.pop("kept_whole")
-        command.show_table("plan", row)
-        for kept in kept_whole:
-            line = (
-                f"about {kept['pictures']:,} pictures of {kept['bytes']:,} bytes would be kept whole: {kept['reason']}"
-            )
-            if kept["discard"]:
-                line += f"; --discard {kept['discard']} has them compressed"
-            if kept["would_save_bytes"]:
-                line += f" and saves about {kept['would_save_bytes']:,} bytes"
-            print(line)
+    if "hours" in row:  # a prediction
+        _show_plan(row)
         return command.DONE
     left = row.pop("left", [])
     command.show_table("compress-archive" if row["images"] else "nothing is new", row)
     for failure in left:
         print(outcome.line(failure))
     return command.FAILED_ROWS if row["to_look_at"] else command.DONE
+
+
+def _show_plan(row: dict[str, Any]) -> None:
+    kept_whole = row.pop("kept_whole")
+    command.show_table("plan", row)
+    for kept in kept_whole:
+        line = f"about {kept['pictures']:,} pictures of {kept['bytes']:,} bytes would be kept whole: {kept['reason']}"
+        if kept["discard"]:
+            line += f"; --discard {kept['discard']} has them compressed"
+        if kept["would_save_bytes"]:
+            line += f" and saves about {kept['would_save_bytes']:,} bytes"
+        print(line)
 
 
 if __name__ == "__main__":

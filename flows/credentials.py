@@ -28,12 +28,20 @@ def from_block() -> None:
 
     Raises SettingsError, which contains no value of the block, if the block is missing or malformed.
     """
-    if not (name := os.environ.get(BLOCK)):
+    name = os.environ.get(BLOCK)
+    if not name:
         return
     try:
-        value = cast(Secret[Any], Secret.load(name)).get()
+        value: Any = cast(Secret[Any], Secret.load(name)).get()
     except ValueError:
         raise SettingsError(f"{BLOCK}={name}: the server has no Secret block of this name; create one") from None
-    if not isinstance(value, dict) or not all(key in NAMES and isinstance(text, str) for key, text in value.items()):
+    if not _are_credentials(value):
         raise SettingsError(f"{BLOCK}={name}: must be a JSON object of strings with the keys {', '.join(NAMES)}")
     os.environ.update(value)
+
+
+def _are_credentials(value: Any) -> bool:
+    # Whoever may edit the block must not be able to set PATH or LD_PRELOAD.
+    if not isinstance(value, dict):
+        return False
+    return all(key in NAMES and isinstance(text, str) for key, text in value.items())

@@ -22,6 +22,7 @@ LOGGER = logging.getLogger("tasks.flows")
 """A child of one of flows.LOGGERS, so that --verbose shows it."""
 
 
+# Of the context, not of the process: tests and programs may run a flow both ways.
 _DIRECT: ContextVar[bool] = ContextVar("direct", default=False)
 
 
@@ -42,7 +43,9 @@ def directly() -> Iterator[None]:
 
 def plain(task: Task[P, Result]) -> Callable[P, Result]:
     """Returns the task, or its function if called directly."""
-    return task.fn if is_direct() else cast(Callable[P, Result], task)
+    if is_direct():
+        return task.fn
+    return cast(Callable[P, Result], task)
 
 
 def logger() -> Any:
@@ -67,4 +70,8 @@ def progress(key: str, description: str) -> Callable[[float], None]:
     if is_direct():
         return lambda _: None
     artifact = cast(UUID, create_progress_artifact(0.0, key=key, description=description))
-    return lambda percent: cast(None, update_progress_artifact(artifact, percent))
+
+    def update(percent: float) -> None:
+        update_progress_artifact(artifact, percent)
+
+    return update

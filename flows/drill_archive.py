@@ -20,7 +20,9 @@ def drill_archive(archive: str, mirror: str, pictures: int = 20, seed: str = "")
         pictures: Number of pictures, chosen by hash.
         seed: Seed of the choice; the current month if empty.
     """
-    archive, mirror = command.resolved(archive), command.resolved(mirror)
+    archive = command.resolved(archive)
+    mirror = command.resolved(mirror)
+    # Other pictures each month, and the same ones if a drill is repeated to look into a problem.
     seed = seed or f"{datetime.datetime.now(datetime.UTC):%Y-%m}"
     logger = direct.logger()
     logger.info("restoring %d pictures of %s with its own software, seed %s", pictures, mirror, seed)

@@ -49,20 +49,32 @@ def evaluate_codec(
         workers: Pictures measured at a time, one process each; 0: one per processor.
         image_timeout: Time limit of a codec per picture in seconds.
     """
-    pictures, output = command.resolved(pictures), command.resolved(output)
-    points = tuple(bpp or RATES), tuple(quality or QUALITIES)
-    chosen = tuple(codec or [ALL])
+    pictures = command.resolved(pictures)
+    output = command.resolved(output)
     with as_folders(pictures, output) as (originals, folder, changed), command.bar("measuring") as bar:
-        config = EvaluationConfig(str(originals), str(folder), chosen, *points, commands, bundle, backbone, device)
+        config = EvaluationConfig(
+            pictures=str(originals),
+            output=str(folder),
+            codecs=tuple(codec or [ALL]),
+            rates=tuple(bpp or RATES),
+            qualities=tuple(quality or QUALITIES),
+            commands=commands,
+            bundle=bundle,
+            backbone=backbone,
+            device=device,
+        )
         codecs, missing = config.open()
         count = mapping.workers(workers, 1)
         reporting = changed.telling(bar)
         measured = direct.plain(measure_task)(config, codecs, workers=count, seconds=image_timeout, progress=reporting)
-        for name in EXPERIMENTS if experiments and {ALL, NAME} & {*config.codecs} else ():
-            direct.plain(experiment_task)(name, config)
-            changed()
+        # The experiments look into this codec's own steps, so they need it among those measured.
+        if experiments and (ALL in config.codecs or NAME in config.codecs):
+            for name in EXPERIMENTS:
+                direct.plain(experiment_task)(name, config)
+                changed()
         text = direct.plain(report_task)(folder, [each.name for each in codecs], missing)
-        failed = sum(row["status"] == "failed" for row in Evaluation(folder).rows())
+        rows = Evaluation(folder).rows()
+        failed = len([row for row in rows if row["status"] == "failed"])
     direct.markdown(text, key="evaluate-codec", description=f"{pictures} in {output}")
     page = f"{output.rstrip('/')}/index.html"
     return {"measured": measured, "failed": failed, "unavailable": len(missing), "page": page}

@@ -3,7 +3,6 @@
 They run on threads of this process or on Dask: `shard_map.with_options(task_runner=...)` with a runner from `engine`.
 """
 
-import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +28,7 @@ from tasks.restore import restore
 from tasks.storage.store import StorageError
 
 PER_WORKER = 4
+"""Shards submitted at a time for each worker: enough that none waits, few enough that a large run stays small."""
 WORKERS_OF_A_GPU = 4
 LOGGER = direct.LOGGER
 Engine = Literal["threads", "dask"]
@@ -41,8 +41,12 @@ def workers(wanted: int, threads: int, device: str = "cpu") -> int:
 
     A GPU needs only a few workers, each of which has its own copy of the models on it.
     """
+    if wanted:
+        return wanted
     most = max(1, processors.available() // threads)
-    return wanted or (most if device == "cpu" else min(most, WORKERS_OF_A_GPU))
+    if device == "cpu":
+        return most
+    return min(most, WORKERS_OF_A_GPU)
 
 
 def _threads(count: int) -> TaskRunner[Any]:
@@ -84,6 +88,7 @@ def engine(
 
 
 def _worth_repeating(_task: Any, _run: Any, state: Any) -> bool:
+    # Other errors are of the archive or the settings, and would come back.
     return isinstance(state.data, StorageError)
 
 
@@ -110,22 +115,29 @@ def shard_map(job: shard.CompressionJob, shards: int, workers: int, progress: Pr
     """Encodes every shard of a run."""
     calls = ((job, number) for number in range(shards))
 
+    def images(totals: Totals) -> int:
+        return totals["images"]
+
     def log_line(number: int, totals: Totals) -> str:
         counts = ", ".join(f"{totals[name]} {name}" for name in ("compressed", "fallback", "unchanged", "failed"))
         return f"run {job.run}: shard {number} of {shards}: {totals['images']} pictures, {counts}"
 
-    return _results(encode_shard, calls, workers, progress, lambda totals: totals["images"], log_line)
+    return _results(encode_shard, calls, workers, progress, images, log_line)
 
 
 @flow(name="dataset-map", validate_parameters=False, persist_result=False)
 def dataset_map(job: dataset.ShardingJob, workers: int, progress: Progress) -> list[int]:
     """Packs every shard of a training dataset."""
 
+    calls = ((job, number) for number in range(job.shards))
+
+    def images(files: int) -> int:
+        return files
+
     def log_line(number: int, files: int) -> str:
         return f"shard {number} of {job.shards}: {files} files"
 
-    calls = ((job, number) for number in range(job.shards))
-    return _results(pack_shard, calls, workers, progress, lambda files: files, log_line)
+    return _results(pack_shard, calls, workers, progress, images, log_line)
 
 
 @flow(name="member-map", validate_parameters=False, persist_result=False)
@@ -135,10 +147,13 @@ def member_map(
     """Restores the members of every tar. `jobs` is a function, since Prefect would exhaust an iterator to show it."""
     calls = ((job,) for job in jobs())
 
+    def images(done: restore.Restored) -> int:
+        return done.images + len(done.failures)
+
     def log_line(number: int, done: restore.Restored) -> str:
         return f"tar {number}: {done.images} restored, {len(done.failures)} failed"
 
-    return _results(restore_members, calls, workers, progress, lambda done: done.images + len(done.failures), log_line)
+    return _results(restore_members, calls, workers, progress, images, log_line)
 
 
 def _results(
@@ -156,16 +171,18 @@ def _results(
     """
     if direct.is_direct():
         return _directly(task, calls, workers, progress, log_line)
+    # A worker in another process gets a silent copy of the progress, so its pictures are counted here instead.
     context = FlowRunContext.get()
     here = context is None or isinstance(context.task_runner, ThreadPoolTaskRunner)
     done: list[Result] = []
     pending: deque[PrefectFuture[Result]] = deque()
 
     def wait() -> None:
-        done.append(pending.popleft().result())
+        result = pending.popleft().result()
+        done.append(result)
         if not here:
-            progress.advance(images(done[-1]))
-        progress.note(log_line(len(done), done[-1]))
+            progress.advance(images(result))
+        progress.note(log_line(len(done), result))
 
     for call in calls:
         if len(pending) == PER_WORKER * workers:
@@ -189,16 +206,22 @@ def _directly(
         return _persistently(task, *arguments, progress)
 
     done: list[Result] = []
+    pending: deque[Future[Result]] = deque()
+
+    def wait() -> None:
+        result = pending.popleft().result()
+        done.append(result)
+        progress.note(log_line(len(done), result))
+
     with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[Result]] = deque()
         try:
-            for arguments in itertools.chain(calls, [None]):
-                while pending and (arguments is None or len(pending) == PER_WORKER * workers):
-                    done.append(pending.popleft().result())
-                    progress.note(log_line(len(done), done[-1]))
-                if arguments is not None:
-                    pending.append(pool.submit(call, arguments))
-        except BaseException:
+            for arguments in calls:
+                if len(pending) == PER_WORKER * workers:
+                    wait()
+                pending.append(pool.submit(call, arguments))
+            while pending:
+                wait()
+        except BaseException:  # without this, the pool would first encode every shard that waits
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return done

@@ -63,9 +63,12 @@ def _tell(failures: Sequence[Failure], found: int) -> None:
 
 
 def _first(failures: Sequence[Failure]) -> str:
-    return f", the first is {line(failures[0])}" if failures else ""
+    if not failures:
+        return ""
+    return f", the first is {line(failures[0])}"
 
 
 def line(failure: Failure) -> str:
     """Formats key, reason and error for messages, warnings and commands."""
-    return f"{failure['key']}: {failure['reason']}: {failure['error'] or 'no message'}"
+    error = failure["error"] or "no message"
+    return f"{failure['key']}: {failure['reason']}: {error}"

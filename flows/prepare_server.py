@@ -28,21 +28,19 @@ async def before(kind: str, crashed: str, template: str = "") -> None:
 
     Raises SettingsError if the deployment would be harmful.
     """
-    block, archive = os.environ.get("FDC_S3_BLOCK", ""), os.environ.get("FDC_ARCHIVE", "")
+    block = os.environ.get("FDC_S3_BLOCK", "")
+    archive = os.environ.get("FDC_ARCHIVE", "")
     async with get_client() as client:
+        # All checks first: a refusal must leave the server as it was.
         if block and not await _has_block(client, block):
             raise SettingsError(f"FDC_S3_BLOCK={block}: the server has no Secret block of this name")
         for name in NAMES:
-            if other := await _other(client, _deployment(name), f"fdcodec-{kind}", archive):
+            other = await _other(client, _deployment(name), f"fdcodec-{kind}", archive)
+            if other:
                 advice = "set FDC_NAME to deploy beside it, or delete it"
                 raise SettingsError(f"{_deployment(name)} is deployed {other}: {advice}")
         await _pool(client, f"fdcodec-{kind}", kind, template)
-        automation = AutomationCore.model_validate(yaml.safe_load(Path(crashed).read_text()))
-        existing = await client.read_automations_by_name(automation.name)
-        if not existing:  # a second one of this name would act too
-            await client.create_automation(automation)
-        elif getattr(existing[0].trigger, "expect", None) != getattr(automation.trigger, "expect", None):
-            await client.update_automation(existing[0].id, automation)
+        await _automation(client, crashed)
 
 
 async def after(schedules: str) -> None:
@@ -50,13 +48,14 @@ async def after(schedules: str) -> None:
     async with get_client() as client:
         for name, about in yaml.safe_load(Path(schedules).read_text()).items():
             deployment = await client.read_deployment_by_name(_deployment(name))
-            needed = (deployment.parameter_openapi_schema or {}).get("required", [])
             if about["slug"] in {schedule.slug for schedule in deployment.schedules}:
                 continue
-            if all(deployment.parameters.get(parameter) for parameter in needed):
+            # Without a source and an archive, each scheduled run would fail.
+            required = (deployment.parameter_openapi_schema or {}).get("required", [])
+            if all(deployment.parameters.get(parameter) for parameter in required):
                 cron = CronSchedule(cron=about["cron"], timezone=about["timezone"])
-                made = DeploymentScheduleCreate(schedule=cron, slug=about["slug"], active=True)
-                await client.create_deployment_schedules(deployment.id, [made])
+                schedule = DeploymentScheduleCreate(schedule=cron, slug=about["slug"], active=True)
+                await client.create_deployment_schedules(deployment.id, [schedule])
 
 
 def _deployment(flow: str) -> str:
@@ -71,8 +70,10 @@ async def _other(client: PrefectClient, name: str, pool: str, archive: str) -> s
         return ""
     if deployment.work_pool_name != pool:
         return f"on the work pool {deployment.work_pool_name}"
-    own = deployment.parameters.get("archive", archive)
-    return f"for {own}" if own != archive else ""
+    configured = deployment.parameters.get("archive", archive)  # only some flows have this parameter
+    if configured == archive:
+        return ""
+    return f"for {configured}"
 
 
 async def _has_block(client: PrefectClient, name: str) -> bool:
@@ -95,9 +96,24 @@ async def _pool(client: PrefectClient, name: str, kind: str, file: str) -> None:
         await client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template or {}))
 
 
+async def _automation(client: PrefectClient, file: str) -> None:
+    """Creates the automation of a file, or updates an existing one that waits for other events."""
+    automation = AutomationCore.model_validate(yaml.safe_load(Path(file).read_text()))
+    existing = await client.read_automations_by_name(automation.name)
+    if not existing:  # a second one of this name would act too
+        await client.create_automation(automation)
+        return
+    expected_now = getattr(existing[0].trigger, "expect", None)
+    if expected_now != getattr(automation.trigger, "expect", None):
+        await client.update_automation(existing[0].id, automation)
+
+
 if __name__ == "__main__":
     step, *files = sys.argv[1:]
     try:
-        asyncio.run(before(*files) if step == "before" else after(*files))
+        if step == "before":
+            asyncio.run(before(*files))
+        else:
+            asyncio.run(after(*files))
     except SettingsError as error:
         sys.exit(f"error: {error}")

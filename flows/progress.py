@@ -25,9 +25,13 @@ class _Followed(Progress):
     """Relays progress. A pickled copy is silent."""
 
     def __init__(self, bar: Progress, logger: Any, artifact: UUID) -> None:
-        self._bar, self._logger, self._artifact = bar, logger, artifact
-        self._total = self._done = 0
-        self._counting, self._updating = threading.Lock(), threading.Lock()
+        self._bar = bar
+        self._logger = logger
+        self._artifact = artifact
+        self._total = 0
+        self._done = 0
+        self._counting = threading.Lock()
+        self._updating = threading.Lock()
         self._due = time.monotonic() + EVERY_SECONDS
 
     def begin(self, images: int) -> None:
@@ -39,22 +43,25 @@ class _Followed(Progress):
         with self._counting:
             self._done += images
         self._bar.advance(images)
-        if time.monotonic() >= self._due and self._updating.acquire(blocking=False):
-            try:
-                self._due = time.monotonic() + EVERY_SECONDS
-                self.update()
-            finally:
-                self._updating.release()
+        if time.monotonic() < self._due:
+            return
+        # Other threads go on encoding while one waits for the server.
+        if not self._updating.acquire(blocking=False):
+            return
+        try:
+            self._due = time.monotonic() + EVERY_SECONDS
+            self.update()
+        finally:
+            self._updating.release()
 
     def note(self, line: str) -> None:
         self._logger.info(line)
 
     def update(self) -> None:
         """Updates the artifact; ignores a server that does not answer."""
+        percent = 100.0 * self._done / max(1, self._total)
         try:
-            update_progress_artifact(
-                self._artifact, 100.0 * self._done / max(1, self._total), f"{self._done} of {self._total} pictures"
-            )
+            update_progress_artifact(self._artifact, percent, f"{self._done} of {self._total} pictures")
         except httpx.HTTPError as error:
             self._logger.debug("the progress artifact is not up to date: %s", type(error).__name__)
 
@@ -71,9 +78,13 @@ def followed(what: str) -> Iterator[Progress]:
         return
     artifact = cast(UUID, create_progress_artifact(0.0, key=f"{flow_run.flow_name}-progress", description=what))
     logger = get_run_logger()
-    with command.bar(what) as bar, command.stopping_soon(lambda: logger.warning(INTERRUPTED)):
+
+    def say_interrupted() -> None:
+        logger.warning(INTERRUPTED)
+
+    with command.bar(what) as bar, command.stopping_soon(say_interrupted):
         progress = _Followed(bar, logger, artifact)
         try:
             yield progress
         finally:
-            progress.update()
+            progress.update()  # the last state, up to ten seconds newer than the artifact

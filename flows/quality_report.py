@@ -31,19 +31,23 @@ def quality_report(
         threads: Computing threads of the decoder.
     """
     locations = [command.resolved(archive) for archive in archives]
-    output = command.resolved(output or f"{locations[0].rstrip('/')}/{layout.QUALITY_REPORT}")
+    if not output:
+        output = f"{locations[0].rstrip('/')}/{layout.QUALITY_REPORT}"
+    output = command.resolved(output)
     with command.bar("decoding the worst") as bar:
         report = page.gather(locations, Models("", device, backbone, threads), worst=worst, progress=bar)
     folder, _, name = output.rpartition("/")
+    # Replaced, unlike an archive's objects: a page is derived, and its readers want the newest under one name.
     Store(folder).replace(name, page.html(report).encode())
     direct.markdown(page.markdown(report, output), key="quality-report", description=", ".join(locations))
-    missing = sum(bool(pair.stored.missing) for pair in report.worst)
-    return {**report.total, "unreadable": missing, "page": output}
+    unreadable = [pair for pair in report.worst if pair.stored.missing]
+    return {**report.total, "unreadable": len(unreadable), "page": output}
 
 
 def show(row: dict[str, Any]) -> int:
     """Prints the totals; a worst picture that cannot be restored is a failed row."""
-    command.show_table("quality-report", {name: row[name] for name in row if name not in ("archive", "folder")})
+    shown = {name: value for name, value in row.items() if name not in ("archive", "folder")}
+    command.show_table("quality-report", shown)
     return command.FAILED_ROWS if row["unreadable"] else command.DONE
 
 

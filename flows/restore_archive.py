@@ -1,5 +1,6 @@
 """python -m flows.restore_archive ARCHIVE TARGET: the pictures of an archive as PNG files."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from prefect import flow
@@ -7,7 +8,7 @@ from prefect import flow
 from flows import command, direct, mapping, outcome
 from flows.progress import followed
 from tasks.processes.codec_process import Models
-from tasks.restore.restore import restore
+from tasks.restore.restore import Restored, RestoreJob, restore
 
 
 @flow(name="restore-archive", persist_result=False)
@@ -41,12 +42,17 @@ def restore_archive(
         threads: Computing threads of a worker.
         workers: Tars decoded at a time; 0: processors divided by threads.
     """
-    archive, target = command.resolved(archive), command.resolved(target)
+    archive = command.resolved(archive)
+    target = command.resolved(target)
     count = mapping.workers(workers, threads)
     member_map = mapping.on_threads(mapping.member_map, count)
     logger = direct.logger()
     logger.info("restoring %s into %s", archive, target)
     with followed("restoring") as progress:
+
+        def job_map(jobs: Iterable[RestoreJob]) -> list[Restored]:
+            return member_map(lambda: jobs, count, progress)  # see member_map for why this is a function
+
         restored = restore(
             archive,
             target,
@@ -57,7 +63,7 @@ def restore_archive(
             groups=groups,
             bagit=bagit,
             models=Models("", device, backbone, threads),
-            job_map=lambda jobs: member_map(lambda: jobs, count, progress),
+            job_map=job_map,
             progress=progress,
         )
     row = {"restored": restored.images, "failed": len(restored.failures)}
@@ -73,10 +79,12 @@ def restore_archive(
 
 def show(row: dict[str, Any]) -> int:
     """Prints the number of restored pictures, and the failures."""
-    errors, left_behind, kind = row.pop("errors"), row.pop("left_behind"), row.pop("as")
+    errors = row.pop("errors")
+    left_behind = row.pop("left_behind")
+    kind = row.pop("as").partition(":")[0]
     command.show_table("restore-archive", row)
     for name, count in left_behind.items():
-        print(f"{count} without their {name}, which {kind.partition(':')[0]} cannot store; the archive keeps it")
+        print(f"{count} without their {name}, which {kind} cannot store; the archive keeps it")
     for error in errors:
         print(error)
     return command.FAILED_ROWS if errors else command.DONE

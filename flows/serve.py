@@ -49,8 +49,8 @@ def deployments(source: str = "", archive: str = "", name: str = "") -> list[Run
     """
     if bool(source) != bool(archive):
         raise SettingsError("the schedules need both a source and an archive, or neither")
-    for location in filter(None, (source, archive)):
-        if location != command.resolved(location):
+    for location in (source, archive):
+        if location and location != command.resolved(location):
             raise SettingsError(
                 f"{location!r} is relative, but a served flow can run in any folder: give a full path or a URL"
             )
@@ -58,16 +58,21 @@ def deployments(source: str = "", archive: str = "", name: str = "") -> list[Run
     if archive:
         scheduled["compress-archive"] = NIGHTLY, {"source": source, "archive": archive}
         scheduled["audit-archive"] = MONTHLY, {"archive": archive}
+    # A run that takes longer than a day makes the next one wait: two would only compete for the processors.
     limit = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
     found = []
     for each in NAMES:
-        schedule, parameters = scheduled.get(each, (None, {}))
+        schedules: list[Schedule] | None = None
+        parameters: dict[str, str] = {}
+        if each in scheduled:
+            schedule, parameters = scheduled[each]
+            schedules = [schedule]
         deployment = flow(each).to_deployment(
             called(name),
-            schedules=[schedule] if schedule else None,
+            schedules=schedules,
             parameters=parameters,
             concurrency_limit=limit if each in ONE_AT_A_TIME else None,
-            entrypoint_type=EntrypointType.MODULE_PATH,
+            entrypoint_type=EntrypointType.MODULE_PATH,  # found from any working directory
         )
         found.append(cast(RunnerDeployment, deployment))
     return found
@@ -83,9 +88,10 @@ def refuse_others(archive: str, name: str) -> None:
     with get_client(sync_client=True) as client:
         for each in ("compress-archive", "audit-archive"):
             try:
-                configured = client.read_deployment_by_name(f"{each}/{called(name)}").parameters.get("archive", "")
+                deployment = client.read_deployment_by_name(f"{each}/{called(name)}")
             except ObjectNotFound:
                 continue
+            configured = deployment.parameters.get("archive", "")
             if configured and configured != archive:
                 raise SettingsError(
                     f"{each}/{called(name)} is for {configured}: give --name to serve another archive beside it"

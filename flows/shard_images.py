@@ -29,9 +29,10 @@ def shard_images(
         exclude: A pattern of keys to exclude, such as test-*. Repeatable.
         workers: Shards packed at a time; 0: one per processor.
     """
-    source, dataset = command.resolved(source), command.resolved(dataset)
+    source = command.resolved(source)
+    dataset = command.resolved(dataset)
     settings = ShardingSettings(max_images_per_shard, max_shard_bytes, tuple(exclude or ()))
-    count = mapping.workers(workers, 1)
+    count = mapping.workers(workers, 1)  # packing computes on one thread a shard
     logger = direct.logger()
     logger.info("packing %s into %s", source, dataset)
     with followed("sharding") as progress:

@@ -34,16 +34,19 @@ def serve(
     device: str = "cpu",
 ) -> None:
     """Serve the page until Ctrl-C. An existing study continues with its frozen pictures."""
-    with ExitStack() as stack:
+    with ExitStack() as stack:  # ends the decoding processes of the gallery with the server
         if study is not None and (study / DATABASE).is_file():
             _refuse_ignored(study, places, originals, method, image, comparisons, backbone)
-        gallery = opened(places, originals, Models("", device, backbone), stack) if places else None
+        gallery = None
+        if places:
+            gallery = opened(places, originals, Models("", device, backbone), stack)
         if study is not None:
             if gallery is not None and not (study / DATABASE).is_file():
                 Study.create(study, gallery, methods=method or (), images=image or (), per_participant=comparisons)
             chosen = Study(study)
             chosen.invite(participant or ())
-            typer.echo(f"participants: {', '.join(chosen.participants()) or 'none; add some with --participant'}")
+            participants = ", ".join(chosen.participants()) or "none; add some with --participant"
+            typer.echo(f"participants: {participants}")
             application = study_app(chosen)
         elif gallery is not None:
             application = viewer_app(gallery)
@@ -56,7 +59,8 @@ def serve(
 def _refuse_ignored(study: Path, places: object, *options: object) -> None:
     """Raises SettingsError for options that an existing study would ignore."""
     names = ("PLACE", "--originals", "--method", "--image", "--comparisons", "--backbone")
-    if given := [name for name, value in zip(names, (places, *options), strict=True) if value]:
+    given = [name for name, value in zip(names, (places, *options), strict=True) if value]
+    if given:
         raise SettingsError(f"{study}: an existing study, whose pictures are frozen; leave out {', '.join(given)}")
 
 

@@ -20,14 +20,16 @@ def train_task(training: Training) -> str:
         done: dict[str, int] = {}
 
         def progress(record: dict[str, Any]) -> None:
-            if "held_out" in record:
+            if "held_out" in record:  # a measurement between the steps, which advances nothing
                 figures = ", ".join(f"{name} {value:.4f}" for name, value in record["held_out"].items())
                 logger.info("%s %d on held-out photos: %s", record["stage"], record["step"], figures)
                 return
-            stage, step, steps = record["stage"], record["step"], record["steps"]
+            stage = record["stage"]
+            step = record["step"]
+            steps = record["steps"]
             if stage not in done:
                 bar.begin(steps)
-            bar.advance(step - done.get(stage, 0))
+            bar.advance(step - done.get(stage, 0))  # not every step is reported
             done[stage] = step
             shown(100 * step / steps)
             logger.info("%s %d/%d loss %.4f", stage, step, steps, record["loss"])
@@ -56,11 +58,13 @@ def train_codec(
         override: NAME=VALUE of a setting. Repeatable.
         accelerate: A settings file of accelerate, as in infra/accelerate; one process if empty.
     """
-    data, measured_on = [command.resolved(path) for path in shards], [command.resolved(path) for path in held_out or []]
-    output, settings = command.resolved(output), str(Path(settings_file(settings)).absolute())
+    data = [command.resolved(path) for path in shards]
+    measured_on = [command.resolved(path) for path in held_out or []]
+    output = command.resolved(output)
+    settings = str(Path(settings_file(settings)).absolute())
     training = Training(data, settings, output, measured_on, stage or (), override or (), accelerate)
     bundle = direct.plain(train_task)(training)
-    table = evaluation(output)
+    table = evaluation(output)  # written by the training; read from a URL too
     direct.table(table, key="train-codec", description="held-out photos, whole files, means")
     direct.markdown(Store(bundle).read("CARD.md").decode(), "train-codec-card", output)
     return {"bundle": bundle, "evaluation": table}

@@ -109,11 +109,16 @@ def pack(
     store = Store(dataset)
     job = _plan(open_source(source), store, settings)
     progress.begin(job.images)
-    if not store.exists(layout.DATASET_MANIFEST):
-        store.remove_unfinished()
-        for _ in (shard_map or (lambda job: (pack_shard(job, shard, progress) for shard in range(job.shards))))(job):
+    if store.exists(layout.DATASET_MANIFEST):
+        return totals(dataset)
+    store.remove_unfinished()
+    if shard_map is None:
+        for shard in range(job.shards):
+            pack_shard(job, shard, progress)
+    else:
+        for _ in shard_map(job):  # packs as it is iterated
             pass
-        _finish(store, job.shards)
+    _finish(store, job.shards)
     return totals(dataset)
 
 
@@ -122,7 +127,8 @@ def pack_shard(job: ShardingJob, shard: int, progress: Progress = SILENT) -> int
 
     Raises StorageError if the whole source is unavailable: nothing is committed, and the call can be repeated.
     """
-    store, reader = Store(job.dataset), SourceReader(open_source(job.source))
+    store = Store(job.dataset)
+    reader = SourceReader(open_source(job.source))
     with store.open(job.plan) as file:
         planned = pa.parquet.read_table(file, filters=pa.compute.field("shard") == shard).to_pylist()
     if store.exists(_part(shard)):
@@ -138,7 +144,8 @@ def pack_shard(job: ShardingJob, shard: int, progress: Progress = SILENT) -> int
                 for row, data in decoders.map(partial(_checked, reader), portion):
                     if row["status"] == "packed":
                         row["member"] = member(len(rows), row["key"], extension_of(row["key"]))
-                        row |= {"offset": tar.add(row["member"], data), "length": len(data)}
+                        row["offset"] = tar.add(row["member"], data)
+                        row["length"] = len(data)
                     rows.append(row)
                     progress.advance(1)
         _commit(store, shard, rows, spool)
@@ -166,29 +173,34 @@ def local_tars(location: str, cache: Path) -> str:
 
     Raises SettingsError for an incomplete dataset or a location without tars; StorageError.
     """
-    folder, tar = location, ""
     if location.endswith(".tar"):
         folder, _, tar = location.rpartition("/")
+    else:
+        folder = location
+        tar = ""
     store = Store(folder or ".")  # a bare name is a tar of the current folder
-    if not tar and store.exists(layout.DATASET_PLAN) and not store.exists(layout.DATASET_MANIFEST):
-        raise SettingsError(f"{store}: this dataset is incomplete; run shard-images again to finish it")
     if tar:
         found = [store.item(tar)]
     else:
+        # Tars that others made have no plan, and need no manifest.
+        if store.exists(layout.DATASET_PLAN) and not store.exists(layout.DATASET_MANIFEST):
+            raise SettingsError(f"{store}: this dataset is incomplete; run shard-images again to finish it")
         found = [item for item in store.list() if item.name.endswith(".tar")]
     if not found:
         raise SettingsError(f"{store}: no tars here; create some with shard-images")
     if store.folder is not None:
         return str(store.folder / tar)
-    copies = cache / hashlib.sha256(store.url.encode()).hexdigest()[:16]
+    copies = cache / hashlib.sha256(store.url.encode()).hexdigest()[:16]  # datasets have tars of equal names
     for item in found:
         copy = copies / item.name
-        if not copy.exists() or copy.stat().st_size != item.size:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            spool = copy.with_name(f".{copy.name}{UNFINISHED}")
-            with store.open(item.name) as stream, spool.open("wb") as written:
-                shutil.copyfileobj(stream, written)
-            spool.replace(copy)
+        if copy.exists() and copy.stat().st_size == item.size:
+            continue
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed when it is complete: a training that is killed here must not leave half a tar under its name.
+        spool = copy.with_name(f".{copy.name}{UNFINISHED}")
+        with store.open(item.name) as stream, spool.open("wb") as written:
+            shutil.copyfileobj(stream, written)
+        spool.replace(copy)
     return str(copies / tar)
 
 
@@ -214,13 +226,15 @@ def _checked(reader: SourceReader, entry: DatasetRow) -> tuple[DatasetRow, bytes
 
 def _plan(source: Source, store: Store, settings: ShardingSettings) -> ShardingJob:
     """Returns the existing plan of this dataset, or publishes a new one before anything is packed."""
-    wanted = {"source": source.url, "settings": json.loads(json.dumps(asdict(settings)))}
+    as_in_json = json.loads(json.dumps(asdict(settings)))  # with lists for tuples, to compare with the stored plan
+    wanted = {"source": source.url, "settings": as_in_json}
     if not store.exists(layout.DATASET_PLAN):
         with tempfile.TemporaryDirectory() as scratch:
             plan, ranges = _planned(source, settings, Path(scratch))
             name = f"plan-{sha256_of(plan)[:16]}.parquet"
             store.publish(name, plan)
-        text = json.dumps(wanted | {"plan": name, "shards": len(ranges), "images": ranges[-1][1]}, indent=1)
+        document = wanted | {"plan": name, "shards": len(ranges), "images": ranges[-1][1]}
+        text = json.dumps(document, indent=1)
         store.publish(layout.DATASET_PLAN, text.encode())  # the plan of the first process applies to all
     found = json.loads(store.read(layout.DATASET_PLAN))
     differing = [key for key in wanted if found[key] != wanted[key]]
@@ -235,7 +249,9 @@ def _plan(source: Source, store: Store, settings: ShardingSettings) -> ShardingJ
 def _planned(source: Source, settings: ShardingSettings, scratch: Path) -> tuple[Path, list[tuple[int, int]]]:
     """Writes the plan to a local file, sorted by key. Returns it and the rows of each shard."""
     shards = sharding.Shards(sharding.Limits(settings.max_images_per_shard, settings.max_shard_bytes))
-    found, plan = write_found(source, scratch / "found.parquet"), scratch / "plan.parquet"
+    found = write_found(source, scratch / "found.parquet")
+    plan = scratch / "plan.parquet"
+    # Sorted on disk: the keys of a large source do not fit into memory. A listing may name a key twice.
     sql = "SELECT DISTINCT ON (key) key, uri, size, stamp, fault FROM found ORDER BY key, stamp"
     with (
         parquet.database(found=pa.dataset.dataset(found)) as connection,
@@ -258,15 +274,16 @@ def _excluded(key: str, patterns: Iterable[str]) -> bool:
 
 
 def _commit(store: Store, shard: int, rows: list[DatasetRow], spool: Path) -> None:
-    if any(row["status"] == "packed" for row in rows):
+    """Publishes the tar, then the part, whose presence tells that the shard is done."""
+    packed = [row for row in rows if row["status"] == "packed"]
+    if packed:
         tar = layout.dataset_tar(shard, sha256_of(spool))
         if not store.publish(tar, spool):
             raise StorageError(
                 f"{store.uri(tar)}: the stored bytes differ from the packed ones; delete the file and run again"
             )
-        for row in rows:
-            if row["status"] == "packed":
-                row["tar"] = tar
+        for row in packed:
+            row["tar"] = tar
     part = pa.BufferOutputStream()
     pa.parquet.write_table(pa.Table.from_pylist(rows, MANIFEST), part, compression="zstd")
     store.publish(_part(shard), part.getvalue().to_pybytes())

@@ -9,6 +9,7 @@ its Parquet files. Tar members do not contain the keys of pictures, so files onl
 import functools
 import hashlib
 import itertools
+import operator
 import re
 import secrets
 import shutil
@@ -62,8 +63,12 @@ def encode(
     `quality` is lambda > 0; `bundle` is the folder of a trained codec, by default the embedded one. The picture is read
     by `codec.read_image`. Raises ImageError, SettingsError, BundleError.
     """
-    picture = Picture(_checked(source)) if isinstance(source, np.ndarray) else read_image(source)
-    return _codec(Path(bundle or DEFAULT_BUNDLE), device).encode(picture, quality=quality).data
+    if isinstance(source, np.ndarray):
+        picture = Picture(_checked(source))
+    else:
+        picture = read_image(source)
+    codec = _codec(Path(bundle or DEFAULT_BUNDLE), device)
+    return codec.encode(picture, quality=quality).data
 
 
 def decode(source: bytes | str | Path, *, bundle: str | Path | None = None, device: str = "cpu") -> Picture:
@@ -118,21 +123,19 @@ def restore(
     tars = sorted(folder.glob(f"{layout.RUNS}/*/shards/*-*.tar"))
     if not tars:
         raise ArchiveError(f"{folder}: no tars of an archive here; give the folder of an archive")
-    wanted = None if keys is None else _by_hash(keys)
     failures: list[str] = []
-    stored: Iterable[_Member] = (member for tar in tars for member in _members(tar, failures))
-    if wanted is not None:
-        stored = [member for member in stored if member.key_hash in wanted]
-        last = {member.key_hash: member.tar for member in stored}
-        failures += [f"{key}: not found in any tar" for digest, key in wanted.items() if digest not in last]
-        stored = [member for member in stored if member.tar == last[member.key_hash]]
+    stored = _members(tars, failures)
+    wanted: dict[str, str] | None = None
+    if keys is not None:
+        wanted = _by_hash(keys)
+        stored = _last_versions(stored, wanted, failures)
     files = 0
-    for tar, members in itertools.groupby(stored, key=lambda member: member.tar):
-        whole = _has_its_hash(tar)
+    for tar, members in itertools.groupby(stored, key=operator.attrgetter("tar")):
+        is_whole = _has_its_hash(tar)
         for member in members:
             path, kept = _destination(member, wanted, kind)
             try:
-                if not whole and kept:
+                if kept and not is_whole:
                     raise ArchiveError("the tar is damaged; restore it from a mirror")
                 _write(folder, member, Path(target) / path, None if kept else kind, device)
                 files += 1
@@ -141,16 +144,32 @@ def restore(
     return RestoredFiles(files, failures)
 
 
-def _members(tar: Path, failures: list[str]) -> Iterator[_Member]:
-    """Yields the stored files of a tar; if it is unreadable from some point on, reports a failure."""
-    try:
-        with tarfile.open(tar, "r:") as opened:
-            for info in opened:
-                match = MEMBER.fullmatch(info.name)
-                if match and info.isfile():  # links and folders are not of this package
-                    yield _Member(tar, info, match["key_hash"], match["extension"])
-    except (OSError, tarfile.TarError) as error:
-        failures.append(f"{tar}: cannot be read to its end ({error}); restore it from a mirror")
+def _members(tars: Iterable[Path], failures: list[str]) -> Iterator[_Member]:
+    """Yields the stored files of some tars; for a tar that is unreadable from some point on, notes a failure."""
+    for tar in tars:
+        try:
+            with tarfile.open(tar, "r:") as opened:
+                for info in opened:
+                    match = MEMBER.fullmatch(info.name)
+                    if match and info.isfile():  # links and folders are not of this package
+                        yield _Member(tar, info, match["key_hash"], match["extension"])
+        except (OSError, tarfile.TarError) as error:
+            failures.append(f"{tar}: cannot be read to its end ({error}); restore it from a mirror")
+
+
+def _last_versions(stored: Iterable[_Member], wanted: Mapping[str, str], failures: list[str]) -> Iterator[_Member]:
+    """Yields the members of wanted keys that are in the last tar with the key; notes a failure for a key in none.
+
+    Tars are in the order of runs and shards, so the last one has the last version.
+    """
+    candidates = [member for member in stored if member.key_hash in wanted]
+    last_tar = {member.key_hash: member.tar for member in candidates}
+    for digest, key in wanted.items():
+        if digest not in last_tar:
+            failures.append(f"{key}: not found in any tar")
+    for member in candidates:
+        if member.tar == last_tar[member.key_hash]:  # with the video of a motion photo, which has the same key
+            yield member
 
 
 def _has_its_hash(tar: Path) -> bool:
@@ -161,13 +180,16 @@ def _has_its_hash(tar: Path) -> bool:
 def _destination(member: _Member, wanted: Mapping[str, str] | None, kind: str) -> tuple[str, bool]:
     """Returns the path of a member's file, relative to the target, and whether it is written unchanged."""
     key = None if wanted is None else wanted[member.key_hash]
+    # A source that was an .fdc file itself is stored whole, and stays one.
     is_source = key is not None and extension_of(key) == member.extension
     kept = member.extension != "fdc" or is_source
     extension = member.extension if kept else EXTENSIONS[parse_kind(kind)[0]]
     if key is not None:
         return restored(key, None if is_source else extension), kept
-    run, shard = member.tar.parts[-3], member.tar.stem
-    return f"{run}/{shard}/{member.info.name.partition('.')[0]}.{extension}", kept
+    run = member.tar.parts[-3]
+    shard = member.tar.stem
+    name = member.info.name.partition(".")[0]
+    return f"{run}/{shard}/{name}.{extension}", kept
 
 
 def _write(archive: Path, member: _Member, path: Path, kind: str | None, device: str) -> None:
@@ -176,6 +198,7 @@ def _write(archive: Path, member: _Member, path: Path, kind: str | None, device:
     Raises FdcError, OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A new file under a name that nobody can have prepared as a link; `replace` then replaces a link at `path` itself.
     unfinished = path.with_name(f".{secrets.token_hex(8)}")
     try:
         with tarfile.open(member.tar, "r:") as opened, unfinished.open("xb") as file:
@@ -213,6 +236,6 @@ def _bytes(source: bytes | str | Path) -> bytes:
         raise BitstreamError(f"cannot read {source}: {error.strerror}") from None
 
 
-@functools.cache
+@functools.cache  # loading takes seconds, and a program decodes many files
 def _codec(bundle: Path, device: str) -> Codec:
     return Codec.load(bundle, device=device)

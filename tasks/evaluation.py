@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import operator
 import os
 import threading
 import time
@@ -31,16 +32,21 @@ class Changed:
     """Callback for changes of the output: uploads it, if it is at a URL, at most every SEND_SECONDS."""
 
     def __init__(self, copy: WorkingCopy | None) -> None:
-        self._copy, self._due = copy, time.monotonic() + SEND_SECONDS
+        self._copy = copy
+        self._due = time.monotonic() + SEND_SECONDS
         self._sending = threading.Lock()
 
     def __call__(self) -> None:
-        if self._copy is not None and time.monotonic() >= self._due and self._sending.acquire(blocking=False):
-            try:
-                self._copy.send()
-                self._due = time.monotonic() + SEND_SECONDS
-            finally:
-                self._sending.release()
+        if self._copy is None or time.monotonic() < self._due:
+            return
+        # Threads that measure do not wait for an upload: a later call, or the end of the work, sends their rows.
+        if not self._sending.acquire(blocking=False):
+            return
+        try:
+            self._copy.send()
+            self._due = time.monotonic() + SEND_SECONDS
+        finally:
+            self._sending.release()
 
     def telling(self, progress: Progress) -> Progress:
         """Wraps a progress so that each picture also calls this."""
@@ -49,7 +55,8 @@ class Changed:
 
 class _Telling(Progress):
     def __init__(self, progress: Progress, changed: Changed) -> None:
-        self._progress, self._changed = progress, changed
+        self._progress = progress
+        self._changed = changed
 
     def begin(self, images: int) -> None:
         self._progress.begin(images)
@@ -66,14 +73,18 @@ def as_folders(pictures: str, output: str) -> Iterator[tuple[Path, Path, Changed
     The output is uploaded during the work and at its end, also after an error. A row is uploaded after the picture it
     names. Raises SettingsError for too many pictures at a URL.
     """
-    originals, output_folder, copy = Path(pictures), Path(output), None
+    originals = Path(pictures)
+    output_folder = Path(output)
+    copy: WorkingCopy | None = None
     if "://" in pictures:
-        if sum(1 for _ in itertools.islice(Store(pictures).list(), MOST_COPIED + 1)) > MOST_COPIED:
+        first_objects = list(itertools.islice(Store(pictures).list(), MOST_COPIED + 1))
+        if len(first_objects) > MOST_COPIED:
             raise SettingsError(f"{pictures}: more than {MOST_COPIED} objects; copy a sample of them to another folder")
         source = WorkingCopy(pictures, "pictures")
         source.fetch()
         originals = source.folder
     if "://" in output:
+        # Rows are uploaded after other files, so that no row at the URL names a picture that is not there.
         copy = WorkingCopy(output, "evaluation", vouching="rows/**/*.parquet")
         copy.fetch()
         output_folder = copy.folder
@@ -99,7 +110,8 @@ def measure(
     longer than `seconds` with one codec, or crashes the child, gets failed rows. Raises ArchiveError if a child cannot
     start.
     """
-    evaluation, jobs = Evaluation(Path(config.output)), config.jobs(codecs)
+    evaluation = Evaluation(Path(config.output))
+    jobs = config.jobs(codecs)
     progress.begin(len(jobs))
     pending = [job for job in jobs if evaluation.pending(job)]
     progress.advance(len(jobs) - len(pending))
@@ -117,7 +129,8 @@ def measure(
         finally:
             idle.put(child)
 
-    pictures = [list(several) for _, several in itertools.groupby(pending, key=lambda job: job.image)]
+    # All codecs of a picture in one process, which caches what it computed of the original.
+    pictures = [list(several) for _, several in itertools.groupby(pending, key=operator.attrgetter("image"))]
     arguments = [json.dumps(asdict(config))]
     children = [
         Child("tasks.processes.measure_worker", arguments, threads, environment=os.environ)
@@ -127,8 +140,7 @@ def measure(
         try:
             for child in children:
                 idle.put(child.__enter__())
-            for done in pool.map(of_one_picture, pictures):
-                assert done is None
+            list(pool.map(of_one_picture, pictures))  # raises the first error of a thread
         finally:
             pool.shutdown(cancel_futures=True)
             for child in children:

@@ -8,8 +8,10 @@ an environment can have only one of them.
 """
 
 import argparse
+import importlib.metadata
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from codec.errors import ArchiveError
@@ -44,23 +46,49 @@ The package fdcodec contains this module too. It also compresses archives, and t
 
 def build() -> tuple[str, bytes]:
     """Builds the wheel; returns its file name and bytes. Raises ArchiveError if fdcodec is not installed."""
-    every = {name: content for package in wheel.PACKAGES for name, content in wheel.files(package)}
-    codec = {name for name in every if name.startswith("codec/") and not re.fullmatch(LEFT_OUT, name)}
-    contents = {name: content for name, content in every.items() if name in codec or name in OF_TASKS}
-    # A package takes precedence over a module of the same name, so these do not hide the packages of fdcodec.
-    folders = {str(Path(name).parent) for name in every if name.endswith("/__init__.py")}
-    present = {str(Path(name).parent) for name in contents}
-    absent = {folder for folder in folders - present if str(Path(folder).parent) in {".", *present}}
-    contents |= {f"{folder}.py": LACKING.encode() for folder in sorted(absent)}
+    every: dict[str, bytes] = {}
+    for package in wheel.PACKAGES:
+        every.update(wheel.files(package))
+    contents = {name: content for name, content in every.items() if _is_included(name)}
+    for folder in _excluded_packages(every, contents):
+        contents[f"{folder}.py"] = LACKING.encode()
     installation = wheel.installed()
-    stated = [line for line in installation.requires or [] if re.split(r"[^\w-]", line)[0] in DEPENDENCIES]
-    about = METADATA.format(
+    license = installation.read_text("licenses/LICENSE") or ""
+    metadata = {"METADATA": _metadata(installation).encode(), "licenses/LICENSE": license.encode()}
+    return wheel.pack(NAME, installation.version, contents, metadata)
+
+
+def _is_included(name: str) -> bool:
+    if name.startswith("codec/"):
+        return not re.fullmatch(LEFT_OUT, name)
+    return name in OF_TASKS
+
+
+def _excluded_packages(every: Iterable[str], included: Iterable[str]) -> list[str]:
+    """Returns the folders of excluded packages, sorted, without those below another excluded package."""
+    packages = {str(Path(name).parent) for name in every if name.endswith("/__init__.py")}
+    present = {str(Path(name).parent) for name in included}
+    excluded = []
+    # A package takes precedence over a module of the same name, so the modules that are made from these do not hide the
+    # packages of fdcodec.
+    for folder in sorted(packages - present):
+        if str(Path(folder).parent) in {".", *present}:
+            excluded.append(folder)
+    return excluded
+
+
+def _metadata(installation: importlib.metadata.Distribution) -> str:
+    """Returns METADATA with those requirements of fdcodec that the decoder has too, in the same versions."""
+    requirements = []
+    for line in installation.requires or []:
+        package = re.split(r"[^\w-]", line)[0]  # a requirement goes on with an extra, a version or a marker
+        if package in DEPENDENCIES:
+            requirements.append(f"Requires-Dist: {line}")
+    return METADATA.format(
         version=installation.version,
         python=installation.metadata["Requires-Python"],
-        dependencies="\n".join(f"Requires-Dist: {line}" for line in stated),
+        dependencies="\n".join(requirements),
     )
-    license = (installation.read_text("licenses/LICENSE") or "").encode()
-    return wheel.pack(NAME, installation.version, contents, {"METADATA": about.encode(), "licenses/LICENSE": license})
 
 
 def main() -> int:

@@ -16,7 +16,9 @@ class Decoders:
     """Starts one process per bundle with `start`, on first use, and ends all of them when the context exits."""
 
     def __init__(self, archive: Store, models: Models, start: Callable[[Models], Child]) -> None:
-        self._archive, self._models, self._start = archive, models, start
+        self._archive = archive
+        self._models = models
+        self._start = start
         self._stack = ExitStack()
         self._started: dict[str, Child] = {}
 
@@ -36,7 +38,9 @@ class Decoders:
         if bundle_id not in self._started:
             copy = escrow.bundle(self._archive, bundle_id, with_backbone=not self._models.backbone)
             bundle = self._stack.enter_context(copy)
-            child = self._stack.enter_context(self._start(replace(self._models, bundle=bundle)))
+            models = replace(self._models, bundle=bundle)
+            child = self._stack.enter_context(self._start(models))
+            # The id is a hash of the bundle's content, so a bundle that was exchanged in the escrow shows here.
             if child.greeting()["bundle_id"] != bundle_id:
                 where = self._archive.uri(layout.escrow(bundle_id))
                 raise ArchiveError(f"{where}: the bundle has a different id; restore it from a mirror")

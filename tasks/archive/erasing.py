@@ -17,6 +17,7 @@ opens during an erasure. Keys that are not redacted stay in the frozen listings,
 several sources have the same size.
 """
 
+import os
 import tarfile
 import tempfile
 from collections.abc import Collection, Mapping
@@ -32,8 +33,10 @@ from tasks.archive import index_files, layout, log, manifest, redaction, report,
 from tasks.archive.index_files import DamagedError
 from tasks.archive.log import ArchiveHead, Erasure, Table, TableFile
 from tasks.archive.schema import SCHEMA, Row, present
+from tasks.archive.tar import padded
 from tasks.storage.store import NotFoundError, Store, sha256_of
 
+# Hashes and measurements would let a reader recognize the erased picture, so a tombstone has none.
 _TOMBSTONE = ("key", "version", "source_uri", "source_bytes", "run", "shard", "created_at")
 
 
@@ -57,7 +60,8 @@ class _Change:
         return list(self.erasure.keys)
 
     def is_erased(self, key: str) -> bool:
-        return (redaction.pseudonym(key) if self.erasure.redacted else key) in self.erasure.keys
+        named = redaction.pseudonym(key) if self.erasure.redacted else key
+        return named in self.erasure.keys
 
     def row(self, row: Row) -> Row:
         """Returns the row after the erasure."""
@@ -70,12 +74,18 @@ class _Change:
             film_offset = row.get("film_offset")
             if film_offset is not None:
                 row["film_offset"] = move.offsets[film_offset]
-        return redaction.of_row(row, self.is_erased) if self.erasure.redacted else row
+        if self.erasure.redacted:
+            return redaction.of_row(row, self.is_erased)
+        return row
 
 
 def finish(archive: Store) -> ArchiveHead:
     """Finishes an unfinished erasure, if any, and returns the head for a command that will change it."""
-    while (head := log.writable(archive)).erasure is not None:
+    while True:
+        head = log.writable(archive)
+        if head.erasure is None:
+            return head
+        # The record with the new names also lists the replaced ones: without that list it is yet to be written.
         if not head.erasure.remove:
             _rewrite(archive, head, head.erasure)
             continue
@@ -83,8 +93,8 @@ def finish(archive: Store) -> ArchiveHead:
             archive.remove(name)
         if head.erasure.redacted:
             redaction.redact_history(archive)
+        # If another command wrote this record first, the next round finds no erasure.
         log.append(archive, head, "forgotten", replace(head, erasure=None), rows=head.erasure.rows)
-    return head
 
 
 def _rewrite(archive: Store, head: ArchiveHead, erasure: Erasure) -> None:
@@ -94,7 +104,8 @@ def _rewrite(archive: Store, head: ArchiveHead, erasure: Erasure) -> None:
         after = _rewritten(archive, head, erasure, made)
         if log.append(archive, head, "rewritten", after) and log.number(archive) == after.record:
             return
-    except (NotFoundError, DamagedError):  # another command was faster and removed the objects to rewrite
+    except (NotFoundError, DamagedError):
+        # Another command was faster and removed the objects to rewrite; only under the same head they are really lost.
         if log.number(archive) == head.record:
             raise
     now = log.read(archive)  # the head may have changed, so these objects may be too late
@@ -105,13 +116,18 @@ def _rewrite(archive: Store, head: ArchiveHead, erasure: Erasure) -> None:
 
 def _rewritten(archive: Store, head: ArchiveHead, erasure: Erasure, made: list[str]) -> ArchiveHead:
     """Returns the head with the new names; appends each name to `made` as soon as it is published."""
-    moved = {tar: _without(archive, tar, offsets, erasure.number, made) for tar, offsets in erasure.tars.items()}
+    moved: dict[str, _Moved] = {}
+    for tar, offsets in erasure.tars.items():
+        moved[tar] = _without(archive, tar, offsets, erasure.number, made)
     change = _Change(erasure, moved)
     parts: dict[str, dict[str, Any]] = {}
     for name in erasure.parts:
         parts[name] = _part(archive, head, name, change, made)
-    seals, listings = dict[int, str](), list[str]()
-    for run in sorted({layout.run_of(name) for name in erasure.parts} | {*erasure.listings}):
+    changed_runs = {layout.run_of(name) for name in erasure.parts}
+    changed_runs.update(erasure.listings)
+    seals: dict[int, str] = {}
+    listings: list[str] = []
+    for run in sorted(changed_runs):  # in a fixed order: each process that finishes the erasure takes the same steps
         document = log.seal(archive, head, run)
         document["parts"] = [parts.get(part["name"], part) for part in document["parts"]]
         if run in erasure.listings:
@@ -121,12 +137,15 @@ def _rewritten(archive: Store, head: ArchiveHead, erasure: Erasure, made: list[s
         seals[run] = layout.rewritten_seal(run, sha256_of(data))
         _publish(archive, seals[run], data, made)
     after = replace(head, record=head.record + 1, seals={**head.seals, **seals}, retired=())
-    written = (_table(archive, head, after, table, change, made) for table in head.tables)
-    after = replace(after, tables=tuple(written))
-    still_named = {file.name for file in tables.every_file(after.tables)}
-    out_of_force = [file.name for file in tables.every_file(head.tables) if file.name not in still_named]
-    replaced = [*erasure.tars, *erasure.parts, *listings, *(head.seal(run) for run in seals), *out_of_force]
-    remove = (*replaced, *head.retired)
+    # Tables come last: one that is rebuilt reads the new parts through the new seals.
+    new_tables = []
+    for table in head.tables:
+        new_tables.append(_table(archive, head, after, table, change, made))
+    after = replace(after, tables=tuple(new_tables))
+    # Retired table files go too, though readers may still use them: they have the rows to erase.
+    old_seals = [head.seal(run) for run in seals]
+    old_files = tables.replaced_files(head, after)
+    remove = (*erasure.tars, *erasure.parts, *listings, *old_seals, *old_files, *head.retired)
     return replace(after, erasure=replace(erasure, tars={}, parts=(), listings=(), remove=remove))
 
 
@@ -136,15 +155,19 @@ def in_force(archive: Store, head: ArchiveHead, name: str) -> bool:
         return any(file.name == name for file in tables.every_file(head.tables))
     run = layout.run_of(name)
     if run not in head.sealed:
-        return True
+        return True  # nothing names the objects of an open run yet, and its runner needs them
     if name.endswith(".json"):
         return head.seal(run) == name or log.manifest_of(log.seal(archive, head, run), run) == name
     if layout.is_listing(name):
         return log.plan(archive, head, run).listing == name
-    named = [part for part in report.parts(archive, head, run) if layout.shard_of(part.name) == layout.shard_of(name)]
-    if name.endswith(".parquet"):
-        return name in [part.name for part in named]
-    return any(tar_of(index_files.read(archive, part)) == name for part in named)
+    shard = layout.shard_of(name)
+    for part in report.parts(archive, head, run):
+        if layout.shard_of(part.name) != shard:
+            continue
+        if name.endswith(".parquet"):
+            return part.name == name
+        return tar_of(index_files.read(archive, part)) == name
+    return False  # the run was closed without this shard
 
 
 def tar_of(part: pa.Table) -> str:
@@ -153,6 +176,7 @@ def tar_of(part: pa.Table) -> str:
 
 
 def _publish(archive: Store, name: str, content: bytes | Path, made: list[str]) -> None:
+    # Each name has a hash of the content, so an object of that name can only be the same one, or a damaged one.
     if not archive.publish(name, content):
         raise ArchiveError(f"{archive.uri(name)}: its content does not match its name; {log.REMEDY}")
     made.append(name)
@@ -167,13 +191,15 @@ def _without(archive: Store, tar: str, cut: Collection[int], record: int, made: 
             end = 0
             with tarfile.open(fileobj=old, mode="r:") as members:
                 for member in members:
-                    end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                    end = member.offset_data + padded(member.size)
                     if member.offset_data not in cut:
-                        moved.offsets[member.offset_data] = new.tell() + member.offset_data - member.offset
+                        header = member.offset_data - member.offset
+                        moved.offsets[member.offset_data] = new.tell() + header
                         _copy(old, new, member.offset, end)
             if not moved.offsets:
                 return moved
-            _copy(old, new, end, old.seek(0, 2))
+            # The zero blocks behind the last member end a tar.
+            _copy(old, new, end, old.seek(0, os.SEEK_END))
         moved.tar = layout.rewritten_tar(layout.run_of(tar), layout.shard_of(tar), sha256_of(path), record)
         _publish(archive, moved.tar, path, made)
     return moved
@@ -205,16 +231,16 @@ def _manifest(archive: Store, head: ArchiveHead, run: int, change: _Change, made
 
 def _part(archive: Store, head: ArchiveHead, name: str, change: _Change, made: list[str]) -> dict[str, Any]:
     """Publishes a part with its rows changed; returns the seal's entry for it."""
-    run, shard = layout.run_of(name), layout.shard_of(name)
+    run = layout.run_of(name)
     sealed = next(part for part in report.parts(archive, head, run) if part.name == name)
     part = index_files.read(archive, sealed)
     about = {key.decode(): value.decode() for key, value in part.schema.metadata.items()}
-    about.pop(index_files.ROWS_SHA256.decode(), None)
+    about.pop(index_files.ROWS_SHA256.decode(), None)  # of the old rows; `encoded` adds that of the new ones
     if about["tar"] in change.moved:
         about["tar"] = change.moved[about["tar"]].tar
     data = index_files.encoded([change.row(row) for row in part.to_pylist()], about)
     content = sha256_of(data)
-    named = layout.rewritten_part(run, shard, content)
+    named = layout.rewritten_part(run, layout.shard_of(name), content)
     _publish(archive, named, data, made)
     return {"name": named, "size": len(data), "sha256": content}
 
@@ -228,11 +254,12 @@ def _table(
     """
     if change.erasure.redacted:
         return _of_parts(archive, after, table, made)
+    of_keys = pa.compute.field("key").isin(change.keys)
+    of_tars = pa.compute.field("tar").isin([*change.moved])
     files: list[TableFile] = []
     try:
         for index, file in enumerate(table.files):
             rows = index_files.read(archive, file)
-            of_keys, of_tars = pa.compute.field("key").isin(change.keys), pa.compute.field("tar").isin([*change.moved])
             if rows.filter(of_keys | of_tars).num_rows:
                 changed = pa.Table.from_pylist([change.row(row) for row in rows.to_pylist()], SCHEMA)
                 file = tables.publish(archive, head.record + 1, index, changed)
@@ -245,7 +272,7 @@ def _table(
 
 
 def _of_parts(archive: Store, after: ArchiveHead, table: Table, made: list[str]) -> Table:
-    afresh = replace(after, tables=())
+    afresh = replace(after, tables=())  # so that listing entries come from the new listings, not from a table
     parts = report.parts_of(archive, afresh, table)
     written = tables.write(archive, afresh, table.first_run, table.last_run, [*parts])
     made += [file.name for file in tables.every_file([written])]

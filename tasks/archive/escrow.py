@@ -62,10 +62,13 @@ def keep(archive: Store, models: Models) -> dict[str, Any]:
             contents: dict[str, bytes | Path] = dict(_local(Path(about["bundle_path"])))
             if about["backbone"] is not None:
                 _save_backbone(child, models.backbone, scratch)
+                # The names lead out of the bundle's folder, since bundles share backbones.
                 location = posixpath.relpath(layout.backbone(about["backbone"]), folder)
-                contents |= {f"{location}/{name}": path for name, path in _local(Path(scratch))}
+                for name, path in _local(Path(scratch)):
+                    contents[f"{location}/{name}"] = path
             _publish(archive, folder, contents)
-    _publish(archive, layout.software(hashlib.sha256(software[layout.SUMS]).hexdigest()), software)
+    software_id = hashlib.sha256(software[layout.SUMS]).hexdigest()
+    _publish(archive, layout.software(software_id), software)
     return about
 
 
@@ -84,16 +87,18 @@ def bundle(archive: Store, bundle_id: str, *, with_backbone: bool = True) -> Ite
         return
     with tempfile.TemporaryDirectory() as temporary:
         for name, expected in sums(archive, folder).items():
-            if with_backbone or not name.startswith(f"{layout.BACKBONES}/"):
-                path = Path(temporary) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if archive.fetch(name, path) != expected:
-                    raise ArchiveError(f"{archive.uri(name)}: damaged; restore it from a mirror")
+            # A caller that brings its own copy of the backbone saves a download of gigabytes.
+            if not with_backbone and name.startswith(f"{layout.BACKBONES}/"):
+                continue
+            path = Path(temporary) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if archive.fetch(name, path) != expected:
+                raise ArchiveError(f"{archive.uri(name)}: damaged; restore it from a mirror")
         yield str(Path(temporary) / folder)
 
 
 def faults(archive: Store) -> Iterator[str]:
-    """Returns one line for each escrow file that is missing or does not match its SHA256SUMS."""
+    """Yields one line for each escrow file that is missing or does not match its SHA256SUMS."""
     for item in archive.list(layout.ESCROW):
         folder, _, name = item.name.rpartition("/")
         if name == layout.SUMS:
@@ -125,25 +130,33 @@ def _publish(archive: Store, folder: str, contents: Mapping[str, bytes | Path]) 
     """
     if archive.exists(f"{folder}/{layout.SUMS}"):
         return
-    stand: dict[str, bytes | Path] = {}
+    stored: dict[str, bytes | Path] = {}
     for name, content in contents.items():
         if name != layout.SUMS:
-            if not archive.publish(posixpath.normpath(f"{folder}/{name}"), content):
-                stem, extension = posixpath.splitext(name)
-                if extension in WEIGHTS or not archive.publish(
-                    posixpath.normpath(f"{folder}/{(name := f'{stem}-{sha256_of(content)[:8]}{extension}')}"), content
-                ):
-                    location = archive.uri(posixpath.normpath(f"{folder}/{name}"))
-                    raise StorageError(
-                        f"{location}: the stored content differs from the written one; audit the archive"
-                    )
-            stand[name] = content
-    archive.publish(f"{folder}/{layout.SUMS}", _sums_of(stand))
+            stored[_publish_file(archive, folder, name, content)] = content
+    # Last: a folder with SHA256SUMS is complete, and one without, left by a killed command, is written again.
+    archive.publish(f"{folder}/{layout.SUMS}", _sums_of(stored))
+
+
+def _publish_file(archive: Store, folder: str, name: str, content: bytes | Path) -> str:
+    """Writes a file; returns its name relative to the folder, which differs from `name` for a second text."""
+    if archive.publish(posixpath.normpath(f"{folder}/{name}"), content):
+        return name
+    stem, extension = posixpath.splitext(name)
+    # Weights are named by a hash that covers them: other content means damage, and no second name can mend it.
+    if extension not in WEIGHTS:
+        name = f"{stem}-{sha256_of(content)[:8]}{extension}"
+        if archive.publish(posixpath.normpath(f"{folder}/{name}"), content):
+            return name
+    location = archive.uri(posixpath.normpath(f"{folder}/{name}"))
+    raise StorageError(f"{location}: the stored content differs from the written one; audit the archive")
 
 
 def _sums_of(contents: Mapping[str, bytes | Path]) -> bytes:
-    listed = {name: content for name, content in contents.items() if name != layout.SUMS}
-    lines = "".join(f"{sha256_of(content)}  {name}\n" for name, content in sorted(listed.items()))
+    lines = ""
+    for name, content in sorted(contents.items()):
+        if name != layout.SUMS:
+            lines += f"{sha256_of(content)}  {name}\n"
     return f"{lines}{OWN_HASH}{sha256_of(lines.encode())}\n".encode()
 
 
@@ -151,6 +164,7 @@ def is_whole(listed: bytes) -> bool:
     """Whether a SHA256SUMS is well-formed and matches its own hash, which format 1 does not state."""
     lines, mark, own = listed.decode(errors="replace").partition(OWN_HASH)
     well_formed = all(re.fullmatch(r"[0-9a-f]{64}  .+", line) for line in lines.splitlines())
+    # An empty list would vouch for a folder without any file.
     return well_formed and bool(lines) and (not mark or own == f"{sha256_of(lines.encode())}\n")
 
 
@@ -158,8 +172,14 @@ def sums(archive: Store, folder: str) -> dict[str, str]:
     """Returns SHA-256 by name relative to the archive. Raises ArchiveError for a damaged list or a path outside it."""
     data = archive.read(f"{folder}/{layout.SUMS}")
     lines = data.decode(errors="replace").partition(OWN_HASH)[0].splitlines()
-    listed = {posixpath.normpath(f"{folder}/{line[66:]}"): line[:64] for line in lines}
-    if not is_whole(data) or not all(name.startswith(f"{layout.ESCROW}/") for name in listed):
+    listed: dict[str, str] = {}
+    for line in lines:
+        # A line of sha256sum: 64 hexadecimal digits, two blanks, the name.
+        name = posixpath.normpath(f"{folder}/{line[66:]}")
+        listed[name] = line[:64]
+    # `../` is normal, for backbones; but a list that was tampered with must not lead out of the escrow.
+    is_inside = all(name.startswith(f"{layout.ESCROW}/") for name in listed)
+    if not is_whole(data) or not is_inside:
         raise ArchiveError(f"{archive.uri(f'{folder}/{layout.SUMS}')}: damaged; restore it from a mirror")
     return listed
 
@@ -167,17 +187,26 @@ def sums(archive: Store, folder: str) -> dict[str, str]:
 @functools.cache
 def _software() -> dict[str, bytes]:
     name, content = wheel.build()
-    versions: dict[str, str] = {}
-    for metadata in (found.metadata for found in importlib.metadata.distributions()):  # read once for name and version
-        versions.setdefault(metadata["Name"], metadata["Version"].partition("+")[0])
-    versions.pop(wheel.DISTRIBUTION, None)
+    license = wheel.installed().read_text("licenses/LICENSE") or ""
     software = {
         name: content,
-        "constraints.txt": "".join(f"{package}=={version}\n" for package, version in sorted(versions.items())).encode(),
-        "LICENSE": (wheel.installed().read_text("licenses/LICENSE") or "").encode(),
+        "constraints.txt": _constraints().encode(),
+        "LICENSE": license.encode(),
         "RESTORE.md": RESTORE.format(wheel=name, python=platform.python_version()).encode(),
     }
     for text in ("FORMAT.md", "LICENSES.md"):
         software[text] = (wheel.folder("codec") / text).read_bytes()
     software["archive-format.md"] = (wheel.folder("tasks") / "archive" / "archive-format.md").read_bytes()
-    return software | {layout.SUMS: _sums_of(software)}
+    software[layout.SUMS] = _sums_of(software)
+    return software
+
+
+def _constraints() -> str:
+    """Returns the versions of all installed packages, but this one, as a constraints file of pip."""
+    versions: dict[str, str] = {}
+    for found in importlib.metadata.distributions():
+        metadata = found.metadata  # parsed anew by each access
+        # The first of two is the one that Python imports. A local version (2.9.0+cpu) is not on the package index.
+        versions.setdefault(metadata["Name"], metadata["Version"].partition("+")[0])
+    versions.pop(wheel.DISTRIBUTION, None)
+    return "".join(f"{package}=={version}\n" for package, version in sorted(versions.items()))

@@ -16,21 +16,24 @@ FORGET = "forget"
 def state(archive: Store) -> dict[str, Any]:
     """Returns the fields of a head: runs, opened, tables and erasures."""
     numbers = [int(name) for name in archive.children(layout.RUNS) if name.isdecimal()]
-    runs = max((run for run in numbers if archive.exists(layout.manifest_of_format_1(run))), default=0)
-    is_open = runs > 0 and not archive.exists(layout.seal(runs))
+    # The manifest opened a run; a folder without one is left over from a command that was killed before.
+    opened = [run for run in numbers if archive.exists(layout.manifest_of_format_1(run))]
+    runs = max(opened, default=0)
+    open_manifest = ""
+    if runs > 0 and not archive.exists(layout.seal(runs)):
+        open_manifest = layout.manifest_of_format_1(runs)
     erasures = max(map(int, _erasures(archive)), default=0)
-    return {
-        "runs": runs,
-        "opened": layout.manifest_of_format_1(runs) if is_open else "",
-        "erasures": erasures,
-        "tables": _tables(archive, erasures) if runs else [],
-    }
+    tables = _tables(archive, erasures) if runs else []
+    return {"runs": runs, "opened": open_manifest, "erasures": erasures, "tables": tables}
 
 
 def unfinished_erasure(archive: Store) -> str:
     """Returns the name of an unfinished erasure; empty if there is none."""
     there = set(archive.children(FORGET))
-    return next((f"{FORGET}/{number}.json" for number in _erasures(archive) if f"{number}-done.json" not in there), "")
+    for number in _erasures(archive):
+        if f"{number}-done.json" not in there:
+            return f"{FORGET}/{number}.json"
+    return ""
 
 
 def erasures(archive: Store) -> list[str]:
@@ -39,16 +42,21 @@ def erasures(archive: Store) -> list[str]:
 
 
 def _erasures(archive: Store) -> list[str]:
-    found = (re.fullmatch(r"(\d{6})\.json", name) for name in archive.children(FORGET))
-    return [match[1] for match in found if match]
+    numbers = []
+    for name in archive.children(FORGET):
+        match = re.fullmatch(r"(\d{6})\.json", name)
+        if match:
+            numbers.append(match[1])
+    return numbers
 
 
 def _tables(archive: Store, erasures: int) -> list[dict[str, Any]]:
     """Returns the compacted report as one table; none if an erasure followed it or its list is damaged."""
     try:
         document = manifest.from_json(archive.read(CURRENT), archive.uri(CURRENT))
+        # Tables of the first releases do not state how many erasures they include.
         if document.get("erasures") not in (None, erasures):
             return []
         return [{"first_run": 1, "last_run": document["runs"], "files": document["files"]}]
     except (NotFoundError, ArchiveError, KeyError, TypeError):
-        return []
+        return []  # parts have the same rows

@@ -62,19 +62,19 @@ def decoded(archive: Store, file: IndexFile, data: bytes) -> pa.Table:
         raise _damaged(archive, file)
     try:
         table = pa.parquet.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
-        stated = (table.schema.metadata or {}).get(ROWS_SHA256)
-        whole = bool(file.sha256) or stated is None or stated == _digest(table)
-    except (
-        pa.ArrowException,
-        OSError,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-    ) as error:  # such as a time zone UTE or a year 70000
+        is_whole = bool(file.sha256) or _matches_own_hash(table)
+    # The last two come from values that pyarrow cannot make Python objects of, such as a time zone UTE or a year 70000.
+    except (pa.ArrowException, OSError, ValueError, ArithmeticError, LookupError) as error:
         raise _damaged(archive, file) from error
-    if not whole:
+    if not is_whole:
         raise _damaged(archive, file)
     return table
+
+
+def _matches_own_hash(table: pa.Table) -> bool:
+    """Whether the rows have the hash in the table's metadata, if it states one."""
+    stated = (table.schema.metadata or {}).get(ROWS_SHA256)
+    return stated is None or stated == _digest(table)
 
 
 def read(archive: Store, file: IndexFile) -> pa.Table:
@@ -90,7 +90,8 @@ class Scratch:
     """A temporary folder for copies of remote files, kept as long as the object that reads them."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.is_owned = path, False
+        self.path = path
+        self.is_owned = False
 
     def owned_by(self, made: Made) -> Made:
         """Keeps the folder until this object is garbage-collected."""
@@ -128,7 +129,8 @@ def reader(paths: Sequence[Path], schema: pa.Schema, columns: Sequence[str]) -> 
             some = dataset(paths[first : first + FILES_AT_ONCE], schema)
             yield from some.scanner(columns=list(columns), batch_size=10_000, batch_readahead=2).to_batches()
 
-    return pa.RecordBatchReader.from_batches(pa.schema([schema.field(name) for name in columns]), batches())
+    selected = pa.schema([schema.field(name) for name in columns])
+    return pa.RecordBatchReader.from_batches(selected, batches())
 
 
 def fetch(archive: Store, file: IndexFile, scratch: Path) -> Path:
@@ -136,20 +138,7 @@ def fetch(archive: Store, file: IndexFile, scratch: Path) -> Path:
 
     Files of remote stores are copied into the folder.
     """
-    path = scratch / file.name.replace("/", "-")
-    if archive.folder is not None:
-        path = archive.folder / file.name
-        if not path.is_file():
-            raise _missing(archive, file)
-    else:
-        try:
-            if file.size:  # one request is enough
-                with path.open("wb") as copy:
-                    copy.writelines(archive.pieces(file.name, file.size + 1, PIECE))
-            else:
-                archive.fetch(file.name, path)
-        except NotFoundError as error:
-            raise _missing(archive, file) from error
+    path = _local_path(archive, file, scratch)
     if file.sha256:
         if sha256_of(path) != file.sha256:
             raise _damaged(archive, file)
@@ -158,7 +147,27 @@ def fetch(archive: Store, file: IndexFile, scratch: Path) -> Path:
     return path
 
 
+def _local_path(archive: Store, file: IndexFile, scratch: Path) -> Path:
+    if archive.folder is not None:
+        path = archive.folder / file.name
+        if not path.is_file():
+            raise _missing(archive, file)
+        return path
+    path = scratch / file.name.replace("/", "-")
+    try:
+        if file.size:
+            # With a known size one request is enough. It asks for one byte more, so that a longer file shows.
+            with path.open("wb") as copy:
+                copy.writelines(archive.pieces(file.name, file.size + 1, PIECE))
+        else:
+            archive.fetch(file.name, path)
+    except NotFoundError as error:
+        raise _missing(archive, file) from error
+    return path
+
+
 def _digest(table: pa.Table) -> bytes:
+    # Of the values: a file cannot state the hash of its own bytes.
     rows = json.dumps(table.to_pylist(), default=str, sort_keys=True, ensure_ascii=False)
     return sha256_of(rows.encode()).encode()
 

@@ -64,13 +64,15 @@ def rewritten_tar(number: int, shard: int, sha256: str, record: int) -> str:
 
 
 def shard_of(name: str) -> int:
-    """The shard of a tar or a part."""
-    return int(name.rpartition("/")[2].removeprefix("part-")[:6])
+    """The shard of a tar or a part, also of a rewritten one."""
+    file_name = name.rpartition("/")[2]
+    return int(file_name.removeprefix("part-")[:6])
 
 
 def hash_of(tar: str) -> str:
-    """The first digits of the content hash, from the name of a tar."""
-    return tar.rpartition("/")[2].removesuffix(".tar").split("-")[1]
+    """The first digits of the content hash, from the name of a tar, also of a rewritten one."""
+    file_name = tar.rpartition("/")[2]
+    return file_name.removesuffix(".tar").split("-")[1]
 
 
 def parts(number: int) -> str:
@@ -109,6 +111,7 @@ def records(folder: int) -> str:
 
 def record(number: int) -> str:
     """A record of the log, numbered from 1."""
+    # In folders, so that the last record is found by two listings of one request each, however long the log is.
     return f"{records(number // RECORDS_PER_FOLDER)}/{number:09d}.json"
 
 
@@ -140,6 +143,7 @@ def table(number: int, index: int, sha256: str) -> str:
     return f"{TABLES}/{number:09d}/rows-{index:06d}-{sha256[:16]}.parquet"
 
 
+# With microseconds: two audits must not get one name.
 _AUDIT = f"{AUDITS}/%Y%m%dT%H%M%S%fZ.parquet"
 
 

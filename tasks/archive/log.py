@@ -96,12 +96,15 @@ class ArchiveHead:
     @property
     def sealed(self) -> range:
         """The sealed runs."""
-        return range(1, self.runs + (not self.opened))
+        last = self.runs - 1 if self.opened else self.runs
+        return range(1, last + 1)
 
     @property
     def tabled(self) -> int:
         """The last run with its rows in a table."""
-        return self.tables[-1].last_run if self.tables else 0
+        if not self.tables:
+            return 0
+        return self.tables[-1].last_run
 
     def seal(self, run: int) -> str:
         """The name of the seal of a run."""
@@ -116,6 +119,7 @@ def read(archive: Store) -> ArchiveHead:
     name = layout.record(last)
     document = manifest.from_json(archive.read(name), archive.uri(name), remedy=REMEDY)
     try:
+        # The document's own hash does not cover its name: a copy of an older record would bring back an older state.
         if document["record"] != last:
             raise ValueError(f"is record {document['record']}")
         return _head(document["head"], last)
@@ -132,7 +136,8 @@ def number(archive: Store) -> int:
     if not folders:
         return 0
     names = archive.children(layout.records(max(folders)))
-    numbers = [int(name.removesuffix(".json")) for name in names if name.removesuffix(".json").isdecimal()]
+    stems = [name.removesuffix(".json") for name in names]
+    numbers = [int(stem) for stem in stems if stem.isdecimal()]  # foreign files are passed over
     return max(numbers, default=0)
 
 
@@ -141,11 +146,14 @@ def writable(archive: Store) -> ArchiveHead:
 
     Raises ArchiveError for an archive of format 1.
     """
-    while not (head := read(archive)).record:
+    while True:
+        head = read(archive)
+        if head.record:
+            return head
         if head.runs:
             raise ArchiveError(f"{archive}: format 1 is read-only; run `python -m flows.archive upgrade`")
+        # The result does not matter: if another command wrote the first record, the next round reads that one.
         append(archive, head, "create", head)
-    return head
 
 
 def append(archive: Store, head: ArchiveHead, kind: str, after: ArchiveHead, **about: Any) -> bool:
@@ -167,7 +175,10 @@ def append(archive: Store, head: ArchiveHead, kind: str, after: ArchiveHead, **a
 
 def plan(archive: Store, head: ArchiveHead, run: int) -> Manifest:
     """Reads the manifest of a run; raises NotFoundError, ArchiveError."""
-    name = head.opened if run == head.open_run else manifest_of(seal(archive, head, run), run)
+    if run == head.open_run:
+        name = head.opened
+    else:
+        name = manifest_of(seal(archive, head, run), run)
     return Manifest.from_bytes(archive.read(name), archive.uri(name))
 
 
@@ -190,7 +201,8 @@ def without_log(archive: Store) -> ArchiveHead:
 
 
 def _document(head: ArchiveHead) -> dict[str, Any]:
-    document = dataclasses.asdict(head) | {"seals": {str(run): name for run, name in head.seals.items()}}
+    document = dataclasses.asdict(head)
+    document["seals"] = {str(run): name for run, name in head.seals.items()}  # keys of JSON are strings
     del document["record"]
     return document
 

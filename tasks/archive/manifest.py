@@ -12,8 +12,10 @@ from codec.errors import ArchiveError, SettingsError
 from codec.metrics import names
 from tasks.sources.filters import LITTER
 
-FORMAT, READ = 2, (1, 2)
-"""The format that is written, and the formats that are read. Format 2 stores .fdc files of version 2."""
+FORMAT = 2
+"""The format that is written. It stores .fdc files of version 2."""
+READ = (1, 2)
+"""The formats that are read."""
 DIGEST = "sha256"
 """The hash algorithm of all names, seals and rows, as stated in archive.json."""
 MOST_TOGETHER = 256
@@ -63,9 +65,9 @@ class RunSettings:
         limits = ("max_images_per_shard", "max_shard_bytes", "image_timeout", "image_memory", "threads", "batch")
         for name in ("quality", "target_bpp", "min_psnr_db", "max_lpips", *limits):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not value > 0:  # not `<= 0`, which is false for nan
                 raise SettingsError(f"{name} must be above 0, not {value}")
-        object.__setattr__(self, "metrics", names.chosen(self.metrics))
+        object.__setattr__(self, "metrics", names.chosen(self.metrics))  # the way around `frozen`
         if self.max_lpips is not None and "lpips" not in self.metrics:
             raise SettingsError("max_lpips requires the metric lpips; add lpips to metrics")
         for name in ("metrics_sample", "processor_sample"):
@@ -98,8 +100,9 @@ class RunSettings:
 
 
 def _fraction(purpose: bytes, key: str) -> float:
-    """Maps the hash of a key to 0..1."""
-    return int.from_bytes(hashlib.sha256(purpose + key.encode()).digest()[:8]) / 2**64
+    """Maps the hash of a key to 0..1. With different purposes, samples do not depend on each other."""
+    digest = hashlib.sha256(purpose + key.encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64
 
 
 @dataclass(frozen=True)
@@ -151,14 +154,16 @@ def _settings(given: dict[str, Any]) -> RunSettings:
     """
     given = dict(given)
     if "keep_exif" in given:
-        given["metadata"] = "all" if given.pop("keep_exif") else "none"
+        keep_exif = given.pop("keep_exif")
+        given["metadata"] = "all" if keep_exif else "none"
     if isinstance(given.get("metrics"), bool):
         lpips = {"alex": "lpips", "vgg": "lpips-vgg"}[given.pop("lpips_net", "alex")]
-        given["metrics"] = ("psnr", "ms-ssim", lpips, "dists") if given["metrics"] else ()
+        are_measured = given["metrics"]
+        given["metrics"] = ("psnr", "ms-ssim", lpips, "dists") if are_measured else ()
         given["metrics_sample"] = 1.0
     for name in ("discard", "include", "exclude", "metrics"):
         if name in given:
-            given[name] = tuple(given[name])
+            given[name] = tuple(given[name])  # JSON has lists alone, and settings are compared
     return RunSettings(**given)
 
 
@@ -167,7 +172,8 @@ def to_json(document: dict[str, Any]) -> bytes:
 
     The field `sha256` is the SHA-256 of the serialized document without this field.
     """
-    return _canonical(document | {"sha256": hashlib.sha256(_canonical(document)).hexdigest()})
+    digest = hashlib.sha256(_canonical(document)).hexdigest()
+    return _canonical(document | {"sha256": digest})
 
 
 def from_json(data: bytes, where: str, *, remedy: str = "restore it from a mirror") -> dict[str, Any]:
@@ -178,11 +184,13 @@ def from_json(data: bytes, where: str, *, remedy: str = "restore it from a mirro
         format_ = document["format"]
     except (ValueError, TypeError, KeyError) as error:
         raise ArchiveError(f"{where}: damaged; {remedy}") from error
-    if format_ not in READ and (stated is None or data == to_json(document)):
+    is_intact = data == to_json(document)
+    # A changed digit in a document of today must be reported as damage. A later format may state no hash at all.
+    if format_ not in READ and (stated is None or is_intact):
         raise ArchiveError(
             f"{where}: format {format_} is newer than {FORMAT}, the newest that this release reads; upgrade fdcodec"
         )
-    if data != to_json(document):
+    if not is_intact:
         raise ArchiveError(f"{where}: damaged; {remedy}")
     return document
 

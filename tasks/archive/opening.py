@@ -33,9 +33,7 @@ def create(archive: Store, *, single_writer: bool = False) -> None:
     else:
         prepare(archive, single_writer=single_writer)
         return
-    foreign = [name for name in archive.children("") if not name.startswith("probe-") and name != layout.PLACES]
-    if foreign and not archive.exists(layout.ARCHIVE):  # another runner may have created it just now
-        raise ArchiveError(f"{archive}: is not an fdcodec archive (it contains {foreign[0]!r}); choose an empty folder")
+    _check_empty(archive)
     about = _tried(archive, probe.FIRST, single_writer=single_writer)
     document = {
         "format": manifest.FORMAT,
@@ -47,9 +45,18 @@ def create(archive: Store, *, single_writer: bool = False) -> None:
     if about["single_writer"]:
         _claim(archive)
     archive.publish(layout.ARCHIVE, manifest.to_json(document))
-    existing(archive.url)
+    existing(archive.url)  # raises if another runner, of another release, created it first
     if archive.folder is None:
         archive.publish(_about_store(archive), manifest.to_json(about))
+
+
+def _check_empty(archive: Store) -> None:
+    """Raises ArchiveError if the location has files that no runner of this package puts there."""
+    # A killed runner may leave objects of its probe, and the claim is written before archive.json.
+    names = archive.children("")
+    foreign = [name for name in names if not name.startswith("probe-") and name != layout.PLACES]
+    if foreign and not archive.exists(layout.ARCHIVE):  # another runner may have created it just now
+        raise ArchiveError(f"{archive}: is not an fdcodec archive (it contains {foreign[0]!r}); choose an empty folder")
 
 
 class NoArchiveError(ArchiveError):
@@ -106,11 +113,12 @@ def prepare(archive: Store, *, single_writer: bool = False) -> None:
 
 
 def _about_store(archive: Store) -> str:
-    return layout.store_record(hashlib.sha256(archive.identity().encode()).hexdigest())
+    identity = archive.identity().encode()
+    return layout.store_record(hashlib.sha256(identity).hexdigest())
 
 
 def _tried(archive: Store, rounds: int, *, single_writer: bool) -> dict[str, Any]:
-    """Reads the probe result of a store."""
+    """Probes a store; returns the document for its probe result. Raises NotExclusiveError."""
     about: dict[str, Any] = {"format": manifest.FORMAT, "place": errors.without_secrets(archive.identity())}
     try:
         return about | {"probe": probe.probe(archive, rounds), "single_writer": False}
@@ -126,6 +134,7 @@ def _claim(archive: Store) -> None:
         "kept out, and what both wrote until then may be damaged: run one command at a time.",
         archive,
     )
+    # Random, so that a second process of the same host or user is told apart too.
     token = secrets.token_hex(16)
     archive.replace(layout.CLAIM, token.encode())
     archive.claim(layout.CLAIM, token)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ def of_entry(entry: Entry, is_redacted: Callable[[str], bool]) -> Entry:
         entry["duplicate_of"] = pseudonym(duplicate_of)
     if is_redacted(entry["key"]):
         entry["key"] = entry["uri"] = pseudonym(entry["key"])
+        # Hashes identify the picture to anyone who has a copy; the group is the stem of its name.
         entry["held_sha256"] = entry["sha256"] = entry["duplicate_of"] = entry["group"] = None
     return entry
 
@@ -72,10 +73,17 @@ def runs_that_list(archive: Store, head: ArchiveHead, keys: Collection[str]) -> 
             plan = log.plan(archive, head, run)
             path = fetch(archive, IndexFile(plan.listing, plan.listing_sha256), Path(scratch))
             with pa.parquet.ParquetFile(path) as listing:
-                batches = listing.iter_batches(columns=["key", "duplicate_of"])
-                if any(pa.compute.is_in(column, wanted).true_count for batch in batches for column in batch.columns):
+                if _names_any(listing, wanted):
                     found.append(run)
     return tuple(found)
+
+
+def _names_any(listing: pa.parquet.ParquetFile, wanted: pa.Array) -> bool:
+    for batch in listing.iter_batches(columns=["key", "duplicate_of"]):
+        for column in batch.columns:
+            if pa.compute.is_in(column, wanted).true_count:
+                return True
+    return False
 
 
 def write_listing(archive: Store, plan: Manifest, is_redacted: Callable[[str], bool], target: Path) -> None:
@@ -98,11 +106,14 @@ def redact_history(archive: Store) -> None:
     """
     while True:
         last = log.number(archive)
-        records = {name: archive.read(name) for name in map(layout.record, range(1, last + 1)) if archive.exists(name)}
+        records: dict[str, bytes] = {}
+        for number in range(1, last + 1):
+            name = layout.record(number)
+            if archive.exists(name):  # all but the last are history, so an archive may lack one
+                records[name] = archive.read(name)
         documents = {name: manifest.from_json(data, name) for name, data in records.items()}
-        begun = [document["head"]["erasure"] or {} for document in documents.values()]
-        redacted = {key for erasure in begun if erasure.get("redacted") for key in erasure["keys"]}
-        del documents[layout.record(last)]
+        redacted = _ever_redacted(documents.values())
+        del documents[layout.record(last)]  # the head, which is in force and has pseudonyms already
         for name, document in documents.items():
             after = manifest.to_json(_without(document, redacted))
             if after != records[name]:
@@ -114,8 +125,19 @@ def redact_history(archive: Store) -> None:
             return
 
 
+def _ever_redacted(records: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Returns the pseudonyms of all keys that an erasure among these records redacts."""
+    redacted: set[str] = set()
+    for record in records:
+        erasure = record["head"]["erasure"]
+        if erasure is not None and erasure.get("redacted"):
+            redacted.update(erasure["keys"])
+    return redacted
+
+
 def _without(value: Any, redacted: Collection[str]) -> Any:
     """Returns a JSON value with each string that equals a redacted key replaced by its pseudonym."""
+    # Only pseudonyms are on record, so each string is tried.
     if isinstance(value, str):
         return pseudonym(value) if pseudonym(value) in redacted else value
     if isinstance(value, list):
@@ -128,38 +150,47 @@ def _without(value: Any, redacted: Collection[str]) -> Any:
 def _remove_plans(archive: Store, head: ArchiveHead, redacted: Collection[str]) -> None:
     """Removes listings with redacted keys that never came into force, and cannot since the erasure began."""
     in_force = {log.plan(archive, head, run).listing for run in range(1, head.runs + 1)}
-    names = [item.name for item in archive.list(f"{layout.RUNS}/") if layout.is_listing(item.name)]
-    for name in names:
-        if name not in in_force:
-            with archive.open(name) as file:
-                keys = pa.parquet.read_table(file, columns=["key"]).column("key").to_pylist()
-            if any(pseudonym(key) in redacted for key in keys):
-                archive.remove(name)
+    for item in list(archive.list(f"{layout.RUNS}/")):  # at once: the loop removes some of them
+        if not layout.is_listing(item.name) or item.name in in_force:
+            continue
+        with archive.open(item.name) as file:
+            keys = pa.parquet.read_table(file, columns=["key"]).column("key").to_pylist()
+        if any(pseudonym(key) in redacted for key in keys):
+            archive.remove(item.name)
 
 
 def _redact_findings(archive: Store, name: str, redacted: Collection[str]) -> None:
     with archive.open(name) as file:
         table = pa.parquet.read_table(file)
     rows = table.to_pylist()
-    keys = {row["key"] for row in rows if row["key"] is not None and pseudonym(row["key"]) in redacted}
+    keys = set()
+    for row in rows:
+        if row["key"] is not None and pseudonym(row["key"]) in redacted:
+            keys.add(row["key"])
     for row in rows:
         for key in keys:
-            row["key"] = pseudonym(key) if row["key"] == key else row["key"]
-            row["detail"] = row["detail"] and row["detail"].replace(key, pseudonym(key))
+            if row["key"] == key:
+                row["key"] = pseudonym(key)
+            if row["detail"]:  # a finding on another object may name the key in its text
+                row["detail"] = row["detail"].replace(key, pseudonym(key))
     if keys:
         archive.replace(name, index_files.written(pa.Table.from_pylist(rows, table.schema)))
 
 
 def still_named(archive: Store, keys: Iterable[str]) -> list[str]:
-    """Yields records of the log and findings of audits that contain any of the keys."""
+    """Returns the records of the log and the findings of audits that contain any of the keys."""
     as_json = [json.dumps(key).encode() for key in keys]
     names = [item.name for item in archive.list()]
-    records = [name for name in names if name.startswith(f"{layout.LOG}/")]
-    found = [name for name in records if any(key in archive.read(name) for key in as_json)]
+    found = []
+    for name in names:
+        if name.startswith(f"{layout.LOG}/") and any(key in archive.read(name) for key in as_json):
+            found.append(name)
     for name in names:
         if name.startswith(f"{layout.AUDITS}/"):
             with archive.open(name) as file:
-                findings = json.dumps(pa.parquet.read_table(file, columns=["key", "detail"]).to_pylist()).encode()
+                rows = pa.parquet.read_table(file, columns=["key", "detail"]).to_pylist()
+            findings = json.dumps(rows).encode()
+            # In a record a key is a string of its own; in a finding's text it stands without quotes.
             if any(key[1:-1] in findings for key in as_json):
                 found.append(name)
     return found

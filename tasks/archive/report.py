@@ -31,7 +31,9 @@ Read = TypeVar("Read")
 def parts(archive: Store, head: ArchiveHead, run: int) -> list[IndexFile]:
     """Returns a run's parts: those listed by its seal, or those that exist if the run is open."""
     if run in head.sealed:
-        return [IndexFile(part["name"], part["sha256"], part["size"]) for part in log.seal(archive, head, run)["parts"]]
+        # The seal decides, not the folder: a late runner may have left a part that does not count.
+        seal = log.seal(archive, head, run)
+        return [IndexFile(part["name"], part["sha256"], part["size"]) for part in seal["parts"]]
     there = archive.children(layout.parts(run))
     return [IndexFile(f"{layout.parts(run)}/{name}") for name in there if name.endswith(".parquet")]
 
@@ -45,8 +47,10 @@ def rows(
     """
 
     def paths(head: ArchiveHead, noted: list[str] | None) -> list[Path]:
-        sources = _sources(archive, head, run_numbers)
-        return [path for source in sources for path in _paths(archive, head, source, scratch.path, noted)]
+        found: list[Path] = []
+        for source in _sources(archive, head, run_numbers):
+            found += _paths(archive, head, source, scratch.path, noted)
+        return found
 
     with index_files.scratch() as scratch:
         found = _consistently(archive, paths, damaged)
@@ -63,34 +67,45 @@ def batches(
 ) -> pa.RecordBatchReader:
     """Streams the rows of some tables and parts; detects damage before the first row."""
     with index_files.scratch() as scratch:
-        paths = [path for source in sources for path in _paths(archive, head, source, scratch.path, None)]
+        paths: list[Path] = []
+        for source in sources:
+            paths += _paths(archive, head, source, scratch.path, None)
         return scratch.owned_by(index_files.reader(paths, SCHEMA, columns))
 
 
 def lookup(archive: Store, keys: Iterable[str], *, damaged: list[str] | None = None) -> pa.Table:
     """Returns all rows of some keys. Reads only table files with a matching key range, each with one request."""
     wanted = sorted(set(keys))
+    is_wanted = pa.compute.field("key").isin(wanted)
 
-    def found(head: ArchiveHead, noted: list[str] | None) -> list[pa.Table]:
-        return [
-            parquet.conformed(table, SCHEMA).filter(pa.compute.field("key").isin(wanted))
-            for source in [*_sources(archive, head, list(head.sealed)), *_committed(archive, head, wanted)]
-            for table in _tables(archive, head, source, wanted, noted)
-        ]
+    def matches(head: ArchiveHead, noted: list[str] | None) -> list[pa.Table]:
+        sources = [*_sources(archive, head, list(head.sealed)), *_committed(archive, head, wanted)]
+        found: list[pa.Table] = []
+        for source in sources:
+            for table in _tables(archive, head, source, wanted, noted):
+                found.append(parquet.conformed(table, SCHEMA).filter(is_wanted))
+        return found
 
-    return pa.concat_tables([SCHEMA.empty_table(), *_consistently(archive, found, damaged)])
+    return pa.concat_tables([SCHEMA.empty_table(), *_consistently(archive, matches, damaged)])
 
 
 def _sources(archive: Store, head: ArchiveHead, run_numbers: Sequence[int] | None) -> list[Table | IndexFile]:
-    """Returns the tables that cover only wanted runs, and the parts of the other wanted runs."""
-    wanted = set(range(1, head.runs + 1) if run_numbers is None else run_numbers)
+    """Returns the tables that cover only wanted runs, and the parts of the other wanted runs.
+
+    A table that also covers other runs would need a filter, and is passed over.
+    """
+    if run_numbers is None:
+        run_numbers = range(1, head.runs + 1)
+    wanted = set(run_numbers)
     found: list[Table | IndexFile] = []
     for table in head.tables:
         covered = set(range(table.first_run, table.last_run + 1))
         if covered <= wanted:
             found.append(table)
             wanted -= covered
-    return found + [part for run in sorted(wanted) for part in parts(archive, head, run)]
+    for run in sorted(wanted):
+        found += parts(archive, head, run)
+    return found
 
 
 def _committed(archive: Store, head: ArchiveHead, keys: list[str]) -> list[IndexFile]:
@@ -98,27 +113,39 @@ def _committed(archive: Store, head: ArchiveHead, keys: list[str]) -> list[Index
     if head.open_run is None or not keys:
         return []
     plan = log.plan(archive, head, head.open_run)
-    indices: list[int] = []
     with archive.open(plan.listing) as file:
-        listing, first = pa.parquet.ParquetFile(file, page_checksum_verification=True), 0
-        for group in range(listing.num_row_groups):
-            about = listing.metadata.row_group(group)
-            bounds = about.column(listing.schema_arrow.get_field_index("key")).statistics
-            if bounds is None or any(bounds.min <= key <= bounds.max for key in keys):
-                found = listing.read_row_group(group, columns=["key"]).column("key").to_pylist()
-                indices += [first + index for index, key in enumerate(found) if key in keys]
-            first += about.num_rows
+        indices = _indices(pa.parquet.ParquetFile(file, page_checksum_verification=True), keys)
     found_parts = []
     for shard, (start, stop) in enumerate(plan.shards):
         part = layout.part(plan.run, shard)
-        if any(start <= index < stop for index in indices) and archive.exists(part):
+        has_key = any(start <= index < stop for index in indices)
+        if has_key and archive.exists(part):  # the shard may not be done yet
             found_parts.append(IndexFile(part))
     return found_parts
 
 
+def _indices(listing: pa.parquet.ParquetFile, keys: list[str]) -> list[int]:
+    """Returns the indices of some keys' rows in a listing. Reads only row groups whose key range may contain one."""
+    indices: list[int] = []
+    key_column = listing.schema_arrow.get_field_index("key")
+    first = 0
+    for group in range(listing.num_row_groups):
+        about = listing.metadata.row_group(group)
+        bounds = about.column(key_column).statistics
+        # Parquet states no bounds where it cannot, so such a group has to be read.
+        if bounds is None or any(bounds.min <= key <= bounds.max for key in keys):
+            found = listing.read_row_group(group, columns=["key"]).column("key").to_pylist()
+            indices += [first + index for index, key in enumerate(found) if key in keys]
+        first += about.num_rows
+    return indices
+
+
 def parts_of(archive: Store, head: ArchiveHead, table: Table) -> list[IndexFile]:
     """Returns the parts that a table covers."""
-    return [part for run in range(table.first_run, table.last_run + 1) for part in parts(archive, head, run)]
+    found: list[IndexFile] = []
+    for run in range(table.first_run, table.last_run + 1):
+        found += parts(archive, head, run)
+    return found
 
 
 def _paths(
@@ -126,14 +153,21 @@ def _paths(
 ) -> list[Path]:
     """Returns local files with the rows of a table or a part; for a damaged table, the parts of its runs."""
     if isinstance(source, IndexFile):
-        found = _or_noted(source, damaged, lambda part: index_files.fetch(archive, part, scratch))
-        return [found] if found is not None else []
+        try:
+            return [index_files.fetch(archive, source, scratch)]
+        except DamagedError:
+            if damaged is None:
+                raise
+            damaged.append(source.name)
+            return []
     try:
         return [index_files.fetch(archive, file, scratch) for file in source.files]
     except DamagedError as error:
         say_instead(error)
-        instead = parts_of(archive, head, source)
-        return [path for part in instead for path in _paths(archive, head, part, scratch, damaged)]
+    paths: list[Path] = []
+    for part in parts_of(archive, head, source):
+        paths += _paths(archive, head, part, scratch, damaged)
+    return paths
 
 
 def _tables(
@@ -141,26 +175,22 @@ def _tables(
 ) -> list[pa.Table]:
     """Reads the rows of the files with a matching key range, with the same fallback as `_paths`."""
     if isinstance(source, IndexFile):
-        found = _or_noted(source, damaged, lambda part: index_files.read(archive, part))
-        return [found] if found is not None else []
+        try:
+            return [index_files.read(archive, source)]
+        except DamagedError:
+            if damaged is None:
+                raise
+            damaged.append(source.name)
+            return []
+    chosen = [file for file in source.files if _may_have_any(file, keys)]
     try:
-        chosen = [file for file in source.files if _within(keys, file)]
         return [index_files.read(archive, file) for file in chosen]
     except DamagedError as error:
         say_instead(error)
-        instead = parts_of(archive, head, source)
-        return [table for part in instead for table in _tables(archive, head, part, keys, damaged)]
-
-
-def _or_noted(part: IndexFile, damaged: list[str] | None, read: Callable[[IndexFile], Read]) -> Read | None:
-    """Reads a part. Returns None for a damaged part if `damaged` is given, and appends its name."""
-    try:
-        return read(part)
-    except DamagedError:
-        if damaged is None:
-            raise
-        damaged.append(part.name)
-        return None
+    tables: list[pa.Table] = []
+    for part in parts_of(archive, head, source):
+        tables += _tables(archive, head, part, keys, damaged)
+    return tables
 
 
 def say_instead(error: DamagedError) -> None:
@@ -178,6 +208,7 @@ def _consistently(
     """
     while True:
         head = log.read(archive)
+        # A list of this attempt alone, so that an attempt that is repeated leaves nothing in the caller's list.
         noted: list[str] | None = None if damaged is None else []
         try:
             found = read(head, noted)
@@ -192,7 +223,8 @@ def _consistently(
         return found
 
 
-def _within(keys: list[str], file: TableFile) -> bool:
+def _may_have_any(file: TableFile, keys: list[str]) -> bool:
+    """Whether any of some sorted keys is in the key range of a file."""
     index = bisect.bisect_left(keys, file.first)
     return index < len(keys) and keys[index] <= file.last
 
@@ -206,27 +238,35 @@ def query(archive: Store, sql: str) -> list[dict[str, Any]]:
 def count(table: pa.Table) -> Totals:
     """Counts rows by status, source bytes and stored bytes; a stored file shared by several rows counts once."""
     statuses = table.column("status").to_pylist()
+    totals = {"images": table.num_rows}
+    for status in STATUSES:
+        totals[status] = statuses.count(status)
+    totals[DAMAGED] = table.column("reason").to_pylist().count(DAMAGED)
+    totals["source_bytes"] = sum(table.column("source_bytes").to_pylist())
+    totals["stored_bytes"] = _stored_bytes(table)
+    return totals
+
+
+def _stored_bytes(table: pa.Table) -> int:
+    """Sums the stored files of some rows; rows `unchanged` point to files that an earlier run counted."""
+    names = ("status", "tar", "offset", "length", "film_length")
     columns = []
-    for name in ("tar", "offset", "length", "film_length"):
-        is_there = name in table.column_names  # a column may be newer than the part
-        columns.append(table.column(name).to_pylist() if is_there else [None] * table.num_rows)
+    for name in names:
+        if name in table.column_names:
+            columns.append(table.column(name).to_pylist())
+        else:  # the column is newer than the part
+            columns.append([None] * table.num_rows)
     files: dict[tuple[str, int], int] = {}
-    for status, tar, offset, length, film in zip(statuses, *columns, strict=True):
+    for status, tar, offset, length, film_length in zip(*columns, strict=True):
         if tar is not None and status != "unchanged":
-            files[tar, offset] = length + (film or 0)
-    return {
-        "images": table.num_rows,
-        **{status: statuses.count(status) for status in STATUSES},
-        DAMAGED: table.column("reason").to_pylist().count(DAMAGED),
-        "source_bytes": sum(table.column("source_bytes").to_pylist()),
-        "stored_bytes": sum(files.values()),
-    }
+            files[tar, offset] = length + (film_length or 0)
+    return sum(files.values())
 
 
 def add(totals: Sequence[Totals]) -> Totals:
     """Sums totals field by field."""
-    empty = count(SCHEMA.empty_table())
-    return {name: sum(total[name] for total in totals) for name in empty}
+    names = count(SCHEMA.empty_table())  # without totals each field is 0
+    return {name: sum(total[name] for total in totals) for name in names}
 
 
 def failures(archive: Store, run_numbers: Sequence[int], first: int) -> tuple[int, list[dict[str, Any]]]:
@@ -242,9 +282,9 @@ def failures(archive: Store, run_numbers: Sequence[int], first: int) -> tuple[in
     """
     with parquet.database(rows=rows(archive, run_numbers)) as connection:
         found = list(connection.sql(sql).to_arrow_table().to_pylist())
-    number = found[0]["found"] if found else 0  # the same in each row, also if LIMIT cut them
+    number = 0
     for row in found:
-        del row["found"]
+        number = row.pop("found")  # the same in each row, also if LIMIT cut them
     return number, found
 
 

@@ -49,7 +49,9 @@ UPLOADS: Mapping[str, str] = {
 
 
 def _field(name: str, kind: pa.DataType, description: str, unit: str = "", *, nullable: bool = True) -> pa.Field:
-    metadata = {"description": description} | ({"unit": unit} if unit else {})
+    metadata = {"description": description}
+    if unit:
+        metadata["unit"] = unit
     return pa.field(name, kind, nullable, metadata)
 
 
@@ -155,6 +157,7 @@ SCHEMA = pa.schema(
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
 MEASURED_ON_THE_WAY = ("encode_seconds", "decode_seconds", "device", "created_at")
+"""Fields that may differ between two runs over the same sources; all others are determined by sources and settings."""
 
 
 class Row(TypedDict, total=False):
@@ -231,10 +234,12 @@ def table(rows: Sequence[Row], metadata: Mapping[str, str]) -> pa.Table:
 
     Raises pyarrow.ArrowInvalid for a value of the wrong type and ValueError for a name outside the schema.
     """
-    unknown = {name for row in rows for name in row} - set(SCHEMA.names)
-    if unknown:
+    names: set[str] = set()
+    for row in rows:
+        names.update(row)
+    unknown = names - set(SCHEMA.names)
+    if unknown:  # pyarrow would drop such a value without a word
         raise ValueError(f"the report has no field {', '.join(sorted(unknown))}")
-    schema = SCHEMA.with_metadata(
-        {**SCHEMA.metadata, **{key.encode(): value.encode() for key, value in metadata.items()}}
-    )
+    added = {key.encode(): value.encode() for key, value in metadata.items()}
+    schema = SCHEMA.with_metadata({**SCHEMA.metadata, **added})
     return pa.Table.from_pylist(list(rows), schema)

@@ -24,7 +24,7 @@ from tasks.storage.store import Store, sha256_of
 
 FACTOR = 4
 ROWS_PER_FILE = 100_000
-ROWS_SORTED_AT_ONCE = 2_000_000
+ROWS_SORTED_AT_ONCE = 2_000_000  # a bound on memory, not on rows
 LISTED = pa.schema(
     [
         pa.field("key", pa.string(), False),
@@ -49,15 +49,24 @@ _LAST_ENTRIES = """
 def with_run(archive: Store, head: ArchiveHead, run: int) -> tuple[Table, ...]:
     """Returns the tables of a head, extended to cover all sealed runs up to `run`."""
     older = list(head.tables)
-    taken: list[Table] = []
+    absorbed: list[Table] = []
     plans = [log.plan(archive, head, number) for number in range(head.tabled + 1, run + 1)]
     rows = sum(plan.images for plan in plans)
-    while older and (older[-1].rows < FACTOR * rows or not (rows or older[-1].rows)):
-        taken.insert(0, older.pop())
-        rows += taken[0].rows
-    outside = [part for plan in plans for part in report.parts(archive, head, plan.run)]
-    first = taken[0].first_run if taken else head.tabled + 1
-    return (*older, write(archive, head, first, run, [*taken, *outside]))
+    while older and _is_small(older[-1], rows):
+        absorbed.insert(0, older.pop())
+        rows += absorbed[0].rows
+    sources: list[Table | IndexFile] = list(absorbed)
+    for plan in plans:
+        sources += report.parts(archive, head, plan.run)
+    first = absorbed[0].first_run if absorbed else head.tabled + 1
+    return (*older, write(archive, head, first, run, sources))
+
+
+def _is_small(older: Table, rows: int) -> bool:
+    """Whether a new table with some rows absorbs the table before it."""
+    if rows == 0:
+        return older.rows == 0  # runs without rows, say of sources that are gone, must not pile up empty tables
+    return older.rows < FACTOR * rows
 
 
 def retire(archive: Store, head: ArchiveHead, after: ArchiveHead, kind: str, **about: Any) -> ArchiveHead | None:
@@ -66,9 +75,8 @@ def retire(archive: Store, head: ArchiveHead, after: ArchiveHead, kind: str, **a
     Returns None if another record came first. Readers of the previous head can finish; readers of an older head read
     again by a newer one.
     """
-    still_named = {file.name for file in every_file(after.tables)}
-    retired = tuple(file.name for file in every_file(head.tables) if file.name not in still_named)
-    after = replace(after, record=head.record + 1, retired=retired)
+    retired = replaced_files(head, after)
+    after = replace(after, record=head.record + 1, retired=tuple(retired))
     if not log.append(archive, head, kind, after, **about):
         return None
     for name in head.retired:
@@ -76,9 +84,19 @@ def retire(archive: Store, head: ArchiveHead, after: ArchiveHead, kind: str, **a
     return after
 
 
+def replaced_files(head: ArchiveHead, after: ArchiveHead) -> list[str]:
+    """Returns the names of a head's table files that the head after it does not name."""
+    still_named = {file.name for file in every_file(after.tables)}
+    return [file.name for file in every_file(head.tables) if file.name not in still_named]
+
+
 def every_file(tables: Iterable[Table]) -> list[TableFile]:
     """Returns all files of some tables."""
-    return [file for table in tables for file in (*table.files, *table.listed)]
+    files: list[TableFile] = []
+    for table in tables:
+        files += table.files
+        files += table.listed
+    return files
 
 
 def whole(archive: Store, head: ArchiveHead, *, afresh: bool) -> tuple[Table, ...]:
@@ -98,13 +116,15 @@ def write(archive: Store, head: ArchiveHead, first: int, last: int, sources: lis
     """Publishes the table of some runs: rows from `sources`, listing entries from the head's tables."""
     entries = listed(archive, head, first, last)
     files = _write(archive, head, 0, _ROWS, report.batches(archive, head, sources), SCHEMA)
-    start = len(files)
-    return Table(first, last, files, _write(archive, head, start, _LAST_ENTRIES, entries, LISTED))
+    # Both kinds of files share a folder, so their numbers go on.
+    listed_files = _write(archive, head, len(files), _LAST_ENTRIES, entries, LISTED)
+    return Table(first, last, files, listed_files)
 
 
 def listed(archive: Store, head: ArchiveHead, first: int = 1, last: int | None = None) -> pa.RecordBatchReader:
     """Streams the listing entries of some runs (default: all): at least the last entries of each key."""
-    last = head.runs if last is None else last
+    if last is None:
+        last = head.runs
     tables = {table.first_run: table for table in head.tables if table.last_run <= last}
     run = first
     with index_files.scratch() as scratch:
@@ -125,7 +145,7 @@ def _listed_paths(archive: Store, head: ArchiveHead, table: Table, scratch: Path
     except DamagedError as error:
         report.say_instead(error)
         paths = []
-    if not paths:
+    if not paths:  # damaged, or a table of format 1, which has no listing entries
         return [_listing(archive, head, run, scratch) for run in range(table.first_run, table.last_run + 1)]
     return paths
 
@@ -143,8 +163,10 @@ def _write(
     with parquet.database(rows=source) as connection:
         for index, rows in enumerate(_filled(_sorted(connection, staging)), start):
             files.append(publish(archive, head.record + 1, index, rows.cast(schema)))
-        staged = connection.sql("FROM staged").count("*").fetchall()[0][0]
-    if (written := sum(file.rows for file in files)) != staged:
+        staged = _staged_rows(connection)
+    written = sum(file.rows for file in files)
+    # A wrong key range in `_sorted` would lose rows, and readers prefer the table to the parts that still have them.
+    if written != staged:
         raise ArchiveError(
             f"{archive}: only {written} of {staged} rows were written to a table; nothing was changed; run again"
         )
@@ -167,11 +189,21 @@ def publish(archive: Store, record: int, index: int, rows: pa.Table) -> TableFil
 def _sorted(connection: duckdb.DuckDBPyConnection, staging: str) -> Iterator[pa.RecordBatch]:
     """Yields rows sorted by key and run, one key range at a time: sorting all at once needs memory for all."""
     connection.execute(staging)
-    ranges = 1 + connection.sql("FROM staged").count("*").fetchall()[0][0] // ROWS_SORTED_AT_ONCE
-    keys = sorted(key for (key,) in connection.execute(_SAMPLE).fetchall()) if ranges > 1 else []
-    bounds = sorted({keys[len(keys) * step // ranges] for step in range(1, ranges)})
+    ranges = 1 + _staged_rows(connection) // ROWS_SORTED_AT_ONCE
+    bounds = _range_bounds(connection, ranges) if ranges > 1 else []
     for low, high in itertools.pairwise(["", *bounds, None]):
         yield from connection.sql(_RANGE, params={"low": low, "high": high}).to_arrow_reader(ROWS_PER_FILE)
+
+
+def _staged_rows(connection: duckdb.DuckDBPyConnection) -> int:
+    return int(connection.sql("FROM staged").count("*").fetchall()[0][0])
+
+
+def _range_bounds(connection: duckdb.DuckDBPyConnection, ranges: int) -> list[str]:
+    """Returns the keys between ranges of about equal size: quantiles of a sample, since exact ones need a sort."""
+    keys = sorted(key for (key,) in connection.execute(_SAMPLE).fetchall())
+    bounds = {keys[len(keys) * step // ranges] for step in range(1, ranges)}
+    return sorted(bounds)
 
 
 def _filled(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
@@ -181,7 +213,8 @@ def _filled(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         while sum(map(len, waiting)) + len(batch) >= ROWS_PER_FILE:
             missing = ROWS_PER_FILE - sum(map(len, waiting))
             yield pa.Table.from_batches([*waiting, batch.slice(0, missing)])
-            waiting, batch = [], batch.slice(missing)
+            waiting = []
+            batch = batch.slice(missing)
         if len(batch):
             waiting.append(batch)
     if waiting:

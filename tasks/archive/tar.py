@@ -19,11 +19,18 @@ SPARE = 64 << 20
 """Bytes of free disk space to preserve."""
 
 
+def padded(size: int) -> int:
+    """Returns the bytes that a member's content takes in a tar: whole blocks."""
+    blocks = -(-size // tarfile.BLOCKSIZE)
+    return blocks * tarfile.BLOCKSIZE
+
+
 class Tar:
     """Writes a tar to a local file, with fixed owner, mode and time, and members in the order of addition."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._before = path, 0
+        self._path = path
+        self._before = 0
         self._open()
 
     def _open(self) -> None:
@@ -43,7 +50,7 @@ class Tar:
         """
         with self._naming_errors():
             end = self._append(name, data)
-        return end - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        return end - padded(len(data))
 
     def add_pieces(self, name: str, size: int, pieces: Iterable[bytes]) -> tuple[int, str]:
         """Appends a member that does not fit into memory; returns its offset and the SHA-256 of its bytes.
@@ -57,17 +64,19 @@ class Tar:
                 f"{self._path}: {size} bytes exceed the {free} free bytes here; set TMPDIR to a larger disk"
             )
         member = tarfile.TarInfo(name)
-        member.size, member.mode = size, 0o444
+        member.size = size
+        member.mode = 0o444
         self._before = self._writer.offset
         stream = _Pieces(pieces)
         try:
             with self._naming_errors():
                 self._writer.addfile(member, cast(BinaryIO, stream))
             stream.finish()
-        except BaseException:
+        except BaseException:  # also an interrupt: a half member would shift all that follow
             self.drop()
             raise
-        return self._writer.offset - -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE, stream.digest.hexdigest()
+        offset = self._writer.offset - padded(size)
+        return offset, stream.digest.hexdigest()
 
     def drop(self) -> None:
         """Removes the member that add_pieces appended last."""
@@ -79,7 +88,8 @@ class Tar:
     def _append(self, name: str, data: bytes) -> int:
         """Writes a member; returns the length of the tar so far."""
         member = tarfile.TarInfo(name)
-        member.size, member.mode = len(data), 0o444
+        member.size = len(data)
+        member.mode = 0o444
         self._writer.addfile(member, io.BytesIO(data))
         return self._writer.offset
 
@@ -100,13 +110,19 @@ class _Pieces:
     """A file object over pieces, readable once, that hashes its content."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces, self._rest, self.digest = iter(pieces), b"", hashlib.sha256()
+        self._pieces = iter(pieces)
+        self._rest = b""
+        self.digest = hashlib.sha256()
 
     def read(self, count: int) -> bytes:
-        while len(self._rest) < count and (piece := next(self._pieces, None)) is not None:
+        while len(self._rest) < count:
+            piece = next(self._pieces, None)
+            if piece is None:
+                break
             self.digest.update(piece)
             self._rest += piece
-        taken, self._rest = self._rest[:count], self._rest[count:]
+        taken = self._rest[:count]
+        self._rest = self._rest[count:]
         return taken
 
     def finish(self) -> None:
@@ -119,7 +135,7 @@ class TrainingTar(Tar):
     """A Tar written by WebDataset's own writer."""
 
     def _open(self) -> None:
-        import webdataset
+        import webdataset  # imports torch, which archives do without
 
         self._file = self._path.open("wb")
         self._shard = webdataset.TarWriter(

@@ -28,13 +28,17 @@ from tasks.sources.source import Source, open_source
 from tasks.storage import parquet
 from tasks.storage.store import Store
 
-SAMPLES, JUDGED = 20, 200
-"""Number of sources to encode, and number to inspect for files that would be kept whole."""
+SAMPLES = 20
+"""Number of sources to encode."""
+JUDGED = 200
+"""Number of sources to inspect for files that would be kept whole, which is much faster than to encode them."""
 UNLIMITED = 2**40
 READS_A_PICTURE = 2
 """Read the source, then check that it has not changed."""
-READS_A_SHARD, WRITES_A_SHARD = 8, 2
-"""Reads: manifest, part (done?), listing (3), tar for verification, part for the seal (2). Writes: tar, part."""
+READS_A_SHARD = 8
+"""Manifest, part (done?), listing (3), tar for verification, part for the seal (2)."""
+WRITES_A_SHARD = 2
+"""Tar, part."""
 
 _SAMPLES = """
     SELECT * EXCLUDE (place, pictures) FROM (
@@ -100,10 +104,12 @@ def predict(
     Includes the remaining work of an open run. Raises ArchiveError if the source does not exist, or if compress-archive
     would refuse it because it has shrunk.
     """
-    pictures, store = open_source(source), Store(archive)
+    pictures = open_source(source)
+    store = Store(archive)
     pictures.check(store)
     head = log.read(store)
     with tempfile.TemporaryDirectory() as scratch:
+        # One listing for all runs: a limit on shards would cut it where the first run ends.
         limits = sharding.Limits(settings.max_images_per_shard, settings.max_shard_bytes, UNLIMITED)
         chosen = Filter(settings.include, settings.exclude, settings.non_images == "keep")
         frozen = listing.freeze(pictures, store, head, limits, Path(scratch), chosen=chosen, allow_shrink=allow_shrink)
@@ -111,16 +117,26 @@ def predict(
             count, size = connection.execute(
                 "SELECT count(*), coalesce(sum(size), 0)::BIGINT FROM listing WHERE state NOT IN ('gone', 'excluded')"
             ).fetchall()[0]
-            entries, looked_at = (
-                connection.sql(_SAMPLES, params={"samples": min(most, count)}).to_arrow_table().to_pylist()
-                for most in (SAMPLES, JUDGED)
-            )
+
+            # Nested, since a function with DuckDB's type in its signature must not be in this module: after an error,
+            # Prefect keeps the module until exit, when DuckDB would report leaks.
+            def sample(samples: int) -> list[Entry]:
+                found = connection.sql(_SAMPLES, params={"samples": samples})
+                return list(found.to_arrow_table().to_pylist())
+
+            to_encode = sample(min(SAMPLES, count))
+            to_judge = sample(min(JUDGED, count))
         trial = _Trial(pictures, settings, models)
-        rows, seconds = trial.encoded(head.runs + 1, entries, Path(scratch), progress)
-        wholes = trial.judged(looked_at, count)
+        rows, seconds = trial.encoded(head.runs + 1, to_encode, Path(scratch), progress)
+        wholes = trial.judged(to_judge, count)
     shards = len(frozen.shards)
-    each = seconds / len(rows) if rows else None
-    stored = sum((row.get("length") or 0) + (row.get("film_length") or 0) for row in rows)
+    stored_bytes: int | None = None
+    seconds_a_picture: float | None = None
+    hours: float | None = None
+    if rows:
+        stored_bytes = round(_stored(rows) / len(rows) * count)
+        seconds_a_picture = seconds / len(rows)
+        hours = seconds_a_picture * count / workers / 3600
     return Plan(
         pictures=count,
         gone=frozen.gone,
@@ -132,13 +148,22 @@ def predict(
         write_requests=WRITES_A_SHARD * shards,
         sampled=len(rows),
         failed=sum(row["status"] == "failed" for row in rows),
-        stored_bytes=round(stored / len(rows) * count) if rows else None,
-        seconds_a_picture=each,
+        stored_bytes=stored_bytes,
+        seconds_a_picture=seconds_a_picture,
         workers=workers,
-        hours=each * count / workers / 3600 if each is not None else None,
-        judged=len(looked_at),
+        hours=hours,
+        judged=len(to_judge),
         kept_whole=tuple(wholes),
     )
+
+
+def _stored(rows: list[Row]) -> int:
+    """Returns the bytes that some rows add to tars, with the videos of motion photos."""
+    total = 0
+    for row in rows:
+        total += row.get("length") or 0
+        total += row.get("film_length") or 0
+    return total
 
 
 @dataclass
@@ -154,7 +179,8 @@ class _Trial:
     """Encodes sources as a shard does, without writing anything."""
 
     def __init__(self, pictures: Source, settings: RunSettings, models: Models) -> None:
-        self._pictures, self._settings = pictures, settings
+        self._pictures = pictures
+        self._settings = settings
         self._models = replace(models, threads=settings.threads, memory=settings.image_memory)
         self._bpp: float | None = None
 
@@ -162,23 +188,34 @@ class _Trial:
         """Returns the rows of some entries, and the seconds they took after the models were loaded."""
         if not entries:
             return [], 0.0
-        settings, models = self._settings, self._models
+        settings = self._settings
+        models = self._models
         with worker(models, settings.metrics) as encoder, verifier(models) as decoder:
             about = decoder.greeting()
-            encoder.greeting()
+            encoder.greeting()  # waits until the models are loaded, so that the seconds below are those of encoding
             if settings.quality is None and settings.target_bpp is None:
                 settings = replace(settings, quality=about["default_quality"])
-            source, shards = self._pictures.url, ((0, len(entries)),)
-            plan = Manifest(run, None, source, "", "", 0, False, shards, settings, about["bundle_id"])
+            plan = Manifest(
+                run=run,
+                parent=None,
+                source=self._pictures.url,
+                listing="",
+                listing_sha256="",
+                gone=0,
+                truncated=False,
+                shards=((0, len(entries)),),
+                settings=settings,
+                bundle_id=about["bundle_id"],
+            )
+            # The archive's earlier rows are not read here, so each source counts as new.
+            as_new = [entry | {"held_sha256": None} for entry in entries]
             with Tar(scratch / "trial.tar") as tar:
                 encoding = Encoding(plan, 0, models.device, {}, _Trials(encoder, decoder), tar)
                 progress.begin(len(entries))
                 started = time.perf_counter()
-                encoding.add_all([entry | {"held_sha256": None} for entry in entries], progress)
+                encoding.add_all(as_new, progress)
         seconds = time.perf_counter() - started
-        compressed = [row for row in encoding.rows if row["status"] == "compressed"]
-        pixels = sum(present(row["width"]) * present(row["height"]) for row in compressed)
-        self._bpp = 8 * sum(present(row["bytes"]) for row in compressed) / pixels if pixels else None
+        self._bpp = _mean_bpp(encoding.rows)
         return encoding.rows, seconds
 
     def judged(self, entries: list[Entry], pictures: int) -> list[KeptWhole]:
@@ -194,21 +231,17 @@ class _Trial:
         wholes: list[KeptWhole] = []
         for (reason, discard), outcomes in found.items():
             size = sum(size for size, _ in outcomes)
-            saved = sum(saved for _, saved in outcomes)
-            can_be_saved = discard and self._bpp  # without a rate the .fdc file's size is unknown
-            wholes.append(
-                KeptWhole(
-                    reason,
-                    round(len(outcomes) * scale),
-                    round(size * scale),
-                    discard,
-                    round(saved * scale) if can_be_saved else None,
-                )
-            )
+            would_save = None
+            if discard and self._bpp:  # without a rate the .fdc file's size is unknown
+                would_save = round(sum(saved for _, saved in outcomes) * scale)
+            wholes.append(KeptWhole(reason, round(len(outcomes) * scale), round(size * scale), discard, would_save))
         return sorted(wholes, key=lambda one: (-one.bytes, one.reason))
 
     def _judgement(self, encoder: Child, entry: Entry) -> Iterator[tuple[tuple[str, str | None], int, float]]:
-        """Returns reason, sufficient parts to discard, size, and saved bytes of a source that would be kept whole."""
+        """Yields (reason, part to discard), size and saved bytes of a source that would be kept whole.
+
+        The part is None if no single part would let the source be compressed. Yields nothing for other sources.
+        """
         size = present(entry["size"])
         if size > listing.LARGEST_SOURCE:
             yield ("too_large", None), size, 0.0
@@ -219,12 +252,13 @@ class _Trial:
             if answer.get("fallback", answer.get("reason")) is None:
                 return
             for name in DISCARDS:
-                if name not in self._settings.discard:
-                    other = self._ask(encoder, data, (*self._settings.discard, name))
-                    if "fallback" not in other and other["reason"] is None:
-                        saved = size - (self._bpp or 0) * other["width"] * other["height"] / 8
-                        yield (answer["reason"], name), size, saved
-                        return
+                if name in self._settings.discard:
+                    continue
+                other = self._ask(encoder, data, (*self._settings.discard, name))
+                if "fallback" not in other and other["reason"] is None:
+                    saved = size - (self._bpp or 0) * other["width"] * other["height"] / 8
+                    yield (answer["reason"], name), size, saved
+                    return
             yield (answer.get("fallback") or answer["reason"], None), size, 0.0
         except ArchiveError:
             return  # the run will record a failed row
@@ -235,3 +269,12 @@ class _Trial:
         request = Judge(self._settings.metadata, discard)
         answer, _ = encoder.ask(request, data, seconds=self._settings.image_timeout)
         return answer
+
+
+def _mean_bpp(rows: list[Row]) -> float | None:
+    """Returns bits per pixel over all compressed rows; None without any."""
+    compressed = [row for row in rows if row["status"] == "compressed"]
+    pixels = sum(present(row["width"]) * present(row["height"]) for row in compressed)
+    if not pixels:
+        return None
+    return 8 * sum(present(row["bytes"]) for row in compressed) / pixels

@@ -25,8 +25,10 @@ from tasks.storage.keys import extension_of, member
 OWN_BYTES = ("damaged", "irregular", "signed", "raw", "not_an_image", "encoder")
 """Reasons for which the original bytes are stored, without a lossless transcode: the anomaly may matter."""
 
-FOR_THE_SHARD = ("content", "fingerprint", "fallback", "film", "identifier")
-"""Fields of the encoder's answer that do not go into the row."""
+FOUND_BY_ENCODING = ("would_grow", "below_quality", "unverified")
+"""Reasons that the structure of a source does not show."""
+OF_ONE_SOURCE = ("key", "version", "source_uri", "created_at", "group", "source_modified_at")
+"""Fields that differ between sources of equal content."""
 UNJUDGED = "kept by a release that did not account for every byte of a source; the source has been deleted since"
 
 
@@ -56,37 +58,46 @@ class Encoding:
         tar: Tar,
     ) -> None:
         self.rows: list[Row] = []
-        self._source, self._earlier = open_source(plan.source), earlier
+        self._source = open_source(plan.source)
         self._reader = SourceReader(self._source)
-        self._plan, self._shard, self._device = plan, shard, device
-        self._encoder, self._decoder = Shared(pair.encoder), Shared(pair.decoder)
+        self._plan = plan
+        self._shard = shard
+        self._device = device
+        self._earlier = earlier
+        self._encoder = Shared(pair.encoder)
+        self._decoder = Shared(pair.decoder)
         self._checker = None if pair.checker is None else Shared(pair.checker)
         self._tar = tar
 
     def add_all(self, entries: Sequence[Entry], progress: Progress) -> None:
-        """Yields the rows of a shard's entries: one by one or, with batches, in overlapping stages."""
+        """Adds the rows of a shard's entries: one by one or, with batches, in overlapping stages."""
         batch = self._plan.settings.batch
-        numbered = [(number, entry) for number, entry in enumerate(entries)]
+        numbered = list(enumerate(entries))
         if batch == 1:
             for each in numbered:
                 self._add(self._read(each))
                 progress.advance(1)
             return
-        earlier = {entry["key"] for entry in entries}
-        read = staged(self._read, numbered, waiting=batch)
-        encoded = staged(lambda window: self._together(window, earlier), windows.windows(read, batch))
+        keys = {entry["key"] for entry in entries}
+
+        def together(window: list[Read]) -> list[Read]:
+            return self._together(window, keys)
+
+        # Each stage is a thread: while the GPU encodes a window, the next one is read, and the last one is verified.
+        reads = staged(self._read, numbered, waiting=batch)
+        encoded = staged(together, windows.windows(reads, batch))
         for window in staged(self._verify, encoded):
-            for read_one in window:
-                self._add(read_one)
+            for read in window:
+                self._add(read)
                 progress.advance(1)
 
     def _together(self, window: list[Read], keys: Collection[str]) -> list[Read]:
         """Encodes the sources that surely need it; possible duplicates and held sources are decided later."""
         chosen = []
         for read in window:
-            entry, content = read.entry, read.content
-            is_held = entry["key"] in self._earlier and content == entry["held_sha256"]
-            is_equal = content == entry["sha256"] and entry["duplicate_of"] in keys
+            entry = read.entry
+            is_held = entry["key"] in self._earlier and read.content == entry["held_sha256"]
+            is_equal = read.content == entry["sha256"] and entry["duplicate_of"] in keys
             if read.source is not None and not is_held and not is_equal:
                 read.asked = self._encode_request(entry["key"])
                 chosen.append(read)
@@ -96,15 +107,18 @@ class Encoding:
 
     def _verify(self, window: list[Read]) -> list[Read]:
         """Verifies the files of a window by decoding them again."""
-        settings, claims = self._plan.settings, list[tuple[Read, Claim]]()
+        settings = self._plan.settings
+        encoded: list[Read] = []
+        claims: list[Claim] = []
         for read in window:
             if settings.verify and isinstance(read.answer, tuple) and "content" in read.answer[0]:
                 answer, data = read.answer
-                claims.append((read, Claim(data, answer["content"], answer["fingerprint"])))
-        seconds, timeline = settings.image_timeout, Timeline()
+                encoded.append(read)
+                claims.append(Claim(data, answer["content"], answer["fingerprint"]))
+        timeline = Timeline()
         with timeline.during("verify"):
-            found = decodes_each(self._decoder, [claim for _, claim in claims], seconds=seconds)
-            for (read, claim), verified in zip(claims, found, strict=True):
+            found = decodes_each(self._decoder, claims, seconds=settings.image_timeout)
+            for read, claim, verified in zip(encoded, claims, found, strict=True):
                 read.verified = self._checked(read.entry["key"], claim, verified)
         tell("shard", timeline.spans)
         return window
@@ -116,9 +130,10 @@ class Encoding:
             return verified
         here = decodes_claim(self._checker, claim, seconds=settings.image_timeout)
         if here != verified:
-            found = ("correctly", "incorrectly") if verified else ("incorrectly", "correctly")
+            on_device = "correctly" if verified else "incorrectly"
+            on_cpu = "correctly" if here else "incorrectly"
             raise ArchiveError(
-                f"{key!r}: decodes {found[0]} on {self._device}, but {found[1]} on the CPU; do not trust this device. "
+                f"{key!r}: decodes {on_device} on {self._device}, but {on_cpu} on the CPU; do not trust this device. "
                 "Nothing of this shard was committed"
             )
         return verified
@@ -126,6 +141,7 @@ class Encoding:
     def _read(self, numbered: tuple[int, Entry]) -> Read:
         """Fetches an entry's source, unless it is too large for memory or not needed."""
         number, entry = numbered
+        # By the row, not by the place in a window: so a file does not depend on which other sources are encoded.
         read = Read(entry, number % self._plan.settings.batch)
         if self._is_unjudged(entry):
             return read
@@ -160,35 +176,41 @@ class Encoding:
 
     def _modified(self, entry: Entry) -> int | None:
         """Nanoseconds since 1970, if the stamps of the source's store are times."""
-        stamp, is_local = str(entry["stamp"]), entry["uri"].startswith("file://")
-        return int(stamp) if is_local and not self._source.stamps_tell_content and stamp.isdecimal() else None
+        if not entry["uri"].startswith("file://") or self._source.stamps_tell_content:
+            return None
+        stamp = str(entry["stamp"])
+        return int(stamp) if stamp.isdecimal() else None
 
     def _outcome(self, read: Read) -> Row:
-        entry, source, content = read.entry, read.source, read.content
+        entry = read.entry
         if self._is_unjudged(entry):
             unjudged = Row(source_sha256=entry["held_sha256"]) | self._earlier[entry["key"]]
             return unjudged | Row(needs_attention=UNJUDGED)
         if read.lost is not None:
             return _failed(read.lost.reason, str(read.lost))
-        if source is None:
+        if read.source is None:
             try:
                 return self._streamed(entry)
             except LostError as lost:
                 return _failed(lost.reason, str(lost))
-        found = Row(source_sha256=content)
+        found = Row(source_sha256=read.content)
         earlier = self._earlier.get(entry["key"])
-        if earlier is not None and content == entry["held_sha256"] and not self._again(entry, earlier, source):
+        is_held = read.content == entry["held_sha256"]
+        if earlier is not None and is_held and not self._again(entry, earlier, read.source):
             return found | earlier
-        if content == entry["sha256"]:
+        # The hash in the listing is from planning; a source that has changed since is no duplicate.
+        if read.content == entry["sha256"]:
             found["duplicate_of"] = entry["duplicate_of"]
-            if first := self._first(entry["duplicate_of"], content):
+            first = self._first(entry["duplicate_of"], read.content)
+            if first is not None:
                 return first | found
-        return found | self._encoded(read, source)
+        return found | self._encoded(read, read.source)
 
     def _streamed(self, entry: Entry) -> Row:
         """Copies a source too large for memory into the tar in pieces, unchanged."""
         name = member(len(self.rows), entry["key"], extension_of(entry["key"]))
         size = present(entry["size"])
+        # Its hash is known only when all of it has been copied: one that is held already is then taken out again.
         offset, content = self._tar.add_pieces(name, size, self._reader.pieces(entry))
         found = Row(source_sha256=content)
         earlier = self._earlier.get(entry["key"])
@@ -212,10 +234,16 @@ class Encoding:
         if "reason" not in answer:
             return False
         if earlier["codec"] != "fdc":
-            return answer["reason"] is None and earlier["reason"] not in ("would_grow", "below_quality", "unverified")
-        same = all((earlier[name] or []) == answer[name] for name in ("carried", "discarded_parts"))
-        film = answer["film"][1] if answer["film"] else None
-        return answer["reason"] is not None or not same or earlier["film_length"] != film
+            # Judge does not encode, so it cannot tell whether one of those reasons still holds.
+            return answer["reason"] is None and earlier["reason"] not in FOUND_BY_ENCODING
+        if answer["reason"] is not None:
+            return True
+        if (earlier["carried"] or []) != answer["carried"]:
+            return True
+        if (earlier["discarded_parts"] or []) != answer["discarded_parts"]:
+            return True
+        film_length = answer["film"][1] if answer["film"] else None
+        return earlier["film_length"] != film_length
 
     def _encode_request(self, key: str) -> Encode:
         settings = self._plan.settings
@@ -232,24 +260,33 @@ class Encoding:
 
     def _first(self, key: str | None, content: str) -> Row | None:
         """Returns the outcome of an equal source of this shard; both share one stored file."""
-        row = next((row for row in self.rows if row["key"] == key), None)
-        if row is None or row.get("source_sha256") != content or row["status"] == "unchanged":
+        found = [row for row in self.rows if row["key"] == key]
+        if not found:
             return None
-        own = ("key", "version", "source_uri", "created_at", "group", "source_modified_at")
-        return cast(Row, {name: value for name, value in row.items() if name not in own})
+        row = found[0]
+        # It may have changed since planning. And `unchanged`, of an earlier version, would not be true of this key.
+        if row.get("source_sha256") != content or row["status"] == "unchanged":
+            return None
+        return cast(Row, {name: value for name, value in row.items() if name not in OF_ONE_SOURCE})
 
     def _encoded(self, read: Read, source: bytes) -> Row:
         """Stores a source as an .fdc file, or whole if the encoder gives a reason."""
-        settings, key, grouped = self._plan.settings, read.entry["key"], read.entry.get("group") is not None
+        settings = self._plan.settings
+        key = read.entry["key"]
         if read.answer is None:
             self._ask(read, source)
-        if isinstance(read.answer, ChildDied):  # not an image: its bytes are kept without decoding
-            about = Row(width=None, height=None, error=str(read.answer))
-            about |= {"status": "fallback", "reason": read.answer.reason}
-            return about | self._whole(key, source, about)
+        if isinstance(read.answer, ChildDied):
+            return self._undecoded(key, source, read.answer)
         answer, data = cast(Frame, read.answer)
-        content, fingerprint, fallback, film, identifier = (answer.pop(name, None) for name in FOR_THE_SHARD)
-        group = Row(group=identifier) if identifier and not grouped else Row()
+        # These fields are for this method; the others go into the row as they are.
+        content = answer.pop("content", None)
+        fingerprint = answer.pop("fingerprint", None)
+        fallback = answer.pop("fallback", None)
+        film = answer.pop("film", None)
+        identifier = answer.pop("identifier", None)
+        group = Row()
+        if identifier and read.entry.get("group") is None:  # a stem shared with other sources goes first
+            group["group"] = identifier
         if content is not None and settings.verify:
             if read.verified is None:
                 claim = Claim(data, content, fingerprint)
@@ -266,26 +303,36 @@ class Encoding:
                 "strict_metadata",
                 f"would be kept whole ({fallback}) with all its metadata, which strict_metadata refuses",
             )
-        kept = ("source_format", "media_type", "width", "height", "error")
-        about = cast(Row, {name: answer.get(name) for name in kept}) | group
+        # Not the measurements: they are of an .fdc file that is not kept.
+        of_the_source = ("source_format", "media_type", "width", "height", "error")
+        about = cast(Row, {name: answer.get(name) for name in of_the_source}) | group
         about |= {"status": "fallback", "reason": fallback}
         return about | self._without_loss(key, source, about, fallback)
+
+    def _undecoded(self, key: str, source: bytes, death: ChildDied) -> Row:
+        """Stores the bytes of a source that ended the encoding process; nothing decodes it again."""
+        about = Row(width=None, height=None, error=str(death))
+        about |= {"status": "fallback", "reason": death.reason}
+        return about | self._whole(key, source, about)
 
     def _film(self, key: str, source: bytes, extent: list[int] | None) -> Row:
         """Stores the video of a motion photo, unchanged, next to the picture: one WebDataset sample."""
         if extent is None:
             return {}
-        film = source[extent[0] : extent[0] + extent[1]]
+        start, length = extent
+        film = source[start : start + length]
         offset = self._tar.add(member(len(self.rows), key, "mp4"), film)
         return {"film_offset": offset, "film_length": len(film), "film_sha256": hashlib.sha256(film).hexdigest()}
 
     def _ask(self, read: Read, source: bytes) -> None:
-        """Returns the encoder's answer; retries once in a new process if the process dies."""
-        settings, request = self._plan.settings, self._encode_request(read.entry["key"])
+        """Sets the encoder's answer; retries once in a new process if the process dies."""
+        settings = self._plan.settings
+        request = self._encode_request(read.entry["key"])
         if settings.batch > 1:
             read.asked = request
             windows.encode_alone(self._encoder, read, settings.batch, seconds=settings.image_timeout)
             return
+        # Once more in a new process: the first may have died of something else, such as a lack of memory.
         for _ in range(2):
             try:
                 read.answer = self._encoder.ask(request, source, seconds=settings.image_timeout)
@@ -299,8 +346,8 @@ class Encoding:
         if about["width"] is not None and reason not in OWN_BYTES:
             try:
                 answer, data = self._encoder.ask(Transcode(), source, seconds=seconds)
-            except ChildDied:
-                answer, data = {}, b""
+            except ChildDied:  # a source that ends the transcoder is kept as it is
+                return self._whole(key, source, about)
             if "content" in answer and decodes(self._decoder, data, answer["content"], seconds=seconds):
                 kept = Row(codec="jxl", verified=True, content_sha256=answer["content"])
                 return kept | self._stored(key, "jxl", data, about)
@@ -312,10 +359,14 @@ class Encoding:
 
     def _stored(self, key: str, extension: str, data: bytes, about: Row) -> Row:
         offset = self._tar.add(member(len(self.rows), key, extension), data)
-        width, height = about["width"], about["height"]
+        width = about["width"]
+        height = about["height"]
+        bpp = None
+        if width is not None and height is not None:
+            bpp = 8 * len(data) / (width * height)
         return {
             "bytes": len(data),
-            "bpp": 8 * len(data) / (width * height) if width is not None and height is not None else None,
+            "bpp": bpp,
             "offset": offset,
             "length": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),

@@ -1,6 +1,5 @@
 """Plans a run: lists a source, subtracts what sealed runs hold, and freezes the rest as a Parquet listing."""
 
-import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,14 +26,18 @@ from tasks.storage.store import StorageError, Store, sha256_of
 
 BATCH = 10_000
 LARGEST_SOURCE = 10**9
+"""Bytes of the largest source that is read into memory; larger ones are copied into the tar in pieces."""
 SHARDS_PER_RUN = 2000
 KEYS_PER_BUCKET = 50_000
-HISTORY = ["key", "run", "status", "reason", "version", "source_sha256", "source_uri", "tar", "codec", "carried"]
-HISTORY += ["source_bytes"]
+HISTORY = (
+    *("key", "run", "status", "reason", "version", "source_sha256", "source_uri", "tar", "codec", "carried"),
+    "source_bytes",
+)
 """Report columns that planning needs."""
 
 _IS_PSEUDONYM = f"status = 'forgotten' AND starts_with(key, '{redaction.PREFIX}')"
 _IS_REDACTED = f"(EXISTS (FROM redacted) AND {redaction.PSEUDONYM} IN (SELECT pseudonym FROM redacted))"
+# Once on disk in the order of buckets, so that each bucket reads its own rows alone.
 _STAGED = "CREATE TABLE {name}_staged AS SELECT *, hash(key) % {buckets} AS bucket FROM {name} ORDER BY bucket"
 _NOTHING_PENDING = """
     CREATE TABLE pending (
@@ -50,6 +53,8 @@ _STILL_THERE = """
 """
 _NAMED_AS_ARCHIVES = "SELECT uri FROM found_staged WHERE key = $name OR ends_with(key, '/' || $name)"
 _REDACTED = f"CREATE TABLE redacted AS SELECT DISTINCT key AS pseudonym FROM rows_staged WHERE {_IS_PSEUDONYM}"
+# `unjudged` in `missing`: an .fdc file of a release that did not record what it carries, and its source is deleted.
+# `back`: a source that was gone is pending also with its old stamp, so that the archive records its return.
 _PENDING = f"""
     INSERT INTO pending
     WITH rows AS (
@@ -101,6 +106,7 @@ _PENDING = f"""
     SELECT key, kept.uri, kept.size, 'gone', 'unjudged', kept.version, kept.sha256, NULL
     FROM missing WHERE kept.unjudged
 """
+# Sources of one size may be equal; if stamps are hashes of the content, only those with one stamp.
 _ALIKE = """
     SELECT key, uri, size, stamp FROM pending
     WHERE state NOT IN ('gone', 'unjudged', 'unreadable') AND size <= $largest
@@ -216,11 +222,14 @@ def read(archive: Store, name: str, start: int, stop: int) -> list[Entry]:
         first = 0
         for group in range(listing.num_row_groups):
             length = listing.metadata.row_group(group).num_rows
-            low, high = max(start, first), min(stop, first + length)
+            low = max(start, first)
+            high = min(stop, first + length)
             if low < high:
                 wanted.append(listing.read_row_group(group).slice(low - first, high - low))
             first += length
-    return list(pa.concat_tables(wanted).to_pylist()) if wanted else []
+    if not wanted:
+        return []
+    return list(pa.concat_tables(wanted).to_pylist())
 
 
 def _compare(connection: duckdb.DuckDBPyConnection, buckets: int, again: Again) -> int:
@@ -248,7 +257,7 @@ def _refuse_itself(connection: duckdb.DuckDBPyConnection, archive: Store) -> Non
         return
     for (uri,) in connection.execute(_NAMED_AS_ARCHIVES, {"name": layout.ARCHIVE}).fetchall():
         path = Path(name_of(uri).removeprefix("file://"))
-        with suppress(OSError):
+        with suppress(OSError):  # what was listed may be gone by now
             if uri.startswith("file://") and path.samefile(archive.folder / layout.ARCHIVE):
                 raise ArchiveError(
                     f"{archive}: the source contains the archive, as {path.parent}; choose a folder outside the source"
@@ -277,12 +286,16 @@ def _find_duplicates(source: Source, connection: duckdb.DuckDBPyConnection, scra
     be read completely.
     """
     alike = connection.sql(_ALIKE, params={"largest": LARGEST_SOURCE, "by_stamp": source.stamps_tell_content})
-    tail = (lambda entry: str(entry["stamp"])) if source.stamps_tell_content else source.tail
-    tails = _mapped(alike, tail, "stamp_or_tail", scratch / "alike.parquet")
+    stamp_or_tail = _stamp if source.stamps_tell_content else source.tail
+    tails = _mapped(alike, stamp_or_tail, "stamp_or_tail", scratch / "alike.parquet")
     connection.register("alike", pa.dataset.dataset(tails))
     hashes = _mapped(connection.sql(_ALIKE_TO_THE_END), source.sha256, "sha256", scratch / "hashed.parquet")
     connection.register("hashed", pa.dataset.dataset(hashes))
     connection.execute(_TWINS)
+
+
+def _stamp(entry: dict[str, Any]) -> str:
+    return str(entry["stamp"])
 
 
 def _mapped(
@@ -291,11 +304,15 @@ def _mapped(
     """Writes entries with the function's result as a new field to a Parquet file; leaves unreadable ones out."""
 
     def with_field(entry: dict[str, Any]) -> dict[str, Any]:
-        with suppress(ArchiveError):  # its shard records the error
-            return {**{name: entry.get(name) for name in FOUND.names}, field: function(entry)}
-        return {}
+        found = {name: entry.get(name) for name in FOUND.names}
+        try:
+            found[field] = function(entry)
+        except ArchiveError:  # its shard records the error
+            return {}
+        return found
 
-    with pa.parquet.ParquetWriter(path, FOUND.append(pa.field(field, pa.string()))) as writer:
+    schema = FOUND.append(pa.field(field, pa.string()))
+    with pa.parquet.ParquetWriter(path, schema) as writer:
         for batch in entries.to_arrow_reader(BATCH):
             rows = [row for row in listing_files.in_parallel(with_field, batch.to_pylist()) if row]
             writer.write_batch(pa.RecordBatch.from_pylist(rows, writer.schema))
@@ -303,13 +320,14 @@ def _mapped(
 
 
 def _write(connection: duckdb.DuckDBPyConnection, run: int, limits: Limits, path: Path) -> Frozen:
+    """Writes the listing, and divides its sources into shards up to the limit of a run."""
     shards = Shards(limits)
     truncated = False
-    gone = excluded = 0
+    gone = 0
+    excluded = 0
     with pa.parquet.ParquetWriter(path, LISTING, compression="zstd", write_page_checksum=True) as writer:
         for batch in connection.sql(_FROZEN, params={"run": run, "gone": False}).to_arrow_reader(BATCH):
-            sizes = zip(*(batch.column(name).to_pylist() for name in ("size", "members", "bytes")), strict=True)
-            taken = sum(1 for _ in itertools.takewhile(lambda entry: shards.take(*entry), sizes))
+            taken = _take(shards, batch)
             writer.write_table(_as_listing(batch.slice(0, taken)))
             if taken < batch.num_rows:
                 truncated = True
@@ -321,6 +339,17 @@ def _write(connection: duckdb.DuckDBPyConnection, run: int, limits: Limits, path
             excluded += batch.num_rows
             writer.write_table(_as_listing(batch))
     return Frozen(path, sha256_of(path), shards.ranges, gone, truncated, excluded)
+
+
+def _take(shards: Shards, batch: pa.RecordBatch) -> int:
+    """Assigns rows to shards until the run is full; returns the number of rows assigned."""
+    columns = [batch.column(name).to_pylist() for name in ("size", "members", "bytes")]
+    taken = 0
+    for size, members, together in zip(*columns, strict=True):
+        if not shards.take(size, members, together):
+            break
+        taken += 1
+    return taken
 
 
 def _as_listing(batch: pa.RecordBatch) -> pa.Table:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from codec.errors import ArchiveError
 from tasks.archive import escrow, layout
+from tasks.processes.child import Child
 from tasks.processes.codec_process import Models, verifier, worker
 from tasks.storage.store import Store
 
@@ -30,12 +31,14 @@ class ProcessPair:
             models = replace(models, bundle=stack.enter_context(copy))
             self.encoder = stack.enter_context(worker(models, metrics))
             self.decoder = stack.enter_context(verifier(models, on_card=True))
-            self.checker = stack.enter_context(verifier(models)) if models.device != "cpu" else None
+            self.checker: Child | None = None
+            if models.device != "cpu":
+                self.checker = stack.enter_context(verifier(models))
             if self.encoder.greeting()["bundle_id"] != bundle_id:
                 raise ArchiveError(
                     f"{archive.uri(layout.escrow(bundle_id))}: the bundle has a different id; restore it from a mirror"
                 )
-            self._stack = stack.pop_all()
+            self._stack = stack.pop_all()  # from here on `close` ends the processes; an error above ends them at once
 
     def close(self) -> None:
         """Ends all processes."""
@@ -55,12 +58,12 @@ def for_shard(archive: Store, bundle_id: str, models: Models, metrics: tuple[str
         found = _idle[key].pop() if _idle[key] else None
     if found:
         pair, timer = found
-        timer.cancel()
+        timer.cancel()  # if it has fired already, `_dismiss` finds the pair taken and leaves it
     else:
         pair = ProcessPair(archive, bundle_id, models, metrics)
     try:
         yield pair
-    except BaseException:
+    except BaseException:  # its processes may be in the middle of a request, so the next shard gets new ones
         pair.close()
         raise
     timer = threading.Timer(IDLE_SECONDS, _dismiss, [key, pair])
@@ -73,10 +76,10 @@ def for_shard(archive: Store, bundle_id: str, models: Models, metrics: tuple[str
 def _dismiss(key: _Key, pair: ProcessPair) -> None:
     """Ends a pair that is still idle."""
     with _lock:
-        found = next((entry for entry in _idle[key] if entry[0] is pair), None)
-        if found:
-            _idle[key].remove(found)
-    if found:
+        found = [entry for entry in _idle[key] if entry[0] is pair]  # none if a shard took it just now
+        for entry in found:
+            _idle[key].remove(entry)
+    if found:  # outside the lock: ending processes takes time
         pair.close()
 
 

@@ -62,11 +62,13 @@ def compress(
     archive remembers it. The threads of `models` come from the settings. `shard_map` maps encode_shard over the shards
     of a run (default: sequentially).
     """
-    pictures, store = open_source(source), Store(archive)
+    pictures = open_source(source)
+    store = Store(archive)
     pictures.check(store)
     if models.bundle and not Path(models.bundle).is_dir():
         raise SettingsError(f"{models.bundle}: no such bundle folder")
     create(store, single_writer=single_writer)
+    finished: list[tuple[int, report.Totals]] = []
 
     def in_order(job: CompressionJob, shards: int) -> Iterable[report.Totals]:
         return (encode_shard(job, number, progress) for number in range(shards))
@@ -77,17 +79,19 @@ def compress(
             store.url, run, models.device, models.backbone, models.codec, models.child_env, store.token
         )
         progress.begin(plan.images)
-        finished.append((run, work_off(store, plan, job, shard_map or in_order)))
+        totals = work_off(store, plan, job, shard_map or in_order)
+        finished.append((run, totals))
         return plan
 
-    finished: list[tuple[int, report.Totals]] = []
     started = settled(store).open_run
     if resume is not None:
         _check_resume(store, resume, started, pictures, settings, models)
     if started is not None:
         LOGGER.info("%s: continuing open run %d", archive, started)
         finish(started)
+    # Chosen once, from the runs that exist now: the runs opened below must not be encoded again too.
     again = _again(store, retry_failed=retry_failed, recheck=recheck)
+    # A run has a limit of shards, so a large source takes several, until a listing fits.
     while resume is None:
         number = plan_run(pictures, store, settings, models, again=again, allow_shrink=allow_shrink)
         if number is None or not finish(number).truncated:
@@ -144,8 +148,10 @@ def plan_run(
 
 def _opened(archive: Store, head: ArchiveHead, plan: Manifest) -> bool:
     """Tries to put a plan in force; returns whether it did. Gives up if the head it was made from has changed."""
+    # Without a record of this run, the log has lost its end. Those parts would count as shards of the new run, which
+    # has other sources.
     if archive.children(layout.parts(plan.run)):
-        if log.read(archive).runs >= plan.run:
+        if log.read(archive).runs >= plan.run:  # another runner opened it, and has committed shards already
             return False
         raise ArchiveError(
             f"{archive.uri(layout.run(plan.run))}: has shards, but no record opened this run; {log.REMEDY}"
@@ -154,11 +160,12 @@ def _opened(archive: Store, head: ArchiveHead, plan: Manifest) -> bool:
     name = layout.manifest(plan.run, sha256_of(data))
     archive.publish(name, data)
     erasures = head.erasures
+    # A record that is neither a run nor an erasure, such as a compaction, does not change what the plan is based on.
     while head.runs == plan.run - 1 and head.erasures == erasures:
         if log.append(archive, head, "open", replace(head, runs=plan.run, opened=name), run=plan.run):
             return True
         head = log.read(archive)
-    return head.opened == name
+    return head.opened == name  # another runner may have opened the same plan
 
 
 def _planned(
@@ -179,14 +186,16 @@ def _planned(
         frozen = listing.freeze(
             source, archive, head, limits, Path(scratch), again=again, chosen=chosen, allow_shrink=allow_shrink
         )
-        if not (frozen.shards or (allow_shrink and frozen.has_shrunk)):
+        # A source that has shrunk, with the owner's consent, opens a run even without shards: it records what is gone.
+        is_wanted = bool(frozen.shards) or (allow_shrink and frozen.has_shrunk)
+        if not is_wanted:
             return None
-        about = escrow.keep(archive, models)
+        about = escrow.keep(archive, models)  # before the run opens: its files must never be without a decoder
         if settings.quality is None and settings.target_bpp is None:
             settings = replace(settings, quality=about["default_quality"])
         plan = Manifest(
             run=run,
-            parent=run - 1 or None,
+            parent=run - 1 if run > 1 else None,
             source=source.url,
             listing=layout.listing(run, frozen.sha256),
             listing_sha256=frozen.sha256,
@@ -215,21 +224,15 @@ def seal(archive: Store, plan: Manifest, closed: str = "") -> list[int]:
 
     Raises ArchiveError if a shard is missing, unless `closed` gives the reason to end the run without it.
     """
-    run, head = plan.run, log.read(archive)
+    run = plan.run
+    head = log.read(archive)
     if head.open_run != run:
         return _sealed_by_another(archive, head, plan, closed)
-    parts, missing = list[dict[str, Any]](), list[int]()
-    for number in range(len(plan.shards)):
-        name = layout.part(run, number)
-        try:
-            data = archive.read(name)
-        except NotFoundError:
-            missing.append(number)
-            continue
-        shard.decoded(archive, name, data)
-        parts.append({"name": name, "size": len(data), "sha256": sha256_of(data)})
+    parts, missing = _committed_parts(archive, plan)
     if missing and not closed:
-        if (now := log.read(archive)).open_run != run:
+        # A part may be missing because the run is sealed: an erasure replaces parts once no run is open.
+        now = log.read(archive)
+        if now.open_run != run:
             return _sealed_by_another(archive, now, plan, closed)
         where = archive.uri(layout.part(run, missing[0]))
         raise ArchiveError(
@@ -250,6 +253,22 @@ def seal(archive: Store, plan: Manifest, closed: str = "") -> list[int]:
     return missing
 
 
+def _committed_parts(archive: Store, plan: Manifest) -> tuple[list[dict[str, Any]], list[int]]:
+    """Checks a run's parts; returns their entries for the seal, and the numbers of the shards without a part."""
+    parts: list[dict[str, Any]] = []
+    missing: list[int] = []
+    for number in range(len(plan.shards)):
+        name = layout.part(plan.run, number)
+        try:
+            data = archive.read(name)
+        except NotFoundError:
+            missing.append(number)
+            continue
+        shard.decoded(archive, name, data)  # a damaged part must not be sealed: its hash would vouch for it
+        parts.append({"name": name, "size": len(data), "sha256": sha256_of(data)})
+    return parts, missing
+
+
 def _sealed_by_another(archive: Store, head: ArchiveHead, plan: Manifest, closed: str) -> list[int]:
     """Handles a run that another process has sealed: returns no missing shards, or raises ArchiveError.
 
@@ -259,9 +278,14 @@ def _sealed_by_another(archive: Store, head: ArchiveHead, plan: Manifest, closed
     named = [part["name"] for part in sealed["parts"]]
     for number in range(len(plan.shards)):
         name = layout.part(plan.run, number)
-        if name not in named and (part := shard.committed(archive, plan.run, number)) is not None:
+        if name in named:
+            continue
+        late_part = shard.committed(archive, plan.run, number)
+        if late_part is not None:
             archive.remove(name)
-            if (tar := tar_of(part)) and not erasing.in_force(archive, head, tar):
+            tar = tar_of(late_part)
+            # The rewritten part of an erasure may still name a tar that had nothing to cut.
+            if tar and not erasing.in_force(archive, head, tar):
                 archive.remove(tar)
     where = f"{archive.uri(layout.seal(plan.run))}: run {plan.run} was"
     if "closed" in sealed:
@@ -274,11 +298,14 @@ def _sealed_by_another(archive: Store, head: ArchiveHead, plan: Manifest, closed
 
 def record_seal(archive: Store, run: int) -> ArchiveHead:
     """Records the existing seal of a run, and puts its rows into a table; returns the head."""
-    while (head := log.read(archive)).open_run == run:
+    while True:
+        head = log.read(archive)
+        if head.open_run != run:
+            return head
         sealed = replace(head, opened="")
         after = replace(sealed, tables=tables.with_run(archive, sealed, run))
+        # If another record came first, this does nothing, and the next round computes the tables from the new head.
         tables.retire(archive, head, after, "seal", run=run)
-    return head
 
 
 def close_run(archive: Store, run: int, reason: str) -> list[int]:
@@ -309,14 +336,19 @@ def _check_resume(
         state = f"the open run is {started}" if started is not None else "no run is open"
         raise ArchiveError(f"{archive}: run {run} cannot be resumed: {state}")
     plan = log.plan(archive, log.read(archive), run)
+    # Without a rate the run got the bundle's default quality, which is what the same settings mean today.
     if settings.quality is None and settings.target_bpp is None and plan.settings.target_bpp is None:
         settings = replace(settings, quality=plan.settings.quality)
-    own, given = dataclasses.asdict(plan.settings), dataclasses.asdict(settings)
-    own["source"], given["source"] = plan.source, source.url
+    own = dataclasses.asdict(plan.settings)
+    given = dataclasses.asdict(settings)
+    own["source"] = plan.source
+    given["source"] = source.url
     if models.bundle:
         with verifier(models) as child:
-            own["bundle"], given["bundle"] = plan.bundle_id, child.greeting()["bundle_id"]
-    if other := [f"{name} (given {given[name]}, run has {own[name]})" for name in own if own[name] != given[name]]:
+            own["bundle"] = plan.bundle_id
+            given["bundle"] = child.greeting()["bundle_id"]
+    other = [f"{name} (given {given[name]}, run has {own[name]})" for name in own if own[name] != given[name]]
+    if other:
         raise SettingsError(
             f"run {run} was opened with other settings: {', '.join(other)}; omit resume to use those of the run"
         )

@@ -26,6 +26,11 @@ from tasks.progress import SILENT, Progress
 from tasks.storage.store import PIECE, NotFoundError, StorageError, Store, sha256_of
 
 LOGGER = logging.getLogger(__name__)
+OF_THIS_RUN = (
+    *("source_uri", "source_bytes", "run", "shard", "created_at", "duplicate_of", "group", "source_modified_at"),
+    "needs_attention",
+)
+"""Fields that a row `unchanged` does not take from the earlier row of the same content."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +62,22 @@ def encode_shard(job: CompressionJob, shard: int, progress: Progress = SILENT) -
     head = log.read(archive)
     plan = log.plan(archive, head, job.run)
     start, stop = plan.shards[shard]
-    done = _sealed(archive, head, job.run, shard) if job.run in head.sealed else committed(archive, job.run, shard)
+    done: pa.Table | None
+    if job.run in head.sealed:  # by another runner; in a sealed run, only the seal says which parts count
+        done = _sealed(archive, head, job.run, shard)
+    else:
+        done = committed(archive, job.run, shard)
     if done is not None:
         progress.advance(stop - start)
         return report.count(done)
     entries = listing.read(archive, plan.listing, start, stop)
     settings = plan.settings
-    memory, named = settings.image_memory, job.child_env
-    models = Models("", job.device, job.backbone, settings.threads, job.codec, memory, named)
+    models = Models("", job.device, job.backbone, settings.threads, job.codec, settings.image_memory, job.child_env)
+    held = [entry["key"] for entry in entries if entry["held_sha256"]]
     with tempfile.TemporaryDirectory() as scratch:
         spool = Path(scratch) / "shard.tar"
         with process_pair.for_shard(archive, plan.bundle_id, models, settings.metrics) as pair, Tar(spool) as tar:
-            earlier = _earlier_rows(archive, plan.run, [entry["key"] for entry in entries if entry["held_sha256"]])
+            earlier = _earlier_rows(archive, plan.run, held)
             encoding = Encoding(plan, shard, job.device, earlier, pair, tar)
             encoding.add_all(entries, progress)
         return _commit(archive, plan, shard, encoding.rows, spool)
@@ -105,14 +114,13 @@ def _earlier_rows(archive: Store, run: int, keys: list[str]) -> dict[str, Row]:
     """Returns the last stored rows of some keys, as outcomes for sources with unchanged content."""
     if not keys:
         return {}
-    field = pa.compute.field
     history = report.lookup(archive, keys)
-    with_bytes = history.filter((field("run") < run) & field("tar").is_valid()).to_pylist()
-    own = {"source_uri", "source_bytes", "run", "shard", "created_at", "duplicate_of", "group", "source_modified_at"}
-    own.add("needs_attention")
+    is_stored = pa.compute.field("tar").is_valid()
+    is_earlier = pa.compute.field("run") < run
+    stored = history.filter(is_earlier & is_stored).to_pylist()
     earlier: dict[str, Row] = {}
-    for row in sorted(with_bytes, key=lambda row: int(row["run"])):  # a later row replaces an earlier one
-        outcome = {name: value for name, value in row.items() if name not in own}
+    for row in sorted(stored, key=lambda row: int(row["run"])):  # a later row replaces an earlier one
+        outcome = {name: value for name, value in row.items() if name not in OF_THIS_RUN}
         earlier[row["key"]] = cast(Row, outcome | {"status": "unchanged"})
     return earlier
 
@@ -132,12 +140,14 @@ def _commit(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: 
 def _published(archive: Store, plan: Manifest, shard: int, rows: list[Row], spool: Path) -> pa.Table:
     """Returns the committed part: ours, or that of another runner, in which case our tar is removed."""
     own = [row for row in rows if row["status"] != "unchanged" and "offset" in row]
-    tar = verified_by = ""
+    tar = ""
+    verified_by = ""
     if own:
         _check_offsets(spool, own)
         digest = sha256_of(spool)
         tar = layout.tar(plan.run, shard, digest)
-        verified_by = archive.verify(tar, spool) if archive.publish(tar, spool) else ""
+        if archive.publish(tar, spool):  # also if another runner wrote the same tar
+            verified_by = archive.verify(tar, spool)
         if not verified_by:
             raise StorageError(
                 f"{archive.uri(tar)}: the stored content differs from the written one; remove it and run again"
@@ -154,12 +164,14 @@ def _published(archive: Store, plan: Manifest, shard: int, rows: list[Row], spoo
             "run again"
         )
     LOGGER.info("%s: another runner committed this shard first", archive.uri(layout.part(plan.run, shard)))
+    # Only now that the committed part was read and names another tar: equal runners make one tar, under one name.
     if tar and tar_of(winner) != tar:
         archive.remove(tar)
     return winner
 
 
 def _refuse_nonsense(plan: Manifest, shard: int, rows: list[Row]) -> None:
+    # Sources that could not be read do not count: they say nothing about the encoder.
     read = [row for row in rows if row.get("source_sha256")]
     failed = [row for row in read if row["status"] == "failed"]
     allowed = plan.settings.max_failed_fraction
@@ -174,13 +186,17 @@ def _refuse_nonsense(plan: Manifest, shard: int, rows: list[Row]) -> None:
 def _hashed(file: BinaryIO, length: int) -> str:
     """Returns the SHA-256 of the next bytes."""
     digest = hashlib.sha256()
-    while length and (piece := file.read(min(PIECE, length))):
+    while length:
+        piece = file.read(min(PIECE, length))
+        if not piece:
+            break
         digest.update(piece)
         length -= len(piece)
     return digest.hexdigest()
 
 
 def _check_offsets(spool: Path, rows: list[Row]) -> None:
+    """Raises ArchiveError if a row names other bytes of the tar than its file: restore would fail, or find another."""
     with spool.open("rb") as file:
         for row in rows:
             file.seek(present(row["offset"]))

@@ -41,7 +41,8 @@ class Shared:
     """A child process shared by several threads; requests are serialized."""
 
     def __init__(self, child: Asked) -> None:
-        self._child, self._lock = child, threading.Lock()
+        self._child = child
+        self._lock = threading.Lock()
 
     def ask(self, request: Request, payload: bytes = b"", *, seconds: float) -> Frame:
         with self._lock:
@@ -57,7 +58,8 @@ def windows(reads: Iterable[Read], batch: int) -> Iterator[list[Read]]:
         size += len(read.source or b"")
         if len(window) == BATCHES * batch or size > WINDOW_BYTES:
             yield window
-            window, size = [], 0
+            window = []
+            size = 0
     if window:
         yield window
 
@@ -73,6 +75,7 @@ def encode(child: Asked, reads: Sequence[Read], batch: int, *, seconds: float) -
     try:
         _ask(child, reads, batch, seconds)
     except ChildDied as death:
+        # A process that dies does not say of which source, so the suspects are divided until one is alone.
         if len(reads) > batch:
             for start in range(0, len(reads), batch):
                 encode(child, reads[start : start + batch], batch, seconds=seconds)
@@ -80,6 +83,7 @@ def encode(child: Asked, reads: Sequence[Read], batch: int, *, seconds: float) -
             for read in reads:
                 encode_alone(child, read, batch, seconds=seconds)
         else:
+            # The try above was of this source alone already, so one more is its second.
             reads[0].answer = death
             encode_alone(child, reads[0], batch, seconds=seconds, tries=1)
 
@@ -98,7 +102,7 @@ def _ask(child: Asked, reads: Sequence[Read], batch: int, seconds: float) -> Non
     sources = [read.source or b"" for read in reads]
     entries = []
     for read, source in zip(reads, sources, strict=True):
-        assert read.asked is not None
+        assert read.asked is not None, "whoever puts a source into a window sets its request"
         entries.append(BatchEntry(read.asked, read.position, len(source)))
     request = EncodeMany(entries, batch, seconds)
     answer, files = child.ask(request, b"".join(sources), seconds=seconds * len(reads))

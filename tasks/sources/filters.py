@@ -44,6 +44,7 @@ class Filter:
 
 
 def _matches(pattern: str, key: str, parts: Sequence[str]) -> bool:
+    # Not fnmatch, which ignores case on some systems: a run must select the same keys everywhere.
     if "/" in pattern:
         return fnmatchcase(key, pattern)
     return any(fnmatchcase(part, pattern) for part in parts)

@@ -55,22 +55,28 @@ def read(store: Store, name: str) -> Iterator[list[ListedFile]]:
     first = 1
     for batch in _batches(store, name):
         columns = _columns(batch.schema.names)
-        location = next((column for column in LOCATIONS if column in columns), None)
-        if location is None:
+        locations = [column for column in LOCATIONS if column in columns]
+        if not locations:
             raise SettingsError(
                 f"{store.uri(name)}: has no locations; add a column {', '.join(LOCATIONS[:-1])} or {LOCATIONS[-1]}"
             )
+        location = locations[0]
         wanted = [column for column in (location, "bucket", "size", "etag", *_CURRENT) if column in columns]
-        listed = batch.select([columns[column] for column in wanted]).rename_columns(wanted).to_pylist()
-        rows = []
+        own_names = [columns[column] for column in wanted]
+        listed = batch.select(own_names).rename_columns(wanted).to_pylist()
+        files = []
         for number, row in enumerate(listed, first):
             if not _is_current(row):
                 continue
             try:
-                rows.append(_row(row, location))
+                file = _row(row, location)
             except ValueError as error:
                 raise ArchiveError(f"{store.uri(name)}, row {number}: {error}; correct the listing") from None
-        yield [row for row in rows if not (row.location.endswith("/") and row.size == 0)]  # a folder marker
+            # Consoles of object stores mark a folder by an empty object whose name ends in a slash.
+            is_folder = file.location.endswith("/") and file.size == 0
+            if not is_folder:
+                files.append(file)
+        yield files
         first += len(listed)
 
 
@@ -98,16 +104,20 @@ def _columns(names: Iterable[str]) -> dict[str, str]:
 
 
 def _is_current(row: dict[str, Any]) -> bool:
-    latest, deleted = (_text(row.get(name)).lower() for name in _CURRENT)
-    return latest != "false" and deleted != "true"
+    is_latest = _text(row.get("islatest")).lower() != "false"  # also without the column: no versions are listed
+    is_deleted = _text(row.get("isdeletemarker")).lower() == "true"
+    return is_latest and not is_deleted
 
 
 def _row(row: dict[str, Any], location: str) -> ListedFile:
     """Parses a row. Raises ValueError with the fault."""
-    where, bucket = _text(row[location]), _text(row.get("bucket"))
+    where = _text(row[location])
+    bucket = _text(row.get("bucket"))
     if not where:
         raise ValueError(f"no {location}")
-    return ListedFile(f"s3://{bucket}/{where}" if bucket else where, _size(row.get("size")), _etag(row.get("etag")))
+    if bucket:
+        where = f"s3://{bucket}/{where}"
+    return ListedFile(where, _size(row.get("size")), _etag(row.get("etag")))
 
 
 def _size(value: Any) -> int | None:
@@ -115,13 +125,22 @@ def _size(value: Any) -> int | None:
     if not text:
         return None
     try:
-        size = int(text) if text.isdecimal() else int(float(text))
-        whole = text.isdecimal() or size == float(text)
+        size = _whole_number(text)
     except (ValueError, OverflowError):  # not a number, or not finite
-        whole = False
-    if not whole or not 0 <= size <= LARGEST:
+        size = -1
+    if not 0 <= size <= LARGEST:
         raise ValueError(f"the size {text!r} is not a number of bytes")
     return size
+
+
+def _whole_number(text: str) -> int:
+    """Parses 12, or 12.0 as tools write integers of a column with gaps. Raises ValueError, OverflowError."""
+    if text.isdecimal():
+        return int(text)  # not by way of a float, which is exact only up to 2**53
+    number = int(float(text))
+    if number != float(text):
+        raise ValueError(f"{text!r} has a fraction")
+    return number
 
 
 def _etag(value: Any) -> str | None:
@@ -150,8 +169,11 @@ def _batches(store: Store, name: str) -> Iterator[pa.RecordBatch]:
 def _csv(file: BinaryIO, name: str, header: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """Reads every cell as bytes: a number would lose leading zeros, and a name need not be UTF-8."""
     kind = name.lower()
-    stream = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if kind.endswith(".gz") else file
-    parsing = pa.csv.ParseOptions(delimiter="\t" if ".tsv" in kind[-7:] else ",")
+    stream = file
+    if kind.endswith(".gz"):
+        stream = cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    delimiter = "\t" if kind.endswith((".tsv", ".tsv.gz")) else ","
+    parsing = pa.csv.ParseOptions(delimiter=delimiter)
     reading = pa.csv.ReadOptions(column_names=header, block_size=1 << 20)
     try:
         columns = header or _header(stream, parsing)
@@ -168,8 +190,9 @@ def _header(stream: BinaryIO, parsing: pa.csv.ParseOptions) -> list[str]:
     A reader of the stream itself would keep reading ahead in its own thread while the rows are read.
     """
     first = stream.read(HEADER)
-    whole = first[: first.rfind(b"\n") + 1] or first
-    with pa.csv.open_csv(pa.BufferReader(whole), parse_options=parsing) as found:
+    # Whole rows only: a row cut in the middle has too few columns, which is an error.
+    whole_rows = first[: first.rfind(b"\n") + 1] or first
+    with pa.csv.open_csv(pa.BufferReader(whole_rows), parse_options=parsing) as found:
         return list(found.schema.names)
 
 
@@ -178,19 +201,26 @@ def _inventory(store: Store, name: str) -> Iterator[pa.RecordBatch]:
     where = store.uri(name)
     try:
         document = json.loads(store.read(name))
-        bucket = Store(f"s3://{document['destinationBucket'].rpartition(':')[2]}")
-        kind, columns = document["fileFormat"], [column.strip() for column in document["fileSchema"].split(",")]
-        data, key_column = [file["key"] for file in document["files"]], columns.index("Key") if kind == "CSV" else 0
+        resource = document["destinationBucket"]  # arn:aws:s3:::BUCKET
+        bucket = Store(f"s3://{resource.rpartition(':')[2]}")
+        kind = document["fileFormat"]
+        columns = [column.strip() for column in document["fileSchema"].split(",")]  # of Parquet: its schema
+        data_files = [file["key"] for file in document["files"]]
+        key_column = columns.index("Key") if kind == "CSV" else 0
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArchiveError(f"{where}: not a manifest of an S3 Inventory") from error
     if kind not in ("CSV", "Parquet"):
         raise SettingsError(f"{where}: an inventory in {kind}; configure it as CSV or Parquet")
-    for key in data:
-        with bucket.open(key) as file:
+    for data_file in data_files:
+        with bucket.open(data_file) as file:
             if kind == "Parquet":
                 yield from pa.parquet.ParquetFile(file).iter_batches(BATCH)
                 continue
-            for batch in _csv(file, key, columns):
-                quoted = batch.column(key_column).to_pylist()
-                keys = pa.array([unquote_to_bytes(key.replace(b"+", b" ")) for key in quoted], pa.binary())
-                yield batch.set_column(key_column, "Key", keys)
+            for batch in _csv(file, data_file, columns):
+                yield batch.set_column(key_column, "Key", _unquoted(batch.column(key_column)))
+
+
+def _unquoted(column: pa.Array) -> pa.Array:
+    """Decodes keys, which an inventory has as URLs do in CSV, but as they are in Parquet."""
+    keys = [unquote_to_bytes(key.replace(b"+", b" ")) for key in column.to_pylist()]
+    return pa.array(keys, pa.binary())

@@ -28,14 +28,16 @@ class SourceReader:
     """Reads entries of a source. Its methods raise LostError for one entry, SourceGoneError for all that follow."""
 
     def __init__(self, source: Source) -> None:
-        self._source, self._lost, self._asked = source, 0, False
+        self._source = source
+        self._lost = 0
+        self._asked = False
 
     def fetch(self, entry: Mapping[str, Any]) -> bytes:
         """Reads an entry. Retries once after a failure of the store if the source is still available."""
         with self._noting(entry):
             try:
                 return self._source.fetch(entry)
-            except UnreadableError:
+            except UnreadableError:  # of this file, such as a denied access: a second try would say the same
                 raise
             except StorageError as error:
                 self._ask(error)
@@ -64,13 +66,18 @@ class SourceReader:
         except StorageError as error:
             self._lose(error)
             raise LostError("source_unreadable", str(error)) from error
-        self._lost, self._asked = 0, False
+        self._lost = 0
+        self._asked = False
 
     def _lose(self, error: ArchiveError) -> None:
+        """Counts a lost picture; raises SourceGoneError if it is lost with the whole source."""
         self._lost += 1
+        is_of_this_file = isinstance(error, (NotFoundError, ChangedError, UnreadableError))
         if self._lost == PATIENCE:
+            # An unmounted disk says "not found" of each file. And the source may have gone since it was last asked.
             self._asked = False
-        if self._lost == PATIENCE or not isinstance(error, (NotFoundError, ChangedError, UnreadableError)):
+            self._ask(error)
+        elif not is_of_this_file:
             self._ask(error)
 
     def _ask(self, error: ArchiveError) -> None:

@@ -27,16 +27,19 @@ class Shards:
         it fits into one.
         """
         start, stop = self.ranges[-1] if self.ranges else (0, 0)
-        images, bytes_ = self._limits.images_per_shard, self._limits.bytes_per_shard
-        if members > images or together > bytes_:
-            members, together = 1, size
-        full = stop - start + members > images or self._bytes + max(size, together) > bytes_
-        if not self.ranges or (full and stop > start):
-            if len(self.ranges) == self._limits.shards:
-                return False
-            self.ranges.append((stop, stop + 1))
-            self._bytes = size
-        else:
+        most_images = self._limits.images_per_shard
+        most_bytes = self._limits.bytes_per_shard
+        if members > most_images or together > most_bytes:
+            # No shard can hold this group, so it is cut as single sources are.
+            members = 1
+            together = size
+        has_room = stop - start + members <= most_images and self._bytes + max(size, together) <= most_bytes
+        if self.ranges and has_room:
             self.ranges[-1] = (start, stop + 1)
             self._bytes += size
+            return True
+        if len(self.ranges) == self._limits.shards:
+            return False
+        self.ranges.append((stop, stop + 1))  # whatever its size: a source above the limit gets a shard of its own
+        self._bytes = size
         return True

@@ -100,7 +100,8 @@ def open_source(url: str) -> Source:
         )
     if store.exists(layout.ARCHIVE):
         raise ArchiveError(f"{store}: is an archive; lossy files are not compressed again, so name the originals")
-    if not (store.exists(layout.DATASET_PLAN) and "shards" in store.children("")):
+    is_dataset = store.exists(layout.DATASET_PLAN) and "shards" in store.children("")
+    if not is_dataset:
         return FolderSource(store)
     if not store.exists(layout.DATASET_MANIFEST):
         raise SettingsError(f"{store}: this dataset is incomplete; run shard-images again to finish it")
@@ -114,12 +115,15 @@ def write_found(source: Source, path: Path) -> Path:
 
 def write_filtered(source: Source, path: Path, chosen: Filter) -> Path:
     """Writes the listing of a source to a Parquet file of FILTERED: entries with the pattern that excludes them."""
-    places = replace(chosen, include=(), non_images=True)
+    # A folder that cannot be listed may have files that `include` names, whatever its own name is.
+    chosen_faults = replace(chosen, include=(), non_images=True)
 
-    def pattern(entry: Mapping[str, Any]) -> str | None:
-        return (places if entry.get("fault") else chosen).left_aside(entry["key"])
+    def filtered() -> Iterator[dict[str, Any]]:
+        for entry in source.entries():
+            selection = chosen_faults if entry.get("fault") else chosen
+            yield entry | {"pattern": selection.left_aside(entry["key"])}
 
-    return _written((entry | {"pattern": pattern(entry)} for entry in source.entries()), path, FILTERED)
+    return _written(filtered(), path, FILTERED)
 
 
 def _written(entries: Iterable[dict[str, Any]], path: Path, schema: pa.Schema) -> Path:
@@ -130,7 +134,7 @@ def _written(entries: Iterable[dict[str, Any]], path: Path, schema: pa.Schema) -
 
 
 def batched(items: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    """Yields lists of `count` items; the last one may be shorter."""
+    """Yields lists of `size` items; the last one may be shorter."""
     batch: list[dict[str, Any]] = []
     for item in items:
         batch.append(item)
@@ -148,6 +152,7 @@ class _Stored(Source):
     def _locate(self, entry: Mapping[str, Any]) -> tuple[Store, str]: ...
 
     def fetch(self, entry: Mapping[str, Any]) -> bytes:
+        # One byte more than listed, in one request: so a file that has grown shows.
         return b"".join(self._read(entry, entry["size"] + 1))
 
     def pieces(self, entry: Mapping[str, Any]) -> Iterator[bytes]:
@@ -158,21 +163,26 @@ class _Stored(Source):
         if store.folder is not None:
             store.item(name)  # reading a pipe or device may block forever
         read = 0
-        for piece in store.pieces(name, entry["size"] + 1, length) if entry["size"] else ():
-            read += len(piece)
-            if read > entry["size"]:
-                break
-            yield piece
+        if entry["size"]:  # some stores refuse a range of an empty object
+            for piece in store.pieces(name, entry["size"] + 1, length):
+                read += len(piece)
+                if read > entry["size"]:
+                    break
+                yield piece
+        # After the last byte: a file may have changed while it was read.
         now = store.item(name)
-        if (now.size, now.stamp, read) != (entry["size"], entry["stamp"], entry["size"]):
+        is_as_listed = now.size == entry["size"] and now.stamp == entry["stamp"]
+        if not is_as_listed or read != entry["size"]:
             raise ChangedError(f"{entry['uri']}: changed after it was listed")
 
     def tail(self, entry: Mapping[str, Any]) -> str:
         store, name = self._locate(entry)
         length = min(entry["size"], TAIL)
         if store.folder is not None:
-            store.item(name)
-        data = store.read_range(name, entry["size"] - length, length) if length else b""
+            store.item(name)  # as in _read
+        data = b""
+        if length:
+            data = store.read_range(name, entry["size"] - length, length)
         return hashlib.sha256(data).hexdigest()
 
     def sha256(self, entry: Mapping[str, Any]) -> str:
@@ -186,31 +196,45 @@ class FolderSource(_Stored):
     """All files below a folder or URL. Keys are paths relative to it."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self.url, self.stamps_tell_content = store, store.url, store.has_etags
+        self._store = store
+        self.url = store.url
+        self.stamps_tell_content = store.has_etags
 
     def __str__(self) -> str:
         return str(self._store)
 
     def check(self, archive: Store) -> None:
         folder = self._store.folder
-        if not (folder.is_dir() if folder is not None else self._store.children("")):
+        if folder is not None:
+            exists = folder.is_dir()
+        else:  # a prefix exists as long as something is below it
+            exists = bool(self._store.children(""))
+        if not exists:
             raise ArchiveError(f"{self}: source folder does not exist")
         _refuse_inside(archive, self._store)
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        places: list[tuple[str, OSError]] = []
-        for item in self._store.list(closed=lambda name, error: places.append((name, error))):
+        unlisted: list[tuple[str, OSError]] = []
+
+        def note(name: str, error: OSError) -> None:
+            unlisted.append((name, error))
+
+        for item in self._store.list(closed=note):
             uri = self._store.uri(item.name)
             yield {"key": key_of(item.name), "uri": uri, "size": item.size, "stamp": item.stamp}
-        for name, error in places:
+        for name, error in unlisted:
             fault = error.strerror or type(error).__name__
             yield {"key": key_of(name), "uri": self._store.uri(name), "size": 0, "stamp": "", "fault": fault}
 
     def lists(self) -> bool:
+        def ignore(name: str, error: OSError) -> None:
+            """One folder that cannot be listed does not make the source unavailable."""
+
         try:
-            return next(self._store.list(closed=lambda name, error: None), None) is not None
+            first = next(self._store.list(closed=ignore), None)
         except ArchiveError:
             return False
+        return first is not None  # an unmounted disk leaves an empty folder
 
     def _locate(self, entry: Mapping[str, Any]) -> tuple[Store, str]:
         return self._store, name_of(entry["key"])
@@ -240,7 +264,7 @@ class ListedSource(_Stored):
         except ArchiveError:
             return False
         for row in first:
-            with suppress(UnreadableError):
+            with suppress(UnreadableError):  # of one row; the others may name stores that answer
                 self._located(self._entry(row)["uri"])
         return any(store.answers() for store in islice(self._stores.values(), SERVERS))
 
@@ -253,11 +277,12 @@ class ListedSource(_Stored):
         location = row.location
         if location.startswith("/"):
             location = f"file://{location}"
-        if "://" not in location:
-            uri, key = self._home.uri(location), key_of(location)
-        else:
+        if "://" in location:
             uri = key_of(location)
             key = key_of(location.partition("://")[2].lstrip("/"))
+        else:
+            uri = self._home.uri(location)
+            key = key_of(location)
         return {"key": key, "uri": uri, "size": row.size, "stamp": row.etag}
 
     def _complete(self, entry: dict[str, Any]) -> dict[str, Any]:
@@ -268,6 +293,7 @@ class ListedSource(_Stored):
             store, name = self._locate(entry)
             item = store.item(name)
         except StorageError as error:
+            # Only a store that does not answer stops the listing: all that follow would fail too.
             if not isinstance(error, UnreadableError) and not self.lists():
                 raise
             return entry | {"size": 0, "stamp": ""}  # its row will report the error
@@ -294,7 +320,8 @@ class PackedSource(Source):
     stamps_tell_content = True
 
     def __init__(self, store: Store) -> None:
-        self._store, self.url = store, store.url
+        self._store = store
+        self.url = store.url
 
     def check(self, archive: Store) -> None:
         _refuse_inside(archive, self._store)
@@ -310,14 +337,16 @@ class PackedSource(Source):
         with self._store.open(layout.DATASET_MANIFEST) as file:
             for batch in pa.parquet.ParquetFile(file).iter_batches(BATCH, columns=columns):
                 for row in batch.to_pylist():
-                    if row["status"] == "packed":
-                        first = row["offset"]
-                        uri = f"{self._store.uri(row['tar'])}#bytes={first}-{first + row['length'] - 1}"
-                        yield {"key": row["key"], "uri": uri, "size": row["length"], "stamp": row["sha256"]}
+                    if row["status"] != "packed":
+                        continue
+                    first = row["offset"]
+                    last = first + row["length"] - 1
+                    uri = f"{self._store.uri(row['tar'])}#bytes={first}-{last}"
+                    yield {"key": row["key"], "uri": uri, "size": row["length"], "stamp": row["sha256"]}
 
     def fetch(self, entry: Mapping[str, Any]) -> bytes:
         address, start = part_of(entry["uri"])
-        assert start is not None
+        assert start is not None, "every URI of this source names a range of bytes"
         name = name_of(address)[len(self._store.url) + 1 :]
         data = self._store.read_range(name, start, entry["size"])
         if hashlib.sha256(data).hexdigest() != entry["stamp"]:
@@ -333,8 +362,10 @@ class PackedSource(Source):
 
 def _refuse_inside(archive: Store, source: Store) -> None:
     """Raises ArchiveError if the archive is inside the source, also through links."""
-    inner, outer = str(archive), str(source)
+    inner = str(archive)
+    outer = str(source)
     if archive.folder is not None and source.folder is not None:
-        inner, outer = str(archive.folder.resolve()), str(source.folder.resolve())
-    if f"{inner}/".startswith(f"{outer.rstrip('/')}/"):
+        inner = str(archive.folder.resolve())
+        outer = str(source.folder.resolve())
+    if f"{inner}/".startswith(f"{outer.rstrip('/')}/"):  # with slashes: /photos2 is not inside /photos
         raise ArchiveError(f"{archive}: is inside the source {source}; keep the archive elsewhere")
