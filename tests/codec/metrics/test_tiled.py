@@ -99,6 +99,15 @@ def test_a_picture_of_more_than_25_megapixels_has_every_metric_of_the_default(mo
     assert found.psnr_db is not None and found.ms_ssim == found.lpips == 0.25
 
 
+def test_arrays_that_cannot_be_written_are_measured_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    original = textured(200, 180)
+    decoded = noisy(original, 12)
+    expected = tiled.ms_ssim(original, decoded, "cpu")
+    original.setflags(write=False)
+    assert tiled.ms_ssim(original, decoded, "cpu") == expected
+    assert not recwarn.list
+
+
 def test_psnr_goes_through_all_rows() -> None:
     black = np.zeros((tiled.ROWS + 1, 2, 3), np.uint8)
     other = black.copy()
