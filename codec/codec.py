@@ -27,6 +27,7 @@ from codec.format.chunks import Chunk, of_picture, to_picture
 from codec.format.content import Content
 from codec.images import Picture, to_pixels
 from codec.quantization import quantizer
+from codec.quantization.efforts import EFFORTS, check_effort
 from codec.quantization.estimator import ParameterEstimator
 from codec.quantization.quantizer import QuantizationParameters
 from codec.quantization.rate_control import (
@@ -37,7 +38,7 @@ from codec.quantization.rate_control import (
     refined_reaching,
     refined_within,
 )
-from codec.quantization.refinement import EFFORTS, check_effort, refined
+from codec.quantization.refinement import refined
 
 DEFAULT_QUALITY = 8.0
 """Default lambda."""

@@ -9,7 +9,6 @@ also known as semi-amortized inference (Yang, Bamler and Mandt, 2020).
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from types import EllipsisType
 from typing import TYPE_CHECKING
 
@@ -20,28 +19,19 @@ from codec.diffusion.backbone import REDUCTION
 from codec.diffusion.denoiser import clean_latent
 from codec.diffusion.tiling import Tiling
 from codec.entropy.rate import coded_bits, straight_through_round
-from codec.errors import SettingsError
 from codec.images import Picture, to_tensor
+from codec.quantization.efforts import Effort
 from codec.quantization.quantizer import QuantizationParameters
 
 if TYPE_CHECKING:
     from codec.codec import Codec
+    from codec.training.draws import Draws
     from codec.training.settings import StageSettings
 
 Inside = tuple[EllipsisType, slice, slice]
 """Index of what is refined within a tile (1, 4, h, w)."""
 
 
-@dataclass(frozen=True)
-class Effort:
-    """A search: the number of gradient steps, and the first one's size in bins."""
-
-    steps: int
-    step_size: float
-
-
-EFFORTS = (Effort(0, 0.0), Effort(3, 0.035), Effort(32, 0.03))
-"""The searches by effort, chosen on held-out photos (tests/benchmarks/results/effort.md)."""
 MOMENTUM = 0.8
 LAST_STEP = 0.2
 """The last step's size as a fraction of the first one's; steps shrink linearly."""
@@ -53,13 +43,6 @@ SMALLEST_PERCEPTUAL_SIDE = 38
 """Smallest side in pixels of a tile whose LPIPS is computed: the network's 31, and the offset of up to 7."""
 TILING = Tiling(96, margin=8)
 """Tiles of 768 pixels, of which 64 at each inner border only surround what is refined."""
-
-
-def check_effort(effort: int) -> int:
-    """Returns a valid effort. Raises SettingsError for others."""
-    if effort not in range(len(EFFORTS)):
-        raise SettingsError(f"effort must be one of 0 to {len(EFFORTS) - 1}, not {effort}")
-    return effort
 
 
 @torch.no_grad()
@@ -124,11 +107,14 @@ class _Search:
         A step is the running mean of gradients, each divided by its root mean square in a channel. Adam divides each
         latent's gradient by its own, which moves what hardly matters as far as what does: three of its steps gain half.
         """
+        from codec.training.loss import remember
+
         inside = scaled[inner].clone()
         best = inside
         lowest = float("inf")
         mean = torch.zeros_like(inside)
         steps = self.effort.steps
+        remember(original, self._terms(original), self._draws())
         for step in range(steps + 1):
             last = step == steps
             with torch.set_grad_enabled(not last):
@@ -151,7 +137,6 @@ class _Search:
 
     def objective(self, original: Tensor, scaled: Tensor, offsets: Tensor, *, gray: bool) -> Tensor:
         """Bits per pixel + weight lambda D of a tile's pixels (1, 3, H, W) coded as alpha y, (1, 4, h, w)."""
-        from codec.training.draws import Draws
         from codec.training.loss import distortion
 
         seen = straight_through_round(scaled + offsets) - offsets
@@ -163,21 +148,32 @@ class _Search:
         decoded = self.codec.backbone.decode(clean, size)
         if gray:
             decoded = decoded.mean(1, keepdim=True).expand_as(decoded)
-        # the same draws at each step: iterates are compared from one offset
-        lossy, _ = distortion(original, decoded, _terms(size), Draws(1, 0, device=self.device))
+        lossy, _ = distortion(original, decoded, self._terms(original), self._draws())
         bits = latent_bits + hyper_bits
         return (bits / (size[0] * size[1]) + DISTORTION_WEIGHT * self.quality * lossy).sum()
 
+    def _draws(self) -> "Draws":
+        """The same at each step: iterates are compared from one offset."""
+        from codec.training.draws import Draws
 
-def _terms(size: tuple[int, int]) -> "StageSettings":
-    """The terms of D, with less weight on LPIPS than in training: one latent is more easily fitted to a network than a
-    decoder is. DISTS is left out, since it costs more than all the rest."""
-    from codec.training.settings import StageSettings
+        return Draws(1, 0, device=self.device)
 
-    terms = StageSettings(steps=1, pixel_l1=0.5, pixel_mse=20.0, perceptual=0.4, perceptual_network="alex")
-    if min(size) < SMALLEST_PERCEPTUAL_SIDE:
-        terms = replace(terms, perceptual=0.0)
-    return terms
+    def _terms(self, original: Tensor) -> "StageSettings":
+        """The terms of D, with less weight on LPIPS than in training: a latent is more easily fitted to it than a
+        decoder is."""
+        from codec.training.settings import StageSettings
+
+        perceptual, structural = 0.4, self.effort.structural
+        if min(original.shape[-2:]) < SMALLEST_PERCEPTUAL_SIDE:
+            perceptual, structural = 0.0, 0.0
+        return StageSettings(
+            steps=1,
+            pixel_l1=0.5,
+            pixel_mse=20.0,
+            perceptual=perceptual,
+            perceptual_network="alex",
+            structural=structural,
+        )
 
 
 def _tiles(length: int, tiling: Tiling) -> Iterator[tuple[slice, slice]]:

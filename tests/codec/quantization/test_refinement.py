@@ -13,16 +13,17 @@ from codec import Codec, Picture, QualityError, SettingsError
 from codec.diffusion.tiling import Tiling
 from codec.images import to_tensor
 from codec.metrics.quality import psnr
+from codec.quantization.efforts import EFFORTS, Effort
 from codec.quantization.quantizer import QuantizationParameters
 from codec.quantization.rate_control import GROWTH, refined_reaching, refined_within
-from codec.quantization.refinement import EFFORTS, Effort, _Search, refined
+from codec.quantization.refinement import _Search, refined
 from tests.codec.quantization.test_rate_control import Made
 from tests.conftest import synthetic
 from tests.support.tiny_bundles import TINY, tiny_bundle
 
 QUALITY = 64.0
 """High: the gradient of a random entropy model is not one to follow."""
-SHORT = Effort(3, 0.05)
+SHORT = Effort(3, 0.05, 0.0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_the_objective_gets_better(quality: float, codec: Codec) -> None:
 def test_the_objective_never_gets_worse(codec: Codec) -> None:
     picture = Picture(synthetic(64, 80))
     y, parameters = prepared(codec, picture)
-    far_too_large = Effort(3, 50.0)
+    far_too_large = Effort(3, 50.0, 0.0, 1)
     assert torch.allclose(refined(codec, picture, y, parameters, QUALITY, far_too_large), y, atol=1e-6)
 
 
