@@ -11,13 +11,17 @@ class Effort:
 
     steps: int
     step_size: float
-    structural: float
+    structural: float = 0.0
     """Weight of DISTS, which takes twice the time of all the rest."""
-    times: int
+    times: int = 1
     """Factor on the time limit of a picture."""
+    side: int = 80
+    """Longest side of a tile in latents, as memory below 2 GB allows."""
+    margin: int = 6
+    """Width at the inner borders of a tile, in latents, that only surrounds what is refined."""
 
 
-EFFORTS = (Effort(0, 0.0, 0.0, 1), Effort(3, 0.035, 0.0, 10), Effort(12, 0.035, 0.3, 100))
+EFFORTS = (Effort(0, 0.0), Effort(3, 0.035, times=10), Effort(10, 0.035, 0.3, times=100, side=48, margin=4))
 """The searches by effort, chosen on held-out photos (tests/benchmarks/results/effort.md)."""
 
 

@@ -41,8 +41,6 @@ DISTORTION_WEIGHT = 0.1
 """Weight of lambda D in bits per pixel, as at the start of the end-to-end stage."""
 SMALLEST_PERCEPTUAL_SIDE = 38
 """Smallest side in pixels of a tile whose LPIPS is computed: the network's 31, and the offset of up to 7."""
-TILING = Tiling(96, margin=8)
-"""Tiles of 768 pixels, of which 64 at each inner border only surround what is refined."""
 
 
 @torch.no_grad()
@@ -53,7 +51,6 @@ def refined(
     parameters: QuantizationParameters,
     quality: float,
     effort: Effort,
-    tiling: Tiling = TILING,
 ) -> Tensor:
     """The latent (1, 4, h, w) to code instead of y, at these parameters and lambda = quality.
 
@@ -65,6 +62,7 @@ def refined(
     scaled = alpha * y
     search = _Search(codec, parameters, quality, effort)
     all_offsets = codec.dither(y).expand_as(y)
+    tiling = Tiling(effort.side, effort.margin)
     places = itertools.product(_tiles(y.shape[-2], tiling), _tiles(y.shape[-1], tiling))
     with _one_thread():
         for (rows, inner_rows), (columns, inner_columns) in places:
@@ -117,40 +115,49 @@ class _Search:
         remember(original, self._terms(original), self._draws())
         for step in range(steps + 1):
             last = step == steps
-            with torch.set_grad_enabled(not last):
-                moved = inside.requires_grad_(not last)
-                seen = scaled.clone()
-                seen[inner] = moved
-                cost = self.objective(original, seen, offsets, gray=gray)
-            if float(cost.detach()) < lowest:
-                lowest = float(cost.detach())
-                best = inside.detach()
+            cost = 0.0
+            gradient = torch.zeros_like(inside)
+            # one term after the other, so that only one graph is in memory
+            for term in (self.rate, self.distortion):
+                with torch.set_grad_enabled(not last):
+                    moved = inside.detach().requires_grad_(not last)
+                    seen = scaled.clone()
+                    seen[inner] = moved
+                    share = term(original, seen, offsets, gray=gray)
+                cost += float(share.detach())
+                if not last:
+                    gradient += torch.autograd.grad(share, moved)[0]
+                del share
+            if cost < lowest:
+                lowest = cost
+                best = inside
             if last:
                 break
-            (gradient,) = torch.autograd.grad(cost, moved)
             size = gradient.square().mean((2, 3), keepdim=True).sqrt().clamp(min=SMALLEST_GRADIENT)
             mean = MOMENTUM * mean + (1 - MOMENTUM) * gradient / size
             unbiased = mean / (1 - MOMENTUM ** (step + 1))
             shrinking = 1 - (1 - LAST_STEP) * step / steps
-            inside = inside.detach() - self.effort.step_size * shrinking * unbiased
+            inside = inside - self.effort.step_size * shrinking * unbiased
         return best
 
-    def objective(self, original: Tensor, scaled: Tensor, offsets: Tensor, *, gray: bool) -> Tensor:
-        """Bits per pixel + weight lambda D of a tile's pixels (1, 3, H, W) coded as alpha y, (1, 4, h, w)."""
-        from codec.training.loss import distortion
-
+    def rate(self, original: Tensor, scaled: Tensor, offsets: Tensor, *, gray: bool) -> Tensor:
+        """Bits per pixel of a tile's pixels (1, 3, H, W) coded as alpha y, (1, 4, h, w)."""
         seen = straight_through_round(scaled + offsets) - offsets
         latent_bits, hyper_bits = coded_bits(self.codec.float_entropy, scaled, self.codes, self.constants, symbols=seen)
-        size = (original.shape[-2], original.shape[-1])
-        clean = seen / self.alpha
+        return (latent_bits + hyper_bits).sum() / (original.shape[-2] * original.shape[-1])
+
+    def distortion(self, original: Tensor, scaled: Tensor, offsets: Tensor, *, gray: bool) -> Tensor:
+        """Weight lambda D of a tile's pixels (1, 3, H, W) coded as alpha y, (1, 4, h, w), in bits per pixel."""
+        from codec.training.loss import distortion
+
+        clean = (straight_through_round(scaled + offsets) - offsets) / self.alpha
         if float(self.timestep):  # zero bypasses the U-Net
             clean = clean_latent(self.codec.backbone, clean, self.timestep)
-        decoded = self.codec.backbone.decode(clean, size)
+        decoded = self.codec.backbone.decode(clean, (original.shape[-2], original.shape[-1]))
         if gray:
             decoded = decoded.mean(1, keepdim=True).expand_as(decoded)
         lossy, _ = distortion(original, decoded, self._terms(original), self._draws())
-        bits = latent_bits + hyper_bits
-        return (bits / (size[0] * size[1]) + DISTORTION_WEIGHT * self.quality * lossy).sum()
+        return DISTORTION_WEIGHT * self.quality * lossy.sum()
 
     def _draws(self) -> "Draws":
         """The same at each step: iterates are compared from one offset."""

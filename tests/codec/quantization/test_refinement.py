@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec import Codec, Picture, QualityError, SettingsError
-from codec.diffusion.tiling import Tiling
 from codec.images import to_tensor
 from codec.metrics.quality import psnr
 from codec.quantization.efforts import EFFORTS, Effort
@@ -23,7 +22,7 @@ from tests.support.tiny_bundles import TINY, tiny_bundle
 
 QUALITY = 64.0
 """High: the gradient of a random entropy model is not one to follow."""
-SHORT = Effort(3, 0.05, 0.0, 1)
+SHORT = Effort(3, 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,8 @@ def cost(codec: Codec, picture: Picture, y: Tensor, quality: float = QUALITY) ->
     original = to_tensor(picture.pixels)[None]
     with torch.no_grad():
         offsets = codec.dither(y).expand_as(y)
-        return float(search.objective(original, parameters.alpha * y, offsets, gray=picture.gray))
+        coded = (original, parameters.alpha * y, offsets)
+        return float(search.rate(*coded, gray=picture.gray) + search.distortion(*coded, gray=picture.gray))
 
 
 @pytest.mark.parametrize("effort", [1, 2])
@@ -83,7 +83,7 @@ def test_the_objective_gets_better(quality: float, codec: Codec) -> None:
 def test_the_objective_never_gets_worse(codec: Codec) -> None:
     picture = Picture(synthetic(64, 80))
     y, parameters = prepared(codec, picture)
-    far_too_large = Effort(3, 50.0, 0.0, 1)
+    far_too_large = Effort(3, 50.0)
     assert torch.allclose(refined(codec, picture, y, parameters, QUALITY, far_too_large), y, atol=1e-6)
 
 
@@ -91,7 +91,7 @@ def test_tiles_gain_what_the_whole_does(codec: Codec) -> None:
     picture = Picture(synthetic(200, 312))
     y, parameters = prepared(codec, picture)
     whole = refined(codec, picture, y, parameters, QUALITY, SHORT)
-    tiled = refined(codec, picture, y, parameters, QUALITY, SHORT, Tiling(24, margin=4))
+    tiled = refined(codec, picture, y, parameters, QUALITY, dataclasses.replace(SHORT, side=24, margin=4))
     moved = (tiled - y).abs().amax(1)[0]
     assert (moved > 0).float().mean() > 0.95, "every tile's inside is written"
     before, after, in_tiles = (cost(codec, picture, latent) for latent in (y, whole, tiled))
