@@ -86,7 +86,7 @@ def encode(
         typer.Option(
             min=0,
             max=2,
-            help="Refine the picture's latent by gradient: 1 takes about 10 times the time, 2 about 100 times, for "
+            help="Refine the picture's latent by gradient: 1 takes about 15 times the time, 2 about 150 times, for "
             "fewer bytes at equal quality.",
         ),
     ] = 0,

@@ -116,7 +116,7 @@ class Codec:
         """Encodes at lambda = quality > 0; larger means more bits and less distortion.
 
         `effort` 1 and 2 refine the latent by gradient (codec.quantization.refinement): fewer bytes at equal quality,
-        for some 10 and 100 times the time.
+        for about 15 and 150 times the time.
 
         Codes the stored colors, also of transparent pixels. Alpha plane, color profile, orientation and metadata blocks
         are kept without loss. Raises ImageError if the picture exceeds the format's limits, SettingsError for an

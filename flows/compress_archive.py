@@ -84,7 +84,7 @@ def compress_archive(
             encodes and verifies; a difference stops the run.
         threads: Computing threads of a worker; part of the run's plan. More workers use processors better.
         batch: Pictures of one size that a GPU encodes together; part of the run's plan. 1 on a CPU.
-        effort: 1 or 2 refines each picture's latent for fewer bytes at equal quality: about 4 or 30 times the time, and
+        effort: 1 or 2 refines each picture's latent for fewer bytes at equal quality: about 5 or 40 times the time, and
             10 or 100 times image_timeout. Needs batch 1; part of the run's plan.
         bundle: Folder of a trained codec; the embedded one if empty.
         backbone: Folder or URL of the bundle's backbone, if it is not embedded.

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 Inside = tuple[EllipsisType, slice, slice]
 """Index of what is refined within a tile (1, 4, h, w)."""
 
-
 MOMENTUM = 0.8
 LAST_STEP = 0.2
 """The last step's size as a fraction of the first one's; steps shrink linearly."""
@@ -60,7 +59,7 @@ def refined(
     """
     alpha = parameters.alpha.to(y.device)
     scaled = alpha * y
-    search = _Search(codec, parameters, quality, effort)
+    search = _Search(codec, parameters, quality, effort, gray=picture.gray)
     all_offsets = codec.dither(y).expand_as(y)
     tiling = Tiling(effort.side, effort.margin)
     places = itertools.product(_tiles(y.shape[-2], tiling), _tiles(y.shape[-1], tiling))
@@ -70,7 +69,7 @@ def refined(
             original = to_tensor(pixels)[None].to(y.device)
             inner: Inside = (..., _within(inner_rows, rows), _within(inner_columns, columns))
             tile = scaled[..., rows, columns]
-            found = search.best(original, tile, all_offsets[..., rows, columns], inner, gray=picture.gray)
+            found = search.best(original, tile, all_offsets[..., rows, columns], inner)
             scaled[..., inner_rows, inner_columns] = found
     return scaled / alpha
 
@@ -89,8 +88,11 @@ def _one_thread() -> Iterator[None]:
 class _Search:
     """The gradient descent of tiles at one setting of the quantizer."""
 
-    def __init__(self, codec: "Codec", parameters: QuantizationParameters, quality: float, effort: Effort) -> None:
+    def __init__(
+        self, codec: "Codec", parameters: QuantizationParameters, quality: float, effort: Effort, *, gray: bool
+    ) -> None:
         self.codec = codec
+        self.gray = gray
         self.quality = quality
         self.effort = effort
         self.device = codec.backbone.device
@@ -99,7 +101,7 @@ class _Search:
         self.timestep = torch.tensor([parameters.timestep], dtype=torch.float32, device=self.device)
         self.constants = codec.constants.to(self.device)
 
-    def best(self, original: Tensor, scaled: Tensor, offsets: Tensor, inner: Inside, *, gray: bool) -> Tensor:
+    def best(self, original: Tensor, scaled: Tensor, offsets: Tensor, inner: Inside) -> Tensor:
         """What is inside of a tile, (1, 4, h, w) in bins, after the search; its surroundings stay as they are.
 
         A step is the running mean of gradients, each divided by its root mean square in a channel. Adam divides each
@@ -123,7 +125,7 @@ class _Search:
                     moved = inside.detach().requires_grad_(not last)
                     seen = scaled.clone()
                     seen[inner] = moved
-                    share = term(original, seen, offsets, gray=gray)
+                    share = term(original, seen, offsets)
                 cost += float(share.detach())
                 if not last:
                     gradient += torch.autograd.grad(share, moved)[0]
@@ -140,13 +142,13 @@ class _Search:
             inside = inside - self.effort.step_size * shrinking * unbiased
         return best
 
-    def rate(self, original: Tensor, scaled: Tensor, offsets: Tensor, *, gray: bool) -> Tensor:
+    def rate(self, original: Tensor, scaled: Tensor, offsets: Tensor) -> Tensor:
         """Bits per pixel of a tile's pixels (1, 3, H, W) coded as alpha y, (1, 4, h, w)."""
         seen = straight_through_round(scaled + offsets) - offsets
         latent_bits, hyper_bits = coded_bits(self.codec.float_entropy, scaled, self.codes, self.constants, symbols=seen)
         return (latent_bits + hyper_bits).sum() / (original.shape[-2] * original.shape[-1])
 
-    def distortion(self, original: Tensor, scaled: Tensor, offsets: Tensor, *, gray: bool) -> Tensor:
+    def distortion(self, original: Tensor, scaled: Tensor, offsets: Tensor) -> Tensor:
         """Weight lambda D of a tile's pixels (1, 3, H, W) coded as alpha y, (1, 4, h, w), in bits per pixel."""
         from codec.training.loss import distortion
 
@@ -154,7 +156,7 @@ class _Search:
         if float(self.timestep):  # zero bypasses the U-Net
             clean = clean_latent(self.codec.backbone, clean, self.timestep)
         decoded = self.codec.backbone.decode(clean, (original.shape[-2], original.shape[-1]))
-        if gray:
+        if self.gray:
             decoded = decoded.mean(1, keepdim=True).expand_as(decoded)
         lossy, _ = distortion(original, decoded, self._terms(original), self._draws())
         return DISTORTION_WEIGHT * self.quality * lossy.sum()

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec import Codec, Picture, QualityError, SettingsError
+from codec.diffusion.tiling import Tiling
 from codec.images import to_tensor
 from codec.metrics.quality import psnr
 from codec.quantization.efforts import EFFORTS, Effort
 from codec.quantization.quantizer import QuantizationParameters
 from codec.quantization.rate_control import GROWTH, refined_reaching, refined_within
-from codec.quantization.refinement import _Search, refined
+from codec.quantization.refinement import _Search, _tiles, refined
 from tests.codec.quantization.test_rate_control import Made
 from tests.conftest import synthetic
 from tests.support.tiny_bundles import TINY, tiny_bundle
@@ -49,19 +50,19 @@ def prepared(codec: Codec, picture: Picture, quality: float = QUALITY) -> tuple[
 def cost(codec: Codec, picture: Picture, y: Tensor, quality: float = QUALITY) -> float:
     """The objective of a whole picture coded as a latent, at the parameters of effort 0."""
     parameters = prepared(codec, picture, quality)[1]
-    search = _Search(codec, parameters, quality, SHORT)
+    search = _Search(codec, parameters, quality, SHORT, gray=picture.gray)
     original = to_tensor(picture.pixels)[None]
     with torch.no_grad():
         offsets = codec.dither(y).expand_as(y)
         coded = (original, parameters.alpha * y, offsets)
-        return float(search.rate(*coded, gray=picture.gray) + search.distortion(*coded, gray=picture.gray))
+        return float(search.rate(*coded) + search.distortion(*coded))
 
 
 @pytest.mark.parametrize("effort", [1, 2])
 def test_refining_gives_the_same_bytes_each_time_and_on_any_number_of_threads(
     effort: int, codec: Codec, two_threads: None
 ) -> None:
-    picture = Picture(synthetic(48, 64))
+    picture = Picture(synthetic(40, 48))
     files = [codec.encode(picture, quality=QUALITY, effort=effort).data]
     torch.set_num_threads(1)
     files.append(Codec.load(codec.bundle).encode(picture, quality=QUALITY, effort=effort).data)
@@ -88,15 +89,27 @@ def test_the_objective_never_gets_worse(codec: Codec) -> None:
 
 
 def test_tiles_gain_what_the_whole_does(codec: Codec) -> None:
-    picture = Picture(synthetic(200, 312))
+    picture = Picture(synthetic(120, 200))
     y, parameters = prepared(codec, picture)
     whole = refined(codec, picture, y, parameters, QUALITY, SHORT)
-    tiled = refined(codec, picture, y, parameters, QUALITY, dataclasses.replace(SHORT, side=24, margin=4))
+    tiled = refined(codec, picture, y, parameters, QUALITY, dataclasses.replace(SHORT, side=16, margin=3))
     moved = (tiled - y).abs().amax(1)[0]
     assert (moved > 0).float().mean() > 0.95, "every tile's inside is written"
     before, after, in_tiles = (cost(codec, picture, latent) for latent in (y, whole, tiled))
     assert after < before
     assert before - in_tiles == pytest.approx(before - after, rel=0.25)
+
+
+@pytest.mark.parametrize("effort", EFFORTS[1:])
+@pytest.mark.parametrize("length", [1, 48, 81, 200, 1573])
+def test_tiles_are_bounded_and_their_insides_cover_a_side_once(effort: Effort, length: int) -> None:
+    found = list(_tiles(length, Tiling(effort.side, effort.margin)))
+    covered = [place for _, inner in found for place in range(inner.start, inner.stop)]
+    assert covered == list(range(length))
+    for span, inner in found:
+        assert span.stop - span.start <= effort.side, "so that memory does not grow with the picture"
+        for edge, end, border in ((inner.start, span.start, 0), (span.stop, inner.stop, length)):
+            assert edge - end >= effort.margin or edge == border or end == border
 
 
 def test_a_refined_file_states_what_an_unrefined_one_does_and_decodes_to_its_symbols(codec: Codec) -> None:

@@ -10,10 +10,13 @@ import pytest
 from codec import Codec, encode_png, read_image
 from codec.bundle import Bundle
 from codec.errors import SettingsError
+from codec.metrics.quality import psnr
 from tasks.archive import manifest, schema
 from tasks.archive.manifest import Manifest, RunSettings
 from tasks.compress.runs import compress
 from tasks.processes.codec_process import Models
+from tasks.processes.encode_worker import Worker
+from tasks.processes.requests import Encode
 from tasks.storage.store import Store
 from tests.conftest import synthetic
 from tests.support import kill_points
@@ -58,6 +61,19 @@ def test_refined_pictures_have_the_same_bytes_after_kill_and_resume(
         stored = store.read_range(row["tar"], row["offset"], row["length"])
         picture = read_image(source / row["key"])
         assert stored == codec.encode(picture, quality=64.0, effort=1).data != codec.encode(picture, quality=64.0).data
+
+
+def test_a_refined_picture_keeps_the_floor_of_a_run(source: Path, bundle: Bundle) -> None:
+    codec, picture = Codec.load(bundle), read_image(source / "a.png")
+    plain = codec.encode(picture, quality=128.0)
+    floor = psnr(picture.pixels, codec.decode(plain.data))
+    asked = Encode(
+        quality=64.0, target_bpp=None, min_psnr_db=floor, max_lpips=None,
+        metadata="all", verify=True, discard=[], metrics=[], effort=1,
+    )  # fmt: skip
+    made, _ = Worker(codec, None).encoded(asked, picture)
+    assert psnr(picture.pixels, codec.decode(made.data)) >= floor
+    assert made.quality > 64.0
 
 
 @pytest.mark.usefixtures("children_are_played_here")
