@@ -182,6 +182,7 @@ class _Search:
             perceptual=perceptual,
             perceptual_network="alex",
             structural=structural,
+            structural_every=1,
         )
 
 
