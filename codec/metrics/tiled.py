@@ -7,6 +7,7 @@ memory does not depend on the picture. MS-SSIM goes through each scale in bands 
 """
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,8 +29,15 @@ Pixels = NDArray[np.uint8]
 CORE = 768
 BORDER = 128
 GRID = 16
+BAND = 48
+"""Rows of a tile that pass through a stage at a time."""
+IN_BANDS = {0: (1, 2), 1: (2, 8)}
+"""Stages of VGG16 that go in bands: their stride, and the rows beyond a band that two 3 x 3 convolutions, and a pooling
+before them, can see."""
 ROWS = 64
-"""Rows that are summed at a time."""
+"""Rows of pixels that are summed at a time."""
+FEATURE_ROWS = 8
+"""Rows of features that are summed at a time in float64: few, so that freed ones leave no large gaps in the heap."""
 STRIDES = {"alex": (4, 8, 16, 16, 16), "vgg": (1, 2, 4, 8, 16)}
 """Pixels per cell of each stage's feature map."""
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -82,7 +90,7 @@ def lpips_distance(network: Lpips, original: Pixels, decoded: Pixels, device: st
     for rows, columns, pair in _tiles(original, decoded, device):
         features = [network.network.scaling_layer(pixels) for pixels in pair]
         for number, stage in enumerate(stages):
-            _advance(features, stage)
+            _advance(features, stage, IN_BANDS.get(number) if network.net == "vgg" else None)
             for x, y in _counted(features, rows, columns, strides[number]):
                 difference = lpips.normalize_tensor(x) - lpips.normalize_tensor(y)
                 distances = heads[number](difference**2)
@@ -99,12 +107,12 @@ def dists_distance(network: Dists, original: Pixels, decoded: Pixels, device: st
     totals = [_Moments(channels, device) for channels in network.chns]
     for rows, columns, pair in _tiles(original, decoded, device):
         features = [(pixels + 1) / 2 for pixels in pair]
-        for total, stage, stride in zip(totals, stages, strides, strict=True):
-            _advance(features, stage)
+        for number, (total, stage, stride) in enumerate(zip(totals, stages, strides, strict=True)):
+            _advance(features, stage, IN_BANDS.get(number - 1))
             for x, y in _counted(features, rows, columns, stride):
                 total.add(x[0].flatten(1), y[0].flatten(1))
             # DISTS compares the pixels themselves first; only the network's stages see normalized ones.
-            if total is totals[0]:
+            if number == 0:
                 features = [(x - network.mean) / network.std for x in features]
     alphas = _split(network, network.alpha)
     betas = _split(network, network.beta)
@@ -157,23 +165,47 @@ def _tiles(original: Pixels, decoded: Pixels, device: str) -> Iterator[tuple[Spa
             yield rows, columns, pair
 
 
-def _advance(features: list[Tensor], stage: nn.Module) -> None:
+def _advance(features: list[Tensor], stage: nn.Module, bands: tuple[int, int] | None) -> None:
     """Replaces both pictures' features by the next stage's, one after the other, to release memory early."""
     for index, before in enumerate(features):
-        features[index] = stage(before)
+        features[index] = stage(before) if bands is None else _in_bands(stage, before, *bands)
+
+
+def _in_bands(stage: nn.Module, x: Tensor, stride: int, reach: int) -> Tensor:
+    """A stage on bands of rows, each with `reach` further rows on both sides: only its result is ever whole.
+
+    At full resolution each intermediate result of VGG16 has 64 channels, a quarter of a gigabyte a tile.
+    """
+    height = x.shape[-2]
+    whole: Tensor | None = None
+    # from below, since only the last band shows how many rows come out of an odd number
+    for top in reversed(range(0, height, BAND)):
+        start = max(0, top - reach)
+        stop = min(height, top + BAND + reach)
+        band: Tensor = stage(x[..., start:stop, :])[..., (top - start) // stride :, :]
+        first = top // stride
+        if whole is None:
+            whole = band.new_empty((*band.shape[:-2], first + band.shape[-2], band.shape[-1]))
+        rows = min(BAND // stride, whole.shape[-2] - first)
+        whole[..., first : first + rows, :] = band[..., :rows, :]
+    if whole is None:
+        raise ValueError("a tile without rows")
+    return whole
 
 
 def _counted(features: list[Tensor], rows: Span, columns: Span, stride: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields the used features of both pictures, some rows at a time."""
     part = (..., rows.counted(stride), columns.counted(stride))
     first, second = features
-    yield from zip(first[part].float().split(ROWS, -2), second[part].float().split(ROWS, -2), strict=True)
+    yield from zip(
+        first[part].float().split(FEATURE_ROWS, -2), second[part].float().split(FEATURE_ROWS, -2), strict=True
+    )
 
 
 @torch.no_grad()
 def ms_ssim(original: Pixels, decoded: Pixels, device: str) -> float:
     """Multi-scale structural similarity on the 8-bit range, equal to pytorch_msssim on the whole pictures."""
-    pair = [torch.from_numpy(np.ascontiguousarray(pixels)).movedim(2, 0)[None] for pixels in (original, decoded)]
+    pair = [_as_tensor(pixels).movedim(2, 0)[None] for pixels in (original, decoded)]
     window = _fspecial_gauss_1d(WINDOW, 1.5).repeat(3, 1, 1, 1)
     factors = []
     # Contrast and structure at each scale, luminance at the coarsest alone (equation 7).
@@ -184,6 +216,13 @@ def ms_ssim(original: Pixels, decoded: Pixels, device: str) -> float:
     similarity, _ = _similarities(pair, window, device)
     factors.append(similarity.relu() ** SCALES[-1])
     return float(torch.stack(factors).prod(0).mean())
+
+
+def _as_tensor(pixels: Pixels) -> Tensor:
+    """The array as a tensor on the same memory, which is only read: a copy of 100 megapixels would take 0.3 GB."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns about arrays that are not writable
+        return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
 def _similarities(pair: list[Tensor], window: Tensor, device: str) -> tuple[Tensor, Tensor]:
@@ -203,11 +242,15 @@ def _halved(pixels: Tensor, device: str) -> Tensor:
     """(1, 3, h, w) -> means of 2 x 2 pixels, float32; odd sides get zeros in front, as in pytorch_msssim."""
     height, width = pixels.shape[-2:]
     odd = height % 2
-    halves = []
+    # filled band by band: a list of bands and their concatenation would be the whole twice
+    halved = torch.empty((*pixels.shape[:-2], (height + odd) // 2, width // 2 + width % 2), dtype=torch.float32)
+    row = 0
     # Bands of even height, so that no pair of rows is torn; for an odd height the first one begins in the padding.
     for top in range(-odd, height, 2 * ROWS):
         band = pixels[..., max(0, top) : top + 2 * ROWS, :].to(device).float()
         band = F.pad(band, (0, 0, max(0, -top), 0))
         band = band[..., : band.shape[-2] // 2 * 2, :]
-        halves.append(F.avg_pool2d(band, 2, padding=(0, width % 2)).cpu())
-    return torch.cat(halves, -2)
+        rows = F.avg_pool2d(band, 2, padding=(0, width % 2)).cpu()
+        halved[..., row : row + rows.shape[-2], :] = rows
+        row += rows.shape[-2]
+    return halved

@@ -28,7 +28,7 @@ from tasks.maintenance.audit import audit
 from tasks.restore.restore import restore
 
 MILLION = 1_000_000
-SIZES = {"1 megapixel": (1152, 864, 2, 8), "12 megapixels": (4000, 3000, 1, 3)}
+SIZES = {"1 megapixel": (1152, 864, 2, 8), "12 megapixels": (4000, 3000, 1, 2)}
 """Width, height, and how many photos the smaller and the larger archive have."""
 MACHINES = {"a laptop of 8 cores": 8, "a server of 64 cores": 64}
 """Cores, each taken to be as fast as the one that was measured."""

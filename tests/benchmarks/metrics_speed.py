@@ -2,10 +2,12 @@
 
 The original's features are known already, as when several reconstructions are compared with it; of more than a
 megapixel they are not, since it is measured in tiles. With --given-back, freed memory goes back to the system, as it
-does outside of evaluations. `--only` names one metric and `--rounds 0` measures once: the peak is then its own.
+does outside of evaluations. `--only` names one metric and `--rounds 0` measures once: the peak is then its own. With
+`--tiles N` networks see the first N tiles of a picture alone: its peak in a part of its time.
 """
 
 import argparse
+import itertools
 import resource
 import statistics
 import time
@@ -13,6 +15,7 @@ import time
 import numpy as np
 import torch
 
+from codec.metrics import tiled
 from codec.metrics.names import FIELDS
 from codec.metrics.quality import Metrics
 from codec.support.malloc import keep_freed_memory
@@ -28,7 +31,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(512, 768), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--only", choices=FIELDS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--tiles", type=int)
     given = parser.parse_args()
+    if given.tiles:
+        every = tiled._tiles
+        tiled._tiles = lambda *pictures: itertools.islice(every(*pictures), given.tiles)
     torch.set_num_threads(given.threads)
     if not given.given_back:
         keep_freed_memory(large=True)

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from codec.metrics import quality, tiled
 from codec.metrics.names import DEFAULT, FIELDS
-from codec.metrics.perceptual import lpips_network
+from codec.metrics.perceptual import Dists, lpips_network
 from codec.metrics.quality import Metrics
 from tests.codec.metrics.test_quality import Pixels, noisy
 from tests.conftest import synthetic
@@ -41,6 +42,33 @@ def test_in_tiles_every_metric_is_that_of_the_whole_picture(
         assert getattr(pieces, field) == pytest.approx(getattr(whole, field), abs=1e-5), field
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("height", [16, 97, 211])
+def test_fine_stages_see_bands_and_give_what_the_whole_tile_gives(height: int) -> None:
+    x = torch.from_numpy(textured(height, 53)).movedim(2, 0)[None].float() / 255
+    network = Dists()
+    rows: list[int] = []
+    for convolution in network.modules():
+        if isinstance(convolution, torch.nn.Conv2d):
+            convolution.register_forward_hook(lambda *call: rows.append(call[2].shape[-2]))
+    for number, stage in enumerate((network.stage1, network.stage2)):
+        expected = stage(x)
+        rows.clear()
+        stride, reach = tiled.IN_BANDS[number]
+        found = tiled._in_bands(stage, x, stride, reach)
+        assert found.shape == expected.shape
+        assert (found - expected).abs().max() < 1e-5
+        assert max(rows) <= (tiled.BAND + 2 * reach) // stride + 1, "memory grows with a band, not with the tile"
+        x = expected
+
+
+@torch.no_grad()
+def test_a_narrower_reach_of_bands_would_be_seen() -> None:
+    x = torch.from_numpy(textured(150, 40)).movedim(2, 0)[None].float() / 255
+    stage = Dists().stage1
+    assert (tiled._in_bands(stage, x, 1, 1) - stage(x)).abs().max() > 1e-3
+
+
 def test_a_narrower_border_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     original = textured(461, 163)
     decoded = noisy(original, 12)
@@ -69,6 +97,15 @@ def test_a_picture_of_more_than_25_megapixels_has_every_metric_of_the_default(mo
     found = Metrics(*DEFAULT).measure(original, original + np.uint8(1))
     assert set(found.reasons) == {"lpips_vgg", "dists"}
     assert found.psnr_db is not None and found.ms_ssim == found.lpips == 0.25
+
+
+def test_arrays_that_cannot_be_written_are_measured_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    original = textured(200, 180)
+    decoded = noisy(original, 12)
+    expected = tiled.ms_ssim(original, decoded, "cpu")
+    original.setflags(write=False)
+    assert tiled.ms_ssim(original, decoded, "cpu") == expected
+    assert not recwarn.list
 
 
 def test_psnr_goes_through_all_rows() -> None:
