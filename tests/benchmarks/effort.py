@@ -22,8 +22,9 @@ from codec.evaluation.bd_rate import at_rate, bootstrap_interval
 from codec.evaluation.experiments import spread
 from codec.quantization.quantizer import alpha_code_of_quality
 
-AROUND = range(-28, 29, 8)
-"""Alpha codes around that of a lambda at which effort 0 is measured: a half to twice the bytes."""
+AROUND = range(-12, 61, 8)
+"""Alpha codes around that of a lambda at which effort 0 is measured: 0.85 to 2.1 times the bytes. A gain beyond these
+counts as the last of them."""
 Values = dict[str, float]
 Similarity = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float | None]
 
