@@ -81,6 +81,15 @@ def encode(
             help="Upper bound on LPIPS (AlexNet); writes the smallest file that meets it.", callback=_positive
         ),
     ] = None,
+    effort: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2,
+            help="Refine the picture's latent by gradient: 1 takes about 15 times the time, 2 about 150 times, for "
+            "fewer bytes at equal quality.",
+        ),
+    ] = 0,
     metadata: Annotated[str, typer.Option(help="Metadata to keep: all, no-location or none.")] = "all",
     discard: Annotated[
         list[str] | None,
@@ -109,11 +118,11 @@ def encode(
 
     codec = _codec(bundle, backbone, device)
     if target_bpp is not None:
-        encoded = codec.encode_to_bpp(picture, target_bpp)
+        encoded = codec.encode_to_bpp(picture, target_bpp, effort=effort)
     elif has_constraint:
-        encoded = codec.encode_to_quality(picture, min_psnr_db=min_psnr, max_lpips=max_lpips)
+        encoded = codec.encode_to_quality(picture, min_psnr_db=min_psnr, max_lpips=max_lpips, effort=effort)
     else:
-        encoded = codec.encode(picture, quality=quality or DEFAULT_QUALITY)
+        encoded = codec.encode(picture, quality=quality or DEFAULT_QUALITY, effort=effort)
     with _written(output) as temporary:
         temporary.write_bytes(encoded.data)
     bits_per_pixel = 8 * len(encoded.data) / (picture.width * picture.height)

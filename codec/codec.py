@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,18 @@ from codec.format.chunks import Chunk, of_picture, to_picture
 from codec.format.content import Content
 from codec.images import Picture, to_pixels
 from codec.quantization import quantizer
+from codec.quantization.efforts import EFFORTS, check_effort
 from codec.quantization.estimator import ParameterEstimator
 from codec.quantization.quantizer import QuantizationParameters
-from codec.quantization.rate_control import QualityConstraint, coarsest_reaching, largest_within
+from codec.quantization.rate_control import (
+    QualityConstraint,
+    coarsest_reaching,
+    largest_within,
+    measure,
+    refined_reaching,
+    refined_within,
+)
+from codec.quantization.refinement import refined
 
 DEFAULT_QUALITY = 8.0
 """Default lambda."""
@@ -95,16 +105,28 @@ class Codec:
         encoder, estimator = opened.load_encoder(device)
         return cls(opened, opened.load_backbone(backbone, device), entropy, tables, encoder, estimator)
 
+    @cached_property
+    def float_entropy(self) -> Entroformer:
+        """The whole entropy model in float, frozen: what refinement differentiates."""
+        model = self.bundle.trainable_entropy().requires_grad_(False).eval()
+        return model.to(self.backbone.device)
+
     @torch.no_grad()
-    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY) -> Encoded:
+    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY, effort: int = 0) -> Encoded:
         """Encodes at lambda = quality > 0; larger means more bits and less distortion.
+
+        `effort` 1 and 2 refine the latent by gradient (codec.quantization.refinement): fewer bytes at equal quality,
+        for about 15 and 150 times the time.
 
         Codes the stored colors, also of transparent pixels. Alpha plane, color profile, orientation and metadata blocks
         are kept without loss. Raises ImageError if the picture exceeds the format's limits, SettingsError for an
         invalid quality.
         """
         code = _quality_code(quality)
-        return self._encode(picture, self._latent(picture), code)
+        check_effort(effort)
+        y = self._latent(picture)
+        parameters = self._parameters(y, quantizer.quality_of_code(code))
+        return self._finish(picture, of_picture(picture), y, code, parameters, effort)
 
     def encode_all(self, pictures: Sequence[Picture], *, quality: float = DEFAULT_QUALITY) -> list[Encoded]:
         """Encodes pictures of one size in one batch; see encode_many."""
@@ -131,17 +153,22 @@ class Codec:
         return batches.encode(self, pictures, count, code)
 
     @torch.no_grad()
-    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Encoded:
+    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float, *, effort: int = 0) -> Encoded:
         """Encodes to the largest file of at most `bits_per_pixel` (8 * file bytes / pixels), within 3 % or 64 bytes.
 
-        If the picture cannot reach the rate, returns its nearest file. Raises as encode does.
+        If the picture cannot reach the rate, returns its nearest file. With `effort` the file of that search is
+        refined, and at most two more near it. Raises as encode does.
         """
         if not 0 < bits_per_pixel < float("inf"):
             raise SettingsError(f"a target of {bits_per_pixel} bits per pixel is impossible; give a positive number")
+        check_effort(effort)
         chunks = of_picture(picture)
         y = self._latent(picture)
         size = bits_per_pixel * picture.width * picture.height / 8
-        return largest_within(lambda code: self._at_alpha(picture, chunks, y, code), size)
+        code, plain = largest_within(lambda code: self._at_alpha(picture, chunks, y, code), size)
+        if not effort:
+            return plain
+        return refined_within(lambda code: self._at_alpha(picture, chunks, y, code, effort), size, code, plain)
 
     @torch.no_grad()
     def encode_to_quality(
@@ -151,19 +178,30 @@ class Codec:
         min_psnr_db: float | None = None,
         max_lpips: float | None = None,
         above: float = 0,
+        effort: int = 0,
     ) -> Encoded:
         """Encodes to the smallest file with at least this PSNR and at most this LPIPS (AlexNet).
 
         `above` is a lambda known to miss the constraint; the search starts beyond it. Measures the pixels decoded on
-        this machine. Raises QualityError with the best reachable quality if no file meets the constraint,
-        SettingsError for an invalid one; otherwise as encode does.
+        this machine. With `effort` the file of that search is refined, and one more near it. Raises QualityError with
+        the best reachable quality if no file meets the constraint, SettingsError for an invalid one; otherwise as
+        encode does.
         """
         constraint = QualityConstraint(min_psnr_db, max_lpips)
+        check_effort(effort)
         chunks = of_picture(picture)
         y = self._latent(picture)
         missed = quantizer.alpha_code_of_quality(above, self.bundle.config.alpha_at_one) if above else -1
         code = coarsest_reaching(constraint, picture.pixels, lambda code: self._preview(picture, y, code), missed)
-        return self._at_alpha(picture, chunks, y, code)
+        plain = self._at_alpha(picture, chunks, y, code)
+        if not effort:
+            return plain
+
+        def meets(made: Encoded) -> bool:
+            pixels = self.reconstruct(made.data, made.symbols)
+            return measure(constraint, picture.pixels, pixels).meets(constraint)
+
+        return refined_reaching(lambda code: self._at_alpha(picture, chunks, y, code, effort), meets, code, plain)
 
     def decode(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
         """Decodes the stored colors (H, W, 3) of a file, without applying the orientation.
@@ -290,10 +328,6 @@ class Codec:
             row += height
         return pixels
 
-    def _encode(self, picture: Picture, y: Tensor, code: int) -> Encoded:
-        parameters = self._parameters(y, quantizer.quality_of_code(code))
-        return self._finish(picture, of_picture(picture), y, code, parameters)
-
     def _latent(self, picture: Picture) -> Tensor:
         _check_size(picture)
         return self.backbone.encode_pixels(picture.pixels)
@@ -314,9 +348,12 @@ class Codec:
         mode = "measured" if config.parameters == "learned" else config.parameters
         return quantizer.with_timestep(codes, y, self.dither(y), self.backbone, mode)
 
-    def _at_alpha(self, picture: Picture, chunks: tuple[Chunk, ...], y: Tensor, alpha_code: int) -> Encoded:
+    def _at_alpha(
+        self, picture: Picture, chunks: tuple[Chunk, ...], y: Tensor, alpha_code: int, effort: int = 0
+    ) -> Encoded:
         quality = quantizer.quality_of_alpha_code(alpha_code, self.bundle.config.alpha_at_one)
-        return self._finish(picture, chunks, y, quantizer.code_of_quality(quality), self._with_alpha(y, alpha_code))
+        quality_code = quantizer.code_of_quality(quality)
+        return self._finish(picture, chunks, y, quality_code, self._with_alpha(y, alpha_code), effort)
 
     def _preview(self, picture: Picture, y: Tensor, alpha_code: int) -> NDArray[np.uint8]:
         """The reconstruction of the file at this alpha code, without writing it."""
@@ -332,7 +369,11 @@ class Codec:
         y: Tensor,
         quality_code: int,
         parameters: QuantizationParameters,
+        effort: int,
     ) -> Encoded:
+        if effort:  # the parameters stay those of the latent as the encoder network gave it
+            quality = quantizer.quality_of_code(quality_code)
+            y = refined(self, picture, y, parameters, quality, EFFORTS[effort])
         # alpha is applied once: the hyper-encoder must see the values that are rounded, to the last bit
         scaled = parameters.alpha.to(y.device) * y
         whole = quantizer.quantize(scaled, torch.ones(1, device=y.device), self.dither(y))

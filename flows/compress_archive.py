@@ -41,6 +41,7 @@ def compress_archive(
     processor_sample: float = RunSettings.processor_sample,
     threads: int = 1,
     batch: int = 1,
+    effort: int = 0,
     bundle: str = "",
     backbone: str = "",
     device: str = "cpu",
@@ -83,6 +84,8 @@ def compress_archive(
             encodes and verifies; a difference stops the run.
         threads: Computing threads of a worker; part of the run's plan. More workers use processors better.
         batch: Pictures of one size that a GPU encodes together; part of the run's plan. 1 on a CPU.
+        effort: 1 or 2 refines each picture's latent for fewer bytes at equal quality: about 5 or 40 times the time, and
+            10 or 100 times image_timeout. Needs batch 1; part of the run's plan.
         bundle: Folder of a trained codec; the embedded one if empty.
         backbone: Folder or URL of the bundle's backbone, if it is not embedded.
         device: cpu, cuda or cuda:N.
@@ -119,6 +122,7 @@ def compress_archive(
         processor_sample=processor_sample,
         threads=threads,
         batch=batch,
+        effort=effort,
     )
     source = command.resolved(source)
     archive = command.resolved(archive)

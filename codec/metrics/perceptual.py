@@ -133,6 +133,10 @@ class Dists(DISTS_pt.DISTS):
         finally:
             self._decoded = None
 
+    def original_features(self, original: Tensor) -> list[Tensor]:
+        """The features of an original, cached because it is compared with many reconstructions."""
+        return self._original((original + 1) / 2)
+
     def forward_once(self, pixels: Tensor) -> list[Tensor]:
         """The features of one side; the original's are cached."""
         assert self._decoded is not None
@@ -152,21 +156,20 @@ class Dists(DISTS_pt.DISTS):
 
 
 class _Remembered:
-    """Caches a function's last result that was computed without gradients."""
+    """Caches a function's last result that was computed without gradients, also for calls with gradients."""
 
     def __init__(self, function: Callable[[Tensor], list[Tensor]]) -> None:
         self._function = function
         self._last: tuple[Tensor, list[Tensor]] | None = None
 
     def __call__(self, x: Tensor) -> list[Tensor]:
-        if torch.is_grad_enabled():  # a cached graph could be used for one backward pass only
-            return self._function(x)
-        if self._last is not None:
+        if self._last is not None and not x.requires_grad:
             known, result = self._last
             if known.shape == x.shape and torch.equal(known, x):
                 return result
         result = self._function(x)
-        self._last = (x, result)
+        if not torch.is_grad_enabled():  # a cached graph could be used for one backward pass only
+            self._last = (x, result)
         return result
 
 

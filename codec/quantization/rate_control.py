@@ -31,6 +31,10 @@ GROWTH = 0.013
 """Approximate growth of the logarithm of a file's size per alpha code (measured on photos)."""
 GUESSES = 5
 """Trials before bisection starts."""
+REFINED = 3
+"""Largest number of files that a search for a rate refines."""
+COARSER, FINER = 3, 2
+"""Alpha codes between the two files that a search for a quality refines: refining is worth some 4 codes of PSNR."""
 LOOKED_AT = range(FINEST, MIDDLE, -16)
 """Codes tried for the best quality, half octaves apart: bins narrower than the latent's standard deviation."""
 
@@ -62,8 +66,8 @@ class Reached:
         return is_faithful and is_similar
 
 
-def largest_within(encode: Callable[[int], Finished], size: float) -> Finished:
-    """The largest file of at most `size` bytes: the next alpha code gives a larger one.
+def largest_within(encode: Callable[[int], Finished], size: float) -> tuple[int, Finished]:
+    """The largest file of at most `size` bytes, and its alpha code: the next code gives a larger one.
 
     If even the coarsest bins need more, returns their file, the smallest of all. Every trial is a real file: the first
     ones extrapolate a constant growth per code, the rest bisect.
@@ -87,7 +91,48 @@ def largest_within(encode: Callable[[int], Finished], size: float) -> Finished:
         # bisection after some guesses bounds the number of trials where growth is irregular
         code = math.floor(code - logs[code] / growth) if len(logs) <= GUESSES else (low + high) // 2
         code = min(max(code, low + 1), high - 1)
-    return found or encode(0)
+    return (low, found) if found else (0, encode(0))
+
+
+def refined_within(refine: Callable[[int], Finished], size: float, code: int, plain: Finished) -> Finished:
+    """The largest of at most REFINED refined files that has at most `size` bytes, else the plain one.
+
+    `code` is that of the plain file, which largest_within has found. Refining changes a file's size a little: the next
+    trials are at the codes where that of the one before leads to by a constant growth. If even the plain file is too
+    large, returns the smallest of all.
+    """
+    tried: dict[int, Finished] = {}
+    while len(tried) < REFINED and code not in tried and 0 <= code <= FINEST:
+        tried[code] = refine(code)
+        code += math.floor(math.log(max(size, 1) / len(tried[code].data)) / GROWTH)
+    fitting = [made for made in tried.values() if len(made.data) <= size]
+    if fitting:
+        return max(fitting, key=_length)
+    return min([plain, *tried.values()], key=_length)
+
+
+def refined_reaching(
+    refine: Callable[[int], Finished], meets: Callable[[Finished], bool], code: int, plain: Finished
+) -> Finished:
+    """The smallest file that meets a constraint: the plain one at `code`, its refined one, or that of a code beside.
+
+    Where the refined file meets the constraint, a coarser one may too; where it does not, a finer one may.
+    """
+    first = refine(code)
+    found = [plain]
+    beside = code + FINER
+    if meets(first):
+        found.append(first)
+        beside = code - COARSER
+    if 0 <= beside <= FINEST:
+        second = refine(beside)
+        if meets(second):
+            found.append(second)
+    return min(found, key=_length)
+
+
+def _length(made: FinishedFile) -> int:
+    return len(made.data)
 
 
 def coarsest_reaching(

@@ -26,8 +26,7 @@ def distortion(
     mse = F.mse_loss(decoded, original, reduction="none").flatten(1).mean(1)
     loss = settings.pixel_l1 * l1 + settings.pixel_mse * mse
     terms = {"l1": l1.mean(), "mse": mse.mean()}
-    down = int(draws.number(0, LARGEST_OFFSET + 1))
-    right = int(draws.number(0, LARGEST_OFFSET + 1))
+    down, right = _offset(draws)
     seen = original[..., down:, right:].float()
     shown = decoded[..., down:, right:].float()
     with torch.autocast(original.device.type, enabled=False):  # half precision distorts their gradients
@@ -42,3 +41,21 @@ def distortion(
             loss = loss + settings.structural * for_dists * dists
             terms["dists"] = dists.mean()
     return loss, terms
+
+
+@torch.no_grad()
+def remember(original: Tensor, settings: StageSettings, draws: Draws) -> None:
+    """Has the networks keep what they see of an original, for several calls of `distortion` with equal draws."""
+    down, right = _offset(draws)
+    seen = original[..., down:, right:].float()
+    if settings.perceptual:
+        lpips_network(settings.perceptual_network, original.device).original_stages(seen)
+    if settings.structural:
+        dists_network(original.device).original_features(seen)
+
+
+def _offset(draws: Draws) -> tuple[int, int]:
+    """Rows and columns of pixels to leave out at the top and the left."""
+    down = int(draws.number(0, LARGEST_OFFSET + 1))
+    right = int(draws.number(0, LARGEST_OFFSET + 1))
+    return down, right

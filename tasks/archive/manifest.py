@@ -10,6 +10,7 @@ from typing import Any, Self
 from codec.containers.judgement import DISCARDS
 from codec.errors import ArchiveError, SettingsError
 from codec.metrics import names
+from codec.quantization.efforts import EFFORTS, check_effort
 from tasks.sources.filters import LITTER
 
 FORMAT = 2
@@ -34,7 +35,7 @@ class RunSettings:
     may be left out. `include`, `exclude` and `non_images` (keep, skip) select sources: see tasks.sources.filters.
     `metrics` names metrics of codec.metrics.names; the costly ones are measured for a fraction `metrics_sample` of the
     pictures. `image_timeout` is in seconds for each picture; `image_memory` limits the memory of its process, in
-    bytes.
+    bytes. `effort` (0, 1, 2) refines each picture's latent (codec.quantization.refinement); absent in older plans.
     """
 
     quality: float | None = None
@@ -58,6 +59,7 @@ class RunSettings:
     processor_sample: float = 0.01
     threads: int = 1
     batch: int = 1
+    effort: int = 0
 
     def __post_init__(self) -> None:
         if self.quality is not None and self.target_bpp is not None:
@@ -75,6 +77,8 @@ class RunSettings:
                 raise SettingsError(f"{name} must be above 0 and at most 1, not {getattr(self, name)}")
         if self.batch > MOST_TOGETHER:
             raise SettingsError(f"batch must be at most {MOST_TOGETHER}, not {self.batch}")
+        if check_effort(self.effort) and self.batch > 1:
+            raise SettingsError(f"effort {self.effort} refines pictures one by one; set batch to 1, not {self.batch}")
         if self.max_images_per_shard > 2000:
             raise SettingsError(f"max_images_per_shard must be at most 2000, not {self.max_images_per_shard}")
         if not 0 <= self.max_failed_fraction <= 1:
@@ -85,6 +89,11 @@ class RunSettings:
             raise SettingsError(f"non_images must be keep or skip, not {self.non_images!r}")
         if unknown := sorted(set(self.discard) - set(DISCARDS)):
             raise SettingsError(f"discard must be among {', '.join(DISCARDS)}, not {unknown[0]!r}")
+
+    @property
+    def encode_timeout(self) -> float:
+        """Time limit for encoding one picture in seconds: image_timeout, times 10 at effort 1 and 100 at effort 2."""
+        return self.image_timeout * EFFORTS[self.effort].times
 
     def metrics_of(self, key: str) -> list[str]:
         """Returns the metrics to measure for a picture: costly ones only if the hash of its key is in the sample.

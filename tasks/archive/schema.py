@@ -153,6 +153,12 @@ SCHEMA = pa.schema(
             pa.string(),
             "the metrics of an .fdc file that are null, each with its reason; null without metrics",
         ),
+        _field(
+            "effort",
+            pa.int32(),
+            "effort of the encoder for an .fdc file; at 1 and 2 the file was optimized for LPIPS with AlexNet, so its "
+            "lpips is too good beside that of others: compare lpips_vgg; null in older rows, whose effort is 0",
+        ),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
@@ -217,6 +223,7 @@ class Row(TypedDict, total=False):
     verified_by: str | None
     lpips_vgg: float | None
     not_measured: str | None
+    effort: int | None
 
 
 Value = TypeVar("Value")

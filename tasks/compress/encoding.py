@@ -256,6 +256,7 @@ class Encoding:
             verify=settings.verify,
             discard=settings.discard,
             metrics=settings.metrics_of(key),
+            effort=settings.effort,
         )
 
     def _first(self, key: str | None, content: str) -> Row | None:
@@ -296,7 +297,7 @@ class Encoding:
             fallback = None if answer["verified"] else "unverified"
         if fallback is None:
             row = cast(Row, answer)
-            row |= {"status": "compressed", "codec": "fdc", "content_sha256": content}
+            row |= {"status": "compressed", "codec": "fdc", "content_sha256": content, "effort": settings.effort}
             return row | self._stored(key, "fdc", data, row) | self._film(key, source, film) | group
         if settings.strict_metadata and settings.metadata != "all":
             return _failed(
@@ -335,7 +336,7 @@ class Encoding:
         # Once more in a new process: the first may have died of something else, such as a lack of memory.
         for _ in range(2):
             try:
-                read.answer = self._encoder.ask(request, source, seconds=settings.image_timeout)
+                read.answer = self._encoder.ask(request, source, seconds=settings.encode_timeout)
                 return
             except ChildDied as death:
                 read.answer = death

@@ -35,9 +35,9 @@ class Coder(Protocol):
     bundle: Any
     backbone: Any
 
-    def encode(self, picture: "Picture", *, quality: float) -> Any: ...
+    def encode(self, picture: "Picture", *, quality: float, effort: int) -> Any: ...
 
-    def encode_to_bpp(self, picture: "Picture", bits_per_pixel: float) -> Any: ...
+    def encode_to_bpp(self, picture: "Picture", bits_per_pixel: float, *, effort: int) -> Any: ...
 
     def encode_to_quality(
         self,
@@ -46,6 +46,7 @@ class Coder(Protocol):
         min_psnr_db: float | None,
         max_lpips: float | None,
         above: float,
+        effort: int,
     ) -> Any: ...
 
     def decode(self, data: bytes) -> NDArray[np.uint8]: ...

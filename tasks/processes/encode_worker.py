@@ -131,9 +131,9 @@ class Worker:
         Raises ImageError, and QualityError if no file meets the constraint.
         """
         if request.target_bpp is not None:
-            encoded = self.codec.encode_to_bpp(picture, request.target_bpp)
+            encoded = self.codec.encode_to_bpp(picture, request.target_bpp, effort=request.effort)
         else:
-            encoded = self.codec.encode(picture, quality=request.quality_lambda)
+            encoded = self.codec.encode(picture, quality=request.quality_lambda, effort=request.effort)
         if request.min_psnr_db is None and request.max_lpips is None:
             return encoded, None
         constraint = QualityConstraint(request.min_psnr_db, request.max_lpips)
@@ -141,7 +141,11 @@ class Worker:
         if measure(constraint, picture.pixels, decoded[0]).meets(constraint):
             return encoded, decoded
         better = self.codec.encode_to_quality(
-            picture, min_psnr_db=constraint.min_psnr_db, max_lpips=constraint.max_lpips, above=encoded.quality
+            picture,
+            min_psnr_db=constraint.min_psnr_db,
+            max_lpips=constraint.max_lpips,
+            above=0 if request.effort else encoded.quality,  # the unrefined file at that lambda may meet it
+            effort=request.effort,
         )
         return better, None
 

@@ -42,6 +42,7 @@ class Encode(Request):
     verify: bool
     discard: Sequence[str]
     metrics: Sequence[str]
+    effort: int = 0
 
     @property
     def quality_lambda(self) -> float:

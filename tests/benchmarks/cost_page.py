@@ -254,6 +254,8 @@ def _remarks() -> list[str]:
         "Request costs are negligible; compute dominates. Bytes of the archive are those of its tars. `--metrics none`",
         "omits measuring; `--metrics all` measures LPIPS with VGG16 and DISTS as well, for one picture in fifty",
         "(`--metrics-sample 0.02`). `compress-archive --plan` estimates the hours from 20 of your own photos.",
+        "`--effort 1` adds about 30 processor seconds a megapixel and `--effort 2` about 300",
+        "([effort](../../tests/benchmarks/results/effort.md)).",
     ]
 
 

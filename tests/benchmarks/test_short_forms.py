@@ -22,6 +22,7 @@ from tests.benchmarks import (
     coded_length,
     corpus,
     denoising_arms,
+    effort,
     entropy_grids,
     entropy_speed,
     format_mutations,
@@ -200,3 +201,19 @@ def test_the_corpus_says_how_files_ended_and_what_came_back_otherwise(
     assert wrong == 0, text
     assert "| JPEG | fallback | damaged | 1 |" in text
     assert "| ICO | fallback | frames | 1 |" in text
+
+
+def test_the_gain_of_an_effort_is_measured_with_intervals(bundle: Bundle, tmp_path: Path, printed: Printed) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(encode_png(synthetic(72, 80, seed=number)))
+    page = tmp_path / "effort.md"
+    options = ("--bundle", bundle.path, "--side", 64, "--quality", 64, "--effort", 1, "-o", page)
+    text = printed(effort.main, tmp_path / "photos", *options)
+    assert page.read_text() in text
+    head, _, line = [row.split(" | ") for row in page.read_text().splitlines() if row.startswith("|")]
+    assert len(head) == len(line)
+    psnr = line[head.index("PSNR")]
+    mean, low, high = map(float, re.findall(r"[+-][\d.]+", psnr))
+    assert low <= mean <= high and high > low
+    assert {"SSIMULACRA 2", "LPIPS vgg", "at equal PSNR"} <= set(head)

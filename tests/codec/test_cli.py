@@ -93,11 +93,19 @@ def test_encode_writes_what_the_library_writes(source: Path, codec: Codec, bundl
         ([], codec.encode(picture)),
         (["--quality", "3"], codec.encode(picture, quality=3)),
         (["--target-bpp", "0.8"], codec.encode_to_bpp(picture, 0.8)),
+        (["--quality", "64", "--effort", "1"], codec.encode(picture, quality=64, effort=1)),
     ):
         done = fdc("encode", source, "-o", output, "--force", *options, bundle=bundle)
         assert done.exit_code == 0, done.output
         assert output.read_bytes() == expected.data
         assert f"{len(expected.data)} bytes, {8 * len(expected.data) / 6300:.4f} bpp" in done.stdout
+
+
+def test_an_impossible_effort_is_said_in_one_line(source: Path, bundle: Bundle, tmp_path: Path) -> None:
+    done = fdc("encode", source, "-o", tmp_path / "out.fdc", "--effort", "3", bundle=bundle)
+    assert done.exit_code == 2
+    assert "Invalid value for '--effort'" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out.fdc").exists()
 
 
 def test_a_target_that_no_file_meets_is_said(source: Path, bundle: Bundle, tmp_path: Path) -> None:

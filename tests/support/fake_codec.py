@@ -77,10 +77,10 @@ class FakeCodec:
         reading.inspect = _inspect
         return cls(FakeBundle(Path(bundle)))
 
-    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY) -> Encoded:
+    def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY, effort: int = 0) -> Encoded:
         return self._encode(picture, quality)
 
-    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float) -> Encoded:
+    def encode_to_bpp(self, picture: Picture, bits_per_pixel: float, *, effort: int = 0) -> Encoded:
         return self._encode(picture, bits_per_pixel)
 
     def encode_to_quality(
@@ -90,6 +90,7 @@ class FakeCodec:
         min_psnr_db: float | None = None,
         max_lpips: float | None = None,
         above: float = 0,
+        effort: int = 0,
     ) -> Encoded:
         if (min_psnr_db or 0) > OUT_OF_REACH:
             raise QualityError(f"no file reaches {min_psnr_db} dB")

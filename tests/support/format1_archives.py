@@ -12,7 +12,7 @@ from tasks.archive.escrow import OWN_HASH
 from tasks.archive.index_files import ROWS_SHA256
 from tasks.storage.store import Store, sha256_of
 
-LATER = ("verified_by", "lpips_vgg", "not_measured")
+LATER = ("verified_by", "lpips_vgg", "not_measured", "effort")
 """Columns that no part of format 1 has."""
 
 

@@ -37,7 +37,7 @@ class Made:
 
 
 def found(encode: Made, size: float) -> Any:
-    return largest_within(encode, size)
+    return largest_within(encode, size)[1]
 
 
 def shades(code: int) -> NDArray[np.uint8]:

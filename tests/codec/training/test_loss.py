@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from codec.metrics.perceptual import dists_network, lpips_network
 from codec.training import loss
 from codec.training.draws import Draws
+from codec.training.loss import distortion, remember
 from codec.training.settings import StageSettings
 
 PICTURES = torch.linspace(-1, 1, 2 * 3 * 40 * 40).reshape(2, 3, 40, 40)
@@ -60,3 +62,28 @@ def test_dists_at_every_fourth_step_weighs_four_times_as_much(networks: tuple[Wa
     settings = StageSettings(steps=1, perceptual=0.0, structural=1.5, pixel_l1=0.0, pixel_mse=0.0)
     losses = [float(loss.distortion(PICTURES, PICTURES, settings, Draws(1, step))[0][0]) for step in range(8)]
     assert losses == [6.0, 0.0, 0.0, 0.0, 6.0, 0.0, 0.0, 0.0]
+
+
+def test_what_the_networks_see_of_an_original_is_kept_for_several_comparisons() -> None:
+    settings = StageSettings(steps=1, perceptual_network="alex", structural=0.3, structural_every=1)
+    generator = torch.Generator().manual_seed(1)
+    original, decoded = torch.rand(2, 1, 3, 48, 56, generator=generator) * 2 - 1
+
+    def gradient() -> torch.Tensor:
+        shown = decoded.clone().requires_grad_(True)
+        loss, _ = distortion(original, shown, settings, Draws(1, 0))
+        return torch.autograd.grad(loss.sum(), shown)[0]
+
+    fresh = gradient()
+    calls: list[int] = []
+    networks = (lpips_network("alex").network.net, dists_network().stage5)
+    hooks = [network.register_forward_hook(lambda *_: calls.append(1)) for network in networks]
+    gradient()
+    assert len(calls) == 4, "both pictures through both networks"
+    remember(original, settings, Draws(1, 0))
+    calls.clear()
+    kept = gradient()
+    for hook in hooks:
+        hook.remove()
+    assert len(calls) == 2, "the decoded picture alone"
+    assert torch.allclose(kept, fresh, atol=1e-7)

@@ -389,6 +389,9 @@ def test_an_exchanged_bundle_in_escrow_is_noticed(grown: tuple[Path, Path], fake
         ({"metrics": ("vmaf",)}, "metrics knows psnr"),
         ({"metrics_sample": 0.0}, "metrics_sample must be above 0"),
         ({"threads": 0}, "threads must be above 0"),
+        ({"effort": 3}, "effort must be one of 0 to 2, not 3"),
+        ({"effort": -1}, "effort must be one of 0 to 2, not -1"),
+        ({"effort": 1, "batch": 8}, "effort 1 refines pictures one by one; set batch to 1, not 8"),
     ],
 )
 def test_a_setting_without_sense_is_refused(setting: dict[str, Any], message: str) -> None:
