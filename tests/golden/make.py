@@ -36,7 +36,8 @@ from tests.support.image_files import DISPLAY_P3, profile
 from tests.support.tiny_bundles import tiny_bundle
 
 GOLDEN = Path(__file__).parent
-BUNDLES, SYMBOLS = "bundles.tar.xz", "symbols.json"
+BUNDLES = "bundles.tar.xz"
+SYMBOLS = "symbols.json"
 SIZES = EntroformerSettings(dim=16, depth=2, heads=2, top_k=8, hyper_channels=4)
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "parallel": {"entropy": SIZES},
