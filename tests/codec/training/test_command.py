@@ -15,13 +15,16 @@ from safetensors.torch import load_file
 
 from codec import BackboneError, Codec, Picture, SettingsError
 from codec.bundle import Bundle
+from codec.diffusion.backbone import Backbone
 from codec.entropy.distribution import alpha_of_code
 from codec.quantization.estimator import AdapterSettings, ParameterEstimator
 from codec.training.__main__ import main
 from codec.training.draws import Draws
+from codec.training.evaluation import evaluate_bundle
 from codec.training.settings import StageSettings, TrainingSettings, read_settings, to_json
 from codec.training.stages import AdapterStage
 from tests.conftest import synthetic
+from tests.support.image_files import stored
 from tests.support.tiny_backbones import write_folder
 from tests.support.tiny_bundles import TINY, tiny_backbone, tiny_entropy
 
@@ -160,7 +163,7 @@ def test_two_processes_train_the_weights_of_one(tars: Path, tmp_path: Path, bund
     settings = settings_file(
         tmp_path,
         start=str(bundle.path),
-        stages={"entropy": TINY_SETTINGS["stages"]["entropy"]},  # type: ignore[index]
+        stages={"entropy": TINY_SETTINGS["stages"]["entropy"] | {"accumulate": 2}},  # type: ignore[index]
     )
     weights = []
     for processes in (1, 2):
@@ -269,3 +272,7 @@ def test_a_codec_for_a_stable_diffusion_folder_is_trained_and_exported(tars: Pat
     with pytest.raises(BackboneError):
         Codec.load(exported)
     Codec.load(exported, backbone=tmp_path / "elsewhere")
+    # the evaluation at the end of a training has its backbone in memory
+    photo = ("photo", stored(synthetic(40, 50), "PNG"))
+    rows = evaluate_bundle(Bundle.open(exported), [photo], [8.0], backbone=Backbone.load(tmp_path / "elsewhere"))
+    assert rows[0]["bpp"] > 0
