@@ -235,7 +235,9 @@ class Run:
         )
 
     def _cached(self, crops: CropSampler, backbone: Backbone, settings: StageSettings) -> CachedLatents:
-        return CachedLatents(crops, backbone, settings.cached_batches, self.output / "latents", self.accelerator)
+        folder = self.output / "latents"
+        limit = self.settings.cache_gib
+        return CachedLatents(crops, backbone, settings.cached_batches, folder, self.accelerator, limit_gib=limit)
 
     def _batches(self, crops: CropSampler, count: int) -> Iterator[torch.Tensor]:
         """Batches with at least `count` crops in total, drawn differently from every training step."""

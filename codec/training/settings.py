@@ -93,6 +93,8 @@ class TrainingSettings:
     """Reciprocal bin width at lambda = 1."""
     alpha_offsets: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Alpha codes by which the exported bundle's bins are narrower, for each channel."""
+    cache_gib: float = 64.0
+    """Largest size of the latents that cached_batches stores in the output folder, in GiB."""
     seed: int = 1
     mixed_precision: Literal["no", "bf16"] = "no"
     tf32: bool = True

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 
 from codec import BackboneError, Codec, Picture, SettingsError
 from codec.bundle import Bundle
-from codec.diffusion.backbone import Backbone
 from codec.entropy.distribution import alpha_of_code
 from codec.quantization.estimator import AdapterSettings, ParameterEstimator
 from codec.training.__main__ import main
@@ -274,5 +273,6 @@ def test_a_codec_for_a_stable_diffusion_folder_is_trained_and_exported(tars: Pat
     Codec.load(exported, backbone=tmp_path / "elsewhere")
     # the evaluation at the end of a training has its backbone in memory
     photo = ("photo", stored(synthetic(40, 50), "PNG"))
-    rows = evaluate_bundle(Bundle.open(exported), [photo], [8.0], backbone=Backbone.load(tmp_path / "elsewhere"))
+    bundle = Bundle.open(exported)
+    rows = evaluate_bundle(bundle, [photo], [8.0], backbone=bundle.load_backbone(tmp_path / "elsewhere"))
     assert rows[0]["bpp"] > 0
