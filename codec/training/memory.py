@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from codec.errors import SettingsError
+from codec.support.malloc import return_freed_memory
 from codec.training.settings import StageSettings
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -29,6 +30,7 @@ def peak_gib(work: Callable[[], None], device: torch.device) -> float:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     else:
+        return_freed_memory()  # else it would count as used
         with suppress(OSError):  # not on Linux, or not permitted: then it is the peak since the process began
             CLEAR.write_text(RESET_PEAK)
     try:
