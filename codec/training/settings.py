@@ -26,7 +26,7 @@ class StageSettings:
     """Parts into which each process splits its share of a batch. Memory shrinks with them; gradients are those of the
     whole batch, except where a stage uses the batch's own statistics (autoencoder, end_to_end): those are a part's."""
     checkpoint_gradients: bool = False
-    """Recomputes activations in the backward pass: much less memory for about a third more time."""
+    """Recomputes activations in the backward pass: much less memory for a third to a half more time."""
     crop_size: int = 128
     crops_per_image: int = 1
     learning_rate: float = 4e-4

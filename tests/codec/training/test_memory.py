@@ -17,6 +17,7 @@ from codec.diffusion.backbone import Backbone
 from codec.diffusion.schedule import NoiseSchedule
 from codec.entropy.entroformer import Entroformer
 from codec.errors import SettingsError
+from codec.metrics.perceptual import lpips_network
 from codec.quantization.estimator import AdapterSettings, ParameterEstimator
 from codec.training.__main__ import main
 from codec.training.draws import Draws
@@ -244,3 +245,20 @@ def test_tf32_is_for_convolutions_which_the_decoded_side_of_the_entropy_model_ha
     entropy = tiny_entropy()
     for part in (entropy.hyper_decoder, entropy.context, entropy.parameter_net):
         assert not any(isinstance(module, nn.Conv2d | nn.ConvTranspose2d) for module in part.modules())
+
+
+@pytest.mark.gpu
+def test_the_gradient_of_lpips_is_the_same_with_tf32_convolutions() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    torch.manual_seed(0)
+    original = torch.rand(2, 3, 128, 128, device="cuda") * 2 - 1
+    gradients = []
+    for allowed in (False, True):
+        decoded = (original + 0.1 * torch.sin(37 * original)).requires_grad_(True)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=allowed):
+            lpips_network("vgg", "cuda")(original, decoded).sum().backward()
+        gradient = decoded.grad
+        assert gradient is not None
+        gradients.append(gradient.flatten())
+    assert float(torch.cosine_similarity(*gradients, dim=0)) > 0.999
