@@ -1,5 +1,6 @@
 """A run of the trainer: the stages in order, and the export of their bundle."""
 
+import gc
 import json
 import logging
 import math
@@ -112,7 +113,7 @@ class Run:
             if not self._stage(name, self.settings.stages[name]):
                 log.info("stage %s: time limit reached; run the same command to continue", name)
                 return False
-            self.accelerator.free_memory()
+            self._let_go()
             # no process may begin the next stage before the main process has saved this one's results
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
@@ -141,7 +142,7 @@ class Run:
                 peaks[name] = peak_gib(step, device)
             except MemoryError as error:
                 raise does_not_fit(name, settings, processes, str(error)) from error
-            self.accelerator.free_memory()  # else it would keep the networks of every stage
+            self._let_go()
             limit = self.settings.memory_gib
             if 0 < limit < peaks[name]:
                 why = f"a step needs {peaks[name]:.2f} GiB, memory_gib is {limit:g}"
@@ -155,6 +156,11 @@ class Run:
     def _dry_step(self, name: StageName, settings: StageSettings) -> None:
         stage = self._built(name, settings, self._networks(settings))
         self._trainer(name, settings, stage, self._crops(settings), _ignored).dry_step()
+
+    def _let_go(self) -> None:
+        """Frees the networks of a stage that has ended."""
+        self.accelerator.free_memory()
+        gc.collect()  # accelerate collects garbage before it lets go of its own references
 
     def _is_done(self, name: StageName) -> bool:
         """Whether a stage has made all its steps; settings with more steps continue a finished stage."""

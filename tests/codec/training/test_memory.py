@@ -1,6 +1,7 @@
 """What a stage needs fits the memory: parts of a batch, recomputed activations, and a step that is tried beforehand."""
 
 import copy
+import gc
 import json
 import math
 from collections.abc import Callable
@@ -187,6 +188,7 @@ def test_one_dry_step_of_every_stage_tells_its_memory_and_keeps_nothing(
         if tries_first:
             run.dry(list(stages))  # type: ignore[arg-type]
         assert run.train(list(stages))  # type: ignore[arg-type]
+        assert not any(type(thing) in (EntropyStage, AdapterStage) for thing in gc.get_objects()), "networks are let go"
         made.append(load_file(tmp_path / output / "entropy.safetensors"))
     assert all(torch.equal(value, made[1][name]) for name, value in made[0].items())
 
