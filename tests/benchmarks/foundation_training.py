@@ -33,6 +33,7 @@ from codec.training import settings as training_settings
 from codec.training.memory import peak_gib
 from codec.training.run import Run
 from codec.training.settings import StageName, StageSettings, TrainingSettings, read_settings
+from codec.training.trainer import Trainer
 from tests.benchmarks.gpu_archive import photos
 from tests.support.tiny_backbones import TEXT_ENCODER, WEIGHTS, edit, write_folder, write_tokenizer
 
@@ -154,17 +155,17 @@ def training_rows(settings: TrainingSettings, data: Path, home: Path) -> Iterato
     yield "\n| stage | step | seconds | loss | gradient norm |"
     yield "|---|---|---|---|---|"
     output = home / "training"
-    run = Run(settings, [data], [], output)
-    shown = 0
+    run = _Timed(settings, [data], [], output)
     for name in settings.stages:
+        run.seconds.clear()
         assert run.train([name])
-        lines = (output / "progress.jsonl").read_text().splitlines()
-        for record in map(json.loads, lines[shown:]):
+        records = [json.loads(line) for line in (output / "progress.jsonl").read_text().splitlines()]
+        own = [record for record in records if record["stage"] == name]
+        assert [record["step"] for record in own] == list(range(1, STEPS + 1))
+        for record, seconds in zip(own, run.seconds, strict=True):
             assert record["gradient_norm"] > 0, "a step without a gradient"
             numbers = f"{record['loss']:.4f} | {record['gradient_norm']:.4f}"
-            yield f"| {name} | {record['step']} | {1 / record['samples_per_second']:.1f} | {numbers} |"
-        shown = len(lines)
-        assert record["step"] == STEPS
+            yield f"| {name} | {record['step']} | {seconds:.1f} | {numbers} |"
     begin = time.perf_counter()
     assert run.export() is not None
     yield f"\nexport of the bundle: {time.perf_counter() - begin:.0f} s"
@@ -201,8 +202,14 @@ def _settings(form: Form, backbone: Path) -> TrainingSettings:
     for name, stage in shipped.stages.items():
         cached = STEPS if stage.cached_batches else 0
         stages[name] = replace(stage, **changes, cached_batches=cached, warmup_steps=1, checkpoint_gradients=True)
+    precision = shipped.mixed_precision if torch.cuda.is_available() else "no"
     return replace(
-        shipped, backbone=str(backbone), stages=stages, entropy=form.entropy or shipped.entropy, evaluation_images=0
+        shipped,
+        mixed_precision=precision,
+        backbone=str(backbone),
+        stages=stages,
+        entropy=form.entropy or shipped.entropy,
+        evaluation_images=0,
     )
 
 
@@ -234,6 +241,28 @@ class _Counted(Run):
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
             trainer.dry_step()
         self.kept_bytes = sum(kept.values())
+
+
+class _Timed(Run):
+    """A run that measures its steps."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.seconds: list[float] = []
+
+    def _trainer(self, *arguments: Any) -> Trainer:
+        trainer = super()._trainer(*arguments)
+        learn = trainer._learn
+
+        def timed(*values: Any) -> dict[str, Tensor]:
+            begin = time.perf_counter()
+            result = learn(*values)
+            float(result["loss"])  # waits for a GPU
+            self.seconds.append(time.perf_counter() - begin)
+            return result
+
+        trainer._learn = timed  # type: ignore[method-assign]
+        return trainer
 
 
 def _flow(name: str, arguments: list[str]) -> tuple[float, float]:

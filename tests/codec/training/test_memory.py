@@ -175,9 +175,10 @@ def test_one_dry_step_of_every_stage_tells_its_memory_and_keeps_nothing(
 ) -> None:
     settings = tmp_path / "settings.json"
     stages = dict.fromkeys(("entropy", "adapter", "joint"), STAGE)
-    settings.write_text(json.dumps({"start": str(bundle.path), "evaluation_images": 0, "stages": stages}))
-    command = [str(settings), "--data", str(tars), "--output", str(tmp_path / "out")]
-    assert main([*command, "--dry"]) == 0
+    # in mixed precision accelerate ties knots around a model, which only the garbage collector unties
+    values = {"start": str(bundle.path), "stages": stages, "mixed_precision": "bf16"}
+    settings.write_text(json.dumps(values))
+    assert main([str(settings), "--data", str(tars), "--output", str(tmp_path / "out"), "--dry"]) == 0
     peaks = json.loads((tmp_path / "out" / "memory.json").read_text())["peak_gib"]
     assert list(peaks) == list(stages)
     assert all(0.05 < peak < 100 for peak in peaks.values())
@@ -187,7 +188,11 @@ def test_one_dry_step_of_every_stage_tells_its_memory_and_keeps_nothing(
         run = Run(read_settings(settings), [tars], [], tmp_path / output)
         if tries_first:
             run.dry(list(stages))  # type: ignore[arg-type]
-        assert run.train(list(stages))  # type: ignore[arg-type]
+        gc.disable()  # only what a stage's end lets go
+        try:
+            assert run.train(list(stages))  # type: ignore[arg-type]
+        finally:
+            gc.enable()
         assert not any(type(thing) in (EntropyStage, AdapterStage) for thing in gc.get_objects()), "networks are let go"
         made.append(load_file(tmp_path / output / "entropy.safetensors"))
     assert all(torch.equal(value, made[1][name]) for name, value in made[0].items())
