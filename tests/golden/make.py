@@ -104,8 +104,9 @@ def pictures() -> dict[str, tuple[Picture, float]]:
 def described(codec: Codec, kind: str, data: bytes) -> dict[str, Any]:
     """What must never change about a file: its bundle, its size, its symbols and its chunks."""
     file = parse(data)
-    contents = {chunk.tag: chunk.content for chunk in file.chunks if chunk.tag != EXIF}
-    contents |= {chunk.tag: parse_content(chunk.coded, "EXIF block") for chunk in file.chunks if chunk.tag == EXIF}
+    contents = {}
+    for chunk in file.chunks:
+        contents[chunk.tag] = parse_content(chunk.coded, "EXIF block") if chunk.tag == EXIF else chunk.content
     chunks = {name: contents.get(tag) for name, tag in {"alpha": ALPHA, "icc": ICC, "exif": EXIF}.items()}
     return {
         "bundle": kind,
