@@ -28,6 +28,7 @@ from tests.benchmarks import (
     format_mutations,
     foundation,
     listing_scale,
+    mutants,
     pass_through,
     quantizer_arms,
     report_scale,
@@ -54,6 +55,16 @@ def printed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         return capfd.readouterr().out
 
     return call
+
+
+def test_every_planted_mistake_has_its_place_in_the_code() -> None:
+    decoder = format_mutations.DECODER.read_text()
+    mistakes = format_mutations.listed()
+    assert len(mistakes) > 100
+    for mistake in mistakes:
+        assert mistake.planted(decoder) != decoder, mistake.name
+    for mutant in mutants.read_table():
+        assert (ROOT / mutant.file).read_text().count(mutant.old) == 1, mutant.name
 
 
 def test_processes_that_pass_pictures_through_stay_below_a_gigabyte(printed: Printed) -> None:
