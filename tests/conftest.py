@@ -44,26 +44,33 @@ def photos() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def empty_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the first of the test processes makes the database of Prefect's servers, if a test needs one.
+    """The path at which the first test process makes the database of Prefect's servers, if a test needs one.
 
-    It takes a quarter of a minute, so it is begun beside the very first test.
+    That takes 15 seconds, so it starts together with the very first test.
     """
-    own = tmp_path_factory.getbasetemp()
-    home = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "empty-database"
-    first = any("made_database" in getattr(item, "fixturenames", ()) for item in request.session.items)
-    try:
-        if first:
-            home.mkdir()
-    except FileExistsError:
-        first = False
-    if not first:
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # each worker process has its own folder below
+    home = shared / "empty-database"
+    needed = any("made_database" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    if not needed or not _made(home):
         yield home / "made.db"
         return
+    # Renamed when it is complete, so that the other processes can wait for the name.
     upgrade = "set -e; $0 -m prefect server database upgrade -y > upgrade.log 2>&1; mv prefect.db made.db"
     environment = {**os.environ, "PREFECT_HOME": str(home)}
     process = subprocess.Popen(["sh", "-c", upgrade, sys.executable], cwd=home, env=environment)
     yield home / "made.db"
     process.wait()
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder; returns whether this process was the first to do so."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")

@@ -168,11 +168,11 @@ def _read_diffusers(folder: Path, name: str) -> "ModelMixin":
             str(folder),
             variant="fp16" if half_only else None,
             torch_dtype=torch.float32,
-            low_cpu_mem_usage=False,  # copies, see _fill
             local_files_only=True,
             output_loading_info=True,
         )
     _check_names(folder, report["missing_keys"], report["unexpected_keys"])
+    _fill(network, dict(network.state_dict()), folder)  # diffusers maps the file
     return network
 
 

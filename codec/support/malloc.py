@@ -29,6 +29,15 @@ def keep_freed_memory(*, large: bool = False) -> bool:
     return _tell(M_MMAP_THRESHOLD, LARGEST_FROM_HEAP) and _tell(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
+def return_freed_memory() -> bool:
+    """Returns what this process keeps to the system, now. Returns whether the C library supports it."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return False
+    return True
+
+
 def _tell(parameter: int, value: int) -> bool:
     """Sets a malloc parameter, unless it already has a larger value."""
     if _told.get(parameter, -1) >= value:

@@ -1,5 +1,6 @@
 """Training photos from WebDataset tars, read through their offsets; every draw is a function of (seed, step)."""
 
+import hashlib
 import io
 import os
 import signal
@@ -8,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from multiprocessing import parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -55,6 +56,15 @@ class ShardedImages:
 
     def __len__(self) -> int:
         return len(self.members)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 (64 hex digits) of the bytes of every photo, in order."""
+        digest = hashlib.sha256()
+        for index, member in enumerate(self.members):
+            digest.update(f"{member.size}\n".encode())
+            digest.update(self.read(index))
+        return digest.hexdigest()
 
     def key(self, index: int) -> str:
         """The member's name in its tar."""

@@ -90,7 +90,7 @@ class EndToEndStage(nn.Module):
         loss = (bpp + quality * scale * lossy) / expected
         drift = (bpp.detach() / expected_bpp).log().mean()
         if training:  # more bits than at the start: lower the weight of distortion
-            self.state.log_scale -= self.settings.rate_gain * drift
+            self.state.log_scale -= self.settings.rate_gain / self.settings.accumulate * drift
         return loss.mean(), terms | {"bpp": bpp.mean(), "rate_drift": drift, "scale": scale}
 
     @torch.no_grad()
@@ -145,9 +145,10 @@ class EndToEndStage(nn.Module):
         std = raw.std((0, 2, 3), keepdim=True)
         with torch.no_grad():
             # around the running mean, so that the spread between batches counts too
+            momentum = STATISTICS_MOMENTUM / self.settings.accumulate  # the same for a step, however many its parts
             variance = std.square() + (mean - self.state.mean).square()
-            self.state.mean.lerp_(mean, STATISTICS_MOMENTUM)
-            self.state.std.copy_(torch.lerp(self.state.std.square(), variance, STATISTICS_MOMENTUM).sqrt())
+            self.state.mean.lerp_(mean, momentum)
+            self.state.std.copy_(torch.lerp(self.state.std.square(), variance, momentum).sqrt())
             stretch = std / self.state.std
             shift = (mean - self.state.mean) / self.state.std
         # equals (raw - running mean) / running std; r and d of Ioffe 2017, section 3

@@ -1,19 +1,36 @@
 """Measures an exported bundle on held-out photos, with real files that are decoded again."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
+import torch
+
+from codec.bundle import Bundle
 from codec.codec import Codec
+from codec.diffusion.backbone import Backbone
 from codec.images import read_image
 from codec.metrics.quality import Metrics
 
 HeldOutRow = dict[str, float | int | str | None]
 
 
-def evaluate_bundle(bundle: Path, photos: Sequence[tuple[str, bytes]], qualities: Iterable[float]) -> list[HeldOutRow]:
-    """One row for each photo and quality; bpp is 8 * file bytes / pixels."""
-    codec = Codec.load(bundle)
-    metrics = Metrics("psnr", "ms-ssim", "lpips", "dists")
+def evaluate_bundle(
+    bundle: Bundle,
+    photos: Sequence[tuple[str, bytes]],
+    qualities: Iterable[float],
+    *,
+    device: torch.device | str = "cpu",
+    backbone: Backbone | None = None,
+) -> list[HeldOutRow]:
+    """One row for each photo and quality; bpp is 8 * file bytes / pixels.
+
+    A `backbone` on the device saves loading the bundle's own once more.
+    """
+    place = str(device)
+    if backbone is None:
+        codec = Codec.load(bundle, device=place)
+    else:
+        codec = Codec(bundle, backbone, *bundle.load_entropy(place), *bundle.load_encoder(place))
+    metrics = Metrics("psnr", "ms-ssim", "lpips", "dists", device=place)
     rows = []
     for quality in qualities:
         for key, data in photos:

@@ -21,7 +21,12 @@ class StageSettings:
 
     steps: int
     batch_size: int = 16
-    """Photos in a global batch, over all processes."""
+    """Photos in a global batch, over all processes and accumulated parts."""
+    accumulate: int = 1
+    """Parts into which each process splits its share of a batch. Memory shrinks with them; gradients are those of the
+    whole batch, except where a stage uses the batch's own statistics (autoencoder, end_to_end): those are a part's."""
+    checkpoint_gradients: bool = False
+    """Recomputes activations in the backward pass: much less memory for a third to a half more time."""
     crop_size: int = 128
     crops_per_image: int = 1
     learning_rate: float = 4e-4
@@ -88,8 +93,16 @@ class TrainingSettings:
     """Reciprocal bin width at lambda = 1."""
     alpha_offsets: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Alpha codes by which the exported bundle's bins are narrower, for each channel."""
+    cache_gib: float = 64.0
+    """Largest size of the latents that cached_batches stores in the output folder, in GiB."""
     seed: int = 1
     mixed_precision: Literal["no", "bf16"] = "no"
+    tf32: bool = True
+    """Whether float32 convolutions, as in LPIPS and DISTS, may use TF32 on a GPU. Matrix products never do: the entropy
+    model's grids need float32's full precision."""
+    memory_gib: float = 0.0
+    """Memory of its device that a process may use, in GiB; 0 for all of it. A stage whose dry step needs more is
+    refused."""
     checkpoint_every: int = 200
     checkpoint_seconds: float = 300.0
     held_out_seconds: float = 1800.0

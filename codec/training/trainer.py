@@ -4,8 +4,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,9 +14,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from codec.errors import SettingsError
 from codec.training.checkpoint import Checkpoint
 from codec.training.data import BatchSource, prefetch
 from codec.training.draws import Draws, to_device
+from codec.training.pace import Pace
 from codec.training.settings import StageSettings
 
 HELD_OUT_BATCHES = 12
@@ -82,6 +85,14 @@ class Trainer:
             self.parameters.values(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
         )
         self.step = 0
+        processes = accelerator.num_processes
+        if settings.batch_size % (processes * settings.accumulate):
+            raise SettingsError(
+                f"stage {name}: a batch of {settings.batch_size} cannot be divided among {processes} processes with "
+                f"accumulate = {settings.accumulate}; make it a multiple of {processes * settings.accumulate}"
+            )
+        # accelerate divides the loss by it
+        accelerator.gradient_accumulation_steps = settings.accumulate
 
     def run(self) -> bool:
         """Trains to the last step, or past the deadline (time.monotonic) by one step. Returns whether it is done.
@@ -93,9 +104,7 @@ class Trainer:
         device = self.accelerator.device
         rank = self.accelerator.process_index
         world = self.accelerator.num_processes
-        self.averages = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self._resume()
-        model, optimizer = self.accelerator.prepare(self.stage, self.optimizer)
+        model, optimizer = self._prepared()
         steps = range(self.step, settings.steps)
         saved = time.monotonic()
         looked = time.monotonic()
@@ -104,8 +113,7 @@ class Trainer:
         self.pace = Pace(settings.batch_size)
         with closing(batches):
             for batch in self.pace.watched(batches):
-                draws = Draws(self.seed, self.step, rank=rank, world=world, device=device)
-                values = self._learn(model, optimizer, to_device(batch, device), draws)
+                values = self._learn(model, optimizer, to_device(batch, device))
                 last = self.step == settings.steps
                 if main and (time.monotonic() - logged > LOG_SECONDS or last):
                     logged = time.monotonic()
@@ -127,20 +135,46 @@ class Trainer:
                 value.copy_(self.averages[name])
         return True
 
-    def _learn(self, model: Any, optimizer: Any, batch: Tensor, draws: Draws) -> dict[str, Tensor]:
+    def dry_step(self) -> None:
+        """Makes one step that computes every loss term, and keeps no result. Raises FloatingPointError."""
+        model, optimizer = self._prepared()
+        self.step = 0
+        rank = self.accelerator.process_index
+        batch = self.source.batch(0, rank=rank, world=self.accelerator.num_processes)
+        values = self._learn(model, optimizer, to_device(batch, self.accelerator.device))
+        self._check(float(values["loss"]))
+
+    def _prepared(self) -> tuple[Any, Any]:
+        """Model and optimizer as accelerate wraps them, in the state of the last checkpoint."""
+        self.averages = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self._resume()
+        model, optimizer = self.accelerator.prepare(self.stage, self.optimizer)
+        return model, optimizer
+
+    def _learn(self, model: Any, optimizer: Any, batch: Tensor) -> dict[str, Tensor]:
         """Makes one step; returns the loss, its terms, and the gradient's norm before clipping."""
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.settings)
-        loss: Tensor
-        terms: dict[str, Tensor]
-        loss, terms = model(batch, draws)
-        self.accelerator.backward(loss)
+        count = self.settings.accumulate
+        means: dict[str, Tensor] = {}
+        for number, part in enumerate(batch.chunk(count)):
+            # a part sees the draws of its samples in the whole batch, as a process does
+            place = self.accelerator.process_index * count + number
+            world = self.accelerator.num_processes * count
+            draws = Draws(self.seed, self.step, rank=place, world=world, device=self.accelerator.device)
+            is_last = number + 1 == count
+            # processes exchange gradients once, after the last part
+            with nullcontext() if is_last else self.accelerator.no_sync(model):
+                loss, terms = model(part, draws)
+                self.accelerator.backward(loss)
+            for name, value in ({"loss": loss} | terms).items():
+                means[name] = means.get(name, 0) + value.detach() / count
         norm = self.accelerator.clip_grad_norm_(self.parameters.values(), self.settings.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
         self._average()
         self.step += 1
-        return {"loss": loss} | terms | {"gradient_norm": norm}
+        return means | {"gradient_norm": norm}
 
     @torch.no_grad()
     def _look(self, device: torch.device) -> None:
@@ -151,12 +185,15 @@ class Trainer:
         own = [value.detach().clone() for value in parameters]
         torch._foreach_copy_(parameters, list(self.averages.values()))
         sums: dict[str, float] = {}
-        for batch in range(HELD_OUT_BATCHES):
+        # in parts as small as those of training, which are known to fit the memory
+        parts = self.accelerator.num_processes * self.settings.accumulate
+        for batch, part in product(range(HELD_OUT_BATCHES), range(parts)):
             # a step that computes every term, so that each look measures the same
-            draws = Draws(self.seed, batch * EVERY_TERM, device=device)
-            loss, terms = self.stage(to_device(self.held_out.batch(batch), device), draws)
+            draws = Draws(self.seed, batch * EVERY_TERM, rank=part, world=parts, device=device)
+            crops = self.held_out.batch(batch, rank=part, world=parts)
+            loss, terms = self.stage(to_device(crops, device), draws)
             for name, value in ({"loss": loss} | terms).items():
-                sums[name] = sums.get(name, 0.0) + float(value) / HELD_OUT_BATCHES
+                sums[name] = sums.get(name, 0.0) + float(value) / (HELD_OUT_BATCHES * parts)
         torch._foreach_copy_(parameters, own)
         held_out = {name: round(value, 6) for name, value in sums.items()}
         self._record({"stage": self.name, "step": self.step, "held_out": held_out})
@@ -184,14 +221,17 @@ class Trainer:
 
     def _log(self, values: Mapping[str, Tensor]) -> None:
         numbers = {name: round(float(value.detach()), 6) for name, value in values.items()}
-        if not math.isfinite(numbers["loss"]):
-            raise FloatingPointError(
-                f"stage {self.name}: the loss is {numbers['loss']} at step {self.step}; lower the learning rate"
-            )
+        self._check(numbers["loss"])
         for name, number in numbers.items():
             self.scalar(f"{self.name}/{name}", number, self.step)
         place = {"stage": self.name, "step": self.step, "steps": self.settings.steps}
         self._record(place | numbers | self.pace.figures())
+
+    def _check(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"stage {self.name}: the loss is {loss} at step {self.step}; lower the learning rate"
+            )
 
     def _record(self, values: Mapping[str, Any]) -> None:
         # one write per line: readers take a line without its end as unfinished
@@ -229,39 +269,6 @@ class Trainer:
                 buffer.copy_(tensors[f"buffer/{name}"])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-class Pace:
-    """Throughput in samples, and the loop's waiting time for the loader; a GPU with queued work waits less."""
-
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._begin()
-
-    def _begin(self) -> None:
-        self._since = time.perf_counter()
-        self._waited = 0.0
-        self._batches = 0
-
-    def watched(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yields the batches and accumulates the time spent waiting for them."""
-        asked = time.perf_counter()
-        for batch in batches:
-            self._waited += time.perf_counter() - asked
-            yield batch
-            self._batches += 1
-            asked = time.perf_counter()
-
-    def figures(self) -> dict[str, float]:
-        """Samples per second over all processes, and the share of waiting, since the last call."""
-        passed = max(time.perf_counter() - self._since, 1e-9)
-        batches = self._batches + 1  # the current one counts although the loop is not back yet
-        rate = {
-            "samples_per_second": round(batches * self._batch_size / passed, 2),
-            "waiting": round(min(1.0, self._waited / passed), 4),
-        }
-        self._begin()
-        return rate
 
 
 def _processors() -> int:

@@ -3,6 +3,8 @@
 settings.json, progress.jsonl, tensorboard/, evaluation.json
 checkpoints/<stage>.json            checkpoint of an interrupted stage (checkpoint.py)
 backbone/                           mini backbone in diffusers layout, replaced after a stage
+latents/                            latents of a stage with cached_batches (latents.py)
+memory.json                         peak memory of each stage's dry step
 entropy.safetensors, estimator.safetensors
 bundle/                             the export
 """

@@ -30,17 +30,20 @@ def main() -> None:
     parser.add_argument("--metrics", nargs="+", default=list(DEFAULT), choices=FIELDS)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    load, settings = os.getloadavg()[0], RunSettings(quality=8.0)
+    load = os.getloadavg()[0]
+    settings = RunSettings(quality=8.0)
     _, encode = encode_worker._prepare(Namespace(metrics=given.metrics, **MODELS))
     _, verify = verify_worker._prepare(Namespace(**MODELS))
     names = ("quality", "target_bpp", "min_psnr_db", "max_lpips", "metadata", "verify", "discard")
     asked = {name: getattr(settings, name) for name in names}
-    groups: dict[str, list[str]] = {"encode alone": [], "encode, PSNR only": ["psnr"]}
-    groups |= {f"encode, PSNR and {name}": ["psnr", name] for name in given.metrics if name != "psnr"}
+    # A metric's own cost is a difference, since it needs the decoded pixels, which PSNR alone needs too.
+    others = [name for name in given.metrics if name != "psnr"]
+    groups: list[list[str]] = [[], ["psnr"], *(["psnr", name] for name in others)]
     rows = []
     for photo in sorted(given.folder.iterdir())[: given.count + 1]:
-        source, seconds = photo.read_bytes(), []
-        for metrics in groups.values():
+        source = photo.read_bytes()
+        seconds = []
+        for metrics in groups:
             started = time.process_time()
             answer, data = encode(Encode(**asked, metrics=metrics).header(), source)
             seconds.append(time.process_time() - started)
@@ -48,10 +51,14 @@ def main() -> None:
         verify(Verify().header(), data)
         seconds.append(time.process_time() - started)
         rows.append(np.array(seconds) / (answer["width"] * answer["height"] / 1e6))
-    alone, with_psnr, *others, verified = np.median(rows[1:], axis=0)
+    # The first photo fills caches, and does not count.
+    alone, with_psnr, *with_others, verified = np.median(rows[1:], axis=0)
     parts = {"encoding": alone, "verification": verified, "pixels and PSNR": with_psnr - alone}
-    parts |= dict(zip([name for name in given.metrics if name != "psnr"], np.array(others) - with_psnr, strict=True))
-    total = sum(value * (settings.metrics_sample if name in COSTLY else 1) for name, value in parts.items())
+    for name, seconds_with in zip(others, with_others, strict=True):
+        parts[name] = seconds_with - with_psnr
+    total = 0.0
+    for name, value in parts.items():
+        total += value * settings.metrics_sample if name in COSTLY else value
     print(f"{given.count} photos, one thread, load average {load:.1f} beforehand\n")
     print("| part | processor seconds a megapixel | of the sample |\n|---|---|---|")
     for name, value in parts.items():

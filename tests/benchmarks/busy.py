@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from codec.support import processors
@@ -41,7 +42,8 @@ def main() -> None:
     if given.measure:
         print(json.dumps(measure(sorted(given.folder.iterdir())[: given.count], given.codec_only)))
         return
-    cores, load = processors.available(), os.getloadavg()[0]
+    cores = processors.available()
+    load = os.getloadavg()[0]
     found: dict[tuple[str, str, int], list[Seconds]] = {}
     for _ in range(given.rounds):
         for busy in (0, 1, 2):
@@ -73,6 +75,7 @@ def busy_processes(count: int) -> Iterator[None]:
 
 
 def _measured(given: argparse.Namespace, waiting: dict[str, str]) -> dict[str, Seconds]:
+    # The caller's own settings of these would make all cases the same.
     environment = {name: value for name, value in os.environ.items() if name not in (*PASSIVE, "OMP_NUM_THREADS")}
     command = [
         sys.executable,
@@ -83,7 +86,8 @@ def _measured(given: argparse.Namespace, waiting: dict[str, str]) -> dict[str, S
         str(given.count),
         "--measure",
     ]
-    command += ["--codec-only"] * given.codec_only
+    if given.codec_only:
+        command.append("--codec-only")
     done = subprocess.run(command, env=environment | waiting, stdout=subprocess.PIPE, check=True, text=True)
     return {what: tuple(seconds) for what, seconds in json.loads(done.stdout.splitlines()[-1]).items()}
 
@@ -92,22 +96,33 @@ def measure(photos: list[Path], codec_only: bool) -> dict[str, Seconds]:
     """Seconds of all photos together; of an archive with the seconds that its workers take to load their models."""
     from codec import Codec, read_image
 
-    codec, pictures = Codec.load(), [read_image(photo) for photo in photos]
-    codec.decode(codec.encode(pictures[0]).data)
+    codec = Codec.load()
+    pictures = [read_image(photo) for photo in photos]
+    codec.decode(codec.encode(pictures[0]).data)  # warms up
     files: list[bytes] = []
-    seconds = {"encode": timed(lambda: files.extend(codec.encode(picture).data for picture in pictures))}
-    seconds["decode"] = timed(lambda: [codec.decode(file) for file in files])
-    if codec_only:
-        return seconds
-    return seconds | {"archive, metrics on": timed(lambda: archive(photos), whose=resource.RUSAGE_CHILDREN)}
+
+    def encode() -> None:
+        for picture in pictures:
+            files.append(codec.encode(picture).data)
+
+    def decode() -> None:
+        for file in files:
+            codec.decode(file)
+
+    seconds = {"encode": timed(encode), "decode": timed(decode)}
+    if not codec_only:
+        # Its work is done in children, which have ended when it returns.
+        seconds["archive, metrics on"] = timed(partial(archive, photos), whose=resource.RUSAGE_CHILDREN)
+    return seconds
 
 
 def archive(photos: list[Path]) -> None:
     """As compress-archive does by default: as many workers as cores, each with a thread, a shard each."""
     from tasks.archive.manifest import RunSettings
+    from tasks.archive.report import Totals
     from tasks.compress import process_pair
     from tasks.compress.runs import compress
-    from tasks.compress.shard import encode_shard
+    from tasks.compress.shard import CompressionJob, encode_shard
 
     workers = processors.available()
     with tempfile.TemporaryDirectory() as home, ThreadPoolExecutor(workers) as pool:
@@ -116,22 +131,23 @@ def archive(photos: list[Path]) -> None:
         for photo in photos:
             (source / photo.name).symlink_to(photo)
         settings = RunSettings(max_images_per_shard=-(-len(photos) // workers))
+
+        def on_threads(job: CompressionJob, shards: int) -> Iterator[Totals]:
+            return pool.map(partial(encode_shard, job), range(shards))
+
         try:
-            compress(
-                str(source),
-                f"{home}/archive",
-                settings,
-                shard_map=lambda job, shards: pool.map(lambda shard: encode_shard(job, shard), range(shards)),
-            )
+            compress(str(source), f"{home}/archive", settings, shard_map=on_threads)
         finally:
             process_pair.dismiss_all()  # their processor seconds count when they have ended
 
 
 def timed(work: Callable[[], object], whose: int = resource.RUSAGE_SELF) -> Seconds:
     """Processor seconds of this process, or of its children, and wall seconds."""
-    before, started = resource.getrusage(whose), time.perf_counter()
+    before = resource.getrusage(whose)
+    started = time.perf_counter()
     work()
-    wall, after = time.perf_counter() - started, resource.getrusage(whose)
+    wall = time.perf_counter() - started
+    after = resource.getrusage(whose)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 
 

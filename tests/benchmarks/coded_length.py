@@ -44,10 +44,13 @@ class Counting(SymbolEncoder):
     def write(self, symbols: NDArray[np.int32], means: NDArray[np.int64], levels: NDArray[np.int64]) -> None:
         super().write(symbols, means, levels)
         whole = means // FRACTIONS
-        residuals, radii = symbols - whole, self.tables.radii[levels]
+        residuals = symbols - whole
+        radii = self.tables.radii[levels]
         escaped = np.abs(residuals) > radii
-        entries = np.where(escaped, 2 * radii + 1, residuals + radii)
-        counts = self.tables.counts[self.tables.starts[levels * FRACTIONS + means - whole * FRACTIONS] + entries]
+        entries = np.where(escaped, 2 * radii + 1, residuals + radii)  # the last entry is the escape
+        table = levels * FRACTIONS + means - whole * FRACTIONS
+        counts = self.tables.counts[self.tables.starts[table] + entries]
+        # FORMAT.md, section 2: behind an escape stands a zigzag number in Exp-Golomb bits, 2 n - 1 of them.
         values = np.where(residuals > 0, 2 * (residuals - radii - 1), 2 * (-residuals - radii - 1) + 1)[escaped] + 1
         self.cross_entropy += float(-np.log2(counts / TOTAL).sum() + (2 * np.floor(np.log2(values)) + 1).sum())
 
@@ -58,8 +61,12 @@ def measure(codec: Codec, model: Entroformer, path: Path, quality: float) -> tup
     picture = read_image(path)
     y = codec.backbone.encode(to_tensor(picture.pixels)[None])
     parameters = QuantizationParameters((alpha_code_of_quality(quality, codec.bundle.config.alpha_at_one),), 0)
-    codes, scaled, constants = parameters.channel_codes, parameters.alpha * y, RateConstants.computed()
-    symbols, hyper, ideal = quantize(scaled, torch.ones(1), codec.dither(y))[0].int().numpy(), [], 0.0
+    codes = parameters.channel_codes
+    scaled = parameters.alpha * y
+    constants = RateConstants.computed()
+    symbols = quantize(scaled, torch.ones(1), codec.dither(y))[0].int().numpy()
+    hyper = []
+    ideal = 0.0
     for rows, columns in tiles(*y.shape[-2:]):
         tile = scaled[..., rows, columns]
         hyper.append(hyper_latent(codec.encoder, tile, codes, constants)[0].round().int().numpy())

@@ -28,7 +28,8 @@ Pixels = NDArray[np.uint8]
 
 def block_means(pixels: Pixels) -> NDArray[np.float64]:
     """(H, W, 3) 8-bit RGB -> (H // 8, W // 8, 3) means of luma, Cb and Cr; what is left at right and bottom is cut."""
-    rows, columns = pixels.shape[0] // BLOCK, pixels.shape[1] // BLOCK
+    rows = pixels.shape[0] // BLOCK
+    columns = pixels.shape[1] // BLOCK
     whole = pixels[: rows * BLOCK, : columns * BLOCK].astype(np.float64)
     means = whole.reshape(rows, BLOCK, columns, BLOCK, 3).mean((1, 3))
     return np.asarray(means @ FROM_RGB.T)
@@ -50,7 +51,7 @@ def at_size(baseline: Baseline, pixels: Pixels, size: int) -> Pixels:
         return len(made[setting])
 
     setting = largest_within(baseline.settings, size, length, {}, 1.0)
-    length(setting)
+    length(setting)  # makes the file if the search has not tried it
     return baseline.decode(made[setting])
 
 
@@ -66,7 +67,9 @@ def table(codec: Codec, others: Sequence[Baseline], photos: Sequence[Path]) -> s
     lines = ["| lambda | codec | " + " | ".join(PLANES) + " | " + " | ".join(f"ours / it, {p}" for p in PLANES) + " |"]
     lines.append("|---" * 8 + "|")
     for quality in QUALITIES:
-        errors: dict[str, list[NDArray[np.float64]]] = {name: [] for name in ("ours", *(o.name for o in others))}
+        errors: dict[str, list[NDArray[np.float64]]] = {"ours": []}
+        for other in others:
+            errors[other.name] = []
         for path in photos:
             original = read_image(path).pixels
             data = codec.encode(Picture(original), quality=quality).data
@@ -77,7 +80,8 @@ def table(codec: Codec, others: Sequence[Baseline], photos: Sequence[Path]) -> s
         for name, values in errors.items():
             theirs = np.array(values)
             cells = [f"{mean:.2f}" for mean in theirs.mean(0)]
-            cells += [_ratio(ours[:, plane], theirs[:, plane]) if name != "ours" else "" for plane in range(3)]
+            for plane in range(3):
+                cells.append("" if name == "ours" else _ratio(ours[:, plane], theirs[:, plane]))
             lines.append(f"| {quality:g} | {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -78,7 +78,8 @@ def differences(source: Path, restored: Path) -> Iterator[str]:
     far = float(np.abs(_block_means(before) - _block_means(after)).mean())
     if far > FAR and min(before.width, before.height) >= SMALLEST:
         yield f"colors or orientation: block means are {far:.0f} of 255 away"
-    yield from (f"tag {tag}" for tag in _lost_tags(source, restored))
+    for tag in _lost_tags(source, restored):
+        yield f"tag {tag}"
 
 
 def _block_means(image: Any) -> NDArray[np.float64]:
@@ -102,19 +103,20 @@ def _lost_tags(source: Path, restored: Path) -> list[str]:
         own, other = json.loads(done.stdout)
     except ValueError:
         return ["(exiftool cannot read them)"]
-    groups = tuple(f"{group}:" for group in GROUPS)
-    wanted = {name: value for name, value in own.items() if name.startswith(groups)}
-    return sorted(
-        name
-        for name, value in wanted.items()
-        if name.partition(":")[2] not in EXPECTED_TO_DIFFER and other.get(name) != value
-    )
+    lost = []
+    for name, value in own.items():
+        group, _, tag = name.partition(":")
+        if group in GROUPS and tag not in EXPECTED_TO_DIFFER and other.get(name) != value:
+            lost.append(name)
+    return sorted(lost)
 
 
 def run(folders: Sequence[Path], models: Models, quality: float) -> tuple[str, int]:
     """The report in Markdown, and how many things went wrong."""
     with tempfile.TemporaryDirectory() as home:
-        source, archive, target = (Path(home) / name for name in ("source", "archive", "restored"))
+        source = Path(home) / "source"
+        archive = Path(home) / "archive"
+        target = Path(home) / "restored"
         count = gathered(folders, source)
         began = time.monotonic()
         settings = RunSettings(quality=quality, metrics=(), threads=1, exclude=())
@@ -122,12 +124,20 @@ def run(folders: Sequence[Path], models: Models, quality: float) -> tuple[str, i
         seconds = time.monotonic() - began
         rows = report.query(Store(str(archive)), "SELECT * FROM rows ORDER BY key")
         errors = restore(str(archive), str(target), models=models).errors
-        wrong = [f"{row['key']}: {found}" for row in rows for found in _checked(row, source, target)]
+        wrong = []
+        for row in rows:
+            wrong += [f"{row['key']}: {found}" for found in _checked(row, source, target)]
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    wrong += errors + [f"{row['key']}: {row['reason']}" for row in rows if row["reason"] in TROUBLE]
-    outcomes = Counter((row["source_format"] or "-", row["status"], row["reason"] or "") for row in rows)
+    wrong += errors
+    outcomes: Counter[tuple[str, str, str]] = Counter()
+    for row in rows:
+        if row["reason"] in TROUBLE:
+            wrong.append(f"{row['key']}: {row['reason']}")
+        outcomes[row["source_format"] or "-", row["status"], row["reason"] or ""] += 1
+    # The share is of what could be compressed: not of files that no decoder reads, nor of raw data.
     pictures = [row for row in rows if row["reason"] not in ("not_an_image", "raw", "damaged")]
-    share = sum(row["status"] == "compressed" for row in pictures) / max(1, len(pictures))
+    compressed = [row for row in pictures if row["status"] == "compressed"]
+    share = len(compressed) / max(1, len(pictures))
     lines = [
         f"# {count} files, {len(rows)} rows",
         "",

@@ -75,12 +75,17 @@ def measured(folder: Path, width: int, height: int, few: int, more: int) -> Cost
         home = Path(scratch)
         write_photos(folder, home / "few", width, height, range(few))
         write_photos(folder, home / "more", width, height, range(few, few + more))
-        seconds, sizes = [], []
+        seconds = []
+        sizes = []
         for name in ("few", "more"):
             seconds.append(steps(home / name, home / f"{name}-archive", home / f"{name}-restored"))
             sizes.append((bytes_in(home / name, "*.jpg"), bytes_in(home / f"{name}-archive", "**/*.tar")))
-    per_photo = {step: max(0.0, (seconds[1][step] - seconds[0][step]) / (more - few)) for step in STEPS}
-    source, archive = (sum(own) / (few + more) for own in zip(*sizes, strict=True))
+    per_photo = {}
+    for step in STEPS:
+        # A small difference of two measurements may come out below zero, which no step costs.
+        per_photo[step] = max(0.0, (seconds[1][step] - seconds[0][step]) / (more - few))
+    source = sum(size for size, _ in sizes) / (few + more)
+    archive = sum(size for _, size in sizes) / (few + more)
     return Cost(per_photo, source, archive)
 
 
@@ -90,9 +95,11 @@ def write_photos(folder: Path, target: Path, width: int, height: int, numbers: r
     paths = sorted(folder.iterdir())
     for number in numbers:
         mosaic = np.zeros((height, width, 3), np.uint8)
-        index, top = number, 0
+        index = number
+        top = 0
         while top < height:
-            left, row_height = 0, 0
+            left = 0
+            row_height = 0
             while left < width:
                 pixels = read_image(paths[index % len(paths)]).pixels[: height - top, : width - left]
                 mosaic[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
@@ -254,6 +261,8 @@ def _remarks() -> list[str]:
         "Request costs are negligible; compute dominates. Bytes of the archive are those of its tars. `--metrics none`",
         "omits measuring; `--metrics all` measures LPIPS with VGG16 and DISTS as well, for one picture in fifty",
         "(`--metrics-sample 0.02`). `compress-archive --plan` estimates the hours from 20 of your own photos.",
+        "`--effort 1` adds about 30 processor seconds a megapixel and `--effort 2` about 300",
+        "([effort](../../tests/benchmarks/results/effort.md)).",
     ]
 
 

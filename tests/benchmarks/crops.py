@@ -44,6 +44,7 @@ def at_least(baseline: Baseline, pixels: Pixels, size: int) -> bytes:
             made[setting] = baseline.encode(pixels, setting)
         return len(made[setting])
 
+    # A comparison in the others' favor: of the two settings around our size, the larger file.
     within = largest_within(baseline.settings, size, length)
     place = baseline.settings.index(within)
     if length(within) < size and place + 1 < len(baseline.settings):
@@ -56,7 +57,8 @@ def decoded(codec: Codec, others: list[Baseline], photo: Path) -> list[tuple[str
     """The photo and its reconstructions, labeled with their rates."""
     picture = read_image(photo)
     data = codec.encode(picture).data
-    tiles, pixels = [("original", picture.pixels)], picture.width * picture.height
+    tiles = [("original", picture.pixels)]
+    pixels = picture.width * picture.height
     tiles.append((f"fdcodec@{8 * len(data) / pixels:.3f}", codec.decode(data)))
     for other in others:
         file = at_least(other, picture.pixels, len(data))
@@ -67,17 +69,24 @@ def decoded(codec: Codec, others: list[Baseline], photo: Path) -> list[tuple[str
 
 def rows_of(tiles: list[tuple[str, Pixels]], crops: tuple[tuple[str, int, int], ...]) -> list[Image.Image]:
     """A row of tiles for each crop."""
-    cut = [[(label, pixels[top : top + SIDE, left : left + SIDE]) for label, pixels in tiles] for _, top, left in crops]
-    rows = [[(f"{what}, {tile[0][0]}", tile[0][1]), *tile[1:]] for (what, *_), tile in zip(crops, cut, strict=True)]
-    return [sheet(row, columns=4) for row in rows]
+    rows = []
+    for what, top, left in crops:
+        row = [(label, pixels[top : top + SIDE, left : left + SIDE]) for label, pixels in tiles]
+        # The first tile of a row names what it shows.
+        label, pixels = row[0]
+        row[0] = (f"{what}, {label}", pixels)
+        rows.append(sheet(row, columns=4))
+    return rows
 
 
 def main(folder: str, output: str) -> int:
     """Write the sheets."""
-    codec, (others, missing) = Codec.load(), available(["hevc", "avif"])
+    codec = Codec.load()
+    others, missing = available(["hevc", "avif"])
     for name, reason in missing.items():
         print(f"without {name}: {reason}")
-    place, rows = Path(output), dict[str, list[Image.Image]](crops=[], failures=[])
+    place = Path(output)
+    rows: dict[str, list[Image.Image]] = {"crops": [], "failures": []}
     place.mkdir(parents=True, exist_ok=True)
     for name in sorted({*CROPS, *FAILURES}):
         tiles = decoded(codec, others, Path(folder) / f"{name}.png")

@@ -63,18 +63,21 @@ def main() -> None:
         work_alone(CompressionJob(few, 1), CompressionJob(archive, 1), int(half))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        photos, few = Path(scratch) / "photos", Path(scratch) / "few"
+        photos = Path(scratch) / "photos"
+        few = Path(scratch) / "few"
         pictures(photos, arguments.pictures, arguments.side)
         pictures(few, 4 * WORKERS, arguments.side)
         measures = {"two independent processes": two_processes, "two Dask workers": two_workers}
         figures: dict[str, list[Figure]] = {name: [] for name in measures}
         for turn, (name, measure) in itertools.product(range(arguments.rounds), measures.items()):
-            jobs = (few, 1), (photos, arguments.per_shard)
-            planned_jobs = [planned(source, f"{source}-{turn}-{name}", per_shard) for source, per_shard in jobs]
-            figures[name].append(measure(*planned_jobs))
+            # Archives of their own each time: a side that met a finished run would have nothing to do.
+            warming = planned(few, f"{few}-{turn}-{name}", 1)
+            job = planned(photos, f"{photos}-{turn}-{name}", arguments.per_shard)
+            figures[name].append(measure(warming, job))
     print("| | wall seconds | pictures a second | processor seconds a picture |\n|---|---|---|---|")
     for name, rounds in figures.items():
-        wall, processor = (statistics.median(getattr(each, what) for each in rounds) for what in ("wall", "processor"))
+        wall = statistics.median(each.wall for each in rounds)
+        processor = statistics.median(each.processor for each in rounds)
         print(f"| {name} | {wall:.1f} | {arguments.pictures / wall:.2f} | {processor / arguments.pictures:.2f} |")
     pairs = list(zip(*figures.values(), strict=True))
     print(f"\nDask reaches {_median_ratio(pairs, 'wall'):.2f} of the rate, wanted {WANTED}; ", end="")
@@ -90,7 +93,8 @@ def pictures(folder: Path, count: int, side: int) -> None:
     photo = skimage.data.astronaut()
     folder.mkdir()
     for number in range(count):
-        row, column = (number * 7) % (512 - side + 1), (number * 13) % (512 - side + 1)
+        row = (number * 7) % (512 - side + 1)
+        column = (number * 13) % (512 - side + 1)
         Image.fromarray(photo[row:, column:][:side, :side]).save(folder / f"{number:04}.png")
 
 
@@ -139,7 +143,7 @@ def work_alone(warming: CompressionJob, job: CompressionJob, half: int) -> None:
     sys.stdin.readline()
     half_of(job, half)
     print("done", flush=True)
-    sys.stdin.readline()
+    sys.stdin.readline()  # alive until it was measured: seconds of an ended child are not found any more
 
 
 def half_of(job: CompressionJob, half: int) -> None:
@@ -162,14 +166,19 @@ def two_workers(warming: CompressionJob, job: CompressionJob) -> Figure:
 
 def measured(work: Callable[[], object]) -> Figure:
     """What the work takes, in this process and all that it started."""
-    started, used = time.perf_counter(), processor_seconds()
+    started = time.perf_counter()
+    used = processor_seconds()
     work()
     return Figure(time.perf_counter() - started, processor_seconds() - used)
 
 
 def processor_seconds() -> float:
     this = psutil.Process()
-    return sum(sum(process.cpu_times()[:4]) for process in (this, *this.children(recursive=True)))
+    total = 0.0
+    for process in (this, *this.children(recursive=True)):
+        # User and system, its own and those of its children that have ended.
+        total += sum(process.cpu_times()[:4])
+    return total
 
 
 if __name__ == "__main__":

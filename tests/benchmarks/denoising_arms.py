@@ -51,16 +51,24 @@ class Recording(SymbolEncoder):
 def centroids(symbols: NDArray[np.int32], calls: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Tensor:
     """Expected alpha y of each symbol (4, h, w) given its Gaussian, cut to the symbol's bin; one tile, two passes."""
     shape = symbols.shape[1:]
-    means, levels = torch.zeros(4, math.prod(shape)).double(), torch.zeros(4, math.prod(shape)).double()
+    means = torch.zeros(4, math.prod(shape)).double()
+    levels = torch.zeros(4, math.prod(shape)).double()
+    # Parallel order: the anchors are coded first, then all other positions.
     anchors = anchor_mask(*shape)
     for places, (mean, level) in zip((anchors, ~anchors), calls, strict=True):
         means[:, places] = torch.from_numpy(mean).view(4, -1).double() / FRACTIONS
         levels[:, places] = torch.from_numpy(level).view(4, -1).double()
-    k, spread, normal = torch.from_numpy(symbols).flatten(1).double(), sigma(levels), torch.distributions.Normal(0, 1)
-    low, high = (k - 0.5 - means) / spread, (k + 0.5 - means) / spread
-    density = [torch.exp(normal.log_prob(edge)) for edge in (low, high)]
-    expected = means + spread * (density[0] - density[1]) / (normal.cdf(high) - normal.cdf(low)).clamp(min=1e-12)
-    return torch.where((expected - k).abs() <= 0.5, expected, k).view(4, *shape).float()  # far tails: the bin's middle
+    k = torch.from_numpy(symbols).flatten(1).double()
+    spread = sigma(levels)
+    normal = torch.distributions.Normal(0, 1)
+    low = (k - 0.5 - means) / spread
+    high = (k + 0.5 - means) / spread
+    # The mean of a Gaussian cut to an interval.
+    density_low = torch.exp(normal.log_prob(low))
+    density_high = torch.exp(normal.log_prob(high))
+    expected = means + spread * (density_low - density_high) / (normal.cdf(high) - normal.cdf(low)).clamp(min=1e-12)
+    # In far tails the quotient is without meaning: there the middle of the bin.
+    return torch.where((expected - k).abs() <= 0.5, expected, k).view(4, *shape).float()
 
 
 @torch.no_grad()
@@ -73,25 +81,29 @@ def arms(codec: Codec, decoders: dict[str, Backbone], photo: Path, quality: floa
     code = alpha_code_of_quality(quality, codec.bundle.config.alpha_at_one)
     u = codec.dither(y)
     parameters = with_timestep((code,), y, u, codec.backbone, "measured")
-    k, codes, recording = quantize(y, parameters.alpha, u), parameters.channel_codes, Recording(codec.tables)
+    k = quantize(y, parameters.alpha, u)
+    codes = parameters.channel_codes
+    recording = Recording(codec.tables)
     z = hyper_latent(codec.encoder, parameters.alpha * y, codes, codec.constants)[0].round().int().numpy()
     symbols = k[0].int().numpy()
     data = compress(codec.entropy, codec.tables, symbols, [z], codes, encoder=recording).data
-    y_hat, t = dequantize(k, parameters.alpha, u), torch.tensor([parameters.timestep])
+    y_hat = dequantize(k, parameters.alpha, u)
+    t = torch.tensor([parameters.timestep])
     latents = {"direct": y_hat}
+    # The first call wrote the hyper-latent.
     latents["centroid"] = (centroids(symbols, recording.calls[1:])[None] - u) / parameters.alpha
-    latents |= {f"U-Net, {steps} step(s)": denoise(codec.backbone, y_hat, t, steps) for steps in STEPS}
+    for steps in STEPS:
+        latents[f"U-Net, {steps} step(s)"] = denoise(codec.backbone, y_hat, t, steps)
     left = codec.backbone.timestep_of(float(measured_alpha_bar(y, latents["centroid"]).mean()))
     latents["centroid, then U-Net"] = denoise(
         codec.backbone, latents["centroid"], torch.tensor([left]), codec.bundle.config.steps
     )
     size = (picture.height, picture.width)
-    decoded = {
-        f"{arm}{suffix}": to_pixels(decoder.decode(latent, size)[0])
-        for suffix, decoder in decoders.items()
-        for arm, latent in latents.items()
-    }
-    return 8 * len(data) / (picture.width * picture.height), {"original": picture.pixels} | decoded
+    pixels = {"original": picture.pixels}
+    for suffix, decoder in decoders.items():
+        for arm, latent in latents.items():
+            pixels[f"{arm}{suffix}"] = to_pixels(decoder.decode(latent, size)[0])
+    return 8 * len(data) / (picture.width * picture.height), pixels
 
 
 def main() -> int:
@@ -112,10 +124,12 @@ def main() -> int:
     metrics = Metrics()
     photos = sorted(given.folder.iterdir())[: given.count]
     for quality in given.qualities:
-        rates, measured = [], {}
+        rates = []
+        measured = {}
         for photo in photos:
             rate, pictures = arms(codec, decoders, photo, quality)
-            original, names = pictures.pop("original"), list(pictures)
+            original = pictures.pop("original")
+            names = list(pictures)
             rates.append(rate)
             for name, q in zip(names, metrics.measure_all(original, list(pictures.values())), strict=True):
                 measured.setdefault(name, []).append((q.psnr_db, q.ms_ssim, q.lpips, q.lpips_vgg, q.dists))
@@ -127,7 +141,8 @@ def main() -> int:
             cells = []
             for column, base in zip(values.T, first.T, strict=True):
                 low, high = bootstrap_interval(column - base)
-                cells.append(f"{column.mean():.3f}" + ("" if values is first else f" ({low:+.3f} to {high:+.3f})"))
+                interval = "" if values is first else f" ({low:+.3f} to {high:+.3f})"
+                cells.append(f"{column.mean():.3f}{interval}")
             print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     return 0
 

@@ -36,16 +36,20 @@ ALPHAS = (0.7, 1.4, 2.8)
 @torch.no_grad()
 def held_out_bits(bundle: Bundle, photos: list[bytes]) -> NDArray[np.float64]:
     """Bits per pixel of latent and hyper-latent under the integer model as simulated, (alphas, photos)."""
-    backbone, model, constants = bundle.load_backbone(), bundle.trainable_entropy(), RateConstants.computed()
+    backbone = bundle.load_backbone()
+    model = bundle.trainable_entropy()
+    constants = RateConstants.computed()
+    # As a file states them: 128 is an alpha of one, 32 codes are an octave.
+    codes = [round(128 + 32 * math.log2(alpha)) for alpha in ALPHAS]
     rows = []
     for photo in photos:
         picture = read_image(photo)
         y = backbone.encode(to_tensor(picture.pixels)[None])
-        codes = [round(128 + 32 * math.log2(alpha)) for alpha in ALPHAS]
-        bits = [
-            sum(coded_bits(model, 2 ** ((code - 128) / 32) * y, torch.full((1, 4), code), constants)) for code in codes
-        ]
-        rows.append([float(value) / (picture.width * picture.height) for value in bits])
+        row = []
+        for code in codes:
+            bits = sum(coded_bits(model, 2 ** ((code - 128) / 32) * y, torch.full((1, 4), code), constants))
+            row.append(float(bits) / (picture.width * picture.height))
+        rows.append(row)
     return np.array(rows).T
 
 
@@ -59,12 +63,17 @@ def main() -> int:
     parser.add_argument("--photos", type=int, default=40)
     given = parser.parse_args()
     held_out = ShardedImages([given.held_out])
-    photos, found = [held_out.read(i) for i in range(min(given.photos, len(held_out)))], {}
+    photos = [held_out.read(i) for i in range(min(given.photos, len(held_out)))]
+    found = {}
     for name, overrides in ARMS.items():
         output = given.output / name.replace(", ", "-").replace(" ", "-")
-        sets = [*overrides, *([f"stages.entropy.steps={given.steps}"] if given.steps else [])]
+        changes = [*overrides]
+        if given.steps:
+            changes.append(f"stages.entropy.steps={given.steps}")
         arguments = [str(SETTINGS), "--data", given.data, "--output", str(output)]
-        status = train(arguments + [part for change in sets for part in ("--set", change)])
+        for change in changes:
+            arguments += ["--set", change]
+        status = train(arguments)
         if status:
             return status
         found[name] = held_out_bits(Bundle.open(output / "bundle"), photos)

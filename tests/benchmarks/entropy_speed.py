@@ -58,12 +58,16 @@ class Stopwatch:
 @contextmanager
 def coder_watched() -> Iterator[Stopwatch]:
     """Measures the range coder, in encoder and decoder."""
-    watch, write, read = Stopwatch(), SymbolEncoder.write, SymbolDecoder.read
-    SymbolEncoder.write, SymbolDecoder.read = watch.timed(write), watch.timed(read)  # type: ignore[method-assign]
+    watch = Stopwatch()
+    write = SymbolEncoder.write
+    read = SymbolDecoder.read
+    SymbolEncoder.write = watch.timed(write)  # type: ignore[method-assign]
+    SymbolDecoder.read = watch.timed(read)  # type: ignore[method-assign]
     try:
         yield watch
     finally:
-        SymbolEncoder.write, SymbolDecoder.read = write, read  # type: ignore[method-assign]
+        SymbolEncoder.write = write  # type: ignore[method-assign]
+        SymbolDecoder.read = read  # type: ignore[method-assign]
 
 
 def seconds(work: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -71,6 +75,7 @@ def seconds(work: Callable[[], Any]) -> tuple[Any, float, float]:
     with coder_watched() as watch:
         start = time.perf_counter()
         result = work()
+        # A GPU computes on after the call has returned.
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         whole = time.perf_counter() - start
@@ -79,10 +84,14 @@ def seconds(work: Callable[[], Any]) -> tuple[Any, float, float]:
 
 def shares(work: Callable[[], Any], device: str) -> dict[str, float]:
     """Seconds of matrix products, of the choice of keys, of the sums of their values and of all else."""
-    watch, largest = Stopwatch(), grids._largest
+    watch = Stopwatch()
+    largest = grids._largest
     grids._largest = watch.timed(largest)
+    activities = [ProfilerActivity.CPU]
+    if device != "cpu":
+        activities.append(ProfilerActivity.CUDA)
     try:
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA][: 1 + (device != "cpu")]) as profiler:
+        with profile(activities=activities) as profiler:
             work()
     finally:
         grids._largest = largest
@@ -92,8 +101,10 @@ def shares(work: Callable[[], Any], device: str) -> dict[str, float]:
             kind = "matrix products"
         elif event.key == "aten::topk":
             kind = "choosing keys"
+        elif event.key == "aten::_embedding_bag_forward_only":
+            kind = "sums of kept values"
         else:
-            kind = "sums of kept values" if event.key == "aten::_embedding_bag_forward_only" else "other"
+            kind = "other"
         found[kind] += (event.self_cpu_time_total if device == "cpu" else event.self_device_time_total) / 1e6
     if device == "cpu":
         found["choosing keys"] = watch.seconds  # by NumPy, which torch's profiler does not see
@@ -130,22 +141,25 @@ def main() -> int:
     codec = Codec.load(*[given.bundle] if given.bundle else [])
     model = entropy_model(codec, given.order, given.size, given.device)
     code = alpha_code_of_quality(QUALITY, codec.bundle.config.alpha_at_one)
-    parameters, rows, parts = QuantizationParameters((code,), 0), [], {}
+    parameters = QuantizationParameters((code,), 0)
+    rows = []
+    parts: dict[str, float] = {}
     codes = parameters.channel_codes
     paths = sorted(given.folder.iterdir())[: given.count]
     for place, path in enumerate([paths[0], *paths]):
         scaled = parameters.alpha * codec.backbone.encode(to_tensor(read_image(path).pixels)[None])
         symbols = torch.round(scaled + dither(scaled, model.settings.dither))[0].int().numpy()
         shape = (scaled.shape[-2], scaled.shape[-1])
-        hyper = [
-            hyper_latent(codec.encoder, scaled[..., rows_, columns], codes, codec.constants)[0].round().int().numpy()
-            for rows_, columns in stream.tiles(*shape)
-        ]
+        hyper = []
+        for tile_rows, tile_columns in stream.tiles(*shape):
+            z = hyper_latent(codec.encoder, scaled[..., tile_rows, tile_columns], codes, codec.constants)[0]
+            hyper.append(z.round().int().numpy())
         coded, *encoding = seconds(partial(stream.compress, model, codec.tables, symbols, hyper, codes))
         decompress = partial(stream.decompress, model, codec.tables, coded.data, shape, codes)
         decoded, *decoding = seconds(decompress)
         if not np.array_equal(decoded, symbols):
             raise AssertionError(f"{path.name} decoded to other symbols")
+        # The first picture comes twice: at first it warms up, or is looked at part by part.
         if place:
             rows.append((sum(encoding), *encoding, sum(decoding), *decoding))
         elif given.parts:
@@ -160,9 +174,8 @@ def main() -> int:
     for name, part in (("encode", medians[:3]), ("decode", medians[3:])):
         print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in part) + " |")
     if parts:
-        print(
-            "\nDecoding the first picture under the profiler: " + ", ".join(f"{k} {v:.3f} s" for k, v in parts.items())
-        )
+        spent = ", ".join(f"{part} {seconds_of:.3f} s" for part, seconds_of in parts.items())
+        print(f"\nDecoding the first picture under the profiler: {spent}")
     return 0
 
 

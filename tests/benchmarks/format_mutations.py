@@ -58,7 +58,8 @@ class Decoder:
     def __init__(self, source: str, bundles: Path) -> None:
         self.module = types.ModuleType("mutant")
         exec(compile(source, "mutant", "exec"), self.module.__dict__)
-        self._bundles, self._models = bundles, dict[str, Any]()
+        self._bundles = bundles
+        self._models: dict[str, Any] = {}
 
     def model(self, kind: str) -> Any:
         if kind not in self._models:
@@ -98,7 +99,8 @@ def checks(kinds: Iterable[str]) -> dict[str, Check]:
         found[name] = reads((GOLDEN / name).read_bytes(), in_words_of_version_2(expected))
     for kind in kinds:
         found[f"known answer of {kind}"] = knows(kind)
-    return {name: check for name, check in found.items() if name not in SLOW} | {name: found[name] for name in SLOW}
+    quick = {name: check for name, check in found.items() if name not in SLOW}
+    return quick | {name: found[name] for name in SLOW}
 
 
 def reads(data: bytes, expected: Mapping[str, Any]) -> Check:
@@ -141,6 +143,7 @@ def in_order(wanted: Mapping[str, Check], first: str | None) -> Mapping[str, Che
 def killer(decoder: Decoder, wanted: Mapping[str, Check]) -> str | None:
     """The first check that finds the decoder wrong, or without an end."""
     for name, check in wanted.items():
+        # A mistake may make a loop endless, in code that asks nobody: only a signal ends it.
         signal.setitimer(signal.ITIMER_REAL, LONGEST_CHECK)
         try:
             right = check(decoder)
@@ -166,11 +169,15 @@ def run(mistakes: Iterable[Mistake]) -> list[tuple[Mistake, str | None]]:
         with tarfile.open(GOLDEN / "bundles.tar.xz") as archive:
             archive.extractall(bundles, filter="data")
         wanted = checks(sorted(path.name for path in bundles.iterdir()))
-        if wrong := killer(Decoder(source, bundles), wanted):
+        # Otherwise every mutant would be found by what is wrong already.
+        wrong = killer(Decoder(source, bundles), wanted)
+        if wrong:
             raise ValueError(f"the second decoder is wrong without a mistake: {wrong}")
-        return [
-            (each, killer(Decoder(each.planted(source), bundles), in_order(wanted, each.first))) for each in mistakes
-        ]
+        results = []
+        for each in mistakes:
+            mutant = Decoder(each.planted(source), bundles)
+            results.append((each, killer(mutant, in_order(wanted, each.first))))
+        return results
 
 
 def listed(only: Iterable[str] = ()) -> list[Mistake]:

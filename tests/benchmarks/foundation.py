@@ -5,6 +5,9 @@ VAE encoder, one U-Net step, VAE decoder, at 768 x 512 and 1024 x 1024 and sever
 large matrix product on the same card; a whole decode of four steps; the exact entropy stage of entroformer-a4 apart, in
 float64. Rows come in order of their weight and are left out when --seconds are over. Without a GPU the same code runs
 once on tiny shapes, so that it stays whole, and says so: its figures mean nothing.
+
+With --train instead: two training steps of every stage and their memory, then one photo through an archive
+(foundation_training.py).
 """
 
 import argparse
@@ -303,4 +306,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    if "--train" in sys.argv:
+        from tests.benchmarks import foundation_training
+
+        sys.exit(foundation_training.main([word for word in sys.argv[1:] if word != "--train"]))
     sys.exit(main())

@@ -65,7 +65,8 @@ def entropy_stage(form: Form) -> Iterator[str]:
     yield "Milliseconds a picture.\n"
     yield "| network | pictures | way | encode | of that coders | decode | of that coders |"
     yield "|---|---|---|---|---|---|---|"
-    tables, shape = Tables(build_counts()), (form.side // 8, form.side // 8)
+    tables = Tables(build_counts())
+    shape = (form.side // 8, form.side // 8)
     for name, settings in form.entropy.items():
         torch.manual_seed(0)
         model = ExactEntropyModel(export(Entroformer(settings)), settings, form.device)
@@ -93,10 +94,12 @@ def entropy_stage(form: Form) -> Iterator[str]:
 
 def coders() -> Iterator[str]:
     """Milliseconds of the symbols of a picture of 1024 x 1024, and of one among several on threads."""
-    tables, count = Tables(build_counts()), 4 * 128 * 128
+    tables = Tables(build_counts())
+    count = 4 * 128 * 128
     rng = np.random.default_rng(0)
     levels = rng.normal(50, 15, count).round().clip(0, 127).astype(np.int64)
-    means, spread = rng.integers(-100, 100, count), SMALLEST_SIGMA * np.exp(levels * LEVEL_STEP)
+    means = rng.integers(-100, 100, count)
+    spread = SMALLEST_SIGMA * np.exp(levels * LEVEL_STEP)
     symbols = np.round(means / 32 + rng.normal(0, 1, count) * spread).astype(np.int32)
     yield (
         f"{count} symbols, {processors.available()} threads, load average {os.getloadavg()[0]:.1f}. Milliseconds of a "
@@ -104,17 +107,18 @@ def coders() -> Iterator[str]:
     )
     yield f"| coder | encode one | decode one | decode one of {TOGETHER} on threads, wall |"
     yield "|---|---|---|---|"
-    writer: Callable[[], SymbolEncoder] = lambda: SymbolEncoder(tables)  # noqa: E731
+    writer: Callable[[], SymbolEncoder] = partial(SymbolEncoder, tables)
     encoder = writer()
     encoder.write(symbols, means, levels)
     data = encoder.finish()
-    reader: Callable[[], SymbolDecoder] = lambda: SymbolDecoder(tables, data, canonical=True)  # noqa: E731
+    reader: Callable[[], SymbolDecoder] = partial(SymbolDecoder, tables, data, canonical=True)
     yield "| constriction | " + _coder_cells(writer, reader, symbols, means, levels)
     if many.has_compiled_coder():
         from codec.entropy.compiled import CompiledDecoder, CompiledEncoder
 
-        compiled = lambda: CompiledEncoder(tables), lambda: CompiledDecoder(tables, data)
-        yield "| compiled | " + _coder_cells(*compiled, symbols, means, levels)
+        compiled_writer = partial(CompiledEncoder, tables)
+        compiled_reader = partial(CompiledDecoder, tables, data)
+        yield "| compiled | " + _coder_cells(compiled_writer, compiled_reader, symbols, means, levels)
 
 
 def _coder_cells(
@@ -177,14 +181,16 @@ def _read_singly(
 def whole_decode(form: Form) -> Iterator[str]:
     """Four steps of a foundation model and its decoder, then the entropy stage before them."""
     scale = foundation.GPU if form.device == "cuda" else foundation.REHEARSAL
-    size, ways = scale.sizes[-1], foundation.variants(scale)
+    size = scale.sizes[-1]
+    ways = foundation.variants(scale)
     networks = foundation.measured(ways, scale, foundation.TOGETHER, size, 1)
     _, entropy = foundation.entropy_milliseconds(scale, size)
     model, tables, shape, codes = _largest(form, size)
     symbols = np.random.default_rng(0).normal(0, 1.5, (4, *shape)).round().astype(np.int32)
     z = [[np.zeros(model.hyper_shape(*shape), np.int32)]]
     streams = [many.compress_many(model, tables, [symbols], z, codes)[0].data]
-    graphed = foundation.milliseconds(lambda: many.decompress_many(model, tables, streams, shape, codes), form.device)
+    together = partial(many.decompress_many, model, tables, streams, shape, codes)
+    graphed = foundation.milliseconds(together, form.device)
     if networks is None:
         yield "the networks do not fit this card's memory"
         return
@@ -220,10 +226,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as home:
         parts: dict[str, Callable[[], Iterator[str]]] = {
             "coders": coders,
-            "entropy": lambda: entropy_stage(form),
-            "archive": lambda: gpu_archive.rows(form.archive, Path(home), given.bundle, given.trace),
-            "decode": lambda: whole_decode(form),
-            "training": lambda: gpu_training.rows(form.training, Path(home), peak),
+            "entropy": partial(entropy_stage, form),
+            "archive": partial(gpu_archive.rows, form.archive, Path(home), given.bundle, given.trace),
+            "decode": partial(whole_decode, form),
+            "training": partial(gpu_training.rows, form.training, Path(home), peak),
         }
         failed = 0
         for name, part in parts.items():
@@ -237,7 +243,7 @@ def main() -> int:
             try:
                 for line in part():
                     print(line, flush=True)
-            except Exception as error:
+            except Exception as error:  # the other parts must not be lost with this one
                 print(f"{name} failed: {foundation.first_line(error)}", flush=True)
                 failed += 1
     print(f"\nended after {time.perf_counter() - begin:.0f} s", flush=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,8 @@ class Listener(logging.Handler):
 @contextmanager
 def listening() -> Iterator[Listener]:
     """Hear of all spans told meanwhile."""
-    listener, level = Listener(), stages.LOGGER.level
+    listener = Listener()
+    level = stages.LOGGER.level
     stages.LOGGER.addHandler(listener)
     stages.LOGGER.setLevel(logging.DEBUG)
     try:
@@ -85,7 +87,8 @@ def photos(folder: Path, count: int, side: int) -> Path:
 
 def _photo(seed: int, side: int) -> NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
-    rows, columns = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]
+    rows = np.fft.fftfreq(side)[:, None]
+    columns = np.fft.rfftfreq(side)[None]
     amplitude = 1 / np.maximum(np.hypot(rows, columns), 1 / side)
     shared = rng.normal(size=(side, side))
     layers = []
@@ -133,7 +136,7 @@ def _compressed(source: Path, archive: Path, settings: RunSettings, models: Mode
     """Pictures of a new archive that are compressed."""
 
     def mapped(job: CompressionJob, shards: int) -> list[report.Totals]:
-        return list(pool.map(lambda shard: encode_shard(job, shard), range(shards)))
+        return list(pool.map(partial(encode_shard, job), range(shards)))
 
     try:
         return compress(str(source), str(archive), settings, models=models, shard_map=mapped).totals["compressed"]
@@ -142,7 +145,8 @@ def _compressed(source: Path, archive: Path, settings: RunSettings, models: Mode
 
 
 def _busy(told: list[tuple[str, stages.Span]], form: Form) -> Iterator[str]:
-    begin, end = min(span[1] for _, span in told), max(span[2] for _, span in told)
+    begin = min(span[1] for _, span in told)
+    end = max(span[2] for _, span in told)
     busy: dict[str, float] = defaultdict(float)
     for _, (stage, start, stop) in told:
         busy[stage] += stop - start

@@ -11,8 +11,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from codec.training import settings as training_settings
-from codec.training.__main__ import Run
 from codec.training.draws import Draws, to_device
+from codec.training.run import Run
 from codec.training.settings import StageName, StageSettings, TrainingSettings, read_settings
 from codec.training.trainer import Trainer
 from tests.benchmarks.gpu_archive import photos
@@ -87,8 +87,8 @@ class _Watched(Run):
 
     operations = 0.0
 
-    def _trainer(self, name: str, settings: StageSettings, stage: Any, source: Any) -> Trainer:
-        trainer = super()._trainer(name, settings, stage, source)
+    def _trainer(self, name: str, settings: StageSettings, stage: Any, source: Any, scalar: Any) -> Trainer:
+        trainer = super()._trainer(name, settings, stage, source, scalar)
         device = self.accelerator.device
         if device.type == "cuda":
             stage.to(device)

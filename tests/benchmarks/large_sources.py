@@ -32,7 +32,7 @@ MARK = b"not zero"
 def sparse(path: Path, size: int) -> None:
     """A file of zeros with a mark at its start, middle and end."""
     with path.open("wb") as file:
-        file.truncate(size)
+        file.truncate(size)  # which takes no space on a file system with holes
         for place in (0, size // 2, size - len(MARK)):
             file.seek(place)
             file.write(MARK)
@@ -48,14 +48,15 @@ def digest(store: Store, name: str) -> str:
 
 def round_trip(source: str, archive: str, target: str, bundle: Path, name: str) -> dict[str, float | int | bool]:
     """Compress, audit and restore; what that took."""
-    models, began = Models(str(bundle), threads=1, codec=FAKE), time.perf_counter()
+    models = Models(str(bundle), threads=1, codec=FAKE)
+    began = time.perf_counter()
     pack(source, archive, bundle)
     compressed = time.perf_counter()
     problems = audit(archive, models=models).problems
     audited = time.perf_counter()
     errors = restore(archive, target, models=models).errors
     restored = time.perf_counter()
-    row = next(row for row in rows(archive) if row["key"] == name)
+    [row] = [row for row in rows(archive) if row["key"] == name]
     same = digest(Store(source), name) == digest(Store(target), name) == row["source_sha256"]
     return {
         "bytes": row["length"],

@@ -9,6 +9,7 @@ Laplacian, as a share of the original's. The autoencoder alone, nothing quantize
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ def ratios(plane: Plane) -> dict[str, list[float]]:
 
 def _ratios(lines: Plane) -> list[float]:
     """Power along the second axis, averaged over lines, at each frequency over the median of its neighbors."""
+    # Without a window, a picture's unlike borders would leak into all frequencies.
     window = np.hanning(lines.shape[1])
     centered = (lines - lines.mean(1, keepdims=True)) * window
     power = (np.abs(np.fft.rfft(centered, axis=1)) ** 2).mean(0)
@@ -70,20 +72,21 @@ def sharpness(plane: Plane) -> float:
 
 def measured(original: Plane, decoded: Plane) -> tuple[dict[str, list[float]], float]:
     """Ratios over the larger of 1 and the original's, and sharpness as a share of the original's."""
-    own, base = ratios(decoded), ratios(original)
-    relative = {
-        name: [value / max(1.0, before) for value, before in zip(own[name], base[name], strict=True)] for name in own
-    }
+    own = ratios(decoded)
+    base = ratios(original)
+    relative: dict[str, list[float]] = {}
+    for name, values in own.items():
+        # A frequency that is weak in the original would make anything there look like a grid: hence the 1.
+        relative[name] = [value / max(1.0, before) for value, before in zip(values, base[name], strict=True)]
     return relative, sharpness(decoded) / sharpness(original)
 
 
 def table(codec: Codec, photos: Sequence[Path]) -> str:
     """The worst ratio of each photo by direction and frequency: its mean and its largest value over the photos."""
-    ways: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
-        f"lambda {quality:g}": lambda pixels, quality=quality: _through(codec, pixels, quality)  # type: ignore[misc]
-        for quality in QUALITIES
-    }
-    ways["autoencoder alone"] = lambda pixels: _autoencoder(codec, pixels)
+    ways: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {}
+    for quality in QUALITIES:
+        ways[f"lambda {quality:g}"] = partial(_through, codec, quality)
+    ways["autoencoder alone"] = partial(_autoencoder, codec)
     lines = ["| | direction | 1/8 | 1/4 | 3/8 | 1/2 | worst photo | sharpness |", "|---" * 8 + "|"]
     originals = [read_image(path).pixels for path in photos]
     for way, through in ways.items():
@@ -96,7 +99,7 @@ def table(codec: Codec, photos: Sequence[Path]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _through(codec: Codec, pixels: NDArray[np.uint8], quality: float) -> NDArray[np.uint8]:
+def _through(codec: Codec, quality: float, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     from codec import Picture
 
     return codec.decode(codec.encode(Picture(pixels), quality=quality).data)

@@ -50,9 +50,9 @@ def make_history(home: Path, rows: int) -> None:
             archive.publish(layout.part(run, shard), part)
             parts.append({"name": layout.part(run, shard), "size": part.stat().st_size, "sha256": sha256_of(part)})
             part.unlink()
-        plan = Manifest(
-            run, run - 1 or None, "s3://photos", name, listed, 0, False, ((0, last - first),), RunSettings(), "0"
-        )
+        parent = run - 1 or None
+        shards = ((0, last - first),)
+        plan = Manifest(run, parent, "s3://photos", name, listed, 0, False, shards, RunSettings(), "0")
         opened = layout.manifest_of_format_1(run)
         archive.publish(opened, plan.to_bytes())
         about = {"name": opened, "sha256": sha256_of(plan.to_bytes())}
@@ -74,7 +74,8 @@ def _generate(path: Path, first: int, last: int, schema: pa.Schema, run: int, sh
         for batch in connection.sql(sql).to_arrow_reader(PART):
             columns = {name: batch.column(name) for name in batch.schema.names}
             filled = [columns.get(field.name, pa.nulls(batch.num_rows, field.type)) for field in schema]
-            if schema is LISTING:  # there the hash of another source alike, which these have not
+            # In a listing this field is the hash of another source with the same content, and here none has any.
+            if schema is LISTING:
                 filled[schema.get_field_index("sha256")] = pa.nulls(batch.num_rows, pa.string())
             arrays = [array.cast(field.type) for array, field in zip(filled, schema, strict=True)]
             writer.write_table(pa.table(arrays, schema=schema))
@@ -99,28 +100,27 @@ def plan(home: Path) -> None:
     """Plan the next run, in this process, and print what came of it."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=home) as scratch:
-        source, archive = open_source(str(home / "source.parquet")), Store(str(home / "archive"))
+        source = open_source(str(home / "source.parquet"))
+        archive = Store(str(home / "archive"))
         frozen = listing.freeze(source, archive, log.read(archive), Limits(2000, 10**10, 2000), Path(scratch))
         states = parquet.database(listing=pa.dataset.dataset(frozen.path))
         with states as connection:
             counts = connection.sql("SELECT state, count(*) FROM listing GROUP BY ALL ORDER BY ALL").fetchall()
     used = resource.getrusage(resource.RUSAGE_SELF)
-    print(
-        json.dumps(
-            {
-                "states": dict(counts),
-                "seconds": round(time.perf_counter() - started, 1),
-                "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
-                "peak_mb": round(_peak_kb() / 1024),
-            }
-        )
-    )
+    found = {
+        "states": dict(counts),
+        "seconds": round(time.perf_counter() - started, 1),
+        "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "peak_mb": round(_peak_kb() / 1024),
+    }
+    print(json.dumps(found))
 
 
 def _peak_kb() -> int:
     """The peak memory of this process; what getrusage says begins with that of the process it was forked from."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1])
+    lines = Path("/proc/self/status").read_text().splitlines()
+    [peak] = [line for line in lines if line.startswith("VmHWM:")]
+    return int(peak.split()[1])
 
 
 def main() -> None:

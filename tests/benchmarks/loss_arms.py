@@ -51,15 +51,20 @@ def main() -> int:
     decoders = {"shipped": Codec.load()}
     for name, overrides in ARMS.items():
         output = given.output / name.replace(" ", "-")
-        sets = [f"stages.decoder.{change}" for change in (*changed, *overrides)] + ["evaluation_images=0"]
         arguments = [str(SETTINGS), "--data", given.data, "--output", str(output)]
-        if status := train(arguments + [part for change in sets for part in ("--set", change)]):
+        for change in (*changed, *overrides):
+            arguments += ["--set", f"stages.decoder.{change}"]
+        arguments += ["--set", "evaluation_images=0"]
+        status = train(arguments)
+        if status:
             return status
         decoders[name] = Codec.load(output / "bundle")
     photos = spread(sorted(path for path in given.held_out.iterdir() if path.is_file()), given.photos)
-    metrics, shipped = Metrics(), decoders["shipped"]
+    metrics = Metrics()
+    shipped = decoders["shipped"]
     for quality in QUALITIES:
-        rates, measured = [], dict[str, list[tuple[float | None, ...]]]()
+        rates = []
+        measured: dict[str, list[tuple[float | None, ...]]] = {}
         for photo in photos:
             file = coded(shipped, photo, quality)
             rates.append(file.bpp)

@@ -52,14 +52,17 @@ def main() -> None:
     print(f"{given.size[1]} x {given.size[0]}, {given.threads} thread(s), freed memory {freed}\n")
     print("| metrics | processor seconds | page faults | peak so far, GB |\n|---|---|---|---|")
     for name, meter in meters.items():
-        seconds, faults = [], []
+        seconds = []
+        faults = []
         for _ in range(given.rounds + 1):
             decoded = draws.integers(0, 256, original.shape, np.uint8)
-            started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            started = time.process_time()
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             meter.measure(original, decoded)
             seconds.append(time.process_time() - started)
             faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        # The first round loads networks and finds the original's features.
         first = 1 if given.rounds else 0
         medians = f"{statistics.median(seconds[first:]):.2f} | {statistics.median(faults[first:]):.0f}"
         print(f"| {name} | {medians} | {peak:.2f} |", flush=True)

@@ -48,9 +48,10 @@ def read_table() -> list[Mutant]:
         count = path.read_text().count(mutant.old) if path.is_file() else 0
         if count != 1:
             problems.append(f"{mutant.name}: `old` stands {count} times in {mutant.file}")
-        problems += [
-            f"{mutant.name}: no {test}" for test in mutant.tests if not (ROOT / test.partition("::")[0]).is_file()
-        ]
+        for test in mutant.tests:
+            file, _, _ = test.partition("::")
+            if not (ROOT / file).is_file():
+                problems.append(f"{mutant.name}: no {test}")
     names = [mutant.name for mutant in found]
     problems += [f"{name}: named twice" for name in {*names} if names.count(name) > 1]
     if problems:
@@ -123,9 +124,8 @@ def page(verdicts: dict[str, tuple[Mutant, str]], commit: str) -> str:
         "|---|---|---|---|",
     ]
     for mutant, killer in verdicts.values():
-        lines.append(
-            f"| {mutant.name} | {mutant.harm} | `{mutant.file}` | {f'`{killer}`' if killer else '**survived**'} |"
-        )
+        found = f"`{killer}`" if killer else "**survived**"
+        lines.append(f"| {mutant.name} | {mutant.harm} | `{mutant.file}` | {found} |")
     return "\n".join(lines) + "\n"
 
 
@@ -160,20 +160,24 @@ def main() -> None:
 
         tests = sorted({test for mutant in table for test in mutant.tests})
         kept: dict[str, str] = json.loads(KEPT.read_text()) if asked.resume and KEPT.exists() else {}
-        for test, failed in zip(tests, pool.map(on_a_tree, tests), strict=True) if not asked.resume else ():
-            if failed:
-                sys.exit(f"error: {test} fails without any mutation: {failed}")
+        # A test that fails by itself would kill every mutant.
+        if not asked.resume:
+            for test, failed in zip(tests, pool.map(on_a_tree, tests), strict=True):
+                if failed:
+                    sys.exit(f"error: {test} fails without any mutation: {failed}")
         pending = [mutant for mutant in table if mutant.name not in kept]
         for mutant, killer in zip(pending, pool.map(on_a_tree, pending), strict=True):
             kept[mutant.name] = killer
             if not asked.only:
                 KEPT.parent.mkdir(exist_ok=True)
                 KEPT.write_text(json.dumps(kept))
-            print(f"{mutant.name}: {f'killed by {killer}' if killer else 'SURVIVED'}", flush=True)
+            found = f"killed by {killer}" if killer else "SURVIVED"
+            print(f"{mutant.name}: {found}", flush=True)
     verdicts = {mutant.name: (mutant, kept[mutant.name]) for mutant in table}
     if not asked.only:
         RESULTS.write_text(page(verdicts, commit.stdout.strip()))
-    if survivors := [name for name, (_, killer) in verdicts.items() if not killer]:
+    survivors = [name for name, (_, killer) in verdicts.items() if not killer]
+    if survivors:
         sys.exit(f"{len(survivors)} survived: {', '.join(survivors)}")
 
 

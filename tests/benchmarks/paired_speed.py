@@ -43,7 +43,8 @@ class Tree:
     """A process that encodes and decodes with the code of one working tree."""
 
     def __init__(self, root: Path, home: Path, name: str) -> None:
-        self._home, self._name = home, name
+        self._home = home
+        self._name = name
         environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-c", WORKER], cwd=root, env=environment, text=True,
@@ -76,7 +77,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        home, photos = Path(folder), []
+        home = Path(folder)
+        photos = []
         for path in sorted(arguments.photos.rglob("*.png"))[: arguments.count]:
             photos.append(home / f"{path.stem}.jpg")
             Image.open(path).convert("RGB").save(photos[-1], quality=90)
@@ -86,6 +88,7 @@ def main() -> None:
                 tree.seconds(verb, photos[0])  # warms up
         ratios: dict[str, list[float]] = {"encode": [], "decode": []}
         for number in range(arguments.rounds * len(photos)):
+            # Neither tree always comes first, when the machine may have been busier.
             order = trees if number % 2 else trees[::-1]
             for verb, found in ratios.items():
                 took = {id(tree): tree.seconds(verb, photos[number % len(photos)]) for tree in order}

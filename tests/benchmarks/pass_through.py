@@ -59,12 +59,13 @@ def measure(images: int) -> tuple[float, float, float, float]:
                 path.parent.mkdir(parents=True)
             path.write_bytes(png(number, 32, 32))
         models = Models(str(bundle(Path(home) / "bundle")), codec="tests.benchmarks.pass_through:PassThrough")
-        wall, processor = time.perf_counter(), _processor()
+        started = time.perf_counter()
+        used = _processor()
         outcome = compress(str(source), f"{home}/archive", SETTINGS, models=models)
-        wall = time.perf_counter() - wall
+        wall = time.perf_counter() - started
         child = max(_peak(process) for process in _children())
         process_pair.dismiss_all()  # what a child used is told once it has ended
-        processor = _processor() - processor
+        processor = _processor() - used
         assert outcome.totals["compressed"] == images
         shutil.rmtree(source)
     return wall, processor, _peak("self"), child
@@ -81,7 +82,8 @@ def main() -> None:
     print("| images | wall s | processor s | peak MB | larger child, peak MB |\n|---|---|---|---|---|")
     for images, figures in ((asked.few, few), (asked.many, many)):
         print(f"| {images:,} | " + " | ".join(f"{figure:.1f}" for figure in figures) + " |")
-    wall, processor = (1000 * (many[each] - few[each]) / more for each in (0, 1))
+    wall = 1000 * (many[0] - few[0]) / more
+    processor = 1000 * (many[1] - few[1]) / more
     print(f"\nan image: {wall:.2f} ms wall, {processor:.2f} ms processor")
     print(f"growth of the process: {1024 * (many[2] - few[2]) / more:.2f} KB an image")
 
@@ -102,10 +104,12 @@ def _peak(process: str) -> float:
 
 def _status(process: str) -> dict[str, str]:
     """What Linux tells of a process; nothing once it has ended."""
+    found: dict[str, str] = {}
     with suppress(OSError):
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return {}
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            found[name] = value.strip()
+    return found
 
 
 if __name__ == "__main__":

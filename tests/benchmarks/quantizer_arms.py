@@ -17,7 +17,7 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -67,32 +67,39 @@ class Arms:
     """Codes a latent y (1, 4, h, w) at a lambda in each of the ways."""
 
     def __init__(self, codec: Codec, learned: Bundle | None) -> None:
-        self.codec, self.backbone, self.model = codec, codec.backbone, codec.bundle.trainable_entropy()
+        self.codec = codec
+        self.backbone = codec.backbone
+        self.model = codec.bundle.trainable_entropy()
         self.estimator = learned.load_encoder()[1] if learned else None
 
     def coded(self, y: Tensor, quality: float, wanted: set[str]) -> dict[str, Coded]:
         """The arms that differ in symbols or timestep: of `wanted`, if any, and the default."""
         code = alpha_code_of_quality(quality, self.codec.bundle.config.alpha_at_one)
-        alpha, flat = alpha_of_code(code), torch.full((1, 4), code)
-        own, even = self.codec.dither(y), dither(y, wanted=True)
+        alpha = alpha_of_code(code)
+        flat = torch.full((1, 4), code)
+        own = self.codec.dither(y)
+        even = dither(y, wanted=True)
         base = self._rounded(y, flat, own)
         offset = torch.rand(y.shape, generator=torch.Generator().manual_seed(0)) - 0.5
         ways: dict[str, Callable[[], Coded]] = {
             "default": lambda: base,
-            "tied": lambda: Coded(base.y_hat, self._tied(alpha), base.bits),
-            "timestep x 0.5": lambda: Coded(base.y_hat, base.timestep / 2, base.bits),
-            "timestep x 2": lambda: Coded(base.y_hat, 2 * base.timestep, base.bits),
-            "learned": lambda: self._learned(y, quality, timestep=True),
-            "learned bins, measured timestep": lambda: self._learned(y, quality, timestep=False),
-            "no dither": lambda: self._rounded(y, flat, 0.0),
-            "white dither": lambda: self._rounded(y, flat, offset),
-            "dither": lambda: self._rounded(y, flat, even),
-            "dither of wide ones": lambda: self._rounded(y, flat, offset * self._wide(alpha * y, flat)),
-            **{f"channel {c} finer": partial(self._rounded, y, _finer(flat, c), own) for c in range(4)},
-            "dither, channel 0 finer": lambda: self._rounded(y, _finer(flat, 0), even),
+            "tied": lambda: replace(base, timestep=self._tied(alpha)),
+            "timestep x 0.5": partial(replace, base, timestep=base.timestep / 2),
+            "timestep x 2": partial(replace, base, timestep=2 * base.timestep),
         }
-        if self.estimator is None:
-            ways = {name: way for name, way in ways.items() if not name.startswith("learned")}
+        if self.estimator is not None:
+            ways["learned"] = partial(self._learned, y, quality, timestep=True)
+            ways["learned bins, measured timestep"] = partial(self._learned, y, quality, timestep=False)
+        ways |= {
+            "no dither": partial(self._rounded, y, flat, 0.0),
+            "white dither": partial(self._rounded, y, flat, offset),
+            "dither": partial(self._rounded, y, flat, even),
+            "dither of wide ones": lambda: self._rounded(y, flat, offset * self._wide(alpha * y, flat)),
+        }
+        for channel in range(4):
+            ways[f"channel {channel} finer"] = partial(self._rounded, y, _finer(flat, channel), own)
+        ways["dither, channel 0 finer"] = partial(self._rounded, y, _finer(flat, 0), even)
+        # The order of the table; only what is asked for is computed.
         return {name: way() for name, way in ways.items() if not wanted or name in wanted | {"default"}}
 
     def _tied(self, alpha: float) -> float:
@@ -103,7 +110,7 @@ class Arms:
         chosen, t = self.estimator(y, torch.tensor([quality]))
         codes = torch.tensor([[code_of_alpha(float(value)) for value in chosen.flatten()]])
         rounded = self._rounded(y, codes, self.codec.dither(y))
-        return Coded(rounded.y_hat, float(t), rounded.bits) if timestep else rounded
+        return replace(rounded, timestep=float(t)) if timestep else rounded
 
     def _wide(self, scaled: Tensor, codes: Tensor) -> Tensor:
         return sigma(self._modelled(scaled, torch.round(scaled), codes)[1]) > 1
@@ -120,13 +127,17 @@ class Arms:
 
     def _modelled(self, scaled: Tensor, seen: Tensor, codes: Tensor) -> tuple[Tensor, ...]:
         """Means and levels (1, 4, h, w) of what the decoder sees, then the hyper-latent with its own."""
-        model, constants, shape = self.model, self.codec.constants, (scaled.shape[-2], scaled.shape[-1])
+        model = self.model
+        constants = self.codec.constants
+        shape = (scaled.shape[-2], scaled.shape[-1])
         alpha, inverse, level = constants.rows(codes, scaled.dtype)
         z = hyper_latent(model, scaled, codes, constants)
         prior = prior_distributions(model.prior(codes, MATH), constants.level_of_one, MATH)
         steps = 2**model.settings.halvings
         hyper = crop_tokens(model.hyper_decoder(z, codes, MATH), (steps * z.shape[-2], steps * z.shape[-1]), shape)
-        tokens, anchors = seen.flatten(2).transpose(1, 2), anchor_mask(*shape)
+        tokens = seen.flatten(2).transpose(1, 2)
+        # In parallel order anchors are coded first, without a context.
+        anchors = anchor_mask(*shape)
         context = model.context(tokens, inverse, codes, shape, MATH, anchors) * ~anchors[:, None]
         outputs = model.parameter_net(hyper, context, tokens, inverse, MATH)
         found = distributions(outputs, alpha, level, MATH)
@@ -144,7 +155,8 @@ class GivingV:
     """A U-Net of epsilon made to give v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) y; everything else is its own."""
 
     def __init__(self, backbone: Backbone, converted: bool) -> None:
-        self._backbone, self._converted = backbone, converted
+        self._backbone = backbone
+        self._converted = converted
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._backbone, name)
@@ -152,7 +164,8 @@ class GivingV:
     def predict_noise(self, x_t: Tensor, t: Tensor) -> Tensor:
         """v, converted to epsilon or taken for it."""
         alpha_bar = self._backbone.alpha_bar(t.double())[:, None, None, None]
-        signal, noise = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
+        signal = alpha_bar.sqrt().float()
+        noise = (1 - alpha_bar).sqrt().float()
         epsilon = self._backbone.predict_noise(x_t, t)
         v = signal * epsilon - noise * (x_t - noise * epsilon) / signal
         return signal * v + noise * x_t if self._converted else v
@@ -176,8 +189,10 @@ def decoded(codec: Codec, arms: dict[str, Coded], size: tuple[int, int], wanted:
     for name, (arm, backbone) in networks.items():
         if wanted and name not in wanted | {"default"}:
             continue
-        coded, y_hat = arms[arm], arms[arm].y_hat
-        if coded.timestep >= 1 / 16:  # as coded: eighths, zero is no denoising
+        coded = arms[arm]
+        y_hat = coded.y_hat
+        # A file states the timestep in eighths, and zero is no denoising: below a sixteenth it would be zero.
+        if coded.timestep >= 1 / 16:
             y_hat = denoise(backbone, y_hat, torch.tensor([coded.timestep]), codec.bundle.config.steps)  # type: ignore[arg-type]
         pixels[name] = to_pixels(codec.backbone.decode(y_hat, size)[0])
         arms.setdefault(name, coded)
@@ -187,7 +202,8 @@ def decoded(codec: Codec, arms: dict[str, Coded], size: tuple[int, int], wanted:
 @torch.no_grad()
 def curves(arms: Arms, picture: Picture, qualities: list[float], metrics: Metrics, wanted: set[str]) -> dict:
     """For each arm its bits and its four figures at each lambda."""
-    y, found = arms.backbone.encode_pixels(picture.pixels), defaultdict(list)
+    y = arms.backbone.encode_pixels(picture.pixels)
+    found = defaultdict(list)
     for quality in qualities:
         coded = arms.coded(y, quality, wanted)
         pixels = decoded(arms.codec, coded, (picture.height, picture.width), wanted)
@@ -208,7 +224,9 @@ def main() -> int:
     given = parser.parse_args()
     codec = Codec.load(*[given.bundle] if given.bundle else [])
     arms = Arms(codec, Bundle.open(given.learned) if given.learned else None)
-    metrics, saved, photos = Metrics(), defaultdict(list), []
+    metrics = Metrics()
+    saved = defaultdict(list)
+    photos = []
     for path in sorted(given.folder.iterdir())[: given.count]:
         picture = read_image(path)
         if max(picture.width, picture.height) > 8 * TILE:
@@ -219,8 +237,11 @@ def main() -> int:
         for name, points in found.items():
             rates, *columns = zip(*points, strict=True)
             own_rates, *own = zip(*found["default"], strict=True)
-            differences = (log_rate_difference(rates, c, own_rates, o) for c, o in zip(columns, own, strict=True))
-            saved[name].append([math.nan if value is None else value for value in differences])
+            differences = []
+            for column, own_column in zip(columns, own, strict=True):
+                difference = log_rate_difference(rates, column, own_rates, own_column)
+                differences.append(math.nan if difference is None else difference)  # no quality in common
+            saved[name].append(differences)
     print(f"{len(photos)} photos, lambda {', '.join(f'{quality:g}' for quality in given.qualities)}\n")
     print("| arm | " + " | ".join(FIGURES) + " |\n" + "|---" * (1 + len(FIGURES)) + "|")
     for name, rows in saved.items():
@@ -233,6 +254,7 @@ def _cell(logs: np.ndarray) -> str:
     logs = logs[~np.isnan(logs)]
     if not len(logs):
         return "no quality in common"
+    # Geometric means: logarithms are averaged, and become per cent last.
     mean, low, high = (f"{100 * math.expm1(log):+.1f}" for log in (float(logs.mean()), *bootstrap_interval(logs)))
     return f"{mean} % ({low} to {high})"
 

@@ -24,7 +24,8 @@ def missed(codec: Codec, picture: Picture) -> bool:
         wanted = target * picture.width * picture.height / 8
         size = len(codec.encode_to_bpp(picture, target).data)
         reachable = wanted <= largest
-        print(f"  {target:.2f}: {size} bytes, {size / wanted - 1:+.2%}{'' if reachable else ', its largest file'}")
+        remark = "" if reachable else ", its largest file"
+        print(f"  {target:.2f}: {size} bytes, {size / wanted - 1:+.2%}{remark}")
         bad |= size > wanted or (reachable and size < min(0.97 * wanted, wanted - 64))
     return bad
 
@@ -40,7 +41,8 @@ def falls(codec: Codec, picture: Picture, lambdas: tuple[float, ...]) -> bool:
 
 def main(folder: str, *lambdas: str) -> int:
     """Check all pictures of a folder with the embedded codec."""
-    codec, bad = Codec.load(), False
+    codec = Codec.load()
+    bad = False
     for path in sorted(Path(folder).iterdir()):
         print(path.name, flush=True)
         picture = read_image(path)

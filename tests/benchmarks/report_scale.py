@@ -10,6 +10,7 @@ import hashlib
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from tasks.maintenance import compaction
 from tasks.maintenance.upgrade import upgrade
 from tasks.storage.store import Store, sha256_of
 
-PER_SHARD, SHARDS_PER_RUN, FOLDERS = 2000, 2000, 4000
+PER_SHARD = 2000
+SHARDS_PER_RUN = 2000
+FOLDERS = 4000
 QUESTIONS = {
     "rows by status": "SELECT status, count(*) FROM rows GROUP BY status",
     "mean bpp by source folder": "SELECT parse_dirpath(key) AS folder, avg(bpp) FROM rows GROUP BY folder",
@@ -75,7 +78,7 @@ def _part(folder: Path, run: int, shard: int, seed: int) -> dict[str, Any]:
 def _columns(rng: np.random.Generator, run: int, shard: int, seed: int, tar: str) -> dict[str, pa.Array]:
     numbers = np.arange(PER_SHARD) + PER_SHARD * seed
     keys = [f"albums/{number % FOLDERS:04d}/IMG_{number:08d}.jpg" for number in numbers.tolist()]
-    hashes = rng.bytes(32 * 3 * PER_SHARD).hex()
+    hashes = rng.bytes(32 * 3 * PER_SHARD).hex()  # three columns, cut from one draw
     columns = {
         "key": keys,
         "source_uri": [f"s3://photos/{key}" for key in keys],
@@ -106,10 +109,15 @@ def best(question: Callable[[], Any], times: int = 5) -> tuple[float, float]:
     """The least seconds by wall clock, and by processor time, of a question."""
     measured = []
     for _ in range(times):
-        wall, processor = time.perf_counter(), time.process_time()
+        wall = time.perf_counter()
+        processor = time.process_time()
         question()
         measured.append((time.perf_counter() - wall, time.process_time() - processor))
     return min(wall for wall, _ in measured), min(processor for _, processor in measured)
+
+
+def _answers(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Any]:
+    return connection.sql(sql).fetchall()
 
 
 def main() -> None:
@@ -119,22 +127,24 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     arguments = parser.parse_args()
     store = make(arguments.folder, arguments.rows)
-    started, processor = time.perf_counter(), time.process_time()
+    started = time.perf_counter()
+    used = time.process_time()
     [table] = compaction.compact(store).tables
-    seconds, processor = time.perf_counter() - started, time.process_time() - processor
+    seconds = time.perf_counter() - started
+    processor = time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     size = sum(file.size for file in table.files) / 1e9
     print(f"{table.rows} rows of {table.last_run} runs in {len(table.files)} files, {size:.2f} GB")
     print(f"compaction {seconds:.0f} s, {processor:.0f} s of processor time, peak memory {peak:.2f} GB")
     print("| question | seconds | of processor time |\n|---|---|---|")
     for name, sql in QUESTIONS.items():
-        wall, busy = best(lambda sql=sql: report.query(store, sql))
+        wall, busy = best(partial(report.query, store, sql))
         print(f"| {name} | {wall:.2f} | {busy:.2f} |")
     names = ", ".join(f"'{arguments.folder}/{file.name}'" for file in table.files)
     files = f"read_parquet([{names}])"
     for name, sql in QUESTIONS.items():
         with duckdb.connect() as connection:
-            wall, busy = best(lambda sql=sql, c=connection: c.sql(sql.replace("FROM rows", f"FROM {files}")).fetchall())
+            wall, busy = best(partial(_answers, connection, sql.replace("FROM rows", f"FROM {files}")))
         print(f"| {name}, DuckDB reading the files itself | {wall:.2f} | {busy:.2f} |")
 
 

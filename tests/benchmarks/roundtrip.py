@@ -22,14 +22,17 @@ def fdc(*arguments: str) -> str:
 
 def main(folder: str, quality: str = "8") -> int:
     """Measure all pictures of a folder at one lambda."""
-    metrics, rows = Metrics("psnr", "ms-ssim", "lpips", "dists"), []
+    metrics = Metrics("psnr", "ms-ssim", "lpips", "dists")
+    rows = []
     print(f"{'picture':<16}{'bytes':>8}{'bpp':>9}{'PSNR':>8}{'MS-SSIM':>9}{'LPIPS':>8}{'DISTS':>8}")
     with tempfile.TemporaryDirectory() as scratch:
         for path in sorted(Path(folder).iterdir()):
-            coded, decoded = Path(scratch) / f"{path.stem}.fdc", Path(scratch) / f"{path.stem}.png"
+            coded = Path(scratch) / f"{path.stem}.fdc"
+            decoded = Path(scratch) / f"{path.stem}.png"
             fdc("encode", str(path), "-o", str(coded), "--quality", quality)
             fdc("decode", str(coded), "-o", str(decoded))
-            original, restored = read_image(path), read_image(decoded)
+            original = read_image(path)
+            restored = read_image(decoded)
             assert original.pixels.shape == restored.pixels.shape, f"{path.name}: the size is not restored"
             size = coded.stat().st_size
             entries = re.findall(r" (\d+) bits  ", fdc("info", str(coded)).split("\n\n")[0])

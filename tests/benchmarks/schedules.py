@@ -55,9 +55,11 @@ def main() -> int:
                 print(f"{of} {following - 1}: {line}")
 
         for first, second, kill in itertools.product(COMMANDS, COMMANDS, (False, True)):
-            kind, of = "killed" if kill else "stopped", f"{first} {'killed' if kill else 'stopped'}, {second}"
-            reached, at = True, done.get(of, 0)
-            while at >= 0 and reached:
+            kind = "killed" if kill else "stopped"
+            of = f"{first} {kind}, {second}"
+            at = done.get(of, 0)
+            # One operation later each time, until the first ends before it; -1 in the file says that it did.
+            while at >= 0:
                 wrong, reached = schedules.preempted(world, first, second, at, kill=kill)
                 at = at + 1 if reached else -1
                 note(kind, of, at, wrong)

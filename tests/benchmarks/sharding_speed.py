@@ -10,6 +10,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -38,9 +39,10 @@ def rate(source: Path, target: Path, photos: int, workers: int) -> tuple[float, 
 
     def on_threads(job: dataset.ShardingJob) -> list[int]:
         with ThreadPoolExecutor(workers) as threads:
-            return list(threads.map(lambda shard: dataset.pack_shard(job, shard), range(job.shards)))
+            return list(threads.map(partial(dataset.pack_shard, job), range(job.shards)))
 
-    wall, processor = time.perf_counter(), time.process_time()
+    wall = time.perf_counter()
+    processor = time.process_time()
     settings = dataset.ShardingSettings(max_images_per_shard=max(1, photos // (2 * workers)))
     totals = dataset.pack(str(source), str(target), settings, shard_map=on_threads)
     assert totals["photos"] == photos

@@ -48,7 +48,9 @@ def main() -> None:
 
 def commands(home: Path, source: Path, rounds: int) -> dict[str, list[float]]:
     """Processor seconds of each command in each round."""
-    coded, fresh, warm = home / "out.fdc", home / "fresh", home / "warm"
+    coded = home / "out.fdc"
+    fresh = home / "fresh"
+    warm = home / "warm"
     encode = ["encode", str(source), "-o", str(coded), "--force"]
     decode = ["decode", str(coded), "-o", str(home / "out.png"), "--force"]
     found: dict[str, list[float]] = {}
@@ -57,7 +59,8 @@ def commands(home: Path, source: Path, rounds: int) -> dict[str, list[float]]:
         for name, command in {"fdc encode": encode, "fdc decode": decode}.items():
             for memory in fresh, warm:
                 for file in fresh.rglob("*"):
-                    file.unlink() if file.is_file() else None
+                    if file.is_file():
+                        file.unlink()
                 how = "answer computed" if memory is fresh else "answer remembered"
                 found.setdefault(f"{name}, {how}", []).append(run([*FDC, *command], memory)[0])
     return {name: seconds[1:] for name, seconds in found.items()}  # the first round fills the caches
@@ -76,8 +79,10 @@ def flow(home: Path, number: int, how: list[str]) -> tuple[float, float, float]:
     """Wall seconds until the first picture is stored and until the end, and processor seconds, of compress-archive."""
     archive = home / f"archive-{number}-{'-'.join(how)}"
     command = [sys.executable, "-m", "flows.compress_archive", str(home / "photos"), str(archive), "--metrics", "none"]
-    before, started = processor_seconds(), time.perf_counter()
+    before = processor_seconds()
+    started = time.perf_counter()
     with subprocess.Popen([*command, *how], stdout=subprocess.DEVNULL, env=environment(home / "warm")) as process:
+        # A tar is published once its pictures are verified.
         while process.poll() is None and not any(archive.glob("runs/*/shards/*.tar")):
             time.sleep(0.02)
         stored = time.perf_counter() - started
@@ -88,7 +93,8 @@ def flow(home: Path, number: int, how: list[str]) -> tuple[float, float, float]:
 
 def run(command: list[str], memory: Path) -> tuple[float, float]:
     """Processor seconds, those of its children included, and wall seconds of a command."""
-    before, started = processor_seconds(), time.perf_counter()
+    before = processor_seconds()
+    started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment(memory))
     return processor_seconds() - before, time.perf_counter() - started
 

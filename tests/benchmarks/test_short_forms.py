@@ -121,6 +121,23 @@ def test_a_foundation_model_is_measured_in_every_part(printed: Printed, monkeypa
     )
 
 
+def test_every_stage_trains_on_a_foundation_model_whose_codec_then_compresses_verifies_and_restores() -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.foundation", "--train", "--tiny"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    stages = ("entropy", "adapter", "joint")
+    memory = re.findall(r"^\| (\w+) \| 1 \| (no|yes) \| [\d.]+ \| ([\d.]+) \|$", ran.stdout, re.MULTILINE)
+    assert [(stage, recomputed) for stage, recomputed, _ in memory] == [
+        (s, word) for s in stages for word in ("no", "yes")
+    ]
+    kept = [float(activations) for *_, activations in memory]
+    assert all(after < before for before, after in zip(kept[::2], kept[1::2], strict=True))
+    steps = re.findall(r"^\| (\w+) \| ([12]) \| [\d.]+ \| [\d.]+ \| [\d.]+ \|$", ran.stdout, re.MULTILINE)
+    assert steps == [(stage, step) for stage in stages for step in "12"]
+    assert "bits per pixel, verified; restored with the same size" in ran.stdout
+
+
 def test_what_a_gpu_is_fed_is_measured_in_every_part(tmp_path: Path) -> None:
     """In a process of its own: other tests leave states of libraries behind with which a training fails here."""
     parts = ["--only", "coders", "entropy", "archive", "training", "--trace", str(tmp_path / "trace.json")]

@@ -40,7 +40,7 @@ def prefect_server(server: Server) -> Iterator[str]:
 
 
 def holding(word: str, server: Server, printed: bytes, archive: str) -> set[str]:
-    """Where a word is found: in what was printed, the server's log and database, and every object of the archive."""
+    """The places that contain a word: the printed text, the server's log and database, the archive's objects."""
     places = {"printed": printed, "server log": server.log.read_bytes()}
     for part in server.database.parent.glob("prefect.db*"):
         places["server database"] = places.get("server database", b"") + part.read_bytes()

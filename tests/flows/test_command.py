@@ -71,7 +71,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(server: Server, tmp_path: P
 
 
 class Held:
-    """Something that a frame of an error holds."""
+    """An object that a frame of an error's traceback holds."""
 
 
 def failing(seen: list[weakref.ref[Held]]) -> SettingsError:

@@ -93,7 +93,7 @@ def test_the_archive_is_the_same_for_1_2_and_4_workers_also_when_one_is_killed(
 
 
 def kill_a_worker(workers: distributed.LocalCluster, archive: Path, killed: threading.Event) -> None:
-    """End the process of a worker by SIGKILL while it has a shard in work, once another shard is committed."""
+    """Kill a worker by SIGKILL while it encodes a shard, once another shard is committed."""
     with distributed.Client(workers, set_as_default=False) as client:
         pids = {nanny.worker_address: nanny.pid for nanny in workers.workers.values()}
         while not any((archive / layout.part(1, shard)).exists() for shard in range(PICTURES // 3)):

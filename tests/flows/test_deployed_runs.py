@@ -34,7 +34,7 @@ NAME = "each"
 
 @pytest.fixture(scope="module")
 def home(server: Server, prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of the places that everything is deployed with, for one of several archives and without a block."""
+    """The folder of source and archive, deployed as one of several archives and without a block."""
     home = tmp_path_factory.mktemp("home")
     folder(home / "photos", {f"{seed}.png": png(seed, 48, 60) for seed in range(3)})
     places = {"FDC_SOURCE": f"{home}/photos", "FDC_ARCHIVE": f"{home}/archive", "FDC_NAME": NAME, "FDC_S3_BLOCK": ""}

@@ -68,7 +68,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def deployed(server: Server, elsewhere: Path) -> None:
-    """Everything deployed by infra/deploy.sh, on a server that has been prepared once before, for no object storage."""
+    """Deploy with infra/deploy.sh on a server that was prepared once before, without object storage."""
     with temporary_settings({PREFECT_API_URL: server.url}):
         Secret(value={}).save(BLOCK)
         asyncio.run(prepare_server.before("process", str(INFRA / "crashed.yaml")))
@@ -225,7 +225,7 @@ def test_a_training_of_two_processes_is_cancelled_and_goes_on_and_others_wait_fo
 
 
 def checkpoint_step(output: Path) -> int:
-    """The step that the entropy stage would go on from."""
+    """The step from which the entropy stage would resume."""
     found = Checkpoint(output / "checkpoints", "entropy").load()
     assert found is not None
     return found[0]
@@ -233,7 +233,7 @@ def checkpoint_step(output: Path) -> int:
 
 @dataclass(frozen=True)
 class Compression:
-    """What became of a compression in a bucket that was cancelled, and of the run that a schedule started then."""
+    """The outcome of a cancelled compression in a bucket, and of the run that a schedule started afterwards."""
 
     cancelled: str
     sealed: bool

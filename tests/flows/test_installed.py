@@ -33,7 +33,7 @@ NO_NETWORK = ["unshare", "--map-root-user", "--net"]
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    """What a command prints; it finds nothing of the checkout, and its home and caches are in `cwd`."""
+    """The output of a command that sees nothing of the checkout, with its home and caches in `cwd`."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "OMP_NUM_THREADS")}
     home = {"HOME": str(cwd), "PREFECT_HOME": str(cwd / "prefect"), "COLUMNS": "200", "NO_COLOR": "1"}
     done = subprocess.run(command, cwd=cwd, env=kept | home | environment, capture_output=True, text=True, check=False)
@@ -61,7 +61,7 @@ def environment(place: Path, wheel: Path, *options: str, hidden: str = "", only:
 
 
 def needed(names: Iterable[str]) -> set[str]:
-    """What lies in site-packages of these distributions and of all that they need."""
+    """The entries of site-packages that belong to these distributions and their dependencies."""
     found: dict[str, importlib.metadata.Distribution] = {}
     wanted = [Requirement(name) for name in names]
     while wanted:
@@ -185,7 +185,7 @@ for name in ("prefect", "webdataset", "s3fs", "pyarrow", "lpips", "accelerate", 
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of an environment with fdcodec-decoder, as pip resolves it, and nothing that this does not need."""
+    """The programs of an environment that holds only fdcodec-decoder and its dependencies, as pip resolves them."""
     home = tmp_path_factory.mktemp("decoder")
     run(sys.executable, "-m", "tasks.archive.decoder_wheel", home, cwd=ROOT)
     (built,) = home.glob("fdcodec_decoder-*.whl")

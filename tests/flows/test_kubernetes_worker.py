@@ -54,7 +54,7 @@ def without(resource: str, verb: str) -> dict[str, Any]:
 
 @contextmanager
 def worker(server: Server, role: dict[str, Any], where: Path, **other: str) -> Iterator[Cluster]:
-    """A worker as the manifest starts it, but for where server and cluster are and what is a secret there."""
+    """A worker started as in the manifest, except for the addresses of server and cluster, and for secrets."""
     given = variables(dict(pods())["fdcodec-worker"])
     own = {name: value for name, value in given.items() if isinstance(value, str) and name != "PREFECT_API_URL"} | other
     with playing(role, where / "kubeconfig") as cluster, (where / "worker.log").open("w") as log:

@@ -135,7 +135,7 @@ def test_a_picture_kept_whole_because_encoding_it_went_wrong_is_told_alike_every
     fault: int,
     reason: str,
 ) -> None:
-    """State, exit status, artifact, log and command say the same, though no row is `failed`."""
+    """State, exit status, artifact, log and command agree, though no row is `failed`."""
     monkeypatch.setattr(compress_archive, "Models", partial(Models, codec=FAKE))
     source = folder(tmp_path / "s", {"odd.png": png(2, fault=fault)})
     options: dict[str, Any] = {"metrics": ["none"], "threads": 1, "workers": 1, "bundle": str(bundle(tmp_path / "b"))}

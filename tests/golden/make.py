@@ -36,7 +36,8 @@ from tests.support.image_files import DISPLAY_P3, profile
 from tests.support.tiny_bundles import tiny_bundle
 
 GOLDEN = Path(__file__).parent
-BUNDLES, SYMBOLS = "bundles.tar.xz", "symbols.json"
+BUNDLES = "bundles.tar.xz"
+SYMBOLS = "symbols.json"
 SIZES = EntroformerSettings(dim=16, depth=2, heads=2, top_k=8, hyper_channels=4)
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "parallel": {"entropy": SIZES},
@@ -103,8 +104,9 @@ def pictures() -> dict[str, tuple[Picture, float]]:
 def described(codec: Codec, kind: str, data: bytes) -> dict[str, Any]:
     """What must never change about a file: its bundle, its size, its symbols and its chunks."""
     file = parse(data)
-    contents = {chunk.tag: chunk.content for chunk in file.chunks if chunk.tag != EXIF}
-    contents |= {chunk.tag: parse_content(chunk.coded, "EXIF block") for chunk in file.chunks if chunk.tag == EXIF}
+    contents = {}
+    for chunk in file.chunks:
+        contents[chunk.tag] = parse_content(chunk.coded, "EXIF block") if chunk.tag == EXIF else chunk.content
     chunks = {name: contents.get(tag) for name, tag in {"alpha": ALPHA, "icc": ICC, "exif": EXIF}.items()}
     return {
         "bundle": kind,

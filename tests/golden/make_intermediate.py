@@ -84,7 +84,8 @@ def watch(model: ExactEntropyModel, keep: Keep) -> None:
             block.register_forward_pre_hook(partial(_entering, keep, f"{name} x", RESIDUAL))
             project = block.get_submodule("project")
             project.register_forward_hook(partial(_leaving, keep, f"{name} p", model))
-            merge, contract = block.get_submodule("merge"), block.get_submodule("contract")
+            merge = block.get_submodule("merge")
+            contract = block.get_submodule("contract")
             merge.register_forward_pre_hook(partial(_entering, keep, f"{name} a", grids.mixed))
             contract.register_forward_pre_hook(partial(_entering, keep, f"{name} u", grids.hidden))
 

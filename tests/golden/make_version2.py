@@ -32,7 +32,8 @@ from tests.golden.make import DERIVED, EXTREME, EXTREME_CODE, GOLDEN, KINDS, NAR
 from tests.support.version1 import as_version_1
 
 FOLDER = GOLDEN / "version2"
-ONE, FOUR = (140,), (120, 131, 142, 153)
+ONE = (140,)
+FOUR = (120, 131, 142, 153)
 SNAPPED_TWICE = (128, 155, 248, 186)
 """Codes at which snapping the prior to the residual grid before that of outputs makes a difference."""
 MASK = np.add.outer(np.arange(56), np.arange(40)).astype(np.uint8)
@@ -71,8 +72,11 @@ def read_files(frozen: dict[str, Bundle]) -> dict[str, tuple[str, bytes]]:
     for kind in ("conditioned", "serial", "coarse"):
         files[f"four-alphas-{kind}"] = kind, pack(file(frozen[kind], FOUR))
     symbols, hyper = drawn(3)
-    symbols[:, ::3, ::2], symbols[:, 1::3, 1::2] = 32767, -32767
-    hyper[:, 0], hyper[:, 1] = 63, -63
+    # The limits of FORMAT.md, section 2: 2^15 - 1 for a symbol, 63 for a hyper-latent.
+    symbols[:, ::3, ::2] = 32767
+    symbols[:, 1::3, 1::2] = -32767
+    hyper[:, 0] = 63
+    hyper[:, 1] = -63
     for kind in ("parallel", "dithered", "serial"):
         largest = stream(frozen[kind], ONE, symbols, hyper)
         files[f"largest-{kind}"] = kind, pack(file(frozen[kind], stream=largest))
@@ -174,7 +178,8 @@ def that_ran_out(bundle: Bundle) -> bytes:
 def refused_files(bundle: Bundle) -> dict[str, bytes]:
     """Name and bytes of each file that must be refused."""
     own = file(bundle)
-    body, end = pack(own)[:-4], len(pack(own)) - 5
+    body = pack(own)[:-4]
+    end = len(body) - 1
     symbols, hyper = drawn(1)
     exif = raw(b"exIf", compressed(b"a"))
     bad = {
@@ -297,7 +302,8 @@ def make(folder: Path) -> None:
 def described(bundle: Bundle, kind: str, data: bytes) -> dict[str, Any]:
     """What must never change about a file."""
     parsed = parse(data)
-    entropy, codes = bundle.load_entropy(), parsed.parameters.channel_codes
+    entropy = bundle.load_entropy()
+    codes = parsed.parameters.channel_codes
     symbols = decompress(*entropy, parsed.stream, parsed.latent_shape, codes, canonical=parsed.version > 1)
     chunks: dict[str, list[str]] = {}
     for own in parsed.chunks:

@@ -28,7 +28,9 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-TILE, REACH, MAX_PIXELS = 128, 16, 100_000_000
+TILE = 128
+REACH = 16
+MAX_PIXELS = 100_000_000
 HALVES: Integers = np.array([0, 2**23, 2**24])
 S, O = (20, 9), (20, 12)  # noqa: E741
 GRIDS = {
@@ -105,9 +107,11 @@ def parse(data: bytes) -> File:
     require(data[8] == 2, "the version is not known")
     require(zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little"), "the checksum is wrong")
     rest = BytesIO(data[10:-4])
-    flags, bundle_id = take(rest, 1)[0], take(rest, 8)
+    flags = take(rest, 1)[0]
+    bundle_id = take(rest, 8)
     require(flags < 4, "an unknown flag is set")
-    width, height = varint(rest), varint(rest)
+    width = varint(rest)
+    height = varint(rest)
     check_size(width, height)
     take(rest, 1)  # the quality code
     require(int.from_bytes(take(rest, 2), "little") <= 999 * 8, "the timestep is out of its range")
@@ -170,9 +174,11 @@ def parse_version_1(data: bytes) -> File:
     """Take a file of version 1 apart."""
     require(zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little"), "the checksum is wrong")
     rest = BytesIO(data[4:-4])
-    flags, bundle_id = take(rest, 1)[0], take(rest, 8)
+    flags = take(rest, 1)[0]
+    bundle_id = take(rest, 8)
     require(flags < 32, "an unknown flag is set")
-    width, height = varint(rest), varint(rest)
+    width = varint(rest)
+    height = varint(rest)
     check_size(width, height)
     take(rest, 1)  # the quality code
     require(int.from_bytes(take(rest, 2), "little") <= 999 * 8, "the timestep is out of its range")
@@ -190,7 +196,8 @@ def parse_version_1(data: bytes) -> File:
 
 def read_tables(counts: npt.NDArray[np.int32]) -> list[tuple[Integers, int]]:
     """Return the running sums 0, C_1, ..., 2^24 and the R of table (s, f) at 32 s + f."""
-    tables, start = [], 0
+    tables = []
+    start = 0
     for s in range(128):
         # (sigma is 64 at level 127; the subtraction keeps a rounding error there from counting)
         reach = math.ceil(6 * 0.06 * (64 / 0.06) ** (s / 127) - 1e-9) + 2
@@ -208,7 +215,9 @@ class RangeDecoder:
     def __init__(self, stream: bytes, tables: list[tuple[Integers, int]]) -> None:
         """Read the first two words."""
         self.words = np.frombuffer(stream, "<u4").tolist()
-        self.tables, self.next, self.information = tables, 2, 0.0
+        self.tables = tables
+        self.next = 2
+        self.information = 0.0
         first, second = [*self.words, 0, 0][:2]
         self.range, self.offset = 2**64 - 1, first << 32 | second
         self.low, self.spread, self.shifts = 0, 2**64 - 1, 0  # of the encoder that would have written the stream
@@ -290,14 +299,16 @@ class EntropyModel:
         content = json.loads((folder / "bundle.json").read_text("utf-8"))
         self.id = hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).digest()
         require(content["format"] in (1, 2), f"{folder} has another format")
-        self.settings, self.known_answer = content["entropy"], content["known_answer"]
+        self.settings = content["entropy"]
+        self.known_answer = content["known_answer"]
         self.grids = GRIDS[self.settings.get("grids", "wide")]
         data = (folder / "entropy.safetensors").read_bytes()
         checksum = content["files"]["entropy.safetensors"]
         require(hashlib.sha256(data).hexdigest() == checksum, f"{folder} has another entropy model than it states")
         tensors = self.tensors = load(data)
         self.tables = read_tables(tensors["counts"])
-        self.heads, self.size = self.settings["heads"], self.settings["dim"] // self.settings["heads"]
+        self.heads = self.settings["heads"]
+        self.size = self.settings["dim"] // self.heads
         self.scale = 2.0 ** -np.rint(math.log2(self.size) / 2 - 0.25)
         self.maps: dict[str, tuple[Floats, Floats]] = {}
         for name in [key.removesuffix(".weight") for key in tensors if key.endswith(".weight")]:
@@ -370,7 +381,8 @@ class EntropyModel:
 
     def block(self, net: str, index: int, x: Floats, size: int) -> Floats:
         """Return x after a block with windows; in the context transformer keys are anchors and the query's own."""
-        name, a = f"{net}.blocks.{index}", np.zeros_like(x)
+        name = f"{net}.blocks.{index}"
+        a = np.zeros_like(x)
         parts = np.split(self.snap(self.linear(f"{name}.project", self.norm(x)), "Q"), 3, -1)
         for window in windows(x.shape[0], x.shape[1], size, index % 2 == 1):
             query, key, value = (part[window].reshape(-1, x.shape[2]) for part in parts)
@@ -423,7 +435,8 @@ class EntropyModel:
 
     def serial_context(self, cache: Floats, symbols: Floats, v: int, h: int) -> Floats:
         """Return a position's serial context; `cache` has keys and values, depth x 2 x rows x columns x d."""
-        left, right = max(0, h - REACH), min(symbols.shape[1] - 2, h + REACH + 1)
+        left = max(0, h - REACH)
+        right = min(symbols.shape[1] - 2, h + REACH + 1)
         keys = np.mgrid[max(0, v - REACH) : v + 1, left:right].reshape(2, -1)
         key_v, key_h = keys[:, : keys.shape[1] - (right - 1 - h)]
         x = self.embed(symbols[[v, v, v, v + 1], [h, h + 1, h + 2, h]].reshape(1, 16))
@@ -450,13 +463,18 @@ class EntropyModel:
 def known_answer(model: EntropyModel) -> str:
     """Return the SHA-256 that should be the bundle's known answer."""
     model.choose((100, 128, 140, 170))
-    rows, columns, settings = 37, 41, model.settings
+    # Odd sizes above a window of 32, so that blocks are shifted and windows are cut at borders.
+    rows = 37
+    columns = 41
+    settings = model.settings
     coarse = [-(-length // 2 ** settings["halvings"]) for length in (rows, columns)]
     shapes = [(settings["hyper_channels"], *coarse), (rows, columns, 4)]
     z, k = ((7919 * np.arange(math.prod(shape)) % 23 - 11).reshape(shape) for shape in shapes)
-    hyper, symbols = model.hyper_decoder(z, rows, columns), k.astype(np.float64)
+    hyper = model.hyper_decoder(z, rows, columns)
+    symbols = k.astype(np.float64)
     if settings["order"] == "serial":
-        cache, padded = np.zeros((settings["depth"], 2, *hyper.shape)), np.pad(symbols, ((1, 0), (1, 1), (0, 0)))
+        cache = np.zeros((settings["depth"], 2, *hyper.shape))
+        padded = np.pad(symbols, ((1, 0), (1, 1), (0, 0)))
         serial = [model.serial_context(cache, padded, v, h) for v, h in np.ndindex(rows, columns)]
         contexts = [np.array(serial).reshape(hyper.shape)]
     else:
@@ -495,7 +513,8 @@ def decode(file: File, model: EntropyModel) -> npt.NDArray[np.int32]:
     """Decode a file's symbols, by channel, row, column."""
     require(file.bundle_id == model.id[:8], "the file was made with another bundle")
     model.choose(file.alpha_codes)
-    decoder, hyper_latents = RangeDecoder(file.stream, model.tables), []
+    decoder = RangeDecoder(file.stream, model.tables)
+    hyper_latents = []
     symbols = np.zeros((4, -(-file.height // 8), -(-file.width // 8)), np.int32)
     tiles = list(windows(*symbols.shape[1:], TILE, shifted=False))
     for tile in tiles:

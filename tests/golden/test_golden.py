@@ -39,7 +39,8 @@ def codecs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Codec]:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_golden_file_decodes_as_it_always_did(name: str, codecs: dict[str, Codec]) -> None:
-    data, expected = (GOLDEN / name).read_bytes(), EXPECTED[name]
+    data = (GOLDEN / name).read_bytes()
+    expected = EXPECTED[name]
     codec = codecs[expected["bundle"]]
     assert described(codec, expected["bundle"], data) == expected
     assert parse(data).version == 1

@@ -61,7 +61,8 @@ def by_second_decoder(model: Watched) -> dict[str, dict[str, Any]]:
     hyper = model.hyper_decoder(z, rows, columns)
     model.keep("norm(hyper)", hyper * model.units("N"))
     if model.settings["order"] == "serial":
-        cache, padded = np.zeros((model.settings["depth"], 2, *hyper.shape)), np.pad(symbols, ((1, 0), (1, 1), (0, 0)))
+        cache = np.zeros((model.settings["depth"], 2, *hyper.shape))
+        padded = np.pad(symbols, ((1, 0), (1, 1), (0, 0)))
         serial = [model.serial_context(cache, padded, v, h) for v, h in np.ndindex(rows, columns)]
         context = np.array(serial).reshape(hyper.shape)
         passes = {"as any": context}

@@ -35,7 +35,8 @@ def models(frozen: Mapping[str, Bundle]) -> Mapping[str, EntropyModel]:
 def test_a_decoder_written_from_the_format_alone_decodes_every_golden_file(
     name: str, models: Mapping[str, EntropyModel]
 ) -> None:
-    expected, file = EXPECTED[name], second_decoder.parse((GOLDEN / name).read_bytes())
+    expected = EXPECTED[name]
+    file = second_decoder.parse((GOLDEN / name).read_bytes())
     symbols = second_decoder.decode(file, models[expected["bundle"]])
     assert hashlib.sha256(symbols.astype("<i4").tobytes()).hexdigest() == expected["symbols"]
     assert (file.width, file.height, file.gray) == (expected["width"], expected["height"], expected["gray"])

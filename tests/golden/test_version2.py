@@ -36,7 +36,8 @@ def models(frozen: dict[str, Bundle]) -> dict[str, EntropyModel]:
 def test_a_file_of_version_2_is_read_as_it_always_was(
     name: str, frozen: dict[str, Bundle], models: dict[str, EntropyModel]
 ) -> None:
-    data, expected = (FOLDER / f"{name}.fdc").read_bytes(), EXPECTED["read"][name]
+    data = (FOLDER / f"{name}.fdc").read_bytes()
+    expected = EXPECTED["read"][name]
     assert described(frozen[expected["bundle"]], expected["bundle"], data) == expected
     assert by_second_decoder(data, models[expected["bundle"]]) == {
         field: expected[field] for field in ("width", "height", "gray", "orientation", "symbols", "chunks", "skipped")

@@ -36,6 +36,7 @@ SMALL = RunSettings(quality=4.0, max_images_per_shard=3, image_timeout=600.0, me
 def png(seed: int, width: int = 40, height: int = 24, fault: int = 0) -> bytes:
     """A PNG of noise, other for each seed; `fault` makes the fake codec misbehave."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    # 13 and 37 mark a fault for fake_codec; black keeps the noise of another seed from looking like one.
     pixels[0, 0] = (fault, 13, 37) if fault else (0, 0, 0)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
@@ -73,6 +74,7 @@ class InProcess:
     """A child process's part played by its own code here: for tests in which nothing dies, since starting costs."""
 
     def __init__(self, module: Any, models: Models, metrics: Sequence[str] = ()) -> None:
+        # As the command line of encode_worker, where an option cannot have an empty list of values.
         arguments = Namespace(**{"metrics": list(metrics) or ["none"], **vars(models)})
         self._greeting, self._handle = module._prepare(arguments)
 
@@ -98,18 +100,22 @@ def in_process() -> Iterator[None]:
         return InProcess(tasks.processes.encode_worker, models, metrics)
 
     def verifier(models: Models, *, on_card: bool = False) -> InProcess:
-        models = models if on_card else replace(models, device="cpu")
+        if not on_card:
+            models = replace(models, device="cpu")
         return InProcess(tasks.processes.verify_worker, models)
 
     parts = (
         ("worker", tasks.processes.codec_process.worker, worker),
         ("verifier", tasks.processes.codec_process.verifier, verifier),
     )
+    # Modules import these functions by name, so each module that holds one is patched.
+    modules = [module for name, module in sys.modules.items() if name.startswith("tasks.")]
     with pytest.MonkeyPatch.context() as patch:
-        for module in [module for name, module in sys.modules.items() if name.startswith("tasks.")]:
+        for module in modules:
             for name, real, played in parts:
                 if getattr(module, name, None) is real:
                     patch.setattr(module, name, played)
+        # Pairs of children are kept for later shards: no real one may be met in here, no played one afterwards.
         tasks.compress.process_pair.dismiss_all()
         yield
         tasks.compress.process_pair.dismiss_all()
@@ -118,14 +124,19 @@ def in_process() -> Iterator[None]:
 def rows(archive: Path | str, order: str = "run, key") -> list[dict[str, Any]]:
     """The report without what is measured on the way."""
     found = report.query(Store(str(archive)), f"SELECT * FROM rows ORDER BY {order}")
-    return [{name: value for name, value in row.items() if name not in MEASURED_ON_THE_WAY} for row in found]
+    for row in found:
+        for name in MEASURED_ON_THE_WAY:
+            row.pop(name, None)
+    return found
 
 
 def manifest_name(archive: Path | str, run: int = 1) -> str:
     """The name of the manifest of a run."""
     store = Store(str(archive))
     head = log.read(store)
-    return head.opened if run == head.open_run else log.manifest_of(log.seal(store, head, run), run)
+    if run == head.open_run:
+        return head.opened
+    return log.manifest_of(log.seal(store, head, run), run)
 
 
 def reopened(archive: Path, *missing: int) -> None:
@@ -133,8 +144,10 @@ def reopened(archive: Path, *missing: int) -> None:
     store = Store(str(archive))
     head = log.read(store)
     assert head.open_run is None
-    for name in (layout.seal(head.runs), layout.record(head.record), *(layout.part(head.runs, n) for n in missing)):
+    lost_parts = [layout.part(head.runs, shard) for shard in missing]
+    for name in (layout.seal(head.runs), layout.record(head.record), *lost_parts):
         (archive / name).unlink()
+    # Tables carry the number of the record that put them in force: this run's were made when it was sealed.
     shutil.rmtree(archive / layout.TABLES / f"{head.record:09d}", ignore_errors=True)
 
 
@@ -145,13 +158,16 @@ def snapshot(archive: Path | str) -> dict[str, str]:
     """
     store = Store(str(archive))
     state: dict[str, str] = {}
+    own = (f"{layout.TABLES}/", f"{layout.LOG}/", f"{layout.PLACES}/")
     for item in store.list():
         content = store.read(item.name)
-        own = (f"{layout.TABLES}/", f"{layout.LOG}/", f"{layout.PLACES}/")
+        # These hold seconds, dates or the archive's address, which differ between two runs of the same work.
         if "/report/" in item.name or item.name.startswith(own):
             continue
         if item.name.endswith("complete.json"):
-            content = json.dumps([part["name"] for part in json.loads(content)["parts"]]).encode()
+            # A seal lists sizes and hashes of the parts, which hold seconds; the names are what must agree.
+            parts = json.loads(content)["parts"]
+            content = json.dumps([part["name"] for part in parts]).encode()
         state[item.name] = hashlib.sha256(content).hexdigest()
     state["rows"] = hashlib.sha256(repr(rows(archive)).encode()).hexdigest()
     return state
@@ -161,7 +177,8 @@ class Counter(Progress):
     """A progress that counts."""
 
     def __init__(self) -> None:
-        self.total = self.done = 0
+        self.total = 0
+        self.done = 0
 
     def begin(self, images: int) -> None:
         self.total += images

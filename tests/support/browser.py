@@ -13,7 +13,7 @@ import uvicorn
 
 FLAGS = (
     "--headless=new",
-    "--no-sandbox",
+    "--no-sandbox",  # which Chromium needs to start as root, in a container
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -22,13 +22,16 @@ FLAGS = (
     "--disable-sync",
     "--hide-scrollbars",
 )
-BROWSERS, DRIVER = ("chromium", "chromium-browser", "google-chrome"), "chromedriver"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+DRIVER = "chromedriver"
 
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Any]:
     """A headless Chromium with a fresh profile, driven by selenium; the test is skipped where there is none."""
-    browser, driver = next(filter(None, map(shutil.which, BROWSERS)), None), shutil.which(DRIVER)
+    found = [path for path in map(shutil.which, BROWSERS) if path is not None]
+    browser = found[0] if found else None
+    driver = shutil.which(DRIVER)
     if browser is None or driver is None:
         pytest.skip(f"no browser: install chromium and {DRIVER} (Debian: apt-get install chromium chromium-driver)")
     webdriver = pytest.importorskip("selenium.webdriver", reason="pip install selenium")
@@ -45,7 +48,7 @@ def chromium(profile: Path) -> Iterator[Any]:
 
 
 def look(browser: Any, width: int, height: int, scheme: str = "light", *, phone: bool = False) -> None:
-    """The size of the window in CSS pixels, the color scheme, and whether it is touched."""
+    """Set the size of the window in CSS pixels, the color scheme, and whether the screen is a phone's."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": phone})
@@ -54,7 +57,7 @@ def look(browser: Any, width: int, height: int, scheme: str = "light", *, phone:
 
 
 def outside(browser: Any, address: str) -> list[str]:
-    """What the page asked for elsewhere than at an address."""
+    """The addresses of what the page loaded from outside `address`."""
     script = "return performance.getEntriesByType('resource').map(entry => entry.name)"
     return [name for name in browser.execute_script(script) if not name.startswith(address)]
 
@@ -62,6 +65,7 @@ def outside(browser: Any, address: str) -> list[str]:
 @contextmanager
 def serving(app: Any) -> Iterator[str]:
     """The address at which an application is served from a thread."""
+    # On port 0 the system chooses a free one, so that tests beside each other do not meet.
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off", ws="none"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -70,7 +74,8 @@ def serving(app: Any) -> Iterator[str]:
         assert time.monotonic() < deadline, "the server does not start"
         time.sleep(0.02)
     try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}/"
     finally:
         server.should_exit = True
         thread.join(30)

@@ -27,9 +27,9 @@ START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 def make(
     url: str | Path, runs: Sequence[Mapping[str, bytes | None]], per_shard: int = 3, *, seal: bool = True
 ) -> Store:
-    """An archive of sealed runs, each of keys with their contents, None being a picture that failed.
+    """Make an archive of sealed runs from the keys and contents of each; a content of None is a picture that failed.
 
-    The same content again under a key is a row `unchanged`. Without `seal` the last run stays open.
+    A key whose content did not change gets a row `unchanged`. Without `seal` the last run stays open.
     """
     store = Store(str(url))
     store.publish(layout.ARCHIVE, manifest.to_json({"format": manifest.FORMAT, "name": "made"}))
@@ -42,28 +42,33 @@ def make(
         keys = sorted(contents)
         for shard, (start, stop) in enumerate(plan.shards):
             _shard(store, run, shard, {key: contents[key] for key in keys[start:stop]}, kept)
-        if (seal or run < len(runs)) and log.read(store).open_run == run:
+        last = run == len(runs)
+        if last and not seal:
+            continue
+        if log.read(store).open_run == run:
             seal_run(store, plan)
     return store
 
 
 def _plan(store: Store, run: int, contents: Mapping[str, bytes | None], per_shard: int) -> Manifest:
-    entries = [
-        {"run": run, "key": key, "uri": f"s/{key}", "size": len(contents[key] or b""), "stamp": "1", "state": "new"}
-        | {"version": 1}
-        for key in sorted(contents)
-    ]
+    entries = []
+    for key in sorted(contents):
+        size = len(contents[key] or b"")
+        entry = {"run": run, "key": key, "uri": f"s/{key}", "size": size, "stamp": "1", "state": "new", "version": 1}
+        entries.append(entry)
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "listing.parquet"
         pa.parquet.write_table(pa.Table.from_pylist(entries, LISTING), path)
         digest = sha256_of(path)
         store.publish(layout.listing(run, digest), path)
     shards = tuple((start, min(start + per_shard, len(entries))) for start in range(0, len(entries), per_shard))
-    plan = Manifest(run, run - 1 or None, "s", layout.listing(run, digest), digest, 0, False, shards, SMALL, BUNDLE)
+    parent = run - 1 or None  # the first run has none
+    plan = Manifest(run, parent, "s", layout.listing(run, digest), digest, 0, False, shards, SMALL, BUNDLE)
     data = plan.to_bytes()
     name = layout.manifest(run, sha256_of(data))
     store.publish(name, data)
     head = log.read(store)
+    # A test that makes the same archive again finds its runs opened already.
     if head.runs < run:
         log.append(store, head, "open", replace(head, runs=run, opened=name))
     return plan
@@ -83,6 +88,7 @@ def _shard(
         for row in own:
             row["tar"] = name
             kept[row["key"]] = row
+        # A shard of failed and unchanged rows stores no bytes, and has no tar.
         if own:
             store.publish(name, spool)
     about = {"run": str(run), "shard": str(shard), "tar": name if own else ""}
@@ -106,18 +112,16 @@ def _row(
         return row | {"status": "failed", "reason": "content", "error": "no picture"}
     digest = hashlib.sha256(content).hexdigest()
     if before is not None and before["sha256"] == digest:
+        # An unchanged row points at the bytes that are stored, so it keeps their tar, offset, length and version.
         return {**before, **row, "version": before["version"], "status": "unchanged"}
     about = {"status": "fallback", "codec": "original", "reason": "would_grow", "width": 4, "height": 2}
-    return (
-        row
-        | about
-        | {
-            "source_sha256": digest,
-            "bytes": len(content),
-            "bpp": float(len(content)),
-            "offset": tar.add(member(number, key, "bin"), content),
-            "length": len(content),
-            "sha256": digest,
-            "verified": True,
-        }
-    )
+    stored = {
+        "source_sha256": digest,
+        "bytes": len(content),
+        "bpp": float(len(content)),  # eight bits for each byte, over 4 x 2 pixels
+        "offset": tar.add(member(number, key, "bin"), content),
+        "length": len(content),
+        "sha256": digest,
+        "verified": True,
+    }
+    return row | about | stored

@@ -32,7 +32,9 @@ def segment(marker: int, content: bytes) -> bytes:
 
 def jpeg_boundaries(data: bytes) -> list[int]:
     """Where a segment may be inserted: before every segment up to the first scan."""
-    places, place = [], 2
+    places = []
+    place = 2  # behind SOI
+    # SOS: its length covers its header only, so no segment can be followed past it.
     while data[place + 1] != 0xDA:
         places.append(place)
         place += 2 + struct.unpack_from(">H", data, place + 2)[0]
@@ -49,22 +51,29 @@ def with_segments(*segments: bytes, data: bytes | None = None) -> bytes:
 def exif(orientation: int = 1, order: str = "<", extra: Sequence[tuple[int, int, int, bytes]] = ()) -> bytes:
     """An EXIF block: orientation, and further entries (tag, kind, count, value) of which long values are appended."""
     entries = sorted([(274, 3, 1, struct.pack(f"{order}H", orientation)), *extra])
-    return (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8) + directory(entries, 8, order)
+    return _tiff_signature(order) + struct.pack(f"{order}I", 8) + directory(entries, 8, order)
+
+
+def _tiff_signature(order: str) -> bytes:
+    return b"II*\0" if order == "<" else b"MM\0*"
 
 
 def directory(
     entries: Sequence[tuple[int, int, int, bytes]], place: int, order: str = "<", following: int = 0
 ) -> bytes:
     """A TIFF directory that begins at `place`, its long values behind it."""
+    # A count of 2 bytes, 12 for each entry, and 4 for the place of the next directory.
     behind_at = place + 2 + 12 * len(entries) + 4
-    head, behind = struct.pack(f"{order}H", len(entries)), b""
+    head = struct.pack(f"{order}H", len(entries))
+    behind = b""
     for tag, kind, count, value in entries:
         head += struct.pack(f"{order}HHI", tag, kind, count)
+        # TIFF 6.0, section 2: a value that fits in four bytes stands in the entry itself.
         if len(value) <= 4:
             head += value.ljust(4, b"\0")
         else:
             head += struct.pack(f"{order}I", behind_at + len(behind))
-            behind += value + bytes(len(value) % 2)
+            behind += value + bytes(len(value) % 2)  # values begin at even places
     return head + struct.pack(f"{order}I", following) + behind
 
 
@@ -72,10 +81,12 @@ def with_pictures(pictures: Sequence[tuple[int, bytes]], *segments: bytes, first
     """A JPEG with a list of further pictures (Multi-Picture Format), pairs of a kind and a JPEG, behind it."""
     first = with_segments(*segments, data=first)
     place = jpeg_boundaries(first)[1]
+    # Marker and length, "MPF\0", TIFF header, then a directory of three entries and 16 bytes for each picture. The list
+    # states sizes and offsets of a file that it is part of, so its own length must be known before it is written.
     length = 4 + 4 + 8 + 2 + 3 * 12 + 4 + 16 * (1 + len(pictures))
     size = len(first) + length
     header = place + 8  # offsets count from the list's TIFF header
-    listed = struct.pack("<IIIHH", 0x030000, size, 0, 0, 0)
+    listed = struct.pack("<IIIHH", 0x030000, size, 0, 0, 0)  # the primary picture, whose offset is 0 by definition
     offset = size - header
     for kind, picture in pictures:
         listed += struct.pack("<IIIHH", kind, len(picture), offset, 0, 0)
@@ -98,13 +109,14 @@ def box(kind: bytes, *contents: bytes) -> bytes:
 
 
 def film(length: int = 400) -> bytes:
-    """What begins like an MPEG-4 film."""
+    """Bytes that begin like an MPEG-4 film."""
     return box(b"ftyp", b"mp42\0\0\0\0mp42isom") + box(b"mdat", bytes(range(256)) * (length // 256 + 1))
 
 
 def png_chunks(data: bytes) -> list[bytes]:
     """The chunks of a PNG file."""
-    found, place = [], 8
+    found = []
+    place = len(PNG_SIGNATURE)
     while place < len(data):
         end = place + 12 + struct.unpack_from(">I", data, place)[0]
         found.append(data[place:end])
@@ -114,21 +126,26 @@ def png_chunks(data: bytes) -> list[bytes]:
 
 def png_with(*chunks: tuple[bytes, bytes], at: int = 1, data: bytes | None = None) -> bytes:
     """A PNG with further chunks before its chunk number `at`."""
-    own = png_chunks(photo("PNG") if data is None else data)
-    return PNG_SIGNATURE + b"".join([*own[:at], *(chunk(*pair) for pair in chunks), *own[at:]])
+    if data is None:
+        data = photo("PNG")
+    own = png_chunks(data)
+    further = [chunk(kind, content) for kind, content in chunks]
+    return PNG_SIGNATURE + b"".join([*own[:at], *further, *own[at:]])
 
 
 def riff(*chunks: tuple[bytes, bytes]) -> bytes:
     """A WebP file of these chunks."""
-    body = b"".join(
-        kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2) for kind, content in chunks
-    )
+    body = b""
+    for kind, content in chunks:
+        padding = bytes(len(content) % 2)  # RIFF: a chunk of odd length is padded, and its length does not say so
+        body += kind + struct.pack("<I", len(content)) + content + padding
     return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
 
 
 def webp_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
     """The chunks of a WebP file."""
-    found, place = [], 12
+    found = []
+    place = 12  # behind "RIFF", the length and "WEBP"
     while place < len(data):
         kind, length = struct.unpack_from("<4sI", data, place)
         found.append((kind, data[place + 8 : place + 8 + length]))
@@ -144,8 +161,11 @@ def extended_webp(*chunks: tuple[bytes, bytes], flags: int = 0, width: int = 64,
 
 def gif_extension(label: int, content: bytes) -> bytes:
     """A GIF extension, its content in sub-blocks."""
-    pieces = [content[place : place + 255] for place in range(0, len(content), 255)]
-    return bytes([0x21, label]) + b"".join(bytes([len(piece)]) + piece for piece in pieces) + b"\0"
+    blocks = b""
+    for place in range(0, len(content), 255):  # a sub-block's length is one byte
+        piece = content[place : place + 255]
+        blocks += bytes([len(piece)]) + piece
+    return bytes([0x21, label]) + blocks + b"\0"
 
 
 Entry = tuple[int, int, int, bytes]
@@ -163,7 +183,7 @@ def text(tag: int, content: bytes) -> Entry:
 
 
 def resolution(value: int = 300, order: str = "<") -> list[Entry]:
-    """Entries for so many pixels an inch."""
+    """Entries that state the resolution in pixels an inch."""
     fraction = struct.pack(f"{order}II", value, 1)
     return [(282, 5, 1, fraction), (283, 5, 1, fraction), short(296, 2, order=order)]
 
@@ -182,22 +202,29 @@ def tiff(
     `behind` stands between its pixels and its directory.
     """
     width, height = size
-    pixels = bytes(range(width * height * samples % 256)) + bytes(
-        width * height * samples - width * height * samples % 256
-    )
-    body = (b"II*\0" if order == "<" else b"MM\0*") + bytes(4) + pixels + behind
+    count = width * height * samples
+    pixels = bytes(range(count % 256)) + bytes(count - count % 256)
+    body = _tiff_signature(order) + bytes(4) + pixels + behind  # the four bytes will say where the directory is
     body += bytes(len(body) % 2)
     pointers = []
     for tag, inner in directories:
         pointers.append((tag, 4, 1, struct.pack(f"{order}I", len(body))))
         body += directory(sorted(inner), len(body), order)
-    own = {256: short(256, width, order=order), 257: short(257, height, order=order)}
-    own |= {258: short(258, *[8] * samples, order=order), 259: short(259, 1, order=order)}
-    own |= {262: short(262, 2 if samples > 2 else 1, order=order), 277: short(277, samples, order=order)}
-    own |= {273: (273, 4, 1, struct.pack(f"{order}I", 8)), 279: (279, 4, 1, struct.pack(f"{order}I", len(pixels)))}
-    own |= {entry[0]: entry for entry in [*entries, *pointers]}
+    photometric = 2 if samples > 2 else 1
+    own: list[Entry] = [
+        short(256, width, order=order),
+        short(257, height, order=order),
+        short(258, *[8] * samples, order=order),
+        short(259, 1, order=order),
+        short(262, photometric, order=order),
+        short(277, samples, order=order),
+        (273, 4, 1, struct.pack(f"{order}I", 8)),
+        (279, 4, 1, struct.pack(f"{order}I", len(pixels))),
+    ]
+    # A caller's entry replaces the one of its tag: a directory may hold each tag once, in ascending order.
+    by_tag = {entry[0]: entry for entry in [*own, *entries, *pointers]}
     start = struct.pack(f"{order}I", len(body))
-    return body[:4] + start + body[8:] + directory(sorted(own.values()), len(body), order, following)
+    return body[:4] + start + body[8:] + directory(sorted(by_tag.values()), len(body), order, following)
 
 
 @dataclass(frozen=True)
@@ -224,7 +251,13 @@ def picture_size(width: int = 64, height: int = 48) -> bytes:
 
 def av1_configuration(bits: int = 8, *, gray: bool = False) -> bytes:
     """The property that configures the AV1 decoder."""
-    return box(b"av1C", bytes([0x81, 0, (0x40 if bits > 8 else 0) | (0x10 if gray else 0), 0]))
+    # AV1CodecConfigurationBox of AV1-ISOBMFF: high_bitdepth and monochrome are bits of the third byte.
+    flags = 0
+    if bits > 8:
+        flags |= 0x40
+    if gray:
+        flags |= 0x10
+    return box(b"av1C", bytes([0x81, 0, flags, 0]))
 
 
 def auxiliary_type(name: bytes) -> bytes:
@@ -249,20 +282,31 @@ def heif(
 ) -> bytes:
     """A HEIF file of these items. `meta` and `top` are further boxes, `filler` stands in mdat before the items."""
     head = box(b"ftyp", brand, bytes(4), b"mif1", brand)
+    # meta says where the items are, which lie behind it: measure it first, its places have a fixed width.
     length = len(head) + len(_meta(items, 0, meta, primary))
     start = length + 8 + len(filler)
     return head + _meta(items, start, meta, primary) + box(b"mdat", filler, *[item.data for item in items]) + top
 
 
 def _meta(items: Sequence[HeifItem], start: int, more: bytes, primary: int) -> bytes:
-    properties = list(dict.fromkeys(own for item in items for own in item.properties))
-    infos, places, links, references = b"", b"", b"", b""
+    # Items share properties: ipco holds each once, ipma says by number which item has which.
+    properties: list[bytes] = []
     for item in items:
-        content = item.content_type + b"\0" if item.kind == b"mime" else b""
+        for own in item.properties:
+            if own not in properties:
+                properties.append(own)
+    infos = b""
+    places = b""
+    links = b""
+    references = b""
+    for item in items:
+        content = b""
+        if item.kind == b"mime":
+            content = item.content_type + b"\0"
         infos += full_box(b"infe", struct.pack(">HH4s", item.number, 0, item.kind), b"\0", content, version=2)
         places += struct.pack(">HHHII", item.number, 0, 1, start, len(item.data))
         start += len(item.data)
-        numbers = [properties.index(own) + 1 for own in item.properties]
+        numbers = [properties.index(own) + 1 for own in item.properties]  # 0 would mean no property
         links += struct.pack(">HB", item.number, len(numbers)) + bytes(numbers)
         for kind, targets in item.references:
             references += box(kind, struct.pack(f">HH{len(targets)}H", item.number, len(targets), *targets))
@@ -280,5 +324,5 @@ def _meta(items: Sequence[HeifItem], start: int, more: bytes, primary: int) -> b
 
 
 def packed(content: bytes) -> bytes:
-    """Compressed as PNG does it."""
+    """Content compressed with zlib, as PNG stores texts and profiles."""
     return zlib.compress(content)

@@ -26,7 +26,7 @@ PLACES = {"FDC_SOURCE": "/data/photos", "FDC_ARCHIVE": "s3://bucket/archive"}
 
 
 def deploy(server: Server, where: Path, kind: str = "process", **places: str) -> subprocess.CompletedProcess[str]:
-    """infra/deploy.sh, called from a directory."""
+    """Run infra/deploy.sh from a directory."""
     environment = {
         **server.environment,
         **PLACES,
@@ -59,8 +59,9 @@ def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
 
 @cache
 def client() -> SyncPrefectClient:
-    """One for all questions: making it takes longer than they do."""
+    """The one client of this process: to make one takes longer than to ask."""
     made = get_client(sync_client=True)
+    # No `with` can span the tests of a process, so the connections are closed at its end.
     atexit.register(made.__exit__, None, None, None)
     return made.__enter__()
 
@@ -72,7 +73,12 @@ def state(run: UUID) -> str:
 def ends(run: UUID) -> str:
     """The final state of a run."""
     final = ("Completed", outcome.NAME, "Failed", "Crashed", "Cancelled")
-    return str(until(lambda: (name := state(run)) in final and name, f"the end of {run}"))
+
+    def final_state() -> str:
+        name = state(run)
+        return name if name in final else ""
+
+    return str(until(final_state, f"the end of {run}"))
 
 
 def cancel(run: UUID) -> None:
@@ -83,7 +89,11 @@ def processes(place: Path) -> list[int]:
     """The processes whose command line names a place."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        if process.pid != os.getpid() and any(str(place) in word for word in process.info["cmdline"] or ()):
+        # A process that ended meanwhile, or is another user's, has no command line.
+        words = process.info["cmdline"] or ()
+        named = any(str(place) in word for word in words)
+        # pytest itself may have been started with the place in its options.
+        if named and process.pid != os.getpid():
             found.append(process.pid)
     return found
 
@@ -96,5 +106,6 @@ def fired(deployment: UUID) -> list[UUID]:
 
 
 def served() -> set[str]:
+    """The deployments that a process serves, without a work pool: FLOW/DEPLOYMENT."""
     found = [each for each in client().read_deployments() if each.work_pool_name is None]
     return {f"{client().read_flow(each.flow_id).name}/{each.name}" for each in found}

@@ -33,6 +33,8 @@ CRASH, HANG, KILLED, RAISE, CORRUPT, GROW, UNSUPPORTED, EAT = range(1, 9)
 """Values of the first pixel's red, after (., 13, 37), that make encoding go wrong."""
 FAULT = b"FAULT "
 """How a file begins that makes reading go wrong."""
+FAULTS_OF_READING = {b"crash": CRASH, b"memory": EAT, b"endless": HANG}
+"""The rest of such a file, and what happens."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class FakeCodec:
     def load(cls, bundle: str | None = None, *, device: str = "cpu", backbone: str | None = None) -> "FakeCodec":
         if bundle is None or not (Path(bundle) / "salt").is_file():
             raise BundleError(f"{bundle}: no bundle here; name a folder with one")
+        # Files are inspected in the process that decodes them: the one that loads a codec.
         reading.inspect = _inspect
         return cls(FakeBundle(Path(bundle)))
 
@@ -103,18 +106,22 @@ class FakeCodec:
         found = {}
         for place, picture in pictures.items():
             encoded = self._encode(picture, quality)
-            found[place] = replace(encoded, data=encoded.data + bytes([place, count])) if count > 1 else encoded
+            if count > 1:
+                encoded = replace(encoded, data=encoded.data + bytes([place, count]))
+            found[place] = encoded
         return lambda: found
 
     def _encode(self, picture: Picture, quality: float, mask: int = 0xE0) -> Encoded:
         pixels = picture.pixels & mask
-        red, *marker = (int(value) for value in picture.pixels[0, 0])
+        red, *marker = picture.pixels[0, 0].tolist()
         fault = red if marker == [13, 37] else 0
         misbehave(fault)
-        payload = zlib.compress(pixels.tobytes(), level()) + (bytes(100_000) if fault == GROW else b"")
+        payload = zlib.compress(pixels.tobytes(), level())
+        if fault == GROW:
+            payload += bytes(100_000)
         if fault == CORRUPT:
-            pixels = pixels ^ 0x80
-            data = self._pack(picture, zlib.compress(pixels.tobytes()))
+            # The file decodes, but to other symbols than those that the encoder says it wrote.
+            data = self._pack(picture, zlib.compress((pixels ^ 0x80).tobytes()))
         else:
             data = self._pack(picture, payload)
         content = _content(picture.width, picture.height, _symbols(picture.pixels & mask))
@@ -129,11 +136,12 @@ class FakeCodec:
             raise BitstreamError("written with another bundle")
         width, height = struct.unpack("<II", data[4:12])
         try:
-            stream = zlib.decompressobj()  # what follows it says how the file was made
+            # zlib.decompress would refuse the bytes that begin_many appends.
+            stream = zlib.decompressobj()
             pixels = stream.decompress(data[13:])
         except zlib.error as error:
             raise BitstreamError("damaged") from error
-        if not stream.eof:
+        if not stream.eof:  # cut short, of which a decompressobj does not complain
             raise BitstreamError("damaged")
         return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
@@ -160,9 +168,10 @@ class FakeCodec:
 
 
 def _inspect(data: bytes) -> Structure:
-    """As the real one, but for files on which a decoder crashes, takes all memory, or never ends."""
+    """The real one, except for files on which a decoder crashes, takes all memory, or never ends."""
     if data.startswith(FAULT):
-        misbehave({b"crash": CRASH, b"memory": EAT, b"endless": HANG}[data[len(FAULT) :]])
+        kind = data.removeprefix(FAULT)
+        misbehave(FAULTS_OF_READING[kind])
     return inspect(data)
 
 
@@ -182,7 +191,7 @@ def misbehave(fault: int) -> None:
         raise RuntimeError("the encoder\nis out of sorts")
     eaten = []
     while fault == EAT:
-        eaten.append(b"x" * 2**26)
+        eaten.append(b"x" * 2**26)  # written, not zeros: pages that are never touched take no memory
     while fault == HANG:
         time.sleep(0.01)
 
@@ -195,4 +204,5 @@ def _symbols(pixels: NDArray[np.integer]) -> NDArray[np.int32]:
     height, width, _ = pixels.shape
     padded = np.pad(pixels.astype(np.int32), ((0, -height % 8), (0, -width % 8), (0, 0)))
     blocks = padded.reshape(padded.shape[0] // 8, 8, padded.shape[1] // 8, 8, 3).sum((1, 3)).transpose(2, 0, 1)
+    # Symbols have four channels, as latents do; a picture has three.
     return np.concatenate([blocks, blocks[:1]]).astype(np.int32)

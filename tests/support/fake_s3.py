@@ -1,4 +1,4 @@
-"""A real S3 server over HTTP, as a process of its own; on request one with the ways of other makers' servers.
+"""A real S3 server over HTTP, as a process of its own. It can behave as servers of other makers do.
 
 `python -m tests.support.fake_s3 PORT WAY...`, where WAY is one of WAYS.
 """
@@ -29,17 +29,18 @@ CREDENTIALS = {
 
 WAYS = {
     "checks-checksums": "compares a body with the SHA-256 beside it, and refuses another one",
-    "knows-no-checksums": "keeps none and says none",
-    "says-checksums-of-ranges": "with a part of an object it says the checksum of the whole",
-    "ignores-condition-on-put": "If-None-Match says nothing to it there",
-    "ignores-condition-on-complete": "If-None-Match says nothing to it on CompleteMultipartUpload",
+    "knows-no-checksums": "stores and returns no checksums",
+    "says-checksums-of-ranges": "returns the checksum of the whole object with a part of it",
+    "ignores-condition-on-put": "ignores If-None-Match on PutObject",
+    "ignores-condition-on-complete": "ignores If-None-Match on CompleteMultipartUpload",
 }
-"""By default it keeps the checksum that it is told, and honors conditions."""
+"""Without any of them it stores the checksum that a client sends, and honors conditions."""
 
 
 @contextmanager
 def serving(log: Path | None = None, ways: Iterable[str] = ()) -> Iterator[str]:
     """The address of a server that forgets everything when the context ends; it writes each request to the log."""
+    # moto does not tell which port it chose, so a free one is looked up for it.
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -81,36 +82,53 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class _Odd:
-    """A server with ways of its own."""
+    """A WSGI application in front of the server, with ways of its own."""
 
     def __init__(self, application: Application, ways: list[str]) -> None:
-        self._application, self._ways = application, ways
+        self._application = application
+        self._ways = ways
 
     def __call__(self, environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         method = environment["REQUEST_METHOD"]
         if "knows-no-checksums" in self._ways:
-            for name in [name for name in environment if "CHECKSUM" in name]:
-                del environment[name]
-        on = {"PUT": "put", "POST": "complete"}.get(method)
-        if f"ignores-condition-on-{on}" in self._ways:
+            for name in list(environment):
+                if "CHECKSUM" in name:
+                    del environment[name]
+        if method == "PUT" and "ignores-condition-on-put" in self._ways:
             environment.pop("HTTP_IF_NONE_MATCH", None)
-        told = environment.get("HTTP_X_AMZ_CHECKSUM_SHA256")
-        if "checks-checksums" in self._ways and told and method == "PUT":
-            body = environment["wsgi.input"].read(int(environment["CONTENT_LENGTH"]))
-            environment["wsgi.input"] = io.BytesIO(body)
-            if base64.b64encode(hashlib.sha256(body).digest()).decode() != told:
-                start("400 Bad Request", [("Content-Type", "application/xml")])
-                return [b"<Error><Code>BadDigest</Code><Message>other bytes</Message></Error>"]
-        if "says-checksums-of-ranges" in self._ways and method == "GET" and "HTTP_RANGE" in environment:
-            whole = base64.b64encode(hashlib.sha256(b"another content").digest()).decode()
-            return self._application(
-                environment, lambda status, headers: start(status, [*headers, ("x-amz-checksum-sha256", whole)])
-            )
+        if method == "POST" and "ignores-condition-on-complete" in self._ways:
+            environment.pop("HTTP_IF_NONE_MATCH", None)
+        if method == "PUT" and "checks-checksums" in self._ways and not _intact(environment):
+            start("400 Bad Request", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>BadDigest</Code><Message>other bytes</Message></Error>"]
+        if method == "GET" and "says-checksums-of-ranges" in self._ways and "HTTP_RANGE" in environment:
+            # A client that compared it with the part would refuse sound bytes.
+            whole = _checksum(b"another content")
+
+            def start_with_checksum(status: str, headers: list[tuple[str, str]]) -> Any:
+                return start(status, [*headers, ("x-amz-checksum-sha256", whole)])
+
+            return self._application(environment, start_with_checksum)
         return self._application(environment, start)
+
+
+def _intact(environment: dict[str, Any]) -> bool:
+    """Whether the body of a request has the checksum that is sent with it, if one is."""
+    told = environment.get("HTTP_X_AMZ_CHECKSUM_SHA256")
+    if not told:
+        return True
+    body = environment["wsgi.input"].read(int(environment["CONTENT_LENGTH"]))
+    environment["wsgi.input"] = io.BytesIO(body)  # a stream is read once, and the server reads it next
+    return _checksum(body) == told
+
+
+def _checksum(content: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(content).digest()).decode()
 
 
 def _serve(port: int, ways: list[str]) -> None:
     """One request at a time: the server looks before it creates, and would let two creators of one name win."""
+    # Imported here: these take seconds, which only the server's own process should pay.
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import run_simple
 

@@ -16,44 +16,68 @@ from codec.format.bitstream import FdcFile, pack, parse
 from codec.format.content import Content
 from codec.images import Picture
 
-TALL, WIDE = (80, 64), (64, 80)
+TALL = (80, 64)
+WIDE = (64, 80)
 """Heights and widths of the pictures that go wrong, each in its own way."""
 
 
+def _other_timestep(file: FdcFile) -> FdcFile:
+    return replace(file, parameters=replace(file.parameters, timestep_code=8))
+
+
+def _other_color(file: FdcFile) -> FdcFile:
+    return replace(file, gray=not file.gray)
+
+
+def _other_width(file: FdcFile) -> FdcFile:
+    # One pixel less of 72 is still nine latents, so the symbols agree and only the header lies.
+    return replace(file, width=file.width - 1)
+
+
 LIES: Mapping[tuple[int, int], Callable[[FdcFile], FdcFile]] = {
-    (40, 48): lambda file: replace(file, parameters=replace(file.parameters, timestep_code=8)),
-    (40, 64): lambda file: replace(file, gray=not file.gray),
-    (40, 72): lambda file: replace(file, width=file.width - 1),
+    (40, 48): _other_timestep,
+    (40, 64): _other_color,
+    (40, 72): _other_width,
 }
 """By height and width of a picture: another header before a stream that decodes to the same symbols."""
 
 
 class Lying(Codec):
-    """Writes a header that says another picture than the one that was encoded."""
+    """Writes a header that describes another picture than the one that was encoded."""
 
     def encode(self, picture: Picture, *arguments: Any, **options: Any) -> Encoded:
         encoded = super().encode(picture, *arguments, **options)
-        if Path(sys.argv[0]).stem != "encode_worker":
+        # The process that verifies must stay sound, or it would agree with the lie.
+        if not _in_encoding_process():
             return encoded
-        return replace(encoded, data=pack(LIES[picture.pixels.shape[:2]](parse(encoded.data))))
+        lie = LIES[picture.pixels.shape[:2]]
+        return replace(encoded, data=pack(lie(parse(encoded.data))))
 
 
 class Faulty(Codec):
-    """Takes reversed CDF tables for a tall picture, and turns a bit in the stream of a wide one."""
+    """Encodes a tall picture with reversed CDF tables, and flips a bit in the stream of a wide one."""
 
     def encode(self, picture: Picture, *arguments: Any, **options: Any) -> Encoded:
-        size, tables = picture.pixels.shape[:2], self.tables
-        encoding = Path(sys.argv[0]).stem == "encode_worker"
+        size = picture.pixels.shape[:2]
+        tables = self.tables
+        encoding = _in_encoding_process()
         right = tables.counts
         if encoding and size == TALL:
-            tables.counts = np.concatenate([piece[::-1] for piece in np.split(right, tables.starts[1:-1])])
+            pieces = np.split(right, tables.starts[1:-1])
+            # Reversed counts still sum to 2**24: a table that the coder accepts, and that no decoder has.
+            tables.counts = np.concatenate([piece[::-1] for piece in pieces])
         encoded = super().encode(picture, *arguments, **options)
         tables.counts = right
         if not encoding or size != WIDE:
             return encoded
         body = bytearray(encoded.data[:-4])
         body[len(body) // 2] ^= 0x10
+        # With a CRC that fits, so that only decoding can find the fault.
         return replace(encoded, data=bytes(body) + zlib.crc32(body).to_bytes(4, "little"))
+
+
+def _in_encoding_process() -> bool:
+    return Path(sys.argv[0]).stem == "encode_worker"
 
 
 class LyingCard(Codec):

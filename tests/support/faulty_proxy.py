@@ -1,7 +1,7 @@
 """A proxy in front of an S3 server, as a process of its own, where requests go wrong as the test says.
 
-`python -m tests.support.faulty_proxy PORT SERVER`: POST /-/rule sets what happens to which requests, POST /-/pid the
-process to kill, GET /-/log tells the requests since the last rule.
+`python -m tests.support.faulty_proxy PORT SERVER`: POST /-/rule sets what happens to which requests, POST /-/pid names
+the process to kill, POST /-/log returns the requests since the last rule.
 """
 
 import http.client
@@ -32,15 +32,22 @@ CODES = {
     503: "SlowDown",
 }
 STALL = 1.5
+"""Seconds that a stalled reply takes; the tests let their clients wait less."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Every `every`-th request whose "METHOD path" matches suffers the next of `acts`; only one does if `once`.
+    """Every `every`-th request whose "METHOD path" matches suffers the next of `acts`; with `once`, only the first.
 
-    Acts: a status; drop (before it is served); lose (the reply, after it was served); stall (the reply comes too late);
-    drip (the body comes in drops); cut (it ends half-way); kill-before, kill-middle (half of its body has come) and
-    kill-after (it was served, no reply) end the process that was named.
+    Acts:
+        a status: the reply, without asking the server
+        drop: the connection ends before the request is served
+        lose: the request is served, its reply is lost
+        stall: the reply comes too late
+        drip: the body of the reply comes in drops
+        cut: the body of the reply ends half-way
+        kill-before, kill-middle, kill-after: the named process is killed before its body was read, with half of it
+            read, or after the request was served; it gets no reply
     """
 
     acts: list[str]
@@ -53,9 +60,9 @@ class _State:
     rule: Rule | None = None
     seen = 0
     log: list[str] = []  # noqa: RUF012  # one state a process
-    lock = threading.Lock()
+    lock = threading.Lock()  # requests come on a thread each, and a rule counts them
     pid = 0
-    named = threading.Event()
+    named = threading.Event()  # set once a test has said which process to kill
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -80,11 +87,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._hang_up()
             return
         body = self.rfile.read(length)
-        if len(body) < length:  # its sender was killed
+        # The sender was killed meanwhile: half of an object must not reach the server as if it were whole.
+        if len(body) < length:
             self._hang_up()
             return
         if act.isdecimal():
-            self._send(int(act), [("Content-Type", "application/xml")], ERROR.format(code=CODES[int(act)]).encode())
+            status = int(act)
+            document = ERROR.format(code=CODES[status]).encode()
+            self._send(status, [("Content-Type", "application/xml")], document)
             return
         status, headers, data = _served(sys.argv[2], self.command, self.path, body, dict(self.headers))
         if act == "kill-after":
@@ -106,36 +116,47 @@ class _Handler(BaseHTTPRequestHandler):
             if rule is None or not re.search(rule.pattern, request):
                 return ""
             _State.seen += 1
-            if _State.seen % rule.every or (rule.once and _State.seen > rule.every):
+            if _State.seen % rule.every != 0:
                 return ""
-            return rule.acts[(_State.seen // rule.every - 1) % len(rule.acts)]
+            turn = _State.seen // rule.every - 1
+            if rule.once and turn > 0:
+                return ""
+            return rule.acts[turn % len(rule.acts)]
 
     def _send(self, status: int, headers: list[tuple[str, str]], data: bytes, act: str = "") -> None:
+        # Without Server and Date, which the headers of the real server hold.
         self.send_response_only(status)
-        skipped = ("transfer-encoding", "connection") + (() if self.command == "HEAD" else ("content-length",))
-        for name, value in headers:
-            if name.lower() not in skipped:
-                self.send_header(name, value)
+        # These describe the connection to the server, not the one to the client.
+        skipped = ["transfer-encoding", "connection"]
+        # The reply to HEAD has no body, and its Content-Length is the object's, which only the server knows.
         if self.command == "HEAD":
             data = b""
         else:
+            skipped.append("content-length")
+        for name, value in headers:
+            if name.lower() not in skipped:
+                self.send_header(name, value)
+        if self.command != "HEAD":
             self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if act == "cut":
             self.wfile.write(data[: len(data) // 2])
             self._hang_up()
         elif act == "drip":
-            step = max(1, len(data) // 10)
-            for start in range(0, len(data), step):
-                self.wfile.write(data[start : start + step])
-                self.wfile.flush()
-                time.sleep(0.02)
+            self._drip(data)
         else:
             self.wfile.write(data)
 
+    def _drip(self, data: bytes) -> None:
+        step = max(1, len(data) // 10)
+        for start in range(0, len(data), step):
+            self.wfile.write(data[start : start + step])
+            self.wfile.flush()
+            time.sleep(0.02)
+
     def _hang_up(self) -> None:
         self.close_connection = True
-        with suppress(OSError):
+        with suppress(OSError):  # a killed client has closed it already
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def _control(self) -> None:
@@ -144,7 +165,10 @@ class _Handler(BaseHTTPRequestHandler):
         with _State.lock:
             if self.path == "/-/rule":
                 told = json.loads(body)
-                _State.rule, _State.seen, _State.log, _State.pid = Rule(**told) if told else None, 0, [], 0
+                _State.rule = Rule(**told) if told else None
+                _State.seen = 0
+                _State.log = []
+                _State.pid = 0
                 _State.named.clear()
             elif self.path == "/-/pid":
                 _State.pid = json.loads(body)
@@ -155,6 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _kill() -> None:
+    # A test starts the process first and names it then, and the request may come in between.
     _State.named.wait(60)
     os.kill(_State.pid, signal.SIGKILL)
 
@@ -164,6 +189,7 @@ def _served(
 ) -> tuple[int, list[tuple[str, str]], bytes]:
     connection = http.client.HTTPConnection(server, timeout=60)
     try:
+        # `Expect: 100-continue` was answered by this proxy, which has read the whole body.
         sent = {name: value for name, value in headers.items() if name.lower() != "expect"}
         connection.request(method, path, body, sent)
         response = connection.getresponse()
@@ -179,11 +205,12 @@ class Proxy:
         self.address = address
 
     def rule(self, *acts: str, pattern: str = ".", every: int = 1, once: bool = False) -> None:
-        """What happens from now on; nothing without acts."""
-        self._ask("rule", asdict(Rule(list(acts), pattern, every, once)) if acts else {})
+        """Set what happens from now on; without acts, nothing does. Clears the log."""
+        told = asdict(Rule(list(acts), pattern, every, once)) if acts else {}
+        self._ask("rule", told)
 
     def kill(self, pid: int) -> None:
-        """The process that the rule kills."""
+        """Name the process that the rule kills."""
         self._ask("pid", pid)
 
     def log(self) -> list[str]:
@@ -205,19 +232,23 @@ def proxying(server: str) -> Iterator[Proxy]:
     process = subprocess.Popen([sys.executable, __file__, str(port), server.removeprefix("http://")])
     proxy = Proxy(f"http://127.0.0.1:{port}")
     try:
-        deadline = time.time() + 300
-        while True:
-            try:
-                proxy.rule()
-                break
-            except OSError:
-                if time.time() > deadline:
-                    raise
-                time.sleep(0.1)
+        _wait(proxy)
         yield proxy
     finally:
         process.kill()
         process.wait()
+
+
+def _wait(proxy: Proxy) -> None:
+    deadline = time.time() + 300
+    while True:
+        try:
+            proxy.rule()
+            return
+        except OSError:
+            if time.time() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,17 @@ from tests.support.archive_builder import pack, rows, snapshot
 
 
 def main() -> None:
-    source, bundle, home, what = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+    source, bundle, home = (Path(argument) for argument in sys.argv[1:4])
+    what = sys.argv[4]
     small = home / "small"
     small.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(small)], check=True)
     if what == "spool":
-        tempfile.tempdir = os.environ["TMPDIR"] = str(small)
-    archive = (small if what == "archive" else home / "roomy") / "archive"
+        # tempfile reads TMPDIR once, and may have done so already; children read it anew.
+        tempfile.tempdir = str(small)
+        os.environ["TMPDIR"] = str(small)
+    place = small if what == "archive" else home / "roomy"
+    archive = place / "archive"
     said = ""
     try:
         pack(source, archive, bundle)

@@ -10,31 +10,33 @@ from PIL import Image
 from tests.conftest import synthetic
 
 METHODS = {"fine": 8, "middling": 32, "coarse": 96}
-"""The step of the levels that a method leaves."""
+"""The distance of the levels to which each method rounds pixels."""
 
 
 def evaluation(folder: Path, images: int = 3, width: int = 620, height: int = 560) -> Path:
     """Originals, three methods of known quality, and rows whose bits per pixel tell image and method apart."""
     rows = []
     for number in range(images):
-        image, pixels = f"set/photo{number}.png", synthetic(height, width, number)
+        image = f"set/photo{number}.png"
+        pixels = synthetic(height, width, number)
         save(folder / "originals" / image, pixels)
         for place, (method, step) in enumerate(METHODS.items()):
             path = f"pictures/{method}/setting-1/{image}"
             save(folder / path, (pixels // step * step + step // 2).astype(np.uint8))
-            rows.append(
-                {
-                    "image": image,
-                    "codec": method,
-                    "asked_bpp": None,
-                    "setting": 1.0,
-                    "bpp": 1.0 / (place + 1) + number / 100,
-                    "psnr_db": 40.0 - 5 * place,
-                    "error": None,
-                    "picture": path,
-                }
-            )
-    write_rows(folder, [*rows, {**rows[0], "codec": "broken", "error": "hung", "picture": None}])
+            row = {
+                "image": image,
+                "codec": method,
+                "asked_bpp": None,
+                "setting": 1.0,
+                "bpp": 1.0 / (place + 1) + number / 100,
+                "psnr_db": 40.0 - 5 * place,
+                "error": None,
+                "picture": path,
+            }
+            rows.append(row)
+    # A codec that failed has a row too, without a picture; pages must leave it out.
+    broken = {**rows[0], "codec": "broken", "error": "hung", "picture": None}
+    write_rows(folder, [*rows, broken])
     return folder
 
 

@@ -1,7 +1,7 @@
 """python -m tests.support.gated_flow SOURCE ARCHIVE: compress-archive whose second shard waits at a gate.
 
-The codec is the fake one. GATE names a folder: the flow makes `reached` in it when it is at the gate, and goes on when
-there is `open`. A deployment names this module too, so that a worker's process waits in the same way.
+The codec is the fake one. GATE names a folder: at the gate, the flow makes the file `reached` in it, and waits until
+there is a file `open`. A deployment names this module too, so that a worker's process waits in the same way.
 """
 
 import functools

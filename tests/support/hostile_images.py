@@ -25,6 +25,7 @@ NOT_AN_IMAGE: Row = ("fallback", "original", "not_an_image")
 EXPLODING = (b"zTXt", b"k\0\0" + zlib.compress(bytes(2 * 10**6), 9))
 """A text of two million zeros: carried as it is, and never unpacked."""
 SEEDS = iter(range(1000))
+"""A seed for each picture, since pictures with the same content would become duplicates of each other."""
 
 
 def corpus() -> dict[str, tuple[bytes, Row]]:
@@ -54,7 +55,7 @@ def links(root: Path) -> None:
 
 
 def photo(height: int = 60, width: int = 80) -> NDArray[np.uint8]:
-    """A smooth picture, other each time."""
+    """A smooth picture, a new one each time."""
     return synthetic(height, width, next(SEEDS))
 
 
@@ -71,7 +72,7 @@ def cut(data: bytes) -> bytes:
 
 
 def broken() -> Iterator[tuple[str, bytes, Row]]:
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)  # hardly compressible: a cut hits pixels
     for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF"):
         yield f"broken/cut.{kind.lower()}", cut(stored(noise, kind)), DAMAGED
     yield "broken/cut-progressive.jpg", cut(stored(noise, "JPEG", progressive=True)), DAMAGED
@@ -79,7 +80,7 @@ def broken() -> Iterator[tuple[str, bytes, Row]]:
     flipped[flipped.index(b"IDAT") + 40] ^= 1
     yield "broken/checksum.png", bytes(flipped), DAMAGED
     twelve = bytearray(stored(noise, "JPEG"))
-    twelve[twelve.index(b"\xff\xc0") + 4] = 12
+    twelve[twelve.index(b"\xff\xc0") + 4] = 12  # the precision in SOF0, behind marker and length
     yield "broken/twelve-bits-declared.jpg", bytes(twelve), kept("original", "depth")
     contents = {
         "empty.jpg": (b"", DAMAGED),
@@ -97,7 +98,8 @@ def broken() -> Iterator[tuple[str, bytes, Row]]:
         "package.zip": (b"PK\3\4" + bytes(60), NOT_AN_IMAGE),
         "no-area.png": (png(0, 0, 8, 2), DAMAGED),
     }
-    yield from ((f"broken/{name}", content, row) for name, (content, row) in contents.items())
+    for name, (content, row) in contents.items():
+        yield f"broken/{name}", content, row
     lines = [np.random.default_rng(line).bytes(3 * 64) for line in range(64)]
     exploding = png(64, 64, 8, 2, *lines, extra=EXPLODING)
     yield "broken/exploding-text.png", exploding, COMPRESSED
@@ -137,8 +139,10 @@ def beyond_rgb() -> Iterator[tuple[str, bytes, Row]]:
 
 def several() -> Iterator[tuple[str, bytes, Row]]:
     for kind in ("GIF", "WEBP", "PNG", "TIFF", "AVIF", "MPO"):
-        first, *rest = (Image.fromarray(photo()) for _ in range(3))
-        row = kept("jxl" if kind == "MPO" else "original", "frames")
+        first, *rest = [Image.fromarray(photo()) for _ in range(3)]
+        # An MPO is a JPEG, which JPEG XL stores without loss, with all that follows it.
+        codec = "jxl" if kind == "MPO" else "original"
+        row = kept(codec, "frames")
         yield f"several/pictures.{kind.lower()}", stored(first, kind, save_all=True, append_images=rest), row
 
 
@@ -157,7 +161,8 @@ def ordinary() -> Iterator[tuple[str, bytes, Row]]:
     yield "ordinary/broken-exif.jpg", jpeg(photo(), exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff"), COMPRESSED
     yield "ordinary/one-pixel.png", stored(photo(1, 1)), COMPRESSED
     yield "ordinary/one-bit.png", stored(Image.fromarray(photo()[..., 0] > 100)), kept("jxl", "would_grow")
-    circle = bytearray(stored(photo(), "TIFF"))  # its directory says that it is followed by itself
+    # The first directory states itself as the next one: a reader that follows it without a bound never ends.
+    circle = bytearray(stored(photo(), "TIFF"))
     (directory,) = struct.unpack_from("<I", circle, 4)
     (entries,) = struct.unpack_from("<H", circle, directory)
     struct.pack_into("<I", circle, directory + 2 + 12 * entries, directory)
@@ -166,14 +171,13 @@ def ordinary() -> Iterator[tuple[str, bytes, Row]]:
 
 def oversized() -> Iterator[tuple[str, bytes, Row]]:
     unsupported = kept("original", "unsupported")
+    # One row of 60,000: what is declared would take 3.6 GB as pixels, what is there takes nothing.
     yield "size/bomb.png", png(60_000, 60_000, 1, 0, bytes(7500)), DAMAGED
     yield "size/above-the-limit.png", png(12_000, 10_000, 1, 0, *[bytes(1500)] * 10_000), unsupported
     yield "size/beyond-png.png", png(2**31, 2**31, 8, 2, bytes(3)), unsupported
-    yield (
-        "size/screen.gif",
-        b"GIF89a" + struct.pack("<HH", 65535, 65535) + stored(photo(), "GIF")[10:],
-        kept("original", "irregular"),
-    )
+    # The screen is larger than the one picture on it, so most of what is shown has no pixels.
+    screen = b"GIF89a" + struct.pack("<HH", 65535, 65535) + stored(photo(), "GIF")[10:]
+    yield "size/screen.gif", screen, kept("original", "irregular")
     yield "size/small-file.png", stored(Image.new("1", (2000, 1500))), kept("jxl", "would_grow")
     yield "size/long.png", stored(photo(2, 9000)), COMPRESSED
 
@@ -186,11 +190,11 @@ def oriented() -> Iterator[tuple[str, bytes, Row]]:
 
 
 def named() -> Iterator[tuple[str, bytes, Row]]:
-    names: list[Any] = [
+    names = [
         "a.jpg",
         "a.png",
-        "A.png",
-        "a.b.c.png",
+        "A.png",  # the same name on a file system that ignores case
+        "a.b.c.png",  # WebDataset cuts a key at the first dot
         ".hidden.png",
         "..png",
         "-rf.png",
@@ -200,16 +204,16 @@ def named() -> Iterator[tuple[str, bytes, Row]]:
         "tab\t.png",
         " space .png",
         "back\\slash.png",
-        "%41.png",
+        "%41.png",  # an escape of "A", as keys hold for bytes that are not UTF-8
         "100%.png",
-        "con.png",
+        "con.png",  # a device on Windows
         "\u00e4.png",
-        "a\u0308.png",
+        "a\u0308.png",  # the same letter, composed: keys are not normalized
         "\U0001f389.png",
-        "\u202egnp.evil.png",
+        "\u202egnp.evil.png",  # shown from right to left
         "n" * 240 + ".png",
         "/".join(["deep"] * 40) + "/a.png",
-        os.fsdecode(b"\xff\xfe.png"),
+        os.fsdecode(b"\xff\xfe.png"),  # not UTF-8
     ]
     for name in names:
         yield f"named/{name}", stored(photo()), COMPRESSED

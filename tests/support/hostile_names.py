@@ -19,9 +19,13 @@ INJECTED = "#injected, [onerror], [onload], [onmouseover], [onfocus], [href^=jav
 
 
 def inert(browser: Any, *shown: str) -> None:
-    """Assert that a page ran nothing of the names, took none for markup, and shows those given letter by letter."""
+    """Assert that a page ran no script in a name, parsed no name as markup, and shows the given ones letter by letter.
+
+    Every script in NAMES sets `window.ran`.
+    """
     assert browser.execute_script("return window.ran") is None
     assert browser.execute_script("return [...document.querySelectorAll(arguments[0])].length", INJECTED) == 0
+    # Our own pages load scripts from files only, so an inline one came from a name.
     assert browser.execute_script("return document.querySelectorAll('script:not([src])').length") == 0
     text = browser.execute_script("return document.body.textContent")
     for name in shown:

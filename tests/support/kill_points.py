@@ -37,7 +37,9 @@ def die() -> None:
 
 def arm(when: str, pattern: str) -> None:
     """Make the process end at the first event that fits."""
-    publish, link, add = Store.publish, Path.hardlink_to, Tar.add
+    publish = Store.publish
+    link = Path.hardlink_to
+    add = Tar.add
 
     def published(self: Store, name: str, content: bytes | Path) -> bool:
         if when == "before" and pattern in name:
@@ -53,10 +55,12 @@ def arm(when: str, pattern: str) -> None:
         link(self, target)
 
     def added(self: Tar, name: str, data: bytes) -> int:
+        # The second member: half of the tar is in the spool.
         if when == "spooling" and name.startswith("000001"):
             die()
         return add(self, name, data)
 
+    # Store.publish names the event, but a local file is complete under a temporary name before hardlink_to commits it.
     changes: list[tuple[Any, str, Callable[..., Any]]] = [
         (Store, "publish", published),
         (Path, "hardlink_to", linked),

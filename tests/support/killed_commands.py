@@ -4,6 +4,7 @@ FOLDER/<n> is a copy of the archive in which the verb ended by SIGKILL just befo
 gets to. One process forks them all, before any library has threads: starting each anew would take seconds.
 """
 
+import functools
 import os
 import shutil
 import signal
@@ -20,21 +21,22 @@ from tasks.storage.store import Store
 CHANGES = ("publish", "replace", "remove", "remove_folder")
 VERBS: dict[str, Callable[[Store], object]] = {
     "compact": compaction.compact,
-    "redact": lambda store: forget(store, ["b", "c"], redact=True),
-    "forget": lambda store: forget(store, ["b", "c"]),
+    "redact": functools.partial(forget, keys=["b", "c"], redact=True),
+    "forget": functools.partial(forget, keys=["b", "c"]),
     "upgrade": upgrade,
 }
 
 
 def arm(survive: int) -> None:
-    """End this process at the change that follows so many."""
-    left = [survive]
+    """End this process at the change that follows `survive` others."""
+    left = survive
 
     def counted(change: Callable[..., Any]) -> Callable[..., Any]:
         def call(self: Store, *arguments: Any) -> Any:
-            if not left[0]:
+            nonlocal left
+            if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
+            left -= 1
             return change(self, *arguments)
 
         return call
@@ -51,7 +53,8 @@ def main(verb: str, archive: Path, folder: Path) -> None:
         if child == 0:
             arm(survive)
             VERBS[verb](Store(str(copy)))
-            os._exit(0)
+            os._exit(0)  # the child must not go on with this loop, nor run what the parent does at its exit
+        # A verb that came to its end has no further change to be killed at.
         if os.waitpid(child, 0)[1] != signal.SIGKILL:
             shutil.rmtree(copy)
             return

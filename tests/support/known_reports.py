@@ -15,7 +15,7 @@ from tasks.storage.store import Store, sha256_of
 
 
 def row(number: int, run: int) -> dict[str, Any]:
-    """A compressed picture: PSNR 20 dB and a tenth more each, LPIPS a hundredth more each, rate growing."""
+    """The row of a compressed picture. PSNR (from 20 dB), LPIPS and rate grow with its number."""
     return {
         "key": f"{number:03d}.png",
         "version": 1,
@@ -48,15 +48,21 @@ def archive_of(path: Path, pictures: int, runs: int = 1, forgotten: Sequence[int
     """An archive of runs that each hold some pictures, of which the last run forgets a few; its tars are missing."""
     create(Store(str(path)))
     for run in range(1, runs + 1):
-        rows = [row(number + pictures * (run - 1), run) for number in range(pictures)]
+        first = pictures * (run - 1)
+        rows = [row(number, run) for number in range(first, first + pictures)]
         if run == runs:
-            kept = ("key", "version", "source_uri", "source_bytes", "shard", "created_at")
-            old = [{name: row(number, run)[name] for name in kept} for number in forgotten]
-            rows += [{**each, "run": run + 1, "status": "forgotten"} for each in old]
+            rows += [_forgotten(number, run) for number in forgotten]
         write_run(path, run, rows, pictures)
         if run < runs:
             _sealed(Store(str(path)), run)
     return str(path)
+
+
+def _forgotten(number: int, run: int) -> dict[str, Any]:
+    known = row(number, run)
+    # What an erasure leaves of a row: nothing that describes the content.
+    kept = ("key", "version", "source_uri", "source_bytes", "shard", "created_at")
+    return {name: known[name] for name in kept} | {"run": run + 1, "status": "forgotten"}
 
 
 def write_run(path: Path, run: int, rows: Sequence[dict[str, Any]], pictures: int) -> None:
@@ -64,15 +70,18 @@ def write_run(path: Path, run: int, rows: Sequence[dict[str, Any]], pictures: in
     store = Store(str(path))
     (path / layout.parts(run)).mkdir(parents=True)
     (path / layout.part(run, 0)).write_bytes(index_files.encoded(list(rows), {"tar": ""}))
+    # Written under another name, since a listing is named by its hash.
     frozen = path / "listing.parquet"
     pyarrow.parquet.write_table(LISTING.empty_table(), frozen)
     digest = sha256_of(frozen)
-    frozen.rename(path / layout.listing(run, digest))
-    plan = manifest.Manifest(
-        run, run - 1 or None, "/nowhere", layout.listing(run, digest), digest, 0, False, ((0, pictures),),
-        manifest.RunSettings(quality=8.0), "b" * 64,
-    )  # fmt: skip
-    data, head = plan.to_bytes(), log.read(store)
+    listing = layout.listing(run, digest)
+    frozen.rename(path / listing)
+    parent = run - 1 or None
+    shards = ((0, pictures),)
+    settings = manifest.RunSettings(quality=8.0)
+    plan = manifest.Manifest(run, parent, "/nowhere", listing, digest, 0, False, shards, settings, "b" * 64)
+    data = plan.to_bytes()
+    head = log.read(store)
     name = layout.manifest(run, sha256_of(data))
     store.publish(name, data)
     log.append(store, head, "open", dataclasses.replace(head, runs=run, opened=name))

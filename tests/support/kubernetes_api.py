@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 Right = tuple[str, str, str]
@@ -22,11 +22,16 @@ GROUPS = {"v1": OF_V1, "batch/v1": {"jobs": "Job"}}
 def rights_of(role: dict[str, Any]) -> set[Right]:
     """What a Role allows."""
     place = role["metadata"]["namespace"]
-    return {(place, kind, verb) for rule in role["rules"] for kind in rule["resources"] for verb in rule["verbs"]}
+    rights = set()
+    for rule in role["rules"]:
+        for kind in rule["resources"]:
+            for verb in rule["verbs"]:
+                rights.add((place, kind, verb))
+    return rights
 
 
 class Cluster:
-    """What was asked of the API, what of it was refused, and the jobs that were made."""
+    """The requests that were granted and refused, the watches that began, and the jobs that were made."""
 
     def __init__(self, rights: set[Right]) -> None:
         self._rights = rights
@@ -38,7 +43,10 @@ class Cluster:
 
     def may(self, asked: Right) -> bool:
         allowed = asked in self._rights
-        (self.granted if allowed else self.refused).append(asked)
+        if allowed:
+            self.granted.append(asked)
+        else:
+            self.refused.append(asked)
         return allowed
 
     def create(self, place: str, job: dict[str, Any]) -> dict[str, Any]:
@@ -53,21 +61,26 @@ class Cluster:
 def playing(role: dict[str, Any], kubeconfig: Path) -> Iterator[Cluster]:
     """A cluster whose one user has a Role; how it is reached is written into a file."""
     cluster = Cluster(rights_of(role))
+    # The server makes a handler for each request itself: the cluster reaches them as an attribute of their class.
     handler = type("Bound", (_Handler,), {"cluster": cluster})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server.daemon_threads = True  # a watch that still waits must not keep pytest alive
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     address = f"http://127.0.0.1:{server.server_address[1]}"
-    about = {"apiVersion": "v1", "kind": "Config", "current-context": "played"}
-    about |= {"clusters": [{"name": "played", "cluster": {"server": address}}]}  # type: ignore[dict-item]
-    about |= {"users": [{"name": "worker", "user": {"token": "played"}}]}  # type: ignore[dict-item]
-    about |= {"contexts": [{"name": "played", "context": {"cluster": "played", "user": "worker"}}]}  # type: ignore[dict-item]
+    about = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "played",
+        "clusters": [{"name": "played", "cluster": {"server": address}}],
+        "users": [{"name": "worker", "user": {"token": "played"}}],
+        "contexts": [{"name": "played", "context": {"cluster": "played", "user": "worker"}}],
+    }
     kubeconfig.write_text(json.dumps(about))
     try:
         yield cluster
     finally:
-        cluster.over.set()
+        cluster.over.set()  # first, or the worker's watches would hang on a server that is gone
         server.shutdown()
         thread.join()
         server.server_close()
@@ -78,31 +91,53 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
-        if (found := _discovery(path)) is not None:
-            return self._say(200, found)
-        group, place, kind, name = _resource(path)
-        watching = query.get("watch", ["false"])[0] in ("1", "true", "True")
-        asked = (place, kind, "watch" if watching else "get" if name else "list")
-        if not self.cluster.may(asked):
-            return self._refuse(asked)
+        asked_for = urlsplit(self.path)
+        found = _discovery(asked_for.path)
+        if found is not None:
+            self._say(200, found)
+            return
+        resource = _resource(asked_for.path)
+        # Clients of several languages write true in their own way.
+        watching = parse_qs(asked_for.query).get("watch", ["false"])[0] in ("1", "true", "True")
         if watching:
-            return self._watch(asked)
-        if name:
-            jobs = [job for job in self.cluster.jobs if job["metadata"]["name"] == name.partition("/")[0]]
-            return self._say(200, jobs[0]) if jobs else self._say(404, _status(404, "NotFound"))
-        items = self.cluster.jobs if kind == "jobs" else []
-        of_kind = f"{GROUPS[group][kind]}List"
-        return self._say(
-            200, {"kind": of_kind, "apiVersion": group, "metadata": {"resourceVersion": "1"}, "items": items}
-        )
+            verb = "watch"
+        elif resource.name:
+            verb = "get"
+        else:
+            verb = "list"
+        asked = (resource.place, resource.kind, verb)
+        if not self.cluster.may(asked):
+            self._refuse(asked)
+        elif watching:
+            self._watch(asked)
+        elif resource.name:
+            self._one(resource.name)
+        else:
+            self._all(resource)
 
     def do_POST(self) -> None:
-        _, place, kind, _ = _resource(urlsplit(self.path).path)
+        resource = _resource(urlsplit(self.path).path)
+        # Read even if it is refused: what is left of a body would be taken for the next request.
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if not self.cluster.may((place, kind, "create")):
-            return self._refuse((place, kind, "create"))
-        return self._say(201, self.cluster.create(place, body))
+        asked = (resource.place, resource.kind, "create")
+        if not self.cluster.may(asked):
+            self._refuse(asked)
+            return
+        self._say(201, self.cluster.create(resource.place, body))
+
+    def _one(self, name: str) -> None:
+        wanted = name.partition("/")[0]  # of NAME/status and the like
+        for job in self.cluster.jobs:
+            if job["metadata"]["name"] == wanted:
+                self._say(200, job)
+                return
+        self._say(404, _status(404, "NotFound"))
+
+    def _all(self, resource: "_Resource") -> None:
+        items = self.cluster.jobs if resource.kind == "jobs" else []
+        of_kind = f"{GROUPS[resource.group][resource.kind]}List"
+        about = {"kind": of_kind, "apiVersion": resource.group, "metadata": {"resourceVersion": "1"}}
+        self._say(200, about | {"items": items})
 
     def _watch(self, asked: Right) -> None:
         """Nothing ever happens, until it is over."""
@@ -135,24 +170,40 @@ def _status(code: int, reason: str, message: str = "") -> dict[str, Any]:
     return about | {"reason": reason, "code": code, "message": message or reason}
 
 
-def _resource(path: str) -> tuple[str, str, str, str]:
-    """Group, namespace (empty: the whole cluster), resource and name of a path."""
+class _Resource(NamedTuple):
+    """What a path names; an empty `place` is the whole cluster, an empty `name` all of a kind."""
+
+    group: str
+    place: str
+    kind: str
+    name: str
+
+
+def _resource(path: str) -> _Resource:
+    """Read /api/v1/... or /apis/GROUP/VERSION/..., each with or without namespaces/NAMESPACE."""
     parts = path.strip("/").split("/")
-    group, rest = (parts[1], parts[2:]) if parts[0] == "api" else ("/".join(parts[1:3]), parts[3:])
+    if parts[0] == "api":
+        group = parts[1]
+        rest = parts[2:]
+    else:
+        group = "/".join(parts[1:3])
+        rest = parts[3:]
     place = ""
+    # /namespaces/NAME alone is the namespace itself.
     if rest[0] == "namespaces" and len(rest) > 2:
-        place, rest = rest[1], rest[2:]
-    return group, place, rest[0], "/".join(rest[1:])
+        place = rest[1]
+        rest = rest[2:]
+    return _Resource(group, place, rest[0], "/".join(rest[1:]))
 
 
 def _discovery(path: str) -> dict[str, Any] | None:
     """What every account may know."""
     batch = {"groupVersion": "batch/v1", "version": "v1"}
-    preferred = {"preferredVersion": batch}
+    batch_group = {"name": "batch", "versions": [batch], "preferredVersion": batch}
     found: dict[str, dict[str, Any]] = {
         "/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.0"},
         "/api": {"kind": "APIVersions", "versions": ["v1"]},
-        "/apis": {"kind": "APIGroupList", "groups": [{"name": "batch", "versions": [batch]} | preferred]},
+        "/apis": {"kind": "APIGroupList", "groups": [batch_group]},
     }
     for group, kinds in GROUPS.items():
         verbs = ["get", "list", "watch", "create", "patch", "delete"]

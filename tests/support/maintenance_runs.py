@@ -23,11 +23,12 @@ def killed(verb: str, archive: Path, folder: Path) -> list[Path]:
     """Copies of an archive in which a verb was killed before its first, second, ... change to the store."""
     command = [sys.executable, "-m", "tests.support.killed_commands", verb, str(archive), str(folder)]
     subprocess.run(command, check=True)
-    return sorted(folder.iterdir(), key=lambda path: int(path.name))
+    copies = len(list(folder.iterdir()))
+    return [folder / str(number) for number in range(copies)]
 
 
 def tree(archive: Path) -> dict[str, bytes]:
-    """The content of every file of an archive but those of audits, tables and log, which carry a time or a number."""
+    """The content of each file of an archive, without audits, tables and log, whose names hold a time or a number."""
     store = Store(str(archive))
     own = (f"{layout.AUDITS}/", f"{layout.TABLES}/", f"{layout.LOG}/")
     return {item.name: store.read(item.name) for item in store.list() if not item.name.startswith(own)}
@@ -38,6 +39,7 @@ def naming(store: Store, word: str) -> list[str]:
     found = []
     for item in store.list():
         data = store.read(item.name)
+        # Parquet compresses its columns, where a word could not be found.
         if item.name.endswith(".parquet"):
             data = repr(pa.parquet.read_table(io.BytesIO(data)).to_pylist()).encode()
         if word.encode() in data or word in item.name:

@@ -6,7 +6,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,20 @@ from typing import Any
 from codec.errors import BundleError
 from tasks.processes.child import Child, Frame, Handler, serve
 from tasks.processes.requests import Request, read
+
+ATTEMPTS = (
+    "environment of the parent",
+    "credentials",
+    "writing into the archive",
+    "removing a file",
+    "loopback",
+    "a socket of the system",
+    "killing the parent",
+    "its own folder",
+    "its libraries",
+    "its home",
+)
+"""What a stranger's picture would try that had taken over its decoder; the last three are allowed."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,7 @@ class Misbehave(Request):
 def handle(header: dict[str, Any], payload: bytes) -> Frame:
     request = read(header, Misbehave)
     fault = request.fault
+    # Tells the test that the request has come, before the process dies of it.
     if request.begun:
         Path(request.begun).touch()
     if fault == "segfault":
@@ -47,12 +61,10 @@ def handle(header: dict[str, Any], payload: bytes) -> Frame:
     if fault == "home":
         return {"home": os.environ["HOME"]}, b""
     if fault == "look":
-        status = Path("/proc/self/status")
-        limits = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0] for name in ("CORE", "NOFILE", "AS")}
-        about = {"limits": limits, "status": status.read_text() if status.exists() else ""}
-        return about | {"seen": {what: _tried(look) for what, look in looks(request.places).items()}}, b""
+        return _surroundings(request.places), b""
     if fault == "eat":
         eaten = b"x" * request.bytes_to_eat
+        # Held until the parent, which looks now and then, has seen how much memory is in use.
         while request.hold:
             time.sleep(0.1)
         return {"length": len(eaten)}, b""
@@ -63,28 +75,53 @@ def handle(header: dict[str, Any], payload: bytes) -> Frame:
     return {"length": len(payload)}, payload
 
 
-def looks(places: dict[str, Any]) -> dict[str, Callable[[], object]]:
-    """What a stranger's picture would try that had taken over its decoder."""
-    return {
-        "environment of the parent": lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
-        "credentials": lambda: Path(places["credentials"]).read_text(),
-        "writing into the archive": lambda: Path(places["archive"], "x").write_text("x"),
-        "removing a file": lambda: Path(places["credentials"]).unlink(),
-        "loopback": lambda: socket.create_connection(("127.0.0.1", places["port"]), timeout=5).close(),
-        "a socket of the system": lambda: socket.socket(socket.AF_UNIX).close(),
-        "killing the parent": lambda: os.kill(os.getppid(), 0),
-        "its own folder": lambda: Path(os.environ["HOME"], "x").write_text("x"),
-        "its libraries": lambda: Path(os.__file__).read_bytes()[:1],
-        "its home": lambda: list(Path(os.environ["HOME"]).iterdir()),
-    }
+def _surroundings(places: dict[str, Any]) -> dict[str, Any]:
+    """The limits of this process, what the kernel says of it, and what it may reach."""
+    limits = {}
+    for name in ("CORE", "NOFILE", "AS"):
+        limits[name] = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0]
+    seen = {attempt: _outcome(attempt, places) for attempt in ATTEMPTS}
+    return {"limits": limits, "status": _text(Path("/proc/self/status")), "seen": seen}
 
 
-def _tried(look: Callable[[], object]) -> str:
+def _outcome(attempt: str, places: dict[str, Any]) -> str:
     try:
-        look()
+        _try(attempt, places)
     except OSError as error:
         return type(error).__name__
     return "granted"
+
+
+def _try(attempt: str, places: dict[str, Any]) -> None:
+    """Do one of ATTEMPTS; an OSError says that the system refused it."""
+    match attempt:
+        case "environment of the parent":
+            Path(f"/proc/{os.getppid()}/environ").read_bytes()
+        case "credentials":
+            Path(places["credentials"]).read_text()
+        case "writing into the archive":
+            Path(places["archive"], "x").write_text("x")
+        case "removing a file":
+            Path(places["credentials"]).unlink()
+        case "loopback":
+            socket.create_connection(("127.0.0.1", places["port"]), timeout=5).close()
+        case "a socket of the system":
+            socket.socket(socket.AF_UNIX).close()
+        case "killing the parent":
+            os.kill(os.getppid(), 0)  # signal 0 only asks whether it may
+        case "its own folder":
+            Path(os.environ["HOME"], "x").write_text("x")
+        case "its libraries":
+            Path(os.__file__).read_bytes()
+        case "its home":
+            list(Path(os.environ["HOME"]).iterdir())
+        case _:
+            raise ValueError(attempt)
+
+
+def _text(file: Path) -> str:
+    """The content of a file of /proc, or nothing on a system without it."""
+    return file.read_text() if file.exists() else ""
 
 
 def prepare() -> tuple[dict[str, Any], Handler]:
@@ -92,13 +129,13 @@ def prepare() -> tuple[dict[str, Any], Handler]:
         raise BundleError("no such bundle")
     if "--break" in sys.argv:
         sys.exit(1)
-    score = Path("/proc/self/oom_score_adj")
-    return {
+    greeting = {
         "pid": os.getpid(),
         "threads": os.environ["OMP_NUM_THREADS"],
         "environment": sorted(os.environ),
-        "oom_score_adj": score.read_text().strip() if score.exists() else "",
-    }, handle
+        "oom_score_adj": _text(Path("/proc/self/oom_score_adj")).strip(),
+    }
+    return greeting, handle
 
 
 def hang_in_child(seconds: float = 1, begun: str = "") -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.support.waiting import end, until
 
 ROOT = Path(__file__).parents[2]
+# Loops look every second or two, or a test would wait for the default of 5 to 60 seconds at each step.
 SETTINGS = {
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
@@ -37,15 +38,17 @@ class Server:
 @contextmanager
 def serving(home: Path, port: int | None = None, **settings: str) -> Iterator[Server]:
     """`prefect server start` on a folder, which may hold its database; terminated when the context ends."""
-    port = port or free_port()
+    if port is None:
+        port = free_port()
     url = f"http://127.0.0.1:{port}/api"
+    python_path = os.environ.get("PYTHONPATH")  # commands run elsewhere, and must find flows/ and tests/
     environment = {
         **os.environ,
         **SETTINGS,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{python_path}" if python_path else str(ROOT),
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": url,
-        "COLUMNS": "200",
+        "COLUMNS": "200",  # Prefect's tables break lines at the width, also within words that tests look for
         "NO_COLOR": "1",
         **settings,
     }

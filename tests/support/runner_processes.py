@@ -13,6 +13,8 @@ from tasks.archive.manifest import RunSettings
 from tasks.storage import uploads
 from tests.support import archive_builder, kill_points
 
+# A fork server imports everything once: a fresh Python would take seconds for each runner, and a fork of pytest would
+# copy its threads' locks without the threads.
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOADED = ["tests.support.runner_processes", "s3fs"]
 CONTEXT.set_forkserver_preload(PRELOADED)
@@ -28,9 +30,9 @@ def start(
     in_parts: bool = False,
     settings: RunSettings = archive_builder.SMALL,
 ) -> BaseProcess:
-    """Start compressing, to be killed at a point of tests.support.kill_points if one is given; status 1 is an FdcError.
+    """Start compressing in a process, which is killed at a point of tests.support.kill_points if one is given.
 
-    `in_parts` sends tars as S3 takes large files, however small they are.
+    Its status is 1 after an FdcError. `in_parts` uploads tars in parts, as large files on S3, however small they are.
     """
     arguments = (str(source), str(archive), bundle, point, environment or {}, in_parts, settings)
     process = CONTEXT.Process(target=_run, args=arguments)
@@ -73,4 +75,5 @@ def _send_tars_in_parts() -> None:
     def in_parts(fs: Any, path: str, content: bytes | Path, *, create: bool, largest_put: int) -> None:
         put(fs, path, content, create=create, largest_put=0 if path.endswith(".tar") else largest_put)
 
-    uploads.put, uploads.PART = in_parts, 1024
+    uploads.put = in_parts
+    uploads.PART = 1024

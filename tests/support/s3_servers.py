@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import boto3
@@ -19,6 +20,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tests.support import fake_s3
 
 KEYS = ("testing", "planted-secret")
+S3RVER_KEY = "S3RVER"
+"""s3rver knows this pair only."""
+CEPH_PROGRAMS = ("ceph-mon", "ceph-mgr", "ceph-osd", "radosgw", "radosgw-admin", "ceph")
 SECONDS = 120
 
 
@@ -31,24 +35,28 @@ def version(*command: str) -> str:
 @contextmanager
 def rclone(home: Path) -> Iterator[str]:
     """rclone serve s3, over a folder."""
-    with _started(home, lambda port: _RCLONE.format(port=port, keys=",".join(KEYS), home=home).split()) as address:
+    port = _port()
+    keys = ",".join(KEYS)
+    command = f"rclone serve s3 --auth-key {keys} --addr 127.0.0.1:{port} {home}"
+    with _started(home, command.split(), port) as address:
         yield address
-
-
-_RCLONE = "rclone serve s3 --auth-key {keys} --addr 127.0.0.1:{port} {home}"
 
 
 @contextmanager
 def s3rver(home: Path) -> Iterator[str]:
     """s3rver, of npm."""
-    with _started(home, lambda port: f"s3rver --address 127.0.0.1 --port {port} --directory {home}".split()) as address:
+    port = _port()
+    command = f"s3rver --address 127.0.0.1 --port {port} --directory {home}"
+    with _started(home, command.split(), port) as address:
         yield address
 
 
 @contextmanager
 def ceph(home: Path) -> Iterator[str]:
     """Ceph's object gateway on a monitor, a manager and one disk in memory."""
-    monitor, gateway, fsid = _port(), _port(), str(uuid.uuid4())
+    monitor = _port()
+    gateway = _port()
+    fsid = str(uuid.uuid4())
     conf = home / "ceph.conf"
     conf.write_text(_CEPH.format(home=home, monitor=monitor, gateway=gateway, fsid=fsid))
 
@@ -63,6 +71,7 @@ def ceph(home: Path) -> Iterator[str]:
 
         for folder in ("mon", "osd", "mgr", "rgw"):
             (home / folder).mkdir()
+        # Each step asks those before it: the monitors' map, a monitor, a disk that it knows of, then the gateway.
         call("monmaptool", "--create", "--addv", "a", f"[v1:127.0.0.1:{monitor}]", "--fsid", fsid, f"{home}/monmap")
         call("ceph-mon", "--mkfs", "-i", "a", "--monmap", f"{home}/monmap")
         start("ceph-mon", "-i", "a")
@@ -71,6 +80,7 @@ def ceph(home: Path) -> Iterator[str]:
         call("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", disk)
         start("ceph-mgr", "-i", "x")
         start("ceph-osd", "-i", "0")
+        # The gateway makes its pools when it starts, which needs a disk that is up.
         while json.loads(call("ceph", "osd", "stat", "--format", "json"))["num_up_osds"] < 1:
             time.sleep(0.5)
         start("radosgw", "-n", "client.rgw")
@@ -113,7 +123,7 @@ rgw frontends = beast endpoint=127.0.0.1:{gateway}
 
 @contextmanager
 def moto(home: Path) -> Iterator[str]:
-    """The server of the tests, with checksums that are checked."""
+    """The S3 server of the tests, which compares bodies with the checksums sent beside them."""
     with fake_s3.serving(ways=("checks-checksums",)) as address:
         yield address
 
@@ -123,22 +133,39 @@ Server = tuple[str, Callable[[Path], AbstractContextManager[str]], Callable[[], 
 
 def installed() -> Mapping[str, Server]:
     """Servers by name: the credentials' first half that works, what starts one and gives its address, its version."""
+    found: dict[str, Server] = {"moto": (KEYS[0], moto, _version_of_moto)}
+    # rclone has this command since 1.65, and older ones are still packaged.
+    if shutil.which("rclone") and "s3" in version("rclone", "serve", "s3", "--help").lower():
+        found["rclone"] = (KEYS[0], rclone, partial(version, "rclone", "version"))
+    if shutil.which("s3rver"):
+        found["s3rver"] = (S3RVER_KEY, s3rver, _version_of_s3rver)
+    if all(map(shutil.which, CEPH_PROGRAMS)):
+        found["ceph"] = (KEYS[0], ceph, _version_of_ceph)
+    return found
+
+
+def _version_of_moto() -> str:
     import moto as package  # slow
 
-    found: dict[str, Server] = {"moto": (KEYS[0], moto, lambda: f"moto {package.__version__}, checks checksums")}
-    if shutil.which("rclone") and "s3" in version("rclone", "serve", "s3", "--help").lower():  # since 1.65
-        found["rclone"] = (KEYS[0], rclone, lambda: version("rclone", "version"))
-    if shutil.which("s3rver"):
-        found["s3rver"] = ("S3RVER", s3rver, lambda: f"s3rver {version('s3rver', '--version')}")
-    if all(map(shutil.which, ("ceph-mon", "ceph-mgr", "ceph-osd", "radosgw", "radosgw-admin", "ceph"))):
-        found["ceph"] = (KEYS[0], ceph, lambda: " ".join(version("radosgw", "--version").split()[:3]))
-    return found
+    return f"moto {package.__version__}, checks checksums"
+
+
+def _version_of_s3rver() -> str:
+    return f"s3rver {version('s3rver', '--version')}"
+
+
+def _version_of_ceph() -> str:
+    words = version("radosgw", "--version").split()
+    return " ".join(words[:3])  # without the hash of its commit
 
 
 def credentials(server: str) -> dict[str, str]:
     """What a client of a server needs in its environment, besides its address."""
-    keys = ("S3RVER", "S3RVER") if server == "s3rver" else KEYS
-    return {"AWS_ACCESS_KEY_ID": keys[0], "AWS_SECRET_ACCESS_KEY": keys[1], "AWS_DEFAULT_REGION": "us-east-1"}
+    access, secret = KEYS
+    if server == "s3rver":
+        access = S3RVER_KEY
+        secret = S3RVER_KEY
+    return {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret, "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 def _port() -> int:
@@ -148,15 +175,16 @@ def _port() -> int:
 
 
 @contextmanager
-def _started(home: Path, command: Callable[[int], list[str]]) -> Iterator[str]:
-    port = _port()
-    with _running(command(port), home):
-        _wait(f"http://127.0.0.1:{port}")
-        yield f"http://127.0.0.1:{port}"
+def _started(home: Path, command: list[str], port: int) -> Iterator[str]:
+    address = f"http://127.0.0.1:{port}"
+    with _running(command, home):
+        _wait(address)
+        yield address
 
 
 @contextmanager
 def _running(command: list[str], home: Path) -> Iterator[None]:
+    # Beside the folder, not in it: a server that serves the folder would list the log as an object.
     with (home.parent / f"{home.name}.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"HOME": str(home)})
     try:
@@ -167,7 +195,7 @@ def _running(command: list[str], home: Path) -> Iterator[None]:
 
 
 def _wait(address: str) -> None:
-    """Until the server answers, whatever it says."""
+    """Wait until the server answers, whatever it answers."""
     options = Config(connect_timeout=2, read_timeout=20, retries={"max_attempts": 0})
     client = boto3.client("s3", endpoint_url=address, region_name="us-east-1", config=options, **_any_keys())
     deadline = time.time() + SECONDS
@@ -176,7 +204,7 @@ def _wait(address: str) -> None:
             client.list_buckets()
             return
         except ClientError:
-            return
+            return  # an answer too, if only a refusal of these keys
         except BotoCoreError:
             if time.time() > deadline:
                 sys.exit(f"{address}: no server")

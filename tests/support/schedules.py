@@ -12,9 +12,11 @@ import re
 import shutil
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +37,21 @@ from tests.support.archive_builder import SMALL, bundle, folder, in_process, pac
 from tests.support.fake_codec import FAKE, RAISE
 from tests.support.maintenance_runs import naming
 
-ARCHIVE, MIRROR = "memory://archive", "memory://mirror"
+ARCHIVE = "memory://archive"
+MIRROR = "memory://mirror"
 OPERATIONS = ("_create", "replace", "remove", "read", "read_range", "open", "pieces", "item", "children", "list")
 PAIR = replace(SMALL, max_images_per_shard=2)
 FORGOTTEN = "b.png"
 """What the commands forget and redact erase."""
 PSEUDONYM = redaction.pseudonym(FORGOTTEN)
+FAKES = Models("", threads=1, codec=FAKE)
 
 
 class Killed(BaseException):
-    """The actor's process is gone."""
+    """The actor's process is gone.
+
+    No Exception, since a killed process runs no `except Exception` of the commands either.
+    """
 
 
 @dataclass
@@ -59,13 +66,17 @@ class Schedule:
         self, commands: Sequence[Callable[[], object]], at_switch: Callable[[], None]
     ) -> list[BaseException | None]:
         """Run all commands to their ends; returns what each raised."""
-        self._turn, self._alive = 0, list(range(len(commands)))
-        self._counts, self._dead = [0] * len(commands), set[int]()
-        self._changed, self._at_switch = threading.Condition(), at_switch
+        self._turn = 0
+        self._alive = list(range(len(commands)))
+        self._counts = [0] * len(commands)
+        self._dead: set[int] = set()
+        self._changed = threading.Condition()
+        self._at_switch = at_switch
         raised: list[BaseException | None] = [None] * len(commands)
 
         def act(actor: int) -> None:
-            LOCAL.actor, LOCAL.schedule = actor, self
+            LOCAL.actor = actor
+            LOCAL.schedule = self
             with self._changed:
                 self._changed.wait_for(lambda: self._turn == actor)
             try:
@@ -73,6 +84,7 @@ class Schedule:
             except BaseException as error:  # told to the caller
                 raised[actor] = error
             LOCAL.schedule = None
+            # An actor that came to its end hands over to the first of those left, whoever was chosen last.
             with self._changed:
                 self._alive.remove(actor)
                 if self._alive:
@@ -98,6 +110,7 @@ class Schedule:
             raise Killed
         if chosen == actor or chosen not in self._alive:
             return
+        # A check reads the archive on this thread, and must not wait for the scheduler itself.
         LOCAL.schedule = None
         self._at_switch()
         LOCAL.schedule = self
@@ -114,12 +127,14 @@ LOCAL = threading.local()
 @contextmanager
 def scheduled_stores() -> Iterator[None]:
     """Every operation of an actor on the archive waits for the scheduler."""
+    scheduled = ARCHIVE.replace("memory://", "memory:///")  # as a Store writes its URL
 
     def hooked(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def operation(self: Store, *arguments: Any, **options: Any) -> Any:
             schedule = getattr(LOCAL, "schedule", None)
-            if schedule is not None and self.url == f"memory:///{ARCHIVE[9:]}":
-                schedule.operation(LOCAL.actor, f"{name} {arguments[0] if arguments else ''}")
+            if schedule is not None and self.url == scheduled:
+                what = arguments[0] if arguments else ""
+                schedule.operation(LOCAL.actor, f"{name} {what}")
             return real(self, *arguments, **options)
 
         return operation
@@ -161,7 +176,7 @@ def objects() -> Objects:
 def put_back(state: Objects) -> None:
     """Let that be everything in memory."""
     MemoryFileSystem.store.clear()
-    MemoryFileSystem.pseudo_dirs[:] = [""]
+    MemoryFileSystem.pseudo_dirs[:] = [""]  # its folders: only the root is left
     filesystem = MemoryFileSystem()
     for path, data in state.items():
         filesystem.pipe_file(path, data)
@@ -184,42 +199,53 @@ class World:
         self.compress()
         self.sealed = objects()
         folder(self.source, {FORGOTTEN: png(10), "e.png": png(7), "f.png": png(8), "g.png": png(9)})
-        with suppress(Killed), pytest.MonkeyPatch.context() as patch:
-            real = Store.publish
-
-            def publish(store: Store, name: str, content: bytes | Path) -> bool:
-                if "part-000001" in name:
-                    raise Killed
-                return real(store, name, content)
-
-            patch.setattr(Store, "publish", publish)
-            self.compress()
+        self._compress_half_a_run()
         self.opened = objects()
-        mirrored = {path.replace("/archive", "/mirror", 1): data for path, data in self.sealed.items()}
-        put_back(self.sealed)
-        kept = report.query(Store(ARCHIVE), "SELECT * FROM rows WHERE tar IS NOT NULL")
-        place = next(row for row in kept if row["key"] == "d.png")
-        path = f"/archive/{place['tar']}"
-        spoiled = bytearray(self.sealed[path])
-        spoiled[place["offset"]] ^= 1
-        self.damaged = {**self.sealed, **mirrored, path: bytes(spoiled)}
+        self.damaged = self._with_a_damaged_tar()
         put_back(self.opened)
-        kept = report.query(Store(ARCHIVE), "SELECT * FROM rows WHERE tar IS NOT NULL")
-        self.contents = {
-            row["sha256"]: Store(ARCHIVE).read_range(row["tar"], row["offset"], row["length"]) for row in kept
-        }
-        self.secret = [self.contents[row["sha256"]] for row in kept if row["key"] == FORGOTTEN]
+        store = Store(ARCHIVE)
+        self.contents: dict[str, bytes] = {}
+        self.secret: list[bytes] = []
+        for row in report.query(store, "SELECT * FROM rows WHERE tar IS NOT NULL"):
+            content = store.read_range(row["tar"], row["offset"], row["length"])
+            self.contents[row["sha256"]] = content
+            if row["key"] == FORGOTTEN:
+                self.secret.append(content)
+        # Each command opens the archive anew, as a process of its own would.
         self.commands: dict[str, Callable[[], object]] = {
             "compress": self.compress,
-            "resume": lambda: self.compress(resume=3),
-            "retry": lambda: self.compress(retry_failed=True),
+            "resume": partial(self.compress, resume=3),
+            "retry": partial(self.compress, retry_failed=True),
             "forget": lambda: forget(Store(ARCHIVE), [FORGOTTEN]),
             "redact": lambda: forget(Store(ARCHIVE), [FORGOTTEN], redact=True),
             "compact": lambda: compaction.compact(Store(ARCHIVE), afresh=True),
             "close-run": lambda: runs.close_run(Store(ARCHIVE), 3, "the machine is gone"),
-            "repair": lambda: audit(ARCHIVE, repair_from=MIRROR, models=Models("", threads=1, codec=FAKE)),
+            "repair": partial(audit, ARCHIVE, repair_from=MIRROR, models=FAKES),
             "restore": self.restored,
         }
+
+    def _compress_half_a_run(self) -> None:
+        """Compress, and be killed before the second shard is committed."""
+        real = Store.publish
+
+        def publish(store: Store, name: str, content: bytes | Path) -> bool:
+            if "part-000001" in name:
+                raise Killed
+            return real(store, name, content)
+
+        with suppress(Killed), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Store, "publish", publish)
+            self.compress()
+
+    def _with_a_damaged_tar(self) -> "Objects":
+        """The sealed archive with one bit of a picture flipped, and its mirror."""
+        put_back(self.sealed)
+        [row] = report.query(Store(ARCHIVE), "SELECT * FROM rows WHERE key = 'd.png' AND tar IS NOT NULL")
+        path = f"/archive/{row['tar']}"
+        spoiled = bytearray(self.sealed[path])
+        spoiled[row["offset"]] ^= 1
+        mirrored = {path.replace("/archive", "/mirror", 1): data for path, data in self.sealed.items()}
+        return {**self.sealed, **mirrored, path: bytes(spoiled)}
 
     def compress(self, **options: Any) -> object:
         return pack(self.source, ARCHIVE, self.bundle, PAIR, **options)
@@ -227,19 +253,23 @@ class World:
     def restored(self) -> None:
         """Restore all, and check what came back."""
         target = Path(tempfile.mkdtemp(dir=self.home))
-        done = restore(ARCHIVE, str(target), models=Models("", threads=1, codec=FAKE))
+        done = restore(ARCHIVE, str(target), models=FAKES)
         there = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
         shutil.rmtree(target)
+        # Beside it one may be erased, the other damaged and not yet repaired.
         wrong = [failure for failure in done.failures if failure.key not in (FORGOTTEN, "d.png")]
-        if wrong or not {"a.png", "c.png", "broken.png"} <= there:
+        lost = {"a.png", "c.png", "broken.png"} - there
+        if wrong or lost:
             raise AssertionError(f"restore: {wrong}, of {sorted(there)}")
 
     def start(self, names: Sequence[str]) -> None:
         """Put the archive in place with which some commands begin."""
         if "repair" in names:
             put_back(self.damaged)
+        elif "resume" in names or "close-run" in names:
+            put_back(self.opened)
         else:
-            put_back(self.opened if {"resume", "close-run"} & set(names) else self.sealed)
+            put_back(self.sealed)
 
 
 def readable(world: World, *, damaged: bool) -> list[str]:
@@ -258,20 +288,30 @@ def readable(world: World, *, damaged: bool) -> list[str]:
         if sha256_of(data) != row["sha256"]:
             wrong.append(f"{row['key']}: other bytes")
     places = [(row["key"], row["run"]) for row in rows]
-    wrong += [f"{place}: {places.count(place)} rows" for place in set(places) if places.count(place) > 1]
-    names = {FORGOTTEN if key == PSEUDONYM else key for key, run in places if run == 1}
-    if lost := {"a.png", FORGOTTEN, "c.png", "broken.png"} - names:
+    for place, count in Counter(places).items():
+        if count > 1:
+            wrong.append(f"{place}: {count} rows")
+    names = {_original(key) for key, run in places if run == 1}
+    lost = {"a.png", FORGOTTEN, "c.png", "broken.png"} - names
+    if lost:
         wrong.append(f"lost rows: {lost}")
     return wrong
 
 
+def _original(key: str) -> str:
+    """The key that a pseudonym stands for, else the key."""
+    return FORGOTTEN if key == PSEUDONYM else key
+
+
 def violations(world: World, names: Sequence[str], raised: Sequence[BaseException | None]) -> list[str]:
     """What is not as it was promised, after what was begun is ended by a next command of each kind."""
-    wrong = [
-        f"{name}: {type(error).__name__}: {error}"
-        for name, error in zip(names, raised, strict=True)
-        if not isinstance(error, (type(None), Killed)) and (name == "restore" or not isinstance(error, ArchiveError))
-    ]
+    wrong: list[str] = []
+    ended: list[str] = []
+    for name, error in zip(names, raised, strict=True):
+        if error is None:
+            ended.append(name)
+        elif _unexpected(name, error):
+            wrong.append(f"{name}: {type(error).__name__}: {error}")
     store = Store(ARCHIVE)
     begun = log.read(store).erasures > 0
     if "repair" in names:
@@ -280,32 +320,55 @@ def violations(world: World, names: Sequence[str], raised: Sequence[BaseExceptio
     if head.open_run is not None:
         world.compress(resume=head.open_run)
     wrong += readable(world, damaged=False)
-    eight_days_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=8)
-    for file in MemoryFileSystem.store.values():
-        file.modified = eight_days_ago
-    fakes = Models("", threads=1, codec=FAKE)
-    swept = audit(ARCHIVE, models=fakes).problems
-    wrong += [f"audit: {found}" for found in swept if found["state"] != "left_over"]
-    if swept:
-        wrong += [f"audit again: {found}" for found in audit(ARCHIVE, models=fakes).problems]
+    wrong += _audited()
     wrong += readable(world, damaged=False)
     rows = report.rows(store).to_table().to_pylist()
-    ended = [name for name, error in zip(names, raised, strict=True) if error is None]
-    if {"compress", "retry"} & set(ended):
-        found = {FORGOTTEN if row["key"] == PSEUDONYM else row["key"] for row in rows}
+    if "compress" in ended or "retry" in ended:
+        found = {_original(row["key"]) for row in rows}
         lost = {path.name for path in world.source.iterdir()} - found
         wrong += [f"{key}: has no row" for key in lost]
     forgotten = {row["key"] for row in rows if row["status"] == "forgotten"}
     if begun:
-        if forgotten not in ({FORGOTTEN}, {PSEUDONYM}) or any(row["tar"] for row in rows if row["key"] in forgotten):
-            wrong.append(f"forgotten are {forgotten}")
-        tars = {path: data for path, data in objects().items() if path.startswith("/archive") and path.endswith(".tar")}
-        held = [path for path, data in tars.items() if any(secret in data for secret in world.secret)]
-        wrong += [f"{path}: holds what was forgotten" for path in held]
-        if forgotten == {PSEUDONYM}:
-            wrong += [f"{name}: names what was redacted" for name in naming(store, FORGOTTEN)]
+        wrong += _kept_of_an_erasure(world, store, rows, forgotten)
     elif forgotten:
         wrong.append(f"forgotten without an erasure: {forgotten}")
+    return wrong
+
+
+def _unexpected(name: str, error: BaseException) -> bool:
+    """Whether a command may not end with this error: others may refuse what another one has changed meanwhile."""
+    if isinstance(error, Killed):
+        return False
+    return name == "restore" or not isinstance(error, ArchiveError)
+
+
+def _audited() -> list[str]:
+    """What an audit finds wrong. It may sweep what a killed command left over, but then has swept all."""
+    # Orphans are kept for seven days, since a running command may be about to name them.
+    eight_days_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=8)
+    for file in MemoryFileSystem.store.values():
+        file.modified = eight_days_ago
+    swept = audit(ARCHIVE, models=FAKES).problems
+    wrong = [f"audit: {found}" for found in swept if found["state"] != "left_over"]
+    # Only then: an audit takes time, and after a clean one would find the same.
+    if swept:
+        wrong += [f"audit again: {found}" for found in audit(ARCHIVE, models=FAKES).problems]
+    return wrong
+
+
+def _kept_of_an_erasure(world: World, store: Store, rows: list[dict[str, Any]], forgotten: set[str]) -> list[str]:
+    """What is still there of a picture that an erasure was begun for."""
+    wrong: list[str] = []
+    with_bytes = [row for row in rows if row["key"] in forgotten and row["tar"]]
+    if forgotten not in ({FORGOTTEN}, {PSEUDONYM}) or with_bytes:
+        wrong.append(f"forgotten are {forgotten}")
+    for path, data in objects().items():
+        if not path.startswith("/archive") or not path.endswith(".tar"):
+            continue  # the mirror is the owner's to erase
+        if any(secret in data for secret in world.secret):
+            wrong.append(f"{path}: holds what was forgotten")
+    if forgotten == {PSEUDONYM}:
+        wrong += [f"{name}: names what was redacted" for name in naming(store, FORGOTTEN)]
     return wrong
 
 
@@ -322,18 +385,27 @@ def preempted(
     `at` is a number, or a pattern of an operation, of which the first is meant. The second result says whether `first`
     came that far.
     """
-    names = [*([second] if isinstance(second, str) else second), first]
+    seconds = [second] if isinstance(second, str) else [*second]
+    # `first` is the last actor: an actor that ends hands over to the lowest one left, so the others run in their order.
+    names = [*seconds, first]
     world.start(names)
     last = len(names) - 1
-    waiting = [True]
+    waiting = True
+
+    def reached(operation: int, what: str) -> bool:
+        if isinstance(at, str):
+            return re.match(at, what) is not None
+        return operation == at
 
     def choose(actor: int, operation: int, what: str) -> int | None:
-        if actor == last and waiting[0] and (operation == at or (isinstance(at, str) and re.match(at, what))):
-            waiting[0] = False
+        nonlocal waiting
+        if waiting and actor == last and reached(operation, what):
+            waiting = False
             return None if kill else 0
-        return last if waiting[0] else actor
+        return last if waiting else actor
 
-    return _run(world, names, choose, damaged="repair" in names), not waiting[0]
+    wrong = _run(world, names, choose, damaged="repair" in names)
+    return wrong, not waiting
 
 
 def interleaved(world: World, names: Sequence[str], choices: Sequence[int]) -> list[str]:

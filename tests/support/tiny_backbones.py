@@ -24,7 +24,7 @@ from codec.errors import BackboneError
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PROMPT_LENGTH = 8
 PROMPT_WIDTH = 16
-EMPTY_PROMPT = [3, 4, 0, 0, 0, 0, 0, 0]
+EMPTY_PROMPT = [3, 4, 0, 0, 0, 0, 0, 0]  # begin, end, and Stable Diffusion 2's padding, which is "!"
 LAYERS = 2
 
 SCHEDULER = {
@@ -88,7 +88,7 @@ def tiny_mini(seed: int = 3) -> Backbone:
         latents_std=(0.5, 1.0, 2.0, 0.25),
     )
     unet = MiniUNet(channels=(8, 8, 8), blocks=1, embedding=8)
-    torch.nn.init.normal_(unet.leave[-1].weight, std=0.1)
+    torch.nn.init.normal_(unet.leave[-1].weight, std=0.1)  # it begins at zero, where every prediction is the same
     schedule = NoiseSchedule.from_config({**SCHEDULER, "prediction_type": "v_prediction"})
     return Backbone(autoencoder, unet, schedule, name="tiny")
 
@@ -108,6 +108,7 @@ def write_text_encoder(folder: Path, dtype: torch.dtype) -> None:
     """The published text encoders name their weights text_model.* and store a constant beside them."""
     folder.mkdir(parents=True)
     tensors = {f"text_model.{name}": tensor.to(dtype) for name, tensor in tiny_text_encoder().state_dict().items()}
+    # Old releases of transformers stored it, newer ones compute it: a reader must not take it for an unknown weight.
     tensors["text_model.embeddings.position_ids"] = torch.arange(PROMPT_LENGTH)[None]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", **TEXT_ENCODER}
@@ -118,10 +119,8 @@ def write_tokenizer(folder: Path) -> None:
     """As published for Stable Diffusion 2: the padding of special_tokens_map.json overrules tokenizer_config.json."""
     folder.mkdir(parents=True)
     tokens = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-    _write_json(
-        folder / "vocab.json",
-        {"!": 0, "a": 1, "a</w>": 2, tokens["bos_token"]: EMPTY_PROMPT[0], tokens["eos_token"]: 4},
-    )
+    vocabulary = {"!": 0, "a": 1, "a</w>": 2, tokens["bos_token"]: EMPTY_PROMPT[0], tokens["eos_token"]: 4}
+    _write_json(folder / "vocab.json", vocabulary)
     (folder / "merges.txt").write_text("#version: 0.2\n")
     _write_json(folder / "special_tokens_map.json", {**tokens, "pad_token": "!"})
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": PROMPT_LENGTH, "do_lower_case": True}
@@ -148,11 +147,13 @@ def write_single_file(path: Path) -> Path:
 def original_tensors(
     vae: dict[str, Tensor], unet: dict[str, Tensor], text: dict[str, Tensor], blocks: int = 4
 ) -> dict[str, Tensor]:
-    """diffusers' and transformers' names back to those of the original training code."""
+    """Rename weights from diffusers' and transformers' names back to those of the original training code."""
     original = {f"model.diffusion_model.{_unet_name(name, unet)}": tensor for name, tensor in unet.items()}
     for name, tensor in vae.items():
-        is_projection = re.search(r"attentions.*to_\w+.*weight", name)  # 1x1 convolutions in the original
-        original[f"first_stage_model.{_vae_name(name, blocks)}"] = tensor[:, :, None, None] if is_projection else tensor
+        # Linear layers in diffusers, 1x1 convolutions in the original.
+        if re.search(r"attentions.*to_\w+.*weight", name):
+            tensor = tensor[:, :, None, None]
+        original[f"first_stage_model.{_vae_name(name, blocks)}"] = tensor
     original |= {f"cond_stage_model.model.{name}": tensor for name, tensor in _open_clip(text).items()}
     original["alphas_cumprod"] = torch.linspace(1, 0, 1000)
     return {name: tensor.contiguous() for name, tensor in original.items()}
@@ -174,27 +175,43 @@ def _unet_name(name: str, tensors: dict[str, Tensor]) -> str:
         name = re.sub("|".join(inner), lambda match: inner[match[0]], name)
     kind, *rest = name.split(".")
     if kind == "mid_block":
+        # A residual block, an attention, a residual block.
         position = 2 * int(rest[1]) if rest[0] == "resnets" else 1
         return ".".join(["middle_block", str(position), *rest[2:]])
     block, part, index, *tail = rest
+    # The original counts layers through all blocks; each block has LAYERS of them on its way down and a downsampler,
+    # and one more on its way up.
     start = int(block) * (LAYERS + 1)
     if part == "downsamplers":
         return ".".join([f"input_blocks.{start + LAYERS + 1}.0.op", tail[-1]])
     if part == "upsamplers":
-        with_attention = any(other.startswith(f"up_blocks.{block}.attentions") for other in tensors)
-        return ".".join([f"output_blocks.{start + LAYERS}.{1 + with_attention}", *tail])
-    side, offset = ("input_blocks", 1) if kind == "down_blocks" else ("output_blocks", 0)
-    return ".".join([f"{side}.{start + int(index) + offset}.{int(part == 'attentions')}", *tail])
+        # It comes last in its layer: behind the residual block, and the attention if the block has any.
+        position = 1
+        if any(other.startswith(f"up_blocks.{block}.attentions") for other in tensors):
+            position = 2
+        return ".".join([f"output_blocks.{start + LAYERS}.{position}", *tail])
+    layer = start + int(index)
+    position = 1 if part == "attentions" else 0
+    if kind == "down_blocks":
+        return ".".join([f"input_blocks.{layer + 1}.{position}", *tail])  # input_blocks.0 is the first convolution
+    return ".".join([f"output_blocks.{layer}.{position}", *tail])
 
 
 def _vae_name(name: str, blocks: int) -> str:
+    def up_block(match: re.Match[str]) -> str:
+        return f"up.{blocks - 1 - int(match[1])}"  # the original counts from the finest resolution, also on the way up
+
+    def mid_block(match: re.Match[str]) -> str:
+        return f"mid.block_{int(match[1]) + 1}"
+
+    # In this order: later patterns look for what earlier ones have written.
     for pattern, replacement in (
         (r"down_blocks\.(\d)\.resnets", r"down.\1.block"),
         (r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample"),
-        (r"up_blocks\.(\d)", lambda match: f"up.{blocks - 1 - int(match[1])}"),
+        (r"up_blocks\.(\d)", up_block),
         (r"(up\.\d)\.resnets", r"\1.block"),
         (r"upsamplers\.0", "upsample"),
-        (r"mid_block\.resnets\.(\d)", lambda match: f"mid.block_{int(match[1]) + 1}"),
+        (r"mid_block\.resnets\.(\d)", mid_block),
         (r"mid_block\.attentions\.0", "mid.attn_1"),
         (r"attn_1\.group_norm", "attn_1.norm"),
         (r"attn_1\.to_out\.0", "attn_1.proj_out"),
@@ -223,13 +240,14 @@ def _open_clip(text: dict[str, Tensor]) -> dict[str, Tensor]:
         "mlp.fc2": "mlp.c_proj",
     }
     for layer in range(TEXT_ENCODER["num_hidden_layers"]):
-        source, target = f"encoder.layers.{layer}", f"transformer.resblocks.{layer}"
+        source = f"encoder.layers.{layer}"
+        target = f"transformer.resblocks.{layer}"
         for end in ("weight", "bias"):
             for ours, theirs in layer_names.items():
                 tensors[f"{target}.{theirs}.{end}"] = text[f"{source}.{ours}.{end}"]
-            tensors[f"{target}.attn.in_proj_{end}"] = torch.cat(
-                [text[f"{source}.self_attn.{part}_proj.{end}"] for part in "qkv"]
-            )
+            # OpenCLIP keeps query, key and value in one matrix.
+            projections = [text[f"{source}.self_attn.{part}_proj.{end}"] for part in "qkv"]
+            tensors[f"{target}.attn.in_proj_{end}"] = torch.cat(projections)
     return tensors
 
 

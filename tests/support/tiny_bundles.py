@@ -20,6 +20,7 @@ def tiny_backbone(seed: int = 1) -> Backbone:
     autoencoder = MiniAutoencoder(
         (8, 8, 8), (8, 8, 8), (1, 1, 1), (1, 1, 1), latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4
     )
+    # Of smooth patches the first components are the mean and the gradients; of noise they would be noise.
     smooth = torch.nn.functional.interpolate(torch.randn(4096, 3, 3, 3), size=8, mode="bilinear")
     autoencoder.start_from_patches(smooth)
     unet = MiniUNet(channels=(8, 8, 8), blocks=1, embedding=16)
@@ -43,6 +44,6 @@ def tiny_bundle(folder: Path, *, entropy: EntroformerSettings = TINY, **changes:
     values: dict[str, object] = {"name": "tiny", "backbone_source": "embedded", "steps": 2}
     values |= {"adapter": AdapterSettings(channels=(4, 4, 4)), **changes}
     config = BundleConfig(backbone_hash="", entropy=entropy, **values)  # type: ignore[arg-type]
-    torch.manual_seed(2)
+    torch.manual_seed(2)  # the golden files were made by these weights
     estimator = ParameterEstimator(config.adapter)
     return write_bundle(folder, config, tiny_entropy(entropy), backbone=tiny_backbone(), estimator=estimator)

@@ -13,10 +13,17 @@ def as_version_1(data: bytes) -> bytes:
     file = parse(data, max_pixels=2**30)
     codes = file.parameters.alpha_codes
     chunks = {chunk.tag: chunk.coded for chunk in file.chunks}
-    flags = (len(codes) == 4) | 2 * file.gray | sum(FLAGS[tag] for tag in chunks)
+    # Version 1 had one bit for each thing that a file may have, and no tags.
+    flags = sum(FLAGS[tag] for tag in chunks)
+    if len(codes) == 4:
+        flags |= 1
+    if file.gray:
+        flags |= 2
     body = b"FDC\x01" + bytes([flags]) + bytes.fromhex(file.bundle_id)
     body += varint(file.width) + varint(file.height) + bytes([file.quality_code])
     body += file.parameters.timestep_code.to_bytes(2, "little") + bytes(codes)
     body += varint(len(file.stream)) + file.stream
-    body += b"".join(varint(len(chunks[tag])) + chunks[tag] for tag in FLAGS if tag in chunks)
+    for tag in FLAGS:
+        if tag in chunks:
+            body += varint(len(chunks[tag])) + chunks[tag]
     return body + zlib.crc32(body).to_bytes(4, "little")

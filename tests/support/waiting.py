@@ -12,10 +12,12 @@ PATIENCE = 600.0
 def until(true: Callable[[], Any], what: str, seconds: float = PATIENCE, every: float = 0.1) -> Any:
     """Wait until something is true; returns it."""
     deadline = time.monotonic() + seconds
-    while not (found := true()):
+    while True:
+        found = true()
+        if found:
+            return found
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(every)
-    return found
 
 
 def end(process: "subprocess.Popen[bytes]", patience: float = 60.0) -> None:

@@ -10,7 +10,18 @@ from typing import Any
 
 
 class WebServer:
-    """The files of a server, its address, and the requests it got. `let_go` ends the replies that hang."""
+    """The files of a server by path, its address, and the requests it got. `let_go` ends the replies that hang.
+
+    The first part of a path says what happens:
+        moved: a redirect to the rest of the path
+        loop: a redirect to itself
+        status: an error whose number follows
+        headless: HEAD is refused
+        unsaid: the length is not stated
+        ranges: ranges are served, which no other kind does
+        slow: the body stops after ten bytes until `let_go` is set
+        cut: the last seven bytes are missing
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -33,32 +44,45 @@ def _handler(server: WebServer) -> type[BaseHTTPRequestHandler]:
             server.requests.append((self.command, self.path))
             _, kind, *rest = self.path.split("/")
             content = server.files.get(self.path)
-            if kind in ("moved", "loop"):
-                to = self.path if kind == "loop" else "/" + "/".join(rest)
-                self._end(302, {"Location": to, "Content-Length": "0"})
-                return
-            if content is None or (kind == "headless" and not body):
-                status = int(rest[0]) if kind == "status" else 404 if content is None else 405
+            if kind == "loop":
+                self._end(302, {"Location": self.path, "Content-Length": "0"})
+            elif kind == "moved":
+                self._end(302, {"Location": "/" + "/".join(rest), "Content-Length": "0"})
+            elif content is None:
+                status = int(rest[0]) if kind == "status" else 404
                 self._end(status, {"Content-Length": "0"})
-                return
+            elif kind == "headless" and not body:
+                self._end(405, {"Content-Length": "0"})
+            else:
+                self._file(kind, content, body=body)
+
+        def _file(self, kind: str, content: bytes, *, body: bool) -> None:
             headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
             if kind == "unsaid":
+                # Without a length, the end of the connection is the end of the file.
                 self._end(200, headers | {"Connection": "close"})
-                self._body(content if body else b"")
+                if body:
+                    self._body(content)
                 return
             status = 200
-            if kind == "ranges" and (asked := self.headers.get("Range")):
+            asked = self.headers.get("Range")
+            if kind == "ranges" and asked:
                 first, _, last = asked.removeprefix("bytes=").partition("-")
                 headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
-                status, content = 206, content[int(first) : int(last) + 1]
+                content = content[int(first) : int(last) + 1]
+                status = 206
             self._end(status, headers | {"Content-Length": str(len(content))})
-            if kind == "slow" and body:
+            if kind == "cut":
+                # A client that waits for the rest would wait for ever if the connection stayed.
+                self.close_connection = True
+                content = content[:-7]
+            if not body:
+                return
+            if kind == "slow":
                 self._body(content[:10])
                 server.let_go.wait(60)
                 content = content[10:]
-            self._body(content[:-7] if kind == "cut" and body else content if body else b"")
-            if kind == "cut":
-                self.close_connection = True
+            self._body(content)
 
         def _end(self, status: int, headers: dict[str, str]) -> None:
             self.send_response(status)
@@ -84,6 +108,7 @@ class _Quiet(ThreadingHTTPServer):
         self.connections: list[socket.socket] = []
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        # Kept, so that connections which a client holds open can be ended with the server.
         self.connections.append(request)
         super().process_request(request, client_address)
 

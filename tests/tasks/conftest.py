@@ -16,7 +16,7 @@ def fake_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def children_are_played_here() -> Iterator[None]:
-    """For tests in which no child dies; archives of fixtures for a whole module are made before, by real children."""
+    """Plays children in this process, for tests in which none dies. Fixtures of a module ran before, with real ones."""
     with archive_builder.in_process():
         yield
 

@@ -22,7 +22,7 @@ from tests.conftest import synthetic
 
 
 def add(archive: Path, run: int, files: dict[str, tuple[str, bytes]]) -> Path:
-    """A tar of a run with files by key, each with its extension."""
+    """Write a tar of a run that holds these files, given by key with their extensions."""
     place = archive / "new.tar"
     with Tar(place) as tar:
         for row, (key, (extension, content)) in enumerate(files.items()):

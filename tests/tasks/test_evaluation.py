@@ -56,7 +56,7 @@ NETWORKS = ("ms_ssim", "lpips_alex", "lpips_vgg", "dists")
 
 
 def alike(rows: list[EvaluationRow], others: list[EvaluationRow]) -> bool:
-    """All values are equal, of what networks measure all but the last bits: they depend on where tensors lie."""
+    """Assert equal values. Last bits of what networks measure depend on the addresses of tensors, and may differ."""
     for row, other in zip(rows, others, strict=True):
         for name in row.keys() | other.keys():
             one, two = row[name], other[name]

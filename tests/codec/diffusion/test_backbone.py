@@ -175,6 +175,17 @@ def test_a_loaded_backbone_does_not_depend_on_its_file(
     assert single.content_hash == backbone.content_hash
 
 
+def test_a_backbone_loaded_from_a_folder_does_not_depend_on_its_files(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    loaded = Backbone.load(copy)
+    before = [value.clone() for network in (loaded.autoencoder, loaded.unet) for value in network.state_dict().values()]
+    for file in copy.glob("*/*.safetensors"):
+        with file.open("r+b") as opened:
+            opened.write(bytes(file.stat().st_size))
+    after = [value for network in (loaded.autoencoder, loaded.unet) for value in network.state_dict().values()]
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
 def test_a_saved_backbone_loads_to_the_same(mini: Backbone, tmp_path: Path) -> None:
     mini.save(tmp_path / "mini")
     loaded = Backbone.load(tmp_path / "mini")

@@ -16,12 +16,15 @@ from safetensors.torch import load_file
 from codec import BackboneError, Codec, Picture, SettingsError
 from codec.bundle import Bundle
 from codec.entropy.distribution import alpha_of_code
+from codec.entropy.entroformer import A4
 from codec.quantization.estimator import AdapterSettings, ParameterEstimator
 from codec.training.__main__ import main
 from codec.training.draws import Draws
+from codec.training.evaluation import evaluate_bundle
 from codec.training.settings import StageSettings, TrainingSettings, read_settings, to_json
 from codec.training.stages import AdapterStage
 from tests.conftest import synthetic
+from tests.support.image_files import stored
 from tests.support.tiny_backbones import write_folder
 from tests.support.tiny_bundles import TINY, tiny_backbone, tiny_entropy
 
@@ -160,7 +163,7 @@ def test_two_processes_train_the_weights_of_one(tars: Path, tmp_path: Path, bund
     settings = settings_file(
         tmp_path,
         start=str(bundle.path),
-        stages={"entropy": TINY_SETTINGS["stages"]["entropy"]},  # type: ignore[index]
+        stages={"entropy": TINY_SETTINGS["stages"]["entropy"] | {"accumulate": 2}},  # type: ignore[index]
     )
     weights = []
     for processes in (1, 2):
@@ -180,17 +183,57 @@ def test_two_processes_train_the_weights_of_one(tars: Path, tmp_path: Path, bund
         assert torch.allclose(value, weights[1][name], atol=2e-4), name
 
 
-@pytest.mark.parametrize("name", ["mini", "mini-decoder", "demo", "sd21"])
-def test_shipped_settings_are_valid_and_survive_a_round_trip(name: str, tmp_path: Path) -> None:
-    settings = read_settings(SHIPPED / f"{name}.toml")
+EVERY_SHIPPED = pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
+
+
+@EVERY_SHIPPED
+def test_shipped_settings_are_valid_and_survive_a_round_trip(path: Path, tmp_path: Path) -> None:
+    settings = read_settings(path)
     (tmp_path / "again.json").write_text(to_json(settings))
     assert read_settings(tmp_path / "again.json") == settings
 
 
-@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
-def test_no_shipped_settings_train_an_estimator_that_their_bundle_does_not_use(path: Path) -> None:
+@EVERY_SHIPPED
+def test_no_shipped_settings_train_what_their_bundle_does_not_use(path: Path) -> None:
     settings = read_settings(path)
     assert bool({"adapter", "joint"} & set(settings.stages)) == (settings.parameters == "learned")
+    is_foreign = settings.backbone != "new" and not settings.start
+    assert not is_foreign or set(settings.stages) <= {"entropy", "adapter", "joint"}, "a foreign backbone stays frozen"
+    assert all(stage.steps > 0 for stage in settings.stages.values())
+
+
+MACHINES = {"sd21": 8, "sd21-1x80gb": 1, "sd21-1x24gb": 1}
+"""The number of GPUs that a settings file of Stable Diffusion 2.1 is for."""
+
+
+def test_stable_diffusion_settings_differ_in_memory_and_batch_alone() -> None:
+    found = {path.stem for path in SHIPPED.glob("sd21*.toml")}
+    assert found == set(MACHINES)
+    shipped = read_settings(SHIPPED / "sd21.toml")
+    for name, processes in MACHINES.items():
+        settings = read_settings(SHIPPED / f"{name}.toml")
+        assert settings.entropy == dataclasses.replace(A4, dither=True), "the published sizes, dither as in the default"
+        for stage_name, stage in settings.stages.items():
+            assert stage.batch_size % (processes * stage.accumulate) == 0
+            same = {field: getattr(shipped.stages[stage_name], field) for field in MEMORY}
+            assert dataclasses.replace(stage, **same) == shipped.stages[stage_name]
+            cached_gib = stage.cached_batches * stage.batch_size * stage.crop_size**2 / 4 / 2**30
+            assert cached_gib <= settings.cache_gib
+        memory = {field: getattr(shipped, field) for field in ("stages", "memory_gib", "cache_gib")}
+        assert dataclasses.replace(settings, **memory) == shipped
+
+
+MEMORY = ("batch_size", "accumulate", "checkpoint_gradients", "cached_batches")
+
+
+def test_settings_of_an_earlier_release_take_defaults_for_what_they_lack(tmp_path: Path) -> None:
+    settings = json.loads(to_json(read_settings(settings_file(tmp_path))))
+    for name in ("tf32", "memory_gib", "cache_gib"):
+        del settings[name]
+    for stage in settings["stages"].values():
+        del stage["accumulate"], stage["checkpoint_gradients"]
+    (tmp_path / "earlier.json").write_text(json.dumps(settings))
+    assert read_settings(tmp_path / "earlier.json") == read_settings(settings_file(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -269,3 +312,8 @@ def test_a_codec_for_a_stable_diffusion_folder_is_trained_and_exported(tars: Pat
     with pytest.raises(BackboneError):
         Codec.load(exported)
     Codec.load(exported, backbone=tmp_path / "elsewhere")
+    # the evaluation at the end of a training has its backbone in memory
+    photo = ("photo", stored(synthetic(40, 50), "PNG"))
+    bundle = Bundle.open(exported)
+    rows = evaluate_bundle(bundle, [photo], [8.0], backbone=bundle.load_backbone(tmp_path / "elsewhere"))
+    assert rows[0]["bpp"] > 0

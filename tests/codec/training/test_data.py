@@ -11,17 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 import webdataset
-from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
 from codec import SettingsError
-from codec.diffusion.backbone import Backbone
 from codec.training.data import ShardedImages, prefetch
 from codec.training.draws import Draws
-from codec.training.latents import CachedLatents
 from codec.training.pack import pack
-from tests.support.tiny_bundles import tiny_backbone
 from tests.support.tiny_crops import sampler
 
 
@@ -121,23 +117,6 @@ if __name__ == "__main__":
     command, path = [sys.executable, str(tmp_path / "killed.py")], os.environ | {"PYTHONPATH": "."}
     ended = subprocess.run(command, capture_output=True, text=True, env=path, timeout=60, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr  # the output is open until the last process has ended
-
-
-def test_cached_latents_are_those_of_the_backbone_and_are_encoded_once(
-    tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    crops, backbone, accelerator = sampler(tars), tiny_backbone(), Accelerator()
-    cached = CachedLatents(crops, backbone, 2, tmp_path, accelerator)
-    with torch.no_grad():
-        assert torch.equal(cached.batch(5), backbone.encode(crops.batch(1)))
-    assert torch.equal(cached.batch(1, rank=1, world=2), cached.batch(1)[2:])
-    monkeypatch.setattr(Backbone, "encode", lambda *_: pytest.fail("encoded again"))
-    assert torch.equal(CachedLatents(crops, backbone, 2, tmp_path, accelerator).batch(0), cached.batch(0))
-
-
-def test_latents_of_another_backbone_are_not_taken_from_the_cache(tars: Path, tmp_path: Path) -> None:
-    first, second = (CachedLatents(sampler(tars), tiny_backbone(s), 1, tmp_path, Accelerator()) for s in (1, 2))
-    assert not torch.equal(first.batch(0), second.batch(0))
 
 
 def test_draws_of_two_ranks_are_those_of_one_process() -> None:

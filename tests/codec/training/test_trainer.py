@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from codec.training.checkpoint import Checkpoint
 from codec.training.draws import Draws
+from codec.training.pace import Pace
 from codec.training.settings import StageSettings
-from codec.training.trainer import Pace, Trainer, learning_rate
+from codec.training.trainer import Trainer, learning_rate
 from tests.support.tiny_crops import sampler
 
 

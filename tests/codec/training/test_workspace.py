@@ -53,10 +53,10 @@ def test_the_last_good_bundle_stays_when_the_next_cannot_be_measured(
     assert training.main(command) == 0
     good = Bundle.open(tmp_path / "out" / "bundle").id
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **_named: object) -> None:
         raise RuntimeError("no memory left")
 
-    monkeypatch.setattr(training, "evaluate_bundle", broken)
+    monkeypatch.setattr("codec.training.run.evaluate_bundle", broken)
     with pytest.raises(RuntimeError):
         training.main(command)
     assert Bundle.open(tmp_path / "out" / "bundle").id == good

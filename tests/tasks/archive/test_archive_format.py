@@ -24,7 +24,7 @@ OF_A_COMMAND_ALONE = ("reports/...",)
 
 
 def patterns() -> dict[str, re.Pattern[str]]:
-    """A pattern for each name of the page's first table."""
+    """The names of the page's first table, each as a pattern."""
     section = PAGE.partition("## Objects")[2].partition("##")[0]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     names = [name for row in rows for name in re.findall("`([^`]+)`", row)]

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("children_are_played_here")
 
 
 def sums(place: Path) -> subprocess.CompletedProcess[str]:
-    """What the common tool says of a list of hashes."""
+    """The output of sha256sum for a list of hashes."""
     command = ["sha256sum", "--check", "--strict", "--quiet", layout.SUMS]
     return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
 

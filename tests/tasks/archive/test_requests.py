@@ -36,7 +36,7 @@ def row(run: int, number: int) -> dict[str, Any]:
 
 
 def merged(sealed: int) -> list[tuple[int, int]]:
-    """The first and last runs of the tables that so many equal runs make, as seals merge them."""
+    """The first and last run of each table after `sealed` equal runs, as seals merge tables."""
     found: list[tuple[int, int]] = []
     for run in range(1, sealed + 1):
         first = run
@@ -91,7 +91,7 @@ def opened(store: Store, run: int) -> str:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Every operation on the archive from here on."""
+    """A list to which every later operation on the archive is added."""
     asked: list[str] = []
 
     def counting(name: str, real: Any) -> Any:

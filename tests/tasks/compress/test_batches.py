@@ -35,7 +35,7 @@ REAL = RunSettings(quality=8.0, metrics=("psnr",), batch=4)
 
 
 def many(count: int) -> dict[str, bytes]:
-    """Pictures of two sizes in turn, and what is none."""
+    """Pictures of two sizes in turn, and a file that is no picture."""
     files = {f"{number:02d}.png": png(number, 40 if number % 3 else 24, 24) for number in range(count)}
     return files | {"05.jpg": b"no picture"}
 

@@ -14,7 +14,7 @@ NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 
 @pytest.fixture(scope="module")
 def namespace() -> list[str]:
-    """The command that runs another where it may mount file systems, without being root."""
+    """The command prefix that lets a program mount file systems without being root."""
     trial = [*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
     try:
         tried = subprocess.run(trial, capture_output=True, text=True, check=False)

@@ -20,7 +20,7 @@ SINCE = ("media_type", "carried", "discarded_parts", "coded_space", "group", "so
 
 @pytest.fixture
 def older(tmp_path: Path, fake_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """A source and its archive as a release left it that lost films and did not say what it carried."""
+    """A source and its archive of an earlier release, which dropped films and did not record what it carried."""
     files = {"a.jpg": jpeg(1) + film(9_000), "b.png": png(2), "gone.jpg": jpeg(3), "kept.txt": b"no picture"}
     source, archive = folder(tmp_path / "s", files), tmp_path / "a"
     pack(source, archive, fake_bundle, replace(SMALL, discard=("motion",), max_images_per_shard=9))

@@ -58,7 +58,7 @@ def grown(packed: tuple[Path, Path], tmp_path: Path, children_are_played_here: N
 
 
 def moved(archive: Path, old: str, new: str) -> None:
-    """Let the manifest of a sealed run name another source; what names the manifest follows."""
+    """Change the source that a sealed run's manifest names, and every reference to the manifest."""
     name = manifest_name(archive)
     document = from_json((archive / name).read_bytes(), "")
     data = to_json(document | {"source": document["source"].replace(old, new)})

@@ -243,7 +243,7 @@ def test_a_tar_that_ends_too_soon_is_damaged_also_in_a_sample(archive: Path) -> 
 
 
 def test_symbols_are_decoded_again(packed_once: tuple[Path, Path], tmp_path: Path) -> None:
-    """A stream with the right hash that decodes to other symbols than were encoded passes all but this."""
+    """A stream with the right hash that decodes to other symbols than were encoded passes every other check."""
     archive = Path(shutil.copytree(packed_once[1], tmp_path / "a"))
     assert audit(str(archive), models=FAKES).problems == []
     part = archive / layout.part(1, 0)

@@ -25,7 +25,7 @@ FAKES = Models("", threads=1, codec=FAKE)
 
 
 def first(monkeypatch: pytest.MonkeyPatch, method: str, name: str, other: Callable[[], object]) -> list[str]:
-    """Before a store does this to that name for the first time, another command runs to its end."""
+    """Run another command to its end just before the store's first call of `method` for `name`."""
     real, done = getattr(Store, method), list[str]()
 
     def instead(self: Store, target: str, *arguments: Any) -> Any:
@@ -53,7 +53,7 @@ def holds(archive: Path, content: bytes) -> bool:
 
 
 def begins(archive: Path) -> str:
-    """The record that the next change of an archive will be."""
+    """The name of the record that the next change of an archive will write."""
     return layout.record(log.number(Store(str(archive))) + 1)
 
 

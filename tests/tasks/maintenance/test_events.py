@@ -54,7 +54,7 @@ def tag(element: ElementTree.Element) -> str:
 
 
 def check(element: ElementTree.Element) -> None:
-    """Hold an element and those in it against the schema; what holds none must say something."""
+    """Check an element and its children against the schema; an element without children must have text."""
     if (units := SCHEMA.get(tag(element))) is None:
         assert not len(element) and (element.text or "").strip(), tag(element)
         return

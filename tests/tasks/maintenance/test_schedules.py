@@ -31,7 +31,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.mark.parametrize(("first", "second"), PAIRS, ids=[" ".join(pair) for pair in PAIRS])
 def test_one_command_beside_another(world: World, first: str, second: str) -> None:
-    """One place of each pair, another for being stopped than for being killed; the benchmark has all."""
+    """One operation for each pair, a different one for stopping than for killing; the benchmark has them all."""
     for kill in (False, True):
         at = zlib.crc32(f"{first} {second} {kill}".encode()) % 50
         assert schedules.preempted(world, first, second, at, kill=kill)[0] == [], f"before operation {at}"
@@ -82,7 +82,7 @@ MENDS: dict[str, tuple[Unmended, tuple[str, str | tuple[str, ...], str, bool]]] 
 
 
 def unmended(patch: pytest.MonkeyPatch, function: Callable[..., Any], mend: str, instead: str) -> None:
-    """Take a mend out of a function, wherever it was imported."""
+    """Replace a function by its version without the mend, in every module that imported it."""
     source = textwrap.dedent(inspect.getsource(function))
     assert source.count(mend) == 1, f"{mend!r} is no more in {function.__name__}"
     assert isinstance(function, types.FunctionType)

@@ -91,7 +91,7 @@ def test_a_damaged_part_costs_its_own_pictures_where_no_table_has_them(sound: Pa
 
 
 def test_no_flipped_bit_in_a_part_of_an_open_run_changes_a_row_unseen(tmp_path: Path) -> None:
-    """Nothing names such a part yet; it must tell by itself."""
+    """No record names the part of an open run yet, so its own hash must show the damage."""
     store = make(tmp_path / "a", RUNS, seal=False)
     part = IndexFile(layout.part(2, 0))
     data = store.read(part.name)
@@ -107,7 +107,7 @@ def test_no_flipped_bit_in_a_part_of_an_open_run_changes_a_row_unseen(tmp_path: 
 
 
 def test_a_part_with_a_time_zone_that_nobody_knows_is_damaged(tmp_path: Path) -> None:
-    """What a flipped bit makes of UTC; such names raise a KeyError where a row is read."""
+    """A flipped bit in the name of the time zone UTC raises a KeyError where a row is read."""
     store = make(tmp_path / "a", RUNS, seal=False)
     part = IndexFile(layout.part(2, 0))
     table = index_files.decoded(store, part, store.read(part.name))

@@ -236,7 +236,7 @@ def test_what_a_system_does_not_grant_is_one_line(caplog: pytest.LogCaptureFixtu
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process gives up is Linux's")
 def test_nobody_of_the_same_user_can_look_into_the_parent() -> None:
-    """Its environment has keys; in a process of its own, since nothing takes this back."""
+    """The parent's environment holds keys. It runs in a process of its own, since the change cannot be undone."""
     code = f"""
 import ctypes
 from tasks.processes.child import Child

@@ -25,7 +25,7 @@ CONTENTS = {"a": b"aaa", "b": b"bbb2", "c": b"ccc", "d": b"ddd", "f": b"fff", "h
 
 
 def listed(bag: Path, name: str) -> dict[str, str]:
-    """The digest of each path in a manifest, whose every line is as RFC 8493 has it."""
+    """The digest of each path in a manifest. Asserts that every line has the form of RFC 8493."""
     text = (bag / name).read_bytes().decode()
     assert text.endswith("\n") and "\r" not in text
     found = {}

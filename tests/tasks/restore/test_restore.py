@@ -270,7 +270,7 @@ def test_a_key_that_is_the_folder_of_another_comes_back_beside_it(
 
 
 def renamed(store: Store, keys: dict[str, str]) -> None:
-    """Let rows have other keys, as a bucket can have them and a folder cannot."""
+    """Give rows other keys, which a bucket can have and a folder cannot."""
     head = log.read(store)
     changed = [row | {"key": keys.get(row["key"], row["key"])} for row in report.rows(store).to_table().to_pylist()]
     changed.sort(key=lambda row: str(row["key"]))

@@ -84,7 +84,7 @@ def test_a_column_that_turns_from_numbers_to_text_does_not_stop_a_listing(tmp_pa
 
 
 def test_nothing_reads_a_listing_ahead_while_its_rows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader of the header that is left alone reads on in a thread of its own, and takes rows away."""
+    """A reader that only took the header, and is not closed, reads on in a thread and takes rows from others."""
     rows = "".join(f"{number}.png,{number}\n" for number in range(200_000))
     (tmp_path / "list.csv").write_text(f"path,size\n{rows}")
     opened: list[object] = []

@@ -98,7 +98,7 @@ def test_a_folder_whose_names_but_not_files_can_be_seen_loses_none_of_them(home:
 
 
 def fail_in(monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
-    """As a disk that cannot read one folder."""
+    """Fails as a disk that cannot read one folder."""
     scan = os.scandir
 
     def failing(path: str) -> Any:
@@ -164,7 +164,7 @@ def test_an_unreadable_photo_does_not_stop_a_dataset(tmp_path: Path) -> None:
 
 
 class Flaky(FolderSource):
-    """A folder of which some reads fail, and which may stop to list."""
+    """A folder in which some reads fail, and listing may stop on the way."""
 
     def __init__(self, store: Store, errors: list[Exception | None]) -> None:
         super().__init__(store)

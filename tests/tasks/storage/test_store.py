@@ -196,7 +196,7 @@ def _raise(error: Exception) -> Callable[..., Any]:
 
 @pytest.fixture
 def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on exFAT or SMB."""
+    """Hard links fail as on exFAT or SMB."""
 
     def refused(self: Path, target: Path) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(self))
@@ -251,7 +251,7 @@ def test_folders_made_on_the_way_survive_a_power_cut_too(tmp_path: Path, monkeyp
 def test_bytes_are_on_the_disk_before_they_have_their_name_and_then_the_name_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put: Callable[[Store, str, bytes], object]
 ) -> None:
-    """What survives a power cut is what was synced: here that is written down, with what had a name by then."""
+    """After a power cut only synced bytes are there. Records what was synced, and which names existed by then."""
     synced: list[tuple[str, object]] = []
     real = os.fsync
 

@@ -49,7 +49,7 @@ if kind != "empty":
 
 @pytest.fixture
 def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that describes a training by a stand-in module of this kind."""
+    """A function that describes a training by a stand-in module of the given kind."""
     (tmp_path / "standin_training.py").write_text(STANDIN)
     (tmp_path / "one.tar").touch()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
