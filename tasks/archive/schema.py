@@ -156,8 +156,8 @@ SCHEMA = pa.schema(
         _field(
             "effort",
             pa.int32(),
-            "effort of the encoder for an .fdc file; at 1 and 2 the file was optimized for LPIPS with AlexNet, so its "
-            "lpips is too good beside that of others: compare lpips_vgg; null in older rows, whose effort is 0",
+            "effort of the encoder for an .fdc file; at 1 and 2 the file was optimized for LPIPS with AlexNet, at 2 "
+            "also for DISTS, so its lpips and dists are too good beside those of others; null in older rows: effort 0",
         ),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
