@@ -12,8 +12,8 @@ from tasks.archive import layout
 from tasks.storage.store import Store
 
 RUNS = [
-    {"a": b"aaa", "b": b"bbb1", "c": b"ccc", "d": b"ddd", "e": None},
-    {"a": b"aaa", "b": b"bbb2", "f": b"fff", "trip/g.jpg": b"ggg"},
+    {"a": b"aaa", "b": b"b~~1", "c": b"ccc", "d": b"ddd", "e": None},
+    {"a": b"aaa", "b": b"b~~2", "f": b"fff", "trip/g.jpg": b"ggg"},
     {"h": b"hhh", "d": b"ddd"},
 ]
 """Three runs of small files: b changes, a and d are touched without a change, e fails."""

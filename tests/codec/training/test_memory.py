@@ -4,12 +4,13 @@ import copy
 import gc
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -170,6 +171,15 @@ def test_a_dry_step_measures_the_memory_of_its_peak() -> None:
     assert peak_gib(lambda: None, torch.device("cpu")) < after - 0.15, "of this piece alone"
 
 
+@pytest.fixture
+def _any_precision() -> Iterator[None]:
+    """accelerate keeps one precision for a process, which is that of the first test to train."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("_any_precision")
 def test_one_dry_step_of_every_stage_tells_its_memory_and_keeps_nothing(
     tars: Path, tmp_path: Path, bundle: Bundle
 ) -> None:

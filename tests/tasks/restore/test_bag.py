@@ -20,7 +20,7 @@ from tests.support.codecless_archives import make
 from tests.support.fake_codec import FAKE
 from tests.support.maintenance_runs import RUNS
 
-CONTENTS = {"a": b"aaa", "b": b"bbb2", "c": b"ccc", "d": b"ddd", "f": b"fff", "h": b"hhh", "trip/g.jpg": b"ggg"}
+CONTENTS = {"a": b"aaa", "b": b"b~~2", "c": b"ccc", "d": b"ddd", "f": b"fff", "h": b"hhh", "trip/g.jpg": b"ggg"}
 """What RUNS leave, by key."""
 
 

@@ -41,9 +41,9 @@ def test_a_url_names_one_picture(archive: Path) -> None:
     with fsspec.open(f"fdc://trip/g.jpg::file://{archive}", "rb") as file:
         assert file.read() == b"ggg"
     with fsspec.open(f"fdc://b::file://{archive}") as file:
-        assert file.read() == b"bbb2"
+        assert file.read() == b"b~~2"
     with fsspec.open(f"fdc://b::file://{archive}", as_of=1) as file:
-        assert file.read() == b"bbb1"
+        assert file.read() == b"b~~1"
 
 
 def test_folders_are_listed_and_searched(archive: Path) -> None:

@@ -127,8 +127,8 @@ def test_as_of_a_run_what_later_runs_kept_is_left_out(tmp_path: Path) -> None:
             target = tmp_path / f"out{number}{run}"
             assert restore(str(tmp_path / "a"), str(target), as_of=run).errors == []
             restored[run] = {path.name: path.read_bytes() for path in target.rglob("*") if path.is_file()}
-        first = {"a": b"aaa", "b": b"bbb1", "c": b"ccc", "d": b"ddd"}
-        second = first | {"b": b"bbb2", "f": b"fff", "g.jpg": b"ggg"}
+        first = {"a": b"aaa", "b": b"b~~1", "c": b"ccc", "d": b"ddd"}
+        second = first | {"b": b"b~~2", "f": b"fff", "g.jpg": b"ggg"}
         assert restored[1:] == [first, second, second | {"h": b"hhh"}]
         compaction.compact(store)
     with pytest.raises(ArchiveError, match="holds no run 4; `status` lists its runs"):
