@@ -26,7 +26,8 @@ from torch import Tensor
 
 from codec.diffusion.backbone import Backbone
 from codec.entropy.entroformer import Entroformer, EntroformerSettings
-from codec.entropy.integer import ExactEntropyModel, export, trainable
+from codec.entropy.export import export
+from codec.entropy.integer import ExactEntropyModel, trainable
 from codec.entropy.tables import Tables, build_counts
 from codec.errors import BundleError, FdcError
 from codec.quantization.estimator import AdapterSettings, ParameterEstimator

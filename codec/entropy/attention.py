@@ -11,7 +11,8 @@ from math import log2
 import torch
 from torch import Tensor, nn
 
-from codec.entropy.grids import RESIDUAL, Arithmetic
+from codec.entropy.arithmetic import Arithmetic
+from codec.entropy.grids import RESIDUAL
 from codec.entropy.windows import REACH, near_tokens, raster_keys, raster_rows, window_groups
 
 WINDOWS_AT_ONCE = 4

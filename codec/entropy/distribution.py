@@ -11,8 +11,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from codec.entropy.arithmetic import Arithmetic
 from codec.entropy.entroformer import ALPHA_CODES
-from codec.entropy.grids import OUTPUT, Arithmetic, Grid
+from codec.entropy.grids import OUTPUT, Grid
 
 FRACTIONS = 32
 """Positions of the mean between two integers."""

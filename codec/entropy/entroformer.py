@@ -3,18 +3,19 @@
 A hyper-decoder turns the hyper-latent into features at each position; a context transformer adds information from
 previously decoded positions; a parameter net predicts mean and scale channel by channel. Positions
 are coded in one of two orders: in two passes, first the checkerboard's anchors and then all others, or one by one in
-raster order. The same modules run in two arithmetics (grids.py): simulated for training, exact for coding.
+raster order. The same modules run in two arithmetics (arithmetic.py): simulated for training, exact for coding.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codec.entropy.arithmetic import Arithmetic, Exact, Simulated
 from codec.entropy.attention import Block, KeyCache
-from codec.entropy.grids import GRIDS, RESIDUAL, Arithmetic, Exact, Grid, Grids, GridsName, Simulated
+from codec.entropy.grids import GRIDS, RESIDUAL, Grid, Grids, GridsName
 from codec.entropy.windows import HYPER_WINDOW, WINDOW, cells
 
 CHANNELS = 4
@@ -326,6 +327,12 @@ class Entroformer(nn.Module):
         self.hyper_decoder = HyperDecoder(settings)
         self.context = ContextNet(settings)
         self.parameter_net = ParameterNet(settings)
+
+    def with_grids(self, grids: GridsName) -> "Entroformer":
+        """A frozen copy of these weights for other grids; exporting it rounds them."""
+        other = Entroformer(replace(self.settings, grids=grids))
+        other.load_state_dict(self.state_dict())
+        return other.requires_grad_(False)
 
     def decoder_modules(self) -> dict[str, nn.Module]:
         """The parts that encoder and decoder both run exactly."""

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
+from codec.entropy.arithmetic import Arithmetic, Plain, Simulated
 from codec.entropy.distribution import RateConstants, bits, distributions, prior_distributions
 from codec.entropy.dither import dither
 from codec.entropy.entroformer import Entroformer
-from codec.entropy.grids import Arithmetic, Plain, Simulated
 from codec.entropy.windows import anchor_mask
 
 HYPER_LIMIT = 63

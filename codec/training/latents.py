@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -83,14 +83,21 @@ class CachedLatents:
         """Writes the file that begins with this batch, unless it is there with all its batches."""
         numbers = range(first, min(first + self.batches_per_file, self.batches))
         file = self._file(first)
-        if file.exists():
-            with safe_open(file, "pt") as stored:
-                if set(stored.keys()) >= {str(number) for number in numbers}:
-                    return
+        if file.exists() and _names(file) >= {str(number) for number in numbers}:
+            return
         encoded = {str(number): _encoded(backbone, sampler.batch(number)) for number in numbers}
         spool = file.with_suffix(".spool")
         save_file(encoded, spool)
         os.replace(spool, file)  # noqa: PTH105
+
+
+def _names(file: Path) -> set[str]:
+    """The tensors of a file; none if it is damaged, as after a power cut."""
+    try:
+        with safe_open(file, "pt") as stored:
+            return set(stored.keys())
+    except SafetensorError:
+        return set()
 
 
 def _key(sampler: CropSampler, backbone: Backbone) -> str:

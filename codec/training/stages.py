@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from codec.diffusion.backbone import Backbone
 from codec.diffusion.denoiser import clean_latent
+from codec.entropy.arithmetic import Simulated
 from codec.entropy.distribution import RateConstants
 from codec.entropy.entroformer import Entroformer
-from codec.entropy.grids import Simulated
 from codec.entropy.rate import coded_bits, rounded
 from codec.quantization.estimator import ParameterEstimator
 from codec.training.draws import Draws

@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from codec import Codec, read_image
+from codec.entropy.arithmetic import Simulated
 from codec.entropy.coder import SymbolEncoder
 from codec.entropy.distribution import FRACTIONS, RateConstants
 from codec.entropy.entroformer import Entroformer
-from codec.entropy.grids import Grid, Simulated
+from codec.entropy.grids import Grid
 from codec.entropy.rate import coded_bits, hyper_latent
 from codec.entropy.stream import compress, tiles
 from codec.entropy.tables import TOTAL, Tables

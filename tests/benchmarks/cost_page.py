@@ -12,7 +12,7 @@ import os
 import platform
 import resource
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,13 +172,13 @@ def _introduction(load: float) -> list[str]:
     ]
 
 
+def _heading(first: str, columns: Collection[str]) -> list[str]:
+    """The first two lines of a table."""
+    return [f"| {first}".rstrip() + " | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+
+
 def _processor(costs: Mapping[str, Cost]) -> list[str]:
-    lines = [
-        "## Processor seconds of one photo",
-        "",
-        "| step | " + " | ".join(costs) + " |",
-        "|---|" + "---|" * len(costs),
-    ]
+    lines = ["## Processor seconds of one photo", "", *_heading("step", costs)]
     for step in STEPS:
         lines.append(f"| {step} | " + " | ".join(f"{cost.seconds[step]:.2f}" for cost in costs.values()) + " |")
     return [*lines, ""]
@@ -187,12 +187,7 @@ def _processor(costs: Mapping[str, Cost]) -> list[str]:
 def _days(costs: Mapping[str, Cost]) -> list[str]:
     """Wall time by machine."""
     columns = [f"{machine}, {size}" for machine in MACHINES for size in costs]
-    lines = [
-        "## Wall time for a million",
-        "",
-        "| step | " + " | ".join(columns) + " |",
-        "|---|" + "---|" * len(columns),
-    ]
+    lines = ["## Wall time for a million", "", *_heading("step", columns)]
     for step in STEPS:
         cells = []
         for cores in MACHINES.values():
@@ -217,7 +212,7 @@ def _duration(seconds: float) -> str:
 
 def _money(costs: Mapping[str, Cost]) -> list[str]:
     """Dollars, computing and storage."""
-    lines = ["## Money for a million", "", "| | " + " | ".join(costs) + " |", "|---|" + "---|" * len(costs)]
+    lines = ["## Money for a million", "", *_heading("", costs)]
     shards = -(-MILLION // PHOTOS_A_SHARD)
     writes = MILLION / NAMES_A_LIST + REQUESTS_A_SHARD * shards
     rows: dict[str, Callable[[Cost], str]] = {

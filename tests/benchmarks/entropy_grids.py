@@ -5,7 +5,6 @@ bytes of the streams, and processor seconds a megapixel to decode them, on one t
 """
 
 import argparse
-import dataclasses
 import os
 import time
 from pathlib import Path
@@ -14,9 +13,9 @@ import numpy as np
 import torch
 
 from codec import Codec, read_image
-from codec.entropy.entroformer import Entroformer
+from codec.entropy.export import export
 from codec.entropy.grids import GRIDS, GridsName
-from codec.entropy.integer import ExactEntropyModel, export
+from codec.entropy.integer import ExactEntropyModel
 from codec.entropy.rate import hyper_latent
 from codec.entropy.stream import compress, decompress, tiles
 
@@ -25,10 +24,8 @@ QUALITIES = (1.0, 8.0, 64.0)
 
 def rounded(codec: Codec, grids: GridsName) -> ExactEntropyModel:
     """A bundle's entropy model on these grids."""
-    trained = codec.bundle.trainable_entropy()
-    model = Entroformer(dataclasses.replace(trained.settings, grids=grids))
-    model.load_state_dict(trained.state_dict())
-    return ExactEntropyModel(export(model.requires_grad_(False)), model.settings)
+    model = codec.bundle.trainable_entropy().with_grids(grids)
+    return ExactEntropyModel(export(model), model.settings)
 
 
 @torch.no_grad()

@@ -22,11 +22,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from codec import Codec, read_image
-from codec.entropy import grids, stream
+from codec.entropy import arithmetic, stream
 from codec.entropy.coder import SymbolDecoder, SymbolEncoder
 from codec.entropy.dither import dither
 from codec.entropy.entroformer import A4, Entroformer
-from codec.entropy.integer import ExactEntropyModel, export
+from codec.entropy.export import export
+from codec.entropy.integer import ExactEntropyModel
 from codec.entropy.rate import hyper_latent
 from codec.images import to_tensor
 from codec.quantization.quantizer import QuantizationParameters, alpha_code_of_quality
@@ -85,8 +86,8 @@ def seconds(work: Callable[[], Any]) -> tuple[Any, float, float]:
 def shares(work: Callable[[], Any], device: str) -> dict[str, float]:
     """Seconds of matrix products, of the choice of keys, of the sums of their values and of all else."""
     watch = Stopwatch()
-    largest = grids._largest
-    grids._largest = watch.timed(largest)
+    largest = arithmetic._largest
+    arithmetic._largest = watch.timed(largest)
     activities = [ProfilerActivity.CPU]
     if device != "cpu":
         activities.append(ProfilerActivity.CUDA)
@@ -94,7 +95,7 @@ def shares(work: Callable[[], Any], device: str) -> dict[str, float]:
         with profile(activities=activities) as profiler:
             work()
     finally:
-        grids._largest = largest
+        arithmetic._largest = largest
     found = {"matrix products": 0.0, "choosing keys": 0.0, "sums of kept values": 0.0, "other": 0.0}
     for event in profiler.key_averages():
         if event.key in PRODUCTS:

@@ -31,7 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from codec.diffusion.gpu import for_inference
 from codec.diffusion.stable_diffusion import SD21_CONFIGURATION
 from codec.entropy.entroformer import A4, MINI, Entroformer, EntroformerSettings
-from codec.entropy.integer import ExactEntropyModel, export
+from codec.entropy.export import export
+from codec.entropy.integer import ExactEntropyModel
 from codec.entropy.stream import compress, decompress
 from codec.entropy.tables import Tables, build_counts
 

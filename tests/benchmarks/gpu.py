@@ -32,7 +32,8 @@ from codec.entropy import many, stream
 from codec.entropy.coder import SymbolDecoder, SymbolEncoder
 from codec.entropy.distribution import LEVEL_STEP, SMALLEST_SIGMA
 from codec.entropy.entroformer import A4, MINI, Entroformer, EntroformerSettings
-from codec.entropy.integer import ExactEntropyModel, export
+from codec.entropy.export import export
+from codec.entropy.integer import ExactEntropyModel
 from codec.entropy.tables import Tables, build_counts
 from codec.support import processors
 from tests.benchmarks import foundation, gpu_archive, gpu_training

@@ -29,6 +29,7 @@ from codec import Codec, Picture, read_image
 from codec.bundle import Bundle
 from codec.diffusion.backbone import Backbone
 from codec.diffusion.denoiser import denoise
+from codec.entropy.arithmetic import Simulated
 from codec.entropy.distribution import (
     CODE_OF_ONE,
     alpha_of_code,
@@ -39,7 +40,6 @@ from codec.entropy.distribution import (
     sigma,
 )
 from codec.entropy.dither import dither
-from codec.entropy.grids import Simulated
 from codec.entropy.rate import crop_tokens, hyper_latent
 from codec.entropy.stream import TILE
 from codec.entropy.windows import anchor_mask

@@ -24,8 +24,9 @@ from safetensors.torch import load_file, save_file
 
 from codec import Codec, Picture
 from codec.bundle import Bundle
-from codec.entropy.entroformer import Entroformer, EntroformerSettings
-from codec.entropy.integer import ExactEntropyModel, export
+from codec.entropy.entroformer import EntroformerSettings
+from codec.entropy.export import export
+from codec.entropy.integer import ExactEntropyModel
 from codec.errors import SettingsError
 from codec.format.bitstream import parse
 from codec.format.chunks import parse_content
@@ -139,8 +140,7 @@ def narrow(folder: Path, kind: str) -> None:
     """Write a bundle with narrow grids beside the one that it comes from."""
     bundle = Path(shutil.copytree(folder / NARROW[kind], folder / kind))
     wide = Bundle.open(bundle)
-    model = Entroformer(dataclasses.replace(wide.config.entropy, grids="narrow"))
-    model.load_state_dict(wide.trainable_entropy().state_dict())
+    model = wide.trainable_entropy().with_grids("narrow")
     counts = load_file(bundle / "entropy.safetensors")["counts"]
     save_file(export(model) | {"counts": counts}, bundle / "entropy.safetensors")
     content = json.loads((bundle / "bundle.json").read_text())

@@ -13,7 +13,8 @@ from codec import Codec, Picture
 from codec.bundle import Bundle
 from codec.diffusion.denoiser import clean_latent
 from codec.entropy.dither import UNITS, dither, offsets
-from codec.entropy.integer import ExactEntropyModel, export
+from codec.entropy.export import export
+from codec.entropy.integer import ExactEntropyModel
 from codec.entropy.rate import coded_bits, hyper_latent
 from codec.entropy.stream import compress, decompress
 from codec.entropy.tables import Tables, build_counts

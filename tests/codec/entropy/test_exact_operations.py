@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from codec.entropy.grids import Exact
-from codec.entropy.integer import ExactEntropyModel, export
+from codec.entropy.arithmetic import Exact
+from codec.entropy.export import export
+from codec.entropy.integer import ExactEntropyModel
 from codec.entropy.stream import compress, decompress
 from codec.entropy.tables import Tables, build_counts
 from tests.support.tiny_bundles import TINY, tiny_entropy

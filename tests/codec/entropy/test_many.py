@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from codec.entropy.entroformer import EntroformerSettings
-from codec.entropy.integer import ExactEntropyModel, export
+from codec.entropy.export import export
+from codec.entropy.integer import ExactEntropyModel
 from codec.entropy.many import compress_many, decompress_many
 from codec.entropy.stream import Symbols, compress, decompress, tiles
 from codec.entropy.tables import Tables, build_counts

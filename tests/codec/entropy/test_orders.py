@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from codec.entropy.arithmetic import Simulated
 from codec.entropy.distribution import RateConstants
 from codec.entropy.entroformer import Entroformer, EntroformerSettings
-from codec.entropy.grids import Simulated
-from codec.entropy.integer import ExactEntropyModel, export
+from codec.entropy.export import export
+from codec.entropy.integer import ExactEntropyModel
 from codec.entropy.rate import coded_bits, hyper_latent
 from codec.entropy.stream import compress, decompress, tiles
 from codec.entropy.tables import Tables, build_counts
