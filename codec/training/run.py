@@ -165,7 +165,11 @@ class Run:
     def _is_done(self, name: StageName) -> bool:
         """Whether a stage has made all its steps; settings with more steps continue a finished stage."""
         done = self._done(name)
-        return done.exists() and int(done.read_text()) >= self.settings.stages[name].steps
+        if not done.exists():
+            return False
+        steps = done.read_text()
+        # empty after a kill or on a full disk: then the stage ends again from its last checkpoint
+        return steps.isdecimal() and int(steps) >= self.settings.stages[name].steps
 
     def _done(self, name: StageName) -> Path:
         return self.output / "checkpoints" / f"{name}.done"

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
@@ -15,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from codec.errors import SettingsError
+from codec.support import processors
 from codec.training.checkpoint import Checkpoint
 from codec.training.data import BatchSource, prefetch
 from codec.training.draws import Draws, to_device
@@ -202,7 +202,7 @@ class Trainer:
         """Number of loader processes: a GPU consumes batches faster than one thread makes them."""
         if device.type != "cuda":
             return 0
-        share: int = _processors() // self.accelerator.num_processes
+        share: int = processors.available() // self.accelerator.num_processes
         return max(1, share - 1)  # one core is the training process's own
 
     def _late(self) -> bool:
@@ -269,12 +269,6 @@ class Trainer:
                 buffer.copy_(tensors[f"buffer/{name}"])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux: the cores that this process may use
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def learning_rate(step: int, settings: StageSettings) -> float:

@@ -69,7 +69,9 @@ def test_every_stage_runs_and_the_export_codes(tars: Path, tmp_path: Path, bundl
     card = (out / "bundle" / "CARD.md").read_text()
     assert codec.bundle.id in card
     first = codec.bundle.id
+    (out / "checkpoints" / "joint.done").write_text("")  # as a kill or a full disk may leave it
     assert main([str(settings), "--data", str(tars), "--output", str(out)]) == 0
+    assert (out / "checkpoints" / "joint.done").read_text().isdecimal()
     assert Bundle.open(out / "bundle").id == first
 
 
