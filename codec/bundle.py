@@ -48,6 +48,10 @@ BACKBONES = "backbones"
 CONFIG = "bundle.json"
 ENTROPY = "entropy.safetensors"
 ENCODER = "encoder.safetensors"
+EARLIER_ESTIMATOR = "head.weight"
+"""A tensor that only the estimators of the earliest bundles have."""
+EARLIER_ADAPTER = ("alpha_at_one", "first_timestep", "largest_timestep")
+"""Settings of those estimators, which bundles made before state."""
 PROMPT = "prompt.safetensors"
 BACKBONE = "backbone"
 
@@ -66,7 +70,7 @@ class BundleConfig:
     """DDIM steps of decoding."""
     parameters: ParameterMode = "measured"
     alpha_at_one: float = 0.5
-    """Reciprocal bin width at lambda = 1; it grows with the root of lambda ('measured' and 'tied')."""
+    """Reciprocal bin width at lambda = 1; it grows with the root of lambda, for 'learned' before training alone."""
     alpha_offsets: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Alpha codes (1/32 octave) by which each channel's bins are narrower than lambda implies; not for 'learned'."""
     known_answer: str = ""
@@ -185,12 +189,17 @@ class Bundle:
         return model
 
     def load_encoder(self, device: str = "cpu") -> tuple[Entroformer, ParameterEstimator | None]:
-        """The float entropy model, with only the hyper-encoder's weights set, and the estimator, if any."""
+        """The float entropy model, with only the hyper-encoder's weights set, and the estimator, if any.
+
+        Estimators of the earliest bundles, which saw lambda among the features, are not computed any more.
+        """
         settings = self.config
         with _explained(f"the encoder of {self.path} cannot be read"):
             tensors = {name: value.float() for name, value in self._tensors(ENCODER).items()}
             hyper = _under("hyper_encoder.", tensors)
             weights = _under("estimator.", tensors)
+            if EARLIER_ESTIMATOR in weights:  # decoding needs no estimator
+                weights = {}
             # sizes first, on the meta device: a configuration may state a network of any size
             with torch.device("meta"):
                 _check_sizes(Entroformer(settings.entropy).hyper_encoder, hyper)
@@ -199,8 +208,8 @@ class Bundle:
             estimator = None
             if weights:
                 with torch.device("meta"):
-                    _check_sizes(ParameterEstimator(settings.adapter), weights)
-                estimator = ParameterEstimator(settings.adapter)
+                    _check_sizes(ParameterEstimator(settings.adapter, settings.alpha_at_one), weights)
+                estimator = ParameterEstimator(settings.adapter, settings.alpha_at_one)
                 estimator.load_state_dict(weights)
                 estimator.requires_grad_(False).to(device)
             return model.requires_grad_(False).eval().to(device), estimator
@@ -348,6 +357,8 @@ def _read_config(data: Any, path: Path) -> BundleConfig:
             raise BundleError(
                 f"the bundle {path} does not have format 1 or {FORMAT}: a newer release of fdcodec may read it"
             )
+        for name in EARLIER_ADAPTER:
+            data["adapter"].pop(name, None)
         config = cast(BundleConfig, build(BundleConfig, data, "settings"))
         if max(map(abs, config.alpha_offsets)) > LARGEST_OFFSET:
             raise ValueError(f"alpha_offsets must be at most {LARGEST_OFFSET}, not {list(config.alpha_offsets)}")

@@ -14,7 +14,7 @@ from codec import batches
 from codec.bundle import DEFAULT_BUNDLE, Bundle
 from codec.diffusion.backbone import Backbone
 from codec.diffusion.denoiser import denoise
-from codec.entropy.distribution import RateConstants, code_of_alpha
+from codec.entropy.distribution import RateConstants
 from codec.entropy.dither import dither
 from codec.entropy.entroformer import CHANNELS, Entroformer
 from codec.entropy.integer import ExactEntropyModel
@@ -29,6 +29,7 @@ from codec.images import Picture, to_pixels
 from codec.quantization import quantizer
 from codec.quantization.efforts import EFFORTS, check_effort
 from codec.quantization.estimator import ParameterEstimator
+from codec.quantization.parameter_choice import ParameterChoice, Predicted, Tabulated
 from codec.quantization.quantizer import QuantizationParameters
 from codec.quantization.rate_control import (
     QualityConstraint,
@@ -83,8 +84,6 @@ class Codec:
         self.encoder = encoder
         self.estimator = estimator
         self.constants = RateConstants.computed()
-        if bundle.config.parameters == "learned" and estimator is None:
-            raise BundleError(f"the bundle {bundle.path} needs an estimator for learned parameters but has none")
 
     @classmethod
     def load(
@@ -110,6 +109,21 @@ class Codec:
         """The whole entropy model in float, frozen: what refinement differentiates."""
         model = self.bundle.trainable_entropy().requires_grad_(False).eval()
         return model.to(self.backbone.device)
+
+    @cached_property
+    def choice(self) -> ParameterChoice:
+        """How files get their bin widths and timestep. Raises BundleError where that needs an estimator of the present
+        form and the bundle has none: it decodes, but does not encode."""
+        config = self.bundle.config
+        if config.parameters != "learned":
+            dithered = self.entropy.settings.dither
+            return Tabulated(self.backbone, config.parameters, config.alpha_at_one, config.alpha_offsets, dithered)
+        if self.estimator is None:
+            raise BundleError(
+                f"the bundle {self.bundle.path} predicts bin widths but has no estimator that this release computes: "
+                "it decodes, but to encode train its adapter stage anew"
+            )
+        return Predicted(self.backbone, self.estimator)
 
     @torch.no_grad()
     def encode(self, picture: Picture, *, quality: float = DEFAULT_QUALITY, effort: int = 0) -> Encoded:
@@ -191,7 +205,7 @@ class Codec:
         check_effort(effort)
         chunks = of_picture(picture)
         y = self._latent(picture)
-        missed = quantizer.alpha_code_of_quality(above, self.bundle.config.alpha_at_one) if above else -1
+        missed = self.choice.alpha_code(y, above) if above else -1
         code = coarsest_reaching(constraint, picture.pixels, lambda code: self._preview(picture, y, code), missed)
         plain = self._at_alpha(picture, chunks, y, code)
         if not effort:
@@ -333,31 +347,17 @@ class Codec:
         return self.backbone.encode_pixels(picture.pixels)
 
     def _parameters(self, y: Tensor, quality: float) -> QuantizationParameters:
-        config = self.bundle.config
-        if config.parameters == "learned" and self.estimator is not None:
-            alpha, t = self.estimator(y, torch.tensor([quality], device=y.device))
-            alphas = alpha.flatten().tolist()[:: 4 // config.adapter.alphas]  # one alpha is repeated four times
-            codes = tuple(map(code_of_alpha, alphas))
-            return QuantizationParameters(codes, quantizer.timestep_code(float(t)))
-        return self._with_alpha(y, quantizer.alpha_code_of_quality(quality, config.alpha_at_one))
-
-    def _with_alpha(self, y: Tensor, alpha_code: int) -> QuantizationParameters:
-        config = self.bundle.config
-        codes = quantizer.channel_codes(alpha_code, config.alpha_offsets)
-        # the estimator gives an alpha and a timestep together; at any other alpha the timestep is measured
-        mode = "measured" if config.parameters == "learned" else config.parameters
-        return quantizer.with_timestep(codes, y, self.dither(y), self.backbone, mode)
+        return self.choice.parameters(y, self.choice.alpha_code(y, quality))
 
     def _at_alpha(
         self, picture: Picture, chunks: tuple[Chunk, ...], y: Tensor, alpha_code: int, effort: int = 0
     ) -> Encoded:
-        quality = quantizer.quality_of_alpha_code(alpha_code, self.bundle.config.alpha_at_one)
-        quality_code = quantizer.code_of_quality(quality)
-        return self._finish(picture, chunks, y, quality_code, self._with_alpha(y, alpha_code), effort)
+        quality_code = quantizer.code_of_quality(self.choice.quality(y, alpha_code))
+        return self._finish(picture, chunks, y, quality_code, self.choice.parameters(y, alpha_code), effort)
 
     def _preview(self, picture: Picture, y: Tensor, alpha_code: int) -> NDArray[np.uint8]:
         """The reconstruction of the file at this alpha code, without writing it."""
-        parameters = self._with_alpha(y, alpha_code)
+        parameters = self.choice.parameters(y, alpha_code)
         k = quantizer.quantize(y, parameters.alpha.to(y.device), self.dither(y))
         pixels: NDArray[np.uint8] = self._restore(k, [parameters], (picture.height, picture.width), picture.gray)[0]
         return pixels

@@ -10,6 +10,7 @@ from typing import Literal, cast
 
 from codec.entropy.entroformer import MINI, EntroformerSettings
 from codec.errors import SettingsError
+from codec.quantization.estimator import AdapterSettings
 from codec.support.dataclass_parsing import build
 
 StageName = Literal["autoencoder", "unet", "decoder", "entropy", "adapter", "joint", "end_to_end"]
@@ -91,6 +92,8 @@ class TrainingSettings:
     """DDIM steps of the exported bundle."""
     alpha_at_one: float = 0.5
     """Reciprocal bin width at lambda = 1."""
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    """Sizes of a new estimator, and whether it predicts one bin width or one for each channel."""
     alpha_offsets: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Alpha codes by which the exported bundle's bins are narrower, for each channel."""
     cache_gib: float = 64.0

@@ -68,8 +68,8 @@ class EntropyStage(nn.Module):
 class AdapterStage(nn.Module):
     """Trains the parameter estimator through rounding, one U-Net evaluation and the decoder (supplement B).
 
-    loss = bits per pixel + lambda * distortion, pixels in [-1, 1], lambda drawn for each sample. In the joint stage the
-    entropy model is trained as well; in the adapter stage it only estimates the rate.
+    loss = log(bits per pixel + lambda * distortion), pixels in [-1, 1], lambda drawn for each sample. In the joint
+    stage the entropy model is trained as well; in the adapter stage it only estimates the rate.
     """
 
     def __init__(
@@ -101,8 +101,11 @@ class AdapterStage(nn.Module):
         quality = draws.log_uniform(len(y), *self.settings.quality)
         with _full_precision(y):  # bfloat16 cannot hold a timestep
             y = y.float()
-            alpha, t = self.estimator(y, quality)
-        codes = (128 + 32 * alpha.log2()).round().clamp(0, 255).long().flatten(1)
+            pooled = self.estimator.pooled(y)
+            log2_alpha = self.estimator.log2_alpha(pooled, quality)
+            t = self.backbone.timesteps_of(self.estimator.alpha_bar(pooled, log2_alpha))
+        alpha = (2.0**log2_alpha)[:, :, None, None]
+        codes = (128 + 32 * log2_alpha).round().clamp(0, 255).long()
         with _full_precision(y):
             latent_bits, hyper_bits = coded_bits(self.entropy, (alpha * y).float(), codes, self.constants)
         bpp = (latent_bits + hyper_bits) / (pixels.shape[-2] * pixels.shape[-1])
@@ -112,7 +115,8 @@ class AdapterStage(nn.Module):
         lossy, terms = distortion(pixels, decoded, self.settings, draws)
         loss = bpp + quality * lossy
         terms |= {"bpp": bpp.mean(), "alpha": alpha.mean(), "t": t.mean()}
-        return loss.mean(), terms
+        # the logarithm, so that a sample's gradient is divided by its loss: lambda 64 weighs as much as lambda 1
+        return loss.log().mean(), terms
 
 
 def _full_precision(x: Tensor) -> torch.autocast:

@@ -28,7 +28,7 @@ from codec.diffusion.schedule import NoiseSchedule
 from codec.diffusion.stable_diffusion import SD21_CONFIGURATION
 from codec.entropy.entroformer import Entroformer
 from codec.errors import SettingsError
-from codec.quantization.estimator import AdapterSettings, ParameterEstimator
+from codec.quantization.estimator import ParameterEstimator
 from codec.training.settings import TrainingSettings
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -105,7 +105,7 @@ class Workspace:
     def estimator(self) -> ParameterEstimator:
         """The parameter estimator so far."""
         torch.manual_seed(self.settings.seed)
-        estimator = ParameterEstimator(self.config.adapter)
+        estimator = ParameterEstimator(self.config.adapter, self.config.alpha_at_one)
         if self.settings.start:
             _, started = self._start().load_encoder()
             estimator = started or estimator  # a bundle without the adapter stage has none
@@ -124,12 +124,15 @@ class Workspace:
                 dither=start.entropy.dither or settings.entropy.dither,
                 finest_attention=start.entropy.finest_attention and settings.entropy.finest_attention,
             )
-            return dataclasses.replace(start, entropy=entropy, **chosen)
+            # a trained estimator goes on with its own sizes, a new one has those of the settings
+            _, estimator = self._start().load_encoder()
+            adapter = start.adapter if estimator is not None else settings.adapter
+            return dataclasses.replace(start, entropy=entropy, adapter=adapter, **chosen)
         return BundleConfig(
             backbone_hash="",
             backbone_source="embedded" if settings.backbone == "new" else settings.backbone,
             entropy=settings.entropy,
-            adapter=AdapterSettings(alpha_at_one=settings.alpha_at_one),
+            adapter=settings.adapter,
             alpha_at_one=settings.alpha_at_one,
             **chosen,
         )

@@ -34,7 +34,6 @@ from codec.entropy.distribution import (
     CODE_OF_ONE,
     alpha_of_code,
     bits,
-    code_of_alpha,
     distributions,
     prior_distributions,
     sigma,
@@ -46,6 +45,7 @@ from codec.entropy.windows import anchor_mask
 from codec.evaluation.bd_rate import bootstrap_interval, log_rate_difference
 from codec.images import to_pixels
 from codec.metrics.quality import Metrics
+from codec.quantization.parameter_choice import Predicted
 from codec.quantization.quantizer import alpha_code_of_quality, measured_alpha_bar, tied_alpha_bar
 
 FINER = 8
@@ -107,10 +107,10 @@ class Arms:
 
     def _learned(self, y: Tensor, quality: float, *, timestep: bool) -> Coded:
         assert self.estimator is not None
-        chosen, t = self.estimator(y, torch.tensor([quality]))
-        codes = torch.tensor([[code_of_alpha(float(value)) for value in chosen.flatten()]])
-        rounded = self._rounded(y, codes, self.codec.dither(y))
-        return replace(rounded, timestep=float(t)) if timestep else rounded
+        choice = Predicted(self.backbone, self.estimator)
+        parameters = choice.parameters(y, choice.alpha_code(y, quality))
+        rounded = self._rounded(y, parameters.channel_codes, self.codec.dither(y))
+        return replace(rounded, timestep=parameters.timestep) if timestep else rounded
 
     def _wide(self, scaled: Tensor, codes: Tensor) -> Tensor:
         return sigma(self._modelled(scaled, torch.round(scaled), codes)[1]) > 1

@@ -45,5 +45,5 @@ def tiny_bundle(folder: Path, *, entropy: EntroformerSettings = TINY, **changes:
     values |= {"adapter": AdapterSettings(channels=(4, 4, 4)), **changes}
     config = BundleConfig(backbone_hash="", entropy=entropy, **values)  # type: ignore[arg-type]
     torch.manual_seed(2)  # the golden files were made by these weights
-    estimator = ParameterEstimator(config.adapter)
+    estimator = ParameterEstimator(config.adapter, config.alpha_at_one)
     return write_bundle(folder, config, tiny_entropy(entropy), backbone=tiny_backbone(), estimator=estimator)

@@ -1,4 +1,4 @@
-"""Section C: how close the latent's quantization error is to uniform, without and with dither."""
+"""Section C: how close the latent's quantization error is to uniform, without and with the codec's dither."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.codec import Codec
+from codec.entropy.dither import UNITS, offsets
 from codec.evaluation.experiments import spread
 from codec.evaluation.experiments.latents import coded
 from codec.evaluation.plots import color, figure, save
@@ -24,19 +25,17 @@ def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
     for quality in QUALITIES:
         scaled = [scaled_latent(codec, source, quality) for source in chosen]
         for dither in (False, True):
-            # Another seed for each picture: with one alone, all would share their offsets.
-            parts = [error(x, dither, seed) for seed, x in enumerate(scaled)]
-            errors[quality, dither] = np.concatenate(parts)
+            errors[quality, dither] = np.concatenate([error(x, dither) for x in scaled])
     _draw(errors, folder / "quantization_error")
-    used = "it" if codec.entropy.settings.dither else "none"
+    used = "dither" if codec.entropy.settings.dither else "none"
     lines = [
         "## Quantization error beside the uniform density (section C)",
         "",
         f"{len(chosen)} pictures, all latent values;",
         "the error in units of a bin's width. The Kolmogorov-Smirnov statistic is the largest distance between its",
         "distribution and the uniform one; variance is in units of the uniform one's, 1/12. "
-        "Dither is subtractive; this",
-        f"codec's files use {used}.",
+        "Dither is subtractive, of the",
+        f"format's own sequence of offsets; this codec's files use {used}.",
         "",
         "| lambda | dither | values | KS statistic | variance x 12 |",
         "|---" * 5 + "|",
@@ -49,19 +48,16 @@ def run(codec: Codec, pictures: Sequence[Path], folder: Path) -> str:
 
 
 def scaled_latent(codec: Codec, source: Path, quality: float) -> NDArray[np.float64]:
-    """alpha * y of a picture at lambda, flattened: the values to be rounded."""
+    """alpha * y (4, h, w) of a picture at lambda: the values to be rounded."""
     file = coded(codec, source, quality)
     y = codec.backbone.encode_pixels(file.picture.pixels)
-    return np.asarray((file.alpha * y).double().cpu().flatten(), np.float64)
+    return np.asarray((file.alpha * y).double().cpu()[0], np.float64)
 
 
-def error(scaled: NDArray[np.float64], dither: bool, seed: int = 0) -> NDArray[np.float64]:
-    """The rounding error, in -0.5..0.5; with dither, round(x + u) - u - x for a shared u uniform in -0.5..0.5."""
-    if dither:
-        u = np.random.default_rng(seed).uniform(-0.5, 0.5, scaled.shape)
-    else:
-        u = np.zeros_like(scaled)
-    return np.round(scaled + u) - u - scaled
+def error(scaled: NDArray[np.float64], dither: bool) -> NDArray[np.float64]:
+    """The rounding error of (4, h, w) values, flattened, in -0.5..0.5: round(x + u) - u - x, u as in files, or 0."""
+    u = offsets(*scaled.shape) / UNITS if dither else np.zeros(scaled.shape)
+    return (np.round(scaled + u) - u - scaled).ravel()
 
 
 def ks_statistic(values: NDArray[np.float64]) -> float:

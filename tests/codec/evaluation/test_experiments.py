@@ -1,5 +1,6 @@
 """The supplement's experiments run as commands, show what they measured, and are not repeated when they are there."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from codec.evaluation.experiments.latents import coded, restored
 from codec.evaluation.runner import COLUMNS, EvaluationRow
 from codec.evaluation.spec import EvaluationConfig
 from tests.conftest import synthetic
+from tests.support.tiny_bundles import TINY, tiny_bundle
 
 
 @pytest.fixture
@@ -38,21 +40,34 @@ def test_a_latent_taken_apart_is_restored_as_its_file_is(config: EvaluationConfi
     assert not np.array_equal(own, restored(codec, file, 0, steps))
 
 
-def test_the_sweep_holds_the_predicted_timestep_and_says_how_much_it_misses(
+def test_the_sweep_holds_the_files_own_timestep_and_says_how_much_it_misses(
     config: EvaluationConfig, codec: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timesteps, "QUALITIES", (2.0, 16.0))
     monkeypatch.setattr(timesteps, "TIMESTEPS", (0.0, 40.0))
     text = run("timesteps", config).read_text()
     points = timesteps.sweep(codec, Path(config.pictures, "a.png"))
-    assert [(p.quality, p.predicted) for p in points].count((2.0, True)) == 1 and len(points) == 6
+    assert [(p.quality, p.own) for p in points].count((2.0, True)) == 1 and len(points) == 6
     group = [p for p in points if p.quality == 2]
     assert len({p.bpp for p in group}) == 1
-    predicted = next(p for p in group if p.predicted)
-    assert timesteps.miss(group, "psnr_db") == max(p.psnr_db for p in group) - predicted.psnr_db
-    assert timesteps.miss(group, "lpips") == predicted.lpips - min(p.lpips for p in group)
-    assert timesteps.miss([predicted], "lpips") == 0
+    own = next(p for p in group if p.own)
+    assert timesteps.miss(group, "psnr_db") == max(p.psnr_db for p in group) - own.psnr_db
+    assert timesteps.miss(group, "lpips") == own.lpips - min(p.lpips for p in group)
+    assert timesteps.miss([own], "lpips") == 0
     assert "| PSNR (dB) | 4 |" in text and "](timesteps.png)" in text
+
+
+@pytest.mark.parametrize(("parameters", "way"), [("measured", "measured"), ("tied", "tied"), ("learned", "predicted")])
+def test_the_sweep_calls_the_files_timestep_what_it_is(
+    parameters: str, way: str, config: EvaluationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timesteps, "QUALITIES", (4.0,))
+    monkeypatch.setattr(timesteps, "TIMESTEPS", (0.0,))
+    bundle = tiny_bundle(tmp_path / parameters, parameters=parameters)
+    text = run("timesteps", dataclasses.replace(config, bundle=str(bundle.path))).read_text()
+    assert f"## Forced timesteps beside the {way} one" in text and f"| {way} t |" in text
+    for other in {"measured", "tied", "predicted"} - {way}:
+        assert other not in text
 
 
 def test_one_step_beside_several(config: EvaluationConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +82,7 @@ def test_one_step_beside_several(config: EvaluationConfig, monkeypatch: pytest.M
 
 
 def test_rounding_errors_are_uniform_with_dither_and_not_where_bins_are_wide() -> None:
-    narrow, wide = np.random.default_rng(1).normal(0, 3, 20_000), np.random.default_rng(1).normal(0, 0.2, 20_000)
+    narrow, wide = (np.random.default_rng(1).normal(0, width, (4, 50, 100)) for width in (3, 0.2))
     statistic = {
         (name, dither): quantization_error.ks_statistic(quantization_error.error(values, dither))
         for name, values in (("narrow", narrow), ("wide", wide))
@@ -76,6 +91,18 @@ def test_rounding_errors_are_uniform_with_dither_and_not_where_bins_are_wide() -
     bound = 1.63 / 20_000**0.5  # 1 % of uniform samples of this size are beyond it
     assert statistic["narrow", False] < bound and statistic["narrow", True] < bound and statistic["wide", True] < bound
     assert statistic["wide", False] > 10 * bound
+
+
+def test_the_histograms_error_is_that_of_the_files(config: EvaluationConfig, tmp_path: Path) -> None:
+    """It was of random offsets that no file has."""
+    codec = Codec.load(tiny_bundle(tmp_path / "dithered", entropy=dataclasses.replace(TINY, dither=True)))
+    source = Path(config.pictures, "a.png")
+    file = coded(codec, source, 4)
+    y = codec.backbone.encode_pixels(file.picture.pixels)
+    expected = (file.alpha * (file.y_hat - y)).flatten().numpy()
+    values = quantization_error.scaled_latent(codec, source, 4)
+    assert np.allclose(quantization_error.error(values, True), expected, atol=1e-5)
+    assert not np.allclose(quantization_error.error(values, False), expected, atol=0.1)
 
 
 def test_the_ks_statistic_of_four_values_by_hand() -> None:
@@ -88,7 +115,7 @@ def test_the_histogram_of_a_codec(config: EvaluationConfig, codec: Codec, monkey
     assert text.count("| with |") == text.count("| without |") == 2
     values = quantization_error.scaled_latent(codec, Path(config.pictures, "a.png"), 8)
     symbols = codec.encode(coded(codec, Path(config.pictures, "a.png"), 8).picture, quality=8).symbols
-    assert np.array_equal(np.round(values), symbols.flatten())
+    assert np.array_equal(np.round(values), symbols)
 
 
 def row(codec: str, size: int, setting: float) -> EvaluationRow:

@@ -18,6 +18,7 @@ from codec.bundle import Bundle
 from codec.entropy.distribution import alpha_of_code
 from codec.entropy.entroformer import A4
 from codec.quantization.estimator import AdapterSettings, ParameterEstimator
+from codec.quantization.quantizer import tied_alpha_bar
 from codec.training.__main__ import main
 from codec.training.draws import Draws
 from codec.training.evaluation import evaluate_bundle
@@ -124,16 +125,17 @@ def test_a_mini_backbone_is_made_from_photos_alone(tars: Path, tmp_path: Path) -
 def test_the_adapter_learns_through_unet_and_decoder() -> None:
     torch.manual_seed(0)
     settings = StageSettings(steps=1, perceptual=0.0)
-    estimator = ParameterEstimator(AdapterSettings(channels=(4, 4, 4)))
+    estimator = ParameterEstimator(AdapterSettings(channels=(4, 4, 4)), alpha_at_one=0.5)
     stage = AdapterStage(settings, tiny_backbone(), tiny_entropy(), estimator, joint=False)
     loss, terms = stage(torch.rand(2, 3, 32, 32) * 2 - 1, Draws(1, 0))
     loss.backward()
-    gradient = estimator.head.weight.grad
-    assert gradient is not None
-    assert float(gradient[0].abs().sum()) > 0, "no gradient for alpha"
-    assert float(gradient[1].abs().sum()) > 0, "no gradient for the timestep"
+    bins, noise = estimator.bins.weight.grad, estimator.noise[-1].weight.grad
+    assert bins is not None and noise is not None
+    assert float(bins[0].abs().sum()) > 0, "no gradient for alpha"
+    assert float(bins[1].abs().sum()) > 0, "no gradient for its slope"
+    assert float(noise.abs().sum()) > 0, "no gradient for the timestep"
     assert all(parameter.grad is None for parameter in stage.entropy.parameters())
-    assert 0 < float(terms["t"].detach()) < 350
+    assert 0 < float(terms["t"].detach()) < 999
 
 
 def test_mixed_precision_leaves_bins_and_timestep_whole() -> None:
@@ -142,7 +144,7 @@ def test_mixed_precision_leaves_bins_and_timestep_whole() -> None:
         StageSettings(steps=1, perceptual=0.0),
         tiny_backbone(),
         tiny_entropy(),
-        ParameterEstimator(AdapterSettings(channels=(4, 4, 4))),
+        ParameterEstimator(AdapterSettings(channels=(4, 4, 4)), alpha_at_one=0.5),
         joint=True,
     )
     with torch.autocast("cpu", torch.bfloat16):
@@ -153,11 +155,12 @@ def test_mixed_precision_leaves_bins_and_timestep_whole() -> None:
 
 
 def test_the_untrained_estimator_starts_at_the_table() -> None:
-    estimator = ParameterEstimator(AdapterSettings(alphas=4))
-    alpha, t = estimator(torch.randn(2, 4, 9, 5), torch.tensor([1.0, 16.0]))
-    assert alpha.shape == (2, 4, 1, 1)
-    assert alpha[:, 0, 0, 0].tolist() == pytest.approx([0.5, 2.0])
-    assert t.tolist() == pytest.approx([50.0, 50.0])
+    estimator = ParameterEstimator(AdapterSettings(alphas=4), alpha_at_one=0.5)
+    pooled = estimator.pooled(torch.randn(2, 4, 9, 5))
+    log2_alpha = estimator.log2_alpha(pooled, torch.tensor([1.0, 16.0]))
+    assert log2_alpha.tolist() == [pytest.approx([-1.0] * 4), pytest.approx([1.0] * 4)]
+    alpha_bar = estimator.alpha_bar(pooled, log2_alpha)
+    assert alpha_bar.tolist() == pytest.approx(tied_alpha_bar(torch.tensor([0.5, 2.0])).tolist())
     assert alpha_of_code(96) == 0.5
 
 

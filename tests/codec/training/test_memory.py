@@ -56,7 +56,7 @@ def entropy_stage(settings: StageSettings, backbone: Backbone, entropy: Entrofor
 
 def joint_stage(settings: StageSettings, backbone: Backbone, entropy: Entroformer) -> Stage:
     torch.manual_seed(3)
-    estimator = ParameterEstimator(AdapterSettings(channels=(4, 4, 4)))
+    estimator = ParameterEstimator(AdapterSettings(channels=(4, 4, 4)), alpha_at_one=0.5)
     return AdapterStage(settings, backbone, entropy, estimator, joint=True)
 
 
