@@ -13,6 +13,7 @@ from codec.entropy.distribution import RateConstants
 from codec.entropy.entroformer import Entroformer
 from codec.entropy.rate import coded_bits, rounded
 from codec.errors import SettingsError
+from codec.training.discriminator import PatchDiscriminator, adversarial
 from codec.training.draws import Draws
 from codec.training.loss import distortion
 from codec.training.pretraining import Terms
@@ -73,25 +74,35 @@ class EndToEndStage(nn.Module):
         self.entropy = entropy.requires_grad_(True)
         self.constants = RateConstants.computed().to(backbone.device)
         self.state = RunningState(*backbone.latent_statistics).to(backbone.device)
+        self.discriminator = PatchDiscriminator().to(backbone.device) if settings.adversarial else None
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:
-        return {"autoencoder": self.autoencoder, "unet": self.unet, "entropy": self.entropy, "state": self.state}
+        modules = {"autoencoder": self.autoencoder, "unet": self.unet, "entropy": self.entropy, "state": self.state}
+        if self.discriminator is not None:
+            modules["discriminator"] = self.discriminator
+        return modules
 
     def forward(self, pixels: Tensor, draws: Draws) -> Terms:
         training = torch.is_grad_enabled()
         quality = draws.log_uniform(len(pixels), *self.settings.quality)
-        bpp, lossy, terms = self._coded(pixels, quality, draws, learning=training)
+        bpp, lossy, terms, made = self._coded(pixels, quality, draws, learning=training)
         level = quality.log2()
         # what the networks lost at the start, at the lambda of each sample
         expected_bpp = _curve(self.state.log_bits, level).exp()
         scale = self.state.log_scale.exp().clone()
         expected = expected_bpp + quality * scale * _curve(self.state.distortions, level)
+        telling: Tensor | float = 0.0
+        if self.discriminator is not None and training:  # every call changes the state of spectral normalization
+            # not part of what is expected: it starts from nothing and means nothing at first
+            fooling, telling = adversarial(self.discriminator, pixels, *made, self.settings, draws)
+            lossy = lossy + fooling
+            terms["telling"] = telling
         loss = (bpp + quality * scale * lossy) / expected
         drift = (bpp.detach() / expected_bpp).log().mean()
         if training:  # more bits than at the start: lower the weight of distortion
             self.state.log_scale -= self.settings.rate_gain / self.settings.accumulate * drift
-        return loss.mean(), terms | {"bpp": bpp.mean(), "rate_drift": drift, "scale": scale}
+        return loss.mean() + telling, terms | {"bpp": bpp.mean(), "rate_drift": drift, "scale": scale}
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[tuple[Tensor, Draws]]) -> None:
@@ -100,7 +111,7 @@ class EndToEndStage(nn.Module):
         levels, rates, distortions = [], [], []
         for pixels, draws in batches:
             quality = draws.log_uniform(len(pixels), *self.settings.quality)
-            bpp, lossy, _ = self._coded(pixels, quality, draws, learning=False, every_term=True)
+            bpp, lossy, _, _ = self._coded(pixels, quality, draws, learning=False, every_term=True)
             levels.append(quality.log2())
             rates.append(bpp.log())
             distortions.append(lossy)
@@ -110,8 +121,8 @@ class EndToEndStage(nn.Module):
 
     def _coded(
         self, pixels: Tensor, quality: Tensor, draws: Draws, *, learning: bool, every_term: bool = False
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Bits per pixel (B,), distortion (B,), and the distortion's terms."""
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], tuple[Tensor, Tensor]]:
+        """Bits per pixel (B,), distortion (B,), the distortion's terms, and the pixels with the latent decoded."""
         y = self._normalized(self.autoencoder.encode(pixels).latent_dist.mean, learning=learning)
         # the file's code of alpha, in 1/32 octaves (FORMAT.md); alpha grows as the square root of lambda
         codes = (128 + 32 * (self.alpha_at_one * quality.sqrt()).log2()).round().clamp(0, 255).long()
@@ -135,7 +146,7 @@ class EndToEndStage(nn.Module):
         decoded = self.autoencoder.decode(clean * self.state.std + self.state.mean).sample.float()
         lossy, terms = distortion(pixels, decoded, self.settings, draws, every_term=every_term)
         bpp = (latent_bits + hyper_bits) / (pixels.shape[-2] * pixels.shape[-1])
-        return bpp, lossy, terms
+        return bpp, lossy, terms, (decoded, y_hat)
 
     def _normalized(self, raw: Tensor, *, learning: bool) -> Tensor:
         """Latents in units of the running statistics, whose gradient is that of the batch's own."""

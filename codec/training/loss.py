@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from codec.metrics.perceptual import dists_network, lpips_network
+from codec.training.color import color_error
 from codec.training.draws import Draws
 from codec.training.settings import StageSettings
 
@@ -15,11 +16,13 @@ LARGEST_OFFSET = 7
 def distortion(
     original: Tensor, decoded: Tensor, settings: StageSettings, draws: Draws, *, every_term: bool = False
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Per-sample weighted L1 + MSE + LPIPS + DISTS of (B, 3, H, W) pictures: ((B,), the terms' batch means by name).
+    """Per-sample weighted L1 + MSE + color + LPIPS + DISTS of (B, 3, H, W) pictures: ((B,), the terms' batch means by
+    name).
 
     LPIPS and DISTS are computed only every perceptual_every-th and structural_every-th step, with proportionally larger
-    weight. Both see the pictures from a common random offset of 0 to 7 pixels. Crops start at multiples of the
-    decoder's stride; without the offset, patterns of that period look the same at every step and can grow.
+    weight. They and the color term see the pictures from a common random offset of 0 to 7 pixels. Crops start at
+    multiples of the decoder's stride; without the offset, patterns of that period look the same at every step and can
+    grow.
     `every_term` computes all terms with their plain weights, the mean over steps.
     """
     l1 = F.l1_loss(decoded, original, reduction="none").flatten(1).mean(1)
@@ -29,6 +32,10 @@ def distortion(
     down, right = _offset(draws)
     seen = original[..., down:, right:].float()
     shown = decoded[..., down:, right:].float()
+    if settings.color:
+        color = color_error(seen, shown)
+        loss = loss + settings.color * color
+        terms["color"] = color.mean()
     with torch.autocast(original.device.type, enabled=False):  # half precision distorts their gradients
         for_lpips = 1 if every_term else settings.perceptual_every
         for_dists = 1 if every_term else settings.structural_every

@@ -10,6 +10,7 @@ from codec.diffusion.backbone import Backbone
 from codec.diffusion.denoiser import clean_latent
 from codec.diffusion.mini import MiniAutoencoder
 from codec.entropy.rate import rounded
+from codec.training.discriminator import PatchDiscriminator, adversarial
 from codec.training.draws import Draws
 from codec.training.loss import distortion
 from codec.training.settings import StageSettings
@@ -86,10 +87,14 @@ class DecoderStage(nn.Module):
         autoencoder = cast(MiniAutoencoder, backbone.autoencoder)
         self.parts = nn.ModuleDict({"decoder": autoencoder.decoder, "synthesis": autoencoder.synthesis})
         self.parts.requires_grad_(True)
+        self.discriminator = PatchDiscriminator().to(backbone.device) if settings.adversarial else None
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:
-        return {"parts": self.parts}
+        modules: dict[str, nn.Module] = {"parts": self.parts}
+        if self.discriminator is not None:
+            modules["discriminator"] = self.discriminator
+        return modules
 
     def forward(self, pixels: Tensor, draws: Draws) -> Terms:
         with torch.no_grad():
@@ -98,7 +103,11 @@ class DecoderStage(nn.Module):
             y_hat = denoised(self.backbone, y, alpha, dithered=self.dithered)
         decoded = self.backbone.decode(y_hat, (pixels.shape[-2], pixels.shape[-1]))
         loss, terms = distortion(pixels, decoded, self.settings, draws)
-        return loss.mean(), terms
+        # not when looking at held-out crops: every call changes the state of spectral normalization
+        if self.discriminator is None or not torch.is_grad_enabled():
+            return loss.mean(), terms
+        fooling, telling = adversarial(self.discriminator, pixels, decoded, y_hat, self.settings, draws)
+        return (loss + fooling).mean() + telling, terms | {"telling": telling}
 
 
 def latents(backbone: Backbone, batch: Tensor) -> Tensor:

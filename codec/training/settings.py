@@ -47,6 +47,12 @@ class StageSettings:
     """Weight of DISTS."""
     structural_every: int = 4
     """Computes DISTS every n-th step only, with n times the weight: it costs as much as everything else."""
+    color: float = 0.0
+    """Weight of the error of 8x8 means in CIELAB (codec.training.color)."""
+    adversarial: float = 0.0
+    """Decoder and end-to-end stage: weight of fooling a patch discriminator, which is trained along from nothing."""
+    adversarial_from: int = 0
+    """The step from which the discriminator has a say; before, it only learns."""
     kl: float = 1e-4
     latent_noise: float = 0.35
     """Largest standard deviation of the noise put on half of the latents, in deviations of each channel."""

@@ -30,6 +30,8 @@ ARMS = {
     "both halved": ["structural=0.75", "perceptual=0.25"],
     "both doubled": ["structural=3.0", "perceptual=1.0"],
     "latents without noise": ["alpha=[48.0, 64.0]"],
+    "color": ["color=4.0"],
+    "discriminator": ["adversarial=0.1", "adversarial_from=20"],
 }
 FIGURES = ("PSNR", "MS-SSIM", "LPIPS alex", "LPIPS vgg", "DISTS")
 QUALITIES = (4.0, 16.0)
