@@ -18,30 +18,36 @@ from codec.training.trainer import Trainer
 from tests.benchmarks.gpu_archive import photos
 
 FOLDER = Path(training_settings.__file__).parent / "settings"
-EVERY: tuple[StageName, ...] = ("autoencoder", "unet", "entropy", "decoder")
+EVERY: dict[StageName, str] = {
+    "autoencoder": "mini.toml",
+    "unet": "mini.toml",
+    "entropy": "mini.toml",
+    "decoder": "mini.toml",
+    "end_to_end": "mini-gpu.toml",
+    "adapter": "mini-gpu.toml",
+}
+"""The settings file of each stage."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """Which settings, how they are changed, and for how many seconds a stage runs."""
+    """Which stages, how their settings are changed, and for how many seconds each runs."""
 
-    settings: str
     photos: int
     side: int
     seconds: float
-    stages: tuple[StageName, ...]
+    stages: dict[StageName, str]
     changes: dict[str, Any]
     """Of every stage."""
 
 
-GPU = Form("mini-gpu.toml", 64, 1024, 12, EVERY, {"steps": 10**6})
+GPU = Form(64, 1024, 12, EVERY, {"steps": 10**6})
 REHEARSAL = Form(
-    "mini-gpu.toml",
     3,
     96,
     60,
-    ("unet", "entropy"),
-    {"steps": 2, "batch_size": 4, "crop_size": 32, "crops_per_image": 1},
+    {"unet": "mini.toml", "end_to_end": "mini-gpu.toml"},
+    {"steps": 2, "batch_size": 4, "crop_size": 32, "crops_per_image": 1, "calibration_crops": 4},
 )
 
 
@@ -54,8 +60,8 @@ def rows(form: Form, home: Path, peak: float) -> Iterator[str]:
             tar.add(path, path.name)
     yield "| stage | batch | crop | samples a second | TFLOP a sample | of the matrix product | waited for the loader |"
     yield "|---|---|---|---|---|---|---|"
-    for name in form.stages:
-        settings = read_settings(FOLDER / form.settings)
+    for name, file in form.stages.items():
+        settings = replace(read_settings(FOLDER / file), start="mini")
         own = replace(settings.stages[name], **form.changes)
         try:
             found = _measured(name, settings, own, data, home / name, form.seconds)

@@ -164,8 +164,8 @@ def test_what_a_gpu_is_fed_is_measured_in_every_part(tmp_path: Path) -> None:
     assert re.search(r"^\| 2 \| psnr \| [\d.]+ \| [\d.]+ \| [\d.]+ \|$", table, re.MULTILINE)
     stages = {event["name"] for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}
     assert stages == {"read", "networks", "coder", "decode", "metrics", "verify"}
-    trained = re.findall(r"^\| (unet|entropy) \| 4 \| 32 \| ([\d.]+) \| ([\d.]+) \| \d+% \| (\d+)% \|$", table, re.M)
-    assert [stage for stage, *_ in trained] == ["unet", "entropy"]
+    trained = re.findall(r"^\| (unet|end_to_end) \| 4 \| 32 \| ([\d.]+) \| ([\d.]+) \| \d+% \| (\d+)% \|$", table, re.M)
+    assert [stage for stage, *_ in trained] == ["unet", "end_to_end"]
     assert all(float(rate) > 0 and int(waited) <= 100 for _, rate, _, waited in trained)
 
 

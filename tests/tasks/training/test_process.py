@@ -172,5 +172,5 @@ def test_what_cannot_be_started_is_told_before_anything_is(tmp_path: Path) -> No
 
 
 def test_an_unknown_settings_name_lists_the_shipped_ones() -> None:
-    with pytest.raises(SettingsError, match="demo, mini, mini-decoder, mini-end-to-end, mini-gpu, sd21"):
+    with pytest.raises(SettingsError, match="demo, mini, mini-decoder, mini-end-to-end, mini-estimator, mini-gpu"):
         settings_file("nothing")
