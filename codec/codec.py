@@ -244,6 +244,17 @@ class Codec:
         """
         return self._symbols(data, max_pixels)[1]
 
+    @torch.no_grad()
+    def latent(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Tensor:
+        """Decodes the dequantized latent of a file, (4, ceil(H/8), ceil(W/8)) float32, before U-Net and decoder.
+
+        Its channels have mean 0 and variance 1 over photos. Raises as decode does.
+        """
+        file, symbols = self._symbols(data, max_pixels)
+        k = torch.from_numpy(symbols)[None].to(self.backbone.device, torch.float32)
+        latent: Tensor = quantizer.dequantize(k, file.parameters.alpha.to(k.device), self.dither(k))[0]
+        return latent
+
     def content(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Content:
         """Decodes everything that determines a file's pixels: its symbols and header fields."""
         file, symbols = self._symbols(data, max_pixels)

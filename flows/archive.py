@@ -21,6 +21,7 @@ from tasks.maintenance import upgrade as upgrading
 from tasks.maintenance.forget import forget as erase
 from tasks.maintenance.status import Status
 from tasks.maintenance.status import status as look
+from tasks.quality import questions
 
 SHOWN = 20
 Archive = Annotated[str, typer.Argument(help="Folder or URL of the archive.")]
@@ -164,6 +165,24 @@ def events(
     """Write the history of an archive and its pictures as PREMIS 3 events in XML."""
     with _one_line():
         premis.export(existing(archive), output)
+
+
+@app.command()
+def sql(
+    archive: Archive,
+    query: Annotated[str, typer.Argument(help="SQL over the views rows, runs and listings.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Prints a JSON document.")] = False,
+) -> None:
+    """Query an archive's report with SQL (DuckDB)."""
+    with _one_line():
+        found = questions.query([archive], query)
+    if as_json:
+        print(json.dumps(found.to_pylist(), indent=1, default=str))
+    else:
+        table = Table(*found.column_names, header_style="bold")
+        for row in found.to_pylist():
+            table.add_row(*(str(value) for value in row.values()))
+        Console().print(table)
 
 
 def _show(found: Status) -> None:

@@ -7,6 +7,7 @@ Each file in `sql/` is one query, which runs in any DuckDB session with these vi
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,36 @@ def answer(locations: str | Sequence[str], question: str, **variables: float) ->
         return connection.sql(text).to_arrow_table()
 
 
+def query(locations: Sequence[str], text: str) -> pa.Table:
+    """The result of an SQL query over the views of archives. Raises SettingsError for SQL that DuckDB refuses."""
+    with database(locations) as connection:
+        try:
+            return connection.sql(text).to_arrow_table()
+        except duckdb.Error as error:
+            raise SettingsError(f"the query cannot be answered: {str(error).splitlines()[0]}") from None
+
+
 @contextmanager
 def database(locations: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
     """Opens DuckDB with the three views over archives. Raises ArchiveError for a location without an archive."""
+    tables = sources(locations)
+    with parquet.database(**tables.datasets) as connection:
+        define_views(connection, tables)
+        yield connection
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the views are made of."""
+
+    archives: tuple[str, ...]
+    datasets: dict[str, pyarrow.dataset.Dataset]
+    """`rows_N` and `listings_N` of the Nth archive."""
+    runs: pa.Table
+
+
+def sources(locations: Sequence[str]) -> Sources:
+    """Opens archives, each once. Raises ArchiveError for a location without an archive."""
     by_url = {}  # an archive given twice counts once
     for location in locations:
         store = existing(location)
@@ -81,15 +109,18 @@ def database(locations: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
             runs.append({"archive": str(store), **_described(plan)})
         tables[f"rows_{number}"] = report.rows(store)
         tables[f"listings_{number}"] = parquet.dataset(store, listings, LISTING)
-    with parquet.database(**tables) as connection:
-        for view in ("rows", "listings"):
-            parts = []
-            for number, store in enumerate(stores):
-                parts.append(f"SELECT {_literal(str(store))} AS archive, * FROM {view}_{number}")
-            union = " UNION ALL ".join(parts)
-            connection.execute(f"CREATE VIEW {view} AS {union}")
-        connection.register("runs", _table(runs))
-        yield connection
+    return Sources(tuple(str(store) for store in stores), tables, _table(runs))
+
+
+def define_views(connection: duckdb.DuckDBPyConnection, tables: Sources) -> None:
+    """Makes the three views in a connection where the datasets are registered."""
+    for view in ("rows", "listings"):
+        parts = []
+        for number, archive in enumerate(tables.archives):
+            parts.append(f"SELECT {_literal(archive)} AS archive, * FROM {view}_{number}")
+        union = " UNION ALL ".join(parts)
+        connection.execute(f"CREATE OR REPLACE VIEW {view} AS {union}")
+    connection.register("runs", tables.runs)
 
 
 _NONE = manifest.Manifest(0, None, "", "", "", 0, False, (), manifest.RunSettings(), "")

@@ -21,23 +21,10 @@ from tasks.storage.store import NotFoundError, Store
 from tests.support import fake_codec
 from tests.support.archive_builder import folder, in_process, pack, png
 from tests.support.codecless_archives import make
-from tests.support.fake_s3 import serving
 from tests.support.known_reports import archive_of, row, write_run
 
 Rows = list[dict[str, Any]]
 Ask = Callable[[str], Rows]
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """The URL of a bucket; the server's address and credentials are in the environment."""
-    with serving() as address, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", address)
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        fsspec.filesystem("s3").mkdir("quality")
-        yield "s3://quality"
 
 
 @contextmanager

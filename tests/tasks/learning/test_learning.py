@@ -1,0 +1,213 @@
+"""An archive feeds training: through PyTorch's DataLoader, WebDataset and Hugging Face datasets."""
+
+import gc
+import io
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+import webdataset
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from codec import Codec
+from codec.bundle import Bundle
+from codec.errors import ArchiveError, SettingsError
+from tasks.archive import report
+from tasks.archive.manifest import RunSettings
+from tasks.compress.runs import compress
+from tasks.learning import ArchivePictures, ArchiveStream, FdcDecoder, Order, hugging_face
+from tasks.processes.codec_process import Models
+from tasks.storage.store import Store
+from tests.conftest import synthetic
+from tests.support.archive_builder import folder
+from tests.support.fake_s3 import serving
+
+PICTURES = 7
+LEAVES_FILES_OPEN = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""webdataset does, until they are collected."""
+WIDTH, HEIGHT = 40, 24
+
+
+def photo(seed: int, orientation: int = 1) -> bytes:
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(synthetic(HEIGHT, WIDTH, seed=seed)).save(buffer, "JPEG", exif=exif, quality=95)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Path:
+    """An archive by a real codec: photos in two folders, one of them turned, and a text."""
+    home = tmp_path_factory.mktemp("learning")
+    files = {f"{'ab'[seed % 2]}/{seed}.jpg": photo(seed) for seed in range(PICTURES - 1)}
+    files["b/turned.jpg"] = photo(9, orientation=6)
+    files["note.txt"] = b"a note"
+    source = folder(home / "s", files)
+    settings = RunSettings(quality=4.0, metrics=("psnr",), threads=1, max_images_per_shard=4)
+    compress(str(source), str(home / "a"), settings, models=Models(str(bundle.path), threads=1))
+    return home / "a"
+
+
+def rows(archive: Path) -> list[dict[str, Any]]:
+    return report.query(Store(str(archive)), "SELECT * FROM rows WHERE codec = 'fdc' ORDER BY tar, \"offset\", key")
+
+
+def test_a_sample_is_the_decoded_picture_with_columns_as_labels(archive: Path) -> None:
+    pictures = ArchivePictures(archive, columns=("key", "psnr_db"))
+    assert len(pictures) == PICTURES == len(rows(archive))
+    for row, (pixels, labels) in zip(rows(archive), pictures, strict=True):
+        assert labels == {"key": row["key"], "psnr_db": row["psnr_db"]}
+        data = Store(str(archive)).read_range(row["tar"], row["offset"], row["length"])
+        bundle = next((archive / "escrow").glob(f"{row['bundle_id']}*"))
+        expected = Codec.load(bundle).decode(data)
+        if row["key"] == "b/turned.jpg":
+            assert pixels.shape == (3, WIDTH, HEIGHT), "as displayed"
+            expected = np.rot90(expected, -1)
+        assert np.array_equal(pixels.permute(1, 2, 0).numpy(), expected)
+
+
+def test_sql_over_the_report_selects(archive: Path) -> None:
+    chosen = ArchivePictures(archive, columns=("key",), where="key LIKE 'a/%' AND psnr_db > 0")
+    assert {labels["key"] for _, labels in chosen} == {"a/0.jpg", "a/2.jpg", "a/4.jpg"}
+    with pytest.raises(SettingsError, match="no column 'quality_'"):
+        ArchivePictures(archive, columns=("quality_",))
+    with pytest.raises(SettingsError, match="cannot be evaluated"):
+        ArchivePictures(archive, where="lpips <")
+
+
+def test_latents_of_later_epochs_are_read_from_the_cache(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = [latent for latent, _ in ArchivePictures(archive, kind="latents", cache=tmp_path)]
+    assert {latent.shape for latent in first} == {(4, 3, 5)}
+    (cut, *_) = sorted(tmp_path.rglob("*.safetensors"))
+    cut.write_bytes(cut.read_bytes()[:50])  # as after a loss of power
+    again = [latent for latent, _ in ArchivePictures(archive, kind="latents", cache=tmp_path)]
+    assert all(map(torch.equal, first, again))
+    monkeypatch.setattr(Codec, "load", None)
+    once_more = [latent for latent, _ in ArchivePictures(archive, kind="latents", cache=tmp_path)]
+    assert all(map(torch.equal, first, once_more))
+
+
+@pytest.mark.parametrize("start", ["fork", "forkserver"])
+def test_workers_give_the_same_batches_as_one_process(archive: Path, start: str) -> None:
+    pictures = ArchivePictures(archive, columns=("key",), where="key <> 'b/turned.jpg'")
+    _ = pictures[0]  # the parent has loaded a codec, which must not reach the workers
+    alone = list(DataLoader(pictures, batch_size=2))
+    shared = list(DataLoader(pictures, batch_size=2, num_workers=2, multiprocessing_context=start))
+    for (one, one_labels), (other, other_labels) in zip(alone, shared, strict=True):
+        assert torch.equal(one, other) and one_labels == other_labels
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_stream_s_order_is_the_same_with_any_number_of_workers_and_after_a_resume(
+    archive: Path, workers: int
+) -> None:
+    pictures = ArchivePictures(archive, columns=("key",), where="key <> 'b/turned.jpg'", transform=lambda x: x.sum())
+    order = Order(seed=5)
+    expected = [pictures.rows.column("key")[int(i)].as_py() for i in order.indices(6, 0, 0, 1)]
+    stream = ArchiveStream(pictures, 2, order=order)
+
+    def keys() -> list[str]:
+        start = "fork" if workers else None
+        loader = DataLoader(stream, batch_size=2, num_workers=workers, multiprocessing_context=start)
+        return [key for _, labels in loader for key in labels["key"]]
+
+    assert keys() == expected
+    stream.resume(0, 2)
+    assert keys() == expected[2:]
+    stream.resume(1, 0)
+    assert sorted(keys()) == sorted(expected) and keys() != expected
+    with pytest.raises(SettingsError, match="cannot go on after 3"):
+        stream.resume(0, 3)
+
+
+def test_ranks_share_an_epoch_without_overlap_and_evenly(archive: Path) -> None:
+    pictures = ArchivePictures(archive)
+    for epoch in range(4):
+        parts = [Order(seed=1).indices(len(pictures), epoch, rank, 3).tolist() for rank in range(3)]
+        assert {len(part) for part in parts} == {2}
+        assert len({index for part in parts for index in part}) == 6
+    left_out = set()
+    for epoch in range(9):
+        taken = {index for rank in range(3) for index in Order(1).indices(7, epoch, rank, 3).tolist()}
+        left_out |= set(range(7)) - taken
+    assert len(left_out) > 1
+
+
+@LEAVES_FILES_OPEN
+def test_the_archive_s_own_tars_feed_webdataset(archive: Path) -> None:
+    tars = sorted(str(path) for path in archive.rglob("*.tar"))
+    read = webdataset.WebDataset(tars, shardshuffle=False).decode(FdcDecoder(archive))
+    decoded = [sample["fdc"] for sample in read if "fdc" in sample]
+    gc.collect()  # the files that it leaves open
+    expected = [pixels for pixels, _ in ArchivePictures(archive)]
+    assert len(decoded) == PICTURES
+    for pixels, other in zip(decoded, expected, strict=True):
+        assert torch.equal(pixels, other)
+    samples = webdataset.WebDataset(tars, shardshuffle=False).decode(FdcDecoder(archive))
+    assert [sample["txt"] for sample in samples if "txt" in sample] == ["a note"]
+    gc.collect()
+
+
+def test_hugging_face_datasets_load_an_archive(archive: Path) -> None:
+    table = hugging_face(archive, columns=("key", "psnr_db"), where="key LIKE 'b/%'")
+    assert len(table) == 4
+    assert set(table["key"]) == {"b/1.jpg", "b/3.jpg", "b/5.jpg", "b/turned.jpg"}
+    for row in table:
+        assert set(row) == {"key", "psnr_db", "image"}
+        assert row["image"].size == ((HEIGHT, WIDTH) if row["key"] == "b/turned.jpg" else (WIDTH, HEIGHT))
+    assert len(table.shuffle(seed=1).select(range(2))) == 2
+
+
+def test_an_archive_in_a_bucket_feeds_workers(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "testing")
+        files = fsspec.filesystem("s3")
+        files.mkdir("learning")
+        files.put(f"{archive}/", "s3://learning/a/", recursive=True)
+        pictures = ArchivePictures("s3://learning/a", where="key LIKE 'a/%'")
+        _ = pictures[0]  # the parent is connected, and the workers must not use its connection
+        found = list(DataLoader(pictures, batch_size=3, num_workers=1, multiprocessing_context="fork"))
+        expected = list(DataLoader(ArchivePictures(archive, where="key LIKE 'a/%'"), batch_size=3))
+        assert torch.equal(found[0][0], expected[0][0])
+
+
+def test_a_damaged_picture_is_named_and_costs_itself_alone(archive: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(archive, tmp_path / "copy"))
+    row = rows(copy)[0]
+    data = bytearray((copy / row["tar"]).read_bytes())
+    data[row["offset"] + 40] ^= 1
+    (copy / row["tar"]).chmod(0o644)
+    (copy / row["tar"]).write_bytes(data)
+    pictures = ArchivePictures(copy)
+    with pytest.raises(ArchiveError, match=f"{row['tar']} at byte {row['offset']}: damaged"):
+        _ = pictures[0]
+    assert pictures[1][0].shape[0] == 3
+
+
+def test_whole_pictures_are_read_when_wanted_and_latents_of_them_refused(archive: Path) -> None:
+    assert len(ArchivePictures(archive, whole=True)) == PICTURES + 1  # the note is kept whole too
+    pictures = ArchivePictures(archive, whole=True, where="codec <> 'fdc'", columns=("key",))
+    with pytest.raises(ArchiveError, match="cannot be read as a tensor"):
+        _ = pictures[0]
+    with pytest.raises(SettingsError, match="have no latent"):
+        ArchivePictures(archive, whole=True, kind="latents")
+
+
+def test_nothing_of_it_is_imported_by_what_does_not_need_it() -> None:
+    imports = "import sys, codec, tasks.compress.runs, tasks.restore.restore"
+    code = f"{imports}; print({{'tasks.learning', 'datasets'}} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
+    assert ran.stdout.strip() == "set()"
