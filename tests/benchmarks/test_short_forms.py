@@ -27,6 +27,7 @@ from tests.benchmarks import (
     entropy_speed,
     format_mutations,
     foundation,
+    learning_speed,
     listing_scale,
     mutants,
     pass_through,
@@ -167,6 +168,15 @@ def test_what_a_gpu_is_fed_is_measured_in_every_part(tmp_path: Path) -> None:
     trained = re.findall(r"^\| (unet|end_to_end) \| 4 \| 32 \| ([\d.]+) \| ([\d.]+) \| \d+% \| (\d+)% \|$", table, re.M)
     assert [stage for stage, *_ in trained] == ["unet", "end_to_end"]
     assert all(float(rate) > 0 and int(waited) <= 100 for _, rate, _, waited in trained)
+
+
+def test_learning_from_an_archive_is_measured_by_way(printed: Printed, tmp_path: Path) -> None:
+    for seed in range(2):
+        (tmp_path / f"{seed}.png").write_bytes(stored(synthetic(48, 64, seed=seed), "PNG"))
+    table = printed(learning_speed.main, tmp_path, "--workers", 0)
+    rates = dict(re.findall(r"^\| ([\w, ]+) \| 0 \| ([\d.]+) \| [\d.]+ \|$", table, re.MULTILINE))
+    assert list(rates) == ["pixels", "latents", "latents, cached", "PNG", "source"]
+    assert all(float(rate) > 0 for rate in rates.values())
 
 
 def test_photos_are_packed_with_and_without_the_check(printed: Printed) -> None:
