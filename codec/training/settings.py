@@ -90,8 +90,8 @@ class TrainingSettings:
     backbone_hash: str | None = None
     """Content hash that the backbone must have."""
     entropy: EntroformerSettings = MINI
-    """The entropy model; with a start, two settings count: `dither` true turns it on for what goes on from there, and
-    `finest_attention` false leaves that block out."""
+    """The entropy model; with a start, three settings count: `dither` true turns it on for what goes on from there,
+    `finest_attention` false leaves that block out, and `grids` "narrow" rounds the weights to these grids."""
     parameters: Literal["measured", "tied", "learned"] = "measured"
     """How the exported bundle chooses bin width and timestep."""
     steps: int = 1

@@ -89,18 +89,23 @@ class Workspace:
         torch.manual_seed(self.settings.seed)  # for weights that are new
         if not self.settings.start:
             return self._load("entropy", Entroformer(self.config.entropy))
-        start = dataclasses.replace(self._start(), config=self.config)
-        return self._load("entropy", start.trainable_entropy())
+        start = self._start()
+        chosen = self.config.entropy
+        # the stored integers are on the start's grids
+        stored = dataclasses.replace(chosen, grids=start.config.entropy.grids)
+        config = dataclasses.replace(self.config, entropy=stored)
+        model = dataclasses.replace(start, config=config).trainable_entropy()
+        return self._load("entropy", model.with_grids(chosen.grids))
 
     def entropy_to_export(self) -> Entroformer | Bundle:
-        """The entropy model of an earlier stage, or of the start bundle. Raises SettingsError if the latter has an
-        extra block."""
+        """The entropy model of an earlier stage, or of the start bundle, rounded anew if its grids differ. Raises
+        SettingsError if the latter has an extra block."""
         if (self.folder / "entropy.safetensors").exists():
             return self.entropy()
         start = self._start()
         if start.config.entropy.finest_attention != self.config.entropy.finest_attention:
             raise SettingsError("finest_attention = false leaves a block out: run the entropy stage")
-        return start
+        return start if start.config.entropy.grids == self.config.entropy.grids else self.entropy()
 
     def estimator(self) -> ParameterEstimator:
         """The parameter estimator so far."""
@@ -123,6 +128,7 @@ class Workspace:
                 start.entropy,
                 dither=start.entropy.dither or settings.entropy.dither,
                 finest_attention=start.entropy.finest_attention and settings.entropy.finest_attention,
+                grids="narrow" if "narrow" in (start.entropy.grids, settings.entropy.grids) else "wide",
             )
             # a trained estimator goes on with its own sizes, a new one has those of the settings
             _, estimator = self._start().load_encoder()

@@ -17,6 +17,7 @@ from codec import BackboneError, Codec, Picture, SettingsError
 from codec.bundle import Bundle
 from codec.entropy.distribution import alpha_of_code
 from codec.entropy.entroformer import A4
+from codec.format.bitstream import parse
 from codec.quantization.estimator import AdapterSettings, ParameterEstimator
 from codec.quantization.quantizer import tied_alpha_bar
 from codec.training.__main__ import main
@@ -98,6 +99,24 @@ def test_going_on_from_a_bundle_can_turn_dither_on_and_keeps_it_on(tars: Path, t
     assert not bundle.config.entropy.dither
 
 
+def test_going_on_from_a_bundle_can_round_its_entropy_model_to_narrow_grids(
+    tars: Path, tmp_path: Path, bundle: Bundle
+) -> None:
+    stages = {"adapter": {"steps": 1, "batch_size": 2, "crop_size": 32, "perceptual": 0.0}}
+    narrow: dict[str, object] = {"grids": "narrow"}
+    settings = settings_file(tmp_path, start=str(bundle.path), stages=stages, entropy=narrow, parameters="learned")
+    assert main([str(settings), "--data", str(tars), "--output", str(tmp_path / "out")]) == 0
+    made = Bundle.open(tmp_path / "out" / "bundle")
+    assert made.config.entropy == dataclasses.replace(bundle.config.entropy, grids="narrow")
+    weights, _ = made.load_entropy()
+    assert weights.settings.grids == "narrow"
+    codec = Codec.load(made)
+    wide = Codec.load(bundle)
+    encoded = codec.encode(Picture(synthetic(40, 50)))
+    assert (codec.symbols(encoded.data) == encoded.symbols).all()
+    assert len(encoded.data) == pytest.approx(len(wide.encode(Picture(synthetic(40, 50))).data), rel=0.1)
+
+
 def test_going_on_from_a_bundle_can_leave_its_finest_attention_out_when_the_rest_is_trained(
     tars: Path, tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,6 +171,17 @@ def test_mixed_precision_leaves_bins_and_timestep_whole() -> None:
     loss.backward()
     assert terms["t"].dtype == terms["alpha"].dtype == torch.float32
     assert torch.isfinite(loss)
+
+
+def test_a_new_estimator_has_the_sizes_of_the_settings(tars: Path, tmp_path: Path) -> None:
+    stage = {"steps": 1, "batch_size": 2, "crop_size": 32, "perceptual": 0.0, "warmup_steps": 1}
+    stages = {"autoencoder": stage, "unet": stage, "entropy": stage, "adapter": stage | {"learning_rate": 0.1}}
+    adapter = {"channels": [4, 4, 8], "hidden": 8, "alphas": 4}
+    settings = settings_file(tmp_path, stages=stages, parameters="learned", adapter=adapter, evaluation_images=0)
+    assert main([str(settings), "--data", str(tars), "--output", str(tmp_path / "out")]) == 0
+    codec = Codec.load(tmp_path / "out" / "bundle")
+    assert codec.bundle.config.adapter == AdapterSettings(channels=(4, 4, 8), hidden=8, alphas=4)
+    assert len(parse(codec.encode(Picture(synthetic(40, 50))).data).parameters.alpha_codes) == 4
 
 
 def test_the_untrained_estimator_starts_at_the_table() -> None:
