@@ -175,9 +175,15 @@ def test_mixed_precision_leaves_bins_and_timestep_whole() -> None:
 
 def test_a_new_estimator_has_the_sizes_of_the_settings(tars: Path, tmp_path: Path) -> None:
     stage = {"steps": 1, "batch_size": 2, "crop_size": 32, "perceptual": 0.0, "warmup_steps": 1}
-    stages = {"autoencoder": stage, "unet": stage, "entropy": stage, "adapter": stage | {"learning_rate": 0.1}}
-    adapter = {"channels": [4, 4, 8], "hidden": 8, "alphas": 4}
-    settings = settings_file(tmp_path, stages=stages, parameters="learned", adapter=adapter, evaluation_images=0)
+    settings = settings_file(
+        tmp_path,
+        backbone=str(write_folder(tmp_path / "sd")),
+        parameters="learned",
+        entropy={"dim": 32, "depth": 1, "heads": 2, "top_k": 8, "hyper_channels": 4},
+        adapter={"channels": [4, 4, 8], "hidden": 8, "alphas": 4},
+        stages={"entropy": stage, "adapter": stage | {"learning_rate": 0.1}},
+        evaluation_images=0,
+    )
     assert main([str(settings), "--data", str(tars), "--output", str(tmp_path / "out")]) == 0
     codec = Codec.load(tmp_path / "out" / "bundle")
     assert codec.bundle.config.adapter == AdapterSettings(channels=(4, 4, 8), hidden=8, alphas=4)
