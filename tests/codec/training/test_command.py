@@ -17,7 +17,6 @@ from codec import BackboneError, Codec, Picture, SettingsError
 from codec.bundle import Bundle
 from codec.entropy.distribution import alpha_of_code
 from codec.entropy.entroformer import A4
-from codec.format.bitstream import parse
 from codec.quantization.estimator import AdapterSettings, ParameterEstimator
 from codec.quantization.quantizer import tied_alpha_bar
 from codec.training.__main__ import main
@@ -185,9 +184,10 @@ def test_a_new_estimator_has_the_sizes_of_the_settings(tars: Path, tmp_path: Pat
         evaluation_images=0,
     )
     assert main([str(settings), "--data", str(tars), "--output", str(tmp_path / "out")]) == 0
-    codec = Codec.load(tmp_path / "out" / "bundle")
-    assert codec.bundle.config.adapter == AdapterSettings(channels=(4, 4, 8), hidden=8, alphas=4)
-    assert len(parse(codec.encode(Picture(synthetic(40, 50))).data).parameters.alpha_codes) == 4
+    made = Bundle.open(tmp_path / "out" / "bundle")
+    assert made.config.adapter == AdapterSettings(channels=(4, 4, 8), hidden=8, alphas=4)
+    _, estimator = made.load_encoder()
+    assert estimator is not None and estimator.bins.weight.shape == (5, 8)
 
 
 def test_the_untrained_estimator_starts_at_the_table() -> None:
