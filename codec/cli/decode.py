@@ -125,7 +125,7 @@ def decode(
         stem = name[: -len(SUFFIX)] if name.lower().endswith(SUFFIX) else name
         return f"{stem}.{EXTENSIONS[kind]}"
 
-    todo = plan(sources, {SUFFIX}, renamed, output=output, folder=output_folder)
+    todo = plan(sources, {SUFFIX}, renamed, output=output, folder=output_folder, hint="give the folder above them")
     settings = Decoding(kind, number, overwrite, bundle, backbone, device)
     conversion.run(todo, settings, jobs=jobs, named=output is not None, as_json=as_json)
 

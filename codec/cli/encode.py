@@ -185,7 +185,7 @@ def encode(
     def renamed(name: str) -> str:
         return f"{name if keep_suffix else Path(name).stem}{SUFFIX}"
 
-    todo = plan(sources, PICTURES, renamed, output=output, folder=output_folder)
+    todo = plan(sources, PICTURES, renamed, output=output, folder=output_folder, hint="--keep-suffix tells them apart")
     settings = Encoding(goal, _policy(metadata, discard), strict, overwrite, bundle, backbone, device)
     conversion.run(todo, settings, jobs=jobs, named=output is not None, as_json=as_json)
 

@@ -38,12 +38,14 @@ def plan(
     *,
     output: str | None,
     folder: Path | None,
+    hint: str,
 ) -> Plan:
     """Plans the conversion of files, folders and patterns; `renamed` gives an output's name for that of its source.
 
     A file's output is beside it, or in `folder` under its name; a file of a folder or a pattern keeps its path below
     that folder, or below the part of the pattern without wildcards. Only files of `suffixes` are taken from folders.
-    Raises SettingsError if two sources have one output, an output is a source, or there is nothing to do.
+    Raises SettingsError if two sources have one output, for which `hint` is an advice, an output is a source, or there
+    is nothing to do.
     """
     if output is not None and folder is not None:
         raise SettingsError("choose one of --output and --output-folder")
@@ -72,7 +74,7 @@ def plan(
             else:
                 target = folder / (below or Path(path.name)).with_name(name)
             planned.setdefault(str(path.absolute()), Planned(str(path), str(target)))
-    _refuse_collisions(planned)
+    _refuse_collisions(planned, hint)
     if not planned:
         others = f"; {ignored} files of other kinds are left alone" if ignored else ""
         raise SettingsError(f"there is nothing to convert in {', '.join(sources)}{others}")
@@ -122,7 +124,7 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield Path(place) / name
 
 
-def _refuse_collisions(planned: dict[str, Planned]) -> None:
+def _refuse_collisions(planned: dict[str, Planned], hint: str) -> None:
     owner: dict[str, str] = {}
     double: list[str] = []
     for own in planned.values():
@@ -132,10 +134,7 @@ def _refuse_collisions(planned: dict[str, Planned]) -> None:
         owner[target] = own.source
     if double:
         more = f", and {len(double) - NAMED} more" if len(double) > NAMED else ""
-        raise SettingsError(
-            f"{'; '.join(double[:NAMED])}{more}; give their common folder instead of the files, or "
-            "encode with --keep-suffix"
-        )
+        raise SettingsError(f"{'; '.join(double[:NAMED])}{more}; {hint}")
     sources = {os.path.realpath(own.source) for own in planned.values()}
     for target, source in owner.items():
         if target in sources:

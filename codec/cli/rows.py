@@ -52,7 +52,7 @@ def exit_status(rows: Sequence[Row]) -> int:
 
 def document(rows: Sequence[Row], ignored: int) -> str:
     """The rows as JSON, with a count of each status."""
-    counts = Counter(row.status for row in rows)
+    counts: Counter[str] = Counter(row.status for row in rows)
     totals = {status: counts[status] for status in (WRITTEN, EXISTS, OUTDATED, FAILED)}
     return json.dumps({"files": [dataclasses.asdict(row) for row in rows], **totals, "ignored": ignored}, indent=1)
 
@@ -88,7 +88,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _totals(rows: Sequence[Row], ignored: int) -> str:
-    counts = Counter(row.status for row in rows)
+    counts: Counter[str] = Counter(row.status for row in rows)
     parts = [f"{counts[WRITTEN]} written"]
     for status, name in ((EXISTS, "there already"), (OUTDATED, OUTDATED), (FAILED, FAILED)):
         if counts[status]:
