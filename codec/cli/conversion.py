@@ -39,10 +39,13 @@ def run(plan: Plan, settings: Described, *, jobs: int, named: bool, as_json: boo
 
     `named` says that the output was named by itself: then it must not exist. Raises SettingsError for that.
     """
-    if as_json and any(own.output == files.PIPE for own in plan.files):
-        raise SettingsError("--json prints to standard output, where the picture goes; name a file with --output")
-    if named and plan.files[0].output != files.PIPE:
-        files.check_output(Path(plan.files[0].output), settings.overwrite)
+    first = plan.files[0].output
+    if first == files.PIPE:
+        if as_json:
+            raise SettingsError("--json prints to standard output, where the picture goes; name a file with --output")
+        files.check_pipe()
+    elif named:
+        files.check_output(Path(first), settings.overwrite)
     found = _converted(plan, settings, jobs)
     if as_json:
         typer.echo(rows.document(found, plan.ignored))

@@ -104,9 +104,13 @@ def _exists(output: Path) -> SettingsError:
     return SettingsError(f"{output} already exists; choose another name, or replace it with --overwrite")
 
 
-def send(data: bytes) -> None:
-    """Writes a file to standard output. Raises SettingsError if that is a terminal."""
+def check_pipe() -> None:
+    """Raises SettingsError before any work if standard output is a terminal."""
     if sys.stdout.isatty():
         raise SettingsError("standard output is a terminal; redirect it, or name a file with --output")
+
+
+def send(data: bytes) -> None:
+    """Writes a file to standard output."""
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()

@@ -394,7 +394,6 @@ def test_an_empty_file_or_stream_is_refused_before_models_are_loaded(
         ("compare in.png absent.png", 1, "absent.png: No such file"),
         ("compare in.png in.fdc", 1, "no bundle with id"),
         ("compare in.png in.png --metrics ssim", 1, "not 'ssim'"),
-        ("archive status", 1, "fdc archive"),
         ("encode text.jpg -o out.fdc", 1, "text.jpg: not a picture in a known format"),
         ("encode in.png -o absent/out.fdc", 1, "absent is not a writable folder"),
         ("encode in.png -o out.fdc --bundle absent", 1, "absent is not a bundle"),
