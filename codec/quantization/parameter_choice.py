@@ -15,7 +15,7 @@ from codec.entropy.dither import dither
 from codec.entropy.entroformer import ALPHA_CODES
 from codec.quantization import quantizer
 from codec.quantization.estimator import MIDDLE_LEVEL, ParameterEstimator
-from codec.quantization.quantizer import QuantizationParameters
+from codec.quantization.parameters import QuantizationParameters
 
 OCTAVE = 32
 """Alpha codes of an octave."""
