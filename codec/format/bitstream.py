@@ -9,7 +9,7 @@ from codec.format import chunks as chunk_codes
 from codec.format import version1
 from codec.format.chunks import Chunk
 from codec.format.reader import ByteReader, varint
-from codec.quantization.quantizer import LARGEST_TIMESTEP_CODE, QuantizationParameters, quality_of_code
+from codec.quantization.parameters import LARGEST_TIMESTEP_CODE, QuantizationParameters, quality_of_code
 
 SIGNATURE = b"\x8fFDC\r\n\x1a\n"
 """A byte above 127, a name, CR LF, end-of-file and LF, so that a transfer in text mode damages it."""

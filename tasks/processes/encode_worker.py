@@ -7,6 +7,7 @@ requests.
 import argparse
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from codec import lossless
+from codec import lossless, preview
 from codec.color import spaces
 from codec.containers import live_photo
 from codec.containers.judgement import MetadataPolicy, Policy
@@ -81,17 +82,24 @@ class Worker:
         return answer, data
 
     def read(self, request: Encode, source: bytes) -> tuple[SourceImage, dict[str, Any]]:
-        """Reads a source and fills its row; `fallback` in the row states why there is no picture to encode."""
+        """Reads a source, adds its preview and fills its row; `fallback` states why there is no picture to encode."""
         found = read_source(source, _policy(request))
         about = _about(found) | {"identifier": live_photo.identifier(source, found.structure)}
         if found.picture is None:
             about |= {"fallback": str(found.verdict.reason), "error": found.verdict.detail}
-        return found, about
+            return found, about
+        shown = preview.with_preview(found.picture, request.preview, request.target_bpp)
+        return replace(found, picture=shown), about
 
     def answer_on(self, found: SourceImage, size: int, about: dict[str, Any], encoded: Any) -> Frame:
         """Returns the answer for a source of `size` bytes and its file, which is omitted unless it is smaller."""
         film = found.verdict.film
-        stored = len(encoded.data)
+        data = encoded.data
+        preview_bytes = preview.cost(found.picture) if found.picture else 0
+        if preview_bytes and len(data) >= size:  # a preview must not be why a picture is kept whole
+            data = preview.without_preview(data)
+            preview_bytes = 0
+        stored = len(data)
         if film:  # offset and length of the video that a motion photo contains; it is stored unchanged
             _, film_length = film
             stored += film_length
@@ -109,8 +117,9 @@ class Worker:
             "steps": int(encoded.steps),
             "latent_bits": int(encoded.latent_bits),
             "side_bits": int(encoded.side_bits),
+            "preview_bytes": preview_bytes,
         }
-        return answer, encoded.data
+        return answer, data
 
     def judge(self, request: Judge, source: bytes) -> Frame:
         """Predicts the result for a source from its structure and its decoded pixels, without encoding it."""

@@ -43,6 +43,7 @@ class Encode(Request):
     discard: Sequence[str]
     metrics: Sequence[str]
     effort: int = 0
+    preview: int = 0
 
     @property
     def quality_lambda(self) -> float:
