@@ -23,8 +23,8 @@ SIDES = range(16, 513)
 """Longer sides that may be asked for."""
 LARGEST = 6000
 """Most bytes of a preview."""
-PIXELS_PER_BYTE = 64
-"""A preview takes at most one byte for as many pixels of its picture: an eighth of a bit per pixel."""
+PIXELS_PER_BYTE = 128
+"""A preview takes at most one byte for as many pixels of its picture: a sixteenth of a bit per pixel."""
 SHARE = 0.25
 """Largest share of a target rate."""
 QUALITIES = (40, 30, 20, 10, 5, 0)
@@ -39,6 +39,19 @@ class Preview:
     width: int
     height: int
 
+    @classmethod
+    def of(cls, content: bytes) -> "Preview | None":
+        """The preview in a chunk's content; None if it has another form than the one written here."""
+        # RIFF, one chunk `VP8 `, and the frame's tag, start code and size (RFC 6386, section 9.1)
+        head = content[:30]
+        if len(head) < 30 or head[:4] != b"RIFF" or head[8:16] != b"WEBPVP8 " or head[23:26] != b"\x9d\x01\x2a":
+            return None
+        width = int.from_bytes(head[26:28], "little") & 0x3FFF
+        height = int.from_bytes(head[28:30], "little") & 0x3FFF
+        if not (0 < width <= SIDES[-1] and 0 < height <= SIDES[-1]) or len(content) > LARGEST:
+            return None
+        return cls(content, width, height)
+
 
 def check_side(side: int) -> int:
     """Returns the longer side of a preview; 0 means none. Raises SettingsError."""
@@ -50,7 +63,7 @@ def check_side(side: int) -> int:
 def with_preview(picture: Picture, side: int = SIDE, bits_per_pixel: float | None = None) -> Picture:
     """Adds a preview to a picture's blocks; unchanged if it is no larger than the preview, or `side` is 0.
 
-    The quality is lowered until the preview has at most LARGEST bytes, an eighth of a bit per pixel and a quarter of
+    The quality is lowered until the preview has at most LARGEST bytes, a sixteenth of a bit per pixel and a quarter of
     `bits_per_pixel`, if that is the target; a picture whose preview never is that small gets none. The same picture
     gives the same bytes on one machine. Raises SettingsError.
     """
@@ -91,19 +104,8 @@ def read_preview(data: bytes) -> Preview | None:
     """
     for chunk in parse(data, max_pixels=MAX_PIXELS).chunks:
         if chunk.tag == PREVIEW:
-            return _parsed(chunk.content)
+            return Preview.of(chunk.content)
     return None
-
-
-def _parsed(content: bytes) -> Preview | None:
-    # RIFF, one chunk `VP8 `, and the frame's tag, start code and size (RFC 6386, section 9.1)
-    if len(content) < 30 or content[:4] != b"RIFF" or content[8:16] != b"WEBPVP8 " or content[23:26] != b"\x9d\x01\x2a":
-        return None
-    width = int.from_bytes(content[26:28], "little") & 0x3FFF
-    height = int.from_bytes(content[28:30], "little") & 0x3FFF
-    if not 0 < max(width, height) <= SIDES[-1] or len(content) > LARGEST:
-        return None
-    return Preview(content, width, height)
 
 
 def cost(picture: Picture) -> int:

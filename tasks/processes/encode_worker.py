@@ -25,15 +25,16 @@ from codec.errors import BackboneError
 from codec.images import Picture, read_image
 from codec.metrics.names import FIELDS, NONE, UNSAMPLED
 from codec.quantization.rate_control import QualityConstraint, measure
+from tasks.processes import showing
 from tasks.processes.answers import answered, attempted
 from tasks.processes.child import Frame, Handler, serve
 from tasks.processes.codec_process import Coder, digest, greeting, load, parser
 from tasks.processes.encode_batches import encode_many
-from tasks.processes.requests import Decode, Encode, EncodeMany, Judge, Request, SaveBackbone, Transcode, read
+from tasks.processes.requests import Decode, Encode, EncodeMany, Judge, Request, SaveBackbone, Show, Transcode, read
 
 TimedPixels = tuple[NDArray[np.uint8], float]
 """Decoded pixels (height, width, 3), and the seconds that decoding took."""
-ANSWERED: tuple[type[Request], ...] = (Encode, EncodeMany, Judge, Transcode, Decode, SaveBackbone)
+ANSWERED: tuple[type[Request], ...] = (Encode, EncodeMany, Judge, Transcode, Decode, Show, SaveBackbone)
 
 
 class Worker:
@@ -61,6 +62,8 @@ class Worker:
                 return self.save_backbone(request)
             case Decode():
                 return self.decode(request, payload)
+            case Show():
+                return showing.show(request, payload, self.codec.decode_picture)
             case _:
                 raise AssertionError(f"{request.do} is in ANSWERED, but nothing answers it")
 

@@ -111,6 +111,19 @@ class Decode(Request):
 
 
 @dataclass(frozen=True)
+class Show(Request):
+    """Decode the stored file in the payload for viewers: a picture of this kind with its color profile alone.
+
+    `codec` is that of the file's row. The picture is at most `width` pixels wide and never enlarged.
+    """
+
+    do = "show"
+    codec: str
+    kind: str
+    width: int | None = None
+
+
+@dataclass(frozen=True)
 class SaveBackbone(Request):
     """Save the bundle's backbone with its license to a folder; an empty source is where it was loaded from."""
 

@@ -51,10 +51,10 @@ def test_a_file_has_no_preview_unless_asked_and_one_of_the_size_asked(codec: Cod
     assert previewed.data == codec.encode(with_preview(WIDE, 200)).data
 
 
-def test_a_preview_has_at_most_6000_bytes_and_an_eighth_of_a_bit_per_pixel() -> None:
+def test_a_preview_has_at_most_6000_bytes_and_a_sixteenth_of_a_bit_per_pixel() -> None:
     for pixels in (NOISE, NOISE[:400, :500], NOISE[:300, :300]):
         content = block(with_preview(Picture(pixels)))
-        assert content is None or len(content) <= min(LARGEST, pixels.shape[0] * pixels.shape[1] / 64)
+        assert content is None or len(content) <= min(LARGEST, pixels.shape[0] * pixels.shape[1] / 128)
     assert block(with_preview(Picture(synthetic(640, 960)))) is not None
     assert block(with_preview(Picture(NOISE[:300, :300]))) is None, "noise of this size has no preview that small"
 

@@ -1,0 +1,65 @@
+"""Connections with deadlines: a client that sends or reads too slowly does not hold one for long."""
+
+import socket
+import time
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_SECONDS = 15.0
+"""How long a client may take to send the head of a request, and a connection may rest between requests."""
+READ_SECONDS = 300.0
+"""How long a client may take to read a response."""
+MOST_CONNECTIONS = 512
+HEAD_BYTES = 32_768
+"""Most bytes of the head of a request."""
+CHECKED_EVERY = 2.0
+
+
+class GuardedConnection(H11Protocol):
+    """A connection that is cut off if no request is under way for HEAD_SECONDS, or its response is read too slowly."""
+
+    _since = 0.0
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._since = time.monotonic()
+        self.loop.call_later(CHECKED_EVERY, self._check)
+
+    def on_response_complete(self) -> None:
+        self._since = time.monotonic()
+        super().on_response_complete()
+
+    def _check(self) -> None:
+        if self.transport.is_closing() and not self.transport.get_write_buffer_size():
+            return
+        is_at_work = self.cycle is not None and not self.cycle.response_complete
+        allowed = READ_SECONDS if self.transport.get_write_buffer_size() else HEAD_SECONDS
+        if not is_at_work and time.monotonic() - self._since > allowed:
+            self.transport.abort()
+            return
+        self.loop.call_later(CHECKED_EVERY, self._check)
+
+
+def server(app: Any) -> uvicorn.Server:
+    """The web server of an application. It writes no address of a request to a log."""
+    config = uvicorn.Config(
+        app,
+        http=GuardedConnection,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        timeout_graceful_shutdown=5,
+    )
+    return uvicorn.Server(config)
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A listening socket, of the family that the host needs. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=256)
