@@ -4,60 +4,25 @@ An encoder adds one to a picture's blocks; a decoder leaves it out of the decode
 """
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from PIL import Image
 
 from codec.color import spaces
 from codec.containers.writing import TURNS
-from codec.errors import SettingsError
 from codec.format.bitstream import MAX_PIXELS, pack, parse
 from codec.format.chunks import compressed
+from codec.format.preview import LARGEST, SIDE, Preview, check_side
 from codec.format.reader import varint
 from codec.format.tags import PREVIEW, MetadataBlock
 from codec.images import Picture
 
-SIDE = 256
-"""Longer side of a preview in pixels, unless told otherwise."""
-SIDES = range(16, 513)
-"""Longer sides that may be asked for."""
-LARGEST = 6000
-"""Most bytes of a preview."""
 PIXELS_PER_BYTE = 128
 """A preview takes at most one byte for as many pixels of its picture: a sixteenth of a bit per pixel."""
 SHARE = 0.25
 """Largest share of a target rate."""
 QUALITIES = (40, 30, 20, 10, 5, 0)
 """WebP qualities, tried from the best on."""
-
-
-@dataclass(frozen=True)
-class Preview:
-    """A WebP file in sRGB, upright, without transparency and metadata, and its size in pixels."""
-
-    data: bytes
-    width: int
-    height: int
-
-    @classmethod
-    def of(cls, content: bytes) -> "Preview | None":
-        """The preview in a chunk's content; None if it has another form than the one written here."""
-        # RIFF, one chunk `VP8 `, and the frame's tag, start code and size (RFC 6386, section 9.1)
-        head = content[:30]
-        if len(head) < 30 or head[:4] != b"RIFF" or head[8:16] != b"WEBPVP8 " or head[23:26] != b"\x9d\x01\x2a":
-            return None
-        width = int.from_bytes(head[26:28], "little") & 0x3FFF
-        height = int.from_bytes(head[28:30], "little") & 0x3FFF
-        if not (0 < width <= SIDES[-1] and 0 < height <= SIDES[-1]) or len(content) > LARGEST:
-            return None
-        return cls(content, width, height)
-
-
-def check_side(side: int) -> int:
-    """Returns the longer side of a preview; 0 means none. Raises SettingsError."""
-    if side and side not in SIDES:
-        raise SettingsError(f"preview must be 0, or {SIDES[0]} to {SIDES[-1]} pixels, not {side}")
-    return side
 
 
 def with_preview(picture: Picture, side: int = SIDE, bits_per_pixel: float | None = None) -> Picture:

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from codec.containers.judgement import DISCARDS
 from codec.errors import ArchiveError, SettingsError
+from codec.format.preview import SIDE, check_side
 from codec.metrics import names
-from codec.preview import SIDE, check_side
 from codec.quantization.efforts import EFFORTS, check_effort
 from tasks.sources.filters import LITTER
 

@@ -141,14 +141,20 @@ class Catalog:
             return CatalogEntry(None)  # an erasure under way: its bytes may still be there
         columns = ", ".join(f'"{name}"' for name in _OF_FILE)
         sql = f"SELECT {columns}, media_type, reason, preview_bytes FROM current WHERE key = ?"
-        row = self._connection.execute(sql, [key]).fetchone()
-        if row is None:
+        rows = self._rows(sql, [key])
+        if not rows:
             return None
-        *of_file, media_type, reason, preview_bytes = row
-        about = dict(zip(_OF_FILE, of_file, strict=True))
+        about = rows[0]
         if about["tar"] is None:
             return CatalogEntry(None)
-        return CatalogEntry(StoredFile(target="", **about), media_type, reason, preview_bytes or 0)
+        of_file = {name: about[name] for name in _OF_FILE}
+        entry = StoredFile(target="", **of_file)
+        return CatalogEntry(entry, about["media_type"], about["reason"], about["preview_bytes"] or 0)
+
+    def _rows(self, sql: str, values: Any) -> list[dict[str, Any]]:
+        """Runs a query on a connection of its own: one keeps the result of the last query."""
+        with self._connection.cursor() as cursor:
+            return list(cursor.sql(sql, params=values).to_arrow_table().to_pylist())
 
     def held(self, hashes: Collection[str]) -> set[str]:
         """Returns those of some SHA-256 that are of stored files of the archive."""
@@ -158,8 +164,8 @@ class Catalog:
                 SELECT DISTINCT sha256 FROM current
                 WHERE tar IS NOT NULL AND list_contains($hashes, sha256) AND NOT list_contains($erasing, key)
             """
-            found = self._connection.execute(sql, {"hashes": list(hashes), "erasing": list(erasing)}).fetchall()
-        return {sha256 for (sha256,) in found}
+            found = self._rows(sql, {"hashes": list(hashes), "erasing": list(erasing)})
+        return {row["sha256"] for row in found}
 
     def search(self, search: Search) -> FoundPage:
         """Returns a page of the rows that meet all conditions. Raises Refusal for one that is not valid."""
@@ -179,15 +185,13 @@ class Catalog:
                 values.append(value)
             clauses = " AND ".join(where)
             order = "DESC" if search.descending else "ASC"
-            [total] = self._connection.execute(f"SELECT count(*) FROM current WHERE {clauses}", values).fetchone() or [
-                0
-            ]
+            [counted] = self._rows(f"SELECT count(*) AS total FROM current WHERE {clauses}", values)
             sql = f"""
                 SELECT * FROM current WHERE {clauses} ORDER BY "{search.sort}" {order} NULLS LAST, key
                 LIMIT {PAGE} OFFSET {(search.page - 1) * PAGE}
             """
-            rows = self._connection.sql(sql, params=values).to_arrow_table().to_pylist()
-        return FoundPage(rows, int(total))
+            rows = self._rows(sql, values)
+        return FoundPage(rows, int(counted["total"]))
 
     def _clause(self, condition: Condition) -> tuple[str, Any]:
         """The SQL of a condition, with a placeholder for its value: a name in it is always one of ours."""
@@ -197,11 +201,11 @@ class Catalog:
         if condition.operator == "contains":
             return f'contains(lower("{column}"::VARCHAR), lower(?))', condition.value
         kind = _sql_type(SCHEMA.field(column).type)
-        [value] = self._connection.execute(f"SELECT TRY_CAST(? AS {kind})", [condition.value]).fetchone() or [None]
-        if value is None:
+        [cast] = self._rows(f"SELECT TRY_CAST(? AS {kind}) AS value", [condition.value])
+        if cast["value"] is None:
             raise Refusal(400, f"{column} is compared with a value of type {kind.lower()}")
         sign = {"is": "=", "at_least": ">=", "at_most": "<="}[condition.operator]
-        return f'"{column}" {sign} ?', value
+        return f'"{column}" {sign} ?', cast["value"]
 
     def close(self) -> None:
         """Removes the table."""

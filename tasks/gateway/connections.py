@@ -7,39 +7,48 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from tasks.gateway.guard import HEAD_BYTES
+
 HEAD_SECONDS = 15.0
 """How long a client may take to send the head of a request, and a connection may rest between requests."""
 READ_SECONDS = 300.0
 """How long a client may take to read a response."""
 MOST_CONNECTIONS = 512
-HEAD_BYTES = 32_768
-"""Most bytes of the head of a request."""
 CHECKED_EVERY = 2.0
 
 
 class GuardedConnection(H11Protocol):
-    """A connection that is cut off if no request is under way for HEAD_SECONDS, or its response is read too slowly."""
+    """A connection that is cut off if it rests too long, or if what was sent to it waits too long to be read."""
 
-    _since = 0.0
+    _resting_since = 0.0
+    _unread_since: float | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._since = time.monotonic()
+        self._resting_since = time.monotonic()
         self.loop.call_later(CHECKED_EVERY, self._check)
 
     def on_response_complete(self) -> None:
-        self._since = time.monotonic()
+        self._resting_since = time.monotonic()
         super().on_response_complete()
 
     def _check(self) -> None:
-        if self.transport.is_closing() and not self.transport.get_write_buffer_size():
-            return
+        now = time.monotonic()
+        if not self.transport.get_write_buffer_size():
+            self._unread_since = None
+            if self.transport.is_closing():
+                return
+        elif self._unread_since is None:
+            self._unread_since = now
         is_at_work = self.cycle is not None and not self.cycle.response_complete
-        allowed = READ_SECONDS if self.transport.get_write_buffer_size() else HEAD_SECONDS
-        if not is_at_work and time.monotonic() - self._since > allowed:
+        if self._unread_since is not None:
+            is_late = now - self._unread_since > READ_SECONDS
+        else:
+            is_late = not is_at_work and now - self._resting_since > HEAD_SECONDS
+        if is_late:
             self.transport.abort()
-            return
-        self.loop.call_later(CHECKED_EVERY, self._check)
+        else:
+            self.loop.call_later(CHECKED_EVERY, self._check)
 
 
 def server(app: Any) -> uvicorn.Server:

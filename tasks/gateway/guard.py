@@ -25,6 +25,9 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+HEAD_BYTES = 32_768
+"""Most bytes of a request's headers. The web server only limits what has not arrived completely."""
+MOST_HEADERS = 100
 REALM = 'Basic realm="archive", charset="UTF-8"'
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -87,6 +90,9 @@ class Guard:
 
     def _check(self, scope: Any) -> None:
         """Raises Refusal for a request that is not answered."""
+        head = sum(len(name) + len(value) for name, value in scope["headers"])
+        if head > HEAD_BYTES or len(scope["headers"]) > MOST_HEADERS:
+            raise Refusal(431, f"more than {MOST_HEADERS} headers, or {HEAD_BYTES} bytes of them")
         headers = dict(scope["headers"])  # the last one of equal names
         if scope["method"] not in METHODS:
             raise Refusal(405, "this gateway only reads: GET or HEAD")

@@ -12,7 +12,8 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from codec.errors import ArchiveError, BitstreamError, FdcError
-from codec.preview import Preview, read_preview
+from codec.format.preview import Preview
+from codec.preview import read_preview
 from tasks.archive.decoders import Decoders
 from tasks.archive.schema import TROUBLE
 from tasks.gateway.addresses import FDC, Address

@@ -15,8 +15,9 @@ from codec.bundle import Bundle
 from codec.errors import BitstreamError, SettingsError
 from codec.format.bitstream import pack, parse
 from codec.format.chunks import Chunk, compressed, of_picture
+from codec.format.preview import LARGEST
 from codec.format.tags import EXIF, PREVIEW, MetadataBlock
-from codec.preview import LARGEST, read_preview, with_preview, without_preview
+from codec.preview import read_preview, with_preview, without_preview
 from tests.codec.format.test_chunks import file_with
 from tests.conftest import synthetic
 from tests.support.image_files import DISPLAY_P3, profile
