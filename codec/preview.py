@@ -9,7 +9,7 @@ from dataclasses import replace
 from PIL import Image
 
 from codec.color import spaces
-from codec.containers.writing import TURNS
+from codec.containers.writing import turned
 from codec.format.bitstream import MAX_PIXELS, pack, parse
 from codec.format.chunks import compressed
 from codec.format.preview import LARGEST, SIDE, Preview, check_side
@@ -57,9 +57,7 @@ def _reduced(picture: Picture, side: int) -> Image.Image:
     if picture.alpha is not None:
         mask = Image.fromarray(picture.alpha).resize(small.size, Image.Resampling.LANCZOS)
         small = Image.composite(small, Image.new("RGB", small.size, "white"), mask)
-    for turn in TURNS.get(picture.orientation, ()):
-        small = small.transpose(turn)
-    return small
+    return turned(small, picture.orientation)
 
 
 def read_preview(data: bytes) -> Preview | None:

@@ -1,4 +1,4 @@
-"""The quantizer's parameters as a file codes them. Importing this module does not load torch."""
+"""The quantizer's parameters as a file codes them. Reading a header needs these and no torch."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

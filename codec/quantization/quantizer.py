@@ -10,14 +10,8 @@ from codec.diffusion.backbone import Backbone
 from codec.entropy.coder import SYMBOL_LIMIT
 from codec.entropy.distribution import alpha_of_code, code_of_alpha
 from codec.entropy.entroformer import ALPHA_CODES
-from codec.quantization.parameters import (
-    LARGEST_TIMESTEP_CODE,
-    TIMESTEP_UNITS,
-    QuantizationParameters,
-    quality_of_code,
-)
+from codec.quantization.parameters import LARGEST_TIMESTEP_CODE, TIMESTEP_UNITS, QuantizationParameters
 
-__all__ = ["LARGEST_TIMESTEP_CODE", "QuantizationParameters", "quality_of_code"]
 ParameterMode = Literal["measured", "tied", "learned"]
 
 QUALITY_CODES = 256

@@ -23,7 +23,7 @@ from codec.evaluation.runner import COLUMNS
 from codec.format.bitstream import pack, parse
 from codec.format.breakdown import bit_breakdown
 from codec.format.tags import MetadataBlock
-from codec.quantization.quantizer import QuantizationParameters
+from codec.quantization.parameters import QuantizationParameters
 from tests.conftest import synthetic
 from tests.golden.make import GOLDEN
 from tests.support import version1 as version1_writer

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+import codec.pillow  # registers the format
 from codec import Codec, Picture, encode_png, preview
 from codec.bundle import Bundle
+from codec.cli import app
 from codec.errors import BitstreamError, SettingsError
 from codec.format.bitstream import pack, parse
 from codec.format.chunks import Chunk, compressed, of_picture
@@ -137,3 +140,22 @@ def test_the_chunk_of_a_preview_may_be_skipped_and_must_not_be_copied() -> None:
     assert PREVIEW[0].islower() and PREVIEW[3].isupper()
     [chunk] = [chunk for chunk in of_picture(with_preview(WIDE)) if chunk.tag == PREVIEW]
     assert parse(packed(chunk.content)).chunks == (chunk,)
+
+
+def test_the_command_adds_a_preview_if_asked(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode_png(WIDE))
+    for name, options in (("plain", []), ("previewed", ["--preview", "100"])):
+        output = str(tmp_path / f"{name}.fdc")
+        arguments = ["encode", str(tmp_path / "a.png"), "-o", output, "--bundle", str(bundle.path), *options]
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert read_preview((tmp_path / "plain.fdc").read_bytes()) is None
+    found = read_preview((tmp_path / "previewed.fdc").read_bytes())
+    assert found is not None and (found.width, found.height) == (100, 50)
+
+
+def test_pillow_shows_the_preview_of_a_turned_picture_upright(codec: Codec) -> None:
+    turned = with_preview(replace(WIDE, orientation=6))
+    with Image.open(io.BytesIO(codec.encode(turned).data)) as image:
+        assert image.size == (300, 600)
+        image.draft(None, (100, 200))
+        assert image.size == (128, 256) == (np.asarray(image).shape[1], np.asarray(image).shape[0])
