@@ -21,16 +21,18 @@ PIXELS_PER_BYTE = 128
 """A preview takes at most one byte for as many pixels of its picture: a sixteenth of a bit per pixel."""
 SHARE = 0.25
 """Largest share of a target rate."""
-QUALITIES = (40, 30, 20, 10, 5, 0)
-"""WebP qualities, tried from the best on."""
+QUALITIES = (40, 30, 20, 10)
+"""WebP qualities, tried from the best on; with a worse one a smaller preview looks better."""
+SMALLEST = 0.25
+"""Least part of the side that is tried."""
 
 
 def with_preview(picture: Picture, side: int = SIDE, bits_per_pixel: float | None = None) -> Picture:
     """Adds a preview to a picture's blocks; unchanged if it is no larger than the preview, or `side` is 0.
 
-    The quality is lowered until the preview has at most LARGEST bytes, a sixteenth of a bit per pixel and a quarter of
-    `bits_per_pixel`, if that is the target; a picture whose preview never is that small gets none. The same picture
-    gives the same bytes on one machine. Raises SettingsError.
+    Quality, and then the side, are lowered until the preview has at most LARGEST bytes, a sixteenth of a bit per pixel
+    and a quarter of `bits_per_pixel`, if that is the target; a picture with no preview that small gets none. The same
+    picture gives the same bytes on one machine. Raises SettingsError.
     """
     blocks = tuple(block for block in picture.blocks if block.tag != PREVIEW)
     if not check_side(side) or max(picture.width, picture.height) <= side:
@@ -39,12 +41,15 @@ def with_preview(picture: Picture, side: int = SIDE, bits_per_pixel: float | Non
     most = min(LARGEST, pixels // PIXELS_PER_BYTE)
     if bits_per_pixel is not None:
         most = min(most, int(SHARE * bits_per_pixel * pixels / 8))
-    small = _reduced(picture, side)
-    for quality in QUALITIES:
-        stream = io.BytesIO()
-        small.save(stream, "WEBP", quality=quality, method=4)
-        if stream.tell() <= most:
-            return replace(picture, blocks=(*blocks, MetadataBlock(PREVIEW, stream.getvalue())))
+    least = SMALLEST * side
+    while side >= least:
+        small = _reduced(picture, side)
+        for quality in QUALITIES:
+            stream = io.BytesIO()
+            small.save(stream, "WEBP", quality=quality, method=4)
+            if stream.tell() <= most:
+                return replace(picture, blocks=(*blocks, MetadataBlock(PREVIEW, stream.getvalue())))
+        side = side * 3 // 4
     return replace(picture, blocks=blocks)
 
 
