@@ -13,7 +13,7 @@ from codec.support import processors
 from tasks.archive.opening import existing
 from tasks.gateway import connections, guard
 from tasks.gateway.cache import DiskCache
-from tasks.gateway.pictures import Limits
+from tasks.gateway.pictures import DecodingLimits
 from tasks.gateway.server import Gateway, application
 from tasks.gateway.tokens import VARIABLE, Gate, read_token
 from tasks.processes.codec_process import Models
@@ -44,7 +44,7 @@ def serve(
     if gate.is_open and not hosts:
         typer.echo("warning: whoever reaches this address sees all pictures; give a --token", err=True)
     store = existing(archive)
-    limits = Limits(workers or min(4, processors.available()), max_pixels, longest_wait)
+    limits = DecodingLimits(workers or min(4, processors.available()), max_pixels, longest_wait)
     models = Models("", device, backbone, memory=16 * 10**9)
     with ExitStack() as stack:
         folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fdc-gateway-")))

@@ -49,7 +49,7 @@ Size = tuple[int | None, int | None]
 
 
 @dataclass(frozen=True)
-class Limits:
+class DecodingLimits:
     """The limits of a gateway: decoding processes, pixels of a picture, and seconds that work may wait."""
 
     workers: int = 1
@@ -60,7 +60,9 @@ class Limits:
 class PictureMaker:
     """Makes pictures for one event loop. Two requests for the same picture cause one decoding."""
 
-    def __init__(self, archive: Store, models: Models, cache: DiskCache, limits: Limits, figures: Figures) -> None:
+    def __init__(
+        self, archive: Store, models: Models, cache: DiskCache, limits: DecodingLimits, figures: Figures
+    ) -> None:
         self._archive = archive
         self._cache = cache
         self._limits = limits

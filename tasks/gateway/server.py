@@ -18,7 +18,7 @@ from tasks.gateway.cache import DiskCache
 from tasks.gateway.catalog import Catalog, CatalogEntry
 from tasks.gateway.figures import Figures
 from tasks.gateway.guard import Guard, refused
-from tasks.gateway.pictures import Limits, PictureMaker
+from tasks.gateway.pictures import DecodingLimits, PictureMaker
 from tasks.gateway.refusals import Refusal
 from tasks.gateway.stored import whole
 from tasks.gateway.tokens import Gate
@@ -44,7 +44,7 @@ class Gateway:
         archive: Store,
         models: Models,
         cache: DiskCache,
-        limits: Limits,
+        limits: DecodingLimits,
         *,
         metadata: bool = False,
         state_age: float = 1.0,

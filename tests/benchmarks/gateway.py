@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=12)
     parser.add_argument("--requests", type=int, default=400)
     parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--bundle", default="")
     given = parser.parse_args()
     load = os.getloadavg()[0]
@@ -50,11 +51,9 @@ def main() -> None:
         settings = RunSettings(metrics=(), verify=False)
         compress(str(home / "photos"), str(home / "archive"), settings, models=Models(given.bundle))
         keys = previews(home / "archive")
-        with subprocess.Popen(
-            [sys.executable, "-m", "flows.gateway", str(home / "archive"), "--port", "0", "--longest-wait", "600"],
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as gateway:
+        options = ["--port", "0", "--longest-wait", "600", "--workers", str(given.workers)]
+        command = [sys.executable, "-m", "flows.gateway", str(home / "archive"), *options]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as gateway:
             try:
                 assert gateway.stdout is not None
                 address = urlsplit(gateway.stdout.readline().strip()).netloc

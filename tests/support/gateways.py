@@ -18,7 +18,7 @@ from tasks.archive.opening import existing
 from tasks.compress.runs import compress
 from tasks.gateway import connections
 from tasks.gateway.cache import DiskCache
-from tasks.gateway.pictures import Limits
+from tasks.gateway.pictures import DecodingLimits
 from tasks.gateway.server import Gateway, application
 from tasks.gateway.tokens import Gate
 from tasks.processes.codec_process import Models
@@ -99,7 +99,7 @@ def running(
     archive: Path | str,
     cache: Path,
     *,
-    limits: Limits = Limits(),  # noqa: B008  # frozen
+    limits: DecodingLimits = DecodingLimits(),  # noqa: B008  # frozen
     cache_bytes: int = 10**8,
     token: str | None = None,
     hosts: frozenset[str] = frozenset(),

@@ -15,7 +15,7 @@ from codec.format.bitstream import parse
 from tasks.archive import report
 from tasks.gateway import pictures
 from tasks.gateway.addresses import link
-from tasks.gateway.pictures import Limits
+from tasks.gateway.pictures import DecodingLimits
 from tasks.maintenance.forget import forget
 from tasks.processes.requests import Show
 from tasks.storage.keys import key_of
@@ -137,7 +137,7 @@ def test_a_file_kept_whole_is_shown_if_it_is_a_picture(gateway: Running) -> None
 
 
 def test_a_picture_beyond_max_pixels_is_413_but_its_preview_is_shown(made_archive: Path, tmp_path: Path) -> None:
-    with running(made_archive, tmp_path / "cache", limits=Limits(max_pixels=120 * 200 - 1)) as served:
+    with running(made_archive, tmp_path / "cache", limits=DecodingLimits(max_pixels=120 * 200 - 1)) as served:
         assert served.get(f"{PHOTO}.png").status_code == 413
         assert served.get(f"{PHOTO}.png?width=100").status_code == 413
         assert served.get(f"{PHOTO}.png?width=38").status_code == 200
@@ -209,7 +209,7 @@ def test_a_full_queue_is_503_with_retry_after_while_thumbnails_are_served(
 
     real = pictures.PictureMaker._asked
     monkeypatch.setattr(pictures.PictureMaker, "_asked", waiting)
-    limits = Limits(workers=1, longest_wait=0.0)
+    limits = DecodingLimits(workers=1, longest_wait=0.0)
     with running(made_archive, tmp_path / "cache", limits=limits) as served, ThreadPoolExecutor(1) as thread:
         first = thread.submit(served.get, f"{PHOTO}.png")
         assert asked.wait(60)
