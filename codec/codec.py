@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec import batches
-from codec.bundle import DEFAULT_BUNDLE, Bundle
+from codec.bundle import Bundle
+from codec.bundle_id import DEFAULT_BUNDLE
 from codec.diffusion.backbone import Backbone
 from codec.diffusion.denoiser import denoise
 from codec.entropy.distribution import RateConstants, code_of_alpha
