@@ -2,7 +2,6 @@
 
 import tempfile
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -49,14 +48,15 @@ def serve(
     with ExitStack() as stack:
         folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fdc-gateway-")))
         kept = DiskCache(folder, cache_bytes)
-        opened = partial(Gateway, store, models, kept, limits, metadata=metadata, state_age=state_age)
         try:
             listening = stack.enter_context(connections.bound(host, port))
         except OSError as error:
             raise SettingsError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
+        gateway = Gateway(store, models, kept, limits, metadata=metadata, state_age=state_age)
+        stack.callback(gateway.close)
         name = f"[{host}]" if ":" in host else host
         typer.echo(f"http://{name}:{listening.getsockname()[1]}/")
-        served = application(opened, gate, hosts=hosts, concurrency=concurrency)
+        served = application(gateway, gate, hosts=hosts, concurrency=concurrency)
         connections.server(served).run(sockets=[listening])
 
 

@@ -61,8 +61,16 @@ class PictureMaker:
     """Makes pictures for one event loop. Two requests for the same picture cause one decoding."""
 
     def __init__(
-        self, archive: Store, models: Models, cache: DiskCache, limits: DecodingLimits, figures: Figures
+        self,
+        archive: Store,
+        models: Models,
+        cache: DiskCache,
+        limits: DecodingLimits,
+        figures: Figures,
+        held: Callable[[set[str]], set[str]],
     ) -> None:
+        """`held` returns those of some SHA-256 whose files the archive holds."""
+        self._held = held
         self._archive = archive
         self._cache = cache
         self._limits = limits
@@ -114,7 +122,7 @@ class PictureMaker:
                 raise Refusal(404, "this picture has no preview")
             data = await self._decoded(entry, file, address)
             self._figures.pictures.labels("decoded").inc()
-        await self._reading(partial(self._cache.put, data, file.sha256, *variant))
+        await self._reading(partial(self._keep, data, file.sha256, *variant))
         return data
 
     async def _of_preview(self, entry: CatalogEntry, file: StoredFile, address: Address) -> bytes | None:
@@ -137,9 +145,16 @@ class PictureMaker:
         if content is None:
             preview = read_preview(self._read(file))
             if preview is not None:
-                self._cache.put(preview.data, file.sha256, "preview")
+                self._keep(preview.data, file.sha256, "preview")
             return preview
         return Preview.of(content)
+
+    def _keep(self, data: bytes, sha256: str, *variant: object) -> None:
+        """Puts a picture into the cache, unless its stored file was erased meanwhile."""
+        self._cache.put(data, sha256, *variant)
+        # Asked afterwards: an erasure that is noticed later than here removes what was put.
+        if not self._held({sha256}):
+            self._cache.keep_only(self._held)
 
     async def _decoded(self, entry: CatalogEntry, file: StoredFile, address: Address) -> bytes:
         pixels = entry.pixels

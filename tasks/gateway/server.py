@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -51,7 +50,7 @@ class Gateway:
     ) -> None:
         self.figures = Figures()
         self.catalog = Catalog(archive)
-        self.pictures = PictureMaker(archive, models, cache, limits, self.figures)
+        self.pictures = PictureMaker(archive, models, cache, limits, self.figures, self.catalog.held)
         self._cache = cache
         self._metadata = metadata
         self._state_age = state_age
@@ -122,9 +121,7 @@ class Gateway:
         generation = self.catalog.generation
         data, media_type = await self._content(entry, address, is_head=request.method == "HEAD")
         if self.catalog.generation != generation:
-            # It may have been erased while it was made, and then must be neither sent nor kept.
-            await asyncio.to_thread(self._cache.keep_only, self.catalog.held)
-            entry = await self.entry(address.key)
+            await self.entry(address.key)  # it may have been erased while it was made
         if address.is_stored:
             headers["Content-Disposition"] = "attachment"
             return _ranged(request, data, media_type, headers)
@@ -165,24 +162,14 @@ def _ranged(request: Request, data: bytes, media_type: str, headers: dict[str, s
     return Response(data[first : last + 1], 206, headers, media_type)
 
 
-def application(opened: Callable[[], Gateway], gate: Gate, *, hosts: frozenset[str], concurrency: int) -> Any:
-    """The application. `opened` makes the gateway when the server starts, on its event loop."""
-    state: dict[str, Gateway] = {}
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        state["gateway"] = await asyncio.to_thread(opened)
-        try:
-            yield
-        finally:
-            await asyncio.to_thread(state.pop("gateway").close)
-
-    app = FastAPI(title="fdcodec gateway", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+def application(gateway: Gateway, gate: Gate, *, hosts: frozenset[str], concurrency: int) -> Any:
+    """The application of a gateway, which its caller closes. `hosts` and `concurrency` are those of Guard."""
+    app = FastAPI(title="fdcodec gateway", docs_url=None, redoc_url=None, openapi_url=None)
     reading = partial(app.api_route, methods=["GET", "HEAD"])
 
     @reading("/")
     async def index(request: Request) -> Response:
-        return await state["gateway"].index(request)
+        return await gateway.index(request)
 
     @reading("/health")
     async def health() -> Response:
@@ -190,8 +177,7 @@ def application(opened: Callable[[], Gateway], gate: Gate, *, hosts: frozenset[s
 
     @reading("/metrics")
     async def metrics() -> Response:
-        figures = state["gateway"].figures
-        return Response(figures.text(), media_type=figures.media_type)
+        return Response(gateway.figures.text(), media_type=gateway.figures.media_type)
 
     @reading(listing.STYLE)
     async def style() -> Response:
@@ -199,7 +185,7 @@ def application(opened: Callable[[], Gateway], gate: Gate, *, hosts: frozenset[s
         return Response(text, media_type="text/css", headers={"Cache-Control": "max-age=3600"})
 
     async def asked(scope: Any, receive: Any, send: Any) -> None:
-        response = await state["gateway"].asked(Request(scope, receive))
+        response = await gateway.asked(Request(scope, receive))
         await response(scope, receive, send)
 
     @app.exception_handler(Refusal)
@@ -209,10 +195,8 @@ def application(opened: Callable[[], Gateway], gate: Gate, *, hosts: frozenset[s
     # A route cannot match every key: not one with a line end, nor two slashes in a row.
     app.router.default = asked
     app.router.redirect_slashes = False
-    counted: Callable[[int], None] = lambda status: _count(state.get("gateway"), status)  # noqa: E731
-    return Guard(app, gate, hosts=hosts, concurrency=concurrency, counted=counted)
 
-
-def _count(gateway: Gateway | None, status: int) -> None:
-    if gateway is not None:
+    def count(status: int) -> None:
         gateway.figures.requests.labels(str(status)).inc()
+
+    return Guard(app, gate, hosts=hosts, concurrency=concurrency, counted=count)

@@ -1,6 +1,7 @@
 """python -m flows.gateway: serves until Ctrl-C, says its address, and shows its token nowhere."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,7 +76,12 @@ def test_what_cannot_be_served_is_one_line(archive: Path, tmp_path: Path) -> Non
     (tmp_path / "short").write_text("short")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
+    damaged = Path(shutil.copytree(archive, tmp_path / "damaged"))
+    for part in [*damaged.glob("runs/*/report/*"), *damaged.glob("tables/*/rows-*")]:
+        part.chmod(0o644)
+        part.write_bytes(b"damaged")
     cases = {
+        (str(damaged),): "damaged",
         (str(tmp_path / "nothing"),): "no archive here",
         (str(archive), "--token", str(tmp_path / "short")): "at least 16",
         (str(archive), "--token", str(tmp_path / "missing")): "cannot be read",

@@ -107,15 +107,9 @@ def running(
     **options: Any,
 ) -> Iterator[Running]:
     """Serves an archive on a free port of the loopback interface."""
-    made: list[Gateway] = []
-    kept = DiskCache(cache, cache_bytes)
-
-    def opened() -> Gateway:
-        options.setdefault("state_age", 0.0)  # what is forgotten is gone with the next request
-        made.append(Gateway(existing(str(archive)), Models(""), kept, limits, **options))
-        return made[0]
-
-    app = application(opened, Gate(token), hosts=hosts, concurrency=concurrency)
+    options.setdefault("state_age", 0.0)  # what is forgotten is gone with the next request
+    gateway = Gateway(existing(str(archive)), Models(""), DiskCache(cache, cache_bytes), limits, **options)
+    app = application(gateway, Gate(token), hosts=hosts, concurrency=concurrency)
     listening = connections.bound("127.0.0.1", 0)
     server = connections.server(app)
     thread = threading.Thread(target=partial(server.run, sockets=[listening]), daemon=True)
@@ -124,7 +118,7 @@ def running(
     while not server.started:
         assert time.monotonic() < deadline and thread.is_alive(), "the server does not start"
         time.sleep(0.02)
-    served = Running(f"http://127.0.0.1:{listening.getsockname()[1]}", made[0])
+    served = Running(f"http://127.0.0.1:{listening.getsockname()[1]}", gateway)
     try:
         yield served
     finally:
@@ -132,4 +126,5 @@ def running(
         server.should_exit = True
         thread.join(60)
         listening.close()
+        gateway.close()
         assert not thread.is_alive()

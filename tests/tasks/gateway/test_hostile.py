@@ -174,3 +174,10 @@ def test_figures_name_nothing_that_a_client_chose(gateway: Running) -> None:
     assert figures.headers["content-type"].startswith("text/plain")
     assert "planted" not in figures.text and "photo" not in figures.text
     assert 'fdc_gateway_requests_total{status="404"}' in figures.text and "fdc_gateway_cache_bytes" in figures.text
+
+
+def test_no_response_waits_for_an_acknowledgment() -> None:
+    with connections.bound("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -168,6 +168,31 @@ def test_a_key_forgotten_while_cached_is_gone_from_answers_and_disk(own_archive:
         assert not (cache / name).exists()
 
 
+def test_a_key_forgotten_while_its_picture_is_made_is_neither_sent_nor_kept(
+    own_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = threading.Event()
+    asked = threading.Event()
+
+    def waiting(*arguments: Any) -> bytes:
+        made = real(*arguments)
+        asked.set()
+        assert free.wait(60)
+        return made
+
+    real = pictures.PictureMaker._asked
+    monkeypatch.setattr(pictures.PictureMaker, "_asked", waiting)
+    sha256 = row(own_archive, "2024/photo.jpg")["sha256"]
+    with running(own_archive, tmp_path / "cache") as served, ThreadPoolExecutor(1) as thread:
+        first = thread.submit(served.get, f"{PHOTO}.png")
+        assert asked.wait(60)
+        forget(Store(str(own_archive)), ["2024/photo.jpg"])
+        assert served.get(f"{PHOTO}.png").status_code == 410
+        free.set()
+        assert first.result().status_code == 410
+        assert not (tmp_path / "cache" / sha256).exists()
+
+
 def test_a_damaged_picture_is_502_in_one_line_and_never_half(own_archive: Path, tmp_path: Path) -> None:
     about = row(own_archive, "2024/photo.jpg")
     tar = own_archive / about["tar"]
