@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from codec.bundle import Bundle
+from flows.gateway import main
 from tests.support.archive_builder import folder
 from tests.support.gateways import packed, photo
 
@@ -59,20 +61,21 @@ def test_the_token_shows_neither_in_the_list_of_processes_nor_in_the_log(
         assert get(address, "photo.jpg.webp?preview=1").status_code == 401
         assert get(address, "photo.jpg.webp?width=20", TOKEN).status_code == 200  # starts a child
         assert get(address, "nothing.png", TOKEN).status_code == 404
-        listed = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
-        assert "flows.gateway" in listed and "show_worker" in listed and TOKEN not in listed
-        children = subprocess.run(
-            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
-        ).stdout.split()
-        environments = [Path(f"/proc/{child}/environ").read_text() for child in children]
-        assert environments and not any(TOKEN in text for text in environments)
+        own = psutil.Process(process.pid)
+        children = own.children(recursive=True)
+        listed = [" ".join(one.cmdline()) for one in (own, *children)]
+        assert "flows.gateway" in listed[0] and any("show_worker" in line for line in listed)
+        assert not any(TOKEN in line for line in listed)
+        assert children and not any(TOKEN in "".join(child.environ().values()) for child in children)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
         assert TOKEN not in output + errors and "Traceback" not in errors
-        assert not any(Path(f"/proc/{child}").exists() for child in children)
+        assert not any(child.is_running() for child in children)
 
 
-def test_what_cannot_be_served_is_one_line(archive: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_one_line(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "short").write_text("short")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
@@ -89,8 +92,9 @@ def test_what_cannot_be_served_is_one_line(archive: Path, tmp_path: Path) -> Non
         (str(archive), "--host", "192.0.2.1"): "cannot listen",
     }
     for arguments, why in cases.items():
-        command = [sys.executable, "-m", "flows.gateway", *arguments, "--port", "0"]
-        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-        assert run.returncode == 1
-        lines = [line for line in run.stderr.splitlines() if not line.startswith("warning: whoever")]
+        monkeypatch.setattr(sys, "argv", ["gateway", *arguments, "--port", "0"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: whoever")]
         assert len(lines) == 1 and lines[0].startswith("error: ") and why in lines[0]
