@@ -106,7 +106,7 @@ def test_names_chosen_by_strangers_are_text_and_lead_to_their_pictures(gateway: 
     for key in ODD_KEYS:
         assert link(key_of(key), "png").replace("&", "&amp;") in page
     reflected = gateway.get("/?q=%22%3E%3Cscript%3Ealert(2)%3C/script%3E").text
-    assert "<script" not in reflected and "No picture meets these conditions." in reflected
+    assert "<script" not in reflected and "No file meets these conditions." in reflected
 
 
 def test_each_condition_of_a_search_can_be_removed(gateway: Running) -> None:
@@ -165,7 +165,7 @@ def test_the_page_is_used_by_keyboard(browser: Any, gateway: Running) -> None:
     assert order[0] == "Skip to the pictures"
     assert order[2:] == ["q", "sort", "order", "column", "operator", "value", "Search"]
     browser.find_element("id", "q").send_keys("photo", Keys.ENTER)
-    assert browser.find_element("css selector", ".count").text == "1 picture"
+    assert browser.find_element("css selector", ".count").text == "1 file"
     assert browser.find_element("id", "q").get_attribute("value") == "photo"
     browser.find_element("css selector", "a.frame").send_keys(Keys.ENTER)
     assert browser.execute_script("return document.images[0].naturalHeight") == 200
