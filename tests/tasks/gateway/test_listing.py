@@ -135,10 +135,13 @@ HREF = """
 LOADED = "return [...document.images].every(image => image.complete && image.naturalWidth > 0)"
 
 
-def test_the_page_in_a_browser(browser: Any, gateway: Running, tmp_path: Path) -> None:
+def test_the_page_in_a_browser(browser: Any, gateway: Running) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
     look(browser, 1280, 800)
     browser.get(f"{gateway.address}/")
-    assert browser.execute_script("return document.images.length") == 1 and browser.execute_script(LOADED)
+    assert browser.execute_script("return document.images.length") == 1
+    WebDriverWait(browser, 30).until(lambda shown: shown.execute_script(LOADED))  # it loads after the page
     assert outside(browser, gateway.address) == []
     assert browser.execute_script(NAMELESS) == []
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
@@ -154,6 +157,7 @@ def test_the_page_in_a_browser(browser: Any, gateway: Running, tmp_path: Path) -
 
 def test_the_page_is_used_by_keyboard(browser: Any, gateway: Running) -> None:
     from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
 
     look(browser, 1280, 800)
     browser.get(f"{gateway.address}/")
@@ -165,7 +169,10 @@ def test_the_page_is_used_by_keyboard(browser: Any, gateway: Running) -> None:
     assert order[0] == "Skip to the pictures"
     assert order[2:] == ["q", "sort", "order", "column", "operator", "value", "Search"]
     browser.find_element("id", "q").send_keys("photo", Keys.ENTER)
-    assert browser.find_element("css selector", ".count").text == "1 file"
+    WebDriverWait(browser, 30).until(lambda shown: shown.find_element("css selector", ".count").text == "1 file")
     assert browser.find_element("id", "q").get_attribute("value") == "photo"
     browser.find_element("css selector", "a.frame").send_keys(Keys.ENTER)
-    assert browser.execute_script("return document.images[0].naturalHeight") == 200
+    # the picture is decoded first, which takes a while
+    WebDriverWait(browser, 60).until(
+        lambda shown: shown.execute_script("return document.images[0]?.naturalHeight") == 200
+    )
