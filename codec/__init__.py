@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from codec.diffusion.backbone import Backbone
     from codec.images import Picture, read_image
     from codec.metrics.quality import Metrics, Quality
+    from codec.preview import read_preview, with_preview
 
 __all__ = [
     "ArchiveError",
@@ -47,6 +48,8 @@ __all__ = [
     "SettingsError",
     "encode_png",
     "read_image",
+    "read_preview",
+    "with_preview",
 ]
 
 _HOMES = {
@@ -59,6 +62,8 @@ _HOMES = {
     "Quality": "codec.metrics.quality",
     "encode_png": "codec.containers.writing",
     "read_image": "codec.images",
+    "read_preview": "codec.preview",
+    "with_preview": "codec.preview",
 }
 
 

@@ -26,6 +26,7 @@ from codec.containers import writing, xmp
 from codec.errors import BitstreamError, BitstreamLimitError, FdcError, SettingsError
 from codec.format import bitstream, tags, version1
 from codec.format.bitstream import FdcFile
+from codec.format.preview import Preview
 from codec.format.tags import MetadataBlock
 from codec.goal import Goal
 from codec.images import RGB_MODES, Picture, alpha_plane
@@ -138,16 +139,16 @@ def _content(file: FdcFile, tag: str) -> bytes | None:
 
 
 def _preview(file: FdcFile) -> Image.Image | None:
-    """The small picture in the file, upright; None if there is none or it cannot be read."""
-    content = _content(file, tags.PREVIEW)
-    if content is None:
+    """The small picture in the file, which is upright; None if there is none or it cannot be read."""
+    form = Preview.of(_content(file, tags.PREVIEW) or b"")
+    if form is None:
         return None
     try:
-        preview = Image.open(io.BytesIO(content), formats=("WEBP",))
+        preview = Image.open(io.BytesIO(form.data), formats=("WEBP",))
         preview.load()
     except (OSError, ValueError):
         return None  # the picture itself can still be decoded
-    return writing.turned(preview, file.orientation)
+    return preview
 
 
 def _without_pixels(file: FdcFile) -> Picture:

@@ -42,6 +42,7 @@ def compress_archive(
     threads: int = 1,
     batch: int = 1,
     effort: int = 0,
+    preview: int = RunSettings.preview,
     bundle: str = "",
     backbone: str = "",
     device: str = "cpu",
@@ -86,6 +87,8 @@ def compress_archive(
         batch: Pictures of one size that a GPU encodes together; part of the run's plan. 1 on a CPU.
         effort: 1 or 2 refines each picture's latent for fewer bytes at equal quality: about 5 or 40 times the time, and
             10 or 100 times image_timeout. Needs batch 1; part of the run's plan.
+        preview: Longer side in pixels of the preview in each .fdc file, for listings and the gateway: a WebP picture of
+            at most 6,000 bytes; 0: none. Part of the run's plan.
         bundle: Folder of a trained codec; the embedded one if empty.
         backbone: Folder or URL of the bundle's backbone, if it is not embedded.
         device: cpu, cuda or cuda:N.
@@ -123,6 +126,7 @@ def compress_archive(
         threads=threads,
         batch=batch,
         effort=effort,
+        preview=preview,
     )
     source = command.resolved(source)
     archive = command.resolved(archive)

@@ -11,6 +11,7 @@ from codec.cli.conversion import Stopwatch
 from codec.cli.plan import Planned, plan
 from codec.cli.rows import WRITTEN, Row
 from codec.errors import FdcError, ImageError
+from codec.format.preview import check_side
 from codec.goal import Goal
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Encoding:
     backbone: str | None
     device: str
     verb: str = "encode"
+    preview: int = 0
 
     def open(self) -> "Encoder":
         """The encoder with these settings."""
@@ -70,6 +72,10 @@ class Encoder:
         settings = self._settings
         data = files.content(own.source, ImageError)
         picture, warnings = self._read(own.source, data)
+        if settings.preview:
+            from codec.preview import with_preview
+
+            picture = with_preview(picture, settings.preview, settings.goal.target_bpp)
         if self._codec is None:
             self._codec = loading.codec(settings.bundle, settings.backbone, settings.device)
         try:
@@ -153,6 +159,10 @@ def encode(
             "fewer bytes at equal quality.",
         ),
     ] = 0,
+    preview: Annotated[
+        int,
+        typer.Option(help="Longer side of a preview for listings, in pixels; smaller pictures get none.", min=0),
+    ] = 0,
     metadata: Annotated[str, typer.Option(help="Metadata to keep: all, no-location or none.")] = "all",
     discard: Annotated[
         list[str] | None,
@@ -186,7 +196,8 @@ def encode(
         return f"{name if keep_suffix else Path(name).stem}{SUFFIX}"
 
     todo = plan(sources, PICTURES, renamed, output=output, folder=output_folder, hint="--keep-suffix tells them apart")
-    settings = Encoding(goal, _policy(metadata, discard), strict, overwrite, bundle, backbone, device)
+    policy = _policy(metadata, discard)
+    settings = Encoding(goal, policy, strict, overwrite, bundle, backbone, device, preview=check_side(preview))
     conversion.run(todo, settings, jobs=jobs, named=output is not None, as_json=as_json)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from codec.errors import BitstreamError, ImageError
 from codec.format.reader import ByteReader, varint
-from codec.format.tags import ALPHA, CRITICAL, ICC, KNOWN, NAMES, REPEATABLE, MetadataBlock
+from codec.format.tags import ALPHA, CRITICAL, ICC, KNOWN, NAMES, PREVIEW, REPEATABLE, MetadataBlock
 from codec.images import Picture
 
 MOST_CHUNKS = 256
@@ -73,7 +73,7 @@ def of_picture(picture: Picture) -> tuple[Chunk, ...]:
 def to_picture(
     chunks: Iterable[Chunk], pixels: NDArray[np.uint8], *, gray: bool, orientation: int, version: int
 ) -> Picture:
-    """The picture with these stored colors (H, W, 3) and the chunks' content."""
+    """The picture with these stored colors (H, W, 3) and the chunks' content; the preview is left out."""
     alpha = None
     icc = None
     blocks = []
@@ -82,7 +82,7 @@ def to_picture(
             alpha = np.frombuffer(chunk.content, np.uint8).reshape(pixels.shape[:2])
         elif chunk.tag == ICC:
             icc = chunk.content
-        else:
+        elif chunk.tag != PREVIEW:
             blocks.append(MetadataBlock(chunk.tag, chunk.content))
     return Picture(pixels, gray, f"FDC{version}", alpha, icc, orientation, tuple(blocks))
 

@@ -62,7 +62,7 @@ class MetadataBlock:
     phYs     one byte for the unit (0 none, 1 inch, 2 centimeter, 3 meter), then four 32-bit numbers, little-endian:
              horizontal numerator and denominator, vertical numerator and denominator, in pixels a unit
     auXP     a name, 0, and an auxiliary picture with what describes it (gain map, depth), as the source has it
-    prEV     a small WebP picture of the whole
+    prEV     a small WebP picture of the whole (codec.preview)
     unKn     a name (`JPEG APP7`, `PNG npTc`), 0, and metadata of an unknown kind
     """
 

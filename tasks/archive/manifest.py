@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from codec.containers.judgement import DISCARDS
 from codec.errors import ArchiveError, SettingsError
+from codec.format.preview import SIDE, check_side
 from codec.metrics import names
 from codec.quantization.efforts import EFFORTS, check_effort
 from tasks.sources.filters import LITTER
@@ -36,6 +37,7 @@ class RunSettings:
     `metrics` names metrics of codec.metrics.names; the costly ones are measured for a fraction `metrics_sample` of the
     pictures. `image_timeout` is in seconds for each picture; `image_memory` limits the memory of its process, in
     bytes. `effort` (0, 1, 2) refines each picture's latent (codec.quantization.refinement); absent in older plans.
+    `preview` is the longer side in pixels of the preview in each .fdc file, 0 for none; older plans have none.
     """
 
     quality: float | None = None
@@ -60,6 +62,7 @@ class RunSettings:
     threads: int = 1
     batch: int = 1
     effort: int = 0
+    preview: int = SIDE
 
     def __post_init__(self) -> None:
         if self.quality is not None and self.target_bpp is not None:
@@ -79,6 +82,7 @@ class RunSettings:
             raise SettingsError(f"batch must be at most {MOST_TOGETHER}, not {self.batch}")
         if check_effort(self.effort) and self.batch > 1:
             raise SettingsError(f"effort {self.effort} refines pictures one by one; set batch to 1, not {self.batch}")
+        check_side(self.preview)
         if self.max_images_per_shard > 2000:
             raise SettingsError(f"max_images_per_shard must be at most 2000, not {self.max_images_per_shard}")
         if not 0 <= self.max_failed_fraction <= 1:
@@ -159,9 +163,9 @@ def _settings(given: dict[str, Any]) -> RunSettings:
     """Parses the settings of a manifest.
 
     Releases before 0.2 have `keep_exif` instead of `metadata`. Releases before 0.3 have a switch and a network for
-    metrics, and measured DISTS for every picture.
+    metrics, and measured DISTS for every picture. Plans without `preview` are from releases that wrote none.
     """
-    given = dict(given)
+    given = {"preview": 0, **given}
     if "keep_exif" in given:
         keep_exif = given.pop("keep_exif")
         given["metadata"] = "all" if keep_exif else "none"

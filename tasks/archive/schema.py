@@ -159,6 +159,13 @@ SCHEMA = pa.schema(
             "effort of the encoder for an .fdc file; at 1 and 2 the file was optimized for LPIPS with AlexNet, at 2 "
             "also for DISTS, so its lpips and dists are too good beside those of others; null in older rows: effort 0",
         ),
+        _field(
+            "preview_bytes",
+            pa.int64(),
+            "bytes of the .fdc file that its preview takes, part of bytes and bpp; 0 if it has none; null in older "
+            "rows, whose files have none",
+            "byte",
+        ),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
@@ -224,6 +231,7 @@ class Row(TypedDict, total=False):
     lpips_vgg: float | None
     not_measured: str | None
     effort: int | None
+    preview_bytes: int | None
 
 
 Value = TypeVar("Value")

@@ -257,6 +257,7 @@ class Encoding:
             discard=settings.discard,
             metrics=settings.metrics_of(key),
             effort=settings.effort,
+            preview=settings.preview,
         )
 
     def _first(self, key: str | None, content: str) -> Row | None:

@@ -7,6 +7,7 @@ requests.
 import argparse
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from codec import lossless
+from codec import lossless, preview
 from codec.color import spaces
 from codec.containers import live_photo
 from codec.containers.judgement import MetadataPolicy, Policy
@@ -24,15 +25,16 @@ from codec.errors import BackboneError
 from codec.images import Picture, read_image
 from codec.metrics.names import FIELDS, NONE, UNSAMPLED
 from codec.quantization.rate_control import QualityConstraint, measure
+from tasks.processes import showing
 from tasks.processes.answers import answered, attempted
 from tasks.processes.child import Frame, Handler, serve
 from tasks.processes.codec_process import Coder, digest, greeting, load, parser
 from tasks.processes.encode_batches import encode_many
-from tasks.processes.requests import Decode, Encode, EncodeMany, Judge, Request, SaveBackbone, Transcode, read
+from tasks.processes.requests import Decode, Encode, EncodeMany, Judge, Request, SaveBackbone, Show, Transcode, read
 
 TimedPixels = tuple[NDArray[np.uint8], float]
 """Decoded pixels (height, width, 3), and the seconds that decoding took."""
-ANSWERED: tuple[type[Request], ...] = (Encode, EncodeMany, Judge, Transcode, Decode, SaveBackbone)
+ANSWERED: tuple[type[Request], ...] = (Encode, EncodeMany, Judge, Transcode, Decode, Show, SaveBackbone)
 
 
 class Worker:
@@ -60,6 +62,8 @@ class Worker:
                 return self.save_backbone(request)
             case Decode():
                 return self.decode(request, payload)
+            case Show():
+                return showing.show(request, payload, self.codec.decode_picture)
             case _:
                 raise AssertionError(f"{request.do} is in ANSWERED, but nothing answers it")
 
@@ -81,17 +85,24 @@ class Worker:
         return answer, data
 
     def read(self, request: Encode, source: bytes) -> tuple[SourceImage, dict[str, Any]]:
-        """Reads a source and fills its row; `fallback` in the row states why there is no picture to encode."""
+        """Reads a source, adds its preview and fills its row; `fallback` states why there is no picture to encode."""
         found = read_source(source, _policy(request))
         about = _about(found) | {"identifier": live_photo.identifier(source, found.structure)}
         if found.picture is None:
             about |= {"fallback": str(found.verdict.reason), "error": found.verdict.detail}
-        return found, about
+            return found, about
+        shown = preview.with_preview(found.picture, request.preview, request.target_bpp)
+        return replace(found, picture=shown), about
 
     def answer_on(self, found: SourceImage, size: int, about: dict[str, Any], encoded: Any) -> Frame:
         """Returns the answer for a source of `size` bytes and its file, which is omitted unless it is smaller."""
         film = found.verdict.film
-        stored = len(encoded.data)
+        data = encoded.data
+        preview_bytes = preview.cost(found.picture) if found.picture else 0
+        if preview_bytes and len(data) >= size:  # a preview must not be why a picture is kept whole
+            data = preview.without_preview(data)
+            preview_bytes = 0
+        stored = len(data)
         if film:  # offset and length of the video that a motion photo contains; it is stored unchanged
             _, film_length = film
             stored += film_length
@@ -109,8 +120,9 @@ class Worker:
             "steps": int(encoded.steps),
             "latent_bits": int(encoded.latent_bits),
             "side_bits": int(encoded.side_bits),
+            "preview_bytes": preview_bytes,
         }
-        return answer, encoded.data
+        return answer, data
 
     def judge(self, request: Judge, source: bytes) -> Frame:
         """Predicts the result for a source from its structure and its decoded pixels, without encoding it."""

@@ -43,6 +43,7 @@ class Encode(Request):
     discard: Sequence[str]
     metrics: Sequence[str]
     effort: int = 0
+    preview: int = 0
 
     @property
     def quality_lambda(self) -> float:
@@ -107,6 +108,19 @@ class Decode(Request):
 
     do = "decode"
     kind: str | None = None
+
+
+@dataclass(frozen=True)
+class Show(Request):
+    """Decode the stored file in the payload for viewers: a picture of this kind with its color profile alone.
+
+    `codec` is that of the file's row. The picture is at most `width` pixels wide and never enlarged.
+    """
+
+    do = "show"
+    codec: str
+    kind: str
+    width: int | None = None
 
 
 @dataclass(frozen=True)

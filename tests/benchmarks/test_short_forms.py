@@ -27,6 +27,7 @@ from tests.benchmarks import (
     entropy_speed,
     format_mutations,
     foundation,
+    gateway,
     learning_speed,
     listing_scale,
     mutants,
@@ -255,3 +256,13 @@ def test_the_gain_of_an_effort_is_measured_with_intervals(bundle: Bundle, tmp_pa
     mean, low, high = map(float, re.findall(r"[+-][\d.]+", psnr))
     assert low <= mean <= high and high > low
     assert {"SSIMULACRA 2", "LPIPS vgg", "at equal PSNR"} <= set(head)
+
+
+def test_the_load_of_a_gateway_is_measured_on_few_pictures(bundle: Bundle, tmp_path: Path, printed: Printed) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(encode_png(synthetic(180, 300)))
+    found = printed(gateway.main, tmp_path, "--requests", 8, "--clients", 2, "--workers", 1, "--bundle", bundle.path)
+    cells = [[cell.strip() for cell in line.split("|")] for line in found.splitlines()]
+    rates = {row[1]: (int(row[2]), float(row[3])) for row in cells if len(row) == 7 and row[2].isdecimal()}
+    assert rates["preview, cached"][0] == rates["picture, cached"][0] == 8 and len(rates) == 9
+    assert all(rate > 0 for _, rate in rates.values())

@@ -151,7 +151,7 @@ def test_a_thumbnail_comes_from_the_preview_without_the_networks(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = io.BytesIO()
-    Image.new("RGB", (45, 35), "red").save(stream, "WEBP", lossless=True)
+    Image.new("RGB", (45, 35), "red").save(stream, "WEBP", quality=90)
     (tmp_path / "a.fdc").write_bytes(with_preview(file.read_bytes(), stream.getvalue()))
     (tmp_path / "damaged.fdc").write_bytes(with_preview(file.read_bytes(), stream.getvalue()[:30]))
     with Image.open(tmp_path / "damaged.fdc") as damaged:
@@ -161,7 +161,7 @@ def test_a_thumbnail_comes_from_the_preview_without_the_networks(
     monkeypatch.setattr(codec.pillow, "_codec_of", lambda _: pytest.fail("the networks were loaded"))
     with Image.open(tmp_path / "a.fdc") as image:
         image.thumbnail((20, 20))
-        assert image.size == (20, 16) and image.getpixel((10, 10)) == (255, 0, 0)
+        assert image.size == (20, 16) and image.getpixel((10, 10))[0] > 245 > 10 > image.getpixel((10, 10))[2]
 
 
 @pytest.mark.parametrize("cut", [20, 200, -3])

@@ -61,6 +61,11 @@ def chunk(tag: str, content: bytes) -> Chunk:
     return Chunk(tag, compressed(content), content)
 
 
+PREVIEW_WEBP = bytes.fromhex(
+    "524946463800000057454250565038202c000000f001009d012a10000c0005407c25b002ec00d1a6a87ae00000feef61b6b3bbfaa33a"
+    "6863de13b7fe29a84000"
+)
+"""A WebP file of one chunk `VP8 `: 16 x 12 pixels, a ramp."""
 LARGEST_CHUNK = chunk("coMm", bytes(2**24))
 
 
@@ -107,6 +112,7 @@ def read_files(frozen: dict[str, Bundle]) -> dict[str, tuple[str, bytes]]:
         pack(file(bundle, chunks=(chunk("exIf", start + bytes(2**20 - 300) + start),))),
     )
     files["contents-of-2-26"] = "parallel", pack(file(bundle, chunks=(LARGEST_CHUNK,) * 4))
+    files["preview"] = "parallel", pack(file(bundle, chunks=(chunk("prEV", PREVIEW_WEBP),)))
     for place, kind in enumerate(NARROW):
         files[f"plain-{kind}"] = kind, pack(file(frozen[kind], seed=20 + place))
         files[f"four-alphas-{kind}"] = kind, pack(file(frozen[kind], FOUR))

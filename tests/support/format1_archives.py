@@ -13,7 +13,7 @@ from tasks.archive.escrow import OWN_HASH
 from tasks.archive.index_files import ROWS_SHA256
 from tasks.storage.store import Store, sha256_of
 
-LATER = ("verified_by", "lpips_vgg", "not_measured", "effort")
+LATER = ("verified_by", "lpips_vgg", "not_measured", "effort", "preview_bytes")
 """Columns that no part of format 1 has."""
 WRITABLE = 0o644
 """Committed files are read-only, and these are changed as no command would."""

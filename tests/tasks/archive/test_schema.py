@@ -15,7 +15,7 @@ PROMISED = """key, version, source_uri, source_sha256, source_bytes, source_form
     latent_bits, side_bits, run, shard, tar, offset, length, sha256, verified, encode_seconds, decode_seconds, device,
     bundle_id, created_at, content_sha256, media_type, carried, discarded_parts, coded_space, group,
     source_modified_at, film_offset, film_length, film_sha256, needs_attention,
-    verified_by, lpips_vgg, not_measured, effort"""
+    verified_by, lpips_vgg, not_measured, effort, preview_bytes"""
 
 ROW = {
     "key": "a.jpg",
