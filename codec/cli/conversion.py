@@ -9,8 +9,8 @@ from typing import Protocol
 import typer
 
 from codec.cli import files, rows, workers
-from codec.cli.plan import Plan, Planned
-from codec.cli.rows import EXISTS, FAILED, OUTDATED, Row
+from codec.cli.plan import FilePlan, Planned
+from codec.cli.rows import EXISTS, FAILED, OUTDATED, FileRow
 from codec.errors import SettingsError
 from codec.support import processors
 
@@ -30,12 +30,12 @@ class Described(workers.Settings, Protocol):
     @property
     def overwrite(self) -> bool: ...
 
-    def line(self, row: Row) -> str:
+    def line(self, row: FileRow) -> str:
         """What a command for one file prints."""
         ...
 
 
-def run(plan: Plan, settings: Described, *, jobs: int, named: bool, as_json: bool) -> None:
+def run(plan: FilePlan, settings: Described, *, jobs: int, named: bool, as_json: bool) -> None:
     """Converts everything, prints what became of it, and raises typer.Exit if an output is not there.
 
     `named` says that the output was named by itself: then it must not exist. Raises SettingsError for that.
@@ -58,7 +58,7 @@ def run(plan: Plan, settings: Described, *, jobs: int, named: bool, as_json: boo
         raise typer.Exit(1)
 
 
-def _show_one(row: Row, settings: Described) -> None:
+def _show_one(row: FileRow, settings: Described) -> None:
     if row.error is not None:
         typer.echo(f"error: {row.error}", err=True)
     elif row.status == EXISTS:
@@ -67,9 +67,9 @@ def _show_one(row: Row, settings: Described) -> None:
         typer.echo(settings.line(row), err=row.output == files.PIPE)
 
 
-def _converted(plan: Plan, settings: Described, jobs: int) -> list[Row]:
+def _converted(plan: FilePlan, settings: Described, jobs: int) -> list[FileRow]:
     """The rows in the order of the plan."""
-    done: dict[str, Row] = {}
+    done: dict[str, FileRow] = {}
     left: list[Planned] = []
     for own in plan.files:
         row = None if settings.overwrite else _existing(own)
@@ -82,7 +82,7 @@ def _converted(plan: Plan, settings: Described, jobs: int) -> list[Row]:
     return [done[own.output] for own in plan.files]
 
 
-def _existing(own: Planned) -> Row | None:
+def _existing(own: Planned) -> FileRow | None:
     """The row of an output that is there already, or None. One older than its source is not what was asked for."""
     if own.output == files.PIPE:
         return None
@@ -96,11 +96,11 @@ def _existing(own: Planned) -> Row | None:
         return None  # converting says what is wrong with it
     if changed > made:
         why = f"{own.output} is older than {own.source}; replace it with --overwrite"
-        return Row(own.source, own.output, OUTDATED, error=why)
-    return Row(own.source, own.output, EXISTS)
+        return FileRow(own.source, own.output, OUTDATED, error=why)
+    return FileRow(own.source, own.output, EXISTS)
 
 
-def _followed(left: list[Planned], settings: Described, jobs: int, *, shown: bool) -> Iterator[Row]:
+def _followed(left: list[Planned], settings: Described, jobs: int, *, shown: bool) -> Iterator[FileRow]:
     """Yields rows, and prints their warnings to stderr, under a bar if that is a terminal."""
     count = min(jobs or _processes(settings.device), max(1, len(left)))
     converted = workers.convert(left, settings, count)
@@ -128,9 +128,9 @@ def _processes(device: str) -> int:
     return available if device == "cpu" else min(available, MOST_ON_A_GPU)
 
 
-def failed(own: Planned, error: Exception) -> Row:
+def failed(own: Planned, error: Exception) -> FileRow:
     """The row of a file that could not be converted."""
-    return Row(own.source, own.output, FAILED, error=" ".join(str(error).split()))
+    return FileRow(own.source, own.output, FAILED, error=" ".join(str(error).split()))
 
 
 def deliver(data: bytes, own: Planned, *, overwrite: bool) -> None:

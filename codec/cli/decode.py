@@ -10,7 +10,7 @@ from codec.cli import conversion, files, loading, options
 from codec.cli.conversion import Stopwatch
 from codec.cli.encode import SUFFIX
 from codec.cli.plan import Planned, plan
-from codec.cli.rows import WRITTEN, Row
+from codec.cli.rows import WRITTEN, FileRow
 from codec.errors import FdcError, SettingsError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Decoding:
         """The decoder with these settings."""
         return Decoder(self)
 
-    def line(self, row: Row) -> str:
+    def line(self, row: FileRow) -> str:
         """The size as it is seen."""
         return f"{files.target(row.output)}: {row.width} x {row.height}"
 
@@ -46,14 +46,14 @@ class Decoder:
         self._settings = settings
         self._codecs: dict[str, Codec] = {}
 
-    def __call__(self, own: Planned) -> Row:
+    def __call__(self, own: Planned) -> FileRow:
         watch = Stopwatch()
         try:
             return self._decoded(own, watch)
         except FdcError as error:
             return conversion.failed(own, error)
 
-    def _decoded(self, own: Planned, watch: Stopwatch) -> Row:
+    def _decoded(self, own: Planned, watch: Stopwatch) -> FileRow:
         data, file = files.parsed(own.source)
         from codec.containers import writing
 
@@ -65,7 +65,7 @@ class Decoder:
         lost = writing.left_behind(picture, settings.kind)  # type: ignore[arg-type]
         name = files.shown(own.source)
         width, height = file.upright_size
-        return Row(
+        return FileRow(
             own.source,
             own.output,
             WRITTEN,

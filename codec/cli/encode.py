@@ -9,7 +9,7 @@ import typer
 from codec.cli import conversion, files, loading, options
 from codec.cli.conversion import Stopwatch
 from codec.cli.plan import Planned, plan
-from codec.cli.rows import WRITTEN, Row
+from codec.cli.rows import WRITTEN, FileRow
 from codec.errors import FdcError, ImageError
 from codec.format.preview import check_side
 from codec.goal import Goal
@@ -28,7 +28,7 @@ PICTURES = frozenset(f".{name}" for name in _NAMES.split())
 
 
 @dataclass(frozen=True)
-class Encoding:
+class EncodeSettings:
     """How pictures are encoded."""
 
     goal: Goal
@@ -45,7 +45,7 @@ class Encoding:
         """The encoder with these settings."""
         return Encoder(self)
 
-    def line(self, row: Row) -> str:
+    def line(self, row: FileRow) -> str:
         """Size, bytes and what the quantizer chose."""
         size = f"{row.width} x {row.height}, {row.output_bytes} bytes, {row.bits_per_pixel:.4f} bpp"
         return (
@@ -57,18 +57,18 @@ class Encoding:
 class Encoder:
     """Encodes one picture after the other; the models are loaded with the first that can be read."""
 
-    def __init__(self, settings: Encoding) -> None:
+    def __init__(self, settings: EncodeSettings) -> None:
         self._settings = settings
         self._codec: Codec | None = None
 
-    def __call__(self, own: Planned) -> Row:
+    def __call__(self, own: Planned) -> FileRow:
         watch = Stopwatch()
         try:
             return self._encoded(own, watch)
         except FdcError as error:
             return conversion.failed(own, error)
 
-    def _encoded(self, own: Planned, watch: Stopwatch) -> Row:
+    def _encoded(self, own: Planned, watch: Stopwatch) -> FileRow:
         settings = self._settings
         data = files.content(own.source, ImageError)
         picture, warnings = self._read(own.source, data)
@@ -88,7 +88,7 @@ class Encoder:
         if target is not None and rate > target:
             why = f"{target:g} bpp cannot be reached for this picture; wrote the smallest file"
             warnings = (*warnings, f"{files.shown(own.source)}: {why}")
-        return Row(
+        return FileRow(
             own.source,
             own.output,
             WRITTEN,
@@ -197,7 +197,7 @@ def encode(
 
     todo = plan(sources, PICTURES, renamed, output=output, folder=output_folder, hint="--keep-suffix tells them apart")
     policy = _policy(metadata, discard)
-    settings = Encoding(goal, policy, strict, overwrite, bundle, backbone, device, preview=check_side(preview))
+    settings = EncodeSettings(goal, policy, strict, overwrite, bundle, backbone, device, preview=check_side(preview))
     conversion.run(todo, settings, jobs=jobs, named=output is not None, as_json=as_json)
 
 

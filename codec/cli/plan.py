@@ -22,7 +22,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FilePlan:
     """What a command will do. `is_many` tells a table of several files from the line of a single one."""
 
     files: tuple[Planned, ...]
@@ -39,7 +39,7 @@ def plan(
     output: str | None,
     folder: Path | None,
     hint: str,
-) -> Plan:
+) -> FilePlan:
     """Plans the conversion of files, folders and patterns; `renamed` gives an output's name for that of its source.
 
     A file's output is beside it, or in `folder` under its name; a file of a folder or a pattern keeps its path below
@@ -54,12 +54,12 @@ def plan(
     if PIPE in sources:
         if len(sources) > 1 or folder is not None:
             raise SettingsError(f"{PIPE} stands for one picture: give it alone, and its output with --output")
-        return Plan((Planned(PIPE, output or PIPE),), is_many=False)
+        return FilePlan((Planned(PIPE, output or PIPE),), is_many=False)
     single = len(sources) == 1 and not Path(sources[0]).is_dir() and not _is_pattern(sources[0])
     if output is not None:
         if not single:
             raise SettingsError("--output names the output of one picture; give --output-folder for several")
-        return Plan((Planned(sources[0], output),), is_many=False)
+        return FilePlan((Planned(sources[0], output),), is_many=False)
     planned: dict[str, Planned] = {}
     ignored = 0
     for source in sources:
@@ -78,7 +78,7 @@ def plan(
     if not planned:
         others = f"; {ignored} files of other kinds are left alone" if ignored else ""
         raise SettingsError(f"there is nothing to convert in {', '.join(sources)}{others}")
-    return Plan(tuple(planned.values()), ignored, is_many=not single)
+    return FilePlan(tuple(planned.values()), ignored, is_many=not single)
 
 
 def _is_pattern(source: str) -> bool:

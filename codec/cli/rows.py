@@ -19,7 +19,7 @@ MOST_SHOWN = 40
 
 
 @dataclass(frozen=True)
-class Row:
+class FileRow:
     """One file. Fields that do not apply are None."""
 
     source: str
@@ -45,19 +45,19 @@ class Row:
         return self.status in (WRITTEN, EXISTS)
 
 
-def exit_status(rows: Sequence[Row]) -> int:
+def exit_status(rows: Sequence[FileRow]) -> int:
     """0 if every output is there, else 1."""
     return 0 if all(row.is_done for row in rows) else 1
 
 
-def document(rows: Sequence[Row], ignored: int) -> str:
+def document(rows: Sequence[FileRow], ignored: int) -> str:
     """The rows as JSON, with a count of each status."""
     counts: Counter[str] = Counter(row.status for row in rows)
     totals = {status: counts[status] for status in (WRITTEN, EXISTS, OUTDATED, FAILED)}
     return json.dumps({"files": [dataclasses.asdict(row) for row in rows], **totals, "ignored": ignored}, indent=1)
 
 
-def show(rows: Sequence[Row], ignored: int) -> None:
+def show(rows: Sequence[FileRow], ignored: int) -> None:
     """Prints a table of the rows, or of those that need attention, and a line of totals."""
     from rich.console import Console
     from rich.table import Table
@@ -75,7 +75,7 @@ def show(rows: Sequence[Row], ignored: int) -> None:
     typer.echo(_totals(rows, ignored))
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: FileRow) -> tuple[str, ...]:
     from rich.markup import escape
 
     size = "" if row.width is None else f"{row.width} x {row.height}"
@@ -87,7 +87,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return escape(row.source), size, bytes_, rate, escape(outcome)
 
 
-def _totals(rows: Sequence[Row], ignored: int) -> str:
+def _totals(rows: Sequence[FileRow], ignored: int) -> str:
     counts: Counter[str] = Counter(row.status for row in rows)
     parts = [f"{counts[WRITTEN]} written"]
     for status, name in ((EXISTS, "there already"), (OUTDATED, OUTDATED), (FAILED, FAILED)):

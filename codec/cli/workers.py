@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from codec.cli.plan import Planned
-from codec.cli.rows import FAILED, Row
+from codec.cli.rows import FAILED, FileRow
 
 if TYPE_CHECKING:  # a command for one file needs no processes
     from multiprocessing.connection import Connection
@@ -22,7 +22,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 class Converter(Protocol):
     """Converts files with models that it loads once."""
 
-    def __call__(self, own: Planned) -> Row: ...
+    def __call__(self, own: Planned) -> FileRow: ...
 
 
 class Settings(Protocol):
@@ -37,7 +37,7 @@ class _Worker:
     connection: "Connection"
 
 
-def convert(files: Sequence[Planned], settings: Settings, count: int) -> Iterator[Row]:
+def convert(files: Sequence[Planned], settings: Settings, count: int) -> Iterator[FileRow]:
     """Yields a row for each file, in the order in which they are finished; in this process if `count` is 1."""
     if count > 1:
         yield from _in_processes(files, settings, count)
@@ -47,15 +47,15 @@ def convert(files: Sequence[Planned], settings: Settings, count: int) -> Iterato
         yield _row(converter, own)
 
 
-def _row(converter: Converter, own: Planned) -> Row:
+def _row(converter: Converter, own: Planned) -> FileRow:
     """The converter's row; a failed one for an exception that it does not expect, such as too little memory."""
     try:
         return converter(own)
     except Exception as error:
-        return Row(own.source, own.output, FAILED, error=f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return FileRow(own.source, own.output, FAILED, error=f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def _in_processes(files: Sequence[Planned], settings: Settings, count: int) -> Iterator[Row]:
+def _in_processes(files: Sequence[Planned], settings: Settings, count: int) -> Iterator[FileRow]:
     from multiprocessing.connection import Connection, wait
 
     left = list(reversed(files))
@@ -101,17 +101,17 @@ def _give(busy: "dict[Connection, tuple[_Worker, Planned]]", worker: _Worker, ow
     busy[worker.connection] = (worker, own)
 
 
-def _received(worker: _Worker) -> Row | None:
+def _received(worker: _Worker) -> FileRow | None:
     """The row of a file; None if its process has died."""
     try:
         row = worker.connection.recv()
     except (EOFError, OSError):
         return None
-    assert isinstance(row, Row)
+    assert isinstance(row, FileRow)
     return row
 
 
-def _death(worker: _Worker, own: Planned) -> Row:
+def _death(worker: _Worker, own: Planned) -> FileRow:
     worker.connection.close()
     worker.process.join(SECONDS_TO_END)
     code = worker.process.exitcode
@@ -119,7 +119,7 @@ def _death(worker: _Worker, own: Planned) -> Row:
     if code is not None and code < 0:
         how = signal.Signals(-code).name
     hint = ", perhaps for want of memory: try fewer --jobs" if code == -signal.SIGKILL else ""
-    return Row(own.source, own.output, FAILED, error=f"its process ended with {how}{hint}")
+    return FileRow(own.source, own.output, FAILED, error=f"its process ended with {how}{hint}")
 
 
 def _serve(connection: "Connection", settings: Settings) -> None:
