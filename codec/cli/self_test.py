@@ -1,0 +1,20 @@
+"""fdc self-test: whether the entropy model computes exactly here."""
+
+import typer
+
+from codec.cli import loading, options
+
+
+def self_test(
+    bundle: options.BundleFolder = None,
+    device: options.Device = "cpu",
+) -> None:
+    """Check that a bundle's entropy model computes exactly on this machine; encode and decode do so once a day."""
+    loading.check_device(device)
+    from codec.bundle import DEFAULT_BUNDLE, Bundle
+    from codec.support import remembered
+
+    opened = Bundle.open(bundle or DEFAULT_BUNDLE)
+    opened.load_entropy(device)
+    remembered.keep(opened.id, device)
+    typer.echo(f"{opened.path}: the entropy model of bundle {opened.id[:16]} computes its known answer on {device}")
