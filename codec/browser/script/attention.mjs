@@ -1,6 +1,6 @@
 // Attention of the entropy model: the top_k largest exact scores of each query and head (FORMAT.md section 6).
+import { rint } from "./grids.mjs";
 import { BLOCK, Layout } from "./kernel.mjs";
-import { rint } from "./entropy_model.mjs";
 
 const PLACES = 8192; // a sort key is score * PLACES + place of the key; below 2^53
 
@@ -117,7 +117,7 @@ class Window {
   attend(head, parts, selection, out) {
     const { model, keys, columns } = this;
     const { kernel, d, size } = model;
-    const { data: relative, matrix } = model.relative[this.net];
+    const { matrix } = model.relative[this.net];
     const row = 3 * d;
     const offset = head * size;
     const limit = model.grids.Q.limit;

@@ -4,30 +4,12 @@
 // grids. A quotient, a root and a product with 0.2 are float64; a power of two more or less does not change how they round.
 import { check } from "./errors.mjs";
 import { attendWindows, attendOne } from "./attention.mjs";
+import { CHANNELS, grid, GRIDS, MAGIC, O, rint, S, snap } from "./grids.mjs";
 import { Matrix } from "./kernel.mjs";
 import { readTables } from "./range_coder.mjs";
 
-const WIDE = [16, 9];
-const GRIDS = {
-  wide: { N: WIDE, Q: WIDE, M: WIDE, H: WIDE, K: WIDE, Z: WIDE, G: WIDE },
-  narrow: { N: [11, 7], Q: [8, 4], M: [11, 7], H: [11, 7], K: [11, 5], Z: [11, 4], G: [9, 4] },
-};
 const INPUTS = { project: "N", merge: "M", expand: "N", contract: "H", inner: "N", outer: "H" };
-const MAGIC = 1.5 * 2 ** 52;
-export const CHANNELS = 4;
-export const REACH = 16; // of the serial order
-
-/** Rounds to the nearest whole number, ties to even; |x| < 2^51. */
-export const rint = (x) => x + MAGIC - MAGIC;
-
-const grid = ([bits, fraction]) => ({ limit: 2 ** (bits - 1) - 1, fraction });
-const S = grid([20, 9]);
-const O = grid([20, 12]);
-
-/** Rounds x, in units, to whole units within a grid. */
-export function snap(x, { limit }) {
-  return rint(x > limit ? limit : x < -limit ? -limit : x);
-}
+const REACH = 16; // of the serial order
 
 export class EntropyModel {
   /** `settings` is `entropy` of bundle.json, `tensors` what readSafetensors returns. */

@@ -1,6 +1,6 @@
 // Decodes the symbols of a file (FORMAT.md sections 2 and 6), and computes a bundle's known answer (section 7).
-import { check } from "./errors.mjs";
-import { CHANNELS, gathered } from "./entropy_model.mjs";
+import { gathered } from "./entropy_model.mjs";
+import { CHANNELS } from "./grids.mjs";
 import { spans } from "./attention.mjs";
 import { RangeDecoder } from "./range_coder.mjs";
 

@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from codec.browser.page import FOLDER
+from codec.browser.page import SCRIPT
 from codec.bundle import DEFAULT_BUNDLE
 from tests.golden.make import GOLDEN, bundles
 from tests.support.browser import chromium, serving
@@ -41,7 +41,7 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def answers(browser: Any, frozen: Path) -> Iterator[Answers]:
     """Asks the modules about (bundle's folder, file) pairs, paths on the server; None asks for the known answer."""
     tests = Path(__file__).parent
-    folders = {"page": FOLDER, "tests": tests, "bundles": frozen, "golden": GOLDEN, "mini": DEFAULT_BUNDLE}
+    folders = {"page": SCRIPT, "tests": tests, "bundles": frozen, "golden": GOLDEN, "mini": DEFAULT_BUNDLE}
     mounts = [Mount(f"/{name}", StaticFiles(directory=path)) for name, path in folders.items()]
     app = Starlette(routes=[Route("/", lambda request: HTMLResponse("<!doctype html>")), *mounts])
     with serving(app) as address:

@@ -1,0 +1,52 @@
+// The page's worker: decodes what it is sent, so that the page stays responsive.
+import { Decoder } from "./decoder.mjs";
+import { FdcError } from "./errors.mjs";
+
+const RUNTIME = "ort.wasm.bundle.min.mjs";
+const WASM = "ort-wasm-simd-threaded.wasm";
+let decoder = null;
+
+/** Reads from the server that the page came from. */
+async function fetched(name) {
+  const answer = await fetch(new URL(name, self.location.href));
+  if (!answer.ok) throw new FdcError((await answer.text()).trim() || `${name}: ${answer.status}`);
+  return new Uint8Array(await answer.arrayBuffer());
+}
+
+/** Reads from what the page holds: gzip behind base64. */
+function embedded(assets) {
+  return async (name) => {
+    if (!(name in assets)) {
+      const [id] = name.split("/");
+      throw new FdcError(`the file was written with bundle ${id}, which is not in this page`);
+    }
+    const packed = Uint8Array.from(atob(assets[name]), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  };
+}
+
+async function openRuntime(read, assets) {
+  let address = new URL(RUNTIME, self.location.href).href;
+  if (assets) address = URL.createObjectURL(new Blob([await read(RUNTIME)], { type: "text/javascript" }));
+  const runtime = await import(address);
+  // threads share memory, which browsers allow in isolated pages alone: those of `fdc view`
+  runtime.env.wasm.numThreads = self.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
+  runtime.env.wasm.wasmBinary = (await read(WASM)).buffer;
+  return runtime;
+}
+
+self.onmessage = async ({ data: { assets, bytes, number } }) => {
+  const tell = (message, transferred = []) => self.postMessage({ number, ...message }, transferred);
+  try {
+    if (decoder === null) {
+      const read = assets ? embedded(assets) : fetched;
+      decoder = new Decoder(read, () => openRuntime(read, assets));
+    }
+    const result = await decoder.decode(new Uint8Array(bytes), (part, share) => tell({ part, share }));
+    tell({ result }, [result.png.buffer]);
+  } catch (error) {
+    if (!(error instanceof FdcError)) console.error(error);
+    tell({ error: error instanceof FdcError ? error.message : `cannot decode this file here: ${error.message}` });
+  }
+};
