@@ -91,7 +91,9 @@ class _Graph:
     def convolution(self, name: str, x: str, *, stride: int = 1) -> str:
         size = self.weights[f"{name}.weight"].shape[-1]
         pads = [size // 2] * 4
-        return self("Conv", x, self.weight(f"{name}.weight"), self.weight(f"{name}.bias"), pads=pads, strides=[stride] * 2)
+        return self(
+            "Conv", x, self.weight(f"{name}.weight"), self.weight(f"{name}.bias"), pads=pads, strides=[stride] * 2
+        )
 
     def shuffle(self, x: str) -> str:
         return self("DepthToSpace", x, blocksize=2, mode="CRD")

@@ -1,20 +1,24 @@
 """The files of the decoder's page: the script's own, ONNX Runtime's, and what it reads of a bundle.
 
 ONNX Runtime Web is in the package, as npm has it (codec/LICENSES.md), its WebAssembly compressed: nothing is fetched
-from anywhere when a page opens.
+from anywhere when a page opens. Nothing here needs PyTorch.
 """
 
-import functools
-import lzma
+import gzip
+import html
+from collections.abc import Mapping
 from pathlib import Path
 
 from codec.browser import networks
-from codec.bundle import Bundle
 from codec.errors import BundleError
 
 SCRIPT = Path(__file__).parent / "script"
 RUNTIME = Path(__file__).parent / "onnxruntime"
-RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+RUNTIME_FILES = {
+    "ort.wasm.bundle.min.mjs": "ort.wasm.bundle.min.mjs",
+    "ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm.gz",
+}
+"""Files of ONNX Runtime Web, and their names in the package."""
 PARTS = {
     "bundle.json": "bundle.json",
     "entropy.safetensors": "entropy.safetensors",
@@ -25,21 +29,37 @@ PARTS = {
 """Where the page's names of a bundle's files lie in its folder."""
 KEY_DIGITS = 16
 """The page names a bundle by the digits of its id that a file states."""
+GIVEN = "given.fdc"
+ORIGINAL = "original"
+BODY = '<body data-state="idle">'
 
 
-@functools.cache
 def runtime_file(name: str) -> bytes:
     """A file of ONNX Runtime Web."""
-    packed = RUNTIME / f"{name}.xz"
-    return lzma.decompress(packed.read_bytes()) if packed.exists() else (RUNTIME / name).read_bytes()
+    content = (RUNTIME / RUNTIME_FILES[name]).read_bytes()
+    return gzip.decompress(content) if RUNTIME_FILES[name].endswith(".gz") else content
 
 
-def bundle_files(bundle: Bundle) -> dict[str, bytes]:
+def bundle_files(folder: Path, bundle_id: str) -> dict[str, bytes]:
     """What the page reads of a bundle, by KEY/NAME. Raises BundleError if its backbone is not the embedded kind."""
-    mini = networks.MiniNetworks.of(bundle.path)
+    mini = networks.MiniNetworks.of(folder)
     files = {networks.UNET: networks.unet_model(mini), networks.DECODER: networks.decoder_model(mini)}
     try:
-        files |= {name: (bundle.path / part).read_bytes() for name, part in PARTS.items()}
+        files |= {name: (folder / part).read_bytes() for name, part in PARTS.items()}
     except OSError as error:
-        raise BundleError(f"cannot read the bundle {bundle.path}: {error.strerror}") from None
-    return {f"{bundle.id[:KEY_DIGITS]}/{name}": content for name, content in files.items()}
+        raise BundleError(f"cannot read the bundle {folder}: {error.strerror}") from None
+    return {f"{bundle_id[:KEY_DIGITS]}/{name}": content for name, content in files.items()}
+
+
+def page_text(bundle_id: str, file_name: str | None = None, original_name: str | None = None) -> str:
+    """The page's HTML. It shows the file GIVEN and the picture ORIGINAL where their names are given.
+
+    Without a file it loads a bundle, so that the first file that comes need not wait for it.
+    """
+    attributes: Mapping[str, str | None] = {
+        "bundle": bundle_id[:KEY_DIGITS],
+        "file": file_name,
+        "original": original_name,
+    }
+    written = "".join(f' data-{key}="{html.escape(name)}"' for key, name in attributes.items() if name is not None)
+    return (SCRIPT / "page.html").read_text().replace(BODY, f"{BODY[:-1]}{written}>")

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 from codec.browser import page
 from codec.bundle import find_bundle
@@ -23,7 +22,12 @@ HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
 }
-TYPES = {".mjs": "text/javascript", ".wasm": "application/wasm", ".wat": "text/plain", ".fdc": "application/octet-stream"}
+TYPES = {
+    ".mjs": "text/javascript",
+    ".wasm": "application/wasm",
+    ".wat": "text/plain",
+    ".fdc": "application/octet-stream",
+}
 KEY = re.compile(rf"[0-9a-f]{{{page.KEY_DIGITS}}}")
 
 
@@ -55,7 +59,8 @@ class PageServer(ThreadingHTTPServer):
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  (a server lives as long as its process)
     def _bundle(self, key: str) -> Mapping[str, bytes]:
-        return page.bundle_files(find_bundle(key, [Path(folder) for folder in self.bundles]))
+        found = find_bundle(key, self.bundles)
+        return page.bundle_files(found.path, found.id)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -64,7 +69,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         # a site elsewhere whose name was made to point here must not read the user's pictures
-        if self.headers.get("Host") not in (f"{HOST}:{self.server.server_port}", f"localhost:{self.server.server_port}"):
+        if self.headers.get("Host") not in (
+            f"{HOST}:{self.server.server_port}",
+            f"localhost:{self.server.server_port}",
+        ):
             self._answer(HTTPStatus.FORBIDDEN, b"this server answers to its loopback address alone", "text/plain")
             return
         name = self.path.partition("?")[0].lstrip("/") or "page.html"

@@ -2,7 +2,7 @@
 
 import typer
 
-from codec.cli import decode, encode, evaluate, info, self_test
+from codec.cli import decode, encode, evaluate, export_onnx, info, self_test, view
 from codec.cli.group import Commands
 from codec.support.waiting import wait_passively
 
@@ -20,6 +20,8 @@ app.command("decode")(decode.decode)
 app.command("self-test")(self_test.self_test)
 app.command("info")(info.info)
 app.command("evaluate")(evaluate.evaluate)
+app.command("view")(view.view)
+app.command("export-onnx")(export_onnx.export_onnx)
 
 
 def main() -> None:

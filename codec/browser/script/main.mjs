@@ -13,9 +13,10 @@ let isBusy = false;
 let current = null; // name and size of the file that is shown or decoded
 
 function newWorker() {
-  const source = document.getElementById("worker");
-  const address = source ? URL.createObjectURL(new Blob([source.textContent], { type: "text/javascript" })) : "worker.mjs";
-  const made = new Worker(address, { type: "module" });
+  const source = document.getElementById("worker"); // one classic script: Chromium refuses modules from a page without origin
+  const made = source
+    ? new Worker(URL.createObjectURL(new Blob([source.textContent], { type: "text/javascript" })))
+    : new Worker("worker.mjs", { type: "module" });
   made.onmessage = ({ data }) => {
     if (data.number === number) receive(data);
   };
@@ -36,7 +37,11 @@ function decode(bytes, name) {
   found("size").textContent = `${bytes.byteLength.toLocaleString("en-US")} bytes`;
   current = { name, bytes: bytes.byteLength };
   report("reading", 0);
-  worker.postMessage({ assets: worker.hasAssets ? null : assets, bytes, number });
+  ask({ bytes });
+}
+
+function ask(message) {
+  worker.postMessage({ assets: worker.hasAssets ? null : assets, number, ...message });
   worker.hasAssets = true;
 }
 
@@ -88,14 +93,26 @@ document.addEventListener("drop", (event) => {
   take(event.dataTransfer.files[0]);
 });
 
-/** Shows the pictures that `fdc view` was given. */
+/** A file that `fdc view` was given, from the page itself or from its server. */
+async function given(name) {
+  if (!assets) return (await fetch(name)).arrayBuffer();
+  const packed = Uint8Array.from(atob(assets[name]), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
+}
+
 async function showGiven() {
-  const { file, original, originalName } = document.body.dataset;
+  const { file, original, bundle } = document.body.dataset;
   if (original) {
-    found("original").src = original;
-    found("original-name").textContent = originalName;
+    found("original").src = URL.createObjectURL(new Blob([await given("original")]));
+    found("original-name").textContent = original;
     document.body.classList.add("pair");
   }
-  if (file) decode(await (await fetch("given.fdc")).arrayBuffer(), file);
+  if (file) {
+    decode(await given("given.fdc"), file);
+  } else if (bundle) {
+    // loads before the first file comes
+    worker = newWorker();
+    ask({ bundle });
+  }
 }
 showGiven();

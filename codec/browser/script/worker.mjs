@@ -27,8 +27,9 @@ function embedded(assets) {
 }
 
 async function openRuntime(read, assets) {
-  let address = new URL(RUNTIME, self.location.href).href;
-  if (assets) address = URL.createObjectURL(new Blob([await read(RUNTIME)], { type: "text/javascript" }));
+  const address = assets
+    ? URL.createObjectURL(new Blob([await read(RUNTIME)], { type: "text/javascript" }))
+    : new URL(RUNTIME, self.location.href).href;
   const runtime = await import(address);
   // threads share memory, which browsers allow in isolated pages alone: those of `fdc view`
   runtime.env.wasm.numThreads = self.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
@@ -36,12 +37,18 @@ async function openRuntime(read, assets) {
   return runtime;
 }
 
-self.onmessage = async ({ data: { assets, bytes, number } }) => {
+/** Answers one message: the bytes of a file to decode, or the bundle that the first file is likely to need. */
+async function answer({ assets, bytes, bundle, number }) {
   const tell = (message, transferred = []) => self.postMessage({ number, ...message }, transferred);
   try {
     if (decoder === null) {
       const read = assets ? embedded(assets) : fetched;
       decoder = new Decoder(read, () => openRuntime(read, assets));
+    }
+    if (bundle) {
+      await decoder.open(bundle);
+      await decoder.networks(bundle);
+      return;
     }
     const result = await decoder.decode(new Uint8Array(bytes), (part, share) => tell({ part, share }));
     tell({ result }, [result.png.buffer]);
@@ -49,4 +56,9 @@ self.onmessage = async ({ data: { assets, bytes, number } }) => {
     if (!(error instanceof FdcError)) console.error(error);
     tell({ error: error instanceof FdcError ? error.message : `cannot decode this file here: ${error.message}` });
   }
+}
+
+let last = Promise.resolve();
+self.onmessage = ({ data }) => {
+  last = last.then(() => answer(data));
 };

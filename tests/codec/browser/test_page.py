@@ -1,0 +1,199 @@
+"""The page in Chromium: a file's pixels, with and without a server, and one line for what it cannot decode."""
+
+import base64
+import dataclasses
+import hashlib
+import io
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage
+from numpy.typing import NDArray
+from PIL import Image
+
+from codec import Codec, encode_png, read_image
+from codec.browser.embedding import embedded_page
+from codec.browser.page import GIVEN, ORIGINAL, page_text
+from codec.browser.server import PageServer
+from codec.bundle import Bundle, find_bundle
+from codec.format.bitstream import pack, parse
+from tests.golden.make import GOLDEN
+from tests.support.browser import outside
+
+pytestmark = pytest.mark.browser
+CAT = Path(skimage.__path__[0], "data", "chelsea.png")
+FINISHED = "return ['shown', 'failed'].includes(document.body.dataset.state)"
+PNG = """
+const done = arguments[0];
+fetch(document.getElementById("picture").src).then((answer) => answer.blob()).then((png) => {
+  const reader = new FileReader();
+  reader.onload = () => done(reader.result);
+  reader.readAsDataURL(png);
+});
+"""
+
+
+@contextmanager
+def page(
+    given: dict[str, bytes],
+    bundle: Bundle,
+    file_name: str | None,
+    original: str | None = None,
+    *,
+    folder: Path | None = None,
+) -> Iterator[str]:
+    """The address of a server as `fdc view` starts it, with a folder of bundles."""
+    text = page_text(bundle.id, file_name, original)
+    folders = () if folder is None else (str(folder),)
+    with PageServer(given | {"page.html": text.encode()}, folders) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.address
+        server.shutdown()
+
+
+def wait(browser: Any) -> str:
+    """The page's state once it has shown a picture or said why not."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 120, 0.05).until(lambda opened: opened.execute_script(FINISHED))
+    return str(browser.execute_script("return document.body.dataset.state"))
+
+
+def error(browser: Any) -> str:
+    return str(browser.execute_script("return document.getElementById('error').textContent"))
+
+
+def shown(browser: Any) -> tuple[bytes, str]:
+    """The PNG that the page shows, and the digest of its symbols."""
+    assert wait(browser) == "shown", error(browser)
+    data = browser.execute_async_script(PNG).partition(",")[2]
+    return base64.b64decode(data), browser.execute_script("return window.decoded.digest")
+
+
+def levels(png: bytes) -> NDArray[np.int64]:
+    return np.asarray(Image.open(io.BytesIO(png))).astype(np.int64)
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return Codec.load()
+
+
+@pytest.fixture(scope="module")
+def photo(codec: Codec) -> tuple[bytes, bytes, str]:
+    """A file of the shipped bundle, the CPU's PNG of it, and the digest of its symbols."""
+    encoded = codec.encode(read_image(CAT))
+    digest = hashlib.sha256(encoded.symbols.astype("<i4").tobytes()).hexdigest()
+    return encoded.data, encode_png(codec.decode_picture(encoded.data)), digest
+
+
+def same_within_a_level(got: bytes, expected: bytes) -> None:
+    difference = abs(levels(got) - levels(expected))
+    assert difference.max() <= 1
+    assert np.mean(difference > 0) < 1e-3
+
+
+def test_a_photo_has_the_pixels_of_the_cpu_within_a_level(
+    browser: Any, photo: tuple[bytes, bytes, str], codec: Codec
+) -> None:
+    data, expected, digest = photo
+    with page({GIVEN: data, ORIGINAL: CAT.read_bytes()}, codec.bundle, "a<b.fdc", "chelsea.png") as address:
+        browser.get(address)
+        png, got = shown(browser)
+        assert browser.execute_script("return window.crossOriginIsolated")
+        assert browser.execute_script("return document.getElementById('original').naturalWidth") == 451
+        assert browser.execute_script("return document.getElementById('name').textContent") == "a<b.fdc"
+        assert [name for name in outside(browser, address) if not name.startswith("blob:")] == []
+    assert got == digest
+    same_within_a_level(png, expected)
+
+
+def test_a_page_with_its_decoder_needs_no_server(
+    browser: Any, photo: tuple[bytes, bytes, str], codec: Codec, tmp_path: Path
+) -> None:
+    data, expected, digest = photo
+    bundle = codec.bundle
+    (tmp_path / "page.html").write_bytes(embedded_page(bundle.path, bundle.id, {GIVEN: data}, "cat.fdc"))
+    browser.get((tmp_path / "page.html").as_uri())
+    png, got = shown(browser)
+    assert got == digest
+    same_within_a_level(png, expected)
+
+
+KINDS = ("alpha", "binary-alpha", "gray", "icc-exif", "one-pixel", "odd")
+FILES = [
+    *(f"parallel-{kind}.fdc" for kind in KINDS),
+    *(f"version2/orientation-{value}.fdc" for value in range(1, 9)),
+    "version2/plain-dithered.fdc",
+    "version2/plain-narrow.fdc",
+    "version2/four-alphas-parallel.fdc",
+]
+
+
+def test_transparency_profile_gray_and_orientation_are_those_of_the_command(browser: Any, frozen: Path) -> None:
+    bundle = Bundle.open(frozen / "parallel")
+    with page({}, bundle, None, folder=frozen) as address:
+        browser.get(address)
+        for name in FILES:
+            choose(browser, GOLDEN / name)
+            png, _ = shown(browser)
+            data = (GOLDEN / name).read_bytes()
+            own = Codec.load(find_bundle(parse(data).bundle_id, [frozen]))
+            expected = encode_png(own.decode_picture(data))
+            got, wanted = (Image.open(io.BytesIO(one)) for one in (png, expected))
+            assert (got.mode, got.size) == (wanted.mode, wanted.size), name
+            assert got.info.get("icc_profile") == wanted.info.get("icc_profile"), name
+            difference = abs(levels(png) - levels(expected))
+            assert difference.max() <= 1 and np.mean(difference > 0) < 1e-2, name
+
+
+def choose(browser: Any, path: Path) -> None:
+    """Gives the page a file as its user would."""
+    browser.execute_script("document.body.dataset.state = 'idle'")
+    browser.find_element("id", "choose").send_keys(str(path))
+
+
+def test_a_bad_file_is_one_line_and_the_next_file_is_shown(browser: Any, frozen: Path, tmp_path: Path) -> None:
+    refused = GOLDEN / "version2" / "refused"
+    (tmp_path / "photo.fdc").write_bytes(CAT.read_bytes())
+    (tmp_path / "empty.fdc").write_bytes(b"")
+    tries = {
+        tmp_path / "photo.fdc": "this is no .fdc file",
+        tmp_path / "empty.fdc": "this is no .fdc file",
+        refused / "checksum.fdc": "the checksum is wrong",
+        refused / "stream-of-ones.fdc": "the stream is damaged",
+        GOLDEN / "serial-plain.fdc": "no bundle with id",
+    }
+    bundle = Bundle.open(frozen / "parallel")
+    with page({}, bundle, None, folder=bundle.path) as address:
+        browser.get(address)
+        for path, message in tries.items():
+            choose(browser, path)
+            assert wait(browser) == "failed"
+            assert message in error(browser) and "\n" not in error(browser)
+        choose(browser, GOLDEN / "parallel-plain.fdc")
+        assert wait(browser) == "shown"
+        assert error(browser) == ""
+
+
+def test_a_picture_that_would_take_minutes_can_be_stopped(browser: Any, frozen: Path, tmp_path: Path) -> None:
+    # a few bytes may stand for a plain picture of any size
+    small = parse((GOLDEN / "parallel-one-pixel.fdc").read_bytes())
+    huge = dataclasses.replace(small, width=9_999, height=9_999, chunks=(), version=2)
+    (tmp_path / "huge.fdc").write_bytes(pack(huge))
+    with page({}, Bundle.open(frozen / "parallel"), None, folder=frozen) as address:
+        browser.get(address)
+        choose(browser, tmp_path / "huge.fdc")
+        time.sleep(0.5)
+        if browser.execute_script("return document.body.dataset.state") == "busy":
+            browser.find_element("id", "stop").click()
+        choose(browser, GOLDEN / "parallel-plain.fdc")
+        assert wait(browser) == "shown"
+        assert browser.execute_script("return [window.decoded.width, window.decoded.height]") == [96, 64]
