@@ -30,9 +30,8 @@ def embedded_page(
 
     Raises BundleError if the bundle's backbone is not the embedded kind.
     """
-    files = (
-        {"kernel.wat": (page.SCRIPT / "kernel.wat").read_bytes()} | page.bundle_files(folder, bundle_id) | dict(given)
-    )
+    kernel = {"kernel.wat": (page.SCRIPT / "kernel.wat").read_bytes()}
+    files = kernel | page.bundle_files(folder, bundle_id) | dict(given)
     packed = {name: _packed(content) for name, content in files.items()}
     for name, stored in page.RUNTIME_FILES.items():
         content = (page.RUNTIME / stored).read_bytes()

@@ -90,10 +90,8 @@ class _Graph:
 
     def convolution(self, name: str, x: str, *, stride: int = 1) -> str:
         size = self.weights[f"{name}.weight"].shape[-1]
-        pads = [size // 2] * 4
-        return self(
-            "Conv", x, self.weight(f"{name}.weight"), self.weight(f"{name}.bias"), pads=pads, strides=[stride] * 2
-        )
+        parameters = [self.weight(f"{name}.{part}") for part in ("weight", "bias")]
+        return self("Conv", x, *parameters, pads=[size // 2] * 4, strides=[stride] * 2)
 
     def shuffle(self, x: str) -> str:
         return self("DepthToSpace", x, blocksize=2, mode="CRD")

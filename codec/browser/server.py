@@ -18,7 +18,9 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": "default-src 'self' blob:; img-src 'self' blob: data:; script-src 'self' 'wasm-unsafe-eval' blob:",
+    "Content-Security-Policy": (
+        "default-src 'self' blob:; img-src 'self' blob: data:; script-src 'self' 'wasm-unsafe-eval' blob:"
+    ),
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
 }

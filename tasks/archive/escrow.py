@@ -39,7 +39,7 @@ Decoding needs Python {python}, the packages in constraints.txt, and the files i
     venv/bin/pip install --constraint constraints.txt {wheel}
     venv/bin/python -c 'from tasks.restore.restore import restore; print(restore("ARCHIVE", "FOLDER"))'
 
-Single .fdc files need only a browser: open `escrow/BUNDLE/decoder.html` and drop them on it. It holds all that it needs.
+Single .fdc files need only a browser: open `escrow/BUNDLE/decoder.html` and drop them on it.
 
 If neither works any more, write a decoder: FORMAT.md describes every byte of an .fdc file, and
 archive-format.md every object of the archive. The tars are plain tars, and the .jxl files in them are standard JPEG XL.

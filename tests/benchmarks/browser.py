@@ -1,8 +1,8 @@
 """python -m tests.benchmarks.browser FOLDER [BUNDLE]: twelve photos decoded by the page in headless Chromium.
 
-For each: whether the digest of its symbols is the one that `fdc info --symbols` prints, how far its pixels are from those of
-the CPU, and seconds. Then seconds of a page just opened, from `fdc view` and from a page with its decoder in it. Ends with
-status 1 if a digest differs, or a pixel by more than a level.
+For each: whether the digest of its symbols is the one that `fdc info --symbols` prints, how far its pixels are from
+those of the CPU, and seconds. Then seconds of a page just opened, from `fdc view` and from a page with its decoder in
+it. Ends with status 1 if a digest differs, or a pixel by more than a level.
 """
 
 import io
@@ -83,10 +83,10 @@ def show_opened(data: bytes, bundle: Bundle, scratch: Path) -> None:
     """Print the seconds of pages just opened, each in a browser just started."""
     print(f"\n| just opened | size of the page | {' | '.join(PARTS)} |")
     print("|---" * (2 + len(PARTS)) + "|")
-    with page({GIVEN: data}, bundle, "photo.fdc", folder=bundle.path) as address:
-        with chromium(scratch / "served") as browser:
-            row("`fdc view`, two threads", opened(browser, address), "")
-    content = embedded_page(bundle.path, bundle.id, {GIVEN: data}, "photo.fdc")
+    given = {GIVEN: data}
+    with page(given, bundle, "photo.fdc", folder=bundle.path) as address, chromium(scratch / "served") as browser:
+        row("`fdc view`, two threads", opened(browser, address), "")
+    content = embedded_page(bundle.path, bundle.id, given, "photo.fdc")
     (scratch / "page.html").write_bytes(content)
     with chromium(scratch / "embedded") as browser:
         seconds = opened(browser, (scratch / "page.html").as_uri())

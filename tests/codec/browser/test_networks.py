@@ -38,7 +38,7 @@ def test_any_size_is_the_same_network(sides: tuple[int, int], bundle: Bundle) ->
 
 def test_a_network_that_differs_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "EPSILON", 0.1)
-    with pytest.raises(BundleError, match="the exported U-Net of .* differs from PyTorch's by"):
+    with pytest.raises(BundleError, match=r"the exported U-Net of .* differs from PyTorch's by"):
         checked_networks(bundle)
 
 
