@@ -55,7 +55,7 @@ class MiniNetworks:
         return cls(*found)
 
 
-class _Graph:
+class _OnnxGraph:
     """An ONNX graph under construction: each operation returns the name of its result."""
 
     def __init__(self, weights: Weights) -> None:
@@ -154,7 +154,7 @@ class _Graph:
 
 def unet_model(networks: MiniNetworks) -> bytes:
     """The U-Net: sample (1, 4, h, w), h and w multiples of 4, and timestep (1, 1) give prediction (1, 4, h, w)."""
-    graph = _Graph(networks.unet)
+    graph = _OnnxGraph(networks.unet)
     blocks = range(networks.unet_config["blocks"])
     frequencies = 1000.0 ** (-np.arange(FREQUENCIES) / FREQUENCIES)
     angles = graph("Mul", "timestep", graph.constant("frequencies", frequencies.astype(np.float32)[None]))
@@ -179,7 +179,7 @@ def unet_model(networks: MiniNetworks) -> bytes:
 
 def decoder_model(networks: MiniNetworks) -> bytes:
     """The autoencoder's decoder: a normalized latent (1, 4, h, w) gives pixels (1, 3, 8 h, 8 w), about -1 to 1."""
-    graph = _Graph(networks.autoencoder)
+    graph = _OnnxGraph(networks.autoencoder)
     config = networks.autoencoder_config
     scaling = 1 / config.get("scaling_factor", 1.0)
     deviation = np.array(config.get("latents_std") or [scaling] * 4, np.float32).reshape(1, 4, 1, 1)

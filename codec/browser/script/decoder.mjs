@@ -6,7 +6,7 @@ import { hexadecimal, parse } from "./parse.mjs";
 import { PixelModel } from "./pixels.mjs";
 import { encodePng, upright } from "./png.mjs";
 import { readSafetensors } from "./bundle.mjs";
-import { decodeSymbols } from "./symbols.mjs";
+import { decodeSymbols, knownAnswer } from "./symbols.mjs";
 
 const json = (bytes) => JSON.parse(new TextDecoder().decode(bytes));
 
@@ -43,6 +43,17 @@ export class Decoder {
     return { png, width, height, digest, bundleId, timestep: timestepCode / 8, skipped, seconds: times, threads: this.threads };
   }
 
+  /** Throws FdcError if the entropy model of a bundle, which is open, does not compute its known answer here. */
+  async selfTest(id) {
+    const bundle = this.bundles.get(id);
+    if (bundle.isTested) return;
+    const numbers = knownAnswer(bundle.entropy);
+    const digest = hexadecimal(new Uint8Array(await crypto.subtle.digest("SHA-256", numbers.buffer)));
+    const isExact = digest === bundle.documents.bundle.known_answer;
+    check(isExact, "this browser does not compute the entropy model exactly; do not trust what it decodes");
+    bundle.isTested = true;
+  }
+
   async open(id) {
     if (!this.bundles.has(id)) {
       const names = { bundle: "bundle.json", scheduler: "scheduler.json", unet: "unet.json", vae: "vae.json" };
@@ -52,7 +63,7 @@ export class Decoder {
       const text = new TextDecoder().decode(await this.read("kernel.wat"));
       const tensors = readSafetensors(await this.read(`${id}/entropy.safetensors`));
       const entropy = new EntropyModel(documents.bundle.entropy, tensors, new Kernel(text));
-      this.bundles.set(id, { documents, entropy, networks: null });
+      this.bundles.set(id, { documents, entropy, networks: null, isTested: false });
     }
     return this.bundles.get(id);
   }

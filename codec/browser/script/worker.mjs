@@ -48,10 +48,13 @@ async function answer({ assets, bytes, bundle, number }) {
     if (bundle) {
       await decoder.open(bundle);
       await decoder.networks(bundle);
+      await decoder.selfTest(bundle);
       return;
     }
     const result = await decoder.decode(new Uint8Array(bytes), (part, share) => tell({ part, share }));
     tell({ result }, [result.png.buffer]);
+    // afterwards, so that nobody waits for it
+    await decoder.selfTest(result.bundleId);
   } catch (error) {
     if (!(error instanceof FdcError)) console.error(error);
     tell({ error: error instanceof FdcError ? error.message : `cannot decode this file here: ${error.message}` });

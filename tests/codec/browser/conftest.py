@@ -16,9 +16,10 @@ from tests.golden.make import GOLDEN, bundles
 from tests.support.browser import chromium, serving
 
 Answers = Callable[[Sequence[tuple[str, str | None]]], list[dict[str, Any]]]
+Asked = Callable[[str, Any], Any]
 ASK = """
-const [pairs, done] = arguments;
-import("/tests/answers.mjs").then((module) => module.answers(pairs)).then(done, (error) => done(String(error.stack)));
+const [name, argument, done] = arguments;
+import(`/tests/${name}.mjs`).then((module) => module[name](argument)).then(done, (error) => done(String(error.stack)));
 """
 
 
@@ -38,18 +39,28 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def answers(browser: Any, frozen: Path) -> Iterator[Answers]:
-    """Asks the modules about (bundle's folder, file) pairs, paths on the server; None asks for the known answer."""
+def ask(browser: Any, frozen: Path) -> Iterator[Asked]:
+    """Calls the function NAME of NAME.mjs beside the tests, in a page that has the decoder's modules."""
     tests = Path(__file__).parent
     folders = {"page": SCRIPT, "tests": tests, "bundles": frozen, "golden": GOLDEN, "mini": DEFAULT_BUNDLE}
     mounts = [Mount(f"/{name}", StaticFiles(directory=path)) for name, path in folders.items()]
     app = Starlette(routes=[Route("/", lambda request: HTMLResponse("<!doctype html>")), *mounts])
     with serving(app) as address:
 
-        def ask(pairs: Sequence[tuple[str, str | None]]) -> list[dict[str, Any]]:
+        def asked(name: str, argument: Any) -> Any:
             browser.get(address)
-            found = browser.execute_async_script(ASK, pairs)
-            assert isinstance(found, list), found
-            return found
+            return browser.execute_async_script(ASK, name, argument)
 
-        yield ask
+        yield asked
+
+
+@pytest.fixture(scope="package")
+def answers(ask: Asked) -> Answers:
+    """Asks the modules about (bundle's folder, file) pairs, paths on the server; None asks for the known answer."""
+
+    def answered(pairs: Sequence[tuple[str, str | None]]) -> list[dict[str, Any]]:
+        found = ask("answers", pairs)
+        assert isinstance(found, list), found
+        return found
+
+    return answered

@@ -197,3 +197,19 @@ def test_a_picture_that_would_take_minutes_can_be_stopped(browser: Any, frozen: 
         choose(browser, GOLDEN / "parallel-plain.fdc")
         assert wait(browser) == "shown"
         assert browser.execute_script("return [window.decoded.width, window.decoded.height]") == [96, 64]
+
+
+def test_a_browser_that_computes_otherwise_is_told_from_one_that_is_exact(browser: Any, frozen: Path) -> None:
+    bundle = Bundle.open(frozen / "parallel")
+    stated = (bundle.path / "bundle.json").read_text()
+    other = stated.replace(bundle.config.known_answer, "0" * 64)
+    assert other != stated
+    given = {GIVEN: (GOLDEN / "parallel-plain.fdc").read_bytes()}
+    for text, state in ((stated, "shown"), (other, "failed")):
+        served = given | {f"{bundle.id[:16]}/bundle.json": text.encode()}
+        with page(served, bundle, "a.fdc", folder=bundle.path) as address:
+            browser.get(address)
+            wait(browser)
+            time.sleep(1)
+            assert wait(browser) == state
+            assert ("does not compute the entropy model exactly" in error(browser)) == (state == "failed")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from codec.bundle import DEFAULT_BUNDLE
-from tests.codec.browser.conftest import Answers
+from tests.codec.browser.conftest import Answers, Asked
 from tests.golden.make import DERIVED, EXTREME, GOLDEN, KINDS, NARROW, SYMBOLS
 
 pytestmark = pytest.mark.browser
@@ -47,3 +47,13 @@ def test_it_refuses_every_file_to_be_refused_in_one_line(answers: Answers) -> No
     for name, got in zip(refused, found, strict=True):
         assert got.get("error"), (name, got)
         assert "\n" not in got["error"]
+
+
+@pytest.mark.parametrize("is_one_sided", [False, True])
+def test_products_are_exact_at_the_limits_of_16_bits(ask: Asked, is_one_sided: bool) -> None:
+    """The columns of `grow`, a number that is odd, and the largest weights and inputs of both kinds of grids."""
+    wide = [[inputs, 32767, 32767, is_one_sided] for inputs in (1, 33, 128, 1152)]
+    narrow = [[inputs, 127, 1023, is_one_sided] for inputs in (1, 33, 128, 1152)]
+    found = ask("products", wide + narrow)
+    assert [difference for difference, _ in found] == [0] * len(found)
+    assert [is_split for _, is_split in found] == [False, *[True] * 3, *[False] * 4]
