@@ -66,7 +66,7 @@ function receive({ part, share, result, error }) {
   isBusy = false;
   document.body.dataset.state = error ? "failed" : "shown";
   if (error) {
-    found("error").textContent = error;
+    found("error").textContent = current ? `${current.name}: ${error}` : error;
     return;
   }
   const { png, width, height, digest, seconds, threads } = result;
@@ -82,7 +82,9 @@ function receive({ part, share, result, error }) {
 }
 
 async function take(file) {
-  if (file) decode(await file.arrayBuffer(), file.name);
+  if (!file) return;
+  document.body.classList.remove("pair"); // the original is that of another file
+  decode(await file.arrayBuffer(), file.name);
 }
 
 found("choose").addEventListener("change", (event) => take(event.target.files[0]));
