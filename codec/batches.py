@@ -22,7 +22,7 @@ from codec.format.bitstream import FdcFile
 from codec.format.chunks import of_picture
 from codec.images import Picture, to_tensor
 from codec.quantization import quantizer
-from codec.quantization.quantizer import QuantizationParameters
+from codec.quantization.parameters import QuantizationParameters, quality_of_code
 
 if TYPE_CHECKING:
     from codec.codec import Codec, Encoded
@@ -49,7 +49,7 @@ def encode(
         slots.append(to_tensor(pixels))
     y = codec.backbone.encode(torch.stack(slots).to(codec.backbone.device))
     # one latent at a time: the statistics behind the parameters must not depend on the batch
-    parameters = [codec._parameters(own, quantizer.quality_of_code(quality_code)) for own in y.split(1)]
+    parameters = [codec._parameters(own, quality_of_code(quality_code)) for own in y.split(1)]
     scaled = torch.cat([own.alpha for own in parameters]).to(y.device) * y
     whole = _integers(quantizer.quantize(scaled, torch.ones(1, device=y.device), codec.dither(y)))
     codes = torch.cat([own.channel_codes for own in parameters])

@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from codec.bundle_id import CONFIG, EMBEDDED, digest
 from codec.diffusion.backbone import Backbone
 from codec.entropy.entroformer import Entroformer, EntroformerSettings
 from codec.entropy.export import export
@@ -37,15 +38,12 @@ from codec.support.dataclass_parsing import build
 
 FORMAT = 2
 """Format of new bundles. Format 1 lacks the setting `grids` of the entropy model, which are wide then."""
-EMBEDDED = Path(__file__).parent / "bundles"
-DEFAULT_BUNDLE = EMBEDDED / "mini"
 LARGEST_OFFSET = 64
 """Largest offset of a channel's alpha code: two octaves."""
 MOST_STEPS = 1000
 LONGEST_CONFIG = 16 << 20
 BACKBONES = "backbones"
 """Folder next to bundles that holds backbones by content hash, as in an archive."""
-CONFIG = "bundle.json"
 ENTROPY = "entropy.safetensors"
 ENCODER = "encoder.safetensors"
 PROMPT = "prompt.safetensors"
@@ -102,9 +100,7 @@ class Bundle:
             if len(text) > LONGEST_CONFIG:
                 raise ValueError(f"more than {LONGEST_CONFIG} bytes")
             data = json.loads(text)
-            # of the data as written: hashing the dataclass would change every id when a setting is added
-            canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
-            bundle_id = hashlib.sha256(canonical.encode()).hexdigest()
+            bundle_id = digest(data)  # before anything is taken out of the data
             return cls(path, _read_config(data, path), bundle_id)
 
     def checked(self) -> "Bundle":

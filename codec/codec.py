@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec import batches
-from codec.bundle import DEFAULT_BUNDLE, Bundle
+from codec.bundle import Bundle
+from codec.bundle_id import DEFAULT_BUNDLE
 from codec.diffusion.backbone import Backbone
 from codec.diffusion.denoiser import denoise
 from codec.entropy.distribution import RateConstants, code_of_alpha
@@ -29,7 +30,7 @@ from codec.images import Picture, to_pixels
 from codec.quantization import quantizer
 from codec.quantization.efforts import EFFORTS, check_effort
 from codec.quantization.estimator import ParameterEstimator
-from codec.quantization.quantizer import QuantizationParameters
+from codec.quantization.parameters import QuantizationParameters, quality_of_code
 from codec.quantization.rate_control import (
     QualityConstraint,
     coarsest_reaching,
@@ -125,7 +126,7 @@ class Codec:
         code = _quality_code(quality)
         check_effort(effort)
         y = self._latent(picture)
-        parameters = self._parameters(y, quantizer.quality_of_code(code))
+        parameters = self._parameters(y, quality_of_code(code))
         return self._finish(picture, of_picture(picture), y, code, parameters, effort)
 
     def encode_all(self, pictures: Sequence[Picture], *, quality: float = DEFAULT_QUALITY) -> list[Encoded]:
@@ -372,7 +373,7 @@ class Codec:
         effort: int,
     ) -> Encoded:
         if effort:  # the parameters stay those of the latent as the encoder network gave it
-            quality = quantizer.quality_of_code(quality_code)
+            quality = quality_of_code(quality_code)
             y = refined(self, picture, y, parameters, quality, EFFORTS[effort])
         # alpha is applied once: the hyper-encoder must see the values that are rounded, to the last bit
         scaled = parameters.alpha.to(y.device) * y

@@ -21,6 +21,10 @@ class BitstreamError(FdcError):
     """An .fdc file is damaged, hostile, or written for another version or bundle."""
 
 
+class BitstreamLimitError(BitstreamError):
+    """The header of an .fdc file declares more pixels than the caller accepts."""
+
+
 class BundleError(FdcError):
     """A trained codec on disk is missing, incomplete, or does not match its hashes."""
 

@@ -184,7 +184,7 @@ def _normalize(image: Image.Image, name: str, reduced: str | None) -> Picture:
     exif = upright.info.get("exif")
     if deep is not None:
         upright = _eight_bits(upright, *deep)
-    alpha = _alpha(upright)
+    alpha = alpha_plane(upright)
     converted, icc = _to_srgb(upright, icc)
     blocks: tuple[MetadataBlock, ...] = ()
     if exif:
@@ -235,7 +235,8 @@ def _eight_bits(image: Image.Image, black: int, white: int) -> Image.Image:
     return gray
 
 
-def _alpha(image: Image.Image) -> NDArray[np.uint8] | None:
+def alpha_plane(image: Image.Image) -> NDArray[np.uint8] | None:
+    """The alpha plane (H, W) of an image, or None if every pixel is opaque."""
     if image.has_transparency_data:
         alpha = np.asarray(image.convert("RGBA").getchannel("A"))
         if (alpha < 255).any():

@@ -1,4 +1,7 @@
-"""python -m flows.archive status|events|compact|... ARCHIVE: maintenance of an archive by its owner."""
+"""fdc archive compress|restore|audit|status|report|forget|...: all that an owner does with an archive, in a terminal.
+
+The plain functions of the flows are here, without a Prefect server; a schedule runs the flows, with the same options.
+"""
 
 import dataclasses
 import json
@@ -12,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from codec.errors import FdcError
-from flows import command
+from flows import audit_archive, command, compress_archive, drill_archive, quality_report, restore_archive
 from tasks.archive import layout, redaction
 from tasks.archive.opening import existing, writable
 from tasks.compress import runs as archives
@@ -24,7 +27,18 @@ from tasks.maintenance.status import status as look
 
 SHOWN = 20
 Archive = Annotated[str, typer.Argument(help="Folder or URL of the archive.")]
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Maintain an archive.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+command.add(app, compress_archive.compress_archive, compress_archive.show, "compress")
+command.add(app, restore_archive.restore_archive, restore_archive.show, "restore")
+command.add(app, audit_archive.audit_archive, audit_archive.show, "audit")
+command.add(app, quality_report.quality_report, quality_report.show, "report")
+command.add(app, drill_archive.drill_archive, drill_archive.show, "drill")
+
+
+@app.callback()
+def archive() -> None:
+    """Compress, restore, audit and maintain archives of pictures."""
+    command.show_warnings()
 
 
 @contextmanager
@@ -192,5 +206,4 @@ def _show(found: Status) -> None:
 
 
 if __name__ == "__main__":
-    command.show_warnings()
     app()

@@ -50,15 +50,27 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
     Parameters without default are arguments, the others options; their help is the `Args` of the docstring. An FdcError
     is printed in one line with exit status 1. Log lines appear in the terminal only with `logs` or --verbose.
     """
-    if not logs:
-        _set_console_level(logging.CRITICAL)
-    show_warnings()
-    logging.raiseExceptions = False  # no error per line after the console or the server is lost
-    _watch_signals()
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    add(app, flow, show, logs=logs)
+    app()
 
-    def command(verbose: bool = False, direct: bool = False, **parameters: Any) -> None:
+
+def add(
+    app: typer.Typer, flow: Flow[Any, Any], show: Callable[[Any], int], name: str | None = None, *, logs: bool = False
+) -> None:
+    """Adds a flow to the commands of `app`, as `run` describes.
+
+    With a name it is the plain function under that name: it runs without a Prefect server, which has flows.
+    """
+
+    def command(verbose: bool = False, direct: bool = name is not None, **parameters: Any) -> None:
         if verbose:
             _set_console_level(logging.NOTSET)  # shows retries, restarted processes, lost races
+        elif not logs:
+            _set_console_level(logging.CRITICAL)
+        show_warnings()
+        logging.raiseExceptions = False  # no error per line after the console or the server is lost
+        _watch_signals()
         try:
             _refuse_passwords(parameters)
             with _server_there():
@@ -75,11 +87,9 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
             raise typer.Exit(FATAL) from None
         raise typer.Exit(show(result))
 
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     docstring = inspect.cleandoc(flow.fn.__doc__ or "")
     summary = docstring.partition("\n\nArgs:")[0]  # the arguments have their own help
-    app.command(help=summary)(_with_options(command, flow.fn))
-    app()
+    app.command(name, help=summary)(_with_options(command, flow.fn, is_plain=name is not None))
 
 
 def _called_directly(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Any:
@@ -95,11 +105,20 @@ def _set_console_level(level: int) -> None:
                 handler.setLevel(level)
 
 
+class _Warnings(logging.Handler):
+    """Prints log lines to what is stderr at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError, ValueError):  # the terminal may be gone
+            typer.echo(f"warning: {record.getMessage()}", err=True)
+
+
+_WARNINGS = _Warnings()
+
+
 def show_warnings() -> None:
     """Shows warnings about the store in the terminal even if other log lines are hidden."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
-    opening.LOGGER.addHandler(handler)
+    opening.LOGGER.addHandler(_WARNINGS)  # the same one again is not added
 
 
 def _let_go(error: BaseException | None) -> None:
@@ -208,7 +227,7 @@ def _refuse_passwords(parameters: Mapping[str, Any]) -> None:
                 raise SettingsError(f"{name}: Prefect would store the password in this URL; use the environment")
 
 
-def _with_options(command: Callable[..., None], function: Callable[..., Any]) -> Callable[..., None]:
+def _with_options(command: Callable[..., None], function: Callable[..., Any], *, is_plain: bool) -> Callable[..., None]:
     """Gives the command the signature of the function, with a help text per parameter."""
     hints = get_type_hints(function)
     helps = parameter_docstrings(inspect.getdoc(function))
@@ -221,7 +240,8 @@ def _with_options(command: Callable[..., None], function: Callable[..., Any]) ->
         hint: Any = Annotated[(hints[name], kind(*names, help=helps.get(name)))]
         parameters.append(parameter.replace(annotation=hint))
     parameters.append(_switch("verbose", "Show log lines, including retries and lost races."))
-    parameters.append(_switch("direct", "Run without a Prefect server, which will not record this run."))
+    if not is_plain:
+        parameters.append(_switch("direct", "Run without a Prefect server, which will not record this run."))
     # A partial is a new object, so that the signature of `command` itself does not change.
     wrapped: Any = functools.partial(command)
     wrapped.__signature__ = inspect.Signature(parameters)

@@ -22,7 +22,8 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.bundle import DEFAULT_BUNDLE, find_bundle
+from codec.bundle import find_bundle
+from codec.bundle_id import DEFAULT_BUNDLE
 from codec.codec import DEFAULT_QUALITY, Codec
 from codec.containers.writing import EXTENSIONS, parse_kind, write
 from codec.errors import ArchiveError, BitstreamError, FdcError, ImageError, SettingsError

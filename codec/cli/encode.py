@@ -1,20 +1,131 @@
-"""fdc encode: a picture to a file."""
+"""fdc encode: pictures to files."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codec.cli import files, loading, options
-from codec.errors import ImageError
+from codec.cli import conversion, files, loading, options
+from codec.cli.conversion import Stopwatch
+from codec.cli.plan import Planned, plan
+from codec.cli.rows import WRITTEN, Row
+from codec.errors import FdcError, ImageError
+from codec.goal import Goal
 
 if TYPE_CHECKING:
+    from codec.codec import Codec
+    from codec.containers.judgement import Policy
     from codec.images import Picture
+
+SUFFIX = ".fdc"
+_NAMES = """
+jpg jpeg jpe jfif png webp avif jxl heic heif hif tif tiff gif bmp dib ppm pgm pbm pnm jp2 j2k tga pcx
+"""
+PICTURES = frozenset(f".{name}" for name in _NAMES.split())
+"""Suffixes of the files that are taken from folders and patterns."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How pictures are encoded."""
+
+    goal: Goal
+    policy: "Policy"
+    strict: bool
+    overwrite: bool
+    bundle: str | None
+    backbone: str | None
+    device: str
+    verb: str = "encode"
+
+    def open(self) -> "Encoder":
+        """The encoder with these settings."""
+        return Encoder(self)
+
+    def line(self, row: Row) -> str:
+        """Size, bytes and what the quantizer chose."""
+        size = f"{row.width} x {row.height}, {row.output_bytes} bytes, {row.bits_per_pixel:.4f} bpp"
+        return (
+            f"{files.target(row.output)}: {size}, "
+            f"lambda {row.quality:.4g}, timestep {row.timestep:g}, U-Net steps {row.steps}"
+        )
+
+
+class Encoder:
+    """Encodes one picture after the other; the models are loaded with the first that can be read."""
+
+    def __init__(self, settings: Encoding) -> None:
+        self._settings = settings
+        self._codec: Codec | None = None
+
+    def __call__(self, own: Planned) -> Row:
+        watch = Stopwatch()
+        try:
+            return self._encoded(own, watch)
+        except FdcError as error:
+            return conversion.failed(own, error)
+
+    def _encoded(self, own: Planned, watch: Stopwatch) -> Row:
+        settings = self._settings
+        data = files.content(own.source, ImageError)
+        picture, warnings = self._read(own.source, data)
+        if self._codec is None:
+            self._codec = loading.codec(settings.bundle, settings.backbone, settings.device)
+        try:
+            encoded = settings.goal.encode(self._codec, picture)
+        except ImageError as error:
+            raise ImageError(f"{files.shown(own.source)}: {error}") from None
+        conversion.deliver(encoded.data, own, overwrite=settings.overwrite)
+        rate = 8 * len(encoded.data) / (picture.width * picture.height)
+        target = settings.goal.target_bpp
+        if target is not None and rate > target:
+            why = f"{target:g} bpp cannot be reached for this picture; wrote the smallest file"
+            warnings = (*warnings, f"{files.shown(own.source)}: {why}")
+        return Row(
+            own.source,
+            own.output,
+            WRITTEN,
+            warnings=warnings,
+            width=picture.width,
+            height=picture.height,
+            source_bytes=len(data),
+            output_bytes=len(encoded.data),
+            bits_per_pixel=rate,
+            quality=encoded.quality,
+            timestep=encoded.timestep,
+            steps=encoded.steps,
+            seconds=watch.seconds(),
+        )
+
+    def _read(self, source: str, data: bytes) -> "tuple[Picture, tuple[str, ...]]":
+        """A picture, and a warning about parts of it that are left out."""
+        from codec.containers.reading import read_leniently
+
+        name = files.shown(source)
+        try:
+            picture, left_out = read_leniently(data, self._settings.policy)
+        except ImageError as error:
+            raise ImageError(f"{name}: {error}") from None
+        if left_out and self._settings.strict:
+            raise ImageError(f"{name}: would leave out {left_out}; remove --strict to encode it anyway")
+        return picture, (f"{name}: leaves out {left_out}",) if left_out else ()
 
 
 def encode(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Any picture.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.fdc", help="The file to write.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="PHOTOS...", help="Pictures, folders or patterns; - for standard input.")
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="OUT.fdc", help="The file to write for one picture; - for standard output."
+        ),
+    ] = None,
+    output_folder: options.OutputFolder = None,
+    keep_suffix: Annotated[
+        bool, typer.Option("--keep-suffix", help="Name outputs photo.jpg.fdc instead of photo.fdc.")
+    ] = False,
     quality: Annotated[
         float | None, typer.Option(help=f"{options.QUALITY_HELP} [default: 8]", callback=options.positive)
     ] = None,
@@ -55,41 +166,33 @@ def encode(
     bundle: options.BundleFolder = None,
     backbone: options.BackbonePlace = None,
     device: options.Device = "cpu",
-    force: options.Force = False,
+    jobs: options.Jobs = 0,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Compress a picture. Transparency is kept without loss."""
+    """Compress pictures. Transparency is kept without loss.
+
+    Each becomes a .fdc file beside it, or in --output-folder. One that is there already is left alone. Exit status 1 if
+    an output is missing at the end, or older than its picture.
+    """
     has_constraint = min_psnr is not None or max_lpips is not None
-    goals = [quality is not None, target_bpp is not None, has_constraint]
-    if goals.count(True) > 1:
+    if [quality is not None, target_bpp is not None, has_constraint].count(True) > 1:
         raise typer.BadParameter(
             "choose one of --quality, --target-bpp, or quality constraints (--min-psnr, --max-lpips)"
         )
-    files.check_output(output, force)
-    picture = _source(source, metadata, discard, strict=strict)
-    from codec.codec import DEFAULT_QUALITY
+    goal = Goal(quality, target_bpp, min_psnr, max_lpips, effort)
 
-    codec = loading.codec(bundle, backbone, device)
-    if target_bpp is not None:
-        encoded = codec.encode_to_bpp(picture, target_bpp, effort=effort)
-    elif has_constraint:
-        encoded = codec.encode_to_quality(picture, min_psnr_db=min_psnr, max_lpips=max_lpips, effort=effort)
-    else:
-        encoded = codec.encode(picture, quality=quality or DEFAULT_QUALITY, effort=effort)
-    with files.written(output) as temporary:
-        temporary.write_bytes(encoded.data)
-    bits_per_pixel = 8 * len(encoded.data) / (picture.width * picture.height)
-    typer.echo(
-        f"{output}: {picture.width} x {picture.height}, {len(encoded.data)} bytes, {bits_per_pixel:.4f} bpp, "
-        f"lambda {encoded.quality:.4g}, timestep {encoded.timestep:g}, U-Net steps {encoded.steps}"
-    )
-    if target_bpp is not None and bits_per_pixel > target_bpp:
-        typer.echo(f"warning: {target_bpp:g} bpp cannot be reached for this picture; wrote the smallest file", err=True)
+    def renamed(name: str) -> str:
+        return f"{name if keep_suffix else Path(name).stem}{SUFFIX}"
+
+    todo = plan(sources, PICTURES, renamed, output=output, folder=output_folder, hint="--keep-suffix tells them apart")
+    settings = Encoding(goal, _policy(metadata, discard), strict, overwrite, bundle, backbone, device)
+    conversion.run(todo, settings, jobs=jobs, named=output is not None, as_json=as_json)
 
 
-def _source(path: Path, metadata: str, discard: list[str] | None, *, strict: bool) -> "Picture":
-    """Reads a picture to encode, and prints one line to stderr about parts that are left out."""
+def _policy(metadata: str, discard: list[str] | None) -> "Policy":
+    """Which metadata is kept, and which parts may be left out. Raises typer.BadParameter."""
     from codec.containers.judgement import DISCARDS, POLICIES, Policy
-    from codec.containers.reading import read_leniently
 
     if metadata not in POLICIES:
         raise typer.BadParameter(f"--metadata knows {', '.join(POLICIES)}, not {metadata!r}")
@@ -97,17 +200,4 @@ def _source(path: Path, metadata: str, discard: list[str] | None, *, strict: boo
     if unknown:
         raise typer.BadParameter(f"--discard knows {', '.join(DISCARDS)}, not {unknown[0]!r}")
     discarded = Policy().discard if discard is None else frozenset(discard)
-    policy = Policy(metadata, discarded)  # type: ignore[arg-type]
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror}") from None
-    try:
-        picture, left_out = read_leniently(data, policy)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
-    if left_out and strict:
-        raise ImageError(f"{path}: would leave out {left_out}; remove --strict to encode it anyway")
-    if left_out:
-        typer.echo(f"warning: {path}: leaves out {left_out}", err=True)
-    return picture
+    return Policy(metadata, discarded)  # type: ignore[arg-type]

@@ -13,12 +13,13 @@ def export_onnx(
     bundle: Annotated[
         str | None, typer.Argument(metavar="BUNDLE", help="Folder of a trained codec. [default: the embedded one]")
     ] = None,
-    force: options.Force = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Write the U-Net and the VAE decoder of an embedded backbone as ONNX, and check them against PyTorch."""
     from codec.browser.checking import checked_networks
     from codec.browser.networks import DECODER, UNET
-    from codec.bundle import DEFAULT_BUNDLE, Bundle
+    from codec.bundle import Bundle
+    from codec.bundle_id import DEFAULT_BUNDLE
     from codec.errors import SettingsError
 
     try:
@@ -27,7 +28,7 @@ def export_onnx(
         raise SettingsError(f"cannot make the folder {output}: {error.strerror}") from None
     paths = [output / UNET, output / DECODER]
     for path in paths:
-        files.check_output(path, force)
+        files.check_output(path, overwrite)
     networks = checked_networks(Bundle.open(bundle or DEFAULT_BUNDLE))
     for path, data, difference in zip(
         paths,
@@ -35,6 +36,5 @@ def export_onnx(
         (networks.unet_difference, networks.decoder_difference),
         strict=True,
     ):
-        with files.written(path) as temporary:
-            temporary.write_bytes(data)
+        files.publish(data, path, overwrite=overwrite)
         typer.echo(f"{path}: {len(data)} bytes, largest difference from PyTorch {difference:.2g}")

@@ -2,11 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
+OutputFolder = Annotated[
+    Path | None,
+    typer.Option("--output-folder", metavar="DIR", help="Folder for the outputs, in which folders keep their tree."),
+]
+Jobs = Annotated[
+    int, typer.Option("--jobs", "-j", min=0, help="Processes of one thread each; 0: as many as processors.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Device = Annotated[str, typer.Option(help="PyTorch device for the networks: cpu, cuda, ...")]
 BundleFolder = Annotated[
     str | None, typer.Option("--bundle", help="Folder of a trained codec. [default: the embedded one]")

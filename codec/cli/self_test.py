@@ -11,7 +11,8 @@ def self_test(
 ) -> None:
     """Check that a bundle's entropy model computes exactly on this machine; encode and decode do so once a day."""
     loading.check_device(device)
-    from codec.bundle import DEFAULT_BUNDLE, Bundle
+    from codec.bundle import Bundle
+    from codec.bundle_id import DEFAULT_BUNDLE
     from codec.support import remembered
 
     opened = Bundle.open(bundle or DEFAULT_BUNDLE)

@@ -32,7 +32,7 @@ def view(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on the loopback interface; 0: any free one.")] = 0,
     open_browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
     bundle: options.BundleFolder = None,
-    force: options.Force = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Show a file in the browser, which decodes it; the page takes other files by drag and drop.
 
@@ -43,15 +43,14 @@ def view(
     if original is not None and source is None:
         raise typer.BadParameter("an original is shown beside FILE.fdc; name that first")
     if output is not None:
-        files.check_output(output, force)
+        files.check_output(output, overwrite)
     opened, given = _given(source, original, bundle)
     names = [None if path is None else path.name for path in (source, original)]
     if output is not None:
         from codec.browser.embedding import embedded_page
 
         page = embedded_page(opened.path, opened.id, given, *names)
-        with files.written(output) as temporary:
-            temporary.write_bytes(page)
+        files.publish(page, output, overwrite=overwrite)
         typer.echo(f"{output}: {len(page) / 1e6:.1f} MB, decodes files of bundle {opened.id[:16]} without a server")
         return
     from codec.browser.page import page_text
@@ -64,7 +63,8 @@ def _given(source: Path | None, original: Path | None, bundle: str | None) -> "t
     """The bundle to decode with, and the files that the page shows, by name. Raises FdcError."""
     from codec.browser.networks import MiniNetworks
     from codec.browser.page import GIVEN, ORIGINAL
-    from codec.bundle import DEFAULT_BUNDLE, Bundle, find_bundle
+    from codec.bundle import Bundle, find_bundle
+    from codec.bundle_id import DEFAULT_BUNDLE
 
     given: dict[str, bytes] = {}
     if source is None:
@@ -90,10 +90,7 @@ def _showable(path: Path) -> bytes:
     from codec.containers.reading import read_leniently
     from codec.containers.writing import encode_png
 
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror}") from None
+    data = files.content(path, ImageError)
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.format in SHOWN_BY_BROWSERS:

@@ -51,10 +51,10 @@ def upright(picture: Picture) -> Picture:
     blocks = _upright_blocks(picture.blocks, TURNS.get(picture.orientation, ()))
     if picture.orientation == 1:
         return replace(picture, blocks=blocks)
-    pixels = np.asarray(_turned(Image.fromarray(picture.pixels), picture.orientation))
+    pixels = np.asarray(turned(Image.fromarray(picture.pixels), picture.orientation))
     alpha = None
     if picture.alpha is not None:
-        alpha = np.asarray(_turned(Image.fromarray(picture.alpha), picture.orientation))
+        alpha = np.asarray(turned(Image.fromarray(picture.alpha), picture.orientation))
     return replace(picture, pixels=pixels, alpha=alpha, orientation=1, blocks=blocks)
 
 
@@ -131,7 +131,8 @@ def _is_quality(text: str) -> bool:
     return text.isdecimal() and 1 <= int(text) <= 100
 
 
-def _turned(image: Image.Image, orientation: int) -> Image.Image:
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """Applies an orientation of EXIF."""
     for turn in TURNS.get(orientation, ()):
         image = image.transpose(turn)
     return image
@@ -163,20 +164,31 @@ def _upright_block(block: MetadataBlock, turned_maps: Sequence[tuple[MetadataBlo
     return MetadataBlock(block.tag, content)
 
 
-def _image(picture: Picture, *, alpha: bool) -> tuple[Image.Image, bytes | None]:
-    """Pixels for Pillow, grayscale if all are gray and the profile allows it, and the profile if it fits."""
-    space = (picture.icc or b"")[16:20]
-    gray = picture.gray and space in (b"", b"GRAY")
+def to_pillow(picture: Picture) -> tuple[Image.Image, bytes | None]:
+    """The stored pixels as an image of Pillow, grayscale if `is_shown_gray`, and the profile if it fits them."""
+    gray = is_shown_gray(picture.gray, picture.icc)
     if gray:
         image = Image.fromarray(np.ascontiguousarray(picture.pixels[..., 0]))
     else:
         image = Image.fromarray(picture.pixels)
-    if picture.alpha is not None and alpha:
+    if picture.alpha is not None:
         image.putalpha(Image.fromarray(picture.alpha))
-    fitting = b"GRAY" if gray else b"RGB "
-    if space != fitting:  # PNG forbids a profile of another kind, and viewers ignore it
-        return image, None
-    return image, picture.icc
+    return image, fitting_profile(picture.icc, gray=gray)
+
+
+def is_shown_gray(gray: bool, icc: bytes | None) -> bool:
+    """Whether gray pixels can be one channel: a profile of RGB needs three."""
+    return gray and _space(icc) in (b"", b"GRAY")
+
+
+def fitting_profile(icc: bytes | None, *, gray: bool) -> bytes | None:
+    """The profile, or None if it is for other pixels: PNG forbids such a one, and viewers ignore it."""
+    return icc if _space(icc) == (b"GRAY" if gray else b"RGB ") else None
+
+
+def _space(icc: bytes | None) -> bytes:
+    """The color space of a profile's header; empty without a profile."""
+    return (icc or b"")[16:20]
 
 
 def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -188,7 +200,7 @@ def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def _png(picture: Picture, _: int) -> bytes:
-    image, icc = _image(picture, alpha=True)
+    image, icc = to_pillow(picture)
     data = _saved(image, "PNG", compress_level=4, icc_profile=icc)
     chunks = b"".join(png_chunks.of_block(block) for block in _one_packet(picture))
     # Some chunks must come before the image data; a chunk begins with the four bytes of its length.
@@ -206,7 +218,7 @@ def _one_packet(picture: Picture) -> tuple[MetadataBlock, ...]:
 
 
 def _jpeg(picture: Picture, quality: int) -> bytes:
-    image, icc = _image(picture, alpha=True)
+    image, icc = to_pillow(picture)
     if image.mode in ("LA", "RGBA"):  # JPEG has no transparency: composite over white
         below = Image.new("RGBA", image.size, "white")
         below.alpha_composite(image.convert("RGBA"))
@@ -307,12 +319,12 @@ def _segment(marker: int, content: bytes) -> bytes:
 
 
 def _webp(picture: Picture, quality: int) -> bytes:
-    image, icc = _image(picture, alpha=True)
+    image, icc = to_pillow(picture)
     return _saved(image, "WEBP", quality=quality, icc_profile=icc, **_exif_and_xmp(picture))
 
 
 def _avif(picture: Picture, quality: int) -> bytes:
-    image, icc = _image(picture, alpha=True)
+    image, icc = to_pillow(picture)
     return _saved(image, "AVIF", quality=quality, icc_profile=icc, **_exif_and_xmp(picture))
 
 
@@ -341,7 +353,7 @@ def _jxl(picture: Picture, _: int) -> bytes:
 
     if picture.icc:
         raise SettingsError("JPEG XL is written in sRGB only; choose png, webp or avif for this picture")
-    image, _icc = _image(picture, alpha=True)
+    image, _icc = to_pillow(picture)
     coded = bytes(imagecodecs.jpegxl_encode(np.asarray(image), lossless=True, effort=3, numthreads=1))
     data = _box(b"JXL ", b"\r\n\x87\n") + _box(b"ftyp", b"jxl \0\0\0\0jxl ") + _box(b"jxlc", coded)
     block = _exif(picture)

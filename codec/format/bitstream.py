@@ -4,12 +4,12 @@ import zlib
 from dataclasses import dataclass, field
 
 from codec import images
-from codec.errors import BitstreamError
+from codec.errors import BitstreamError, BitstreamLimitError
 from codec.format import chunks as chunk_codes
 from codec.format import version1
 from codec.format.chunks import Chunk
 from codec.format.reader import ByteReader, varint
-from codec.quantization.quantizer import LARGEST_TIMESTEP_CODE, QuantizationParameters, quality_of_code
+from codec.quantization.parameters import LARGEST_TIMESTEP_CODE, QuantizationParameters, quality_of_code
 
 SIGNATURE = b"\x8fFDC\r\n\x1a\n"
 """A byte above 127, a name, CR LF, end-of-file and LF, so that a transfer in text mode damages it."""
@@ -150,11 +150,11 @@ def parse(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> FdcFile:
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raises BitstreamError for an invalid size, or one beyond the limit."""
+    """Raises BitstreamError for an invalid size, BitstreamLimitError for one beyond the limit."""
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):
         raise BitstreamError(f"impossible size {width} x {height} in the header")
     if width * height > max_pixels:
-        raise BitstreamError(
+        raise BitstreamLimitError(
             f"the header declares {width} x {height} pixels, more than the limit of {max_pixels}; "
             "pass a larger max_pixels to decode it"
         )

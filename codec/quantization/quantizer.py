@@ -1,7 +1,6 @@
 """The scalar quantizer of the latent, its one-byte codes, and rules for bin width and timestep."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,41 +10,11 @@ from codec.diffusion.backbone import Backbone
 from codec.entropy.coder import SYMBOL_LIMIT
 from codec.entropy.distribution import alpha_of_code, code_of_alpha
 from codec.entropy.entroformer import ALPHA_CODES
+from codec.quantization.parameters import LARGEST_TIMESTEP_CODE, TIMESTEP_UNITS, QuantizationParameters
 
 ParameterMode = Literal["measured", "tied", "learned"]
 
 QUALITY_CODES = 256
-TIMESTEP_UNITS = 8
-"""Timestep codes count eighths."""
-LARGEST_TIMESTEP_CODE = 999 * TIMESTEP_UNITS
-
-
-@dataclass(frozen=True)
-class QuantizationParameters:
-    """Quantizer parameters as coded in the file: one alpha code, or one per channel."""
-
-    alpha_codes: tuple[int, ...]
-    timestep_code: int
-
-    @property
-    def timestep(self) -> float:
-        """The timestep in 0..999; zero bypasses the U-Net."""
-        return self.timestep_code / TIMESTEP_UNITS
-
-    @property
-    def channel_codes(self) -> Tensor:
-        """The alpha codes of the four channels, (1, 4) long."""
-        return torch.tensor([self.alpha_codes * (4 // len(self.alpha_codes))])
-
-    @property
-    def alpha(self) -> Tensor:
-        """The reciprocal bin widths, (1, 4, 1, 1) float32."""
-        return torch.tensor([alpha_of_code(code) for code in self.channel_codes[0].tolist()]).view(1, 4, 1, 1)
-
-
-def quality_of_code(code: int) -> float:
-    """Lambda of a quality code in 0..255: 2 ** ((code - 64) / 16)."""
-    return float(2.0 ** ((code - 64) / 16))
 
 
 def code_of_quality(quality: float) -> int:

@@ -21,7 +21,7 @@ from codec.diffusion.tiling import Tiling
 from codec.entropy.rate import coded_bits, straight_through_round
 from codec.images import Picture, to_tensor
 from codec.quantization.efforts import Effort
-from codec.quantization.quantizer import QuantizationParameters
+from codec.quantization.parameters import QuantizationParameters
 
 if TYPE_CHECKING:
     from codec.codec import Codec

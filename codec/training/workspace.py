@@ -21,7 +21,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from codec.bundle import DEFAULT_BUNDLE, Bundle, BundleConfig
+from codec.bundle import Bundle, BundleConfig
+from codec.bundle_id import DEFAULT_BUNDLE
 from codec.diffusion.backbone import Backbone
 from codec.diffusion.mini import MiniAutoencoder, MiniUNet
 from codec.diffusion.schedule import NoiseSchedule

@@ -24,7 +24,8 @@ from codec.entropy.rate import coded_bits, hyper_latent
 from codec.entropy.stream import compress, tiles
 from codec.entropy.tables import TOTAL, Tables
 from codec.images import to_tensor
-from codec.quantization.quantizer import QuantizationParameters, alpha_code_of_quality, quantize
+from codec.quantization.parameters import QuantizationParameters
+from codec.quantization.quantizer import alpha_code_of_quality, quantize
 
 
 class Continuous(Simulated):

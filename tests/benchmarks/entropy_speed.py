@@ -30,7 +30,8 @@ from codec.entropy.export import export
 from codec.entropy.integer import ExactEntropyModel
 from codec.entropy.rate import hyper_latent
 from codec.images import to_tensor
-from codec.quantization.quantizer import QuantizationParameters, alpha_code_of_quality
+from codec.quantization.parameters import QuantizationParameters
+from codec.quantization.quantizer import alpha_code_of_quality
 
 QUALITY = 8.0
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::matmul", "aten::linear"}

@@ -128,13 +128,14 @@ def make_cases(bundle: Path, folder: Path, count: int, crop: int | None, target:
     from codec.entropy.stream import tiles
     from codec.images import to_tensor
     from codec.quantization import quantizer
+    from codec.quantization.parameters import QuantizationParameters
 
     codec = Codec.load(bundle)
     tensors = {}
     for i, path in enumerate(sorted(folder.iterdir())[:count]):
         y = codec.backbone.encode(to_tensor(read_image(path).pixels[:crop, :crop])[None])
         code = quantizer.alpha_code_of_quality(QUALITIES[i % len(QUALITIES)], codec.bundle.config.alpha_at_one)
-        parameters = quantizer.QuantizationParameters((code,), 0)
+        parameters = QuantizationParameters((code,), 0)
         scaled = parameters.alpha * y
         codes = parameters.channel_codes
         tensors[f"symbols{i}"] = torch.round(scaled + codec.dither(y))[0].int()

@@ -29,7 +29,7 @@ from codec.entropy.coder import SYMBOL_LIMIT
 from codec.format.bitstream import pack, parse
 from codec.format.chunks import to_picture
 from codec.format.tags import MetadataBlock
-from codec.quantization.quantizer import QuantizationParameters
+from codec.quantization.parameters import QuantizationParameters
 from tests.conftest import synthetic
 from tests.support.tiny_bundles import tiny_bundle
 from tests.support.version1 import as_version_1

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from codec import Codec, Picture, read_image
-from codec.quantization.quantizer import quality_of_code
+from codec.quantization.parameters import quality_of_code
 
 TARGETS = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 SWEEP = tuple(map(quality_of_code, range(64, 129)))

@@ -51,8 +51,8 @@ def commands(home: Path, source: Path, rounds: int) -> dict[str, list[float]]:
     coded = home / "out.fdc"
     fresh = home / "fresh"
     warm = home / "warm"
-    encode = ["encode", str(source), "-o", str(coded), "--force"]
-    decode = ["decode", str(coded), "-o", str(home / "out.png"), "--force"]
+    encode = ["encode", str(source), "-o", str(coded), "--overwrite"]
+    decode = ["decode", str(coded), "-o", str(home / "out.png"), "--overwrite"]
     found: dict[str, list[float]] = {}
     for _ in range(rounds + 1):
         found.setdefault("import torch", []).append(run(TORCH, fresh)[0])

@@ -6,7 +6,8 @@ import re
 import struct
 from pathlib import Path
 
-from codec.bundle import DEFAULT_BUNDLE, Bundle
+from codec.bundle import Bundle
+from codec.bundle_id import DEFAULT_BUNDLE
 
 ROOT = Path(__file__).parents[2]
 CARD = (DEFAULT_BUNDLE / "CARD.md").read_text()

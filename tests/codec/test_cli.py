@@ -23,7 +23,7 @@ from codec.evaluation.runner import COLUMNS
 from codec.format.bitstream import pack, parse
 from codec.format.breakdown import bit_breakdown
 from codec.format.tags import MetadataBlock
-from codec.quantization.quantizer import QuantizationParameters
+from codec.quantization.parameters import QuantizationParameters
 from tests.conftest import synthetic
 from tests.golden.make import GOLDEN
 from tests.support import version1 as version1_writer
@@ -77,8 +77,9 @@ def test_help_and_mistakes_are_answered_without_loading_torch() -> None:
     program = (
         "import sys; from typer.testing import CliRunner; from codec.cli import app; "
         "codes = [CliRunner().invoke(app, line.split()).exit_code for line in "
-        "('--help', 'encode --help', 'encode', 'encode a -o b --quality 1 --target-bpp 1', 'decode a -o b.jpg')]; "
-        "assert codes == [0, 0, 2, 2, 2], codes; assert 'torch' not in sys.modules"
+        "('--help', 'encode --help', 'encode', 'encode a -o b --quality 1 --target-bpp 1', 'decode a -o b.tga', "
+        "'--version')]; "
+        "assert codes == [0, 0, 2, 2, 2, 0], codes; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
@@ -95,7 +96,7 @@ def test_encode_writes_what_the_library_writes(source: Path, codec: Codec, bundl
         (["--target-bpp", "0.8"], codec.encode_to_bpp(picture, 0.8)),
         (["--quality", "64", "--effort", "1"], codec.encode(picture, quality=64, effort=1)),
     ):
-        done = fdc("encode", source, "-o", output, "--force", *options, bundle=bundle)
+        done = fdc("encode", source, "-o", output, "--overwrite", *options, bundle=bundle)
         assert done.exit_code == 0, done.output
         assert output.read_bytes() == expected.data
         assert f"{len(expected.data)} bytes, {8 * len(expected.data) / 6300:.4f} bpp" in done.stdout
@@ -163,9 +164,9 @@ def test_an_existing_output_is_kept_unless_forced(
     output = tmp_path / "out.png"
     output.write_text("precious")
     done = fdc(command, subject, "-o", output, bundle=bundle)
-    assert done.exit_code == 1 and "already exists" in done.stderr and "--force" in done.stderr
+    assert done.exit_code == 1 and "already exists" in done.stderr and "--overwrite" in done.stderr
     assert output.read_text() == "precious"
-    assert fdc(command, subject, "-o", output, "--force", bundle=bundle).exit_code == 0
+    assert fdc(command, subject, "-o", output, "--overwrite", bundle=bundle).exit_code == 0
     assert output.read_bytes() != b"precious"
 
 
@@ -362,7 +363,7 @@ def test_an_empty_file_or_stream_is_refused_before_models_are_loaded(
 @pytest.mark.parametrize(
     ("line", "status", "message"),
     [
-        ("encode in.png", 2, "--output"),
+        ("encode", 2, "PHOTOS"),
         ("encode in.png -o out.fdc --quality 1 --target-bpp 1", 2, "choose one of"),
         ("encode in.png -o out.fdc --quality 1 --min-psnr 30", 2, "choose one of"),
         ("encode in.png -o out.fdc --target-bpp 1 --max-lpips 0.1", 2, "choose one of"),
@@ -375,10 +376,24 @@ def test_an_empty_file_or_stream_is_refused_before_models_are_loaded(
         ("evaluate . -o out --quality 1 --quality inf", 2, "positive"),
         ("evaluate . -o out --bpp 0", 2, "positive"),
         ("evaluate .", 2, "--output"),
-        ("decode in.fdc -o out.jpg", 2, "must end in .png"),
+        ("decode in.fdc -o out.tga", 2, "is not a file kind"),
+        ("decode in.fdc -o out", 2, "has no suffix"),
+        ("decode in.fdc -o out.jpg --as webp", 2, "does not fit the name"),
+        ("decode in.fdc --as tga", 2, "is not a file kind"),
         ("unknown", 2, "unknown"),
         ("encode absent.png -o out.fdc", 1, "absent.png: No such file"),
-        ("encode . -o out.fdc", 1, "directory"),
+        ("encode . -o out.fdc", 1, "--output names the output of one picture"),
+        ("encode in.png -o empty", 1, "empty is a folder"),
+        ("encode empty", 1, "nothing to convert in empty"),
+        ("encode *.gif", 1, "no file matches *.gif"),
+        ("encode in.png - -o out.fdc", 1, "give it alone"),
+        ("encode in.png -o out.fdc --output-folder out", 1, "choose one of --output and --output-folder"),
+        ("encode in.png -o - --json", 1, "--json prints to standard output"),
+        ("encode in.png in.fdc", 1, "would both become in.fdc"),
+        ("encode in.png --output-folder in.png", 1, "in.png is no folder"),
+        ("compare in.png absent.png", 1, "absent.png: No such file"),
+        ("compare in.png in.fdc", 1, "no bundle with id"),
+        ("compare in.png in.png --metrics ssim", 1, "not 'ssim'"),
         ("encode text.jpg -o out.fdc", 1, "text.jpg: not a picture in a known format"),
         ("encode in.png -o absent/out.fdc", 1, "absent is not a writable folder"),
         ("encode in.png -o out.fdc --bundle absent", 1, "absent is not a bundle"),

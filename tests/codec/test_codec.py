@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from codec import BitstreamError, BundleError, Codec, Picture, SettingsError, read_image
-from codec.bundle import DEFAULT_BUNDLE, Bundle, find_bundle
+from codec.bundle import Bundle, find_bundle
+from codec.bundle_id import DEFAULT_BUNDLE
 from codec.format.bitstream import pack, parse
 from codec.metrics.quality import psnr
 from tests.conftest import synthetic

@@ -27,7 +27,7 @@ from codec.errors import BitstreamError, SettingsError
 from codec.format.bitstream import FdcFile, pack, parse
 from codec.format.chunks import Chunk, code_alpha, compressed
 from codec.format.tags import ALPHA, NAMES, REPEATABLE
-from codec.quantization.quantizer import QuantizationParameters
+from codec.quantization.parameters import QuantizationParameters
 from tests.golden.make import DERIVED, EXTREME, EXTREME_CODE, GOLDEN, KINDS, NARROW, bundles, make_bundles
 from tests.support.version1 import as_version_1
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from codec.bundle import DEFAULT_BUNDLE, Bundle
+from codec.bundle import Bundle
+from codec.bundle_id import DEFAULT_BUNDLE
 from codec.entropy.stream import compress
 from tests.golden import second_decoder
 from tests.golden.make import DERIVED, EXTREME, GOLDEN, KINDS, NARROW, SYMBOLS, bundles

@@ -16,7 +16,8 @@ QUALITIES = (1.0, 2.0, 4.0, 8.0, 32.0, 256.0)
 def ours(codec: "Codec", qualities: tuple[float, ...] = QUALITIES) -> Baseline:
     """This codec; its setting is lambda. The bundle is part of its version, so other bundles have other rows."""
     from codec.images import Picture
-    from codec.quantization.quantizer import QUALITY_CODES, quality_of_code
+    from codec.quantization.parameters import quality_of_code
+    from codec.quantization.quantizer import QUALITY_CODES
 
     def encode(pixels: Pixels, setting: float) -> bytes:
         return codec.encode(Picture(pixels), quality=setting).data

@@ -11,7 +11,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from codec.browser.page import SCRIPT
-from codec.bundle import DEFAULT_BUNDLE
+from codec.bundle_id import DEFAULT_BUNDLE
 from tests.golden.make import GOLDEN, bundles
 from tests.support.browser import chromium, serving
 

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from codec.browser import networks
 from codec.browser.checking import TOLERANCE, checked_networks
-from codec.bundle import DEFAULT_BUNDLE, Bundle, BundleConfig, write_bundle
+from codec.bundle import Bundle, BundleConfig, write_bundle
+from codec.bundle_id import DEFAULT_BUNDLE
 from codec.cli import app
 from codec.diffusion.backbone import Backbone
 from codec.errors import BundleError

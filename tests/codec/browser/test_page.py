@@ -1,12 +1,11 @@
 """The page in Chromium: a file's pixels, with and without a server, and one line for what it cannot decode."""
 
 import base64
-import dataclasses
 import hashlib
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from codec.browser.embedding import embedded_page
 from codec.browser.page import GIVEN, ORIGINAL, page_text
 from codec.browser.server import PageServer
 from codec.bundle import Bundle, find_bundle
-from codec.format.bitstream import pack, parse
+from codec.format.bitstream import parse
 from tests.golden.make import GOLDEN
 from tests.support.browser import outside
 
@@ -58,11 +57,15 @@ def page(
         server.shutdown()
 
 
-def wait(browser: Any) -> str:
-    """The page's state once it has shown a picture or said why not."""
+def until(browser: Any, condition: Callable[[Any], bool]) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
-    WebDriverWait(browser, 120, 0.05).until(lambda opened: opened.execute_script(FINISHED))
+    WebDriverWait(browser, 120, 0.05).until(condition)
+
+
+def wait(browser: Any) -> str:
+    """The page's state once it has shown a picture or said why not."""
+    until(browser, lambda opened: opened.execute_script(FINISHED))
     return str(browser.execute_script("return document.body.dataset.state"))
 
 
@@ -183,17 +186,24 @@ def test_a_bad_file_is_one_line_and_the_next_file_is_shown(browser: Any, frozen:
         assert error(browser) == ""
 
 
-def test_a_picture_that_would_take_minutes_can_be_stopped(browser: Any, frozen: Path, tmp_path: Path) -> None:
-    # a few bytes may stand for a plain picture of any size
-    small = parse((GOLDEN / "parallel-one-pixel.fdc").read_bytes())
-    huge = dataclasses.replace(small, width=9_999, height=9_999, chunks=(), version=2)
-    (tmp_path / "huge.fdc").write_bytes(pack(huge))
-    with page({}, Bundle.open(frozen / "parallel"), None, folder=frozen) as address:
+def test_a_picture_that_takes_long_can_be_stopped(browser: Any, frozen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    content = PageServer.content
+
+    def late(server: PageServer, name: str) -> bytes | None:
+        if name == "kernel.wat":
+            released.wait(60)
+        return content(server, name)
+
+    monkeypatch.setattr(PageServer, "content", late)
+    bundle = Bundle.open(frozen / "parallel")
+    given = {GIVEN: (GOLDEN / "parallel-two-tiles-wide.fdc").read_bytes()}
+    with page(given, bundle, "long.fdc", folder=bundle.path) as address:
         browser.get(address)
-        choose(browser, tmp_path / "huge.fdc")
-        time.sleep(0.5)
-        if browser.execute_script("return document.body.dataset.state") == "busy":
-            browser.find_element("id", "stop").click()
+        until(browser, lambda opened: opened.find_element("id", "stop").is_displayed())
+        browser.find_element("id", "stop").click()
+        assert browser.execute_script("return document.body.dataset.state") == "idle"
+        released.set()
         choose(browser, GOLDEN / "parallel-plain.fdc")
         assert wait(browser) == "shown"
         assert browser.execute_script("return [window.decoded.width, window.decoded.height]") == [96, 64]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from codec.bundle import DEFAULT_BUNDLE
+from codec.bundle_id import DEFAULT_BUNDLE
 from tests.codec.browser.conftest import Answers, Asked
 from tests.golden.make import DERIVED, EXTREME, GOLDEN, KINDS, NARROW, SYMBOLS
 

@@ -10,7 +10,7 @@ from codec.color import icc, spaces
 from codec.containers.reading import read_source
 from codec.format.bitstream import FdcFile, pack, parse
 from codec.format.chunks import of_picture
-from codec.quantization.quantizer import QuantizationParameters
+from codec.quantization.parameters import QuantizationParameters
 from tests.codec.containers.test_pictures_once_lost import CASES
 from tests.conftest import synthetic
 from tests.support.containers import (

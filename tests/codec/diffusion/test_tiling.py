@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from codec import Backbone, Codec, Picture
-from codec.bundle import DEFAULT_BUNDLE, Bundle
+from codec.bundle import Bundle
+from codec.bundle_id import DEFAULT_BUNDLE
 from codec.diffusion.mini import MiniAutoencoder, MiniUNet
 from codec.diffusion.tiling import Tiling, Tilings, bands, whole
 from codec.images import to_pixels, to_tensor

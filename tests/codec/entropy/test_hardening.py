@@ -14,7 +14,7 @@ from codec.entropy.coder import SYMBOL_LIMIT, SymbolDecoder, SymbolEncoder
 from codec.entropy.tables import Tables, build_counts
 from codec.format.bitstream import DEFAULT_MAX_PIXELS, FdcFile, pack, parse
 from codec.images import MAX_PIXELS
-from codec.quantization.quantizer import QuantizationParameters
+from codec.quantization.parameters import QuantizationParameters
 from tests.benchmarks import fuzz
 from tests.conftest import synthetic
 from tests.support.range_coder import RangeDecoder, RangeEncoder

@@ -12,7 +12,7 @@ from codec.format.bitstream import SIGNATURE, FdcFile, pack, parse
 from codec.format.breakdown import bit_breakdown
 from codec.format.chunks import Chunk, compressed
 from codec.format.tags import NAMES, REPEATABLE
-from codec.quantization.quantizer import QuantizationParameters
+from codec.quantization.parameters import QuantizationParameters
 
 FILE = FdcFile(
     width=768,

@@ -27,7 +27,7 @@ from codec.format.chunks import (
     parse_content,
 )  # fmt: skip
 from codec.format.tags import ALPHA, EXIF, ICC, MetadataBlock
-from codec.quantization.quantizer import QuantizationParameters
+from codec.quantization.parameters import QuantizationParameters
 from tests.conftest import synthetic
 from tests.support.image_files import DISPLAY_P3, profile
 

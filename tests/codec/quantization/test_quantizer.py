@@ -5,7 +5,7 @@ import torch
 
 from codec.entropy.dither import dither
 from codec.quantization import quantizer
-from codec.quantization.quantizer import QuantizationParameters
+from codec.quantization.parameters import QuantizationParameters, quality_of_code
 from tests.support.tiny_bundles import tiny_backbone
 
 
@@ -39,9 +39,9 @@ def test_tied_and_measured_agree_for_fine_bins_and_part_for_wide_ones() -> None:
 
 
 def test_quality_and_alpha_codes_are_monotone_and_invertible() -> None:
-    alphas = [quantizer.alpha_code_of_quality(quantizer.quality_of_code(code), 0.5) for code in range(256)]
+    alphas = [quantizer.alpha_code_of_quality(quality_of_code(code), 0.5) for code in range(256)]
     assert alphas == sorted(alphas)
-    assert [quantizer.code_of_quality(quantizer.quality_of_code(code)) for code in range(256)] == list(range(256))
+    assert [quantizer.code_of_quality(quality_of_code(code)) for code in range(256)] == list(range(256))
     assert quantizer.quality_of_alpha_code(quantizer.alpha_code_of_quality(8.0, 0.5), 0.5) == pytest.approx(8, rel=0.05)
 
 

@@ -14,7 +14,7 @@ from codec.diffusion.tiling import Tiling
 from codec.images import to_tensor
 from codec.metrics.quality import psnr
 from codec.quantization.efforts import EFFORTS, Effort
-from codec.quantization.quantizer import QuantizationParameters
+from codec.quantization.parameters import QuantizationParameters
 from codec.quantization.rate_control import GROWTH, refined_reaching, refined_within
 from codec.quantization.refinement import _Search, _tiles, refined
 from tests.codec.quantization.test_rate_control import Made

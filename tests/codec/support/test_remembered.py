@@ -52,7 +52,7 @@ def test_encode_and_decode_test_once_a_day_and_self_test_every_time(
     (place,) = (file for file in (tmp_path / "cache").rglob("*") if file.is_file())
     for changed in (-remembered.LONGEST_SECONDS - 1, 3600):  # too old, and from the future
         os.utime(place, (time.time() + changed,) * 2)
-        fdc("decode", coded, "-o", tmp_path / "out.png", "--force", "--bundle", bundle.path)
+        fdc("decode", coded, "-o", tmp_path / "out.png", "--overwrite", "--bundle", bundle.path)
     assert len(tests_run) == 4
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from codec import Codec, Picture
-from codec.bundle import DEFAULT_BUNDLE, Bundle
+from codec.bundle import Bundle
+from codec.bundle_id import DEFAULT_BUNDLE
 from codec.training.__main__ import main
 from codec.training.data import CropSampler, ShardedImages
 from codec.training.draws import Draws
