@@ -1,8 +1,8 @@
 """python -m tests.benchmarks.browser FOLDER [BUNDLE]: twelve photos decoded by the page in headless Chromium.
 
 For each: whether the digest of its symbols is the one that `fdc info --symbols` prints, how far its pixels are from
-those of the CPU, and seconds. Then seconds of a page just opened, from `fdc view` and from a page with its decoder in
-it. Ends with status 1 if a digest differs, or a pixel by more than a level.
+those of the CPU, seconds of the CPU's decoder, and of the page by part. Then seconds of a page just opened, from `fdc
+view` and from a page with its decoder in it. Ends with status 1 if a digest differs, or a pixel by more than a level.
 """
 
 import io
@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,8 @@ def main(folder: str, bundle_folder: str = "") -> int:
     bundle = codec.bundle
     photos = sorted(path for path in Path(folder).iterdir() if path.suffix in (".png", ".jpg"))[:PHOTOS]
     print(f"bundle {bundle.id[:16]}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}\n")
-    print("| photo | size | symbols equal | largest difference | pixels that differ |", " | ".join(PARTS), "|")
-    print("|---" * (5 + len(PARTS)) + "|")
+    print("| photo | size | symbols equal | largest difference | pixels that differ | CPU |", " | ".join(PARTS), "|")
+    print("|---" * (6 + len(PARTS)) + "|")
     is_good = True
     with tempfile.TemporaryDirectory() as scratch, page({}, bundle, None, folder=bundle.path) as address:
         with chromium(Path(scratch) / "profile") as browser:
@@ -68,11 +69,15 @@ def main(folder: str, bundle_folder: str = "") -> int:
                 choose(browser, path)
                 png, digest = shown(browser)
                 got = np.asarray(Image.open(io.BytesIO(png))).astype(int)
-                difference = abs(got - codec.decode(path.read_bytes())).max(2)
+                start = time.perf_counter()
+                decoded = codec.decode(path.read_bytes())
+                seconds = time.perf_counter() - start
+                difference = abs(got - decoded).max(2)
                 is_equal = digest == stated_digest(path, bundle.path)
                 is_good &= is_equal and difference.max() <= 1
                 size = f"{picture.width} x {picture.height}"
-                cells = (size, "yes" if is_equal else "no", str(difference.max()), f"{np.mean(difference > 0):.1e}")
+                share = f"{np.mean(difference > 0):.1e}"
+                cells = (size, "yes" if is_equal else "no", str(difference.max()), share, f"{seconds:.2f}")
                 row(photo.stem, browser.execute_script(SECONDS), *cells)
         first = path.read_bytes()
         show_opened(first, bundle, Path(scratch))

@@ -98,8 +98,8 @@ document.addEventListener("drop", (event) => {
 /** A file that `fdc view` was given, from the page itself or from its server. */
 async function given(name) {
   if (!assets) return (await fetch(name)).arrayBuffer();
-  const packed = Uint8Array.from(atob(assets[name]), (letter) => letter.charCodeAt(0));
-  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
+  const packed = await fetch(`data:application/gzip;base64,${assets[name]}`);
+  return new Response(packed.body.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
 }
 
 async function showGiven() {

@@ -20,8 +20,8 @@ function embedded(assets) {
       const [id] = name.split("/");
       throw new FdcError(`the file was written with bundle ${id}, which is not in this page`);
     }
-    const packed = Uint8Array.from(atob(assets[name]), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const packed = await fetch(`data:application/gzip;base64,${assets[name]}`);
+    const stream = packed.body.pipeThrough(new DecompressionStream("gzip"));
     return new Uint8Array(await new Response(stream).arrayBuffer());
   };
 }
