@@ -25,17 +25,18 @@ def embedded_page(
     given: Mapping[str, bytes] = MappingProxyType({}),
     file_name: str | None = None,
     original_name: str | None = None,
+    *,
+    webgpu: Path | None = None,
 ) -> bytes:
     """The page with a bundle, and with the files by name that `fdc view` would serve with it.
 
-    Raises BundleError if the bundle's backbone is not the embedded kind.
+    Raises BundleError if the bundle's backbone is not the embedded kind, SettingsError if the folder `webgpu` lacks
+    ONNX Runtime Web with WebGPU.
     """
     kernel = {"kernel.wat": (page.SCRIPT / "kernel.wat").read_bytes()}
     files = kernel | page.bundle_files(folder, bundle_id) | dict(given)
     packed = {name: _packed(content) for name, content in files.items()}
-    for name, stored in page.RUNTIME_FILES.items():
-        content = (page.RUNTIME / stored).read_bytes()
-        packed[name] = _encoded(content) if stored.endswith(".gz") else _packed(content)
+    packed |= {name: _encoded(content) for name, content in page.packed_runtime(webgpu).items()}
     inlined = {
         '<link rel="stylesheet" href="page.css" />': (
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}" />\n'
@@ -47,7 +48,7 @@ def embedded_page(
             f'<script type="module">\n{_joined("main")}</script>'
         ),
     }
-    text = page.page_text(bundle_id, file_name, original_name)
+    text = page.page_text(bundle_id, file_name, original_name, webgpu=webgpu is not None)
     for original, replacement in inlined.items():
         text = text.replace(original, replacement)
     return text.encode()

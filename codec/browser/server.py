@@ -1,12 +1,14 @@
 """Serves the decoder's page on the loopback interface, in isolation, which lets the browser use threads."""
 
 import functools
+import gzip
 import mimetypes
 import posixpath
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 from codec.browser import page
 from codec.bundle import find_bundle
@@ -38,9 +40,12 @@ class PageServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, given: Mapping[str, bytes], bundles: tuple[str, ...] = (), port: int = 0) -> None:
+    def __init__(
+        self, given: Mapping[str, bytes], bundles: tuple[str, ...] = (), port: int = 0, webgpu: Path | None = None
+    ) -> None:
+        runtime = page.packed_runtime(webgpu)
         super().__init__((HOST, port), _Handler)
-        self.given = given
+        self.given = {name: gzip.decompress(content) for name, content in runtime.items()} | dict(given)
         self.bundles = bundles
 
     @property
@@ -54,8 +59,6 @@ class PageServer(ThreadingHTTPServer):
         key = posixpath.dirname(name)
         if KEY.fullmatch(key):
             return self._bundle(key).get(name)
-        if name in page.RUNTIME_FILES:
-            return page.runtime_file(name)
         scripts = {path.name: path for path in page.SCRIPT.iterdir()}
         return scripts[name].read_bytes() if name in scripts else None
 

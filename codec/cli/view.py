@@ -31,6 +31,12 @@ def view(
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on the loopback interface; 0: any free one.")] = 0,
     open_browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+    webgpu: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Compute on the GPU, by ONNX Runtime Web of npm's folder onnxruntime-web/dist."
+        ),
+    ] = None,
     bundle: options.BundleFolder = None,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -49,14 +55,14 @@ def view(
     if output is not None:
         from codec.browser.embedding import embedded_page
 
-        page = embedded_page(opened.path, opened.id, given, *names)
+        page = embedded_page(opened.path, opened.id, given, *names, webgpu=webgpu)
         files.publish(page, output, overwrite=overwrite)
         typer.echo(f"{output}: {len(page) / 1e6:.1f} MB, decodes files of bundle {opened.id[:16]} without a server")
         return
     from codec.browser.page import page_text
 
-    shown = given | {"page.html": page_text(opened.id, *names).encode()}
-    _serve(shown, bundle, port, open_browser=open_browser)
+    shown = given | {"page.html": page_text(opened.id, *names, webgpu=webgpu is not None).encode()}
+    _serve(shown, bundle, port, webgpu, open_browser=open_browser)
 
 
 def _given(source: Path | None, original: Path | None, bundle: str | None) -> "tuple[Bundle, dict[str, bytes]]":
@@ -103,12 +109,12 @@ def _showable(path: Path) -> bytes:
         raise ImageError(f"{path}: {error}") from None
 
 
-def _serve(shown: dict[str, bytes], bundle: str | None, port: int, *, open_browser: bool) -> None:
+def _serve(shown: dict[str, bytes], bundle: str | None, port: int, webgpu: Path | None, *, open_browser: bool) -> None:
     from codec.browser.server import PageServer
     from codec.errors import SettingsError
 
     try:
-        server = PageServer(shown, (bundle,) if bundle else (), port)
+        server = PageServer(shown, (bundle,) if bundle else (), port, webgpu)
     except OSError as error:
         raise SettingsError(f"cannot serve on port {port}: {error.strerror}; choose another --port") from None
     with server:

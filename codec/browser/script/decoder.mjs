@@ -13,7 +13,8 @@ const json = (bytes) => JSON.parse(new TextDecoder().decode(bytes));
 /** Decodes files of the bundles that `read` knows. */
 export class Decoder {
   /** `read(name)` promises bytes: kernel.wat, and BUNDLE/FILE by a bundle's id; `openRuntime()` promises ONNX Runtime. */
-  constructor(read, openRuntime) {
+  constructor(read, openRuntime, hasGpu) {
+    this.providers = hasGpu ? ["webgpu", "wasm"] : ["wasm"];
     this.read = read;
     this.openRuntime = openRuntime;
     this.bundles = new Map();
@@ -40,7 +41,7 @@ export class Decoder {
     const { width, height } = picture;
     const { bundleId, timestepCode, skipped } = file;
     const times = { bundle: opened, symbols: symbolsSeconds, networks: networksSeconds, ...seconds, whole: since(start) };
-    return { png, width, height, digest, bundleId, timestep: timestepCode / 8, skipped, seconds: times, threads: this.threads };
+    return { png, width, height, digest, bundleId, timestep: timestepCode / 8, skipped, seconds: times, device: this.device };
   }
 
   /** Throws FdcError if the entropy model of a bundle, which is open, does not compute its known answer here. */
@@ -73,8 +74,8 @@ export class Decoder {
     const bundle = this.bundles.get(id);
     if (bundle.networks === null) {
       const runtime = await (this.runtime ??= this.openRuntime());
-      this.threads = runtime.env.wasm.numThreads;
-      const session = async (name) => runtime.InferenceSession.create(await this.read(`${id}/${name}`), { executionProviders: ["wasm"] });
+      this.device = this.providers[0] === "webgpu" ? "WebGPU" : `${runtime.env.wasm.numThreads} threads`;
+      const session = async (name) => runtime.InferenceSession.create(await this.read(`${id}/${name}`), { executionProviders: this.providers });
       const [unet, decoder] = [await session("unet.onnx"), await session("decoder.onnx")];
       const tensor = (data, shape) => new runtime.Tensor("float32", data, shape);
       bundle.networks = {

@@ -41,7 +41,8 @@ function decode(bytes, name) {
 }
 
 function ask(message) {
-  worker.postMessage({ assets: worker.hasAssets ? null : assets, number, ...message });
+  const webgpu = "webgpu" in document.body.dataset;
+  worker.postMessage({ assets: worker.hasAssets ? null : assets, number, webgpu, ...message });
   worker.hasAssets = true;
 }
 
@@ -58,9 +59,14 @@ function report(text, share) {
   found("part").textContent = text;
 }
 
-function receive({ part, share, result, error }) {
+function receive({ part, share, result, error, isExact }) {
   if (part) {
     report(PARTS[part], share);
+    return;
+  }
+  if (isExact) {
+    found("facts").textContent += "\nthis browser computes the entropy model's known answer";
+    document.body.dataset.exact = "yes";
     return;
   }
   isBusy = false;
@@ -69,7 +75,7 @@ function receive({ part, share, result, error }) {
     found("error").textContent = current ? `${current.name}: ${error}` : error;
     return;
   }
-  const { png, width, height, digest, seconds, threads } = result;
+  const { png, width, height, digest, seconds, device } = result;
   URL.revokeObjectURL(found("picture").src);
   found("picture").src = URL.createObjectURL(new Blob([png], { type: "image/png" }));
   found("save").href = found("picture").src;
@@ -77,8 +83,8 @@ function receive({ part, share, result, error }) {
   const rate = (8 * current.bytes) / (width * height);
   found("size").textContent = `${width} × ${height}, ${current.bytes.toLocaleString("en-US")} bytes, ${rate.toFixed(3)} bits per pixel`;
   const times = Object.entries(seconds).map(([of, value]) => `${of} ${value.toFixed(2)} s`);
-  found("facts").textContent = `symbols ${digest}\nbundle ${result.bundleId}\ntime ${times.join(", ")}; ${threads} threads`;
-  window.decoded = { digest, seconds, threads, width, height };
+  found("facts").textContent = `symbols ${digest}\nbundle ${result.bundleId}\ntime ${times.join(", ")}; ${device}`;
+  window.decoded = { digest, seconds, device, width, height };
 }
 
 async function take(file) {

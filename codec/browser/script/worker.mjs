@@ -2,8 +2,8 @@
 import { Decoder } from "./decoder.mjs";
 import { FdcError } from "./errors.mjs";
 
-const RUNTIME = "ort.wasm.bundle.min.mjs";
-const WASM = "ort-wasm-simd-threaded.wasm";
+const RUNTIME = "ort.mjs";
+const WASM = "ort.wasm";
 let decoder = null;
 
 /** Reads from the server that the page came from. */
@@ -38,12 +38,13 @@ async function openRuntime(read, assets) {
 }
 
 /** Answers one message: the bytes of a file to decode, or the bundle that the first file is likely to need. */
-async function answer({ assets, bytes, bundle, number }) {
+async function answer({ assets, bytes, bundle, number, webgpu }) {
   const tell = (message, transferred = []) => self.postMessage({ number, ...message }, transferred);
   try {
     if (decoder === null) {
       const read = assets ? embedded(assets) : fetched;
-      decoder = new Decoder(read, () => openRuntime(read, assets));
+      const hasGpu = webgpu && Boolean(await navigator.gpu?.requestAdapter());
+      decoder = new Decoder(read, () => openRuntime(read, assets), hasGpu);
     }
     if (bundle) {
       await decoder.open(bundle);
@@ -55,6 +56,7 @@ async function answer({ assets, bytes, bundle, number }) {
     tell({ result }, [result.png.buffer]);
     // afterwards, so that nobody waits for it
     await decoder.selfTest(result.bundleId);
+    tell({ isExact: true });
   } catch (error) {
     if (!(error instanceof FdcError)) console.error(error);
     tell({ error: error instanceof FdcError ? error.message : `cannot decode this file here: ${error.message}` });

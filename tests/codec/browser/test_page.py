@@ -3,8 +3,8 @@
 import base64
 import hashlib
 import io
+import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +23,12 @@ from codec.browser.server import PageServer
 from codec.bundle import Bundle, find_bundle
 from codec.format.bitstream import parse
 from tests.golden.make import GOLDEN
-from tests.support.browser import outside
+from tests.support.browser import FLAGS, chromium, outside
 
 pytestmark = pytest.mark.browser
 CAT = Path(skimage.__path__[0], "data", "chelsea.png")
 FINISHED = "return ['shown', 'failed'].includes(document.body.dataset.state)"
+TESTED = "return document.body.dataset.exact === 'yes' || document.body.dataset.state === 'failed'"
 PNG = """
 const done = arguments[0];
 fetch(document.getElementById("picture").src).then((answer) => answer.blob()).then((png) => {
@@ -46,11 +47,12 @@ def page(
     original: str | None = None,
     *,
     folder: Path | None = None,
+    webgpu: Path | None = None,
 ) -> Iterator[str]:
     """The address of a server as `fdc view` starts it, with a folder of bundles."""
-    text = page_text(bundle.id, file_name, original)
+    text = page_text(bundle.id, file_name, original, webgpu=webgpu is not None)
     folders = () if folder is None else (str(folder),)
-    with PageServer(given | {"page.html": text.encode()}, folders) as server:
+    with PageServer(given | {"page.html": text.encode()}, folders, webgpu=webgpu) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield server.address
@@ -142,19 +144,48 @@ FILES = [
 
 def test_transparency_profile_gray_and_orientation_are_those_of_the_command(browser: Any, frozen: Path) -> None:
     bundle = Bundle.open(frozen / "parallel")
+    codecs: dict[str, Codec] = {}
     with page({}, bundle, None, folder=frozen) as address:
         browser.get(address)
         for name in FILES:
             choose(browser, GOLDEN / name)
             png, _ = shown(browser)
             data = (GOLDEN / name).read_bytes()
-            own = Codec.load(find_bundle(parse(data).bundle_id, [frozen]))
-            expected = encode_png(own.decode_picture(data))
+            key = parse(data).bundle_id
+            codecs[key] = codecs.get(key) or Codec.load(find_bundle(key, [frozen]))
+            expected = encode_png(codecs[key].decode_picture(data))
             got, wanted = (Image.open(io.BytesIO(one)) for one in (png, expected))
             assert (got.mode, got.size) == (wanted.mode, wanted.size), name
             assert got.info.get("icc_profile") == wanted.info.get("icc_profile"), name
             difference = abs(levels(png) - levels(expected))
             assert difference.max() <= 1 and np.mean(difference > 0) < 1e-2, name
+
+
+SOFTWARE_GPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
+
+
+@pytest.mark.skipif(
+    "FDC_ONNXRUNTIME_WEB" not in os.environ, reason="FDC_ONNXRUNTIME_WEB names npm's onnxruntime-web/dist"
+)
+def test_a_gpu_gives_the_same_pixels_within_a_level(frozen: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(frozen / "parallel")
+    data = (GOLDEN / "parallel-plain.fdc").read_bytes()
+    flags = [flag for flag in FLAGS if flag != "--disable-gpu"]
+    webgpu = Path(os.environ["FDC_ONNXRUNTIME_WEB"])
+    with page({GIVEN: data}, bundle, "a.fdc", folder=bundle.path, webgpu=webgpu) as address:
+        with chromium(tmp_path / "profile", [*flags, *SOFTWARE_GPU]) as browser:
+            browser.set_script_timeout(60)
+            browser.get(address)
+            png, _ = shown(browser)
+            assert browser.execute_script("return window.decoded.device") == "WebGPU"
+        with chromium(tmp_path / "other") as browser:  # a browser without one
+            browser.set_script_timeout(60)
+            browser.get(address)
+            again, _ = shown(browser)
+            assert "threads" in browser.execute_script("return window.decoded.device")
+    expected = encode_png(Codec.load(bundle).decode_picture(data))
+    same_within_a_level(png, expected)
+    same_within_a_level(again, expected)
 
 
 def choose(browser: Any, path: Path) -> None:
@@ -219,7 +250,6 @@ def test_a_browser_that_computes_otherwise_is_told_from_one_that_is_exact(browse
         served = given | {f"{bundle.id[:16]}/bundle.json": text.encode()}
         with page(served, bundle, "a.fdc", folder=bundle.path) as address:
             browser.get(address)
-            wait(browser)
-            time.sleep(1)
+            until(browser, lambda opened: opened.execute_script(TESTED))
             assert wait(browser) == state
             assert ("does not compute the entropy model exactly" in error(browser)) == (state == "failed")

@@ -83,6 +83,7 @@ def test_the_page_is_isolated_shows_both_pictures_and_ends_with_ctrl_c(
         ("golden.fdc in.fdc --bundle frozen", "in.fdc:"),
         ("--embed-decoder -o in.png", "in.png already exists"),
         ("--bundle absent", "absent"),
+        ("--webgpu frozen", "frozen has no ort.webgpu.bundle.min.mjs"),
     ],
 )
 def test_a_mistake_is_one_line(
