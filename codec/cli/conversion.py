@@ -1,5 +1,6 @@
 """Converts the files of a plan: skips what is done, shows a bar, ends with a line or a table and an exit status."""
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,17 +101,22 @@ def _existing(own: Planned) -> Row | None:
 
 
 def _followed(left: list[Planned], settings: Described, jobs: int, *, shown: bool) -> Iterator[Row]:
-    """Yields rows under a bar on stderr, if that is a terminal."""
+    """Yields rows, and prints their warnings to stderr, under a bar if that is a terminal."""
+    count = min(jobs or _processes(settings.device), max(1, len(left)))
+    converted = workers.convert(left, settings, count)
+    if not (shown and sys.stderr.isatty()):  # a single file is not worth the import of rich
+        for row in converted:
+            for warning in row.warnings:
+                typer.echo(f"warning: {warning}", err=True)
+            yield row
+        return
     import rich.progress
     from rich.console import Console
 
-    count = min(jobs or _processes(settings.device), max(1, len(left)))
-    terminal = Console(stderr=True)
     columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
-    hidden = not shown or not terminal.is_terminal
-    with rich.progress.Progress(*columns, console=terminal, disable=hidden) as bar:
+    with rich.progress.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(settings.verb, total=len(left))
-        for row in workers.convert(left, settings, count):
+        for row in converted:
             bar.advance(task)
             for warning in row.warnings:
                 bar.console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)

@@ -2,14 +2,16 @@
 
 import functools
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 import typer.core
 import typer.main
 
 from codec.errors import FdcError, SettingsError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINTS = "fdc.commands"
 """Entry points of this group are commands of fdc, each a typer.Typer. Only a command that is called is imported."""
@@ -44,7 +46,7 @@ class Commands(typer.core.TyperGroup):
 class Provided(typer.core.TyperGroup):
     """A command of another package, which is imported when the command is called."""
 
-    def __init__(self, entry: EntryPoint) -> None:
+    def __init__(self, entry: "EntryPoint") -> None:
         super().__init__(name=entry.name, help=KNOWN.get(entry.name, f"Commands of {entry.module}."))
         self._entry = entry
 
@@ -57,6 +59,8 @@ class Provided(typer.core.TyperGroup):
 
 
 @functools.cache
-def provided() -> dict[str, EntryPoint]:
+def provided() -> "dict[str, EntryPoint]":
     """Entry points of other packages' commands by name."""
+    from importlib.metadata import entry_points
+
     return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}

@@ -1,18 +1,19 @@
 """Runs one function over many files in processes of one thread each. A process that dies costs its file alone."""
 
-import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from codec.cli.plan import Planned
 from codec.cli.rows import FAILED, Row
+
+if TYPE_CHECKING:  # a command for one file needs no processes
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
 
 SECONDS_TO_END = 5.0
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -32,8 +33,8 @@ class Settings(Protocol):
 
 @dataclass(frozen=True)
 class _Worker:
-    process: BaseProcess
-    connection: Connection
+    process: "BaseProcess"
+    connection: "Connection"
 
 
 def convert(files: Sequence[Planned], settings: Settings, count: int) -> Iterator[Row]:
@@ -55,6 +56,8 @@ def _row(converter: Converter, own: Planned) -> Row:
 
 
 def _in_processes(files: Sequence[Planned], settings: Settings, count: int) -> Iterator[Row]:
+    from multiprocessing.connection import Connection, wait
+
     left = list(reversed(files))
     busy: dict[Connection, tuple[_Worker, Planned]] = {}
     try:
@@ -81,6 +84,8 @@ def _in_processes(files: Sequence[Planned], settings: Settings, count: int) -> I
 
 
 def _started(settings: Settings) -> _Worker:
+    import multiprocessing
+
     # Not forked: a copy of a process in which torch has threads can hang.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -90,7 +95,7 @@ def _started(settings: Settings) -> _Worker:
     return _Worker(process, ours)
 
 
-def _give(busy: dict[Connection, tuple[_Worker, Planned]], worker: _Worker, own: Planned) -> None:
+def _give(busy: "dict[Connection, tuple[_Worker, Planned]]", worker: _Worker, own: Planned) -> None:
     with suppress(OSError):  # it has just died: then nothing comes back either
         worker.connection.send(own)
     busy[worker.connection] = (worker, own)
@@ -107,6 +112,7 @@ def _received(worker: _Worker) -> Row | None:
 
 
 def _death(worker: _Worker, own: Planned) -> Row:
+    worker.connection.close()
     worker.process.join(SECONDS_TO_END)
     code = worker.process.exitcode
     how = f"exit status {code}"
@@ -116,7 +122,7 @@ def _death(worker: _Worker, own: Planned) -> Row:
     return Row(own.source, own.output, FAILED, error=f"its process ended with {how}{hint}")
 
 
-def _serve(connection: Connection, settings: Settings) -> None:
+def _serve(connection: "Connection", settings: Settings) -> None:
     """Converts what arrives until the other end is closed."""
     for name in THREADS:
         os.environ[name] = "1"  # read when torch is imported
