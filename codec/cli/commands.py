@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from codec.cli import compare, decode, encode, evaluate, info, self_test
+from codec.cli import compare, decode, encode, evaluate, export_onnx, info, self_test, view
 from codec.cli.group import Commands
 from codec.support.waiting import wait_passively
 
@@ -42,6 +42,8 @@ app.command("decode")(decode.decode)
 app.command("info")(info.info)
 app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)
+app.command("view")(view.view)
+app.command("export-onnx")(export_onnx.export_onnx)
 app.command("self-test")(self_test.self_test)
 
 

@@ -19,7 +19,7 @@ from tasks.archive import wheel
 
 NAME = "fdcodec-decoder"
 DEPENDENCIES = ("constriction", "diffusers", "numpy", "pillow", "torch")
-LEFT_OUT = r"codec/(training|evaluation|metrics|cli)/.*|codec/lossless\.py"
+LEFT_OUT = r"codec/(browser|training|evaluation|metrics|cli)/.*|codec/lossless\.py"
 """Excluded files of codec: those that need more packages, and those for training and measuring."""
 OF_TASKS = (
     *("tasks/__init__.py", "tasks/decoder.py", "tasks/py.typed"),

@@ -1,12 +1,13 @@
 """The escrow: everything needed to read the archive's files without other sources, each file listed with its hash.
 
-escrow/<bundle id>/        the bundle
+escrow/<bundle id>/        the bundle, and decoder.html: a page that decodes its files in a browser, without a server
 escrow/backbones/<hash>/   the backbone in diffusers layout, if the bundle does not embed it, with its license
 escrow/software/<id>/      this package as a wheel, constraints.txt, both formats, licenses, RESTORE.md
 
 Each folder has a SHA256SUMS for `sha256sum --check`, written last; that of a bundle also lists its backbone's files.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -19,7 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from codec.errors import ArchiveError, SettingsError
+from codec.browser.embedding import embedded_page
+from codec.errors import ArchiveError, BundleError, SettingsError
 from tasks.archive import layout, wheel
 from tasks.processes.child import Child, ChildDied
 from tasks.processes.codec_process import Models, worker
@@ -37,7 +39,9 @@ Decoding needs Python {python}, the packages in constraints.txt, and the files i
     venv/bin/pip install --constraint constraints.txt {wheel}
     venv/bin/python -c 'from tasks.restore.restore import restore; print(restore("ARCHIVE", "FOLDER"))'
 
-If those packages are no longer available, write a decoder: FORMAT.md describes every byte of an .fdc file, and
+Single .fdc files need only a browser: open `escrow/BUNDLE/decoder.html` and drop them on it.
+
+If neither works any more, write a decoder: FORMAT.md describes every byte of an .fdc file, and
 archive-format.md every object of the archive. The tars are plain tars, and the .jxl files in them are standard JPEG XL.
 The rows that map files to pictures are Parquet.
 """
@@ -59,13 +63,16 @@ def keep(archive: Store, models: Models) -> dict[str, Any]:
         about = child.greeting()
         folder = layout.escrow(about["bundle_id"])
         if not archive.exists(f"{folder}/{layout.SUMS}"):
-            contents: dict[str, bytes | Path] = dict(_local(Path(about["bundle_path"])))
+            path = Path(about["bundle_path"])
+            contents: dict[str, bytes | Path] = dict(_local(path))
+            with contextlib.suppress(BundleError):  # only the networks of the embedded kind run in a browser
+                contents[layout.DECODER_PAGE] = embedded_page(path, about["bundle_id"])
             if about["backbone"] is not None:
                 _save_backbone(child, models.backbone, scratch)
                 # The names lead out of the bundle's folder, since bundles share backbones.
                 location = posixpath.relpath(layout.backbone(about["backbone"]), folder)
-                for name, path in _local(Path(scratch)):
-                    contents[f"{location}/{name}"] = path
+                for name, file in _local(Path(scratch)):
+                    contents[f"{location}/{name}"] = file
             _publish(archive, folder, contents)
     software_id = hashlib.sha256(software[layout.SUMS]).hexdigest()
     _publish(archive, layout.software(software_id), software)
@@ -89,6 +96,8 @@ def bundle(archive: Store, bundle_id: str, *, with_backbone: bool = True) -> Ite
         for name, expected in sums(archive, folder).items():
             # A caller that brings its own copy of the backbone saves a download of gigabytes.
             if not with_backbone and name.startswith(f"{layout.BACKBONES}/"):
+                continue
+            if name == f"{folder}/{layout.DECODER_PAGE}":
                 continue
             path = Path(temporary) / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -118,6 +118,7 @@ def record(number: int) -> str:
 ESCROW = "escrow"
 BACKBONES = f"{ESCROW}/backbones"
 SUMS = "SHA256SUMS"
+DECODER_PAGE = "decoder.html"
 
 
 def escrow(bundle_id: str) -> str:

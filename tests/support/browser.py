@@ -3,7 +3,7 @@
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ DRIVER = "chromedriver"
 
 
 @contextmanager
-def chromium(profile: Path) -> Iterator[Any]:
+def chromium(profile: Path, flags: Sequence[str] = FLAGS) -> Iterator[Any]:
     """A headless Chromium with a fresh profile, driven by selenium; the test is skipped where there is none."""
     found = [path for path in map(shutil.which, BROWSERS) if path is not None]
     browser = found[0] if found else None
@@ -37,7 +37,7 @@ def chromium(profile: Path) -> Iterator[Any]:
     webdriver = pytest.importorskip("selenium.webdriver", reason="pip install selenium")
     options = webdriver.ChromeOptions()
     options.binary_location = browser
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+    for flag in (*flags, f"--user-data-dir={profile}"):
         options.add_argument(flag)
     opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from codec.browser.embedding import embedded_page
 from codec.bundle import Bundle
 from codec.errors import ArchiveError, BackboneError, SettingsError
 from tasks.archive import escrow, layout
@@ -109,6 +110,19 @@ def test_a_remote_copy_is_fetched_in_bounded_memory() -> None:
         assert tracemalloc.get_traced_memory()[1] < 24 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_page_that_decodes_in_a_browser_is_kept_with_the_bundle_and_not_fetched_to_decode(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle")
+    for name in ("local", "remote"):
+        archive = Store(str(tmp_path / name) if name == "local" else f"memory://{tmp_path.name}-page")
+        escrow.keep(archive, Models(str(bundle.path)))
+        page = f"{layout.escrow(bundle.id)}/{layout.DECODER_PAGE}"
+        assert archive.read(page) == embedded_page(bundle.path, bundle.id)
+        assert page in escrow.sums(archive, layout.escrow(bundle.id))
+        with escrow.bundle(archive, bundle.id) as copy:
+            assert (Path(copy) / layout.DECODER_PAGE).exists() == (name == "local")
+            assert Bundle.open(copy).id == bundle.id
 
 
 def test_a_list_that_leads_out_of_the_archive_is_refused(tmp_path: Path) -> None:
