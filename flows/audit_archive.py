@@ -6,6 +6,7 @@ from typing import Any
 from prefect import flow
 
 from flows import command, direct, outcome
+from flows.parameters import AtLeastOne, Fraction
 from flows.progress import followed
 from tasks.maintenance.audit import audit
 from tasks.processes.codec_process import Models
@@ -13,15 +14,15 @@ from tasks.processes.codec_process import Models
 SHOWN = 100
 
 
-@flow(name="audit-archive", persist_result=False)
+@flow(name="audit-archive", flow_run_name="audit {archive}", persist_result=False)
 def audit_archive(
     archive: str,
-    sample: float = 1.0,
+    sample: Fraction = 1.0,
     seed: int | None = None,
     repair_from: str = "",
     backbone: str = "",
     device: str = "cpu",
-    threads: int = 1,
+    threads: AtLeastOne = 1,
 ) -> dict[str, Any]:
     """Check every object of an archive, and the bytes and symbols of all pictures or a sample.
 

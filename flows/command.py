@@ -19,7 +19,7 @@ import httpx
 import rich.progress
 import typer
 from prefect import Flow
-from prefect.exceptions import TerminationSignal
+from prefect.exceptions import ParameterTypeError, TerminationSignal
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.runtime import deployment
 from prefect.settings import PREFECT_API_URL
@@ -73,6 +73,7 @@ def add(
         _watch_signals()
         try:
             _refuse_passwords(parameters)
+            parameters = _checked(flow, parameters)
             with _server_there():
                 result = _called_directly(flow, parameters) if direct else flow(**parameters)
         except (TerminationSignal, Terminated):  # whichever of the two handlers was first
@@ -90,6 +91,15 @@ def add(
     docstring = inspect.cleandoc(flow.fn.__doc__ or "")
     summary = docstring.partition("\n\nArgs:")[0]  # the arguments have their own help
     app.command(name, help=summary)(_with_options(command, flow.fn, is_plain=name is not None))
+
+
+def _checked(flow: Flow[Any, Any], parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters within their ranges. Raises SettingsError, as Prefect refuses them in a run."""
+    try:
+        return flow.validate_parameters(parameters)
+    except ParameterTypeError as error:
+        # "Flow run received invalid parameters:\n - NAME: WHY"
+        raise SettingsError("; ".join(line.strip(" -") for line in str(error).splitlines()[1:])) from None
 
 
 def _called_directly(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Any:

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from prefect import flow
 
-from flows import command, direct, mapping, outcome
+from flows import command, direct, mapping, outcome, run_record
+from flows.parameters import AtLeastOne, Count, Effort, Fraction, Lambda, Positive
 from flows.progress import followed
 from tasks.archive import report
 from tasks.archive.manifest import RunSettings
@@ -16,14 +17,14 @@ from tasks.processes.codec_process import Models
 from tasks.storage.store import Store
 
 
-@flow(name="compress-archive", persist_result=False)
+@flow(name="compress-archive", flow_run_name="compress {archive}", persist_result=False)
 def compress_archive(
     source: str,
     archive: str,
-    quality: float | None = None,
-    target_bpp: float | None = None,
-    min_psnr_db: float | None = None,
-    max_lpips: float | None = None,
+    quality: Lambda | None = None,
+    target_bpp: Positive | None = None,
+    min_psnr_db: Positive | None = None,
+    max_lpips: Positive | None = None,
     metadata: Literal["all", "no-location", "none"] = "all",
     strict_metadata: bool = False,
     discard: list[str] | None = None,
@@ -34,19 +35,19 @@ def compress_archive(
     max_shard_bytes: int = 10**9,
     image_timeout: float = 1800.0,
     image_memory: int = 16 * 10**9,
-    max_failed_fraction: float = 1.0,
+    max_failed_fraction: Fraction = 1.0,
     verify: bool = True,
     metrics: list[str] | None = None,
-    metrics_sample: float = RunSettings.metrics_sample,
-    processor_sample: float = RunSettings.processor_sample,
-    threads: int = 1,
-    batch: int = 1,
-    effort: int = 0,
+    metrics_sample: Fraction = RunSettings.metrics_sample,
+    processor_sample: Fraction = RunSettings.processor_sample,
+    threads: AtLeastOne = 1,
+    batch: AtLeastOne = 1,
+    effort: Effort = 0,
     preview: int = RunSettings.preview,
     bundle: str = "",
     backbone: str = "",
     device: str = "cpu",
-    workers: int = 0,
+    workers: Count = 0,
     resume: int | None = None,
     retry_failed: bool = False,
     recheck: bool = False,
@@ -142,6 +143,7 @@ def compress_archive(
     logger.info("compressing %s into %s with %d workers", source, archive, count)
     shards = mapping.engine(engine, count, address=dask_address, device=device)
     with followed("compressing") as progress, shards as (count, runner):
+        mapped = partial(mapping.on(runner, mapping.shard_map), workers=count, progress=progress)
         done = compress(
             source,
             archive,
@@ -152,7 +154,7 @@ def compress_archive(
             recheck=recheck,
             allow_shrink=allow_shrink,
             single_writer=single_writer,
-            shard_map=partial(mapping.on(runner, mapping.shard_map), workers=count, progress=progress),
+            shard_map=run_record.numbered(mapped, f"compress {archive}"),
             progress=progress,
         )
     row = {"runs": str(done.runs), **done.totals, **report.means(Store(archive), done.runs)}
@@ -161,6 +163,7 @@ def compress_archive(
     row["to_look_at"] = found
     logger.info("done: %d pictures in runs %s, %d to look at", row["images"], done.runs, found)
     direct.table([row], key="compress-archive", description=f"{source} into {archive}")
+    run_record.asset(archive, "an fdcodec archive", row, upstream=[source])
     return outcome.rows(row | {"left": failures[: outcome.LOGGED]}, failures, found)
 
 

@@ -6,12 +6,13 @@ from typing import Any
 from prefect import flow
 
 from flows import command, direct, outcome
+from flows.parameters import AtLeastOne
 from flows.progress import followed
 from tasks.maintenance.drill import drill
 
 
-@flow(name="drill-archive", persist_result=False)
-def drill_archive(archive: str, mirror: str, pictures: int = 20, seed: str = "") -> dict[str, Any]:
+@flow(name="drill-archive", flow_run_name="drill {archive}", persist_result=False)
+def drill_archive(archive: str, mirror: str, pictures: AtLeastOne = 20, seed: str = "") -> dict[str, Any]:
     """Restore some pictures from a mirror with the software stored in it and without an index, and compare them.
 
     Args:

@@ -11,6 +11,7 @@ from codec.evaluation.report import write_report
 from codec.evaluation.runner import RATES, Evaluation
 from codec.evaluation.spec import ALL, EvaluationConfig
 from flows import command, direct, mapping
+from flows.parameters import Count
 from tasks.evaluation import as_folders, measure
 
 measure_task = task(name="measure", cache_policy=NO_CACHE, persist_result=False)(measure)
@@ -18,7 +19,7 @@ report_task = task(name="report", cache_policy=NO_CACHE, persist_result=False)(w
 experiment_task = task(name="experiment", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)(run)
 
 
-@flow(name="evaluate-codec", persist_result=False)
+@flow(name="evaluate-codec", flow_run_name="evaluate {pictures}", persist_result=False)
 def evaluate_codec(
     pictures: str,
     output: str,
@@ -30,7 +31,7 @@ def evaluate_codec(
     backbone: str = "",
     device: str = "cpu",
     experiments: bool = True,
-    workers: int = 0,
+    workers: Count = 0,
     image_timeout: float = 1800.0,
 ) -> dict[str, Any]:
     """Measure codecs on pictures and repeat the method's experiments; resumes after an interruption.

@@ -92,11 +92,12 @@ def _worth_repeating(_task: Any, _run: Any, state: Any) -> bool:
     return isinstance(state.data, StorageError)
 
 
-def _shard_task(name: str, run_name: str, function: Callable[P, Result]) -> Task[P, Result]:
-    """Creates a task for one shard, with retries after storage failures."""
+def _shard_task(name: str, run_name: str, tag: str, function: Callable[P, Result]) -> Task[P, Result]:
+    """Creates a task for one shard, with retries after storage failures, and a tag for limits of concurrency."""
     return task(
         name=name,
         task_run_name=run_name,
+        tags=[tag],
         retries=3,
         retry_delay_seconds=[1, 10, 60],
         retry_condition_fn=_worth_repeating,
@@ -105,9 +106,11 @@ def _shard_task(name: str, run_name: str, function: Callable[P, Result]) -> Task
     )(function)
 
 
-encode_shard = _shard_task("encode-shard", "run {job.run} shard {shard}", shard.encode_shard)
-pack_shard = _shard_task("pack-shard", "shard {shard}", dataset.pack_shard)
-restore_members = task(name="restore-members", cache_policy=NO_CACHE, persist_result=False)(restore.restore_members)
+encode_shard = _shard_task("encode-shard", "run {job.run} shard {shard}", "fdcodec-encode", shard.encode_shard)
+pack_shard = _shard_task("pack-shard", "shard {shard}", "fdcodec-pack", dataset.pack_shard)
+restore_members = task(name="restore-members", tags=["fdcodec-decode"], cache_policy=NO_CACHE, persist_result=False)(
+    restore.restore_members
+)
 
 
 @flow(name="shard-map", validate_parameters=False, persist_result=False)

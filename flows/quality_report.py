@@ -4,21 +4,22 @@ from typing import Any
 
 from prefect import flow
 
-from flows import command, direct
+from flows import command, direct, run_record
+from flows.parameters import AtLeastOne, Count
 from tasks.archive import layout
 from tasks.processes.codec_process import Models
 from tasks.quality import page
 from tasks.storage.store import Store
 
 
-@flow(name="quality-report", persist_result=False)
+@flow(name="quality-report", flow_run_name="quality of {archives}", persist_result=False)
 def quality_report(
     archives: list[str],
     output: str = "",
-    worst: int = 50,
+    worst: Count = 50,
     backbone: str = "",
     device: str = "cpu",
-    threads: int = 1,
+    threads: AtLeastOne = 1,
 ) -> dict[str, Any]:
     """Write a self-contained HTML file about one or more archives.
 
@@ -40,6 +41,7 @@ def quality_report(
     # Replaced, unlike an archive's objects: a page is derived, and its readers want the newest under one name.
     Store(folder).replace(name, page.html(report).encode())
     direct.markdown(page.markdown(report, output), key="quality-report", description=", ".join(locations))
+    run_record.asset(output, "a quality report", report.total, upstream=locations)
     unreadable = [pair for pair in report.worst if pair.stored.missing]
     return {**report.total, "unreadable": len(unreadable), "page": output}
 

@@ -5,13 +5,14 @@ from typing import Any
 
 from prefect import flow
 
-from flows import command, direct, mapping, outcome
+from flows import command, direct, mapping, outcome, run_record
+from flows.parameters import AtLeastOne, Count
 from flows.progress import followed
 from tasks.processes.codec_process import Models
 from tasks.restore.restore import Restored, RestoreJob, restore
 
 
-@flow(name="restore-archive", persist_result=False)
+@flow(name="restore-archive", flow_run_name="restore {archive} into {target}", persist_result=False)
 def restore_archive(
     archive: str,
     target: str,
@@ -23,8 +24,8 @@ def restore_archive(
     bagit: bool = False,
     backbone: str = "",
     device: str = "cpu",
-    threads: int = 1,
-    workers: int = 0,
+    threads: AtLeastOne = 1,
+    workers: Count = 0,
 ) -> dict[str, Any]:
     """Decode the whole archive, or some keys, to PNG files; files stored as original bytes are restored unchanged.
 
@@ -68,6 +69,7 @@ def restore_archive(
         )
     row = {"restored": restored.images, "failed": len(restored.failures)}
     direct.table([row], key="restore-archive", description=f"{archive} into {target}")
+    run_record.asset(target, "restored pictures", row, upstream=[archive])
     logger.info("done: %d restored, %d failed", row["restored"], row["failed"])
     failures = [
         {"key": failure.key, "reason": "not_restored", "error": failure.error, "tar": failure.tar}

@@ -5,19 +5,20 @@ from typing import Any
 
 from prefect import flow
 
-from flows import command, direct, mapping, outcome
+from flows import command, direct, mapping, outcome, run_record
+from flows.parameters import Count
 from flows.progress import followed
 from tasks.dataset import ShardingSettings, failures, pack
 
 
-@flow(name="shard-images", persist_result=False)
+@flow(name="shard-images", flow_run_name="shard {source} into {dataset}", persist_result=False)
 def shard_images(
     source: str,
     dataset: str,
     max_images_per_shard: int = 1000,
     max_shard_bytes: int = 500_000_000,
     exclude: list[str] | None = None,
-    workers: int = 0,
+    workers: Count = 0,
 ) -> dict[str, Any]:
     """Pack the original bytes of photos for training; decodes each once to detect damage. Resumes if interrupted.
 
@@ -39,6 +40,7 @@ def shard_images(
         dataset_map = mapping.on_threads(mapping.dataset_map, count)
         mapped = partial(dataset_map, workers=count, progress=progress)
         totals = pack(source, dataset, settings, shard_map=mapped, progress=progress)
+    run_record.asset(dataset, "a dataset of photos in tars", totals, upstream=[source])
     direct.table([totals], key="shard-images", description=f"{source} into {dataset}")
     failed = failures(dataset)
     logger.info("done: %d photos in %d tars, %d failed", totals["photos"], totals["tars"], totals["failed"])

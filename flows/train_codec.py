@@ -6,12 +6,12 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows import command, direct
+from flows import command, direct, run_record
 from tasks.storage.store import Store
 from tasks.training.process import Training, evaluation, settings_file, train
 
 
-@task(name="train", cache_policy=NO_CACHE, persist_result=False)
+@task(name="train", tags=["fdcodec-train"], cache_policy=NO_CACHE, persist_result=False)
 def train_task(training: Training) -> str:
     """Trains in a subprocess; its output goes to this run's log and its steps to a progress artifact."""
     logger = direct.logger()
@@ -37,7 +37,7 @@ def train_task(training: Training) -> str:
         return train(training, logger.info, progress)
 
 
-@flow(name="train-codec", persist_result=False)
+@flow(name="train-codec", flow_run_name="train {output}", persist_result=False)
 def train_codec(
     shards: list[str],
     output: str,
@@ -66,6 +66,7 @@ def train_codec(
     bundle = direct.plain(train_task)(training)
     table = evaluation(output)  # written by the training; read from a URL too
     direct.table(table, key="train-codec", description="held-out photos, whole files, means")
+    run_record.asset(bundle, "a trained codec", {"lambdas": len(table)}, upstream=data)
     direct.markdown(Store(bundle).read("CARD.md").decode(), "train-codec-card", output)
     return {"bundle": bundle, "evaluation": table}
 

@@ -44,13 +44,14 @@ from codec.entropy.stream import TILE
 from codec.entropy.windows import anchor_mask
 from codec.evaluation.bd_rate import bootstrap_interval, log_rate_difference
 from codec.images import to_pixels
+from codec.metrics.outside import ssimulacra2
 from codec.metrics.quality import Metrics
 from codec.quantization.parameter_choice import Predicted
 from codec.quantization.quantizer import alpha_code_of_quality, measured_alpha_bar, tied_alpha_bar
 
 FINER = 8
 """Alpha codes of a quarter of an octave."""
-FIGURES = ("PSNR", "LPIPS alex", "LPIPS vgg", "DISTS")
+FIGURES = ("PSNR", "LPIPS alex", "LPIPS vgg", "SSIMULACRA 2")
 MATH = Simulated()
 
 
@@ -208,7 +209,8 @@ def curves(arms: Arms, picture: Picture, qualities: list[float], metrics: Metric
         coded = arms.coded(y, quality, wanted)
         pixels = decoded(arms.codec, coded, (picture.height, picture.width), wanted)
         for name, q in zip(pixels, metrics.measure_all(picture.pixels, list(pixels.values())), strict=True):
-            found[name].append((coded[name].bits, q.psnr_db, -q.lpips, -q.lpips_vgg, -q.dists))
+            outside = ssimulacra2(picture.pixels, pixels[name])
+            found[name].append((coded[name].bits, q.psnr_db, -q.lpips, -q.lpips_vgg, outside))
     return found
 
 
@@ -224,7 +226,7 @@ def main() -> int:
     given = parser.parse_args()
     codec = Codec.load(*[given.bundle] if given.bundle else [])
     arms = Arms(codec, Bundle.open(given.learned) if given.learned else None)
-    metrics = Metrics()
+    metrics = Metrics("psnr", "lpips", "lpips-vgg")
     saved = defaultdict(list)
     photos = []
     for path in sorted(given.folder.iterdir())[: given.count]:

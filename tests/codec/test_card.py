@@ -26,7 +26,7 @@ def test_it_has_every_section_of_a_model_card() -> None:
 
 def test_it_names_the_id_and_every_file_with_its_hash() -> None:
     bundle = Bundle.open(DEFAULT_BUNDLE)
-    assert bundle.id.startswith("d7b542cc") and ["bundle id", bundle.id] in cells(CARD)
+    assert ["bundle id", bundle.id] in cells(CARD)
     document = json.loads((DEFAULT_BUNDLE / "bundle.json").read_text())
     listed = cells(CARD.partition("## Files and hashes")[2])[2:]
     assert dict(listed) == document["files"]
@@ -56,10 +56,8 @@ def test_the_parameters_that_it_counts_are_those_of_the_files() -> None:
 
 def test_its_figures_on_kodak_are_those_that_are_recorded() -> None:
     recorded = (ROOT / "tests" / "benchmarks" / "results" / "kodak.md").read_text()
-    points = {
-        row[1].removeprefix("setting "): row[3:9]
-        for row in cells(recorded)
-        if row[0] == "fdcodec-d7b542cc" and len(row) == 11
-    }
+    name = f"fdcodec-{Bundle.open(DEFAULT_BUNDLE).id[:8]}"
+    points = {row[1].removeprefix("setting "): row[3:9] for row in cells(recorded) if row[0] == name and len(row) == 11}
+    assert points, f"{name} is not recorded"
     table = cells(CARD.partition("Kodak, 24 photos")[2].partition("\n## ")[0])[2:]
     assert {row[0]: row[1:] for row in table} == points

@@ -177,6 +177,16 @@ def test_bundles_are_found_by_id_in_folders_and_in_the_package(bundle: Bundle) -
         find_bundle("0" * 16, [bundle.path])
 
 
+def test_files_of_the_default_before_decode_with_its_bundle_in_the_package(photo: NDArray[np.uint8]) -> None:
+    before = Codec.load(find_bundle("d7b542ccecffc72f"))
+    assert before.bundle.id != Bundle.open(DEFAULT_BUNDLE).id
+    encoded = before.encode(Picture(photo))
+    again = Codec.load(find_bundle(parse(encoded.data).bundle_id))
+    assert (again.symbols(encoded.data) == encoded.symbols).all()
+    with pytest.raises(BitstreamError, match="written with bundle d7b542ccecffc72f"):
+        Codec.load().decode(encoded.data)
+
+
 def test_a_bundle_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError("disk full")

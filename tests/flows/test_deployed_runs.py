@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from prefect.client.schemas.actions import DeploymentScheduleCreate
@@ -26,6 +27,7 @@ from tests.support.archive_builder import folder, png
 from tests.support.deployments import INFRA, client, deploy
 from tests.support.fake_codec import FAKE, OUT_OF_REACH
 from tests.support.prefect_server import Server
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -64,7 +66,7 @@ def once(name: str, **parameters: Any) -> None:
 
 
 def test_each_deployment_runs_with_the_parameters_that_it_is_given_from_an_empty_folder(
-    home: Path, tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    home: Path, server: Server, tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (audit_archive, compress_archive, quality_report, restore_archive):
         monkeypatch.setattr(module, "Models", partial(Models, codec=FAKE))
@@ -100,6 +102,37 @@ def test_each_deployment_runs_with_the_parameters_that_it_is_given_from_an_empty
         assert (home / "archive-work" / made).exists()
     assert (home / "archive" / layout.QUALITY_REPORT).is_file(), "and the audit that follows takes it as the archive's"
     assert not list((tmp_path / "empty").iterdir())
+    names = {run.name for run in client().read_flow_runs()}
+    archive = f"{home}/archive"
+    assert {
+        f"compress {archive}, run 1",
+        f"audit {archive}",
+        f"restore {archive} into {archive}-work/restored",
+    } <= names
+    tagged = {task.name.split("-")[0] for task in client().read_task_runs() if "fdcodec-encode" in task.tags}
+    assert tagged == {"run 1 shard 0"}, "a limit of concurrency for the tag fdcodec-encode bounds the shards"
+    assets = asset_events(
+        server, {f"file://{archive}", f"file://{archive}-work/dataset", f"file://{archive}-work/training/bundle"}
+    )
+    made = assets[f"file://{archive}"]
+    assert made["payload"]["images"] == 3 and made["payload"]["runs"] == "[1]"
+    assert [each["prefect.resource.id"] for each in made["related"] if each["prefect.resource.role"] == "asset"] == [
+        f"file://{home}/photos"
+    ]
+
+
+def asset_events(server: Server, keys: set[str]) -> dict[str, Any]:
+    """The server's events of assets by key, once those of all keys are there."""
+    found: dict[str, Any] = {}
+
+    def look() -> bool:
+        query = {"filter": {"event": {"prefix": ["prefect.asset.materialization."]}}, "limit": 50}
+        answer = httpx.post(f"{server.url}/events/filter", json=query).json()
+        found.update({event["resource"]["prefect.resource.id"]: event for event in answer["events"]})
+        return keys <= set(found)
+
+    until(look, f"events of {keys}")
+    return found
 
 
 def test_schedules_of_the_server_stay_and_missing_ones_are_made(home: Path, server: Server, tmp_path: Path) -> None:

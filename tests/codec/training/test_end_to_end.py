@@ -9,7 +9,6 @@ import torch
 
 from codec import Codec, Picture
 from codec.bundle import Bundle
-from codec.bundle_id import DEFAULT_BUNDLE
 from codec.training.__main__ import main
 from codec.training.data import CropSampler, ShardedImages
 from codec.training.draws import Draws
@@ -69,7 +68,6 @@ def test_the_export_encodes_decodes_and_verifies(trained: Path, bundle: Bundle) 
     encoded = codec.encode(Picture(synthetic(40, 50)))
     assert codec.decode(encoded.data).shape == (40, 50, 3)
     assert (codec.symbols(encoded.data) == encoded.content.symbols).all()
-    assert Bundle.open(DEFAULT_BUNDLE).id.startswith("d7b542cc"), "what was written before stays readable"
 
 
 def test_killed_and_resumed_it_gives_the_same_bundle(
