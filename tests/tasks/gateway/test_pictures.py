@@ -23,7 +23,7 @@ from tasks.storage.store import Store
 from tests.support.gateways import ODD_KEYS, SECRET, Running, files, running
 
 PHOTO = "/2024/photo.jpg"
-"""120 x 200 pixels as displayed."""
+"""240 x 400 pixels as displayed."""
 
 
 def image(data: bytes) -> Image.Image:
@@ -42,7 +42,7 @@ def test_a_picture_is_upright_with_its_profile_alone_in_any_kind(gateway: Runnin
     response = gateway.get(f"{PHOTO}.{suffix}")
     assert response.status_code == 200
     shown = image(response.content)
-    assert (shown.size, shown.get_format_mimetype()) == ((120, 200), response.headers["content-type"])
+    assert (shown.size, shown.get_format_mimetype()) == ((240, 400), response.headers["content-type"])
     assert shown.info["icc_profile"]
     assert SECRET not in response.content and not shown.getexif()
     assert response.headers["x-content-type-options"] == "nosniff"
@@ -52,7 +52,7 @@ def test_a_picture_is_upright_with_its_profile_alone_in_any_kind(gateway: Runnin
 def test_a_width_reduces_and_never_enlarges(gateway: Running) -> None:
     assert image(gateway.get(f"{PHOTO}.png?width=100").content).size == (100, 167)
     assert image(gateway.get(f"{PHOTO}.jpg?width=7").content).size == (7, 12)
-    assert image(gateway.get(f"{PHOTO}.png?width=9999").content).size == (120, 200)
+    assert image(gateway.get(f"{PHOTO}.png?width=9999").content).size == (240, 400)
 
 
 def test_thumbnails_come_from_the_preview_without_a_codec(made_archive: Path, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_file_kept_whole_is_shown_if_it_is_a_picture(gateway: Running) -> None
 
 
 def test_a_picture_beyond_max_pixels_is_413_but_its_preview_is_shown(made_archive: Path, tmp_path: Path) -> None:
-    with running(made_archive, tmp_path / "cache", limits=DecodingLimits(max_pixels=120 * 200 - 1)) as served:
+    with running(made_archive, tmp_path / "cache", limits=DecodingLimits(max_pixels=240 * 400 - 1)) as served:
         assert served.get(f"{PHOTO}.png").status_code == 413
         assert served.get(f"{PHOTO}.png?width=100").status_code == 413
         assert served.get(f"{PHOTO}.png?width=38").status_code == 200
