@@ -1,6 +1,7 @@
 """Trains a small classifier on the pictures of an archive: python train_classifier.py FOLDER
 
 It makes its own photos, stripes and checks, in FOLDER/photos/CLASS, and compresses them to FOLDER/archive.
+It learns from latents, which are decoded once and then read from FOLDER/latents; leave out kind and cache for pixels.
 """
 
 import sys
@@ -36,8 +37,8 @@ def make_photos(folder: Path, count: int = 12) -> None:
 
 def classifier() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 16, 5, stride=2), nn.ReLU(), nn.Conv2d(16, 32, 5, stride=2), nn.ReLU(),
-        nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(128, len(CLASSES)),
+        nn.Conv2d(4, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, len(CLASSES)),
     )  # fmt: skip
 
 
@@ -47,21 +48,21 @@ def main(folder: str) -> None:
     make_photos(photos)
     compress(str(photos), str(archive), RunSettings(quality=8.0, metrics=()))
 
-    pictures = ArchivePictures(archive, columns=("key",), where="status = 'compressed'", transform=lambda x: x / 255)
-    loader = DataLoader(pictures, batch_size=8, shuffle=True)  # num_workers=4 for more than a few pictures
+    latents = ArchivePictures(archive, kind="latents", columns=("key",), where="bpp < 2", cache=Path(folder, "latents"))
+    loader = DataLoader(latents, batch_size=8, shuffle=True)  # num_workers=4 for more than a few pictures
     model = classifier()
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    for epoch in range(8):
+    for epoch in range(15):
         right = 0
-        for pixels, columns in loader:
+        for batch, columns in loader:
             label = torch.tensor([CLASSES.index(key.split("/")[0]) for key in columns["key"]])
-            scores = model(pixels)
+            scores = model(batch)
             loss = nn.functional.cross_entropy(scores, label)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             right += int((scores.argmax(1) == label).sum())
-        print(f"epoch {epoch + 1}: {right} of {len(pictures)} right")
+        print(f"epoch {epoch + 1}: {right} of {len(latents)} right")
 
 
 if __name__ == "__main__":

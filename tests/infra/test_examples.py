@@ -17,7 +17,6 @@ from nbclient import NotebookClient
 from codec import Codec, encode_png
 from codec.bundle import Bundle
 from tasks.gateway.addresses import link
-from tests.codec.training.test_command import TINY_SETTINGS
 from tests.conftest import synthetic
 from tests.support.archive_builder import folder
 from tests.support.fake_s3 import in_environment
@@ -52,7 +51,7 @@ def run(example: str, *arguments: Path | str, **environment: str) -> str:
     return done.stdout
 
 
-def test_a_nightly_job_on_s3_takes_what_is_new(photos: Path, tmp_path: Path) -> None:
+def test_a_nightly_job_on_s3_compresses_and_audits(photos: Path) -> None:
     with in_environment():
         fsspec.filesystem("s3").mkdir("bucket")
         table = run("nightly_on_s3.sh", photos, "s3://bucket/archive")
@@ -61,9 +60,15 @@ def test_a_nightly_job_on_s3_takes_what_is_new(photos: Path, tmp_path: Path) -> 
         assert sum(key.endswith(".tar") for key in keys) == 1
 
 
-def test_an_archive_is_compressed_and_asked(photos: Path, tmp_path: Path) -> None:
-    output = run("compress_and_query.py", photos, tmp_path / "archive")
-    assert all(name in output for name in (*PHOTOS, "lpips"))
+@pytest.fixture(scope="module")
+def asked(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """An archive, and what the example that made it says of it."""
+    archive = tmp_path_factory.mktemp("asked") / "archive"
+    return archive, run("compress_and_query.py", photos, archive)
+
+
+def test_an_archive_is_compressed_and_asked(asked: tuple[Path, str]) -> None:
+    assert all(name in asked[1] for name in (*PHOTOS, "lpips"))
 
 
 def test_a_classifier_learns_from_an_archive(tmp_path: Path) -> None:
@@ -85,8 +90,8 @@ def started(example: str, *arguments: Path | str) -> Iterator[str]:
         process.communicate(timeout=SECONDS)
 
 
-def test_a_gallery_is_served(photos: Path, tmp_path: Path) -> None:
-    with started("serve_gallery.sh", photos, tmp_path / "archive", "0") as address:
+def test_a_gallery_is_served(photos: Path, asked: tuple[Path, str]) -> None:
+    with started("serve_gallery.sh", photos, asked[0], "0") as address:
         with httpx.Client(transport=httpx.HTTPTransport(retries=8), timeout=60) as client:
             page = client.get(address)
         assert page.status_code == 200
@@ -95,11 +100,8 @@ def test_a_gallery_is_served(photos: Path, tmp_path: Path) -> None:
 
 def test_a_codec_is_trained_on_a_stable_diffusion_folder(photos: Path, tmp_path: Path) -> None:
     entropy = {"dim": 32, "depth": 1, "heads": 2, "top_k": 8, "hyper_channels": 4}
-    stages = {
-        name: {**stage, "steps": 1, "crop_size": 32}  # type: ignore[dict-item]
-        for name, stage in TINY_SETTINGS["stages"].items()  # type: ignore[attr-defined]
-    }
-    settings = TINY_SETTINGS | {"parameters": "learned", "steps": 2, "entropy": entropy, "stages": stages}
+    stages = {"entropy": {"steps": 2, "batch_size": 2, "crop_size": 32}}
+    settings = {"name": "tiny", "entropy": entropy, "stages": stages, "evaluation_images": 0}
     (tmp_path / "tiny.json").write_text(json.dumps(settings))
     model = write_folder(tmp_path / "sd")
     run(
