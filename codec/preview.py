@@ -17,8 +17,8 @@ from codec.format.reader import varint
 from codec.format.tags import PREVIEW, MetadataBlock
 from codec.images import Picture
 
-PIXELS_PER_BYTE = 128
-"""A preview takes at most one byte for as many pixels of its picture: a sixteenth of a bit per pixel."""
+PIXELS_PER_BYTE = 512
+"""A preview takes at most one byte for as many pixels of its picture: a 64th of a bit per pixel."""
 SHARE = 0.25
 """Largest share of a target rate."""
 QUALITIES = (40, 30, 20, 10)
@@ -30,7 +30,7 @@ SMALLEST = 0.25
 def with_preview(picture: Picture, side: int = SIDE, bits_per_pixel: float | None = None) -> Picture:
     """Adds a preview to a picture's blocks; unchanged if it is no larger than the preview, or `side` is 0.
 
-    Quality, and then the side, are lowered until the preview has at most LARGEST bytes, a sixteenth of a bit per pixel
+    Quality, and then the side, are lowered until the preview has at most LARGEST bytes, a 64th of a bit per pixel
     and a quarter of `bits_per_pixel`, if that is the target; a picture with no preview that small gets none. The same
     picture gives the same bytes on one machine. Raises SettingsError.
     """

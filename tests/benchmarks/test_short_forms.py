@@ -260,7 +260,7 @@ def test_the_gain_of_an_effort_is_measured_with_intervals(bundle: Bundle, tmp_pa
 
 def test_the_load_of_a_gateway_is_measured_on_few_pictures(bundle: Bundle, tmp_path: Path, printed: Printed) -> None:
     for name in ("a.png", "b.png"):
-        (tmp_path / name).write_bytes(encode_png(synthetic(180, 300)))
+        (tmp_path / name).write_bytes(encode_png(synthetic(400, 640)))
     found = printed(gateway.main, tmp_path, "--requests", 8, "--clients", 2, "--workers", 1, "--bundle", bundle.path)
     cells = [[cell.strip() for cell in line.split("|")] for line in found.splitlines()]
     rates = {row[1]: (int(row[2]), float(row[3])) for row in cells if len(row) == 7 and row[2].isdecimal()}

@@ -30,7 +30,7 @@ SETTINGS = RunSettings(quality=16.0, preview=64, metrics=("psnr",), verify=False
 SECRET = b"planted secret place"
 
 
-def photo(height: int = 120, width: int = 200, seed: int = 0) -> bytes:
+def photo(height: int = 240, width: int = 400, seed: int = 0) -> bytes:
     """A JPEG with a profile, turned by its orientation, whose EXIF says where it was taken."""
     exif = Image.Exif()
     exif[0x0112] = 6

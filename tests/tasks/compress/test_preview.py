@@ -35,7 +35,7 @@ def compress_until(point: str, source: Path, archive: Path, bundle: Path) -> Non
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pictures = {"a.png": encode_png(synthetic(120, 200)), "b.png": encode_png(synthetic(48, 64))}
+    pictures = {"a.png": encode_png(synthetic(240, 400)), "b.png": encode_png(synthetic(48, 64))}
     return folder(tmp_path_factory.mktemp("source"), pictures)
 
 
@@ -62,7 +62,7 @@ def test_previews_have_the_same_bytes_after_kill_and_resume(source: Path, bundle
     assert data == Codec.load(bundle).encode(with_preview(picture, 64), quality=16.0).data
     found = read_preview(data)
     assert found is not None and (found.width, found.height) == (64, 38)
-    assert large["bytes"] == len(data) and large["bpp"] == 8 * len(data) / (200 * 120), "the whole file counts"
+    assert large["bytes"] == len(data) and large["bpp"] == 8 * len(data) / (400 * 240), "the whole file counts"
     assert large["preview_bytes"] == len(data) - len(without_preview(data)) > len(found.data)
     assert read_preview(stored(archive, small)) is None and small["preview_bytes"] == 0
     assert large["verified"] and small["verified"]

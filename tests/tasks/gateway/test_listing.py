@@ -174,5 +174,5 @@ def test_the_page_is_used_by_keyboard(browser: Any, gateway: Running) -> None:
     browser.find_element("css selector", "a.frame").send_keys(Keys.ENTER)
     # the picture is decoded first, which takes a while
     WebDriverWait(browser, 60).until(
-        lambda shown: shown.execute_script("return document.images[0]?.naturalHeight") == 200
+        lambda shown: shown.execute_script("return document.images[0]?.naturalHeight") == 400
     )

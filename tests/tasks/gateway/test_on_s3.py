@@ -38,7 +38,9 @@ def bucket(log: Path, bundle: Bundle) -> Iterator[str]:
         yield "s3://pictures/archive"
 
 
-def test_every_key_is_served_by_reading_alone(bucket: str, log: Path, tmp_path: Path) -> None:
+def test_every_key_is_served_by_reading_alone_a_forgotten_one_is_gone_and_a_store_that_is_gone_is_503(
+    bucket: str, log: Path, tmp_path: Path
+) -> None:
     before = len(log.read_text().splitlines())
     with running(bucket, tmp_path / "cache") as served:
         for key in KEYS:
@@ -48,12 +50,8 @@ def test_every_key_is_served_by_reading_alone(bucket: str, log: Path, tmp_path: 
         half = served.get("/photo.jpg.fdc", range=f"bytes={len(whole) // 2}-")
         assert half.status_code == 206 and whole.endswith(half.content)
         assert served.get("/").status_code == served.get("/photo.jpg.webp?preview=1").status_code == 200
-    asked = re.findall(r'"([A-Z]+) /', "\n".join(log.read_text().splitlines()[before:]))
-    assert set(asked) <= {"GET", "HEAD"} and len(asked) > 20, "credentials to read and list suffice"
-
-
-def test_a_key_forgotten_in_a_bucket_is_gone_and_a_store_that_is_gone_is_503(bucket: str, tmp_path: Path) -> None:
-    with running(bucket, tmp_path / "cache") as served:
+        asked = re.findall(r'"([A-Z]+) /', "\n".join(log.read_text().splitlines()[before:]))
+        assert set(asked) <= {"GET", "HEAD"} and len(asked) > 20, "credentials to read and list suffice"
         assert served.get("/photo.jpg.jpg").status_code == 200
         forget(Store(bucket), ["photo.jpg"], companions="leave")
         assert served.get("/photo.jpg.jpg").status_code == 410
