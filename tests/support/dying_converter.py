@@ -6,20 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from codec.cli.plan import Planned
-from codec.cli.rows import WRITTEN, Row
+from codec.cli.rows import WRITTEN, FileRow
 
 
 @dataclass(frozen=True)
 class Dying:
     """Settings of a converter that a picture named die kills, and one named raise makes fail."""
 
-    def open(self) -> Callable[[Planned], Row]:
+    def open(self) -> Callable[[Planned], FileRow]:
         """The converter."""
         return self._convert
 
-    def _convert(self, own: Planned) -> Row:
+    def _convert(self, own: Planned) -> FileRow:
         if own.source == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if own.source == "raise":
             raise MemoryError("too large")
-        return Row(own.source, f"{own.output} {os.getpid()} {os.environ['OMP_NUM_THREADS']}", WRITTEN)
+        return FileRow(own.source, f"{own.output} {os.getpid()} {os.environ['OMP_NUM_THREADS']}", WRITTEN)
