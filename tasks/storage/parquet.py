@@ -53,7 +53,7 @@ def database(**views: Any) -> Iterator[duckdb.DuckDBPyConnection]:
         with duckdb.connect(f"{folder}/tables.duckdb", config=config) as connection:
             # In a spawned process DuckDB assumes an interactive user. In a notebook without ipywidgets the bar is off,
             # and setting it would be an error.
-            if connection.execute("SELECT current_setting('enable_progress_bar')").fetchone() == (True,):
+            if connection.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(True,)]:
                 connection.execute("SET enable_progress_bar = false")
             for name, table in views.items():
                 connection.register(name, table)
