@@ -51,8 +51,10 @@ def database(**views: Any) -> Iterator[duckdb.DuckDBPyConnection]:
             "autoload_known_extensions": False,
         }
         with duckdb.connect(f"{folder}/tables.duckdb", config=config) as connection:
-            # in a spawned process DuckDB assumes an interactive user
-            connection.execute("SET enable_progress_bar = false")
+            # In a spawned process DuckDB assumes an interactive user. In a notebook without ipywidgets the bar is off,
+            # and setting it would be an error.
+            if connection.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(True,)]:
+                connection.execute("SET enable_progress_bar = false")
             for name, table in views.items():
                 connection.register(name, table)
             yield connection
