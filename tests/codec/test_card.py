@@ -57,7 +57,9 @@ def test_the_parameters_that_it_counts_are_those_of_the_files() -> None:
 def test_its_figures_on_kodak_are_those_that_are_recorded() -> None:
     recorded = (ROOT / "tests" / "benchmarks" / "results" / "kodak.md").read_text()
     name = f"fdcodec-{Bundle.open(DEFAULT_BUNDLE).id[:8]}"
-    points = {row[1].removeprefix("setting "): row[3:10] for row in cells(recorded) if row[0] == name and len(row) == 12}
+    points = {
+        row[1].removeprefix("setting "): row[3:10] for row in cells(recorded) if row[0] == name and len(row) == 12
+    }
     assert points, f"{name} is not recorded"
     table = cells(CARD.partition("Kodak, 24 photos")[2].partition("\n## ")[0])[2:]
     assert {row[0]: row[1:] for row in table} == points
