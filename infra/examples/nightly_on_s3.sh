@@ -12,7 +12,7 @@ fdc archive compress "$photos" "$archive" --quality 8
 compressed=$? # 0: done; 2: some pictures failed, and the next night tries them again; 1: it could not run
 
 fdc archive audit "$archive" --sample 0.05
-audited=$? # 0: every object is there, and a twentieth of the pictures decode; 1: damage
+audited=$? # 0: every object is there, and a twentieth of the pictures decode; 2: damage; 1: it could not run
 
 fdc archive sql "$archive" "SELECT status, count(*) AS files, sum(bytes) AS bytes FROM rows GROUP BY status"
 [ $audited -eq 0 ] && exit $compressed || exit $audited
