@@ -99,7 +99,8 @@ class Worker:
         film = found.verdict.film
         data = encoded.data
         preview_bytes = preview.cost(found.picture) if found.picture else 0
-        if preview_bytes and len(data) >= size:  # a preview must not be why a picture is kept whole
+        # a preview must not be why a picture is kept whole
+        if preview_bytes and len(data) - preview_bytes < size <= len(data):
             data = preview.without_preview(data)
             preview_bytes = 0
         stored = len(data)
