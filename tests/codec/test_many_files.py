@@ -130,7 +130,10 @@ def test_two_inputs_of_one_output_are_refused_before_anything_is_written(
     assert done.exit_code == 0, done.output  # the same file twice is one file
 
 
-def test_a_failed_input_costs_its_row_alone_and_sets_the_status(photos: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_failed_input_costs_its_row_alone_and_sets_the_status(
+    photos: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # a narrow table folds long names
     (photos / "2024" / "broken.jpg").write_bytes((photos / "a.png").read_bytes()[:60])
     done = fdc("encode", photos, "absent", "--output-folder", tmp_path / "out", "-j", 1, bundle=bundle)
     assert done.exit_code == 1 and "3 written, 2 failed" in done.stdout
