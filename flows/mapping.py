@@ -113,7 +113,7 @@ restore_members = task(name="restore-members", tags=["fdcodec-decode"], cache_po
 )
 
 
-@flow(name="shard-map", validate_parameters=False, persist_result=False)
+@flow(name="shard-map", flow_run_name="shards of run {job.run}", validate_parameters=False, persist_result=False)
 def shard_map(job: shard.CompressionJob, shards: int, workers: int, progress: Progress) -> list[Totals]:
     """Encodes every shard of a run."""
     calls = ((job, number) for number in range(shards))
@@ -128,7 +128,7 @@ def shard_map(job: shard.CompressionJob, shards: int, workers: int, progress: Pr
     return _results(encode_shard, calls, workers, progress, images, log_line)
 
 
-@flow(name="dataset-map", validate_parameters=False, persist_result=False)
+@flow(name="dataset-map", flow_run_name="tars of the dataset", validate_parameters=False, persist_result=False)
 def dataset_map(job: dataset.ShardingJob, workers: int, progress: Progress) -> list[int]:
     """Packs every shard of a training dataset."""
 
@@ -143,7 +143,7 @@ def dataset_map(job: dataset.ShardingJob, workers: int, progress: Progress) -> l
     return _results(pack_shard, calls, workers, progress, images, log_line)
 
 
-@flow(name="member-map", validate_parameters=False, persist_result=False)
+@flow(name="member-map", flow_run_name="tars of the archive", validate_parameters=False, persist_result=False)
 def member_map(
     jobs: Callable[[], Iterable[restore.RestoreJob]], workers: int, progress: Progress
 ) -> list[restore.Restored]:
