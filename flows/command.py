@@ -50,6 +50,7 @@ def run(flow: Flow[Any, Any], show: Callable[[Any], int], *, logs: bool = False)
     Parameters without default are arguments, the others options; their help is the `Args` of the docstring. An FdcError
     is printed in one line with exit status 1. Log lines appear in the terminal only with `logs` or --verbose.
     """
+    logging.raiseExceptions = False  # no error per line after the console or the server is lost, also after --help
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     add(app, flow, show, logs=logs)
     app()

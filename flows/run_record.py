@@ -4,6 +4,7 @@ An asset is an archive, dataset, bundle or page by its URL, with figures as meta
 upstream assets. Prefect records both as events; lineage is drawn by servers whose page has it.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -44,13 +45,16 @@ def numbered(mapping: Callable[..., Result], what: str) -> Callable[..., Result]
 
 
 def asset_key(location: str) -> str:
-    """The key of a path or URL: characters that Prefect refuses become `_`.
+    """The key of a path or URL. Characters that Prefect refuses become `_`, and a hash keeps such keys apart.
 
     >>> asset_key("/photos/my archive")
-    'file:///photos/my_archive'
+    'file:///photos/my_archive-4f1165f2'
     """
     url = location if "://" in location else f"file://{location}"
-    return REFUSED.sub("_", url)[:LONGEST_KEY]
+    key = REFUSED.sub("_", url)[:LONGEST_KEY]
+    if key == url:
+        return key
+    return f"{key}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 
 
 def asset(location: str, description: str, metadata: Mapping[str, Any], upstream: Sequence[str] = ()) -> None:
@@ -64,4 +68,10 @@ def asset(location: str, description: str, metadata: Mapping[str, Any], upstream
         add_asset_metadata(key, dict(metadata))
 
     sources: list[str | Asset] = [Asset(key=asset_key(source)) for source in upstream]
-    materialize(made, name="record-asset", asset_deps=sources, cache_policy=NO_CACHE, persist_result=False)(record)()
+    task = materialize(made, name="record-asset", asset_deps=sources, cache_policy=NO_CACHE, persist_result=False)(
+        record
+    )
+    try:
+        made_from(record)()
+    except (httpx.HTTPError, RuntimeError) as error:  # the work is done, whether the server hears of it or not
+        direct.logger().warning("%s is not recorded as an asset: %s", location, type(error).__name__)

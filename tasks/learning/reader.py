@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tempfile
+import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +24,8 @@ from tasks.archive.opening import existing
 from tasks.storage.store import Store
 
 Kind = Literal["pixels", "latents"]
+OF_PARENTS: list[ExitStack] = []
+"""What processes that forked this one have opened."""
 
 
 class PictureReader:
@@ -62,8 +65,7 @@ class PictureReader:
         A latent is float32 (4, ceil(H / 8), ceil(W / 8)) as stored: dequantized, in deviations of each channel, before
         the U-Net. Raises ArchiveError for a damaged picture, and for one that cannot be read as a tensor.
         """
-        if self._process != os.getpid():  # a fork: sockets and threads of the parent do not work here
-            self._forget()
+        self._check_process()
         if self.kind == "latents":
             return self._latent(row)
         data = self._bytes(row)
@@ -78,8 +80,7 @@ class PictureReader:
 
     def decoded(self, data: bytes) -> Tensor:
         """The tensor of an .fdc file with a bundle of this archive, as `read` gives it. Raises ArchiveError."""
-        if self._process != os.getpid():
-            self._forget()
+        self._check_process()
         try:
             prefix = parse(data).bundle_id
             found = [name for name in existing(self.archive).children(layout.ESCROW) if name.startswith(prefix)]
@@ -132,11 +133,18 @@ class PictureReader:
             self._codecs[bundle_id] = codec
         return self._codecs[bundle_id]
 
+    def _check_process(self) -> None:
+        """After a fork, forgets what the parent opened: its sockets and threads do not work here."""
+        if self._process != os.getpid():
+            OF_PARENTS.append(self._copies)  # kept, since to collect it would delete the parent's copies
+            self._forget()
+
     def _forget(self) -> None:
         self._process = os.getpid()
         self._store = None
         self._codecs = {}
         self._copies = ExitStack()
+        weakref.finalize(self, self._copies.close)
 
 
 def _pixels(picture: Picture) -> Tensor:

@@ -58,6 +58,7 @@ def test_keys_of_assets_are_urls_that_prefect_takes() -> None:
         key = asset_key(location)
         assert Asset(key=key).key == key
     assert asset_key("s3://bucket/a.b/c") == "s3://bucket/a.b/c"
+    assert len({asset_key(f"/p/my{between}archive") for between in " _?é"}) == 4
 
 
 @pytest.fixture

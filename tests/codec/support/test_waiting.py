@@ -23,8 +23,9 @@ sys.meta_path.insert(0, Watch())
 """
 """Says how threads will wait when torch is about to be imported."""
 BEGINNINGS = {
-    "command line": "sys.argv = ['fdc', 'encode', os.devnull, '-o', '/tmp/no.fdc', '--device', 'cpu']\n"
-    "from codec import cli; cli.read_leniently = None; cli._source = lambda *_, **__: None; cli.main()",
+    "command line": "import tempfile; from PIL import Image; name = tempfile.mkdtemp() + '/a.png'\n"
+    "Image.new('RGB', (8, 8)).save(name); sys.argv = ['fdc', 'encode', name]\n"
+    "from codec import cli; cli.main()",
     "flow": "import flows.compress_archive, torch",
     "training": "import codec.training.__main__",
     "benchmark": "import tests.benchmarks.speed",

@@ -31,6 +31,8 @@ from tests.support.archive_builder import folder
 from tests.support.fake_s3 import serving
 
 PICTURES = 7
+# Polars, which other tests import, warns at every fork; what is forked here uses nothing of it
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning", "ignore:.*fork:DeprecationWarning")
 LEAVES_FILES_OPEN = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 """webdataset does, until they are collected."""
 WIDTH, HEIGHT = 40, 24
