@@ -68,10 +68,8 @@ def asset(location: str, description: str, metadata: Mapping[str, Any], upstream
         add_asset_metadata(key, dict(metadata))
 
     sources: list[str | Asset] = [Asset(key=asset_key(source)) for source in upstream]
-    task = materialize(made, name="record-asset", asset_deps=sources, cache_policy=NO_CACHE, persist_result=False)(
-        record
-    )
+    task = materialize(made, name="record-asset", asset_deps=sources, cache_policy=NO_CACHE, persist_result=False)
     try:
-        made_from(record)()
+        task(record)()
     except (httpx.HTTPError, RuntimeError) as error:  # the work is done, whether the server hears of it or not
         direct.logger().warning("%s is not recorded as an asset: %s", location, type(error).__name__)
