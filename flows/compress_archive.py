@@ -163,7 +163,8 @@ def compress_archive(
     row["to_look_at"] = found
     logger.info("done: %d pictures in runs %s, %d to look at", row["images"], done.runs, found)
     direct.table([row], key="compress-archive", description=f"{source} into {archive}")
-    run_record.asset(archive, "an fdcodec archive", row, upstream=[source])
+    if done.runs:
+        run_record.asset(archive, "an fdcodec archive", row, upstream=[source])
     return outcome.rows(row | {"left": failures[: outcome.LOGGED]}, failures, found)
 
 

@@ -55,7 +55,7 @@ def test_compress_and_restore_as_flows(
     assert compress_archive.show(row) == command.FAILED_ROWS
     assert "compress-archive" in capsys.readouterr().out
     tasks = {getattr(record, "task_run_name", None) for record in caplog.records if record.name == "prefect.task_runs"}
-    assert tasks == {"run 1 shard 0", "run 1 shard 1"}
+    assert {name for name in tasks if not str(name).startswith("record-asset")} == {"run 1 shard 0", "run 1 shard 1"}
 
     pack(source, tmp_path / "plain" / "archive", fake_bundle, SMALL)
     assert snapshot(archive) == snapshot(tmp_path / "plain" / "archive")

@@ -102,15 +102,13 @@ def test_each_deployment_runs_with_the_parameters_that_it_is_given_from_an_empty
         assert (home / "archive-work" / made).exists()
     assert (home / "archive" / layout.QUALITY_REPORT).is_file(), "and the audit that follows takes it as the archive's"
     assert not list((tmp_path / "empty").iterdir())
-    names = {run.name for run in client().read_flow_runs()}
     archive = f"{home}/archive"
-    assert {
-        f"compress {archive}, run 1",
-        f"audit {archive}",
-        f"restore {archive} into {archive}-work/restored",
-    } <= names
-    tagged = {task.name.split("-")[0] for task in client().read_task_runs() if "fdcodec-encode" in task.tags}
-    assert tagged == {"run 1 shard 0"}, "a limit of concurrency for the tag fdcodec-encode bounds the shards"
+    names = [f"compress {archive}, run 1", f"audit {archive}", f"restore {archive} into {archive}-work/restored"]
+    runs = httpx.post(f"{server.url}/flow_runs/filter", json={"flow_runs": {"name": {"any_": names}}}).json()
+    assert {run["name"] for run in runs} == set(names)
+    query = {"task_runs": {"tags": {"all_": ["fdcodec-encode"]}}, "flow_runs": {"name": {"any_": ["shards of run 1"]}}}
+    tasks = httpx.post(f"{server.url}/task_runs/filter", json=query).json()
+    assert {"run 1 shard 0"} == {task["name"] for task in tasks}, "a limit for the tag fdcodec-encode bounds shards"
     assets = asset_events(
         server, {f"file://{archive}", f"file://{archive}-work/dataset", f"file://{archive}-work/training/bundle"}
     )
