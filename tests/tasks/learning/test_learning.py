@@ -2,6 +2,7 @@
 
 import gc
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -100,37 +101,34 @@ def test_latents_of_later_epochs_are_read_from_the_cache(
     assert all(map(torch.equal, first, once_more))
 
 
-@pytest.mark.parametrize("start", ["fork", "forkserver"])
-def test_workers_give_the_same_batches_as_one_process(archive: Path, start: str) -> None:
-    pictures = ArchivePictures(archive, columns=("key",), where="key <> 'b/turned.jpg'")
-    _ = pictures[0]  # the parent has loaded a codec, which must not reach the workers
-    alone = list(DataLoader(pictures, batch_size=2))
-    shared = list(DataLoader(pictures, batch_size=2, num_workers=2, multiprocessing_context=start))
-    for (one, one_labels), (other, other_labels) in zip(alone, shared, strict=True):
-        assert torch.equal(one, other) and one_labels == other_labels
+EVEN = "key <> 'b/turned.jpg'"
+"""The pictures of one size, which a batch needs."""
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_a_stream_s_order_is_the_same_with_any_number_of_workers_and_after_a_resume(
-    archive: Path, workers: int
-) -> None:
-    pictures = ArchivePictures(archive, columns=("key",), where="key <> 'b/turned.jpg'", transform=lambda x: x.sum())
-    order = Order(seed=5)
-    expected = [pictures.rows.column("key")[int(i)].as_py() for i in order.indices(6, 0, 0, 1)]
-    stream = ArchiveStream(pictures, 2, order=order)
+def loaded(archive: Path, workers: int, start: str = "fork") -> dict[str, Any]:
+    """What a training's own process reads."""
+    command = [sys.executable, "-m", "tests.support.learning_loader", str(archive), EVEN, str(workers), start]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
 
-    def keys() -> list[str]:
-        start = "fork" if workers else None
-        loader = DataLoader(stream, batch_size=2, num_workers=workers, multiprocessing_context=start)
-        return [key for _, labels in loader for key in labels["key"]]
 
-    assert keys() == expected
-    stream.resume(0, 2)
-    assert keys() == expected[2:]
-    stream.resume(1, 0)
-    assert sorted(keys()) == sorted(expected) and keys() != expected
+def test_workers_give_the_same_batches_and_orders_as_one_process_however_they_are_started(archive: Path) -> None:
+    alone = loaded(archive, 0)
+    assert len(alone["batches"]) == 3
+    for workers, start in ((1, "fork"), (2, "fork"), (2, "forkserver")):
+        assert loaded(archive, workers, start) == alone, f"{workers} workers, {start}"
+
+
+def test_a_stream_s_order_is_that_of_seed_and_epoch_and_goes_on_after_a_resume(archive: Path) -> None:
+    pictures = ArchivePictures(archive, columns=("key",), where=EVEN)
+    expected = [pictures.rows.column("key")[int(i)].as_py() for i in Order(seed=5).indices(6, 0, 0, 1)]
+    whole, rest, another = loaded(archive, 0)["orders"]
+    assert whole == expected and rest == expected[2:]
+    assert sorted(another) == sorted(expected) and another != expected
     with pytest.raises(SettingsError, match="cannot go on after 3"):
-        stream.resume(0, 3)
+        ArchiveStream(pictures, 2).resume(0, 3)
 
 
 def test_ranks_share_an_epoch_without_overlap_and_evenly(archive: Path) -> None:
@@ -181,7 +179,7 @@ def test_an_archive_in_a_bucket_feeds_workers(archive: Path, monkeypatch: pytest
         files.put(f"{archive}/", "s3://learning/a/", recursive=True)
         pictures = ArchivePictures("s3://learning/a", where="key LIKE 'a/%'")
         _ = pictures[0]  # the parent is connected, and the workers must not use its connection
-        found = list(DataLoader(pictures, batch_size=3, num_workers=1, multiprocessing_context="fork"))
+        found = list(DataLoader(pictures, batch_size=3, num_workers=1, multiprocessing_context="forkserver"))
         expected = list(DataLoader(ArchivePictures(archive, where="key LIKE 'a/%'"), batch_size=3))
         assert torch.equal(found[0][0], expected[0][0])
 
