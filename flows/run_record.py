@@ -51,10 +51,9 @@ def asset_key(location: str) -> str:
     'file:///photos/my_archive-4f1165f2'
     """
     url = location if "://" in location else f"file://{location}"
-    key = REFUSED.sub("_", url)[:LONGEST_KEY]
-    if key == url:
-        return key
-    return f"{key}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    if len(url) <= LONGEST_KEY and not REFUSED.search(url):
+        return url
+    return f"{REFUSED.sub('_', url)[: LONGEST_KEY - 9]}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 
 
 def asset(location: str, description: str, metadata: Mapping[str, Any], upstream: Sequence[str] = ()) -> None:
