@@ -206,6 +206,8 @@ class Bundle:
                 with torch.device("meta"):
                     _check_sizes(ParameterEstimator(settings.adapter, settings.alpha_at_one), weights)
                 estimator = ParameterEstimator(settings.adapter, settings.alpha_at_one)
+                if not all(bool(value.isfinite().all()) for value in weights.values()):
+                    raise ValueError("the estimator has weights that are not finite")
                 estimator.load_state_dict(weights)
                 estimator.requires_grad_(False).to(device)
             return model.requires_grad_(False).eval().to(device), estimator

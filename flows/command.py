@@ -100,7 +100,8 @@ def _checked(flow: Flow[Any, Any], parameters: dict[str, Any]) -> dict[str, Any]
         return flow.validate_parameters(parameters)
     except ParameterTypeError as error:
         # "Flow run received invalid parameters:\n - NAME: WHY"
-        raise SettingsError("; ".join(line.strip(" -") for line in str(error).splitlines()[1:])) from None
+        lines = [line.strip(" -") for line in str(error).splitlines()]
+        raise SettingsError("; ".join(lines[1:] or lines)) from None
 
 
 def _called_directly(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Any:

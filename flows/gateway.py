@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from codec.errors import FdcError, SettingsError
+from codec.errors import SettingsError
 from codec.support import processors
+from flows import one_line
 from tasks.archive.opening import existing
 from tasks.gateway import connections, guard
 from tasks.gateway.cache import DiskCache
@@ -61,12 +62,8 @@ def serve(
 
 
 def main() -> None:
-    """Runs the command; an FdcError is printed in one line with exit status 1."""
-    try:
-        app()
-    except FdcError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise SystemExit(1) from None
+    """Runs the command."""
+    one_line.run(app)
 
 
 if __name__ == "__main__":

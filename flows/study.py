@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from codec.errors import FdcError, SettingsError
+from codec.errors import SettingsError
 from codec.evaluation import elo as ratings
+from flows import one_line
 from tasks.processes.codec_process import Models
 from tasks.study import export as exports
 from tasks.study.gallery import opened
@@ -90,12 +91,8 @@ def elo(
 
 
 def main() -> None:
-    """Runs a command; an FdcError is printed in one line with exit status 1."""
-    try:
-        app()
-    except FdcError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise SystemExit(1) from None
+    """Runs a command."""
+    one_line.run(app)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Reads pictures of an archive as tensors, with codecs that each process loads for itself."""
 
 import hashlib
+import logging
 import os
 import tempfile
 import weakref
@@ -23,6 +24,7 @@ from tasks.archive import escrow, layout
 from tasks.archive.opening import existing
 from tasks.storage.store import Store
 
+LOGGER = logging.getLogger(__name__)
 Kind = Literal["pixels", "latents"]
 OF_PARENTS: list[ExitStack] = []
 """What processes that forked this one have opened."""
@@ -33,6 +35,7 @@ class PictureReader:
 
     _process: int
     _store: Store | None
+    _bundles: list[str]
     _codecs: dict[str, Codec]
     _copies: ExitStack
 
@@ -51,7 +54,7 @@ class PictureReader:
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs, without anything that this one has opened."""
         state = dict(self.__dict__)
-        for name in ("_process", "_store", "_codecs", "_copies"):
+        for name in ("_process", "_store", "_bundles", "_codecs", "_copies"):
             del state[name]
         return state
 
@@ -82,14 +85,20 @@ class PictureReader:
         """The tensor of an .fdc file with a bundle of this archive, as `read` gives it. Raises ArchiveError."""
         self._check_process()
         try:
-            prefix = parse(data).bundle_id
-            found = [name for name in existing(self.archive).children(layout.ESCROW) if name.startswith(prefix)]
-            if not found:
-                raise ArchiveError(f"{self.archive}: the archive has no bundle {prefix}, with which the file was made")
-            codec = self._codec(found[0])
+            codec = self._codec(self._whole_id(parse(data).bundle_id))
             return codec.latent(data) if self.kind == "latents" else _pixels(codec.decode_picture(data))
         except BitstreamError as error:
             raise ArchiveError(f"an .fdc file cannot be read as a tensor: {error}") from error
+
+    def _whole_id(self, prefix: str) -> str:
+        """The id of the bundle that a file names by its first digits. Raises ArchiveError."""
+        # listed once: a listing for each file of a remote archive would take longer than decoding
+        if not any(name.startswith(prefix) for name in self._bundles):
+            self._bundles = self._opened().children(layout.ESCROW)
+        for name in self._bundles:
+            if name.startswith(prefix):
+                return name
+        raise ArchiveError(f"{self.archive}: the archive has no bundle {prefix}, with which the file was made")
 
     def _latent(self, row: Mapping[str, Any]) -> Tensor:
         path = self._cached(row["sha256"])
@@ -103,7 +112,10 @@ class PictureReader:
         except BitstreamError as error:
             raise ArchiveError(f"{self._place(row)}: cannot be read as a tensor: {error}") from error
         if path is not None:
-            _write(path, save({"latent": latent.contiguous().cpu()}))
+            try:
+                _write(path, save({"latent": latent.contiguous().cpu()}))
+            except OSError as error:  # a full disk costs the later epochs time, and not this one its sample
+                LOGGER.warning("%s: a latent is not cached: %s", self.cache, error.strerror)
         return latent
 
     def _cached(self, sha256: str) -> Path | None:
@@ -111,9 +123,7 @@ class PictureReader:
         return None if self.cache is None else self.cache / sha256[:2] / f"{sha256}.safetensors"
 
     def _bytes(self, row: Mapping[str, Any]) -> bytes:
-        if self._store is None:
-            self._store = existing(self.archive)
-        data = self._store.read_range(row["tar"], row["offset"], row["length"])
+        data = self._opened().read_range(row["tar"], row["offset"], row["length"])
         if hashlib.sha256(data).hexdigest() != row["sha256"]:
             raise ArchiveError(f"{self._place(row)}: damaged; restore it from a mirror")
         return data
@@ -124,14 +134,18 @@ class PictureReader:
     def _codec(self, bundle_id: str) -> Codec:
         """The codec of the archive's own copy of a bundle."""
         if bundle_id not in self._codecs:
-            store = existing(self.archive)
-            copy = escrow.bundle(store, bundle_id, with_backbone=self.backbone is None)
+            copy = escrow.bundle(self._opened(), bundle_id, with_backbone=self.backbone is None)
             bundle = self._copies.enter_context(copy)
             codec = Codec.load(bundle, device=self.device, backbone=self.backbone)
             if codec.bundle.id != bundle_id:
                 raise ArchiveError(f"{self.archive}: the copy of bundle {bundle_id[:16]} has a different id")
             self._codecs[bundle_id] = codec
         return self._codecs[bundle_id]
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            self._store = existing(self.archive)
+        return self._store
 
     def _check_process(self) -> None:
         """After a fork, forgets what the parent opened: its sockets and threads do not work here."""
@@ -142,9 +156,16 @@ class PictureReader:
     def _forget(self) -> None:
         self._process = os.getpid()
         self._store = None
+        self._bundles = []
         self._codecs = {}
         self._copies = ExitStack()
-        weakref.finalize(self, self._copies.close)
+        weakref.finalize(self, _close, self._copies, self._process)
+
+
+def _close(copies: ExitStack, process: int) -> None:
+    """Removes copies of bundles in the process that made them."""
+    if process == os.getpid():
+        copies.close()
 
 
 def _pixels(picture: Picture) -> Tensor:
@@ -155,5 +176,11 @@ def _write(path: Path, content: bytes) -> None:
     """Writes a whole file or none; several processes may write the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(path)
+        spool = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
+            spool.replace(path)
+        except OSError:
+            spool.unlink(missing_ok=True)
+            raise

@@ -5,8 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from codec.errors import SettingsError
-from tasks.learning.reader import PictureReader
+from tasks.learning.reader import Kind, PictureReader
 
 
 class FdcDecoder:
@@ -16,11 +15,9 @@ class FdcDecoder:
     """
 
     def __init__(
-        self, archive: str | Path, *, kind: str = "pixels", device: str = "cpu", backbone: str | None = None
+        self, archive: str | Path, *, kind: Kind = "pixels", device: str = "cpu", backbone: str | None = None
     ) -> None:
-        if kind not in ("pixels", "latents"):
-            raise SettingsError(f"{kind!r} cannot be read from an archive; choose pixels or latents")
-        self.reader = PictureReader(str(archive), kind, None, device, backbone)  # type: ignore[arg-type]
+        self.reader = PictureReader(str(archive), kind, None, device, backbone)
 
     def __call__(self, suffix: str, data: bytes) -> Tensor | Any:
         """The tensor of a member, as of PictureReader.read; None for other members, as WebDataset expects."""

@@ -111,3 +111,11 @@ def test_a_bundle_with_an_estimator_of_the_first_form_decodes_and_says_why_it_do
     assert codec.decode(data).shape == (64, 96, 3)
     with pytest.raises(BundleError, match="train its adapter stage anew"):
         codec.encode(Picture(photo))
+
+
+def test_a_bundle_whose_estimator_has_no_numbers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.no_grad(), monkeypatch.context() as patch:
+        patch.setattr(torch.nn.init, "zeros_", lambda tensor: tensor.fill_(float("nan")))
+        bundle = tiny_bundle(tmp_path / "bundle", parameters="learned")
+    with pytest.raises(BundleError, match="not finite"):
+        Codec.load(bundle)

@@ -1,5 +1,6 @@
 """An archive feeds training: through PyTorch's DataLoader, WebDataset and Hugging Face datasets."""
 
+import errno
 import gc
 import io
 import json
@@ -142,6 +143,51 @@ def test_ranks_share_an_epoch_without_overlap_and_evenly(archive: Path) -> None:
         taken = {index for rank in range(3) for index in Order(1).indices(7, epoch, rank, 3).tolist()}
         left_out |= set(range(7)) - taken
     assert len(left_out) > 1
+
+
+def test_a_full_disk_costs_the_cache_and_no_sample(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", full)
+    latent, _ = ArchivePictures(archive, kind="latents", cache=tmp_path)[0]
+    assert latent.shape[0] == 4 and "is not cached: No space left" in caplog.text
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "nothing half-written stays"
+
+
+def test_a_fork_does_not_remove_what_its_parent_has_copied(archive: Path, tmp_path: Path) -> None:
+    reader = ArchivePictures(archive).reader
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    reader._copies.callback(shutil.rmtree, copies)
+    if (child := os.fork()) == 0:
+        reader._check_process()
+        del reader
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert copies.is_dir()
+    del reader
+    gc.collect()
+    assert not copies.exists()
+
+
+def test_a_loader_lists_the_archive_s_bundles_once(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = FdcDecoder(archive)
+    listed: list[str] = []
+    children = Store.children
+
+    def counted(self: Store, prefix: str) -> list[str]:
+        listed.append(prefix)
+        return children(self, prefix)
+
+    monkeypatch.setattr(Store, "children", counted)
+    for row in rows(archive)[:3]:
+        data = Store(str(archive)).read_range(row["tar"], row["offset"], row["length"])
+        assert torch.equal(decoder("fdc", data), decoder.reader.read(row))
+    assert listed.count("escrow") == 1
 
 
 @LEAVES_FILES_OPEN
