@@ -5,9 +5,10 @@ from typing import Any
 
 from prefect import flow
 
-from flows import command, direct, outcome
-from flows.parameters import AtLeastOne, Fraction
+from flows import command, direct, outcome, run_record
+from flows.parameters import AtLeastOne, Device, Fraction
 from flows.progress import followed
+from tasks.archive import layout
 from tasks.maintenance.audit import audit
 from tasks.processes.codec_process import Models
 
@@ -21,7 +22,7 @@ def audit_archive(
     seed: int | None = None,
     repair_from: str = "",
     backbone: str = "",
-    device: str = "cpu",
+    device: Device = "cpu",
     threads: AtLeastOne = 1,
 ) -> dict[str, Any]:
     """Check every object of an archive, and the bytes and symbols of all pictures or a sample.
@@ -50,6 +51,7 @@ def audit_archive(
         "findings": found.findings,
     }
     direct.table([row], key="audit-archive", description=archive)
+    run_record.asset(f"{archive.rstrip('/')}/{layout.AUDITS}", "findings of audits", row, upstream=[archive])
     logger.info(
         "done: %d objects, %d pictures, %d problems, %d repaired",
         found.objects,

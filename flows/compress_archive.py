@@ -7,7 +7,24 @@ from typing import Any, Literal
 from prefect import flow
 
 from flows import command, direct, mapping, outcome, run_record
-from flows.parameters import AtLeastOne, Count, Effort, Fraction, Lambda, Positive
+from flows.parameters import (
+    AtLeastOne,
+    BitsPerPixel,
+    Count,
+    Decibels,
+    Device,
+    Discards,
+    Effort,
+    Fraction,
+    ImageMemory,
+    ImageTimeout,
+    Lambda,
+    Lpips,
+    Metrics,
+    PreviewSide,
+    ShardBytes,
+    ShardImages,
+)
 from flows.progress import followed
 from tasks.archive import report
 from tasks.archive.manifest import RunSettings
@@ -22,31 +39,31 @@ def compress_archive(
     source: str,
     archive: str,
     quality: Lambda | None = None,
-    target_bpp: Positive | None = None,
-    min_psnr_db: Positive | None = None,
-    max_lpips: Positive | None = None,
+    target_bpp: BitsPerPixel | None = None,
+    min_psnr_db: Decibels | None = None,
+    max_lpips: Lpips | None = None,
     metadata: Literal["all", "no-location", "none"] = "all",
     strict_metadata: bool = False,
-    discard: list[str] | None = None,
+    discard: Discards | None = None,
     include: list[str] | None = None,
     exclude: list[str] | None = None,
     non_images: Literal["keep", "skip"] = "keep",
-    max_images_per_shard: int = 2000,
-    max_shard_bytes: int = 10**9,
-    image_timeout: float = 1800.0,
-    image_memory: int = 16 * 10**9,
+    max_images_per_shard: ShardImages = 2000,
+    max_shard_bytes: ShardBytes = 10**9,
+    image_timeout: ImageTimeout = 1800.0,
+    image_memory: ImageMemory = 16 * 10**9,
     max_failed_fraction: Fraction = 1.0,
     verify: bool = True,
-    metrics: list[str] | None = None,
+    metrics: Metrics | None = None,
     metrics_sample: Fraction = RunSettings.metrics_sample,
     processor_sample: Fraction = RunSettings.processor_sample,
     threads: AtLeastOne = 1,
     batch: AtLeastOne = 1,
     effort: Effort = 0,
-    preview: int = RunSettings.preview,
+    preview: PreviewSide = RunSettings.preview,
     bundle: str = "",
     backbone: str = "",
-    device: str = "cpu",
+    device: Device = "cpu",
     workers: Count = 0,
     resume: int | None = None,
     retry_failed: bool = False,
@@ -164,7 +181,8 @@ def compress_archive(
     logger.info("done: %d pictures in runs %s, %d to look at", row["images"], done.runs, found)
     direct.table([row], key="compress-archive", description=f"{source} into {archive}")
     if done.runs:
-        run_record.asset(archive, "an fdcodec archive", row, upstream=[source])
+        made_from = [source, command.resolved(bundle)] if bundle else [source]
+        run_record.asset(archive, "an fdcodec archive", row, upstream=made_from)
     return outcome.rows(row | {"left": failures[: outcome.LOGGED]}, failures, found)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows import command, direct, outcome
+from flows import command, direct, outcome, run_record
 from flows.parameters import AtLeastOne
 from flows.progress import followed
 from tasks.maintenance.drill import drill
@@ -32,6 +32,7 @@ def drill_archive(archive: str, mirror: str, pictures: AtLeastOne = 20, seed: st
     found = len(drilled.problems)
     row = {"pictures": drilled.pictures, "problems": found, "software": drilled.software, "seed": seed}
     direct.table([row], key="drill-archive", description=mirror)
+    run_record.asset(mirror, "a mirror of an archive", row, upstream=[archive])
     logger.info("done: %d pictures, %d problems", drilled.pictures, found)
     return outcome.damage(row | {"left": drilled.problems}, drilled.problems, found, mirror)
 

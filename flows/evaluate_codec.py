@@ -10,8 +10,8 @@ from codec.evaluation.experiments import EXPERIMENTS, run
 from codec.evaluation.report import write_report
 from codec.evaluation.runner import RATES, Evaluation
 from codec.evaluation.spec import ALL, EvaluationConfig
-from flows import command, direct, mapping
-from flows.parameters import Count
+from flows import command, direct, mapping, run_record
+from flows.parameters import BitsPerPixel, Count, Device, ImageTimeout, Lambda
 from tasks.evaluation import as_folders, measure
 
 measure_task = task(name="measure", cache_policy=NO_CACHE, persist_result=False)(measure)
@@ -24,15 +24,15 @@ def evaluate_codec(
     pictures: str,
     output: str,
     codec: list[str] | None = None,
-    bpp: list[float] | None = None,
-    quality: list[float] | None = None,
+    bpp: list[BitsPerPixel] | None = None,
+    quality: list[Lambda] | None = None,
     commands: str = "",
     bundle: str = "",
     backbone: str = "",
-    device: str = "cpu",
+    device: Device = "cpu",
     experiments: bool = True,
     workers: Count = 0,
-    image_timeout: float = 1800.0,
+    image_timeout: ImageTimeout = 1800.0,
 ) -> dict[str, Any]:
     """Measure codecs on pictures and repeat the method's experiments; resumes after an interruption.
 
@@ -78,7 +78,10 @@ def evaluate_codec(
         failed = len([row for row in rows if row["status"] == "failed"])
     direct.markdown(text, key="evaluate-codec", description=f"{pictures} in {output}")
     page = f"{output.rstrip('/')}/index.html"
-    return {"measured": measured, "failed": failed, "unavailable": len(missing), "page": page}
+    totals = {"measured": measured, "failed": failed, "unavailable": len(missing)}
+    compared = [pictures, command.resolved(bundle)] if bundle else [pictures]
+    run_record.asset(page, "a comparison of codecs", totals, upstream=compared)
+    return totals | {"page": page}
 
 
 def show(row: dict[str, Any]) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 from prefect import flow
 
 from flows import command, direct, run_record
-from flows.parameters import AtLeastOne, Count
+from flows.parameters import AtLeastOne, Count, Device
 from tasks.archive import layout
 from tasks.processes.codec_process import Models
 from tasks.quality import page
@@ -18,7 +18,7 @@ def quality_report(
     output: str = "",
     worst: Count = 50,
     backbone: str = "",
-    device: str = "cpu",
+    device: Device = "cpu",
     threads: AtLeastOne = 1,
 ) -> dict[str, Any]:
     """Write a self-contained HTML file about one or more archives.

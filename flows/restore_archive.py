@@ -6,7 +6,7 @@ from typing import Any
 from prefect import flow
 
 from flows import command, direct, mapping, outcome, run_record
-from flows.parameters import AtLeastOne, Count
+from flows.parameters import AtLeastOne, Count, Device
 from flows.progress import followed
 from tasks.processes.codec_process import Models
 from tasks.restore.restore import Restored, RestoreJob, restore
@@ -23,7 +23,7 @@ def restore_archive(
     groups: bool = False,
     bagit: bool = False,
     backbone: str = "",
-    device: str = "cpu",
+    device: Device = "cpu",
     threads: AtLeastOne = 1,
     workers: Count = 0,
 ) -> dict[str, Any]:

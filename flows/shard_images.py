@@ -6,7 +6,7 @@ from typing import Any
 from prefect import flow
 
 from flows import command, direct, mapping, outcome, run_record
-from flows.parameters import Count
+from flows.parameters import Count, ShardBytes, ShardImages
 from flows.progress import followed
 from tasks.dataset import ShardingSettings, failures, pack
 
@@ -15,8 +15,8 @@ from tasks.dataset import ShardingSettings, failures, pack
 def shard_images(
     source: str,
     dataset: str,
-    max_images_per_shard: int = 1000,
-    max_shard_bytes: int = 500_000_000,
+    max_images_per_shard: ShardImages = 1000,
+    max_shard_bytes: ShardBytes = 500_000_000,
     exclude: list[str] | None = None,
     workers: Count = 0,
 ) -> dict[str, Any]:

@@ -11,13 +11,17 @@ from codec.training.settings import StageSettings
 
 LARGEST_OFFSET = 7
 """The networks' strides are multiples of 8 pixels, so offsets of 0 to 7 cover every phase."""
+CELL = 8
+"""The decoder's stride: a grid's period divides it."""
+CELLS = 4
+"""Cells a side of the windows in which a grid is looked for."""
 
 
 def distortion(
     original: Tensor, decoded: Tensor, settings: StageSettings, draws: Draws, *, every_term: bool = False
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Per-sample weighted L1 + MSE + color + LPIPS + DISTS of (B, 3, H, W) pictures: ((B,), the terms' batch means by
-    name).
+    """Per-sample weighted L1 + MSE + lattice + color + LPIPS + DISTS of (B, 3, H, W) pictures: ((B,), the terms' batch
+    means by name).
 
     LPIPS and DISTS are computed only every perceptual_every-th and structural_every-th step, with proportionally larger
     weight. They and the color term see the pictures from a common random offset of 0 to 7 pixels. Crops start at
@@ -29,6 +33,10 @@ def distortion(
     mse = F.mse_loss(decoded, original, reduction="none").flatten(1).mean(1)
     loss = settings.pixel_l1 * l1 + settings.pixel_mse * mse
     terms = {"l1": l1.mean(), "mse": mse.mean()}
+    if settings.lattice:
+        lattice = lattice_error((decoded - original).float())
+        loss = loss + settings.lattice * lattice
+        terms["lattice"] = lattice.mean()
     down, right = _offset(draws)
     seen = original[..., down:, right:].float()
     shown = decoded[..., down:, right:].float()
@@ -48,6 +56,19 @@ def distortion(
             loss = loss + settings.structural * for_dists * dists
             terms["dists"] = dists.mean()
     return loss, terms
+
+
+def lattice_error(error: Tensor) -> Tensor:
+    """Power of the part of an error (B, 3, H, W) that repeats every 8 pixels, per sample: (B,).
+
+    H and W are at least 32 and pixel (0, 0) is at a multiple of 8 in the picture. Averaging the error over the 4 x 4
+    cells of 8 x 8 pixels in a window keeps what is locked to the decoder's stride, a grid, and averages out texture.
+    The factor makes white noise count as much as in its mean square.
+    """
+    phases = F.pixel_unshuffle(error, CELL).unflatten(1, (3, CELL**2))  # (B, 3, 64, H/8, W/8)
+    cells = F.avg_pool2d(phases.flatten(1, 2), CELLS, stride=CELLS // 2).unflatten(1, (3, CELL**2))
+    pattern = cells - cells.mean(2, keepdim=True)  # the mean of a window is color, not a grid
+    return CELLS**2 * pattern.square().flatten(1).mean(1)
 
 
 @torch.no_grad()

@@ -47,6 +47,8 @@ class StageSettings:
     """Weight of DISTS."""
     structural_every: int = 4
     """Computes DISTS every n-th step only, with n times the weight: it costs as much as everything else."""
+    lattice: float = 0.0
+    """Weight of the part of the error that repeats every 8 pixels (codec.training.loss)."""
     color: float = 0.0
     """Weight of the error of 8x8 means in CIELAB (codec.training.color)."""
     adversarial: float = 0.0

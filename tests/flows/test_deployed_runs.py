@@ -19,6 +19,7 @@ from prefect.flow_engine import load_flow, run_flow
 from codec.bundle import Bundle
 from codec.errors import SettingsError
 from flows import audit_archive, compress_archive, prepare_server, quality_report, restore_archive
+from flows.run_record import asset_key
 from flows.serve import NAMES
 from tasks.archive import layout
 from tasks.processes.codec_process import Models
@@ -106,17 +107,21 @@ def test_each_deployment_runs_with_the_parameters_that_it_is_given_from_an_empty
     names = [f"compress {archive}, run 1", f"audit {archive}", f"restore {archive} into {archive}-work/restored"]
     runs = httpx.post(f"{server.url}/flow_runs/filter", json={"flow_runs": {"name": {"any_": names}}}).json()
     assert {run["name"] for run in runs} == set(names)
-    query = {"task_runs": {"tags": {"all_": ["fdcodec-encode"]}}, "flow_runs": {"name": {"any_": ["shards of run 1"]}}}
-    tasks = httpx.post(f"{server.url}/task_runs/filter", json=query).json()
-    assert {"run 1 shard 0"} == {task["name"] for task in tasks}, "a limit for the tag fdcodec-encode bounds shards"
-    assets = asset_events(
-        server, {f"file://{archive}", f"file://{archive}-work/dataset", f"file://{archive}-work/training/bundle"}
-    )
-    made = assets[f"file://{archive}"]
+    made_of = {
+        f"{archive}-work/dataset": [f"{home}/photos"],
+        f"{archive}-work/training/bundle": [f"{archive}-work/dataset"],
+        archive: [f"{home}/photos", str(fake)],
+        f"{archive}/audits": [archive],
+        f"{home}/mirror": [archive],
+        f"{archive}-work/evaluation/index.html": [f"{home}/photos"],
+    }
+    assets = asset_events(server, {asset_key(location) for location in made_of})
+    made = assets[asset_key(archive)]
     assert made["payload"]["images"] == 3 and made["payload"]["runs"] == "[1]"
-    assert [each["prefect.resource.id"] for each in made["related"] if each["prefect.resource.role"] == "asset"] == [
-        f"file://{home}/photos"
-    ]
+    for location, upstream in made_of.items():
+        related = assets[asset_key(location)]["related"]
+        found = {each["prefect.resource.id"] for each in related if each["prefect.resource.role"] == "asset"}
+        assert found == {asset_key(each) for each in upstream}, location
 
 
 def asset_events(server: Server, keys: set[str]) -> dict[str, Any]:

@@ -5,21 +5,30 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prefect import flow
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.states import Completed, Failed
 
-from flows import outcome
+import flows.compress_archive
+from flows import outcome, run_record
 from flows.compress_archive import compress_archive
 from flows.run_record import asset_key
 from flows.serve import NAMES
 from flows.serve import flow as flow_of
+from tasks.processes.codec_process import Models
+from tests.support import archive_builder
+from tests.support.archive_builder import folder, png
 from tests.support.deployments import INFRA
+from tests.support.fake_codec import FAKE
 from tests.support.prefect_server import Server
 from tests.support.waiting import until
 
@@ -30,6 +39,9 @@ def test_the_form_of_a_flow_has_ranges_choices_and_a_description_of_each_paramet
     assert (FORM["effort"]["minimum"], FORM["effort"]["maximum"]) == (0, 2)
     assert FORM["quality"]["anyOf"][0]["exclusiveMinimum"] == 0 and FORM["threads"]["minimum"] == 1
     assert FORM["metrics_sample"]["maximum"] == 1
+    assert FORM["preview"]["maximum"] == 512 and FORM["image_timeout"]["exclusiveMinimum"] == 0
+    for parameter in ("metrics", "discard"):
+        assert "preview" in (choices := FORM[parameter]["anyOf"][0]["items"]["enum"]) or "dists" in choices, parameter
     assert FORM["metadata"]["enum"] == ["all", "no-location", "none"] and FORM["engine"]["enum"] == ["threads", "dask"]
     for name in NAMES:
         for parameter, about in flow_of(name).parameters.model_dump()["properties"].items():
@@ -119,3 +131,52 @@ def test_the_owner_s_block_is_told_of_failed_rows_and_of_damage_and_of_nothing_e
     assert len(said) == 2
     assert "audit s3://bucket/damaged: Failed" in said[0] and "a tar is damaged" in said[0]
     assert f"compress s3://bucket/half: {outcome.NAME}" in said[1] and "the first is a.jpg" in said[1]
+
+
+def test_a_limit_on_a_tag_bounds_the_shards_that_run_at_a_time(
+    server: Server, prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flows.compress_archive, "Models", partial(Models, codec=FAKE))
+    folder(tmp_path / "photos", {f"{seed}.png": png(seed, 48, 60) for seed in range(3)})
+    archive, bundle = str(tmp_path / "archive"), str(archive_builder.bundle(tmp_path / "bundle"))
+    limit = {"tag": "fdcodec-encode", "concurrency_limit": 1}
+    httpx.post(f"{server.url}/concurrency_limits/", json=limit).raise_for_status()
+    try:
+        options: dict[str, Any] = {"bundle": bundle, "metrics": ["none"], "max_images_per_shard": 1, "workers": 3}
+        compress_archive(str(tmp_path / "photos"), archive, **options)
+    finally:
+        httpx.delete(f"{server.url}/concurrency_limits/tag/fdcodec-encode").raise_for_status()
+    [run] = asked(server, "flow_runs", {"flow_runs": {"name": {"any_": [f"compress {archive}, run 1"]}}})
+    [shards] = asked(server, "flow_runs", {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}})
+    tasks = asked(server, "task_runs", {"task_runs": {"flow_run_id": {"any_": [shards["id"]]}}})
+    assert {(task["name"], *task["tags"]) for task in tasks} == {
+        (f"run 1 shard {shard}", "fdcodec-encode") for shard in range(3)
+    }
+    running = sorted((task["start_time"], task["end_time"]) for task in tasks)
+    for (_, ended), (began, _) in pairwise(running):
+        assert ended <= began, "two shards ran at a time"
+
+
+def asked(server: Server, what: str, query: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the server answers to a filter."""
+    answer = httpx.post(f"{server.url}/{what}/filter", json=query).raise_for_status()
+    return list(answer.json())
+
+
+def test_a_server_that_refuses_a_name_or_an_asset_does_not_stop_the_run(
+    server: Server, prefect_server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        request = httpx.Request("PATCH", server.url)
+        raise httpx.HTTPStatusError("no", request=request, response=httpx.Response(409, request=request))
+
+    @flow(name="made")
+    def made() -> int:
+        run_record.rename("another name")
+        run_record.asset("s3://bucket/a", "an archive", {"images": 1})
+        return 7
+
+    monkeypatch.setattr(SyncPrefectClient, "update_flow_run", refused)
+    monkeypatch.setattr(run_record, "add_asset_metadata", refused)
+    assert made() == 7
+    assert "s3://bucket/a is not recorded as an asset: HTTPStatusError" in caplog.text

@@ -17,7 +17,6 @@ import pytest
 import torch
 import webdataset
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from codec import Codec
 from codec.bundle import Bundle
@@ -106,7 +105,7 @@ EVEN = "key <> 'b/turned.jpg'"
 """The pictures of one size, which a batch needs."""
 
 
-def loaded(archive: Path, workers: int, start: str = "fork") -> dict[str, Any]:
+def loaded(archive: Path | str, workers: int, start: str = "fork") -> dict[str, Any]:
     """What a training's own process reads."""
     command = [sys.executable, "-m", "tests.support.learning_loader", str(archive), EVEN, str(workers), start]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
@@ -223,11 +222,8 @@ def test_an_archive_in_a_bucket_feeds_workers(archive: Path, monkeypatch: pytest
         files = fsspec.filesystem("s3")
         files.mkdir("learning")
         files.put(f"{archive}/", "s3://learning/a/", recursive=True)
-        pictures = ArchivePictures("s3://learning/a", where="key LIKE 'a/%'")
-        _ = pictures[0]  # the parent is connected, and the workers must not use its connection
-        found = list(DataLoader(pictures, batch_size=3, num_workers=1, multiprocessing_context="forkserver"))
-        expected = list(DataLoader(ArchivePictures(archive, where="key LIKE 'a/%'"), batch_size=3))
-        assert torch.equal(found[0][0], expected[0][0])
+        # a process of its own: the server of an earlier test's forks would not know the bucket's credentials
+        assert loaded("s3://learning/a", 1, "forkserver") == loaded(archive, 0)
 
 
 def test_a_damaged_picture_is_named_and_costs_itself_alone(archive: Path, tmp_path: Path) -> None:
