@@ -68,7 +68,8 @@ def lattice_error(error: Tensor) -> Tensor:
     phases = F.pixel_unshuffle(error, CELL).unflatten(1, (3, CELL**2))  # (B, 3, 64, H/8, W/8)
     cells = F.avg_pool2d(phases.flatten(1, 2), CELLS, stride=CELLS // 2).unflatten(1, (3, CELL**2))
     pattern = cells - cells.mean(2, keepdim=True)  # the mean of a window is color, not a grid
-    return CELLS**2 * pattern.square().flatten(1).mean(1)
+    power: Tensor = CELLS**2 * pattern.square().flatten(1).mean(1)
+    return power
 
 
 @torch.no_grad()
