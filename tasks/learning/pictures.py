@@ -19,7 +19,7 @@ Sample = tuple[Any, dict[str, Any]]
 class ArchivePictures(Dataset[Sample]):
     """Pictures of an archive (a path or a URL), each in its last version, as (tensor, columns).
 
-    `kind` is pixels, uint8 (3, H, W), or latents, float32 (4, h, w): these skip U-Net and decoder, about half of the
+    `kind` is pixels, uint8 (3, H, W), or latents, float32 (4, h, w): these skip U-Net and decoder, most of the
     time. `where` is SQL over the report's columns. `columns` of the report come with each sample, as labels. `cache`
     is a folder for latents, by hash of the stored file: later epochs only read. `transform` is called with each tensor.
     `whole` includes pictures that are kept whole, as pixels.

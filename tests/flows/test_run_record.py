@@ -114,8 +114,17 @@ def test_the_owner_s_block_is_told_of_failed_rows_and_of_damage_and_of_nothing_e
     block = CustomWebhookNotificationBlock(
         name="owner", url=address, json_data={"subject": "{{subject}}", "body": "{{body}}"}
     )
-    saved = block.save("owner", overwrite=True)
-    (tmp_path / "notify.yaml").write_text((INFRA / "notify.yaml").read_text().replace("BLOCK", str(saved), -1))
+    block.save("owner", overwrite=True)
+    listing = subprocess.run(
+        [sys.executable, "-m", "prefect", "block", "ls", "-o", "json"],
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # as the file's own comment says with jq
+    [saved] = [each["id"] for each in json.loads(listing.stdout) if each["name"] == "owner"]
+    (tmp_path / "notify.yaml").write_text((INFRA / "notify.yaml").read_text().replace("BLOCK", saved))
     command = [sys.executable, "-m", "prefect", "automation", "create", "--from-file", str(tmp_path / "notify.yaml")]
     ran = subprocess.run(command, env=server.environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
