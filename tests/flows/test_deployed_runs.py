@@ -25,6 +25,7 @@ from tasks.archive import layout
 from tasks.processes.codec_process import Models
 from tests.support import archive_builder
 from tests.support.archive_builder import folder, png
+from tests.support.browser import chromium, look
 from tests.support.deployments import INFRA, client, deploy
 from tests.support.fake_codec import FAKE, OUT_OF_REACH
 from tests.support.prefect_server import Server
@@ -122,6 +123,28 @@ def test_each_deployment_runs_with_the_parameters_that_it_is_given_from_an_empty
         related = assets[asset_key(location)]["related"]
         found = {each["prefect.resource.id"] for each in related if each["prefect.resource.role"] == "asset"}
         assert found == {asset_key(each) for each in upstream}, location
+
+
+@pytest.mark.browser
+def test_the_server_s_pages_show_each_parameter_with_its_help_and_the_runs_by_archive(
+    home: Path, server: Server, tmp_path: Path
+) -> None:
+    site = server.url.removesuffix("/api")
+    deployment = client().read_deployment_by_name(f"compress-archive/compress-archive-{NAME}")
+    with chromium(tmp_path / "profile") as browser:
+        look(browser, 1400, 1000)
+
+        def text() -> str:
+            return str(browser.execute_script("return document.body ? document.body.innerText : ''"))
+
+        def shows(address: str, words: set[str]) -> bool:
+            if browser.current_url != address:
+                browser.get(address)
+            return words <= set(text().split())
+
+        form = {"metrics_sample", "effort", "strict_metadata", "Longer", "GPU", "(no", "MakerNotes)", "all"}
+        until(lambda: shows(f"{site}/deployments/deployment/{deployment.id}/run", form), "the form of a run")
+        until(lambda: shows(f"{site}/runs", {f"{home}/archive,"}), "runs that name their archive")
 
 
 def asset_events(server: Server, keys: set[str]) -> dict[str, Any]:
