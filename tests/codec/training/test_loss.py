@@ -6,7 +6,7 @@ import torch
 from codec.metrics.perceptual import dists_network, lpips_network
 from codec.training import loss
 from codec.training.draws import Draws
-from codec.training.loss import distortion, remember
+from codec.training.loss import distortion, lattice_error, remember
 from codec.training.settings import StageSettings
 
 PICTURES = torch.linspace(-1, 1, 2 * 3 * 40 * 40).reshape(2, 3, 40, 40)
@@ -87,3 +87,34 @@ def test_what_the_networks_see_of_an_original_is_kept_for_several_comparisons() 
         hook.remove()
     assert len(calls) == 2, "the decoded picture alone"
     assert torch.allclose(kept, fresh, atol=1e-7)
+
+
+@pytest.mark.parametrize(("down", "right"), [(0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize("period", [2, 4, 8])
+def test_a_grid_of_the_decoder_s_stride_is_an_error_sixteen_times_its_power_and_others_are_not(
+    period: int, down: int, right: int
+) -> None:
+    rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+
+    def wave(frequency: float) -> torch.Tensor:
+        return torch.cos(2 * torch.pi * (down * rows + right * columns) * frequency).expand(2, 3, 64, 64)
+
+    grid = wave(1 / period)
+    power = grid.square().mean((1, 2, 3))
+    assert torch.allclose(lattice_error(grid), 16 * power, rtol=1e-4)
+    assert (lattice_error(wave(1 / period - 1 / 16)) < 0.01).all(), "between two frequencies of the stride"
+    assert torch.allclose(lattice_error(grid + 0.7), 16 * power, rtol=1e-4), "a wrong shade is no grid"
+
+
+def test_noise_counts_in_the_grid_term_as_in_its_mean_square() -> None:
+    noise = torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(lattice_error(noise), noise.square().mean((1, 2, 3)), rtol=0.05)
+
+
+def test_the_grid_term_sees_pictures_from_their_first_pixel_at_its_weight(networks: tuple[Watching, Watching]) -> None:
+    settings = StageSettings(steps=1, perceptual=0.0, pixel_l1=0.0, pixel_mse=0.0, lattice=0.5)
+    stripes = torch.arange(40) % 4 / 10  # of the decoder's stride
+    for step in range(3):  # at any offset of the networks
+        found, terms = loss.distortion(PICTURES, PICTURES + stripes, settings, Draws(1, step))
+        assert torch.allclose(found, 0.5 * lattice_error(stripes.expand_as(PICTURES)))
+        assert terms["lattice"] > 0
