@@ -443,6 +443,8 @@ def _quality_code(quality: float) -> int:
 def _check_size(picture: Picture) -> None:
     width = picture.width
     height = picture.height
+    if not (width and height):
+        raise ImageError(f"an image of {width} x {height} has no pixels")
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise ImageError(
             f"{width} x {height} pixels exceed the format's limits ({MAX_SIDE} a side, {MAX_PIXELS} in all)"

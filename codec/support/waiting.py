@@ -1,16 +1,18 @@
 """Makes OpenMP threads wait passively.
 
 By default they spin first. On a busy machine spinning takes the processors from threads that compute: with another
-process on one of two processors, decoding spent five sixths of its time spinning. Threads that sleep at once are slow to
-wake: on an idle machine a third of the time went by so. tests/benchmarks/results/busy.md compares them.
+process on one of two processors, decoding spent five sixths of its time spinning. Threads that sleep at once are slow
+to wake, which cost a third of the time on an idle machine. tests/benchmarks/results/busy.md compares both.
 """
 
 import os
 from collections.abc import Mapping
 
 PASSIVE: Mapping[str, str] = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
-"""Variables of the standard, GNU's, LLVM's and Intel's runtimes, read when the runtime is loaded with torch. GNU's threads
-look a thousand times whether there is work, some ten microseconds, before they sleep."""
+"""Variables of the standard, GNU's, LLVM's and Intel's runtimes, read when the runtime is loaded with torch.
+
+GNU's threads look a thousand times whether there is work, some ten microseconds, before they sleep.
+"""
 
 
 def passive(environment: Mapping[str, str]) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from codec import BitstreamError, BundleError, Codec, Picture, SettingsError, read_image
+from codec import BitstreamError, BundleError, Codec, ImageError, Picture, SettingsError, read_image
 from codec.bundle import Bundle, find_bundle
 from codec.bundle_id import DEFAULT_BUNDLE
 from codec.format.bitstream import pack, parse
@@ -31,6 +31,14 @@ def test_any_size_is_restored(shape: tuple[int, int], codec: Codec) -> None:
     encoded = codec.encode(Picture(synthetic(*shape)))
     assert codec.decode(encoded.data).shape == (*shape, 3)
     assert np.array_equal(codec.symbols(encoded.data), encoded.symbols)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+def test_an_image_without_pixels_is_refused_by_its_size(shape: tuple[int, int], codec: Codec) -> None:
+    empty = Picture(np.zeros((*shape, 3), np.uint8))
+    for encode in (codec.encode, lambda picture: codec.encode_all([picture]), lambda p: codec.encode_to_bpp(p, 1.0)):
+        with pytest.raises(ImageError, match=f"{shape[1]} x {shape[0]} has no pixels"):
+            encode(empty)
 
 
 def test_another_process_decodes_the_same_symbols_from_bytes_and_bundle_alone(
