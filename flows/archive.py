@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from codec.errors import FdcError
+from codec.support.terminal import print_table, say
 from flows import audit_archive, command, compress_archive, drill_archive, quality_report, restore_archive
 from tasks.archive import layout, redaction
 from tasks.archive.opening import existing, writable
@@ -47,7 +46,7 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except FdcError as error:
-        typer.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
         raise typer.Exit(command.FATAL) from None
 
 
@@ -126,7 +125,7 @@ def forget(
         print(f"tombstones: {rows}")
         if redact_key:  # looked up, not assumed: a run or an audit at the same time may have written the key again
             for name in redaction.still_named(store, keys or []):
-                print(f"{name}: still names them")
+                say(f"{name}: still names them")
         old = old_versions.remaining(store)
         if old and purge_versions:
             old_versions.purge(store, old)
@@ -149,7 +148,7 @@ def hold(
     """Protect a key from erasure, and leftovers of its shards from deletion, until it is released."""
     with _one_line():
         holds.hold(writable(archive), key, reason)
-    print(f"{key}: on hold")
+    say(f"{key}: on hold")
 
 
 @app.command()
@@ -157,7 +156,7 @@ def release(archive: Archive, key: Annotated[str, typer.Argument(help="A key on 
     """End the hold of a key."""
     with _one_line():
         holds.release(writable(archive), key)
-    print(f"{key}: released")
+    say(f"{key}: released")
 
 
 @app.command()
@@ -193,10 +192,7 @@ def sql(
     if as_json:
         print(json.dumps(found.to_pylist(), indent=1, default=str))
     else:
-        table = Table(*found.column_names, header_style="bold")
-        for row in found.to_pylist():
-            table.add_row(*(str(value) for value in row.values()))
-        Console().print(table)
+        print_table(found.column_names, ([str(value) for value in row.values()] for row in found.to_pylist()))
 
 
 def _show(found: Status) -> None:
@@ -211,10 +207,8 @@ def _show(found: Status) -> None:
         "stored_bytes",
         "last_commit",
     )
-    table = Table(*(name.replace("_", " ") for name in columns), header_style="bold")
-    for run in found.runs[-SHOWN:]:
-        table.add_row(*(str(run[name]) for name in columns))
-    Console().print(table)
+    headers = [name.replace("_", " ") for name in columns]
+    print_table(headers, ([str(run[name]) for name in columns] for run in found.runs[-SHOWN:]))
     if found.images_per_second is not None and found.seconds_left is not None:
         print(f"{found.images_per_second:.2f} images/s, {found.seconds_left / 3600:.1f} h left")
     for shard in found.failing_shards[-SHOWN:]:

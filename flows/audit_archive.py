@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect import flow
 
+from codec.support.terminal import say
 from flows import command, direct, outcome, run_record
 from flows.parameters import AtLeastOne, Device, Fraction
 from flows.progress import followed
@@ -81,7 +82,7 @@ def show(row: dict[str, Any]) -> int:
     for problem in left:
         # An object such as a table belongs to no picture.
         picture = "" if problem["key"] is None else f" ({problem['key']})"
-        print(f"{problem['state']}: {problem['name']}{picture}: {problem['detail']}")
+        say(f"{problem['state']}: {problem['name']}{picture}: {problem['detail']}")
     return command.FAILED_ROWS if row["problems"] > row["repaired"] else command.DONE
 
 

@@ -25,9 +25,9 @@ from prefect.runtime import deployment
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import parameter_docstrings
 from rich.console import Console
-from rich.table import Table
 
 from codec.errors import FdcError, SettingsError
+from codec.support.terminal import print_table, say
 from flows import LOGGERS, credentials, outcome
 from flows.direct import directly
 from tasks.archive import opening
@@ -82,7 +82,7 @@ def add(
         except outcome.DamageError as damage:  # the run failed, but its result is what `show` prints
             result = damage.row
         except FdcError as error:
-            typer.echo(f"error: {error}", err=True)
+            say(f"error: {error}", err=True)
             _let_go(error)
             if isinstance(error, ServerError):
                 _leave(FATAL)
@@ -122,7 +122,7 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError, ValueError):  # the terminal may be gone
-            typer.echo(f"warning: {record.getMessage()}", err=True)
+            say(f"warning: {record.getMessage()}", err=True)
 
 
 _WARNINGS = _Warnings()
@@ -336,10 +336,7 @@ def bar(what: str) -> Iterator[Progress]:
 
 def show_table(title: str, row: Mapping[str, Any]) -> None:
     """Prints a record as a table of two columns; None is a dash."""
-    table = Table("", title, header_style="bold")
-    for name, value in row.items():
-        table.add_row(name.replace("_", " "), _shown(value))
-    Console().print(table)
+    print_table(("", title), ((name.replace("_", " "), _shown(value)) for name, value in row.items()))
 
 
 def _shown(value: Any) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from prefect import flow
 
+from codec.support.terminal import say
 from flows import command, direct, mapping, outcome, run_record
 from flows.parameters import (
     AtLeastOne,
@@ -194,7 +195,7 @@ def show(row: dict[str, Any]) -> int:
     left = row.pop("left", [])
     command.show_table("compress-archive" if row["images"] else "nothing is new", row)
     for failure in left:
-        print(outcome.line(failure))
+        say(outcome.line(failure))
     return command.FAILED_ROWS if row["to_look_at"] else command.DONE
 
 
@@ -207,7 +208,7 @@ def _show_plan(row: dict[str, Any]) -> None:
             line += f"; --discard {kept['discard']} has them compressed"
         if kept["would_save_bytes"]:
             line += f" and saves about {kept['would_save_bytes']:,} bytes"
-        print(line)
+        say(line)
 
 
 if __name__ == "__main__":

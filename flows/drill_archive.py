@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect import flow
 
+from codec.support.terminal import say
 from flows import command, direct, outcome, run_record
 from flows.parameters import AtLeastOne
 from flows.progress import followed
@@ -42,7 +43,7 @@ def show(row: dict[str, Any]) -> int:
     left = row.pop("left")
     command.show_table("drill-archive", row)
     for problem in left:
-        print(f"{problem['reason']}: {problem['key']}: {problem['error']}")
+        say(f"{problem['reason']}: {problem['key']}: {problem['error']}")
     return command.FAILED_ROWS if left else command.DONE
 
 

@@ -10,6 +10,7 @@ from codec.evaluation.experiments import EXPERIMENTS, run
 from codec.evaluation.report import write_report
 from codec.evaluation.runner import RATES, Evaluation
 from codec.evaluation.spec import ALL, EvaluationConfig
+from codec.support.terminal import say
 from flows import command, direct, mapping, run_record
 from flows.parameters import BitsPerPixel, Count, Device, ImageTimeout, Lambda
 from tasks.evaluation import as_folders, measure
@@ -88,7 +89,7 @@ def show(row: dict[str, Any]) -> int:
     """Prints the counts and the path of the page; the exit status is 2 if rows failed."""
     page = row.pop("page")
     command.show_table("evaluate-codec", row)
-    print(f"page: {page}")
+    say(f"page: {page}")
     return command.FAILED_ROWS if row["failed"] else command.DONE
 
 

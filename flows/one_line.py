@@ -3,6 +3,7 @@
 import typer
 
 from codec.errors import FdcError
+from codec.support.terminal import say
 
 
 def run(app: typer.Typer) -> None:
@@ -10,5 +11,5 @@ def run(app: typer.Typer) -> None:
     try:
         app()
     except FdcError as error:
-        typer.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
         raise SystemExit(1) from None

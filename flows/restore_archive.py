@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect import flow
 
+from codec.support.terminal import say
 from flows import command, direct, mapping, outcome, run_record
 from flows.parameters import AtLeastOne, Count, Device
 from flows.progress import followed
@@ -88,7 +89,7 @@ def show(row: dict[str, Any]) -> int:
     for name, count in left_behind.items():
         print(f"{count} without their {name}, which {kind} cannot store; the archive keeps it")
     for error in errors:
-        print(error)
+        say(error)
     return command.FAILED_ROWS if errors else command.DONE
 
 

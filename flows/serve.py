@@ -18,6 +18,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 
 from codec.errors import SettingsError
+from codec.support.terminal import say
 from flows import command
 
 NAMES = (
@@ -110,7 +111,7 @@ def main(
         found = deployments(source, archive, name)
         refuse_others(archive, name)
     except SettingsError as error:
-        typer.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
         raise typer.Exit(command.FATAL) from None
     serve(*found)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect import flow
 
+from codec.support.terminal import say
 from flows import command, direct, mapping, outcome, run_record
 from flows.parameters import Count, ShardBytes, ShardImages
 from flows.progress import followed
@@ -53,7 +54,7 @@ def show(row: dict[str, Any]) -> int:
     errors = row.pop("errors")
     command.show_table("shard-images", row)
     for key, error in errors:
-        print(f"{key}: {error}")
+        say(f"{key}: {error}")
     return command.FAILED_ROWS if row["failed"] else command.DONE
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from codec.support.terminal import say
 from flows import command, direct, run_record
 from tasks.storage.store import Store
 from tasks.training.process import Training, evaluation, settings_file, train
@@ -75,7 +76,7 @@ def show(result: dict[str, Any]) -> int:
     """Prints the path of the bundle and its measurements."""
     for row in result["evaluation"]:
         command.show_table(f"lambda {row.pop('quality'):g}", row)
-    print(f"bundle: {result['bundle']}")
+    say(f"bundle: {result['bundle']}")
     return command.DONE
 
 

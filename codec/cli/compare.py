@@ -9,6 +9,7 @@ import typer
 
 from codec.cli import files, loading, options
 from codec.errors import ImageError
+from codec.support.terminal import say
 
 if TYPE_CHECKING:
     from codec.images import Picture
@@ -62,7 +63,7 @@ def compare(
     if as_json:
         typer.echo(json.dumps(row | {"reasons": reasons}, indent=1))
         return
-    typer.echo(f"{other}: {first.width} x {first.height}, {row['bytes']} bytes, {row['bits_per_pixel']:.4f} bpp")
+    say(f"{other}: {first.width} x {first.height}, {row['bytes']} bytes, {row['bits_per_pixel']:.4f} bpp")
     for name, value in measured.items():
         if value is not None:
             typer.echo(f"{LABELS[name]:<16} {value:.4f}")

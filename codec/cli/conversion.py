@@ -13,6 +13,7 @@ from codec.cli.plan import FilePlan, Planned
 from codec.cli.rows import EXISTS, FAILED, OUTDATED, FileRow
 from codec.errors import SettingsError
 from codec.support import processors
+from codec.support.terminal import printable, say
 
 MOST_ON_A_GPU = 4
 """Each process has its own copy of the models there."""
@@ -60,11 +61,11 @@ def run(plan: FilePlan, settings: Described, *, jobs: int, named: bool, as_json:
 
 def _show_one(row: FileRow, settings: Described) -> None:
     if row.error is not None:
-        typer.echo(f"error: {row.error}", err=True)
+        say(f"error: {row.error}", err=True)
     elif row.status == EXISTS:
-        typer.echo(f"{row.output}: exists already; replace it with --overwrite")
+        say(f"{row.output}: exists already; replace it with --overwrite")
     else:
-        typer.echo(settings.line(row), err=row.output == files.PIPE)
+        say(settings.line(row), err=row.output == files.PIPE)
 
 
 def _converted(plan: FilePlan, settings: Described, jobs: int) -> list[FileRow]:
@@ -107,7 +108,7 @@ def _followed(left: list[Planned], settings: Described, jobs: int, *, shown: boo
     if not (shown and sys.stderr.isatty()):  # a single file is not worth the import of rich
         for row in converted:
             for warning in row.warnings:
-                typer.echo(f"warning: {warning}", err=True)
+                say(f"warning: {warning}", err=True)
             yield row
         return
     import rich.progress
@@ -119,7 +120,8 @@ def _followed(left: list[Planned], settings: Described, jobs: int, *, shown: boo
         for row in converted:
             bar.advance(task)
             for warning in row.warnings:
-                bar.console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+                text = printable(f"warning: {warning}")
+                bar.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
             yield row
 
 
@@ -130,7 +132,7 @@ def _processes(device: str) -> int:
 
 def failed(own: Planned, error: Exception) -> FileRow:
     """The row of a file that could not be converted."""
-    return FileRow(own.source, own.output, FAILED, error=" ".join(str(error).split()))
+    return FileRow(own.source, own.output, FAILED, error=str(error))
 
 
 def deliver(data: bytes, own: Planned, *, overwrite: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from codec.cli import files, options
+from codec.support.terminal import say
 
 
 def export_onnx(
@@ -37,4 +38,4 @@ def export_onnx(
         strict=True,
     ):
         files.publish(data, path, overwrite=overwrite)
-        typer.echo(f"{path}: {len(data)} bytes, largest difference from PyTorch {difference:.2g}")
+        say(f"{path}: {len(data)} bytes, largest difference from PyTorch {difference:.2g}")

@@ -9,6 +9,7 @@ import typer.core
 import typer.main
 
 from codec.errors import FdcError, SettingsError
+from codec.support.terminal import say
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -26,7 +27,7 @@ class Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except FdcError as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            say(f"error: {error}", err=True)
             raise typer.Exit(1) from None
 
     def list_commands(self, ctx: Any) -> list[str]:

@@ -9,6 +9,7 @@ import typer
 
 from codec.cli import files, loading, options
 from codec.errors import BundleError
+from codec.support.terminal import say
 
 if TYPE_CHECKING:
     from codec.entropy.stream import Symbols
@@ -74,7 +75,7 @@ def _show(entries: "Sequence[BreakdownEntry]", file: "FdcFile", size: int) -> No
     for number, (name, bits, text) in enumerate(lines):
         if number in (first_sum, last):
             typer.echo()
-        typer.echo(f"{name:<20} {bits:>9} bits  {text}")
+        say(f"{name:<20} {bits:>9} bits  {text}")
 
 
 def _document(

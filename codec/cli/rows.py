@@ -9,6 +9,8 @@ from typing import Final, Literal
 
 import typer
 
+from codec.support.terminal import print_table
+
 WRITTEN: Final = "written"
 EXISTS: Final = "exists"
 OUTDATED: Final = "outdated"
@@ -59,32 +61,22 @@ def document(rows: Sequence[FileRow], ignored: int) -> str:
 
 def show(rows: Sequence[FileRow], ignored: int) -> None:
     """Prints a table of the rows, or of those that need attention, and a line of totals."""
-    from rich.console import Console
-    from rich.table import Table
-
     chosen = list(rows) if len(rows) <= MOST_SHOWN else [row for row in rows if not row.is_done]
     if chosen:
-        table = Table(header_style="bold")
-        for name in ("file", "pixels", "bytes", "bpp", "outcome"):
-            table.add_column(name, overflow="fold")
-        for row in chosen[:MOST_SHOWN]:
-            table.add_row(*_cells(row))
-        Console().print(table)
+        print_table(("file", "pixels", "bytes", "bpp", "outcome"), map(_cells, chosen[:MOST_SHOWN]))
     if len(chosen) > MOST_SHOWN:
         typer.echo(f"{len(chosen) - MOST_SHOWN} more; --json lists all")
     typer.echo(_totals(rows, ignored))
 
 
 def _cells(row: FileRow) -> tuple[str, ...]:
-    from rich.markup import escape
-
     size = "" if row.width is None else f"{row.width} x {row.height}"
     rate = "" if row.bits_per_pixel is None else f"{row.bits_per_pixel:.4f}"
     outcome: str = row.status
     if row.error is not None:
         outcome += f": {row.error.removeprefix(f'{row.source}: ')}"
     bytes_ = "" if row.output_bytes is None else str(row.output_bytes)
-    return escape(row.source), size, bytes_, rate, escape(outcome)
+    return row.source, size, bytes_, rate, outcome
 
 
 def _totals(rows: Sequence[FileRow], ignored: int) -> str:

@@ -1,8 +1,7 @@
 """fdc self-test: whether the entropy model computes exactly here."""
 
-import typer
-
 from codec.cli import loading, options
+from codec.support.terminal import say
 
 
 def self_test(
@@ -18,4 +17,4 @@ def self_test(
     opened = Bundle.open(bundle or DEFAULT_BUNDLE)
     opened.load_entropy(device)
     remembered.keep(opened.id, device)
-    typer.echo(f"{opened.path}: the entropy model of bundle {opened.id[:16]} computes its known answer on {device}")
+    say(f"{opened.path}: the entropy model of bundle {opened.id[:16]} computes its known answer on {device}")

@@ -8,6 +8,7 @@ import typer
 
 from codec.cli import files, options
 from codec.errors import ImageError
+from codec.support.terminal import say
 
 if TYPE_CHECKING:
     from codec.bundle import Bundle
@@ -57,7 +58,7 @@ def view(
 
         page = embedded_page(opened.path, opened.id, given, *names, webgpu=webgpu)
         files.publish(page, output, overwrite=overwrite)
-        typer.echo(f"{output}: {len(page) / 1e6:.1f} MB, decodes files of bundle {opened.id[:16]} without a server")
+        say(f"{output}: {len(page) / 1e6:.1f} MB, decodes files of bundle {opened.id[:16]} without a server")
         return
     from codec.browser.page import page_text
 
