@@ -27,3 +27,15 @@ def test_a_photo_has_no_grid_against_itself_and_blur_lowers_sharpness() -> None:
     assert share == 1
     blurred = (PHOTO + np.roll(PHOTO, 1, 0) + np.roll(PHOTO, 1, 1)) / 3
     assert lattice.measured(PHOTO, blurred)[1] < 0.5
+
+
+def test_a_weave_between_the_stride_s_frequencies_is_found_whatever_its_phase() -> None:
+    generator = np.random.default_rng(1)
+    plane = generator.normal(size=(320, 320)).cumsum(1).cumsum(0)  # much at low frequencies, as photos have
+    plane -= plane.mean()
+    smooth = lattice.weave(plane).max()
+    columns = np.arange(320)
+    waves = [np.cos(2 * np.pi * (columns / 3 + phase)) for phase in generator.random(320)]
+    woven = lattice.weave(plane + np.array(waves) * plane.std() / 20)
+    assert smooth < 2 < woven[0].max() / smooth
+    assert woven[0].argmax() == round((1 / 3 - 0.1) / 0.02 - 0.5)
