@@ -4,8 +4,6 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 
-import typer
-
 # Control characters, which move a terminal's cursor or change its state; line separators; marks that reorder text;
 # halves of surrogate pairs, which stand for undecodable bytes of a file's name and have no encoding.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -24,7 +22,7 @@ def printable(text: str) -> str:
 
 def say(text: str, *, err: bool = False) -> None:
     """Prints one line, to stderr with `err`."""
-    typer.echo(printable(text), err=err)
+    print(printable(text), file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
