@@ -182,8 +182,7 @@ def compress_archive(
     logger.info("done: %d pictures in runs %s, %d to look at", row["images"], done.runs, found)
     direct.table([row], key="compress-archive", description=f"{source} into {archive}")
     if done.runs:
-        made_from = [source, command.resolved(bundle)] if bundle else [source]
-        run_record.asset(archive, "an fdcodec archive", row, upstream=made_from)
+        run_record.asset(archive, "an fdcodec archive", row, upstream=[source, bundle] if bundle else [source])
     return outcome.rows(row | {"left": failures[: outcome.LOGGED]}, failures, found)
 
 

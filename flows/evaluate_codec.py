@@ -80,8 +80,7 @@ def evaluate_codec(
     direct.markdown(text, key="evaluate-codec", description=f"{pictures} in {output}")
     page = f"{output.rstrip('/')}/index.html"
     totals = {"measured": measured, "failed": failed, "unavailable": len(missing)}
-    compared = [pictures, command.resolved(bundle)] if bundle else [pictures]
-    run_record.asset(page, "a comparison of codecs", totals, upstream=compared)
+    run_record.asset(page, "a comparison of codecs", totals, upstream=[pictures, bundle] if bundle else [pictures])
     return totals | {"page": page}
 
 

@@ -7,6 +7,7 @@ upstream assets. Prefect records both as events; lineage is drawn by servers who
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -45,12 +46,14 @@ def numbered(mapping: Callable[..., Result], what: str) -> Callable[..., Result]
 
 
 def asset_key(location: str) -> str:
-    """The key of a path or URL. Characters that Prefect refuses become `_`, and a hash keeps such keys apart.
+    """The key of a URL or a path, from this folder if it is relative.
+
+    Characters that Prefect refuses become `_`, and a hash keeps such keys apart.
 
     >>> asset_key("/photos/my archive")
     'file:///photos/my_archive-4f1165f2'
     """
-    url = location if "://" in location else f"file://{location}"
+    url = location if "://" in location else f"file://{Path(location).absolute()}"
     if len(url) <= LONGEST_KEY and not REFUSED.search(url):
         return url
     return f"{REFUSED.sub('_', url)[: LONGEST_KEY - 9]}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"

@@ -61,14 +61,15 @@ def distortion(
 def lattice_error(error: Tensor) -> Tensor:
     """Power of the part of an error (B, 3, H, W) that repeats every 8 pixels, per sample: (B,).
 
-    H and W are at least 32 and pixel (0, 0) is at a multiple of 8 in the picture. Averaging the error over the 4 x 4
-    cells of 8 x 8 pixels in a window keeps what is locked to the decoder's stride, a grid, and averages out texture.
-    The factor makes white noise count as much as in its mean square.
+    H and W are multiples of 8 and pixel (0, 0) is at one in the picture. Averaging the error over the 4 x 4 cells of
+    8 x 8 pixels in a window, or all cells of a smaller crop, keeps what is locked to the decoder's stride, a grid, and
+    averages out texture. The factor makes white noise count as much as in its mean square.
     """
     phases = F.pixel_unshuffle(error, CELL).unflatten(1, (3, CELL**2))  # (B, 3, 64, H/8, W/8)
-    cells = F.avg_pool2d(phases.flatten(1, 2), CELLS, stride=CELLS // 2).unflatten(1, (3, CELL**2))
+    side = min(CELLS, *phases.shape[-2:])
+    cells = F.avg_pool2d(phases.flatten(1, 2), side, stride=max(1, side // 2)).unflatten(1, (3, CELL**2))
     pattern = cells - cells.mean(2, keepdim=True)  # the mean of a window is color, not a grid
-    power: Tensor = CELLS**2 * pattern.square().flatten(1).mean(1)
+    power: Tensor = side**2 * pattern.square().flatten(1).mean(1)
     return power
 
 

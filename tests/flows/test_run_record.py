@@ -40,8 +40,8 @@ def test_the_form_of_a_flow_has_ranges_choices_and_a_description_of_each_paramet
     assert FORM["quality"]["anyOf"][0]["exclusiveMinimum"] == 0 and FORM["threads"]["minimum"] == 1
     assert FORM["metrics_sample"]["maximum"] == 1
     assert FORM["preview"]["maximum"] == 512 and FORM["image_timeout"]["exclusiveMinimum"] == 0
-    for parameter in ("metrics", "discard"):
-        assert "preview" in (choices := FORM[parameter]["anyOf"][0]["items"]["enum"]) or "dists" in choices, parameter
+    for parameter, choice in (("metrics", "dists"), ("discard", "preview")):
+        assert choice in FORM[parameter]["anyOf"][0]["items"]["enum"]
     assert FORM["metadata"]["enum"] == ["all", "no-location", "none"] and FORM["engine"]["enum"] == ["threads", "dask"]
     for name in NAMES:
         for parameter, about in flow_of(name).parameters.model_dump()["properties"].items():
@@ -70,6 +70,7 @@ def test_keys_of_assets_are_urls_that_prefect_takes() -> None:
         key = asset_key(location)
         assert Asset(key=key).key == key
     assert asset_key("s3://bucket/a.b/c") == "s3://bucket/a.b/c"
+    assert asset_key("bundle") == asset_key(f"{Path.cwd()}/bundle"), "a run's bundle may be relative"
     assert len({asset_key(f"/p/my{between}archive") for between in " _?é"}) == 4
 
 

@@ -106,8 +106,9 @@ def test_a_grid_of_the_decoder_s_stride_is_an_error_sixteen_times_its_power_and_
     assert torch.allclose(lattice_error(grid + 0.7), 16 * power, rtol=1e-4), "a wrong shade is no grid"
 
 
-def test_noise_counts_in_the_grid_term_as_in_its_mean_square() -> None:
-    noise = torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("shape", [(256, 256), (8, 8192), (16, 4096)])
+def test_noise_counts_in_the_grid_term_as_in_its_mean_square(shape: tuple[int, int]) -> None:
+    noise = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(lattice_error(noise), noise.square().mean((1, 2, 3)), rtol=0.05)
 
 
